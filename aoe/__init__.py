@@ -1,0 +1,26 @@
+"""The wire: what an AoE frame means, and how frames get on and off an interface."""
+
+from aoe.address import BROADCAST, Address, format_mac, parse_mac
+from aoe.errors import (
+    AccessError,
+    AoEError,
+    BusyError,
+    DecodeError,
+    DeviceError,
+    NotFoundError,
+    UsageError,
+)
+
+__all__ = [
+    "BROADCAST",
+    "AccessError",
+    "Address",
+    "AoEError",
+    "BusyError",
+    "DecodeError",
+    "DeviceError",
+    "NotFoundError",
+    "UsageError",
+    "format_mac",
+    "parse_mac",
+]

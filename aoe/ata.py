@@ -1,0 +1,164 @@
+"""Command 0: an ATA command and its registers.
+
+::
+
+    24     25      26     27      28                36
+    +------+-------+------+-------+-----------+-----+------------- - -
+    |aflags|err/   |sector|cmd/   |lba0..lba5 | 0 0 | 512 * n bytes
+    |      |feature|count |status |low first  |     | of data
+    +------+-------+------+-------+-----------+-----+------------- - -
+
+Requests carry feature and command, replies error and status in the same bytes (P26).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import TYPE_CHECKING, Final, Self
+
+from aoe.errors import DecodeError
+from aoe.header import HEADER_LENGTH
+
+if TYPE_CHECKING:
+    from aoe.buffers import ReadBuffer, WriteBuffer
+
+SECTOR: Final = 512
+ATA_LENGTH: Final = 1 + 1 + 1 + 1 + 6 + 2
+ATA_DATA: Final = HEADER_LENGTH + ATA_LENGTH
+"""Offset of the data in the frame: 36."""
+LBA28_LIMIT: Final = 1 << 28
+LBA48_LIMIT: Final = 1 << 48
+DEVICE_LBA: Final = 0xE0
+"""High nibble of lba3 in the 28-bit form, as Linux sends it (P30, K35)."""
+
+REGISTERS: Final = Struct("<BBBBIHH")
+"""aflags, error/feature, count, status/command, lba low 32, lba high 16, reserved."""
+
+
+class AFlag(IntFlag):
+    """Byte 24: what the ATA command's registers and data look like."""
+
+    EXTENDED = 0x40
+    DEVICE = 0x10
+    ASYNC = 0x02
+    WRITE = 0x01
+
+
+class Opcode(IntEnum):
+    """ATA commands, by the names of the standard."""
+
+    READ = 0x20
+    READ_EXT = 0x24
+    WRITE = 0x30
+    WRITE_EXT = 0x34
+    CHECK_POWER_MODE = 0xE5
+    FLUSH = 0xE7
+    FLUSH_EXT = 0xEA
+    IDENTIFY = 0xEC
+
+
+class Status(IntFlag):
+    """The status register of a reply (P33)."""
+
+    BUSY = 0x80
+    READY = 0x40
+    DEVICE_FAULT = 0x20
+    DATA_REQUEST = 0x08
+    ERROR = 0x01
+
+
+STATUS_BAD: Final = (
+    Status.BUSY | Status.DEVICE_FAULT | Status.DATA_REQUEST | Status.ERROR
+)
+"""A reply failed when any of these is set, 0xA9 (P33, K60)."""
+
+
+class AtaError(IntFlag):
+    """The error register of a reply whose status has ``Status.ERROR`` (P33)."""
+
+    CRC = 0x80
+    UNCORRECTABLE = 0x40
+    MEDIA_CHANGED = 0x20
+    NOT_FOUND = 0x10
+    MEDIA_CHANGE_REQUEST = 0x08
+    ABORTED = 0x04
+    NO_MEDIA = 0x02
+    ADDRESS_MARK = 0x01
+
+
+_ERROR_TEXT: Final = {
+    AtaError.CRC: "interface CRC error",
+    AtaError.UNCORRECTABLE: "uncorrectable data",
+    AtaError.MEDIA_CHANGED: "media changed",
+    AtaError.NOT_FOUND: "sector not found",
+    AtaError.MEDIA_CHANGE_REQUEST: "media change requested",
+    AtaError.ABORTED: "command aborted",
+    AtaError.NO_MEDIA: "no media",
+    AtaError.ADDRESS_MARK: "address mark not found",
+}
+
+
+def describe_failure(status: int, error: int) -> str:
+    """Say in words what a failed reply's registers mean.
+
+    >>> describe_failure(0x41, 0x10)
+    'sector not found (status 0x41, error 0x10)'
+    """
+    words = [text for bit, text in _ERROR_TEXT.items() if error & bit]
+    if status & Status.DEVICE_FAULT:
+        words.insert(0, "device fault")
+    if status & Status.BUSY:
+        words = ["device busy"]
+    what = ", ".join(words) or "unspecified ATA error"
+    return f"{what} (status {status:#04x}, error {error:#04x})"
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """The twelve bytes of an ATA message behind the AoE header.
+
+    Args:
+        aflags: ``AFlag`` bits, reserved ones included.
+        feature: feature register of a request, error register of a reply.
+        count: sectors, 0 to 255.
+        command: opcode of a request, status of a reply.
+        lba: the six LBA bytes as one 48-bit number; in the 28-bit form bits 28 to 31
+            are the device register's high nibble (P30).
+    """
+
+    aflags: int
+    feature: int
+    count: int
+    command: int
+    lba: int
+
+    @classmethod
+    def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
+        """Read the registers; reserved bytes are ignored (P4).
+
+        Raises:
+            DecodeError: fewer than 12 bytes.
+        """
+        if len(buffer) - offset < ATA_LENGTH:
+            raise DecodeError("ATA registers", f"need {ATA_LENGTH} bytes")
+        aflags, feature, count, command, low, high, _ = REGISTERS.unpack_from(
+            buffer, offset
+        )
+        return cls(aflags, feature, count, command, high << 32 | low)
+
+    def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
+        """Write the registers and return their length, 12."""
+        REGISTERS.pack_into(
+            buffer,
+            offset,
+            self.aflags,
+            self.feature,
+            self.count,
+            self.command,
+            self.lba & 0xFFFF_FFFF,
+            self.lba >> 32,
+            0,
+        )
+        return ATA_LENGTH

@@ -1,0 +1,148 @@
+"""The AoE header: what stands in front of every command.
+
+::
+
+     0        6        12    14      15    16    18    19    20    24
+    +--------+--------+-----+-------+-----+-----+-----+-----+-----+------- - -
+    | dst    | src    |88A2 |ver|flg|error|shelf|slot |cmd  | tag | arg
+    +--------+--------+-----+-------+-----+-----+-----+-----+-----+------- - -
+
+Offsets count from the first byte of the Ethernet frame, as in the whole package.
+Multi-byte fields are big-endian (P1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import TYPE_CHECKING, Final, Self
+
+from aoe.errors import DecodeError
+
+if TYPE_CHECKING:
+    from aoe.buffers import ReadBuffer, WriteBuffer
+
+ETH_P_AOE: Final = 0x88A2
+ETHERNET_LENGTH: Final = 6 + 6 + 2
+HEADER_LENGTH: Final = ETHERNET_LENGTH + 10
+FRAME_MINIMUM: Final = 60
+"""Shortest Ethernet frame without its checksum; replies are padded to it (P19)."""
+VERSION: Final = 1
+TAG_USER: Final = 0x8000_0000
+"""Tags with this bit belong to user space; kernel drivers drop their replies (P11)."""
+
+HEADER: Final = Struct("!6s6sHBBHBBI")
+"""dst, src, ethertype, version << 4 | flags, error, shelf, slot, command, tag."""
+
+
+class Flag(IntFlag):
+    """Low nibble of byte 14. The two bits below these are reserved (P3, P4)."""
+
+    RESPONSE = 0x08
+    ERROR = 0x04
+
+
+class Command(IntEnum):
+    """Byte 19. 0xF0 to 0xFF are the vendors' own."""
+
+    ATA = 0
+    CONFIG = 1
+    MASK = 2
+    RESERVE = 3
+
+
+class ErrorCode(IntEnum):
+    """Byte 15 of a reply that has ``Flag.ERROR`` set."""
+
+    BAD_COMMAND = 1
+    BAD_ARGUMENT = 2
+    DEVICE_UNAVAILABLE = 3
+    CONFIG_PRESENT = 4
+    BAD_VERSION = 5
+    RESERVED = 6
+
+    @property
+    def text(self) -> str:
+        """What the code means, in the specification's words."""
+        return _ERROR_TEXT[self]
+
+
+_ERROR_TEXT: Final = {
+    ErrorCode.BAD_COMMAND: "unrecognized command code",
+    ErrorCode.BAD_ARGUMENT: "bad argument parameter",
+    ErrorCode.DEVICE_UNAVAILABLE: "device unavailable",
+    ErrorCode.CONFIG_PRESENT: "config string present",
+    ErrorCode.BAD_VERSION: "unsupported version",
+    ErrorCode.RESERVED: "target is reserved",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The 24 bytes in front of every AoE message.
+
+    Args:
+        dst: destination MAC address, six bytes.
+        src: source MAC address, six bytes.
+        shelf: major address; 0xFFFF means all.
+        slot: minor address; 0xFF means all.
+        command: a ``Command``, or any other byte.
+        tag: 32 bits, opaque to the target.
+        flags: the low nibble of byte 14, reserved bits included.
+        error: byte 15; means something only when ``Flag.ERROR`` is set.
+        version: the high nibble of byte 14.
+    """
+
+    dst: bytes
+    src: bytes
+    shelf: int
+    slot: int
+    command: int
+    tag: int
+    flags: int = 0
+    error: int = 0
+    version: int = VERSION
+
+    @classmethod
+    def unpack_from(cls, buffer: ReadBuffer, offset: int = 0) -> Self:
+        """Read a header; any version and any flags are accepted.
+
+        Raises:
+            DecodeError: fewer than 24 bytes, or another EtherType.
+        """
+        if len(buffer) - offset < HEADER_LENGTH:
+            raise DecodeError("AoE header", f"needs {HEADER_LENGTH} bytes")
+        dst, src, ethertype, verfl, error, shelf, slot, command, tag = (
+            HEADER.unpack_from(buffer, offset)
+        )
+        if ethertype != ETH_P_AOE:
+            raise DecodeError("AoE header", f"EtherType is {ethertype:#06x}")
+        return cls(dst, src, shelf, slot, command, tag, verfl & 0x0F, error, verfl >> 4)
+
+    def pack_into(self, buffer: WriteBuffer, offset: int = 0) -> int:
+        """Write the header and return its length, 24."""
+        HEADER.pack_into(
+            buffer,
+            offset,
+            self.dst,
+            self.src,
+            ETH_P_AOE,
+            self.version << 4 | self.flags,
+            self.error,
+            self.shelf,
+            self.slot,
+            self.command,
+            self.tag,
+        )
+        return HEADER_LENGTH
+
+
+def sectors_per_frame(mtu: int) -> int:
+    """Sectors that one frame carries on an interface of this MTU (P22, K17).
+
+    The MTU does not count the 14 bytes of Ethernet header and 36 does, so this is 14
+    bytes on the safe side, as it is in every implementation. At most 255, the width of
+    the Sector Count field; 0 when the MTU has no room for a sector at all.
+    """
+    return max(0, min((mtu - 36) // 512, 255))

@@ -1,0 +1,76 @@
+"""Command 3: reserve and release, an advisory lock that names its holders' MACs.
+
+::
+
+    24     25     26
+    +------+------+---------------- - -
+    |rcmd  |nmacs |n times: mac (6)
+    +------+------+---------------- - -
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import TYPE_CHECKING, Final, Self
+
+from aoe.errors import DecodeError
+from aoe.header import HEADER_LENGTH
+
+if TYPE_CHECKING:
+    from aoe.buffers import ReadBuffer, WriteBuffer
+
+RESERVE_LENGTH: Final = 1 + 1
+RESERVE: Final = Struct("!BB")
+"""rcmd, number of MAC addresses."""
+
+
+class ReserveCommand(IntEnum):
+    """Byte 24."""
+
+    READ = 0
+    SET = 1
+    FORCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """A reserve/release message behind the AoE header.
+
+    Args:
+        rcmd: a ``ReserveCommand``, or any other byte.
+        macs: the addresses that the frame holds whole, in order; none releases (P72).
+        declared: the count field, where it differs from ``len(macs)``.
+    """
+
+    rcmd: int = ReserveCommand.READ
+    macs: tuple[bytes, ...] = ()
+    declared: int | None = None
+
+    @classmethod
+    def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
+        """Read the message; what lies behind the last address is padding (P79).
+
+        Raises:
+            DecodeError: fewer than 2 bytes.
+        """
+        room = len(buffer) - offset - RESERVE_LENGTH
+        if room < 0:
+            raise DecodeError("reserve/release", f"needs {RESERVE_LENGTH} bytes")
+        rcmd, count = RESERVE.unpack_from(buffer, offset)
+        held = min(count, room // 6)
+        start = offset + RESERVE_LENGTH
+        macs = tuple(
+            bytes(buffer[start + 6 * i : start + 6 * i + 6]) for i in range(held)
+        )
+        return cls(rcmd, macs, None if held == count else count)
+
+    def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
+        """Write the message and return its length, 2 and 6 an address."""
+        count = len(self.macs) if self.declared is None else self.declared
+        RESERVE.pack_into(buffer, offset, self.rcmd, count)
+        start = offset + RESERVE_LENGTH
+        joined = b"".join(self.macs)
+        buffer[start : start + len(joined)] = joined
+        return RESERVE_LENGTH + len(joined)

@@ -1,0 +1,1 @@
+"""The AoE target: serves disks over raw Ethernet."""
