@@ -1,0 +1,211 @@
+"""The driver's objects (drivers/block/aoe/aoe.h): devices, targets, frames.
+
+::
+
+    AoeDev  one shelf.slot            --- targets -->  AoeTgt  one MAC address of it
+      | factive, rexmitq: by tag                          | ifs
+      v                                                   v
+    Frame   one AoE command on its way                  AoeIf  one local interface
+      | buf
+      v
+    Buf     one bio, cut into frames
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from aoe.ata import SECTOR
+from aoe.header import sectors_per_frame
+from aoe.identify import Identity
+from initiator.bio import Bio, BioIter, BioVec
+from initiator.skbuff import Skb
+
+if TYPE_CHECKING:
+    from aoe.address import Address
+    from initiator.netdev import NetDevice
+    from initiator.timing import Timing, Window
+
+DEFAULT_BCNT: Final = 2 * SECTOR
+"""Bytes a frame while nothing better is known (DEFAULTBCNT)."""
+FRAMES_LIMIT: Final = 512
+"""Frames that one target's pool may grow to (K7)."""
+
+
+class State(Enum):
+    """What ``aoe-stat`` prints of a device."""
+
+    DOWN = "down"
+    UP = "up"
+    CLOSEWAIT = "down,closewait"
+
+
+@dataclass(slots=True, eq=False)
+class AoeIf:
+    """``struct aoeif``: a local interface through which a target was heard (K4)."""
+
+    netdev: NetDevice
+    bcnt: int
+    lost: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class AoeTgt:
+    """``struct aoetgt``: one MAC address that serves a device (K3).
+
+    Attributes:
+        minbcnt: bytes a frame that all its interfaces carry (K18).
+        rpkts, wpkts: read and write frames answered.
+    """
+
+    addr: bytes
+    window: Window
+    ifs: list[AoeIf] = field(default_factory=list)
+    ifp: int = 0
+    ffree: list[Frame] = field(default_factory=list)
+    minbcnt: int = DEFAULT_BCNT
+    rpkts: int = 0
+    wpkts: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """The window is open and there is a frame to be had (K7, K41)."""
+        return self.window.is_open and self.window.nout < FRAMES_LIMIT
+
+    def hear(self, netdev: NetDevice, sector_count: int) -> None:
+        """Note that the target, which takes so many sectors, is behind ``netdev``.
+
+        A frame carries what both ends can, and 1024 bytes if that is nothing: the MTU
+        has no room for a sector, or the target says 0 and means 2 (K17, K18).
+        """
+        bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
+        for ifp in self.ifs:
+            if ifp.netdev is netdev:
+                ifp.bcnt = bcnt or DEFAULT_BCNT
+                ifp.lost = 0
+                break
+        else:
+            self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
+        self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
+
+    def new_frame(self) -> Frame:
+        """Take the frame that was used last (K43)."""
+        if self.ffree:
+            return self.ffree.pop()
+        frame = Frame()
+        frame.target = self
+        return frame
+
+    def rotate(self) -> AoeIf:
+        """Go to the next interface, as before every transmission (K42)."""
+        self.ifp = (self.ifp + 1) % len(self.ifs)
+        return self.ifs[self.ifp]
+
+    def eject(self, ifp: AoeIf) -> None:
+        """Stop using an interface that loses too much (``ejectif``, K50)."""
+        self.ifs.remove(ifp)
+        self.ifp = 0
+        self.minbcnt = min(each.bcnt for each in self.ifs)
+
+
+class Frame:
+    """``struct frame``: an ATA command that waits for its answer (K5).
+
+    Attributes:
+        sent: when it was last transmitted; ``born``, when first.
+        attempts: transmissions that were not answered in time.
+        due: when the present one counts as lost.
+        segments: the memory that it reads into or writes from.
+    """
+
+    __slots__ = (
+        "attempts",
+        "born",
+        "buf",
+        "due",
+        "ifp",
+        "segments",
+        "sent",
+        "skb",
+        "tag",
+        "target",
+    )
+
+    def __init__(self) -> None:
+        self.skb = Skb()
+        self.segments: list[BioVec] = []
+        self.buf: Buf | None = None
+        self.tag = self.attempts = 0
+        self.born = self.sent = self.due = 0.0
+        self.target: AoeTgt
+        self.ifp: AoeIf
+
+
+class Buf:
+    """``struct buf``: a bio on its way through the driver (K6)."""
+
+    __slots__ = ("bio", "iter", "nframesout")
+
+    def __init__(self, bio: Bio) -> None:
+        self.bio = bio
+        self.iter = BioIter(bio)
+        self.nframesout = 0
+
+
+class AoeDev:
+    """``struct aoedev``: one AoE device, an address that answered (K1).
+
+    Attributes:
+        ssize: size in sectors, 0 until IDENTIFY was answered.
+        maxbcnt: bytes a frame that all paths carry (K18).
+        factive: frames that wait for an answer, by tag, longest sent first.
+        rexmitq: frames that are to be sent again, by their last tag (K50).
+        bios: bios of which no frame has been built yet; ``buf``: the one in work.
+        retransmits: frames sent again since the device is known.
+    """
+
+    def __init__(self, address: Address, timing: Timing) -> None:
+        self.address = address
+        self.timing = timing
+        self.state = State.DOWN
+        self.nopen = 0
+        self.fw_ver = 0
+        self.ext = False
+        self.ssize = 0
+        self.ident = b""
+        self.lasttag = 0
+        self.maxbcnt = DEFAULT_BCNT
+        self.targets: list[AoeTgt] = []
+        self.tgt = 0
+        self.factive: dict[int, Frame] = {}
+        self.rexmitq: dict[int, Frame] = {}
+        self.bios: deque[Bio] = deque()
+        self.buf: Buf | None = None
+        self.next_tick: float | None = None
+        self.retransmits = 0
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the disk last said of itself."""
+        return Identity.unpack(self.ident) if self.ident else None
+
+    def find_target(self, mac: bytes) -> AoeTgt | None:
+        """``gettgt``."""
+        return next((t for t in self.targets if t.addr == mac), None)
+
+    def next_target(self) -> AoeTgt | None:
+        """Round robin, from the one behind the last used (K41)."""
+        count = len(self.targets)
+        for step in range(1, count + 1):
+            index = (self.tgt + step) % count
+            if self.targets[index].is_ready:
+                self.tgt = index
+                return self.targets[index]
+        return None
+
+    def update_maxbcnt(self) -> None:
+        """The smallest path decides for all frames built from now on (K18)."""
+        self.maxbcnt = min(t.minbcnt for t in self.targets)

@@ -1,0 +1,145 @@
+"""Block I/O requests: bio and bio_vec (block/bio.c, include/linux/bio.h).
+
+A bio names memory by page, offset and length and promises one thing: the memory stays
+the owner's until ``bi_end_io`` has run. It takes no reference to any page (K70), in
+2007 as today.
+
+The kernel's request layer above (merging, plugging, blk-mq) is not modelled: one bio is
+one request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from aoe.ata import SECTOR
+from aoe.errors import AoEError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aoe.buffers import WriteBuffer
+
+
+class Page(Protocol):
+    """Memory that a bio_vec can name (``struct page *``)."""
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes of it."""
+
+
+class UserPages:
+    """The caller's own buffer: pages that are pinned for as long as the bio lives.
+
+    It may be of any length; nothing counts references to it.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, buffer: WriteBuffer | bytes) -> None:
+        self.data = memoryview(buffer).cast("B")
+
+
+class BioVec(NamedTuple):
+    """``struct bio_vec``: ``length`` bytes from ``offset`` on in ``page``."""
+
+    page: Page
+    offset: int
+    length: int
+
+
+class Op(IntEnum):
+    """``enum req_op``, the operations that AoE carries."""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+
+
+@dataclass(slots=True, eq=False)
+class Bio:
+    """``struct bio``.
+
+    Args:
+        op: what to do.
+        sector: first sector on the device (``bi_iter.bi_sector``).
+        end_io: called once, with the bio, when all of it is done (``bi_end_io``).
+        vecs: the memory, in order (``bi_io_vec``).
+        error: why it failed, set before ``end_io`` runs (``bi_status``).
+    """
+
+    op: Op
+    sector: int
+    end_io: Callable[[Bio], None]
+    vecs: list[BioVec] = field(default_factory=list)
+    error: AoEError | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all bio_vecs (``bi_iter.bi_size``)."""
+        return sum(vec.length for vec in self.vecs)
+
+    def add_page(self, page: Page, length: int, offset: int = 0) -> None:
+        """Put a piece of a page behind the others (``bio_add_page``).
+
+        Raises:
+            UsageError: ``length`` is not a positive multiple of 512, or the piece does
+                not lie within the page.
+        """
+        if length <= 0 or length % SECTOR:
+            raise UsageError(
+                "bio", f"{length} bytes are not a whole number of 512-byte sectors"
+            )
+        if offset < 0 or offset + length > len(page.data):
+            raise UsageError("bio", "the piece lies outside its page")
+        self.vecs.append(BioVec(page, offset, length))
+
+
+def bio_for(
+    op: Op,
+    sector: int,
+    buffer: WriteBuffer | bytes,
+    end_io: Callable[[Bio], None],
+) -> Bio:
+    """Make a bio over one buffer of the caller's, of a whole number of sectors."""
+    bio = Bio(op, sector, end_io)
+    if len(buffer):
+        pages = UserPages(buffer)
+        bio.add_page(pages, len(pages.data))
+    return bio
+
+
+class BioIter:
+    """``struct bvec_iter``: how far a bio has been cut into frames."""
+
+    __slots__ = ("_done", "_index", "_vecs", "sector", "size")
+
+    def __init__(self, bio: Bio) -> None:
+        self._vecs = bio.vecs
+        self._index = 0
+        self._done = 0
+        self.sector = bio.sector
+        self.size = bio.size
+
+    def take(self, length: int) -> list[BioVec]:
+        """Cut the next ``length`` bytes off and return the memory they lie in.
+
+        ``length`` is a multiple of 512 and at most ``size``. The cut goes across
+        bio_vec and page borders (K29).
+        """
+        self.size -= length
+        self.sector += length // SECTOR
+        taken = []
+        while length:
+            page, offset, whole = self._vecs[self._index]
+            piece = min(length, whole - self._done)
+            taken.append(BioVec(page, offset + self._done, piece))
+            length -= piece
+            self._done += piece
+            if self._done == whole:
+                self._index += 1
+                self._done = 0
+        return taken

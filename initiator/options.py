@@ -1,0 +1,50 @@
+"""How the driver behaves where the kernel's manners and a user's wishes differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from aoe.address import Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the driver behaves.
+
+    Args:
+        tags: ``user`` sets bit 31, so that a kernel driver on this host leaves our
+            answers alone (P11); ``kernel`` builds tags of counter and jiffies (K24).
+        tag_base: 12 bits of every ``user`` tag. Give each driver of a host its own: all
+            of them hear all answers.
+        hz: jiffies in a second, for ``kernel`` tags.
+        timing: ``prompt`` or ``kernel``, see ``initiator.timing``.
+        deadsecs: seconds without an answer after which a device is down and its bios
+            fail; 0 means never (K54).
+        maxout: most frames outstanding at one target (K15).
+        report_errors: an AoE error ends its bio at once. The kernel logs it and sends
+            the frame again until ``deadsecs`` (K62).
+        send_flush: FLUSH bios become FLUSH CACHE commands. The kernel reports success
+            without a frame (K37).
+        only: take notice of these devices alone; of all, if empty.
+    """
+
+    tags: Literal["user", "kernel"] = "user"
+    tag_base: int = 0
+    hz: int = 250
+    timing: str = "prompt"
+    deadsecs: float = 180
+    maxout: int = 64
+    report_errors: bool = True
+    send_flush: bool = True
+    only: Collection[Address] = ()
+
+    @classmethod
+    def kernel(cls) -> Options:
+        """Everything as Linux 6.1 does it."""
+        return cls(
+            tags="kernel", timing="kernel", report_errors=False, send_flush=False
+        )
