@@ -1,0 +1,257 @@
+"""What the system knows of its network interfaces, and how to make and change them.
+
+Everything works in the namespace of the calling thread; given ``netns``, a process id
+or a path such as ``/proc/123/ns/net``, in that one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from aoe.errors import NotFoundError, from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NetworkNamespace: TypeAlias = int | str
+"""A process id, or the path of a namespace file."""
+
+_CLONE_NEWNET: Final = 0x4000_0000
+_IFF_UP: Final = 0x1
+_IFF_LOOPBACK: Final = 0x8
+_ARPHRD_ETHER: Final = 1
+_CURE: Final = "Run as root, or root-free inside: unshare -Urn"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface as it was when it was looked at.
+
+    Args:
+        index: the number that the kernel knows it by.
+        name: at most 15 characters.
+        mac: six bytes, all zero for the loopback; shorter where there is no Ethernet.
+        mtu: bytes behind the Ethernet header.
+        up: switched on by the administrator.
+        carrier: a cable is in and somebody answers at its other end.
+        loopback: it leads back to this machine only.
+        ethernet: it carries Ethernet frames, to whomever.
+        kind: ``veth``, ``bridge``, ...; ``ethernet`` for hardware, else empty.
+    """
+
+    index: int
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool
+    carrier: bool
+    loopback: bool
+    ethernet: bool
+    kind: str
+
+
+@contextmanager
+def inside(netns: NetworkNamespace | None) -> Iterator[None]:
+    """Move the calling thread into a network namespace and back again.
+
+    Sockets belong for ever to the namespace that they were opened in. Nothing happens
+    with None.
+
+    Raises:
+        NotFoundError: no such process or file.
+        AccessError: entering it needs CAP_SYS_ADMIN.
+    """
+    if netns is None:
+        yield
+        return
+    path = f"/proc/{netns}/ns/net" if isinstance(netns, int) else netns
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise from_os_error(path, error, _cure_for(error.errno)) from error
+        try:
+            _set_namespace(there, path)
+        finally:
+            os.close(there)
+        try:
+            yield
+        finally:
+            _set_namespace(home, "/proc/thread-self/ns/net")
+    finally:
+        os.close(home)
+
+
+def list_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
+    """List all interfaces, ordered by index."""
+    with _netlink("interfaces", netns) as netlink:
+        found = [_from_message(message) for message in netlink.get_links()]
+    return sorted(found, key=lambda interface: interface.index)
+
+
+def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interface:
+    """Find an interface by its name.
+
+    Raises:
+        NotFoundError: there is none; the message names those that there are.
+    """
+    interfaces = list_interfaces(netns)
+    for interface in interfaces:
+        if interface.name == name:
+            return interface
+    have = ", ".join(interface.name for interface in interfaces)
+    raise NotFoundError(
+        name, f"no such interface (have: {have})", "List them with: ip link"
+    )
+
+
+def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
+    """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback."""
+    return [
+        interface
+        for interface in list_interfaces(netns)
+        if interface.ethernet and interface.up and not interface.loopback
+    ]
+
+
+def set_up(name: str, netns: NetworkNamespace | None = None) -> None:
+    """Switch an interface on.
+
+    Raises:
+        NotFoundError: no such interface.
+        AccessError: this needs CAP_NET_ADMIN.
+    """
+    _change(name, netns, state="up")
+
+
+def set_down(name: str, netns: NetworkNamespace | None = None) -> None:
+    """Switch an interface off; raises as ``set_up`` does."""
+    _change(name, netns, state="down")
+
+
+def set_mtu(name: str, mtu: int, netns: NetworkNamespace | None = None) -> None:
+    """Set an interface's MTU, in bytes; raises as ``set_up`` does.
+
+    Raises:
+        AoEError: the interface cannot do this MTU.
+    """
+    _change(name, netns, mtu=mtu)
+
+
+def remove(name: str, netns: NetworkNamespace | None = None) -> None:
+    """Delete a virtual interface, a veth with its peer; raises as ``set_up`` does."""
+    index = find_interface(name, netns).index
+    with _netlink(name, netns) as netlink:
+        netlink.link("del", index=index)
+
+
+@dataclass(frozen=True, slots=True)
+class VethEnd:
+    """What one end of a new veth pair shall look like.
+
+    Args:
+        name: its name.
+        mtu: bytes behind the Ethernet header.
+        mac: six bytes; None lets the kernel draw a random one.
+        netns: where it shall appear; None is the caller's namespace.
+        up: switch it on at once.
+    """
+
+    name: str
+    mtu: int = 1500
+    mac: bytes | None = None
+    netns: int | None = None
+    up: bool = True
+
+
+def create_veth(first: VethEnd, second: VethEnd) -> None:
+    """Make a virtual cable with an interface at each end.
+
+    Raises:
+        AccessError: this needs CAP_NET_ADMIN, in both namespaces.
+        AoEError: a name is taken, an MTU out of range, or what else the kernel may
+            object to.
+    """
+    with _netlink(first.name, first.netns) as netlink:
+        netlink.link(
+            "add", kind="veth", **_veth_attributes(first), peer=_peer_attributes(second)
+        )
+    for end in (first, second):
+        if end.up:
+            set_up(end.name, end.netns)
+
+
+def _veth_attributes(end: VethEnd) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"ifname": end.name, "mtu": end.mtu}
+    if end.mac is not None:
+        attributes["address"] = end.mac.hex(":")
+    return attributes
+
+
+def _peer_attributes(end: VethEnd) -> dict[str, Any]:
+    # The first end's namespace is entered and the peer's is named: one message then
+    # makes both, and neither passes through a third namespace. Whoever names no
+    # namespace means the caller's, which is no longer where the message is sent from.
+    pid = os.getpid() if end.netns is None else end.netns
+    return {**_veth_attributes(end), "net_ns_pid": pid}
+
+
+def _change(name: str, netns: NetworkNamespace | None, **change: object) -> None:
+    index = find_interface(name, netns).index
+    words = " ".join(f"{key} {value}" for key, value in change.items())
+    with _netlink(f"{name}: {words}", netns) as netlink:
+        netlink.link("set", index=index, **change)
+
+
+@contextmanager
+def _netlink(what: str, netns: NetworkNamespace | None) -> Iterator[Any]:
+    # Imported here because it takes an eighth of a second. The thread enters the
+    # namespace itself: pyroute2's own netns= forks and leaves sockets open.
+    pyroute2 = import_module("pyroute2")
+    try:
+        with inside(netns), pyroute2.IPRoute() as netlink:
+            yield netlink
+    except pyroute2.NetlinkError as error:
+        code = int(error.code)
+        raise from_os_error(
+            what, OSError(code, os.strerror(code)), _cure_for(code)
+        ) from error
+
+
+def _cure_for(code: int | None) -> str:
+    return _CURE if code in (errno.EPERM, errno.EACCES) else ""
+
+
+def _from_message(message: Mapping[str, Any]) -> Interface:
+    flags = int(message["flags"])
+    loopback = bool(flags & _IFF_LOOPBACK)
+    ethernet = message["ifi_type"] == _ARPHRD_ETHER
+    info = message.get("linkinfo")
+    kind = info.get("kind") if info else None
+    return Interface(
+        index=message["index"],
+        name=str(message.get("ifname")),
+        mac=bytes.fromhex((message.get("address") or "").replace(":", "")),
+        mtu=int(message.get("mtu") or 0),
+        up=bool(flags & _IFF_UP),
+        carrier=bool(message.get("carrier")),
+        loopback=loopback,
+        ethernet=ethernet,
+        kind=kind or ("ethernet" if ethernet else ""),
+    )
+
+
+def _set_namespace(descriptor: int, path: str) -> None:
+    # os.setns is there from Python 3.12 on only.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        error = OSError(code, os.strerror(code))
+        raise from_os_error(path, error, _cure_for(code))

@@ -1,0 +1,251 @@
+"""Throw-away network namespaces, and a wire between two of them.
+
+For the demo, the tests and anybody's own experiments: nothing of the machine's real
+network is touched, and nothing stays behind, whichever way the program ends.
+
+>>> with Wire(mtu=9000) as wire:  # doctest: +SKIP
+...     wire.target.run(["ip", "-brief", "link"])
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
+
+from aoe.errors import AccessError, AoEError
+from aoe.interfaces import VethEnd, create_veth, inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Their own signatures, eighteen options each in six overloads, are not repeated here.
+_run: Callable[..., subprocess.CompletedProcess[Any]] = subprocess.run
+_popen: Callable[..., subprocess.Popen[Any]] = subprocess.Popen
+
+_SETTLE: Final = """
+ip link set lo up
+for scope in all default; do
+    file=/proc/sys/net/ipv6/conf/$scope/disable_ipv6
+    [ ! -e "$file" ] || echo 1 >"$file"
+done
+echo ready
+exec cat >/dev/null
+"""
+"""Loopback up; no IPv6, whose neighbour discovery would talk on every wire."""
+
+_PATIENCE: Final = 2.0
+"""Seconds that a process gets between being asked to end and being killed."""
+
+_SWITCHES: Final = {
+    "/proc/sys/kernel/unprivileged_userns_clone": "0",
+    "/proc/sys/user/max_user_namespaces": "0",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+"""What forbids user namespaces to ordinary users, and the value with which it does."""
+
+
+class Namespace:
+    """A network namespace of our own, for as long as the object is open.
+
+    It lives in a holder process that waits at the end of a pipe from us: when we are
+    gone, even by SIGKILL, the pipe breaks, the holder ends and the kernel takes the
+    namespace away with all the interfaces in it. Sockets that were opened inside by
+    ``entered`` keep it alive until they are closed.
+
+    Raises:
+        AccessError: namespaces need root or a user namespace.
+        AoEError: ``unshare`` (util-linux) or ``ip`` (iproute2) is missing.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[subprocess.Popen[Any]] = []
+        try:
+            self._holder = subprocess.Popen(
+                ["unshare", "--net", "--", "sh", "-ec", _SETTLE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # An interrupt from the keyboard is for us: we close in order.
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise AoEError(
+                "unshare", "not installed", "Install it with: apt install util-linux"
+            ) from error
+        self._expect_ready()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the holder."""
+        return self._holder.pid
+
+    @property
+    def path(self) -> str:
+        """The file by which others find the namespace: ``/proc/PID/ns/net``."""
+        return f"/proc/{self.pid}/ns/net"
+
+    def command(self, args: Sequence[str]) -> list[str]:
+        """Return the argument vector that runs ``args`` inside.
+
+        Only the network changes; files, users and process ids are the caller's.
+        """
+        return ["nsenter", f"--net={self.path}", "--", *args]
+
+    def run(
+        self, args: Sequence[str], **options: object
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program inside and wait for it; options as in ``subprocess.run``."""
+        return _run(self.command(args), **options)
+
+    def popen(self, args: Sequence[str], **options: object) -> subprocess.Popen[Any]:
+        """Start a program inside; options as in ``subprocess.Popen``.
+
+        What still runs when the namespace is closed is ended with it.
+        """
+        child = _popen(self.command(args), **options)
+        self._children.append(child)
+        return child
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Let the calling thread be inside for the length of a ``with`` statement.
+
+        Sockets opened meanwhile stay inside for good, wherever they are used later;
+        programs started meanwhile run inside.
+        """
+        return inside(self.path)
+
+    def close(self) -> None:
+        """End what runs inside, and the namespace. Safe to call twice."""
+        for process in self._children:
+            _end(process)
+        self._children.clear()
+        _end(self._holder)
+        for pipe in (self._holder.stdin, self._holder.stdout, self._holder.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _expect_ready(self) -> None:
+        if cast("IO[str]", self._holder.stdout).readline() == "ready\n":
+            return
+        words = cast("IO[str]", self._holder.stderr).read().strip().replace("\n", "; ")
+        self.close()
+        if "not permitted" in words or "denied" in words:
+            raise AccessError(
+                "network namespace",
+                words,
+                "Run as root, or root-free inside: unshare -Urn",
+            )
+        raise AoEError("network namespace", words or "its holder ended at once")
+
+
+class Wire:
+    """Two namespaces with a veth pair between them, one interface in each.
+
+    Args:
+        mtu: bytes behind the Ethernet header, for both ends or for each: target's
+            first.
+        interface: the name that the interface has on both sides.
+
+    Raises:
+        AccessError: namespaces need root or a user namespace.
+    """
+
+    target_mac: Final = bytes.fromhex("525400ae0001")
+    initiator_mac: Final = bytes.fromhex("525400ae0002")
+
+    def __init__(
+        self, mtu: int | tuple[int, int] = 1500, *, interface: str = "aoe0"
+    ) -> None:
+        target_mtu, initiator_mtu = mtu if isinstance(mtu, tuple) else (mtu, mtu)
+        self.interface = interface
+        with ExitStack() as stack:
+            self.target = stack.enter_context(Namespace())
+            self.initiator = stack.enter_context(Namespace())
+            create_veth(
+                VethEnd(interface, target_mtu, self.target_mac, self.target.pid),
+                VethEnd(
+                    interface, initiator_mtu, self.initiator_mac, self.initiator.pid
+                ),
+            )
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Take everything away. Safe to call twice."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def ensure_root_or_user_namespace() -> None:
+    """Start the program anew as root of a user namespace, unless we are root already.
+
+    The process id stays, and so does the argument vector. Ordinary users may make
+    network namespaces and raw sockets in there, and reach no real network.
+
+    Raises:
+        AccessError: this system lets ordinary users make no user namespaces.
+        AoEError: ``unshare`` (util-linux) is missing.
+    """
+    if os.geteuid() == 0:
+        return
+    unshare = ["unshare", "--user", "--map-root-user", "--net", "--"]
+    try:
+        probe = subprocess.run(
+            [*unshare, "true"], check=False, capture_output=True, text=True
+        )
+    except FileNotFoundError as error:
+        raise AoEError(
+            "unshare", "not installed", "Install it with: apt install util-linux"
+        ) from error
+    if probe.returncode:
+        raise AccessError(
+            "user namespace", probe.stderr.strip() or "refused", _userns_cure()
+        )
+    again = [*unshare, sys.executable, *sys.orig_argv[1:]]
+    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
+
+
+def _userns_cure() -> str:
+    guilty = [
+        f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {forbidding}"
+        for path, forbidding in _SWITCHES.items()
+        if _content(path) == forbidding
+    ]
+    names = ", ".join(
+        path.removeprefix("/proc/sys/").replace("/", ".") for path in _SWITCHES
+    )
+    because = ", ".join(guilty) or f"See the sysctls {names}"
+    return f"Run as root, or allow user namespaces: {because}"
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
