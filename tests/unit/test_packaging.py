@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("aoe", "target", "initiator")
+
+
+def modules() -> set[str]:
+    """Return every module of the packages, as a path in the checkout."""
+    return {
+        str(path.relative_to(CHECKOUT))
+        for package in PACKAGES
+        for path in (CHECKOUT / package).rglob("*.py")
+    }
+
+
+def git(*arguments: str, directory: Path) -> list[str]:
+    """Run git over the checkout with a repository of its own, in ``directory``.
+
+    What the checkout's repository holds does not matter then, nor whose it is.
+    """
+    places = {"GIT_DIR": str(directory), "GIT_WORK_TREE": str(CHECKOUT)}
+    output = subprocess.run(
+        ["git", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return output.split("\0")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the wheel and the sdist, built without a network."""
+    directory = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> dict[str, str]:
+    """Return what the wheel holds: names and texts."""
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def sdist(built: Path) -> set[str]:
+    """Return the names in the sdist, as paths in the checkout."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def in_metadata(wheel: dict[str, str], name: str) -> str:
+    (found,) = (path for path in wheel if path.endswith(f".dist-info/{name}"))
+    return wheel[found]
+
+
+def test_the_wheel_holds_every_module(wheel: dict[str, str]) -> None:
+    assert {f"{package}/__init__.py" for package in PACKAGES} <= modules()
+    assert modules() - set(wheel) == set()
+
+
+def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel)
+
+
+def test_the_wheel_holds_nothing_but_the_packages(wheel: dict[str, str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel}
+    (metadata,) = tops - set(PACKAGES)
+    assert metadata.endswith(".dist-info")
+    assert not [name for name in wheel if "__pycache__" in name]
+
+
+def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(in_metadata(wheel, "entry_points.txt"))
+    assert dict(entry_points["console_scripts"]) == {
+        "aoe": "initiator.cli:main",
+        "aoe-target": "target.cli:main",
+    }
+
+
+def test_the_wheel_carries_the_licence(wheel: dict[str, str]) -> None:
+    licence = in_metadata(wheel, "licenses/LICENSE")
+    assert licence == (CHECKOUT / "LICENSE").read_text()
+    assert "License-Expression: GPL-2.0-only" in in_metadata(wheel, "METADATA")
+
+
+def test_the_sdist_can_be_built_and_tested_from(sdist: set[str]) -> None:
+    assert modules() - sdist == set()
+    assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test"} <= sdist
+    assert "tests/unit/test_packaging.py" in sdist
+
+
+def test_git_would_track_every_module(tmp_path: Path) -> None:
+    # Python's usual .gitignore ignores target/, and hatchling believes .gitignore.
+    git("init", "--quiet", directory=tmp_path)
+    listed = git("ls-files", "--others", "--exclude-standard", "-z", directory=tmp_path)
+    assert modules() - set(listed) == set()
