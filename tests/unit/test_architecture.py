@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ every_module = pytest.mark.parametrize("path", MODULES)
 every_file = pytest.mark.parametrize("path", EVERYTHING)
 
 
+@cache
 def parse(path: str) -> ast.Module:
     return ast.parse((CHECKOUT / path).read_text(), path)
 
@@ -144,7 +146,8 @@ def test_nothing_imports_all_of_scapy(path: str) -> None:
 
 @every_file
 def test_a_file_can_be_read_in_one_sitting(path: str) -> None:
-    assert len((CHECKOUT / path).read_text().splitlines()) <= 500
+    lines = (CHECKOUT / path).read_text().count("\n")
+    assert lines <= 500
 
 
 @every_module
@@ -166,6 +169,7 @@ def test_the_commands_start_without_the_slow_libraries() -> None:
     probe = f"import sys, {', '.join(names)}; print(*sorted(sys.modules))"
     command = [sys.executable, "-c", probe]
     result = subprocess.run(
-        command, cwd=CHECKOUT, capture_output=True, text=True, check=True
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
+    assert result.returncode == 0, result.stderr
     assert set(result.stdout.split()) & set(LAZY) == set()

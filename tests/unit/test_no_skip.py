@@ -19,7 +19,7 @@ SKIPPED_MODULE = "import pytest\npytest.skip('no module', allow_module_level=Tru
 
 
 def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest"]
     return subprocess.run(
         [*command, *arguments, "--rootdir", directory, "-c", "/dev/null", directory],
         cwd=CHECKOUT,
