@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[object]):
     """An argument that one of our parsers reads.
 
     Args:
@@ -75,4 +75,7 @@ def _explain(error: click.ClickException, program: str) -> None:
     cure = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         cure = f" Try: {error.ctx.command_path} --help"
-    click.echo(f"{program}: {error.format_message()}{cure}", err=True)
+    words = error.format_message().rstrip(".")
+    click.echo(
+        f"{program}: {words}.{cure}" if cure else f"{program}: {words}", err=True
+    )

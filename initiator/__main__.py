@@ -1,0 +1,6 @@
+"""``python -m initiator`` is ``aoe``."""
+
+from initiator.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What the subcommands share: argument types, where to look, progress and JSON."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from aoe.errors import NotFoundError
+from aoe.link import open_link
+from initiator.host import Host, tag_base
+from initiator.options import Options
+from initiator.timing import TIMINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aoe.address import Address
+    from aoe.link import Link
+
+    Command = Callable[..., None]
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where and how a command talks AoE, as its options say.
+
+    Args:
+        interfaces: names; every usable interface, if empty.
+        timeout: seconds to wait for a first answer.
+        pcap: record all frames there.
+        timing: a key of ``initiator.timing.TIMINGS``.
+        deadsecs: as in ``initiator.options.Options``.
+    """
+
+    interfaces: tuple[str, ...]
+    timeout: float
+    pcap: Path | None
+    timing: str = "prompt"
+    deadsecs: float = 60
+
+    @contextmanager
+    def links(self) -> Iterator[list[Link]]:
+        """Open the interfaces, and close them again."""
+        with ExitStack() as stack:
+            names = self.interfaces or _usable_interfaces()
+            links = [
+                stack.enter_context(open_link(name, responses=True)) for name in names
+            ]
+            if self.pcap is not None:
+                from aoe.capture import CaptureWriter, CapturingLink
+
+                writer = stack.enter_context(CaptureWriter(self.pcap))
+                links = [CapturingLink(link, writer) for link in links]
+            yield links
+
+    @contextmanager
+    def host(self, *only: Address) -> Iterator[Host]:
+        """Open the interfaces and run a driver on them, for these devices or all."""
+        options = Options(
+            timing=self.timing, deadsecs=self.deadsecs, tag_base=tag_base(), only=only
+        )
+        with self.links() as links:
+            yield Host(links, options)
+
+
+def _usable_interfaces() -> list[str]:
+    from aoe.interfaces import usable_interfaces
+
+    names = [interface.name for interface in usable_interfaces()]
+    if not names:
+        raise NotFoundError(
+            "network", "no Ethernet interface is up", "Name one with -i IFACE"
+        )
+    return names
+
+
+def _split(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name for name in (value or "").split(",") if name)
+
+
+_WHERE: Final = (
+    click.option(
+        "-i",
+        "--interface",
+        "interfaces",
+        envvar="AOE_INTERFACE",
+        metavar="IFACE[,IFACE]",
+        callback=_split,
+        help="Where to look; every Ethernet interface that is up, by default.",
+    ),
+    click.option(
+        "--pcap",
+        type=click.Path(path_type=Path, dir_okay=False, writable=True),
+        help="Record all frames, annotated, as pcapng.",
+    ),
+)
+_HOW: Final = (
+    click.option(
+        "--timing",
+        type=click.Choice(sorted(TIMINGS)),
+        default="prompt",
+        show_default=True,
+        help="When to send again: our rules, or the Linux driver's.",
+    ),
+    click.option(
+        "--deadsecs",
+        type=click.FloatRange(min=0),
+        default=60,
+        show_default=True,
+        help="Give up after so many seconds without an answer; 0 is never.",
+    ),
+)
+
+
+def connects(
+    timeout: float, *, moves_data: bool = False
+) -> Callable[[Command], Command]:
+    """Give a command the options of a ``Connection`` and pass it as ``connection``."""
+    patience = click.option(
+        "-t",
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=timeout,
+        show_default=True,
+        help="Seconds to wait for a first answer.",
+    )
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def connected(**kwargs: object) -> None:
+            mine = {name: kwargs.pop(name) for name in names}
+            command(connection=Connection(**mine), **kwargs)  # type: ignore[arg-type]
+
+        names = ["interfaces", "pcap", "timeout"]
+        names += ["timing", "deadsecs"] if moves_data else []
+        for option in (*_WHERE, patience, *(_HOW if moves_data else ())):
+            option(connected)
+        return connected
+
+    return decorate
+
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(command: str, **content: object) -> None:
+    """Print a command's result, with the version of its layout."""
+    import msgspec
+
+    document = {"schema_version": SCHEMA_VERSION, "command": command, **content}
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far it is, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

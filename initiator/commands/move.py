@@ -1,0 +1,196 @@
+"""``aoe read``, ``write`` and ``copy``: moving what is on a disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from aoe.address import Address
+from aoe.commandline import ADDRESS, SIZE
+from aoe.errors import AoEError, UsageError
+from aoe.sizes import format_size
+from initiator.commands.common import (
+    Connection,
+    connects,
+    json_option,
+    print_json,
+    progress,
+)
+from initiator.copy import DiskEnd, FileEnd, StreamEnd, copy, verify
+from initiator.device import Disk
+
+
+def _flush(disk: Disk) -> None:
+    try:
+        disk.flush()
+    except AoEError as error:
+        click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
+
+
+_offset = click.option(
+    "-o", "--offset", type=SIZE, default="0", help="Where to begin on the disk."
+)
+
+
+@click.command()
+@click.argument("address", type=ADDRESS)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@_offset
+@click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
+@connects(3.0, moves_data=True)
+def read(
+    *,
+    address: Address,
+    file: Path,
+    connection: Connection,
+    offset: int,
+    length: int | None,
+) -> None:
+    """Read from a disk to a file or to standard output.
+
+    \b
+    Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
+    """
+    with connection.host(address) as host:
+        source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
+        end = (
+            StreamEnd(sys.stdout.fileno(), "standard output")
+            if str(file) == "-"
+            else FileEnd(file, writable=True)
+        )
+        with progress(f"reading {address}", source.size) as advance:
+            copy(source, end, advance)
+
+
+@click.command()
+@click.argument("address", type=ADDRESS)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@_offset
+@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
+@connects(3.0, moves_data=True)
+def write(
+    *, address: Address, file: Path, connection: Connection, offset: int, pad: bool
+) -> None:
+    """Write a file or standard input to a disk, and flush it.
+
+    \b
+    Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
+    """
+    source = (
+        StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
+        if str(file) == "-"
+        else FileEnd(file, pad=pad)
+    )
+    with connection.host(address) as host:
+        disk = Disk(host, address, connection.timeout)
+        with progress(f"writing {address}", source.size) as advance:
+            copy(source, DiskEnd(disk, offset), advance)
+        _flush(disk)
+
+
+def _as_address(name: str) -> Address | None:
+    """An address must look like one here: e0.0, not 0.0, which may be a file."""
+    if name.startswith(("aoe:", "/dev/etherd/")) or (
+        name[:1] == "e" and name[1:2].isdigit() and "/" not in name
+    ):
+        return Address.parse(name)
+    return None
+
+
+@click.command("copy")
+@click.argument("source")
+@click.argument("destination")
+@connects(3.0, moves_data=True)
+@click.option("--verify", "check", is_flag=True, help="Read both again and compare.")
+@click.option(
+    "--target-is-zero",
+    is_flag=True,
+    help="The disk copied to holds only zeroes: write none.",
+)
+@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
+@json_option
+def copy_command(
+    *,
+    source: str,
+    destination: str,
+    connection: Connection,
+    check: bool,
+    target_is_zero: bool,
+    pad: bool,
+    as_json: bool,
+) -> None:
+    """Copy a disk to a file, a file to a disk, or a disk to a disk.
+
+    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
+    address). A file copied to is emptied first and gets holes where there are zeroes.
+
+    \b
+    Try:  aoe copy disk.img e0.0 -i eth0 --verify
+          aoe copy e0.0 backup.img -i eth0
+          aoe copy e0.0 e0.1 -i eth0
+    """
+    from_address, to_address = _addresses(source, destination)
+    file = None if from_address else FileEnd(Path(source), pad=pad)
+    both = [each for each in (from_address, to_address) if each]
+    with connection.host(*both) as host:
+        disks = {each: Disk(host, each, connection.timeout) for each in both}
+        left = file or DiskEnd(disks[both[0]])
+        right: DiskEnd | FileEnd
+        if to_address:
+            right = DiskEnd(disks[to_address], is_zero=target_is_zero)
+        else:
+            right = FileEnd(Path(destination), writable=True)
+        started = time.monotonic()
+        with progress(f"{source} -> {destination}", left.size) as advance:
+            outcome = copy(left, right, advance)
+        if to_address:
+            _flush(disks[to_address])
+        seconds = time.monotonic() - started
+        if check:
+            again = (
+                DiskEnd(disks[to_address], length=left.size)
+                if to_address
+                else FileEnd(Path(destination))
+            )
+            with progress("verifying", left.size) as advance:
+                verify(left, again, advance)
+        retransmits = sum(disk.retransmits for disk in disks.values())
+    if as_json:
+        print_json(
+            "copy",
+            source=source,
+            destination=destination,
+            bytes=outcome.copied,
+            zero_bytes=outcome.zeroes,
+            seconds=round(seconds, 6),
+            retransmits=retransmits,
+            verified=check,
+        )
+        return
+    details = [
+        f"{format_size(outcome.copied)} in {seconds:.2f} s",
+        f"{outcome.copied / max(seconds, 1e-6) / 1e6:.0f} MB/s",
+    ]
+    if outcome.zeroes:
+        details.append(f"{format_size(outcome.zeroes)} of it zeroes")
+    if retransmits:
+        details.append(f"{retransmits} frames sent again")
+    if check:
+        details.append("verified")
+    click.echo(f"{source} -> {destination}: {', '.join(details)}")
+
+
+def _addresses(source: str, destination: str) -> tuple[Address | None, Address | None]:
+    addresses = _as_address(source), _as_address(destination)
+    if addresses == (None, None):
+        raise UsageError(
+            f"{source} to {destination}",
+            "neither is an AoE address",
+            "Write one as e0.0, or use cp",
+        )
+    if addresses[0] == addresses[1]:
+        raise UsageError(source, "is both source and destination")
+    return addresses

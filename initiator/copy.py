@@ -1,0 +1,425 @@
+"""Copying between disks, files and streams, several chunks at a time.
+
+A copy is a line: chunks are read in order, as many at once as there are buffers, and
+written in the order in which they were read. Whole chunks of zeroes are not written to
+where zeroes are already.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aoe.ata import SECTOR
+from aoe.errors import AoEError, UsageError, from_os_error
+from initiator.bio import Bio, Op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from initiator.device import Disk
+
+CHUNK: Final = 1 << 20
+DEPTH: Final = 8
+_GRAIN: Final = 64 << 10
+"""Zeroes are looked for in pieces of this many bytes."""
+_ZEROES: Final = bytes(_GRAIN)
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """A piece of the copy: ``length`` bytes at ``offset``, counted from its start."""
+
+    offset: int
+    length: int
+    data: bytearray = field(repr=False)
+    is_hole: bool = False
+    is_done: bool = False
+    error: AoEError | None = None
+
+    def ended(self, bio: Bio) -> None:
+        """Take over how the bio went (its ``end_io``)."""
+        self.error = bio.error
+        self.is_done = True
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes of it."""
+        return memoryview(self.data)[: self.length]
+
+
+class Source(Protocol):
+    """Where a copy comes from."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to copy; None where only the end will tell."""
+
+    def chunks(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield offset, length and whether it is a hole, in order."""
+
+    def read(self, chunk: Chunk) -> None:
+        """Start to fill the chunk; it says itself when it is done."""
+
+    def turn(self) -> None:
+        """Let time pass until something may have happened."""
+
+
+class Destination(Protocol):
+    """Where a copy goes."""
+
+    def prepare(self, size: int | None) -> None:
+        """Make room for ``size`` bytes; raise if there is none."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Start to write the chunk; it says itself when it is done."""
+
+    def turn(self) -> None:
+        """Let time pass until something may have happened."""
+
+    def finish(self) -> None:
+        """Make good what was put off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a copy did, in bytes; ``zeroes`` of them did not need to be written."""
+
+    copied: int
+    zeroes: int
+
+
+def _cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
+    for offset in range(start, end, CHUNK):
+        yield offset, min(CHUNK, end - offset), is_hole
+
+
+class DiskEnd:
+    """A window of an AoE disk, to copy from or to.
+
+    Args:
+        disk: the disk.
+        start: where the copy begins on it, in bytes.
+        length: bytes to copy; as much as there is, if None.
+        is_zero: all that is written to holds zeroes already.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        start: int = 0,
+        length: int | None = None,
+        *,
+        is_zero: bool = False,
+    ) -> None:
+        self.disk = disk
+        self.start = start
+        self.size: int | None = disk.size - start if length is None else length
+        self.is_zero = is_zero
+
+    def chunks(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield everything: AoE cannot ask for holes."""
+        return _cut(0, self.size or 0, is_hole=False)
+
+    def read(self, chunk: Chunk) -> None:
+        """Submit a read bio."""
+        self.disk.submit(Op.READ, self.start + chunk.offset, chunk.view, chunk.ended)
+
+    def prepare(self, size: int | None) -> None:
+        """See that the disk is large enough."""
+        room = self.disk.size - self.start
+        if size is not None and size > room:
+            raise UsageError(
+                str(self.disk.address),
+                f"{size} bytes do not fit into the {room} bytes from {self.start} on",
+            )
+
+    def write(self, chunk: Chunk) -> None:
+        """Submit a write bio, of zeroes too unless they are there already."""
+        if chunk.is_hole and self.is_zero:
+            chunk.is_done = True
+            return
+        if chunk.is_hole:
+            chunk.view[:] = bytes(chunk.length)
+        self.disk.submit(Op.WRITE, self.start + chunk.offset, chunk.view, chunk.ended)
+
+    def turn(self) -> None:
+        """Let the host send and receive."""
+        self.disk.host.turn()
+
+    def finish(self) -> None:
+        """Nothing was put off; flushing is the caller's decision."""
+
+
+class FileEnd:
+    """A file, to copy from or to; holes stay holes.
+
+    Args:
+        path: of a file or block device. To copy to, a file is made or emptied first.
+        writable: open it to copy to.
+        pad: fill up the last sector with zeroes.
+
+    Raises:
+        UsageError: its size is no multiple of 512, and neither ``pad`` nor
+            ``writable`` is set.
+        AoEError: it cannot be opened.
+    """
+
+    def __init__(
+        self, path: Path, *, writable: bool = False, pad: bool = False
+    ) -> None:
+        self.path = path
+        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        try:
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            self._end = os.lseek(self._fd, 0, os.SEEK_END)
+            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        except OSError as error:
+            raise from_os_error(str(path), error) from error
+        self.size: int | None = -(-self._end // SECTOR) * SECTOR
+        if self.size != self._end and not (pad or writable):
+            raise not_sectors(str(path), self._end)
+
+    def chunks(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield data and holes as the filesystem knows them."""
+        position, end = 0, self.size or 0
+        while position < end:
+            data = self._seek(position, os.SEEK_DATA, end)
+            yield from _cut(position, data, is_hole=True)
+            position = self._seek(data, os.SEEK_HOLE, end) if data < end else end
+            yield from _cut(data, position, is_hole=False)
+
+    def _seek(self, position: int, whence: int, end: int) -> int:
+        try:
+            found = os.lseek(self._fd, position, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end
+            # Devices and some filesystems know no holes.
+            return position if whence == os.SEEK_DATA else end
+        return end if found >= self._end else found
+
+    def read(self, chunk: Chunk) -> None:
+        """Read the chunk at once."""
+        done = 0
+        wanted = min(chunk.length, self._end - chunk.offset)
+        chunk.view[wanted:] = bytes(chunk.length - wanted)
+        while done < wanted:
+            got = os.preadv(self._fd, [chunk.view[done:wanted]], chunk.offset + done)
+            if got == 0:
+                raise AoEError(str(self.path), "became shorter while it was read")
+            done += got
+        chunk.is_done = True
+
+    def prepare(self, size: int | None) -> None:
+        """Empty the file and give it its length: all of it is a hole now."""
+        if self._is_file:
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, size or 0)
+        elif size is not None and size > (self.size or 0):
+            raise UsageError(str(self.path), f"has no room for {size} bytes")
+
+    def write(self, chunk: Chunk) -> None:
+        """Write the chunk at once; nothing where a new file has a hole anyway."""
+        if not chunk.is_hole or not self._is_file:
+            view = bytes(chunk.length) if chunk.is_hole else chunk.view
+            done = 0
+            while done < chunk.length:
+                done += os.pwritev(self._fd, [view[done:]], chunk.offset + done)
+        chunk.is_done = True
+
+    def turn(self) -> None:
+        """Files never keep us waiting."""
+
+    def finish(self) -> None:
+        """Write errors that come late come here."""
+        os.close(self._fd)
+
+
+class StreamEnd:
+    """A pipe or terminal, to copy from or to, in order.
+
+    Args:
+        fd: its file descriptor.
+        name: what messages call it.
+        pad: fill up the last sector with zeroes.
+    """
+
+    def __init__(self, fd: int, name: str, *, pad: bool = False) -> None:
+        self._fd = fd
+        self._pad = pad
+        self.name = name
+        self.size: int | None = None
+        self._ended = False
+
+    def chunks(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield chunks until the stream has ended."""
+        offset = 0
+        while not self._ended:
+            yield offset, CHUNK, False
+            offset += CHUNK
+
+    def read(self, chunk: Chunk) -> None:
+        """Read until the chunk is full or the stream ends."""
+        done = 0
+        while done < chunk.length:
+            got = os.readv(self._fd, [chunk.view[done:]])
+            if got == 0:
+                self._ended = True
+                break
+            done += got
+        whole = -(-done // SECTOR) * SECTOR
+        if whole != done and not self._pad:
+            raise not_sectors(self.name, chunk.offset + done)
+        chunk.view[done:whole] = bytes(whole - done)
+        chunk.length = whole
+        chunk.is_done = True
+
+    def prepare(self, size: int | None) -> None:
+        """Streams take what comes."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Write the chunk at once."""
+        view = memoryview(bytes(chunk.length)) if chunk.is_hole else chunk.view
+        while view:
+            view = view[os.write(self._fd, view) :]
+        chunk.is_done = True
+
+    def turn(self) -> None:
+        """Streams are waited for when they are read or written."""
+
+    def finish(self) -> None:
+        """Nothing is put off."""
+
+
+def not_sectors(name: str, size: int) -> UsageError:
+    """Say that a size is no whole number of sectors, and which sizes are near."""
+    below = size // SECTOR * SECTOR
+    return UsageError(
+        name,
+        f"{size} bytes are not a multiple of {SECTOR}",
+        f"Nearest sizes: {below} and {below + SECTOR}; see also --pad",
+    )
+
+
+def copy(
+    source: Source,
+    destination: Destination,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Outcome:
+    """Copy everything.
+
+    Args:
+        source: where from.
+        destination: where to.
+        progress: called with the number of bytes of each chunk that is written.
+
+    Raises:
+        AoEError: reading or writing failed; what was copied till then stays.
+    """
+    destination.prepare(source.size)
+    free = [bytearray(CHUNK) for _ in range(DEPTH)]
+    reading: deque[Chunk] = deque()
+    writing: deque[Chunk] = deque()
+    todo = source.chunks()
+    copied = zeroes = 0
+    more = True
+    while more or reading or writing:
+        while more and free:
+            following = next(todo, None)
+            if following is None:
+                more = False
+                break
+            offset, length, is_hole = following
+            chunk = Chunk(offset, length, free.pop(), is_hole, is_done=is_hole)
+            reading.append(chunk)
+            if not is_hole:
+                source.read(chunk)
+        while reading and reading[0].is_done:
+            chunk = _take(reading)
+            chunk.is_done = False
+            chunk.is_hole = chunk.is_hole or _is_zero(chunk)
+            writing.append(chunk)
+            destination.write(chunk)
+        if reading and not reading[0].is_done:
+            source.turn()
+        elif writing and not writing[0].is_done:
+            destination.turn()
+        while writing and writing[0].is_done:
+            chunk = _take(writing)
+            copied += chunk.length
+            zeroes += chunk.length if chunk.is_hole else 0
+            free.append(chunk.data)
+            progress(chunk.length)
+    destination.finish()
+    return Outcome(copied, zeroes)
+
+
+def _take(chunks: deque[Chunk]) -> Chunk:
+    chunk = chunks.popleft()
+    if chunk.error is not None:
+        raise chunk.error
+    return chunk
+
+
+def _is_zero(chunk: Chunk) -> bool:
+    view = chunk.view
+    for start in range(0, chunk.length, _GRAIN):
+        if not _ZEROES.startswith(bytes(view[start : start + _GRAIN])):
+            return False
+    return True
+
+
+def verify(
+    source: Source,
+    copied: Source,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Read both again and compare.
+
+    Raises:
+        AoEError: they differ; says where first.
+    """
+    comparison = _Comparison(copied)
+    copy(source, comparison, progress)
+
+
+class _Comparison:
+    """A destination that compares what it is given with what is there."""
+
+    def __init__(self, there: Source) -> None:
+        self._there = there
+        self._buffers: list[bytearray] = []
+
+    def prepare(self, size: int | None) -> None:
+        """Nothing to make room for."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Read the same place and compare."""
+        other = Chunk(chunk.offset, chunk.length, bytearray(CHUNK))
+        self._there.read(other)
+        while not other.is_done:
+            self._there.turn()
+        if other.error is not None:
+            raise other.error
+        ours = bytes(chunk.length) if chunk.is_hole else bytes(chunk.view)
+        theirs = bytes(other.view)
+        if ours != theirs:
+            at = next(
+                i
+                for i, pair in enumerate(zip(ours, theirs, strict=True))
+                if pair[0] != pair[1]
+            )
+            raise AoEError("verify", f"first difference at byte {chunk.offset + at}")
+        chunk.is_done = True
+
+    def turn(self) -> None:
+        """It has waited already."""
+
+    def finish(self) -> None:
+        """Nothing is put off."""

@@ -1,0 +1,174 @@
+"""A host that talks AoE: its links, one driver, and the loop that runs them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import time
+from typing import TYPE_CHECKING, Self
+
+from aoe.errors import DeviceError, NotFoundError, UsageError
+from aoe.header import sectors_per_frame
+from aoe.link import open_link
+from initiator.aoedev import AoeDev, State
+from initiator.driver import Driver
+from initiator.netdev import LinkDevice
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aoe.address import Address
+    from aoe.link import Link
+
+_driver_number = itertools.count()
+_TIMER_SLACK = 0.005
+"""While frames keep coming, the timer is asked this often, in seconds."""
+
+
+def tag_base() -> int:
+    """Twelve bits for ``Options.tag_base`` that no other driver here is likely to use.
+
+    Every initiator of a host hears the answers to all of them; their tags tell them
+    apart (P11).
+    """
+    return (os.getpid() + 257 * next(_driver_number)) & 0xFFF
+
+
+class Host:
+    """Runs a driver over real links, in the caller's thread.
+
+    Nothing happens in the background: frames move while one of the methods waits.
+    Retransmissions too wait for the next call.
+
+    Args:
+        links: open links; the host closes them when it is closed.
+        options: how the driver behaves.
+
+    Raises:
+        UsageError: an interface's MTU has no room for one sector.
+    """
+
+    def __init__(self, links: Iterable[Link], options: Options | None = None) -> None:
+        self.driver = Driver(options or Options(tag_base=tag_base()))
+        self.ports = [LinkDevice(link) for link in links]
+        self._poll = select.poll()
+        self._timer_asked = 0.0
+        for port in self.ports:
+            if sectors_per_frame(port.mtu) == 0:
+                raise UsageError(
+                    port.name,
+                    f"an MTU of {port.mtu} has no room for a sector",
+                    f"Raise it: ip link set {port.name} mtu 1500",
+                )
+            self.driver.add_netdev(port)
+            self._poll.register(port.link.fileno(), select.POLLIN)
+
+    @classmethod
+    def on(
+        cls, *interfaces: str, options: Options | None = None, rings: bool | None = None
+    ) -> Self:
+        """Open a host on these interfaces; ``rings`` is as for ``open_link``."""
+        links: list[Link] = []
+        try:
+            links.extend(
+                open_link(name, rings=rings, responses=True) for name in interfaces
+            )
+            return cls(links, options)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+
+    def turn(self, wait: float | None = None) -> None:
+        """Deliver what has come, send what is due; if there was nothing, wait once.
+
+        Args:
+            wait: seconds to wait at most; None waits for as long as it takes, which is
+                for ever if no frame is outstanding.
+        """
+        driver = self.driver
+        now = time.monotonic()
+        received = False
+        for port in self.ports:
+            link = port.link
+            while (frame := link.receive()) is not None:
+                driver.receive(frame, port, now)
+                received = True
+        if not received or now >= self._timer_asked:
+            self._timer_asked = now + _TIMER_SLACK
+            due = driver.next_timeout()
+            if due is not None and due <= now:
+                driver.handle_timer(now)
+        for port in self.ports:
+            port.link.flush()
+        if not received:
+            self._wait(wait)
+
+    def _wait(self, wait: float | None) -> None:
+        due = self.driver.next_timeout()
+        if due is not None:
+            until_due = max(0.0, due - time.monotonic())
+            wait = until_due if wait is None else min(wait, until_due)
+        self._poll.poll(None if wait is None else wait * 1000)
+
+    def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Take turns until ``done()`` holds; tell whether it did within ``timeout``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self.turn(left)
+        return True
+
+    def find(self, address: Address, timeout: float = 3.0) -> AoeDev:
+        """Discover one device and wait until it is up.
+
+        Args:
+            address: the one that is wanted.
+            timeout: seconds to go on asking for.
+
+        Raises:
+            NotFoundError: nothing answered in time.
+            DeviceError: it answered, but refused IDENTIFY.
+        """
+        driver = self.driver
+        deadline = time.monotonic() + timeout
+        patience = 0.05
+
+        def is_up() -> bool:
+            d = driver.devices.get(address)
+            return d is not None and d.state is State.UP
+
+        while not is_up():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._not_found(address, timeout)
+            driver.discover(address)
+            self.run_until(is_up, min(patience, left))
+            patience *= 2
+        return driver.devices[address]
+
+    def _not_found(self, address: Address, timeout: float) -> Exception:
+        names = ",".join(port.name for port in self.ports)
+        if address in self.driver.devices:
+            why = self.driver.log[-1] if self.driver.log else "no answer to IDENTIFY"
+            return DeviceError(str(address), f"target found, but not its disk: {why}")
+        return NotFoundError(
+            str(address),
+            f"no answer on {names} within {timeout:g} s",
+            f"See who is there: aoe discover -i {names}",
+        )
+
+    def close(self) -> None:
+        """Close the links. Bios that are not done never end."""
+        for port in self.ports:
+            port.link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
