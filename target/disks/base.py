@@ -1,0 +1,40 @@
+"""What the protocol core asks of a disk."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Disk(Protocol):
+    """A row of bytes that can be read, written and flushed.
+
+    Offsets and sizes are bytes. A caller stays within ``size`` and, where
+    ``read_only`` holds, does not write. Whatever fails raises ``OSError``, and nothing
+    else; ``ENODEV`` and ``ENXIO`` mean that the disk is gone for good.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes, a multiple of 512."""
+        ...
+
+    @property
+    def read_only(self) -> bool:
+        """Writing is refused."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole of ``buffer`` from ``offset`` on."""
+        ...
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        """Write the whole of ``data`` from ``offset`` on."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written so far is on stable storage (P46)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the bytes; nothing else may be called afterwards."""
+        ...

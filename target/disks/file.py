@@ -1,0 +1,234 @@
+"""Disks in files and on block devices, through the page cache.
+
+Opening says all that is wrong with a path before anything is served; ``direct.py`` has
+the way around the page cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from aoe.ata import SECTOR
+from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
+from aoe.sizes import check_sectors, format_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FLOCK: Final = Struct("@hhqqi4x")
+"""struct flock: l_type, l_whence, l_start, l_len, l_pid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFlags:
+    """How a file or block device is to be opened.
+
+    Args:
+        read_only: for reading only.
+        sync: a write returns when it is on stable storage (O_DSYNC).
+        direct: the page cache is left out (O_DIRECT).
+        offset: where the disk begins in the file, bytes.
+        length: how long it is, bytes; to the end where not given.
+        create: make a sparse file of this many bytes if there is none.
+        force: serve it even though somebody else does, or has it mounted.
+    """
+
+    read_only: bool = False
+    sync: bool = False
+    direct: bool = False
+    offset: int = 0
+    length: int | None = None
+    create: int | None = None
+    force: bool = False
+
+
+class FileDisk:
+    """A window of a file or a block device.
+
+    Args:
+        fd: open for what is asked of it; the disk closes it.
+        offset: where the window begins, bytes.
+        size: how long it is, bytes.
+        read_only: writing is refused.
+    """
+
+    def __init__(self, fd: int, offset: int, size: int, *, read_only: bool) -> None:
+        self._fd = fd
+        self._offset = offset
+        self.size = size
+        self.read_only = read_only
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``; a file cut short meanwhile is an input/output error."""
+        position = self._offset + offset
+        length = os.preadv(self._fd, [buffer], position)
+        while length < len(buffer):
+            got = os.preadv(self._fd, [buffer[length:]], position + length)
+            if not got:
+                raise OSError(errno.EIO, "the file ends too early")
+            length += got
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        """Write the whole of ``data``."""
+        position = self._offset + offset
+        length = os.pwritev(self._fd, [data], position)
+        while length < len(data):
+            put = os.pwritev(self._fd, [data[length:]], position + length)
+            if not put:
+                raise OSError(errno.EIO, "nothing was written")
+            length += put
+
+    def flush(self) -> None:
+        """Have the kernel and the drive put everything on stable storage."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file, and with it give up its lock."""
+        os.close(self._fd)
+
+
+def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
+    """Open a file or a block device and lock the part of it that will be served.
+
+    Returns:
+        The file descriptor, and the size of the window in bytes.
+
+    Raises:
+        UsageError: neither a file nor a block device, or not a whole number of sectors,
+            or the window is not within it, or ``create`` says another size.
+        NotFoundError: nothing there.
+        AccessError: not allowed, or not allowed to write.
+        BusyError: served, or mounted, already.
+    """
+    if flags.create is not None:
+        _create(path, flags.create)
+    kind = _kind(path)
+    if not kind & 0o222 and not flags.read_only:
+        raise AccessError(str(path), "nobody may write to it", "Serve it --read-only")
+    fd = _open(path, flags, is_device=stat.S_ISBLK(kind))
+    try:
+        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        if not flags.force:
+            _lock(path, fd, flags, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, size
+
+
+def _create(path: Path, size: int) -> None:
+    check_sectors(str(path), size)
+    mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, mode, 0o666)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    try:
+        os.truncate(fd, size)
+    except OSError as error:
+        path.unlink()
+        raise from_os_error(str(path), error, "Choose a smaller size") from error
+    finally:
+        os.close(fd)
+
+
+def _kind(path: Path) -> int:
+    # The mode of what is there, looked at before opening: opening a pipe would hang.
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise NotFoundError(
+            str(path), "no such file", "Make one with --create 1G"
+        ) from None
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    if stat.S_ISDIR(mode):
+        why = "is a directory"
+    elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return mode
+    else:
+        why = "neither a file nor a block device"
+    raise UsageError(str(path), why, "Name a disk image or a block device")
+
+
+def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
+    mode = os.O_CLOEXEC | (os.O_RDONLY if flags.read_only else os.O_RDWR)
+    if flags.sync:
+        mode |= os.O_DSYNC
+    if flags.direct:
+        mode |= os.O_DIRECT
+    if is_device and not flags.read_only and not flags.force:
+        # For a block device this means: not while it is mounted.
+        mode |= os.O_EXCL
+    try:
+        return os.open(path, mode)
+    except OSError as error:
+        raise _open_error(path, flags, error) from error
+
+
+def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
+    if error.errno == errno.EBUSY:
+        return BusyError(
+            str(path), "mounted or in use", "Unmount it, or --read-only, or --force"
+        )
+    if error.errno == errno.EINVAL and flags.direct:
+        return UsageError(
+            str(path), "this file system knows no O_DIRECT", "Leave out --direct"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        readable = not flags.read_only and os.access(path, os.R_OK)
+        why = "not allowed to write" if readable else "not allowed to read"
+        cure = "Serve it --read-only" if readable else "Run as a user who may"
+        return AccessError(str(path), why, cure)
+    return from_os_error(str(path), error)
+
+
+def _window(path: Path, size: int, flags: OpenFlags) -> int:
+    if flags.create is not None and flags.create != size:
+        raise UsageError(
+            str(path),
+            f"exists, with {format_size(size)}",
+            "Leave out --create, or choose another path",
+        )
+    if flags.offset % SECTOR:
+        check_sectors(f"--offset {flags.offset}", flags.offset)
+    length = size - flags.offset if flags.length is None else flags.length
+    if flags.offset + length > size or length < 0:
+        raise UsageError(
+            str(path),
+            f"the window ends at {flags.offset + max(length, 0):,} bytes, "
+            f"the file at {size:,}",
+            "Choose a smaller --offset or --length",
+        )
+    if not length:
+        raise UsageError(
+            str(path),
+            "nothing there to serve: 0 bytes",
+            f"Give it a size: truncate -s 1G {path}",
+        )
+    return check_sectors(str(path), length)
+
+
+def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+    # An open file description lock on the window: it goes with the descriptor, however
+    # the process ends, and two windows of one file do not stand in each other's way.
+    kind = fcntl.F_RDLCK if flags.read_only else fcntl.F_WRLCK
+    lock = _FLOCK.pack(kind, os.SEEK_SET, flags.offset, size, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # A file system without locks: nothing to hold on to.
+        raise BusyError(
+            str(path),
+            "served or in use by another program",
+            "End that one first, or --force",
+        ) from error
