@@ -1,0 +1,6 @@
+"""``python -m target`` is ``aoe-target``."""
+
+from target.cli import main
+
+if __name__ == "__main__":
+    main()

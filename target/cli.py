@@ -1,0 +1,184 @@
+"""The ``aoe-target`` command: serve disk images and block devices over AoE."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from aoe.address import Address
+from aoe.ata import SECTOR
+from aoe.commandline import SIZE, Parsed, run
+from aoe.errors import UsageError, from_os_error
+from aoe.sizes import parse_size
+
+if TYPE_CHECKING:
+    from target.settings import Settings
+
+PROGRAM: Final = "aoe-target"
+WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyaoe", prog_name=PROGRAM)
+def cli() -> None:
+    """Serve disk images and block devices over AoE.
+
+    \b
+    Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or timed out,
+    4 not permitted, 5 busy.
+    """
+
+
+@cli.command()
+@click.argument("words", nargs=-1, metavar="ADDRESS IFACE PATH")
+@click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
+@click.option("-s", "--sync", is_flag=True, help="Answer writes when they are stable.")
+@click.option("-d", "--direct", is_flag=True, help="Go around the page cache.")
+@click.option(
+    "-b",
+    "--buffers",
+    default=64,
+    show_default=True,
+    help="Requests that a client may have outstanding, at least 2.",
+)
+@click.option(
+    "-o",
+    "--offset",
+    type=WINDOW,
+    default=0,
+    help="Where the disk begins in PATH: a plain number counts sectors as it does for "
+    "vblade, a suffix makes it bytes: 1M.",
+)
+@click.option("-l", "--length", type=WINDOW, help="How long it is, in the same units.")
+@click.option(
+    "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
+)
+@click.option("--serial", default="", help="Serial number; made of address and host.")
+@click.option("--model", default="pyaoe", show_default=True, help="Model name.")
+@click.option(
+    "--force", is_flag=True, help="Serve although address or disk seem to be in use."
+)
+@click.option("--plain", is_flag=True, help="Do without packet rings.")
+@click.option(
+    "--ready-fd", type=int, metavar="N", help="Write the ready line there too."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log statistics at the end.")
+def serve(
+    words: tuple[str, ...], ready_fd: int | None, *, verbose: bool, **options: object
+) -> None:
+    """Serve the disk at PATH under ADDRESS on the interface IFACE.
+
+    \b
+    Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
+          aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
+          aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
+
+    PATH is a disk image or a block device. It is served in the foreground until
+    Ctrl-C or SIGTERM; SIGUSR1 logs statistics.
+
+    A write is answered when it is in the page cache, with --sync when it is on stable
+    storage.
+    """
+    settings = build_settings(words, options)
+    serve_until_stopped(settings, ready_fd, verbose=verbose)
+
+
+def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
+    """Make settings of the command line of ``serve``.
+
+    Raises:
+        UsageError: not ADDRESS IFACE PATH nor SHELF SLOT IFACE PATH, or a bad value.
+    """
+    from target.disks import OpenFlags
+    from target.settings import ExportSettings, Settings
+
+    if len(words) not in (3, 4):
+        raise UsageError(
+            "serve",
+            "needs ADDRESS IFACE PATH",
+            f"Try: {PROGRAM} serve e0.0 eth0 disk.img",
+        )
+    *address, interfaces, path = words
+    disk = OpenFlags(
+        read_only=options["read_only"],
+        sync=options["sync"],
+        direct=options["direct"],
+        offset=options["offset"],
+        length=options["length"],
+        create=options["create"],
+        force=options["force"],
+    )
+    export = ExportSettings(
+        address=Address.parse(" ".join(address)),
+        interfaces=tuple(interfaces.split(",")),
+        path=path,
+        disk=disk,
+        buffers=options["buffers"],
+        serial=options["serial"],
+        model=options["model"],
+    )
+    return Settings(
+        exports=(export,),
+        rings=False if options["plain"] else None,
+        force=options["force"],
+    )
+
+
+def serve_until_stopped(
+    settings: Settings, ready_fd: int | None = None, *, verbose: bool = False
+) -> None:
+    """Open everything, say that it is ready, and serve.
+
+    Args:
+        settings: what to serve.
+        ready_fd: where to write ``READY=1`` as well, once it is.
+        verbose: log the statistics at the end.
+
+    Raises:
+        AoEError: something could not be opened, or the last interface is gone.
+    """
+    from target.opening import open_service, ready_lines
+    from target.service import signals
+
+    _set_up_logging()
+    with ExitStack() as stack:
+        service = open_service(settings, stack)
+        stack.enter_context(signals(service))
+        for port in service.ports:
+            port.announce()
+        for line in ready_lines(settings, service):
+            click.echo(line)
+        if ready_fd is not None:
+            _tell_ready(ready_fd)
+        service.run()
+        if verbose:
+            service.log_statistics()
+
+
+def _tell_ready(fd: int) -> None:
+    try:
+        os.write(fd, b"READY=1\n")
+        os.close(fd)
+    except OSError as error:
+        raise from_os_error(f"--ready-fd {fd}", error) from error
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    logger = logging.getLogger(PROGRAM)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    run(cli, PROGRAM)

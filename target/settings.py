@@ -1,0 +1,107 @@
+"""All that a target can be told, as one validated tree.
+
+The command line fills it; nothing behind it knows where a value came from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from aoe.errors import UsageError
+from target.disks import OpenFlags
+from target.exports import BUFFER_COUNT, BUFFER_LIMIT, BUFFER_MINIMUM, MODEL
+
+if TYPE_CHECKING:
+    from aoe.address import Address
+
+_TEXT_LIMITS: Final = {"serial": 20, "model": 40}
+
+
+class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk, and where and how it is served.
+
+    Args:
+        address: the shelf and slot.
+        interfaces: names of the interfaces, at least one.
+        path: the disk image or block device.
+        disk: how to open it.
+        buffers: messages that a client may have outstanding (P60).
+        serial: at most 20 ASCII characters; made of address and host if empty.
+        model: at most 40 ASCII characters.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    address: Address
+    interfaces: tuple[str, ...]
+    path: str
+    disk: OpenFlags = OpenFlags()
+    buffers: int = BUFFER_COUNT
+    serial: str = ""
+    model: str = MODEL
+
+    def __post_init__(self) -> None:
+        if not self.interfaces or not all(self.interfaces):
+            raise UsageError(
+                str(self.address), "no interface", "Name one, or several as eth0,eth1"
+            )
+        if len(set(self.interfaces)) < len(self.interfaces):
+            raise UsageError(
+                ",".join(self.interfaces), "an interface twice", "Name each once"
+            )
+        if not BUFFER_MINIMUM <= self.buffers <= BUFFER_LIMIT:
+            raise UsageError(
+                f"--buffers {self.buffers}",
+                "Linux brings no disk up with fewer than 2"
+                if self.buffers < BUFFER_MINIMUM
+                else "more than the protocol can say",
+                f"Choose {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
+            )
+        for name, limit in _TEXT_LIMITS.items():
+            text = getattr(self, name)
+            if len(text) > limit or not (text.isascii() and text.isprintable()):
+                raise UsageError(
+                    f"--{name} {text}",
+                    "does not fit the disk's identity page",
+                    f"Use at most {limit} printable ASCII characters",
+                )
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one process serves.
+
+    Args:
+        exports: the disks, no address twice on one interface.
+        rings: True insists on packet rings, False does without, None tries them.
+        force: serve although an address or a disk seems to be in use.
+        capture: a pcapng file that every frame is recorded in.
+
+    Raises:
+        UsageError: nothing to serve, or an address twice on one interface.
+    """
+
+    exports: tuple[ExportSettings, ...]
+    rings: bool | None = None
+    force: bool = False
+    capture: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.exports:
+            raise UsageError("settings", "nothing to serve", "Name a disk")
+        seen: set[tuple[str, Address]] = set()
+        for export in self.exports:
+            for place in ((name, export.address) for name in export.interfaces):
+                if place in seen:
+                    raise UsageError(
+                        f"{export.address} on {place[0]}",
+                        "two disks at one address",
+                        "Give each its own",
+                    )
+                seen.add(place)
+
+    def interfaces(self) -> list[str]:
+        """Return each interface once, in the order of first mention."""
+        return list(dict.fromkeys(n for e in self.exports for n in e.interfaces))
