@@ -25,7 +25,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 from urllib.request import HTTPSHandler, build_opener
 
 PYPI = "https://pypi.org/simple"
-CURE = "Or install it with: apt install python3-venv"
+CURE = "Or install ensurepip with: apt install python3-venv"
 WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
 

@@ -50,8 +50,9 @@ fresh() { # VENV: is it complete and made from what is here now?
 }
 
 own_place() {
-  local place
-  place=${XDG_CACHE_HOME:-${HOME:-}/.cache}/pyaoe/$(cksum <<<"$root" | cut -d ' ' -f 1)
+  local place=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+  [ -n "$place" ] || return
+  place=$place/pyaoe/$(cksum <<<"$root" | cut -d ' ' -f 1)
   mkdir -p "$place" 2>/dev/null && [ -O "$place" ] && echo "$place"
 }
 

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import get_pip
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHELL = ("scripts/lib.sh", "scripts/venv", "scripts/test", "scripts/check", ".ci/run")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """Return an index on disk with an empty page for pip."""
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip/index.html").touch()
+    return tmp_path
+
+
+def offer(index: Path, name: str, attributes: str = "") -> None:
+    """Add a link to the index's page."""
+    with (index / "pip/index.html").open("a") as page:
+        page.write(f'<a href="../files/{name}" {attributes}>{name}</a>\n')
+
+
+def run_lib(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of scripts/lib.sh, which a script would source."""
+    return subprocess.run(
+        ["bash", "-euc", f'. "{CHECKOUT}/scripts/lib.sh"; {command}'],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_pip_is_the_newest_release(index: Path) -> None:
+    for version in ("9.0.3", "25.1", "26.3", "27.0b1", "26.2.1"):
+        offer(index, f"pip-{version}-py3-none-any.whl")
+    offer(index, "pip-99.0.tar.gz")
+    wheel = get_pip.newest_wheel(index.as_uri())
+    assert wheel.version == (26, 3)
+    assert wheel.url == f"{index.as_uri()}/files/pip-26.3-py3-none-any.whl"
+
+
+def test_pip_is_one_that_was_not_withdrawn_and_runs_here(index: Path) -> None:
+    offer(index, "pip-25.1-py3-none-any.whl", 'data-requires-python="&gt;=3.9"')
+    offer(index, "pip-26.0-py3-none-any.whl", 'data-yanked="broken"')
+    offer(index, "pip-27.0-py3-none-any.whl", 'data-requires-python="&gt;=3.99"')
+    assert get_pip.newest_wheel(index.as_uri()).version == (25, 1)
+
+
+def test_an_index_without_pip_is_refused(index: Path) -> None:
+    with pytest.raises(ValueError, match="no pip for this Python"):
+        get_pip.newest_wheel(index.as_uri())
+
+
+def test_a_wheel_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "pip-26.3-py3-none-any.whl"
+    wheel.write_bytes(b"as published")
+    digest = hashlib.sha256(b"as published").hexdigest()
+    assert get_pip.fetch(f"{wheel.as_uri()}#sha256={digest}") == b"as published"
+    wheel.write_bytes(b"as tampered with")
+    with pytest.raises(ValueError, match="checksum"):
+        get_pip.fetch(f"{wheel.as_uri()}#sha256={digest}")
+
+
+def test_the_index_is_the_one_that_pip_is_configured_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert get_pip.setting("index-url", get_pip.PYPI) == "https://pypi.org/simple"
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://from.file/simple\n"
+    )
+    assert get_pip.setting("index-url") == "https://from.file/simple"
+    monkeypatch.setenv("PIP_INDEX_URL", "https://from.environment/simple")
+    assert get_pip.setting("index-url") == "https://from.environment/simple"
+
+
+def test_without_an_index_one_line_tells_the_cure(tmp_path: Path) -> None:
+    # A bare environment takes no pip to make; its Python is what get_pip wants.
+    command = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")]
+    subprocess.run(command, check=True)
+    result = subprocess.run(
+        [tmp_path / "venv/bin/python", CHECKOUT / "scripts/get_pip.py"],
+        env={"PIP_INDEX_URL": (tmp_path / "nowhere").as_uri()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        f"get_pip: cannot fetch pip from file://{tmp_path}/nowhere: "
+    )
+    assert line.endswith("Or install ensurepip with: apt install python3-venv")
+
+
+def test_a_step_that_went_well_is_one_line() -> None:
+    result = run_lib("step lint echo much to say")
+    assert result.returncode == 0
+    assert result.stdout.split() == ["lint", "ok", "0.0", "s"]
+
+
+def test_a_step_that_failed_shows_what_it_said() -> None:
+    result = run_lib("step lint sh -c 'echo here; echo there >&2; exit 3'")
+    assert result.returncode == 3
+    line, *output = result.stdout.splitlines()
+    assert line.split() == ["lint", "FAILED", "0.0", "s"]
+    assert output == ["here", "there"]
+
+
+def test_a_place_of_ones_own_is_in_the_cache(tmp_path: Path) -> None:
+    place = run_lib("own_place", HOME=str(tmp_path)).stdout.strip()
+    assert Path(place).is_dir()
+    assert Path(place).parent == tmp_path / ".cache/pyaoe"
+    moved = run_lib("own_place", HOME="/", XDG_CACHE_HOME=str(tmp_path)).stdout.strip()
+    assert Path(moved).parent == tmp_path / "pyaoe"
+
+
+def test_there_is_no_place_of_ones_own_without_a_home() -> None:
+    result = run_lib("own_place")
+    assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_an_environment_is_stale_when_what_it_came_from_has_changed(
+    tmp_path: Path,
+) -> None:
+    root, venv = tmp_path / "checkout", tmp_path / "venv"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("one")
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").symlink_to(sys.executable)
+    here = f"root='{root}'; venv='{venv}'; "
+    assert run_lib(f"{here} fresh $venv").returncode == 1
+    assert run_lib(f"{here} fingerprint $venv > $venv/stamp").returncode == 0
+    assert run_lib(f"{here} fresh $venv").returncode == 0
+    (root / "pyproject.toml").write_text("two")
+    assert run_lib(f"{here} fresh $venv").returncode == 1
+    (root / "pyproject.toml").write_text("one")
+    assert run_lib(f"{here} fresh $venv").returncode == 0
+    (venv / "bin/python").unlink()
+    assert run_lib(f"{here} fresh $venv").returncode == 1
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="apt install shellcheck")
+@pytest.mark.parametrize("script", SHELL)
+def test_shellcheck_finds_nothing(script: str) -> None:
+    command = ["shellcheck", script]
+    result = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == ""
+    assert result.returncode == 0
