@@ -1,0 +1,519 @@
+"""The same frames as scapy layers: the definition that the codecs are held to.
+
+::
+
+    Ether / AoE / AoEATA       command 0, an ATA command and its data
+                / AoEConfig    command 1, query config
+                / AoEMask      command 2, MAC mask list, a list of AoEDirective
+                / AoEReserve   command 3, reserve/release
+
+Made for reading captures, for building odd frames and for fuzzing; a frame costs a
+thousand times what the codecs beside it take, so the data path stays away from here.
+Importing the module makes scapy dissect EtherType 0x88A2 with these layers, in place of
+those of ``scapy.contrib.aoe`` (see ``install_layers``).
+
+>>> from scapy.layers.l2 import Ether
+>>> frame = Ether(dst="ff:ff:ff:ff:ff:ff", src="52:54:00:ae:00:01")
+>>> frame /= AoE(tag=7) / AoEATA(aflags="extended", cmd_status="READ EXT", lba=8)
+>>> frame.summary()
+'Ether / AoE e0.0 READ EXT lba 8 x1 tag 0x00000007'
+
+Counts and lengths that are left alone are computed when a packet is built, those that
+are given are sent as they are. Bytes too short for a layer dissect to ``Raw``; bytes
+that belong to no field dissect to ``Padding``, and both are kept when rebuilt.
+"""
+# scapy.* is not followed (see pyproject.toml), so that its classes are Any here.
+# mypy: disallow-subclassing-any=False
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, ClassVar, Final, overload
+
+from scapy.config import conf
+from scapy.fields import (
+    BitEnumField,
+    BitField,
+    ByteEnumField,
+    ByteField,
+    Field,
+    FieldLenField,
+    FieldListField,
+    FlagsField,
+    MACField,
+    PacketListField,
+    ShortField,
+    StrField,
+    StrLenField,
+    XByteField,
+    XIntField,
+    XShortField,
+)
+from scapy.layers.l2 import CookedLinux, Ether
+from scapy.packet import (
+    Packet,
+    Padding,
+    Raw,
+    bind_layers,
+    split_bottom_up,
+    split_layers,
+)
+from scapy.volatile import RandNum
+
+from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL, Address, format_mac
+from aoe.ata import (
+    ATA_LENGTH,
+    LBA28_LIMIT,
+    LBA48_LIMIT,
+    SECTOR,
+    STATUS_BAD,
+    AFlag,
+    AtaError,
+    Opcode,
+    Status,
+    describe_failure,
+)
+from aoe.config import CONFIG_LENGTH, STRING_LIMIT, ConfigCommand
+from aoe.header import (
+    ETH_P_AOE,
+    ETHERNET_LENGTH,
+    FRAME_MINIMUM,
+    HEADER_LENGTH,
+    TAG_USER,
+    VERSION,
+    Command,
+    ErrorCode,
+    Flag,
+)
+from aoe.macmask import (
+    DIRECTIVE_LENGTH,
+    MASK_LENGTH,
+    DirectiveCommand,
+    MaskCommand,
+    MaskError,
+)
+from aoe.reserve import RESERVE_LENGTH, ReserveCommand
+
+if TYPE_CHECKING:
+    from enum import IntEnum, IntFlag
+
+MAC_LENGTH: Final = 6
+_COUNT_LIMIT: Final = 0xFF
+_LBA_LENGTH: Final = 6
+_WIDE_OPCODES: Final = frozenset({Opcode.READ_EXT, Opcode.WRITE_EXT})
+_SECTOR_OPCODES: Final = _WIDE_OPCODES | {Opcode.READ, Opcode.WRITE}
+
+
+def _value_names(values: type[IntEnum]) -> dict[int, str]:
+    return {value.value: value.name.replace("_", " ") for value in values}
+
+
+def _bit_names(bits: type[IntFlag], width: int) -> list[str]:
+    # Scapy gives the first name to the least significant bit.
+    names = [f"bit{place}" for place in range(width)]
+    for bit in bits:
+        names[bit.value.bit_length() - 1] = str(bit.name).lower()
+    return names
+
+
+def _bit_words(bits: type[IntFlag], value: int) -> str:
+    return "+".join(str(bit.name).lower() for bit in bits if bit & value)
+
+
+def _needs(length: int) -> classmethod[Packet, ..., type[Packet]]:
+    """Make the hook by which scapy asks a class whether it takes these bytes."""
+
+    def dispatch_hook(
+        cls: type[Packet], pkt: bytes = b"", /, **_: object
+    ) -> type[Packet]:
+        return Raw if 0 < len(pkt) < length else cls
+
+    return classmethod(dispatch_hook)
+
+
+def _header_of(body: Packet) -> AoE | None:
+    return body.underlayer if isinstance(body.underlayer, AoE) else None
+
+
+def _is_reply(body: Packet) -> bool:
+    header = _header_of(body)
+    return header is not None and bool(int(header.flags) & Flag.RESPONSE)
+
+
+class _LBAField(Field):
+    """The six LBA bytes, least significant first, as one number (P30)."""
+
+    def __init__(self, name: str, default: int) -> None:
+        super().__init__(name, default, f"{_LBA_LENGTH}s")
+
+    def i2m(self, _pkt: Packet | None, x: int | None) -> bytes:
+        return (x or 0).to_bytes(_LBA_LENGTH, "little")
+
+    def m2i(self, _pkt: Packet | None, x: bytes) -> int:
+        return int.from_bytes(x, "little")
+
+    def i2repr(self, _pkt: Packet | None, x: object) -> str:
+        return f"{x:#x}" if isinstance(x, int) else repr(x)
+
+    def randval(self) -> RandNum:
+        return RandNum(0, LBA48_LIMIT - 1)
+
+
+class _ErrorField(XByteField):
+    """The feature register, in a failed reply the error register with its names."""
+
+    def i2repr(self, pkt: Packet | None, x: object) -> str:
+        if isinstance(x, int) and x and pkt is not None and _is_reply(pkt):
+            return f"{x:#x} {_bit_words(AtaError, x)}"
+        return str(super().i2repr(pkt, x))
+
+
+class _StatusField(ByteEnumField):
+    """The command register by its opcode's name, in a reply the status register."""
+
+    def i2repr(self, pkt: Packet | None, x: object) -> str:
+        if isinstance(x, int) and pkt is not None and _is_reply(pkt):
+            return f"{x:#x} {_bit_words(Status, x)}"
+        return str(super().i2repr(pkt, x))
+
+
+class _DataField(StrField):
+    """Sector data: as much of what follows as is data and not padding."""
+
+    def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, bytes]:
+        length = _data_length(pkt, len(s))
+        return s[length:], s[:length]
+
+
+class _VersionField(BitField):
+    """The version that a target speaks: nothing in requests (P49)."""
+
+    def i2m(self, pkt: Packet | None, x: int | None) -> int:
+        if x is None:
+            return VERSION if pkt is not None and _is_reply(pkt) else 0
+        return x
+
+
+class _DirectivesField(PacketListField):
+    """As many whole directives as are declared and there (P69)."""
+
+    def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[Packet]]:
+        length = min(pkt.count, len(s) // DIRECTIVE_LENGTH) * DIRECTIVE_LENGTH
+        _, directives = super().getfield(pkt, s[:length])
+        return s[length:], directives
+
+
+class _MACsField(FieldListField):
+    """As many whole MAC addresses as are declared and there (P75)."""
+
+    def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[str]]:
+        length = min(pkt.count, len(s) // MAC_LENGTH) * MAC_LENGTH
+        _, macs = super().getfield(pkt, s[:length])
+        return s[length:], macs
+
+
+class AoE(Packet):
+    """The ten bytes between the Ethernet header and the command's own part.
+
+    ``shelf`` and ``slot`` stand on e0.0, so that no frame goes to everybody by
+    oversight; 0xFFFF and 0xFF are for all. ``tag`` has bit 31 set, so that a kernel
+    driver on the same host leaves the replies alone (P11). A stacked body sets ``cmd``.
+    """
+
+    name = "ATA over Ethernet"
+    show_summary = False
+    fields_desc: ClassVar[list[Field]] = [
+        BitField("version", VERSION, 4),
+        FlagsField("flags", 0, 4, _bit_names(Flag, 4)),
+        ByteEnumField("error", 0, {code.value: code.text for code in ErrorCode}),
+        XShortField("shelf", 0),
+        XByteField("slot", 0),
+        ByteEnumField("cmd", Command.CONFIG, _value_names(Command)),
+        XIntField("tag", TAG_USER),
+    ]
+    dispatch_hook = _needs(HEADER_LENGTH - ETHERNET_LENGTH)
+
+    def hashret(self) -> bytes:
+        """Give what a request and its reply share (P10); the address may differ."""
+        return struct.pack("!BI", self.cmd, self.tag)
+
+    def answers(self, other: Packet) -> bool:
+        """Tell whether this is a reply to the request ``other``.
+
+        Tag and command are the same (P10), and the request's shelf and slot are this
+        target's or for all (P8). Versions are not compared, since targets err (P6).
+        """
+        return (
+            isinstance(other, AoE)
+            and bool(self.flags & Flag.RESPONSE)
+            and not other.flags & Flag.RESPONSE
+            and (self.cmd, self.tag) == (other.cmd, other.tag)
+            and other.shelf in (self.shelf, SHELF_ALL)
+            and other.slot in (self.slot, SLOT_ALL)
+        )
+
+    def mysummary(self) -> str:
+        """Describe a header whose body is no layer of ours."""
+        return self.describe(_command_words(int(self.cmd)))
+
+    def describe(self, words: str) -> str:
+        """Put ``words`` on the body between the address and the tag."""
+        flags, error = int(self.flags), int(self.error)
+        if flags & Flag.RESPONSE and flags & Flag.ERROR:
+            known = error in list(ErrorCode)
+            text = ErrorCode(error).text if known else f"code {error}"
+            words = f"{_command_words(int(self.cmd))} error: {text}"
+        address = Address(int(self.shelf), int(self.slot))
+        return f"AoE {address} {words} tag {int(self.tag):#010x}"
+
+
+def _command_words(command: int) -> str:
+    return _value_names(Command).get(command, f"command {command:#04x}").lower()
+
+
+class _Body(Packet):
+    """What the bodies have in common; the words of each come from ``_words``."""
+
+    show_summary = False
+
+    def extract_padding(self, s: bytes) -> tuple[bytes, bytes]:
+        """What no field took was put there to fill the frame (P20)."""
+        return b"", s
+
+    def mysummary(self) -> str:
+        words = self._words()
+        header = _header_of(self)
+        return words if header is None else header.describe(words)
+
+    def _words(self) -> str:
+        raise NotImplementedError
+
+
+class AoEATA(_Body):
+    """Command 0: the ATA registers and the data.
+
+    ``err_feature`` and ``cmd_status`` are error and status in replies, feature and
+    command in requests (P26). ``count`` is that of the data's sectors, or else 1.
+
+    What of the rest of a frame is data, nothing in the frame says outright. A reply has
+    no opcode, and its count is 0 for some targets (P35); so its data is the whole
+    sectors that follow (P21), none if it failed (P32). A request has data if it writes
+    (``AFlag.WRITE``, P27): then it is all that follows, whole or not, for the count is
+    a claim that a target has to check against it (P39), and no such frame is so short
+    that it was padded. What follows any other request is there to probe a path (P23).
+    """
+
+    name = "AoE ATA"
+    fields_desc: ClassVar[list[Field]] = [
+        FlagsField("aflags", 0, 8, _bit_names(AFlag, 8)),
+        _ErrorField("err_feature", 0),
+        FieldLenField(
+            "count",
+            None,
+            fmt="B",
+            length_of="data",
+            adjust=lambda _pkt, length: min(max(1, -(-length // SECTOR)), _COUNT_LIMIT),
+        ),
+        _StatusField("cmd_status", Opcode.IDENTIFY, _value_names(Opcode)),
+        _LBAField("lba", 0),
+        XShortField("reserved", 0),
+        _DataField("data", b""),
+    ]
+    dispatch_hook = _needs(ATA_LENGTH)
+
+    @property
+    def lba28(self) -> int:
+        """``lba`` in its 28-bit form, without the device bits above; can be set."""
+        return int(self.lba) & LBA28_LIMIT - 1
+
+    @lba28.setter
+    def lba28(self, sector: int) -> None:
+        above = int(self.lba) & ~(LBA28_LIMIT - 1)
+        self.setfieldval("lba", above | sector & LBA28_LIMIT - 1)
+
+    @property
+    def sector(self) -> int:
+        """The sector that is meant, from the 48-bit or the 28-bit form (P31)."""
+        is_wide = int(self.aflags) & AFlag.EXTENDED or (
+            not _is_reply(self) and int(self.cmd_status) in _WIDE_OPCODES
+        )
+        return int(self.lba) if is_wide else self.lba28
+
+    def _words(self) -> str:
+        return self._reply_words() if _is_reply(self) else self._request_words()
+
+    def _reply_words(self) -> str:
+        status, length = int(self.cmd_status), len(self.data)
+        if status & STATUS_BAD:
+            return f"ATA reply {describe_failure(status, int(self.err_feature))}"
+        sectors = f" x{length // SECTOR}" if length else ""
+        return f"ATA reply lba {self.sector}{sectors}"
+
+    def _request_words(self) -> str:
+        opcode = int(self.cmd_status)
+        words = _value_names(Opcode).get(opcode, f"ATA {opcode:#04x}")
+        if opcode not in _SECTOR_OPCODES:
+            return words
+        count = self.get_field("count").i2m(self, self.count)
+        return f"{words} lba {self.sector} x{int(count)}"
+
+
+def _data_length(body: Packet, room: int) -> int:
+    if not _is_reply(body):
+        return room if body.aflags & AFlag.WRITE else 0
+    failed = body.underlayer.flags & Flag.ERROR or body.cmd_status & STATUS_BAD
+    return 0 if failed else room - room % SECTOR
+
+
+class AoEConfig(_Body):
+    """Command 1: query config.
+
+    ``length`` is computed from ``string``. A frame may declare more than it holds;
+    then ``string`` is what there is, and ``is_whole`` says no. ``version`` is 1 in
+    replies and 0 in requests unless given (P49, P50).
+    """
+
+    name = "AoE query config"
+    fields_desc: ClassVar[list[Field]] = [
+        ShortField("buffer_count", 0),
+        XShortField("firmware", 0),
+        ByteField("sector_count", 0),
+        _VersionField("version", None, 4),
+        BitEnumField("ccmd", ConfigCommand.READ, 4, _value_names(ConfigCommand)),
+        FieldLenField("length", None, fmt="H", length_of="string"),
+        StrLenField("string", b"", length_from=lambda pkt: pkt.length),
+    ]
+    dispatch_hook = _needs(CONFIG_LENGTH)
+
+    @property
+    def is_whole(self) -> bool:
+        """The string is all there and within 1024 bytes (P56)."""
+        held = len(self.string)
+        return self.length in (None, held) and held <= STRING_LIMIT
+
+    def _words(self) -> str:
+        string = f" {bytes(self.string)!r}" if self.string else ""
+        if not _is_reply(self):
+            ccmd = int(self.ccmd)
+            words = _value_names(ConfigCommand).get(ccmd, f"{ccmd:#x}").lower()
+            return f"config {words}{string}"
+        buffers, sectors = int(self.buffer_count), int(self.sector_count)
+        return f"config reply buffers {buffers} sectors {sectors}{string}"
+
+
+class AoEDirective(Packet):
+    """One entry of a MAC mask list."""
+
+    name = "AoE mask directive"
+    fields_desc: ClassVar[list[Field]] = [
+        XByteField("reserved", 0),
+        ByteEnumField("dcmd", DirectiveCommand.NONE, _value_names(DirectiveCommand)),
+        MACField("mac", "00:00:00:00:00:00"),
+    ]
+    dispatch_hook = _needs(DIRECTIVE_LENGTH)
+
+    def extract_padding(self, s: bytes) -> tuple[bytes, bytes]:
+        """The next directive follows at once."""
+        return b"", s
+
+
+class AoEMask(_Body):
+    """Command 2: the MAC mask list. ``count`` is that of ``directives``."""
+
+    name = "AoE MAC mask list"
+    fields_desc: ClassVar[list[Field]] = [
+        XByteField("reserved", 0),
+        ByteEnumField("mcmd", MaskCommand.READ, _value_names(MaskCommand)),
+        ByteEnumField("merror", MaskError.NONE, _value_names(MaskError)),
+        FieldLenField("count", None, fmt="B", count_of="directives"),
+        _DirectivesField(
+            "directives",
+            [],
+            AoEDirective,
+            count_from=lambda pkt: pkt.count,
+            max_count=_COUNT_LIMIT,
+        ),
+    ]
+    dispatch_hook = _needs(MASK_LENGTH)
+
+    def _words(self) -> str:
+        count, error = len(self.directives), int(self.merror)
+        if not _is_reply(self):
+            mcmd = int(self.mcmd)
+            words = _value_names(MaskCommand).get(mcmd, f"{mcmd:#04x}").lower()
+            return f"mask {words} x{count}"
+        if error:
+            text = _value_names(MaskError).get(error, f"code {error}").lower()
+            return f"mask reply error: {text}"
+        return f"mask reply x{count}"
+
+
+class AoEReserve(_Body):
+    """Command 3: reserve/release. ``count`` is that of ``macs``."""
+
+    name = "AoE reserve/release"
+    fields_desc: ClassVar[list[Field]] = [
+        ByteEnumField("rcmd", ReserveCommand.READ, _value_names(ReserveCommand)),
+        FieldLenField("count", None, fmt="B", count_of="macs"),
+        _MACsField(
+            "macs",
+            [],
+            MACField("mac", None),
+            count_from=lambda pkt: pkt.count,
+            max_count=_COUNT_LIMIT,
+        ),
+    ]
+    dispatch_hook = _needs(RESERVE_LENGTH)
+
+    def _words(self) -> str:
+        rcmd = int(self.rcmd)
+        words = _value_names(ReserveCommand).get(rcmd, f"{rcmd:#04x}").lower()
+        return f"reserve {'reply' if _is_reply(self) else words} x{len(self.macs)}"
+
+
+_LINKS: Final = ((Ether, "type"), (CookedLinux, "proto"))
+_BODIES: Final = {
+    Command.ATA: AoEATA,
+    Command.CONFIG: AoEConfig,
+    Command.MASK: AoEMask,
+    Command.RESERVE: AoEReserve,
+}
+
+
+def install_layers() -> None:
+    """Make these layers the ones that scapy dissects AoE with; safe to call again.
+
+    Scapy takes the first layer that was bound to an EtherType. So the bindings of
+    others are taken away, and what is loaded later stands behind ours and is never
+    asked, ``load_contrib("aoe")`` included. Packets that somebody builds from other AoE
+    layers keep their EtherType. VLAN tags (P24) follow the Ethernet binding.
+    """
+    for link, field in _LINKS:
+        binding = {field: ETH_P_AOE}
+        for values, upper in link.payload_guess:
+            if values == binding and upper is not AoE:
+                split_bottom_up(link, upper, **binding)
+        split_layers(link, AoE, **binding)
+        bind_layers(link, AoE, **binding)
+    # Nobody resolves an AoE address: who wants one particular target gives its MAC.
+    conf.neighbor.register_l3(Ether, AoE, lambda _l2, _l3: format_mac(MAC_BROADCAST))
+
+
+@overload
+def pad(frame: bytes) -> bytes: ...
+@overload
+def pad(frame: Packet) -> Packet: ...
+def pad(frame: bytes | Packet) -> bytes | Packet:
+    """Fill a whole frame with zeroes to 60 bytes (P19); longer ones stay as they are.
+
+    Building a packet never does so by itself: what is built is what is sent.
+    """
+    missing = max(0, FRAME_MINIMUM - len(frame))
+    if isinstance(frame, bytes):
+        return frame + bytes(missing)
+    return frame / Padding(bytes(missing)) if missing else frame
+
+
+for _command, _body in _BODIES.items():
+    bind_layers(AoE, _body, cmd=_command)
+install_layers()
