@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asking import ask, config, make_target, settings
+
+if TYPE_CHECKING:
+    from target.server import Target
+
+READ, TEST, PREFIX, SET, FORCE = range(5)
+LONGEST = bytes(range(256)) * 4
+
+
+def owned(string: bytes) -> Target:
+    target = make_target()
+    target.export.force(string)
+    return target
+
+
+@pytest.mark.parametrize("string", [b"", b"hello", b"a\0b", b"\0", LONGEST])
+def test_read_tells_the_string_and_what_the_target_can_p50_p58(string: bytes) -> None:
+    assert ask(owned(string), config(READ)) == settings(READ, string)
+
+
+def test_the_exact_vector_of_a_read() -> None:
+    reply = ask(make_target(), config(READ))
+    assert reply[14:32].hex(" ", 2) == ("1800 0007 0301 1122 3344 0010 4019 0210 0000")
+    assert reply[32:] == bytes(28)
+
+
+def test_read_ignores_the_string_that_it_carries_p51() -> None:
+    # aoeping says 1024 and sends 0xED, aoecfg sends 1056 bytes whatever it asks.
+    target = owned(b"hello")
+    for request in (
+        config(READ, b"\xed" * 1024),
+        config(READ, b"", length=1024),
+        config(READ, b"xy", length=0xFFFF),
+    ):
+        assert ask(target, request) == settings(READ, b"hello")
+
+
+def test_requests_need_not_leave_the_targets_fields_empty_p49() -> None:
+    request = bytearray(config(READ))
+    request[24:30] = b"\xff\xff\xff\xff\xff\xf0"
+    assert ask(make_target(), bytes(request)) == settings(READ)
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "is_same"),
+    [
+        (b"", b"", True),
+        (b"hello", b"hello", True),
+        (b"hello", b"hell", False),
+        (b"hello", b"hello!", False),
+        (b"hello", b"", False),
+        (b"", b"hello", False),
+        (LONGEST, LONGEST, True),
+    ],
+)
+def test_test_answers_only_if_it_is_the_same_p52(
+    has: bytes, asked: bytes, *, is_same: bool
+) -> None:
+    target = owned(has)
+    expected = settings(TEST, has) if is_same else b""
+    assert ask(target, config(TEST, asked)) == expected
+    assert target.statistics().dropped == ({} if is_same else {"config_differs": 1})
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "is_prefix"),
+    [
+        (b"hello", b"", True),
+        (b"", b"", True),
+        (b"hello", b"hel", True),
+        (b"hello", b"hello", True),
+        (b"hello", b"hello!", False),
+        (b"hello", b"ello", False),
+        (b"", b"h", False),
+    ],
+)
+def test_prefix_answers_only_if_it_is_one_p53(
+    has: bytes, asked: bytes, *, is_prefix: bool
+) -> None:
+    expected = settings(PREFIX, has) if is_prefix else b""
+    assert ask(owned(has), config(PREFIX, asked)) == expected
+
+
+@pytest.mark.parametrize("string", [b"hello", b"", b"\0", LONGEST])
+def test_set_takes_an_unclaimed_target_and_may_say_so_twice_p2_p54(
+    string: bytes,
+) -> None:
+    target = make_target()
+    for _ in range(2):
+        assert ask(target, config(SET, string)) == settings(SET, string)
+    assert ask(target, config(READ)) == settings(READ, string)
+
+
+@pytest.mark.parametrize("string", [b"other", b"", b"hell", b"hello!"])
+def test_set_on_a_claimed_target_says_whose_it_is_p54(string: bytes) -> None:
+    target = owned(b"hello")
+    assert ask(target, config(SET, string)) == settings(SET, b"hello", code=4)
+    assert target.export.config_string == b"hello"
+    assert target.statistics().errors == {"config_present": 1}
+
+
+@pytest.mark.parametrize("string", [b"other", b"", LONGEST])
+def test_force_takes_any_target_and_the_empty_string_frees_it_p55(
+    string: bytes,
+) -> None:
+    target = owned(b"hello")
+    assert ask(target, config(FORCE, string)) == settings(FORCE, string)
+    assert target.export.config_string == string
+
+
+def test_padding_is_no_part_of_a_string_p20_p56() -> None:
+    target = make_target()
+    ask(target, config(FORCE, b"hello") + b"\xee" * 100)
+    assert target.export.config_string == b"hello"
+
+
+@pytest.mark.parametrize("ccmd", [TEST, PREFIX, SET, FORCE])
+@pytest.mark.parametrize(
+    ("string", "length"), [(b"hell", 5), (b"", 1024), (b"\0" * 1025, 1025)]
+)
+def test_a_string_that_is_too_long_or_not_all_there_is_refused_p56(
+    ccmd: int, string: bytes, length: int
+) -> None:
+    target = owned(b"hello")
+    reply = ask(target, config(ccmd, string, length=length))
+    assert reply == settings(ccmd, b"hello", code=2)
+    assert target.export.config_string == b"hello"
+
+
+@pytest.mark.parametrize("ccmd", range(5, 16))
+def test_unknown_config_commands_are_refused_p57(ccmd: int) -> None:
+    target = owned(b"hello")
+    assert ask(target, config(ccmd, b"x")) == settings(ccmd, b"hello", code=2)
+    assert target.statistics().errors == {"bad_argument": 1}
