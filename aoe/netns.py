@@ -105,7 +105,8 @@ class Namespace:
     def popen(self, args: Sequence[str], **options: object) -> subprocess.Popen[Any]:
         """Start a program inside; options as in ``subprocess.Popen``.
 
-        What still runs when the namespace is closed is ended with it.
+        What still runs when the namespace is closed is ended with it, and its pipes
+        are closed.
         """
         child = _popen(self.command(args), **options)
         self._children.append(child)
@@ -121,13 +122,12 @@ class Namespace:
 
     def close(self) -> None:
         """End what runs inside, and the namespace. Safe to call twice."""
-        for process in self._children:
+        for process in (*self._children, self._holder):
             _end(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         self._children.clear()
-        _end(self._holder)
-        for pipe in (self._holder.stdin, self._holder.stdout, self._holder.stderr):
-            if pipe is not None:
-                pipe.close()
 
     def __enter__(self) -> Self:
         return self
