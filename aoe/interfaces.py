@@ -11,7 +11,6 @@ import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aoe.errors import NotFoundError, from_os_error
@@ -214,11 +213,12 @@ def _change(name: str, netns: NetworkNamespace | None, **change: object) -> None
 def _netlink(what: str, netns: NetworkNamespace | None) -> Iterator[Any]:
     # Imported here because it takes an eighth of a second. The thread enters the
     # namespace itself: pyroute2's own netns= forks and leaves sockets open.
-    pyroute2 = import_module("pyroute2")
+    from pyroute2 import IPRoute, NetlinkError
+
     try:
-        with inside(netns), pyroute2.IPRoute() as netlink:
+        with inside(netns), IPRoute() as netlink:
             yield netlink
-    except pyroute2.NetlinkError as error:
+    except NetlinkError as error:
         code = int(error.code)
         raise from_os_error(
             what, OSError(code, os.strerror(code)), _cure_for(code)

@@ -1,0 +1,174 @@
+"""A frame in words, for captures, logs and error messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aoe.address import BROADCAST, Address, format_mac
+from aoe.ata import (
+    ATA_DATA,
+    STATUS_BAD,
+    AFlag,
+    Opcode,
+    Registers,
+    describe_failure,
+)
+from aoe.config import Config, ConfigCommand
+from aoe.errors import DecodeError
+from aoe.header import Command, ErrorCode, Flag, Header
+from aoe.macmask import DirectiveCommand, MaskCommand, MaskError, MaskList
+from aoe.reserve import Reserve, ReserveCommand
+
+if TYPE_CHECKING:
+    from aoe.buffers import ReadBuffer
+
+_WITH_SECTORS: Final = (Opcode.READ, Opcode.READ_EXT, Opcode.WRITE, Opcode.WRITE_EXT)
+_LBA28: Final = (1 << 28) - 1
+_VENDOR: Final = 0xF0
+
+
+def describe(frame: ReadBuffer) -> str:
+    """Say in one line what a frame asks or answers; never raises.
+
+    >>> describe(
+    ...     bytes.fromhex(
+    ...         "525400ae0001 525400ae0002 88a2 10 00 0000 00 00 80000007"
+    ...         "40 00 02 24 080000000000 0000"
+    ...     )
+    ... )
+    'READ EXT e0.0 lba 8 x2 tag 0x80000007'
+    """
+    try:
+        header = Header.unpack_from(frame)
+    except DecodeError as error:
+        return f"not AoE: {error.why}"
+    address = Address(header.shelf, header.slot)
+    whom = "everybody" if address == BROADCAST else str(address)
+    reply = bool(header.flags & Flag.RESPONSE)
+    if reply and header.flags & Flag.ERROR:
+        words = f"{_command(header)} refused by {whom}: {_error(header.error)}"
+    else:
+        try:
+            words = _body(header, frame, whom, reply=reply)
+        except DecodeError as error:
+            words = f"{_command(header)} {whom}, cut short: {error.why}"
+    version = "" if header.version == 1 else f" version {header.version}"
+    return f"{words} tag {header.tag:#010x}{version}"
+
+
+def _command(header: Header) -> str:
+    names = {
+        Command.ATA: "ATA",
+        Command.CONFIG: "query config",
+        Command.MASK: "MAC mask list",
+        Command.RESERVE: "reserve/release",
+    }
+    if header.command in names:
+        return names[Command(header.command)]
+    kind = "vendor" if header.command >= _VENDOR else "unknown"
+    return f"{kind} command {header.command:#04x}"
+
+
+def _error(code: int) -> str:
+    return ErrorCode(code).text if code in list(ErrorCode) else f"error {code}"
+
+
+def _body(header: Header, frame: ReadBuffer, whom: str, *, reply: bool) -> str:
+    match header.command:
+        case Command.ATA:
+            registers = Registers.unpack_from(frame)
+            if reply:
+                return _ata_reply(registers, len(frame) - ATA_DATA, whom)
+            return _ata_request(registers, whom)
+        case Command.CONFIG:
+            config = Config.unpack_from(frame)
+            return _config_reply(config, whom) if reply else _config(config, whom)
+        case Command.MASK:
+            return _mask(MaskList.unpack_from(frame), whom, reply=reply)
+        case Command.RESERVE:
+            return _reserve(Reserve.unpack_from(frame), whom, reply=reply)
+        case _:
+            return f"{_command(header)} {'reply ' * reply}{whom}"
+
+
+def _ata_request(registers: Registers, whom: str) -> str:
+    if registers.command not in list(Opcode):
+        return f"ATA {registers.command:#04x} {whom}"
+    opcode = Opcode(registers.command)
+    words = f"{opcode.name.replace('_', ' ')} {whom}"
+    if opcode not in _WITH_SECTORS:
+        return words
+    return f"{words} {_sectors(registers)}"
+
+
+def _ata_reply(registers: Registers, data: int, whom: str) -> str:
+    if registers.command & STATUS_BAD:
+        failure = describe_failure(registers.command, registers.feature)
+        return f"reply failed {whom} {_sectors(registers)}: {failure}"
+    # A reply without data is padded to 60 bytes, which is no sector.
+    held = data // 512 * 512
+    return f"reply ok {whom} {_sectors(registers)}" + f", {held} bytes" * (held > 0)
+
+
+def _sectors(registers: Registers) -> str:
+    lba = registers.lba
+    if not registers.aflags & AFlag.EXTENDED:
+        lba &= _LBA28
+    return f"lba {lba} x{registers.count}"
+
+
+def _config(config: Config, whom: str) -> str:
+    verbs = {
+        ConfigCommand.READ: "query config",
+        ConfigCommand.TEST: "query config, if the string is",
+        ConfigCommand.PREFIX: "query config, if the string begins with",
+        ConfigCommand.SET: "set config string",
+        ConfigCommand.FORCE: "force config string",
+    }
+    if config.ccmd not in verbs:
+        return f"query config {config.ccmd} {whom}"
+    string = "" if config.ccmd == ConfigCommand.READ else f" {_text(config.string)}"
+    return f"{verbs[ConfigCommand(config.ccmd)]}{string} {whom}"
+
+
+def _config_reply(config: Config, whom: str) -> str:
+    return (
+        f"config {whom} buffers {config.buffer_count} x{config.sector_count or 2} "
+        f"firmware {config.firmware:#06x} string {_text(config.string)}"
+    )
+
+
+def _text(string: bytes) -> str:
+    return '"' + ascii(string.decode("latin-1"))[1:-1] + '"'
+
+
+def _mask(mask: MaskList, whom: str, *, reply: bool) -> str:
+    if reply and mask.merror:
+        known = mask.merror in list(MaskError)
+        name = MaskError(mask.merror).name if known else f"error {mask.merror}"
+        return f"MAC mask list refused by {whom}: {name.lower().replace('_', ' ')}"
+    verbs = {int(MaskCommand.READ): "read ", int(MaskCommand.EDIT): "edit "}
+    verb = "" if reply else verbs.get(mask.mcmd, f"command {mask.mcmd} to ")
+    macs = " ".join(_directive(*directive) for directive in mask.directives)
+    return f"{verb}MAC mask list of {whom} {macs}".rstrip()
+
+
+def _directive(command: int, mac: bytes) -> str:
+    signs = {
+        int(DirectiveCommand.NONE): "",
+        int(DirectiveCommand.ADD): "+",
+        int(DirectiveCommand.DELETE): "-",
+    }
+    return signs.get(command, "?") + format_mac(mac)
+
+
+def _reserve(reserve: Reserve, whom: str, *, reply: bool) -> str:
+    holders = ", ".join(format_mac(mac) for mac in reserve.macs)
+    if reply:
+        return f"{whom} is {f'reserved for {holders}' if holders else 'free'}"
+    if reserve.rcmd == ReserveCommand.READ:
+        return f"who holds {whom}"
+    if reserve.rcmd not in list(ReserveCommand):
+        return f"reserve/release {reserve.rcmd} {whom}"
+    force = "force: " * (reserve.rcmd == ReserveCommand.FORCE)
+    return f"{force}reserve {whom} for {holders}" if holders else f"release {whom}"
