@@ -5,17 +5,17 @@ scapy is imported when a file is opened: it takes a quarter of a second.
 
 from __future__ import annotations
 
+import gzip
 import time
-from contextlib import closing
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 from aoe.abstract import Link
 from aoe.describe import describe
 from aoe.errors import DecodeError, from_os_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from aoe.abstract import LinkStatistics
@@ -30,6 +30,10 @@ class Direction(IntEnum):
     UNKNOWN = 0
     IN = 1
     OUT = 2
+
+    @classmethod
+    def _missing_(cls, _value: object) -> Direction:
+        return cls.UNKNOWN
 
 
 class CapturedFrame(NamedTuple):
@@ -62,7 +66,10 @@ class CaptureWriter:
         from scapy.packet import Raw
         from scapy.utils import PcapNgWriter
 
-        self._raw = Raw
+        class Frame(Raw):  # type: ignore[misc] # scapy ships no types
+            """Bytes that scapy does not take apart, nor for what Raw is: IP."""
+
+        self._frame = Frame
         self._path = path
         try:
             self._file = PcapNgWriter(str(path))
@@ -84,7 +91,7 @@ class CaptureWriter:
         Raises:
             AoEError: the file system is full or broken.
         """
-        packet = self._raw(bytes(frame))
+        packet = self._frame(bytes(frame))
         packet.time = now
         packet.comments = [comment.encode()] if comment else []
         packet.direction = int(direction)
@@ -121,25 +128,43 @@ def read_capture(path: Path) -> Iterator[CapturedFrame]:
     from scapy.utils import RawPcapReader
 
     try:
-        reader = RawPcapReader(str(path))
+        file = _open(path)
     except OSError as error:
         raise from_os_error(str(path), error) from error
-    except (Scapy_Exception, EOFError) as error:
-        raise DecodeError(str(path), "not a capture file") from error
-    with closing(reader):
-        for data, about in reader:
-            if getattr(about, "linktype", None) not in (None, _ETHERNET):
+    with file:
+        try:
+            reader = RawPcapReader(file)
+        except (Scapy_Exception, EOFError, OSError) as error:
+            raise DecodeError(str(path), "not a capture file") from error
+        for data, metadata in reader:
+            about = metadata._asdict()
+            if about.get("linktype", getattr(reader, "linktype", None)) != _ETHERNET:
                 raise DecodeError(str(path), "not a capture of Ethernet frames")
-            if hasattr(about, "tsresol"):
-                stamp = (about.tshigh or 0) << 32 | (about.tslow or 0)
-                seconds = stamp / about.tsresol
-                comments = about.comments or []
-                comment = "\n".join(part.decode(errors="replace") for part in comments)
-                direction = Direction(min(about.direction or 0, Direction.OUT))
-                yield CapturedFrame(seconds, data, comment, direction)
-            else:
-                fraction = about.usec / (1e9 if reader.nano else 1e6)
-                yield CapturedFrame(about.sec + fraction, data)
+            nanoseconds = getattr(reader, "nano", False)
+            yield _captured(data, about, 1e9 if nanoseconds else 1e6)
+
+
+def _open(path: Path) -> IO[bytes]:
+    file = path.open("rb")
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    if not packed:
+        return file
+    file.close()
+    return cast("IO[bytes]", gzip.open(path))
+
+
+def _captured(data: bytes, about: Mapping[str, Any], fractions: float) -> CapturedFrame:
+    if "tsresol" not in about:
+        return CapturedFrame(about["sec"] + about["usec"] / fractions, data)
+    stamp = (about["tshigh"] or 0) << 32 | (about["tslow"] or 0)
+    comments = [part.decode(errors="replace") for part in about["comments"] or []]
+    return CapturedFrame(
+        stamp / about["tsresol"],
+        data,
+        "\n".join(comments),
+        Direction(about["direction"] or 0),
+    )
 
 
 class CapturingLink(Link):
