@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -63,6 +64,11 @@ def cli() -> None:
 @click.option("--model", default="pyaoe", show_default=True, help="Model name.")
 @click.option(
     "--force", is_flag=True, help="Serve although address or disk seem to be in use."
+)
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Record all frames, annotated, as pcapng.",
 )
 @click.option("--plain", is_flag=True, help="Do without packet rings.")
 @click.option(
@@ -127,6 +133,7 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         exports=(export,),
         rings=False if options["plain"] else None,
         force=options["force"],
+        capture=options["pcap"],
     )
 
 

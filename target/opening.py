@@ -34,12 +34,7 @@ def open_service(settings: Settings, stack: ExitStack) -> Service:
     Raises:
         AoEError: one of its children, with the cure.
     """
-    links = {
-        name: stack.enter_context(
-            open_link(name, rings=settings.rings, responses=False)
-        )
-        for name in settings.interfaces()
-    }
+    links = _open_links(settings, stack)
     exports = [_open_export(chosen, stack) for chosen in settings.exports]
     ports = []
     for name, link in links.items():
@@ -57,6 +52,21 @@ def open_service(settings: Settings, stack: ExitStack) -> Service:
     service = Service(ports)
     stack.callback(service.close)
     return service
+
+
+def _open_links(settings: Settings, stack: ExitStack) -> dict[str, Link]:
+    links = {
+        name: stack.enter_context(
+            open_link(name, rings=settings.rings, responses=False)
+        )
+        for name in settings.interfaces()
+    }
+    if settings.capture is None:
+        return links
+    from aoe.capture import CaptureWriter, CapturingLink
+
+    writer = stack.enter_context(CaptureWriter(settings.capture))
+    return {name: CapturingLink(link, writer) for name, link in links.items()}
 
 
 def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:

@@ -14,6 +14,8 @@ from target.disks import OpenFlags
 from target.exports import BUFFER_COUNT, BUFFER_LIMIT, BUFFER_MINIMUM, MODEL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aoe.address import Address
 
 _TEXT_LIMITS: Final = {"serial": 20, "model": 40}
@@ -86,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exports: tuple[ExportSettings, ...]
     rings: bool | None = None
     force: bool = False
-    capture: str | None = None
+    capture: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.exports:

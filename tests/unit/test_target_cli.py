@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aoe.address import Address
+from aoe.errors import UsageError
+from target.disks import OpenFlags
+from target.settings import ExportSettings, Settings
+
+PLACE = ExportSettings(address=Address(0, 0), interfaces=("eth0",), path="disk.img")
+
+
+def aoe_target(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "target", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ("serve", "--help")])
+def test_help_begins_with_something_to_copy(words: tuple[str, ...]) -> None:
+    done = aoe_target(*words)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    example = "aoe-target serve e0.0 eth0 disk.img --create 1G"
+    assert example in "\n".join(done.stdout.splitlines()[:6])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("serve", "e0.0", "eth0"),
+            (
+                "serve: needs ADDRESS IFACE PATH. "
+                "Try: aoe-target serve e0.0 eth0 disk.img"
+            ),
+        ),
+        (
+            ("serve", "x", "eth0", "disk.img"),
+            "x: not an AoE address. Write it as e0.0 (shelf 0-65534, slot 0-254)",
+        ),
+        (
+            ("serve", "65535", "0", "eth0", "disk.img"),
+            (
+                "65535 0: AoE address out of range. "
+                "Write it as e0.0 (shelf 0-65534, slot 0-254)"
+            ),
+        ),
+        (
+            ("serve", "e0.0", "eth0", "disk.img", "-b", "1"),
+            (
+                "--buffers 1: Linux brings no disk up with fewer than 2. "
+                "Choose 2 to 65535"
+            ),
+        ),
+        (
+            ("serve", "e0.0", "eth0,eth0", "disk.img"),
+            "eth0,eth0: an interface twice. Name each once",
+        ),
+        (
+            ("serve", "e0.0", "eth0,", "disk.img"),
+            "e0.0: no interface. Name one, or several as eth0,eth1",
+        ),
+        (
+            ("serve", "e0.0", "eth0", "disk.img", "--create", "1e9"),
+            (
+                "Invalid value for '--create': 1e9: not a size. Write it as 512, "
+                "10M, 1.5G or 2048s (s for sectors of 512 bytes). Try: aoe-target serve --help"
+            ),
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_cure_and_code_2(
+    words: tuple[str, ...], message: str
+) -> None:
+    done = aoe_target(*words)
+    assert done.stderr == f"aoe-target: {message}\n"
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_an_interface_that_is_not_there_is_code_3(tmp_path: Path) -> None:
+    done = aoe_target("serve", "e0.0", "nope0", str(tmp_path / "disk.img"))
+    assert done.stderr.startswith("aoe-target: nope0: no such interface (have: ")
+    assert done.returncode == 3
+
+
+def parse(*words: str) -> Settings:
+    # As the command does it, up to where it would open something.
+    from target.cli import build_settings, serve
+
+    with serve.make_context("serve", list(words)) as context:
+        parameters = dict(context.params)
+        return build_settings(parameters.pop("words"), parameters)
+
+
+def test_the_defaults_serve_the_whole_disk_for_writing() -> None:
+    chosen = parse("e7.3", "eth0", "disk.img")
+    export = ExportSettings(
+        address=Address(7, 3), interfaces=("eth0",), path="disk.img"
+    )
+    assert chosen == Settings(exports=(export,))
+    assert export.buffers == 64
+
+
+@pytest.mark.parametrize("name", ["7.3", "e7.3", "aoe:e7.3", "/dev/etherd/e7.3"])
+def test_an_address_may_be_written_in_many_ways(name: str) -> None:
+    assert parse(name, "eth0", "disk.img").exports[0].address == Address(7, 3)
+
+
+def test_a_command_line_of_vblade_is_understood() -> None:
+    chosen = parse(
+        *("-r", "-d", "-s", "-b", "16", "-o", "8", "-l", "100"),
+        *("7", "3", "eth0,eth1", "disk.img"),
+    )
+    export = chosen.exports[0]
+    assert export.address == Address(7, 3)
+    assert export.interfaces == ("eth0", "eth1")
+    assert export.buffers == 16
+    # Its numbers are sectors.
+    assert export.disk == OpenFlags(
+        read_only=True, direct=True, sync=True, offset=4096, length=51200
+    )
+
+
+def test_a_suffix_makes_offset_and_length_bytes() -> None:
+    disk = parse("e0.0", "eth0", "d", "-o", "1M", "-l", "1024B").exports[0].disk
+    assert (disk.offset, disk.length) == (1 << 20, 1024)
+
+
+def test_the_other_options_arrive() -> None:
+    chosen = parse(
+        *("e0.0", "eth0", "d", "--create", "1G", "--force", "--plain"),
+        *("--serial", "S1", "--model", "M1", "--pcap", "frames.pcapng"),
+    )
+    export = chosen.exports[0]
+    assert export.disk == OpenFlags(create=1 << 30, force=True)
+    assert (export.serial, export.model) == ("S1", "M1")
+    assert chosen.force
+    assert chosen.rings is False
+    assert chosen.capture == Path("frames.pcapng")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("serial", "x" * 21),
+        ("model", "x" * 41),
+        ("serial", "séries"),
+        ("model", "a\nb"),
+    ],
+)
+def test_texts_that_do_not_fit_the_identity_page_are_refused(
+    name: str, text: str
+) -> None:
+    with pytest.raises(UsageError, match="does not fit the disk's identity page"):
+        msgspec.structs.replace(PLACE, **{name: text})
+
+
+def test_two_disks_at_one_address_need_two_interfaces() -> None:
+    there = msgspec.structs.replace(PLACE, interfaces=("eth1",))
+    both = Settings(exports=(PLACE, there))
+    assert both.interfaces() == ["eth0", "eth1"]
+    with pytest.raises(UsageError) as caught:
+        Settings(exports=(PLACE, there, PLACE))
+    assert str(caught.value) == (
+        "e0.0 on eth0: two disks at one address. Give each its own"
+    )
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import target.cli, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ},
+    ).stdout.split()
+    assert not {"scapy", "pyroute2", "rich", "msgspec", "logging"} & set(loaded)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.abstract import Link, LinkStatistics
+from aoe.address import Address
+from aoe.errors import BusyError, NotFoundError, UsageError
+from target.disks.memory import MemoryDisk
+from target.exports import Export
+from target.probe import probe
+from target.service import Port, Service, describe_target
+from tests.asking import TARGET, answer, ata, config, frame, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class QueueLink(Link):
+    """A link between two queues, with so many slots for replies between flushes."""
+
+    def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
+        self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
+        self.up = True
+        self.incoming: deque[bytes] = deque()
+        self.sent: list[bytes] = []
+        self.flushes: list[int] = []
+        self.on_send: Callable[[bytes], bytes | None] = lambda _: None
+        self.is_gone = False
+        self._slots = slots
+        self._committed: list[bytes] = []
+        self._slot = memoryview(bytearray(b"\xdb" * (14 + mtu)))
+        self._readable, self._writable = os.pipe()
+
+    def fileno(self) -> int:
+        return self._readable
+
+    def deliver(self, *frames: bytes) -> None:
+        self.incoming.extend(frames)
+        os.write(self._writable, b"\0" * len(frames))
+
+    def receive(self) -> memoryview | None:
+        if self.is_gone:
+            raise NotFoundError(self.name, "interface is gone")
+        if not self.incoming:
+            return None
+        os.read(self._readable, 1)
+        return memoryview(self.incoming.popleft())
+
+    def reserve(self) -> memoryview | None:
+        return self._slot if len(self._committed) < self._slots else None
+
+    def commit(self, length: int) -> None:
+        self._committed.append(bytes(self._slot[:length]))
+
+    def flush(self) -> None:
+        if self._committed:
+            self.flushes.append(len(self._committed))
+        for committed in self._committed:
+            self.sent.append(committed)
+            if response := self.on_send(committed):
+                self.deliver(response)
+        self._committed.clear()
+
+    def wait(self, timeout: float | None) -> bool:
+        del timeout
+        return bool(self.incoming)
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(sent=len(self.sent))
+
+    def close(self) -> None:
+        os.close(self._readable)
+        os.close(self._writable)
+
+
+@pytest.fixture
+def link() -> Iterator[QueueLink]:
+    with QueueLink() as opened:
+        yield opened
+
+
+def export(shelf: int, slot: int) -> Export:
+    return Export(
+        Address(shelf, slot),
+        MemoryDisk(1 << 20),
+        buffer_count=16,
+        firmware_number=0x4019,
+    )
+
+
+def at(reply: bytes, shelf: int, slot: int) -> bytes:
+    return reply[:16] + shelf.to_bytes(2, "big") + bytes((slot,)) + reply[19:]
+
+
+def test_frames_go_to_the_target_they_name(link: QueueLink) -> None:
+    port = Port(link, [export(7, 3), export(7, 4), export(8, 3)])
+    for shelf, slot in ((7, 4), (8, 3), (7, 3)):
+        link.deliver(frame(1, bytes(8), shelf=shelf, slot=slot))
+    assert port.serve(0.0)
+    assert link.sent == [
+        at(settings(0), shelf, slot) for shelf, slot in ((7, 4), (8, 3), (7, 3))
+    ]
+    assert not port.serve(0.0)
+
+
+@pytest.mark.parametrize(
+    ("shelf", "slot", "answering"),
+    [
+        (0xFFFF, 0xFF, [(7, 3), (7, 4), (8, 3)]),
+        (7, 0xFF, [(7, 3), (7, 4)]),
+        (0xFFFF, 3, [(7, 3), (8, 3)]),
+        (9, 0xFF, []),
+    ],
+)
+def test_a_broadcast_is_answered_by_each_target_that_it_matches_p9(
+    link: QueueLink, shelf: int, slot: int, answering: list[tuple[int, int]]
+) -> None:
+    port = Port(link, [export(7, 3), export(7, 4), export(8, 3)])
+    link.deliver(frame(1, bytes(8), shelf=shelf, slot=slot))
+    port.serve(0.0)
+    assert link.sent == [at(settings(0), *address) for address in answering]
+
+
+def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
+    port = Port(link, [export(7, 3)])
+    link.deliver(frame(1, bytes(8), shelf=9), b"", b"\xff" * 20, config(0)[:18])
+    port.serve(0.0)
+    assert link.sent == []
+    assert port.strays == 4
+
+
+def test_a_batch_is_flushed_at_once(link: QueueLink) -> None:
+    port = Port(link, [export(7, 3)])
+    link.deliver(*[config(0)] * 5)
+    port.serve(0.0)
+    assert link.flushes == [5]
+
+
+def test_frames_wait_while_there_is_no_room_for_replies(link: QueueLink) -> None:
+    # None is executed without being answered.
+    port = Port(link, [export(7, 3)])
+    link.deliver(*[ata(0x24, lba=n) for n in range(20)])
+    port.serve(0.0)
+    assert len(link.sent) == 8
+    assert port.targets[0].statistics().reads == 8
+    while port.serve(0.0):
+        pass
+    assert [reply[28] for reply in link.sent] == list(range(20))
+
+
+def test_targets_announce_themselves_p48(link: QueueLink) -> None:
+    Port(link, [export(7, 3), export(7, 4)]).announce()
+    assert [sent[:6] for sent in link.sent] == [b"\xff" * 6] * 2
+    assert [sent[16:24] for sent in link.sent] == [
+        b"\0\x07\x03\x01\0\0\0\0",
+        b"\0\x07\x04\x01\0\0\0\0",
+    ]
+
+
+def test_an_interface_without_room_for_a_sector_is_refused() -> None:
+    with QueueLink(mtu=500) as link, pytest.raises(UsageError) as caught:
+        Port(link, [export(7, 3)])
+    assert str(caught.value) == (
+        "eth0: an MTU of 500 has no room for a sector. "
+        "Raise it with: ip link set eth0 mtu 1500"
+    )
+
+
+@pytest.fixture
+def running(link: QueueLink) -> Iterator[Service]:
+    service = Service([Port(link, [export(7, 3)])])
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    yield service
+    service.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    service.close()
+
+
+def has_sent(link: QueueLink, count: int) -> bool:
+    return len(link.sent) == count
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    done = threading.Event()
+    for _ in range(500):
+        if condition():
+            return
+        done.wait(0.01)
+    pytest.fail("nothing happened for five seconds")
+
+
+@pytest.mark.usefixtures("running")
+def test_a_service_wakes_up_for_frames(link: QueueLink) -> None:
+    for n in range(1, 4):
+        link.deliver(ata(0xE5, count=0))
+        wait_for(partial(has_sent, link, n))
+    assert link.sent[0] == answer(0, bytes((0x40, 0, 0xFF, 0x40)) + bytes(8))
+
+
+def test_a_service_reports_when_asked_even_if_nothing_else_happens(
+    running: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    running.report()
+    wait_for(lambda: "eth0: 0 received" in caplog.text)
+    assert "e7.3 on eth0: 0 requests" in caplog.text
+
+
+def test_a_stopped_service_answers_what_it_has_received(link: QueueLink) -> None:
+    service = Service([Port(link, [export(7, 3)])])
+    link.deliver(config(0))
+    service.stop()
+    service.run()
+    assert link.sent == [settings(0)]
+    service.close()
+
+
+def test_a_service_outlives_an_interface_but_not_the_last_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with QueueLink() as first, QueueLink() as second:
+        service = Service([Port(one, [export(7, 3)]) for one in (first, second)])
+        second.deliver(config(0))
+        first.is_gone = True
+
+        def lose_second_too(_: bytes) -> None:
+            second.is_gone = True
+
+        second.on_send = lose_second_too
+        with pytest.raises(NotFoundError, match="eth0: interface is gone"):
+            service.run()
+        assert second.sent == [settings(0)]
+        assert caplog.messages == ["eth0: interface is gone"]
+        service.close()
+
+
+def test_the_probe_asks_three_times_and_is_content_with_silence(
+    link: QueueLink,
+) -> None:
+    probe(link, [Address(7, 3)])
+    assert len(link.sent) == 3
+    assert {sent[:6] for sent in link.sent} == {b"\xff" * 6}
+    assert link.sent[0][12:] == (config(0)[12:20] + b"\x80\0\0\0").ljust(48, b"\0")
+
+
+def test_the_probe_finds_who_serves_the_address(link: QueueLink) -> None:
+    other = bytes.fromhex("525400000009")
+    link.on_send = lambda _: b"\xff" * 6 + other + settings(0)[12:]
+    with pytest.raises(BusyError) as caught:
+        probe(link, [Address(7, 3)])
+    assert str(caught.value) == (
+        "e7.3: already served on eth0 by 52:54:00:00:00:09. "
+        "Choose another address, or --force"
+    )
+
+
+def test_the_probe_minds_only_its_own_addresses_and_only_responses(
+    link: QueueLink,
+) -> None:
+    link.deliver(at(settings(0), 7, 4), config(0), b"", b"\0" * 60)
+    probe(link, [Address(7, 3)])
+    assert len(link.sent) == 3
+
+
+def test_statistics_are_one_readable_line(link: QueueLink) -> None:
+    port = Port(link, [export(7, 3)])
+    requests = [
+        ata(0x24, count=2),
+        ata(0x34, aflags=0x41, data=bytes(512)),
+        ata(0x24, lba=1 << 40),
+        config(1, b"other"),
+    ]
+    link.deliver(*requests)
+    port.serve(0.0)
+    assert describe_target(port.targets[0].statistics()) == (
+        "4 requests, 1 reads (1 KiB), 1 writes (512 bytes), 0 flushes, "
+        "errors: not_found 1, dropped: config_differs 1"
+    )
