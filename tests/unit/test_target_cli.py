@@ -75,7 +75,8 @@ def test_help_begins_with_something_to_copy(words: tuple[str, ...]) -> None:
             ("serve", "e0.0", "eth0", "disk.img", "--create", "1e9"),
             (
                 "Invalid value for '--create': 1e9: not a size. Write it as 512, "
-                "10M, 1.5G or 2048s (s for sectors of 512 bytes). Try: aoe-target serve --help"
+                "10M, 1.5G or 2048s (s for sectors of 512 bytes). "
+                "Try: aoe-target serve --help"
             ),
         ),
     ],
