@@ -400,7 +400,7 @@ def _look_up(name: str) -> _Facts:
         raise UsageError(
             name,
             "not an Ethernet interface",
-            "List those that are with: aoe interfaces",
+            "List the interfaces with: ip -details link",
         )
     if not flags & _IFF_UP:
         raise AoEError(

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+
+from aoe.errors import AccessError
+from aoe.netns import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    MakeWire: TypeAlias = Callable[[int | tuple[int, int]], Wire]
+
+
+@pytest.fixture
+def make_wire() -> Iterator[MakeWire]:
+    """Make wires of a given MTU, or of one for the target's end and one for the other.
+
+    Skips only where the system lets us make no namespaces; the message says what to do.
+    """
+    with ExitStack() as stack:
+
+        def make(mtu: int | tuple[int, int]) -> Wire:
+            try:
+                return stack.enter_context(Wire(mtu))
+            except AccessError as error:
+                pytest.skip(str(error))
+
+        yield make
+
+
+@pytest.fixture
+def wire(make_wire: MakeWire) -> Wire:
+    """Make a wire with an MTU of 1500 between two namespaces."""
+    return make_wire(1500)

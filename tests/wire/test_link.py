@@ -1,0 +1,602 @@
+"""Links on real interfaces: every frame there and whole, and every trouble survived."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe import interfaces
+from aoe.errors import AoEError, NotFoundError, UsageError
+from aoe.link import Link, LinkStatistics, PlainLink, RingLink, open_link
+from aoe.netns import Namespace, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+pytestmark = pytest.mark.netns
+
+both_kinds = pytest.mark.parametrize("rings", [True, False], ids=["rings", "plain"])
+all_ways = pytest.mark.parametrize(
+    ("rings", "peer_rings"),
+    list(itertools.product([True, False], repeat=2)),
+    ids=["rings-rings", "rings-plain", "plain-rings", "plain-plain"],
+)
+
+
+@pytest.fixture
+def links() -> Iterator[Callable[..., Link]]:
+    """Open links inside a namespace that are closed with the test."""
+    with ExitStack() as stack:
+
+        def make(namespace: Namespace, **options: int | None) -> Link:
+            with namespace.entered():
+                return stack.enter_context(open_link("aoe0", **options))  # type: ignore[arg-type] # as given
+
+        yield make
+
+
+def frame_of(
+    length: int, *, reply: bool = False, dst: bytes = Wire.target_mac, number: int = 0
+) -> bytes:
+    """Make a frame with contents that no other number has."""
+    head = dst + Wire.initiator_mac + b"\x88\xa2" + (b"\x18" if reply else b"\x10")
+    fill = number.to_bytes(5, "big") + random.Random(number).randbytes(length)
+    return (head + fill)[:length]
+
+
+def arriving(link: Link, patience: float = 0.1) -> list[bytes]:
+    """Take all frames until none has come for a while."""
+    frames = []
+    while link.wait(patience):
+        while (frame := link.receive()) is not None:
+            frames.append(bytes(frame))
+    return frames
+
+
+def raw_socket(namespace: Namespace) -> socket.socket:
+    """Open a socket that sends anything."""
+    with namespace.entered():
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        sender.bind(("aoe0", 0))
+    return sender
+
+
+@contextmanager
+def flood(sender: socket.socket, frames: Sequence[bytes]) -> Iterator[None]:
+    """Send the frames over and over from a thread."""
+    stop = threading.Event()
+
+    def run() -> None:
+        for frame in itertools.cycle(frames):
+            if stop.is_set():
+                return
+            sender.send(frame)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@all_ways
+@pytest.mark.parametrize(
+    ("mtu", "length"),
+    [(1500, 36), (1500, 60), (1500, 1514), (9000, 9014), (65535, 65549)],
+)
+def test_frames_of_every_length_pass_whole(
+    make_wire: Callable[[int], Wire],
+    links: Callable[..., Link],
+    mtu: int,
+    length: int,
+    *,
+    rings: bool,
+    peer_rings: bool,
+) -> None:
+    wire = make_wire(mtu)
+    target = links(wire.target, rings=rings)
+    initiator = links(wire.initiator, rings=peer_rings)
+    assert isinstance(target, RingLink if rings else PlainLink)
+    sent = [frame_of(length, number=number) for number in range(10)]
+    assert all(initiator.send(frame) for frame in sent)
+    assert arriving(target) == sent
+    back = [frame_of(length, reply=True, dst=Wire.initiator_mac)] * 3
+    assert all(target.send(frame) for frame in back)
+    assert arriving(initiator) == back
+
+
+@all_ways
+def test_a_slot_that_is_used_again_does_not_change_what_is_under_way(
+    wire: Wire, links: Callable[..., Link], *, rings: bool, peer_rings: bool
+) -> None:
+    target = links(wire.target, rings=rings, frames=1000)
+    initiator = links(wire.initiator, rings=peer_rings, frames=32)
+    sent = [frame_of(1036, number=number) for number in range(600)]
+    for frame in sent:
+        slot = initiator.reserve()
+        assert slot is not None
+        slot[: len(frame)] = frame
+        initiator.commit(len(frame))
+    initiator.flush()
+    assert arriving(target) == sent
+    assert initiator.statistics() == LinkStatistics(sent=600)
+    assert target.statistics() == LinkStatistics(received=600)
+
+
+@both_kinds
+def test_what_a_link_says_of_its_interface(
+    make_wire: Callable[[int], Wire], links: Callable[..., Link], *, rings: bool
+) -> None:
+    wire = make_wire(9000)
+    link = links(wire.target, rings=rings)
+    known = interfaces.find_interface("aoe0", wire.target.pid)
+    assert (link.name, link.index, link.mac, link.mtu, link.up) == (
+        "aoe0",
+        known.index,
+        Wire.target_mac,
+        9000,
+        True,
+    )
+
+
+def test_sector_data_lies_where_a_disk_can_take_it(
+    wire: Wire, links: Callable[..., Link]
+) -> None:
+    target, initiator = links(wire.target), links(wire.initiator)
+    slot = initiator.reserve()
+    assert slot is not None
+    assert initiator.send(frame_of(1060))
+    assert target.wait(1)
+    frame = target.receive()
+    assert frame is not None
+    for memory in (slot, frame):
+        data = ctypes.c_char.from_buffer(memory, 36)
+        assert ctypes.addressof(data) % 512 == 0
+
+
+@both_kinds
+def test_reserving_twice_gives_the_same_memory(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    link = links(wire.initiator, rings=rings)
+    first, second = link.reserve(), link.reserve()
+    assert first is not None
+    assert second is not None
+    assert len(first) >= 1514
+    first[0] = 77
+    second[1] = 78
+    assert bytes(first[:2]) == bytes(second[:2]) == b"MN"
+
+
+@both_kinds
+@pytest.mark.parametrize("length", [0, 13, 1515])
+def test_what_is_no_frame_is_refused(
+    wire: Wire, links: Callable[..., Link], length: int, *, rings: bool
+) -> None:
+    link = links(wire.initiator, rings=rings)
+    link.reserve()
+    with pytest.raises(ValueError, match=f"no frame of {length} bytes"):
+        link.commit(length)
+
+
+@both_kinds
+def test_committing_without_reserving_is_refused(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    link = links(wire.initiator, rings=rings)
+    with pytest.raises(ValueError, match="was reserved"):
+        link.commit(60)
+
+
+@both_kinds
+def test_foreign_frames_are_never_seen_even_while_opening(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    foreign = frame_of(100)[:12] + b"\x08\x00" + bytes(86)
+    wrong = frame_of(100)
+    wanted = frame_of(100, reply=True)
+    with raw_socket(wire.initiator) as sender, flood(sender, [foreign, wrong, wanted]):
+        for _ in range(20):
+            link = links(wire.target, rings=rings, responses=True)
+            assert link.wait(5)
+            frames = [frame for _ in range(5) if (frame := link.receive()) is not None]
+            assert {bytes(frame) for frame in frames} == {wanted}
+            frames.clear()
+            link.close()
+
+
+@both_kinds
+@pytest.mark.parametrize("responses", [True, False, None])
+def test_only_the_wanted_direction_is_received(
+    wire: Wire, links: Callable[..., Link], *, rings: bool, responses: bool | None
+) -> None:
+    target = links(wire.target, rings=rings, responses=responses)
+    initiator = links(wire.initiator)
+    request, reply = frame_of(60), frame_of(60, reply=True)
+    assert initiator.send(request)
+    assert initiator.send(reply)
+    wanted = {True: [reply], False: [request], None: [request, reply]}
+    assert arriving(target) == wanted[responses]
+
+
+@both_kinds
+def test_nobody_hears_his_own_frames(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    link, neighbour = (links(wire.initiator, rings=rings) for _ in range(2))
+    assert link.send(frame_of(60, dst=b"\xff" * 6))
+    assert arriving(link, 0.05) == arriving(neighbour, 0.05) == []
+
+
+@both_kinds
+def test_p24_frames_of_a_vlan_that_is_not_ours_are_not_received(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings)
+    plain, everybody = frame_of(100), frame_of(100, dst=b"\xff" * 6)
+    with raw_socket(wire.initiator) as sender:
+        for frame in (plain, everybody):
+            sender.send(frame[:12] + b"\x81\x00\x00\x05" + frame[12:])
+        sender.send(plain)
+    assert arriving(target) == [plain]
+
+
+@both_kinds
+def test_frames_for_another_machine_are_not_received(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    wire.target.run(["ip", "link", "set", "aoe0", "promisc", "on"], check=True)
+    target = links(wire.target, rings=rings)
+    initiator = links(wire.initiator)
+    everybody = frame_of(60, dst=b"\xff" * 6)
+    assert initiator.send(frame_of(60, dst=bytes.fromhex("525400ae0009")))
+    assert initiator.send(everybody)
+    assert arriving(target) == [everybody]
+
+
+@both_kinds
+def test_frames_that_find_no_room_are_counted(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings, frames=32)
+    initiator = links(wire.initiator)
+    for number in range(5000):
+        assert initiator.send(frame_of(60, number=number))
+    frames = arriving(target)
+    counted = target.statistics()
+    assert counted.dropped > 0
+    assert counted.received == len(frames)
+    assert counted.received + counted.dropped == 5000
+    assert initiator.send(frame_of(60))
+    assert arriving(target) == [frame_of(60)]
+    assert target.statistics().received == len(frames) + 1
+
+
+@pytest.mark.parametrize("frames", [32, 256, 1000])
+def test_as_many_frames_as_were_asked_for_find_room(
+    wire: Wire, links: Callable[..., Link], frames: int
+) -> None:
+    target, initiator = links(wire.target, frames=frames), links(wire.initiator)
+    for number in range(frames):
+        assert initiator.send(frame_of(1514, number=number))
+    assert len(arriving(target)) == frames
+    assert target.statistics().dropped == 0
+
+
+@both_kinds
+def test_a_frame_that_does_not_fit_is_counted_and_not_handed_on_cut(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings)
+    for namespace in (wire.target, wire.initiator):
+        interfaces.set_mtu("aoe0", 9000, namespace.pid)
+    initiator = links(wire.initiator)
+    assert initiator.send(frame_of(5000))
+    assert initiator.send(frame_of(60))
+    assert arriving(target) == [frame_of(60)]
+    assert target.statistics().truncated == 1
+
+
+@both_kinds
+def test_a_frame_too_long_since_the_mtu_was_lowered_is_counted(
+    make_wire: Callable[[int], Wire], links: Callable[..., Link], *, rings: bool
+) -> None:
+    wire = make_wire(9000)
+    target = links(wire.target)
+    initiator = links(wire.initiator, rings=rings)
+    interfaces.set_mtu("aoe0", 1500, wire.initiator.pid)
+    for length in (60, 5000, 1514):
+        assert initiator.send(frame_of(length))
+    assert arriving(target) == [frame_of(60), frame_of(1514)]
+    assert initiator.statistics() == LinkStatistics(sent=2, unsent=1)
+
+
+@both_kinds
+def test_a_link_that_goes_down_and_up_again_is_survived(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings)
+    initiator = links(wire.initiator)
+    interfaces.set_down("aoe0", wire.target.pid)
+    assert not target.wait(0.05)
+    assert target.receive() is None
+    assert not target.up
+    for _ in range(1000):
+        assert target.send(frame_of(60, reply=True))
+    assert target.statistics() == LinkStatistics(unsent=1000)
+
+    interfaces.set_up("aoe0", wire.target.pid)
+    assert initiator.send(frame_of(60))
+    assert arriving(target) == [frame_of(60)]
+    assert target.up
+    fresh = frame_of(60, reply=True, dst=Wire.initiator_mac, number=1)
+    assert target.send(fresh)
+    assert arriving(initiator) == [fresh]
+
+
+def test_a_frame_in_the_making_survives_that_those_before_it_are_withdrawn(
+    wire: Wire, links: Callable[..., Link]
+) -> None:
+    target, initiator = links(wire.target), links(wire.initiator)
+    first, second = frame_of(60, number=1), frame_of(60, number=2)
+    interfaces.set_down("aoe0", wire.initiator.pid)
+    slot = initiator.reserve()
+    assert slot is not None
+    slot[:60] = first
+    initiator.commit(60)
+    slot = initiator.reserve()
+    assert slot is not None
+    slot[:60] = second
+    initiator.flush()
+    interfaces.set_up("aoe0", wire.initiator.pid)
+    initiator.commit(60)
+    initiator.flush()
+    assert arriving(target) == [second]
+    assert initiator.statistics() == LinkStatistics(sent=1, unsent=1)
+
+
+@both_kinds
+def test_waiting_on_an_interface_ends_when_it_is_removed(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings)
+    remover = threading.Timer(0.1, interfaces.remove, ("aoe0", wire.initiator.pid))
+    remover.start()
+    start = time.monotonic()
+    with pytest.raises(NotFoundError) as caught:
+        target.wait(30)
+    remover.join()
+    assert str(caught.value) == "aoe0: interface is gone"
+    assert time.monotonic() - start < 5
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda link: link.send(frame_of(60)), id="send"),
+        pytest.param(lambda link: link.wait(0.1), id="wait"),
+        pytest.param(lambda link: [link.receive() for _ in range(100)], id="receive"),
+    ],
+)
+def test_a_removed_interface_is_named(
+    wire: Wire,
+    links: Callable[..., Link],
+    use: Callable[[Link], object],
+    *,
+    rings: bool,
+) -> None:
+    target = links(wire.target, rings=rings)
+    interfaces.remove("aoe0", wire.target.pid)
+    with pytest.raises(NotFoundError, match=r"^aoe0: interface is gone$"):
+        use(target)
+
+
+@both_kinds
+def test_a_renamed_interface_goes_on_working(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target, initiator = links(wire.target, rings=rings), links(wire.initiator)
+    interfaces.set_down("aoe0", wire.target.pid)
+    wire.target.run(["ip", "link", "set", "aoe0", "name", "disk0"], check=True)
+    interfaces.set_up("disk0", wire.target.pid)
+    assert initiator.send(frame_of(60))
+    assert arriving(target) == [frame_of(60)]
+
+
+@both_kinds
+def test_a_full_queue_loses_nothing_in_silence(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    queue = "tc qdisc add dev aoe0 root tbf rate 40mbit burst 3000 limit 6000"
+    if wire.initiator.run(queue.split(), stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this kernel has no token bucket; modprobe sch_tbf")
+    target = links(wire.target, frames=1000)
+    initiator = links(wire.initiator, rings=rings)
+    for number in range(100):
+        slot = initiator.reserve()
+        assert slot is not None
+        slot[:1060] = frame_of(1060, number=number)
+        initiator.commit(1060)
+    initiator.flush()
+    received = arriving(target)
+    initiator.flush()
+    received += arriving(target)
+    counted = initiator.statistics()
+    assert counted.sent + counted.unsent == 100
+    assert counted.sent == len(received)
+    assert counted.sent > 90
+
+
+@both_kinds
+def test_waiting_ends_in_time(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    link = links(wire.target, rings=rings)
+    start = time.monotonic()
+    assert not link.wait(0)
+    assert not link.wait(0.2)
+    assert 0.2 <= time.monotonic() - start < 2
+
+
+@both_kinds
+def test_a_link_closes_while_somebody_looks_at_a_frame(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target, initiator = links(wire.target, rings=rings), links(wire.initiator)
+    assert initiator.send(frame_of(60))
+    assert target.wait(1)
+    frame = target.receive()
+    assert frame is not None
+    target.close()
+    target.close()
+    assert bytes(frame) == frame_of(60)
+    assert target.statistics().received == 1
+    again = links(wire.target, rings=rings)
+    assert initiator.send(frame_of(60))
+    assert arriving(again) == [frame_of(60)]
+
+
+OPEN = """
+import sys
+from aoe.errors import AoEError
+from aoe.link import open_link
+try:
+    print(type(open_link("aoe0", rings={rings})).__name__)
+except AoEError as error:
+    print(type(error).__name__, error, sep="; ")
+"""
+
+
+def opened_by(
+    namespace: Namespace, prefix: Sequence[str], code: str, rings: object
+) -> str:
+    command = [*prefix, sys.executable, "-c", code.format(rings=rings)]
+    done = namespace.run(command, capture_output=True, text=True)
+    assert done.stderr == ""
+    return str(done.stdout).strip()
+
+
+def test_without_permission_the_error_says_how_to_get_it(wire: Wire) -> None:
+    without = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
+    assert opened_by(wire.target, without, OPEN, None) == (
+        "AccessError; aoe0: raw sockets need CAP_NET_RAW. Run as root, grant it by "
+        "systemd (AmbientCapabilities=CAP_NET_RAW), or try it root-free inside: "
+        "unshare -Urn"
+    )
+
+
+def test_where_there_is_no_memory_for_rings_it_goes_without(
+    make_wire: Callable[[int], Wire],
+) -> None:
+    wire = make_wire(65535)
+    # Both rings take more than the 16 MiB that are left.
+    limited = """
+import resource
+import aoe.link
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)
+"""
+    assert opened_by(wire.target, [], limited + OPEN, None) == "PlainLink"
+    assert opened_by(wire.target, [], limited + OPEN, rings=True) == (
+        "AoEError; aoe0: cannot allocate memory. Try it without packet rings"
+    )
+
+
+def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
+    wire: Wire,
+) -> None:
+    with wire.target.entered(), pytest.raises(NotFoundError) as caught:
+        open_link("eth9")
+    assert str(caught.value) == (
+        "eth9: no such interface (have: lo, aoe0). List them with: ip link"
+    )
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["", "a" * 15, "a" * 16, "aoe0" + "x" * 300, "é"])
+def test_a_strange_name_is_no_interface(wire: Wire, name: str) -> None:
+    with (
+        wire.target.entered(),
+        pytest.raises(NotFoundError, match="no such interface"),
+    ):
+        open_link(name)
+
+
+def test_an_interface_that_is_down_is_answered_with_the_cure(wire: Wire) -> None:
+    interfaces.set_down("aoe0", wire.target.pid)
+    with wire.target.entered(), pytest.raises(AoEError) as caught:
+        open_link("aoe0")
+    assert str(caught.value) == (
+        "aoe0: interface is down. Bring it up with: ip link set aoe0 up"
+    )
+    assert type(caught.value) is AoEError
+
+
+def test_an_interface_without_ethernet_is_refused(wire: Wire) -> None:
+    made = wire.target.run(["ip", "tuntap", "add", "tun0", "mode", "tun"])
+    if made.returncode:
+        pytest.skip("no tun device; modprobe tun")
+    interfaces.set_up("tun0", wire.target.pid)
+    with wire.target.entered(), pytest.raises(UsageError) as caught:
+        open_link("tun0")
+    assert str(caught.value) == (
+        "tun0: not an Ethernet interface. List the interfaces with: ip -details link"
+    )
+
+
+@both_kinds
+def test_the_loopback_serves_too(wire: Wire, *, rings: bool) -> None:
+    with (
+        wire.target.entered(),
+        open_link("lo", rings=rings, responses=False) as target,
+        open_link("lo", rings=rings, responses=True) as initiator,
+    ):
+        assert target.mac == bytes(6)
+        request, reply = frame_of(60, dst=bytes(6)), frame_of(60, reply=True)
+        assert initiator.send(request)
+        assert arriving(target) == [request]
+        assert target.send(bytes(6) + reply[6:])
+        assert arriving(initiator) == [bytes(6) + reply[6:]]
+
+
+ROOT_FREE = """
+from aoe.link import RingLink, open_link
+from aoe.netns import Wire
+with Wire(9000) as wire:
+    with wire.target.entered():
+        target = open_link("aoe0")
+    with wire.initiator.entered():
+        initiator = open_link("aoe0")
+    frame = wire.target_mac + wire.initiator_mac + bytes.fromhex("88a2") + bytes(9000)
+    with target, initiator:
+        assert initiator.send(frame) and target.wait(1)
+        print(type(target).__name__, target.receive() == frame)
+"""
+
+
+def test_it_all_works_without_root_in_a_user_namespace() -> None:
+    command = ["unshare", "-Urn", sys.executable, "-c", ROOT_FREE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"{done.stderr.strip()}; sysctl user.max_user_namespaces")
+    assert (done.stdout, done.stderr) == ("RingLink True\n", "")
+
+
+def test_permission_is_not_asked_for_before_the_name_is_known(wire: Wire) -> None:
+    without = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
+    answer = opened_by(wire.target, without, OPEN.replace("aoe0", "eth9"), None)
+    assert answer.startswith("NotFoundError; eth9: no such interface (have: lo, aoe0)")
