@@ -70,11 +70,6 @@ class AoeTgt:
     rpkts: int = 0
     wpkts: int = 0
 
-    @property
-    def is_ready(self) -> bool:
-        """The window is open and there is a frame to be had (K7, K41)."""
-        return self.window.is_open and self.window.nout < FRAMES_LIMIT
-
     def hear(self, netdev: NetDevice, sector_count: int) -> None:
         """Note that the target, which takes so many sectors, is behind ``netdev``.
 
@@ -201,9 +196,10 @@ class AoeDev:
         count = len(self.targets)
         for step in range(1, count + 1):
             index = (self.tgt + step) % count
-            if self.targets[index].is_ready:
+            target = self.targets[index]
+            if target.window.is_open:
                 self.tgt = index
-                return self.targets[index]
+                return target
         return None
 
     def update_maxbcnt(self) -> None:

@@ -86,8 +86,8 @@ class Bio:
         """Put a piece of a page behind the others (``bio_add_page``).
 
         Raises:
-            UsageError: ``length`` is not a positive multiple of 512, or the piece does
-                not lie within the page.
+            UsageError: ``length`` is not a positive multiple of 512, the piece does not
+                lie within the page, or the bio reads and the page is read-only.
         """
         if length <= 0 or length % SECTOR:
             raise UsageError(
@@ -95,6 +95,8 @@ class Bio:
             )
         if offset < 0 or offset + length > len(page.data):
             raise UsageError("bio", "the piece lies outside its page")
+        if self.op is Op.READ and page.data.readonly:
+            raise UsageError("bio", "cannot read into memory that is read-only")
         self.vecs.append(BioVec(page, offset, length))
 
 
@@ -104,7 +106,11 @@ def bio_for(
     buffer: WriteBuffer | bytes,
     end_io: Callable[[Bio], None],
 ) -> Bio:
-    """Make a bio over one buffer of the caller's, of a whole number of sectors."""
+    """Make a bio over one buffer of the caller's, of a whole number of sectors.
+
+    Raises:
+        UsageError: as ``Bio.add_page``.
+    """
     bio = Bio(op, sector, end_io)
     if len(buffer):
         pages = UserPages(buffer)

@@ -16,18 +16,16 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.address import BROADCAST, MAC_BROADCAST, SHELF_ALL, SLOT_ALL, Address
+from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
 from aoe.ata import (
     ATA_DATA,
-    DEVICE_LBA,
-    REGISTERS,
+    LBA28_LIMIT,
+    LBA48_LIMIT,
     SECTOR,
     STATUS_BAD,
-    AFlag,
-    Opcode,
     describe_failure,
 )
-from aoe.config import CONFIG_STRING, Config
+from aoe.config import Config
 from aoe.errors import (
     AoEError,
     BusyError,
@@ -38,19 +36,17 @@ from aoe.errors import (
 )
 from aoe.header import (
     ETH_P_AOE,
-    HEADER,
     HEADER_LENGTH,
     TAG_USER,
-    VERSION,
     Command,
     ErrorCode,
     Flag,
 )
 from aoe.identify import Identity
-from initiator.aoedev import AoeDev, AoeTgt, Buf, Frame, State
+from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Buf, Frame, State
 from initiator.bio import Bio, Op
 from initiator.options import Options
-from initiator.skbuff import Skb
+from initiator.requests import put_command, put_header, put_identify, query
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
@@ -60,8 +56,13 @@ if TYPE_CHECKING:
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
+_COUNT: Final = 26
 _STATUS: Final = 27
 _ERROR: Final = 25
+# Plain numbers: with enums, these bits would cost a frame more than all the rest.
+_IS_RESPONSE: Final = int(Flag.RESPONSE)
+_IS_ERROR: Final = int(Flag.ERROR)
+_IS_BAD: Final = int(STATUS_BAD)
 _SHELF_SWITCHES: Final = 0x0FFF
 """Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
@@ -90,40 +91,34 @@ class Driver:
 
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
-        user = self.options.tags == "user"
+        tag = TAG_USER if self.options.tags == "user" else 0
         for netdev in self.netdevs:
-            skb = Skb(CONFIG_STRING)
-            _put_header(
-                skb,
-                MAC_BROADCAST,
-                netdev.mac,
-                address,
-                Command.CONFIG,
-                TAG_USER if user else 0,
-            )
-            Config().pack_into(skb.head)
-            netdev.xmit(skb)
+            netdev.xmit(query(netdev.mac, address, tag))
 
     def open(self, d: AoeDev) -> None:
         """Hold the device open: its size stays as it is (K19)."""
         d.nopen += 1
 
     def close(self, d: AoeDev) -> None:
-        """Let go of it. The last close asks for its state anew (K10)."""
+        """Let go of it. The last close asks for its state anew (K10, K56)."""
         d.nopen -= 1
         if d.nopen == 0:
+            if d.state is State.CLOSEWAIT:
+                d.state = State.DOWN
             self.discover(d.address)
 
     def submit(self, d: AoeDev, bio: Bio, now: float) -> None:
         """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
 
-        A bio for a device that is down or beyond its end fails at once (K40).
+        A bio for a device that is down (K40) or for sectors that it does not have
+        fails at once.
         """
+        bio.error = None
         if d.state is not State.UP:
             _end_bio(bio, DeviceError(str(d.address), "device is not up"))
-        elif bio.sector + bio.size // SECTOR > d.ssize:
+        elif not 0 <= bio.sector <= d.ssize - bio.size // SECTOR:
             _end_bio(bio, UsageError(str(d.address), "beyond the end of the device"))
-        elif not bio.vecs and not (bio.op is Op.FLUSH and self.options.send_flush):
+        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
             _end_bio(bio, None)
         else:
             d.bios.append(bio)
@@ -139,11 +134,11 @@ class Driver:
         frames = [*d.factive.values(), *d.rexmitq.values()]
         d.factive.clear()
         d.rexmitq.clear()
-        bios = {id(f.buf.bio): f.buf.bio for f in frames if f.buf is not None}
+        waiting = dict.fromkeys(f.buf.bio for f in frames if f.buf is not None)
         if d.buf is not None:
-            bios[id(d.buf.bio)] = d.buf.bio
+            waiting[d.buf.bio] = None
             d.buf = None
-        waiting = [*bios.values(), *d.bios]
+        waiting |= dict.fromkeys(d.bios)
         d.bios.clear()
         for frame in frames:
             frame.buf = None
@@ -207,14 +202,14 @@ class Driver:
         src, ethertype, verfl, error, shelf, slot, command, tag = _ANSWER.unpack_from(
             frame, 6
         )
-        if ethertype != ETH_P_AOE or not verfl & Flag.RESPONSE:
+        if ethertype != ETH_P_AOE or not verfl & _IS_RESPONSE:
             return
         user = self.options.tags == "user"
         if bool(tag & TAG_USER) != user and (tag or command != Command.CONFIG):
             return
         address = Address(shelf, slot)
-        if verfl & Flag.ERROR:
-            self._error_rsp(address, error, tag)
+        if verfl & _IS_ERROR:
+            self._error_rsp(address, error, command, tag, now)
         elif command == Command.ATA:
             self._ata_rsp(address, src, tag, frame, now)
         elif command == Command.CONFIG:
@@ -222,17 +217,20 @@ class Driver:
         elif command < 0xF0:
             self.log.append(f"unknown command {command} from {address}")
 
-    def _error_rsp(self, address: Address, error: int, tag: int) -> None:
+    def _error_rsp(
+        self, address: Address, error: int, command: int, tag: int, now: float
+    ) -> None:
         known = error in list(ErrorCode)
         text = ErrorCode(error).text if known else f"unknown error {error}"
         self.log.append(f"error packet from {address}; ecode={error} '{text}'")
         d = self.devices.get(address)
-        if d is None or not self.options.report_errors:
+        if d is None or command != Command.ATA or not self.options.report_errors:
             return
-        frame = self._take_frame(d, tag)
-        if frame is not None:
+        f = _match(d, tag, now)
+        if f is not None:
+            self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
-            self._frame_done(d, frame, kind(str(address), text))
+            self._frame_done(f, kind(str(address), text))
 
     def _config_rsp(
         self,
@@ -246,17 +244,16 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        if (
-            address.shelf in (SHELF_ALL, _SHELF_SWITCHES)
-            or address.slot == SLOT_ALL
-            or (self.options.only and address not in self.options.only)
-        ):
+        if address.shelf in (SHELF_ALL, _SHELF_SWITCHES) or address.slot == SLOT_ALL:
+            self.log.append(f"{address}: no address for a target, s={src.hex()}")
+            return
+        if self.options.only and address not in self.options.only:
             return
         d = self.devices.get(address)
         if d is None:
             timing = TIMINGS[self.options.timing]()
             d = self.devices[address] = AoeDev(address, timing)
-        nframes = min(config.buffer_count, self.options.maxout)
+        nframes = min(config.buffer_count, self.options.maxout, FRAMES_LIMIT)
         target = d.find_target(src)
         if target is None:
             target = AoeTgt(src, d.timing.window(nframes))
@@ -278,17 +275,10 @@ class Driver:
             return
         if len(frame) < ATA_DATA:
             return
-        f = d.factive.pop(tag, None)
-        if f is not None:
-            d.timing.sample(now - f.sent)
-            f.target.window.answered()
-            f.target.window.nout -= 1
-        else:
-            f = d.rexmitq.pop(tag, None)
-            if f is None:
-                self._unexpected(d, src, tag, now)
-                return
-            d.timing.sample(now - f.sent)
+        f = _match(d, tag, now)
+        if f is None:
+            self._unexpected(d, src, tag, now)
+            return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
         self._complete(d, f, frame)
@@ -304,14 +294,14 @@ class Driver:
         """``ktiocomplete``: look at the status and copy data out (K60, K61)."""
         status = frame[_STATUS]
         error: AoEError | None = None
-        if status & STATUS_BAD:
+        if status & _IS_BAD:
             why = describe_failure(status, frame[_ERROR])
             error = DeviceError(str(d.address), why)
         elif f.buf is None:
             self._identified(d, frame)
         elif f.buf.bio.op is Op.READ:
             position = ATA_DATA
-            wanted = f.skb.head[26] * SECTOR
+            wanted = f.skb.head[_COUNT] * SECTOR
             if len(frame) < ATA_DATA + wanted:
                 why = f"runt: {len(frame) - ATA_DATA} of {wanted} bytes"
                 error = DeviceError(str(d.address), why)
@@ -321,9 +311,9 @@ class Driver:
                     page.data[offset : offset + length] = frame[position:end]
                     position = end
                 f.target.rpkts += 1
-        else:
+        elif f.buf.bio.op is Op.WRITE:
             f.target.wpkts += 1
-        self._frame_done(d, f, error)
+        self._frame_done(f, error)
 
     def _identified(self, d: AoeDev, frame: memoryview) -> None:
         page = bytes(frame[ATA_DATA : ATA_DATA + SECTOR])
@@ -333,17 +323,11 @@ class Driver:
         identity = Identity.unpack(page)
         d.ident = page
         d.ext = identity.lba48
-        d.ssize = identity.sectors
+        # Sectors that the registers cannot name would be others (K35).
+        d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
         d.state = State.UP
 
-    def _take_frame(self, d: AoeDev, tag: int) -> Frame | None:
-        frame = d.factive.pop(tag, None)
-        if frame is None:
-            return d.rexmitq.pop(tag, None)
-        frame.target.window.nout -= 1
-        return frame
-
-    def _frame_done(self, d: AoeDev, f: Frame, error: AoEError | None) -> None:
+    def _frame_done(self, f: Frame, error: AoEError | None) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
         f.target.ffree.append(f)
@@ -351,10 +335,10 @@ class Driver:
             if error is not None:
                 self.log.append(str(error))
             return
-        if error is not None and buf.bio.error is None:
+        if buf.bio.error is None:
             buf.bio.error = error
         buf.nframesout -= 1
-        if buf.nframesout == 0 and d.buf is not buf:
+        if buf.nframesout == 0 and not buf.iter.size:
             _end_bio(buf.bio, None)
 
     # --- frames out -------------------------------------------------------------
@@ -375,37 +359,11 @@ class Driver:
         """``aoecmd_ata_rw``: cut the next frame off the bio (K28-K36)."""
         f = target.new_frame()
         f.buf = buf
-        bio, position = buf.bio, buf.iter
-        lba = position.sector
+        skb, op, position = f.skb, buf.bio.op, buf.iter
         length = min(d.maxbcnt, position.size)
+        put_command(skb, op, position.sector, length, ext=d.ext)
         f.segments = position.take(length)
-        aflags = 0
-        if bio.op is Op.FLUSH:
-            opcode = Opcode.FLUSH
-        else:
-            opcode = Opcode.WRITE if bio.op is Op.WRITE else Opcode.READ
-            if d.ext:
-                aflags = AFlag.EXTENDED
-                opcode = Opcode(opcode | 0x04)
-            else:
-                # Bits 32 to 47 stay, as in the kernel: nothing looks at them.
-                lba = lba & ~0xF000_0000 | DEVICE_LBA << 24
-        skb = f.skb
-        skb.frags = []
-        if bio.op is Op.WRITE:
-            aflags |= AFlag.WRITE
-            skb.frags = f.segments
-        REGISTERS.pack_into(
-            skb.head,
-            HEADER_LENGTH,
-            aflags,
-            0,
-            length // SECTOR,
-            opcode,
-            lba & 0xFFFF_FFFF,
-            lba >> 32,
-            0,
-        )
+        skb.frags = f.segments if op is Op.WRITE else []
         buf.nframesout += 1
         if not position.size:
             d.buf = None
@@ -421,9 +379,7 @@ class Driver:
         f = target.new_frame()
         f.buf = None
         f.segments = f.skb.frags = []
-        REGISTERS.pack_into(
-            f.skb.head, HEADER_LENGTH, 0, 0, 1, Opcode.IDENTIFY, 0xA0 << 24, 0, 0
-        )
+        put_identify(f.skb)
         d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
@@ -450,7 +406,7 @@ class Driver:
         f.tag = tag = self._new_tag(d, now)
         f.ifp = ifp = f.target.rotate()
         netdev = ifp.netdev
-        _put_header(f.skb, f.target.addr, netdev.mac, d.address, Command.ATA, tag)
+        put_header(f.skb, f.target.addr, netdev.mac, d.address, Command.ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
         d.factive[tag] = f
@@ -458,29 +414,31 @@ class Driver:
         netdev.xmit(f.skb)
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
-        d.lasttag += 1
         options = self.options
-        if options.tags == "kernel":
-            return (d.lasttag & 0x7FFF) << 16 | int(now * options.hz) & 0xFFFF
-        return TAG_USER | (options.tag_base & 0xFFF) << 19 | d.lasttag & 0x7FFFF
+        while True:
+            d.lasttag += 1
+            if options.tags == "kernel":
+                tag = (d.lasttag & 0x7FFF) << 16 | int(now * options.hz) & 0xFFFF
+            else:
+                tag = TAG_USER | (options.tag_base & 0xFFF) << 19 | d.lasttag & 0x7FFFF
+            # The kernel does not guard against a tag that is still in use (K26).
+            if tag not in d.factive and tag not in d.rexmitq:
+                return tag
 
 
-def _put_header(
-    skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
-) -> None:
-    HEADER.pack_into(
-        skb.head,
-        0,
-        dst,
-        src,
-        ETH_P_AOE,
-        VERSION << 4,
-        0,
-        address.shelf,
-        address.slot,
-        command,
-        tag,
-    )
+def _match(d: AoeDev, tag: int, now: float) -> Frame | None:
+    """Take the frame that an answer is for: active, or lost but not resent (K51)."""
+    f = d.factive.pop(tag, None)
+    if f is not None:
+        window = f.target.window
+        window.answered()
+        window.nout -= 1
+    else:
+        f = d.rexmitq.pop(tag, None)
+        if f is None:
+            return None
+    d.timing.sample(now - f.sent)
+    return f
 
 
 def _due(d: AoeDev, f: Frame) -> float:
@@ -496,7 +454,7 @@ def _timeouts(d: AoeDev) -> Iterator[float]:
 
 
 def _end_bio(bio: Bio, error: AoEError | None) -> None:
-    """``bio_endio``."""
-    if error is not None:
+    """``bio_endio``; what went wrong first counts."""
+    if bio.error is None:
         bio.error = error
     bio.end_io(bio)

@@ -8,7 +8,6 @@ from aoe.header import FRAME_MINIMUM
 
 if TYPE_CHECKING:
     from aoe.link import Link
-
     from initiator.skbuff import Skb
 
 
@@ -32,6 +31,7 @@ class NetDevice(Protocol):
 
         The driver keeps the skb and will change its header for a retransmission (K52).
         A frame that cannot be sent is a frame lost; retransmission makes it good.
+        It does not call the driver back: answers come later, through ``receive``.
         """
 
 

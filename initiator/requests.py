@@ -1,0 +1,80 @@
+"""What the driver's frames look like: queries, IDENTIFY, reads and writes.
+
+They are written into the head of an skb; the data of a write are its fragments.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aoe.address import MAC_BROADCAST, Address
+from aoe.ata import DEVICE_LBA, REGISTERS, SECTOR, AFlag, Opcode
+from aoe.config import CONFIG_STRING, Config
+from aoe.header import ETH_P_AOE, HEADER, HEADER_LENGTH, VERSION, Command
+from initiator.bio import Op
+from initiator.skbuff import Skb
+
+_WRITES: Final = int(AFlag.WRITE)
+_LBA48: Final = int(AFlag.EXTENDED)
+_COMMANDS: Final = {
+    (Op.READ, False): (0, int(Opcode.READ)),
+    (Op.READ, True): (_LBA48, int(Opcode.READ_EXT)),
+    (Op.WRITE, False): (_WRITES, int(Opcode.WRITE)),
+    (Op.WRITE, True): (_LBA48 | _WRITES, int(Opcode.WRITE_EXT)),
+    (Op.FLUSH, False): (0, int(Opcode.FLUSH)),
+    (Op.FLUSH, True): (0, int(Opcode.FLUSH)),
+}
+"""aflags and opcode; a device that takes 48 bits gets them for every LBA (K35)."""
+
+
+def query(src: bytes, address: Address, tag: int) -> Skb:
+    """Make a config query, always to the Ethernet broadcast (K10, K12)."""
+    skb = Skb(CONFIG_STRING)
+    put_header(skb, MAC_BROADCAST, src, address, Command.CONFIG, tag)
+    Config().pack_into(skb.head)
+    return skb
+
+
+def put_header(
+    skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
+) -> None:
+    """Write Ethernet and AoE headers, over those of an earlier transmission (K52)."""
+    HEADER.pack_into(
+        skb.head,
+        0,
+        dst,
+        src,
+        ETH_P_AOE,
+        VERSION << 4,
+        0,
+        address.shelf,
+        address.slot,
+        command,
+        tag,
+    )
+
+
+def put_command(skb: Skb, op: Op, lba: int, length: int, *, ext: bool) -> None:
+    """Write the registers that move ``length`` bytes at sector ``lba`` (K34-K36)."""
+    aflags, opcode = _COMMANDS[op, ext]
+    if not ext and length:
+        # Bits 32 to 47 stay, as in the kernel: nothing looks at them.
+        lba = lba & ~0xF000_0000 | DEVICE_LBA << 24
+    REGISTERS.pack_into(
+        skb.head,
+        HEADER_LENGTH,
+        aflags,
+        0,
+        length // SECTOR,
+        opcode,
+        lba & 0xFFFF_FFFF,
+        lba >> 32,
+        0,
+    )
+
+
+def put_identify(skb: Skb) -> None:
+    """Write the registers of IDENTIFY DEVICE (K20)."""
+    REGISTERS.pack_into(
+        skb.head, HEADER_LENGTH, 0, 0, 1, Opcode.IDENTIFY, 0xA0 << 24, 0, 0
+    )
