@@ -1,0 +1,278 @@
+"""An AoE peer in memory: interfaces that keep frames, a target that answers them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import pytest
+
+from aoe.address import Address
+from aoe.ata import ATA_DATA, LBA28_LIMIT, SECTOR, AtaError, Opcode, Registers, Status
+from aoe.config import CONFIG_STRING, Config
+from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
+from aoe.identify import Identity
+from initiator.aoedev import State
+from initiator.bio import Bio, Op, bio_for
+from initiator.driver import Driver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from initiator.aoedev import AoeDev
+    from initiator.options import Options
+    from initiator.skbuff import Skb
+
+ADDRESS = Address(1, 2)
+_READS = (Opcode.READ, Opcode.READ_EXT)
+_WRITES = (Opcode.WRITE, Opcode.WRITE_EXT)
+
+
+class Sent(NamedTuple):
+    """A frame that left, as it was when it left."""
+
+    port: FakeNetDevice
+    raw: bytes
+    frags: list[int]
+    skb: Skb
+    time: float
+
+    @property
+    def header(self) -> Header:
+        return Header.unpack_from(self.raw)
+
+    @property
+    def registers(self) -> Registers:
+        return Registers.unpack_from(self.raw)
+
+    @property
+    def tag(self) -> int:
+        return self.header.tag
+
+
+class FakeNetDevice:
+    """An interface that keeps what the driver sends, in one list with its like."""
+
+    def __init__(self, number: int, mtu: int, world: World) -> None:
+        self.name = f"eth{number}"
+        self.mac = bytes([2, 0, 0, 0, 0, number])
+        self.mtu = mtu
+        self._world = world
+
+    def xmit(self, skb: Skb) -> None:
+        frags = [frag.length for frag in skb.frags]
+        now = self._world.now
+        self._world.frames.append(Sent(self, bytes(skb), frags, skb, now))
+
+
+class AnsweringTarget:
+    """A disk in memory and what an AoE target says to frames for it."""
+
+    def __init__(
+        self,
+        disk: bytearray,
+        *,
+        mac: bytes = b"\x52\x54\x00\xae\x00\x01",
+        address: Address = ADDRESS,
+        buffers: int = 16,
+        sector_count: int = 255,
+        lba48: bool = True,
+    ) -> None:
+        self.disk = disk
+        self.mac = mac
+        self.address = address
+        self.config = Config(
+            buffer_count=buffers,
+            firmware=0x4001,
+            sector_count=sector_count,
+            version=1,
+        )
+        self.lba48 = lba48
+        self.flushes = 0
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(len(self.disk) // SECTOR, lba48=self.lba48)
+
+    def announce(self, tag: int = 0) -> bytearray:
+        """Say who is there, as a target does when it starts (P48)."""
+        reply = self._header(Command.CONFIG, tag, CONFIG_STRING)
+        self.config.pack_into(reply)
+        return reply
+
+    def answer(self, request: bytes) -> bytearray:
+        """Execute a request."""
+        header = Header.unpack_from(request)
+        if header.command == Command.CONFIG:
+            return self.announce(header.tag)
+        opcode = Registers.unpack_from(request).command
+        if opcode in _READS or opcode in _WRITES:
+            return self._move(request)
+        if opcode == Opcode.IDENTIFY:
+            return self.report(request, data=self.identity.pack())
+        if opcode == Opcode.FLUSH:
+            self.flushes += 1
+            return self.report(request)
+        return self.report(request, Status.ERROR, AtaError.ABORTED)
+
+    def _move(self, request: bytes) -> bytearray:
+        registers = Registers.unpack_from(request)
+        lba, length = registers.lba, registers.count * SECTOR
+        if registers.command in (Opcode.READ, Opcode.WRITE):
+            lba %= LBA28_LIMIT
+        place = slice(lba * SECTOR, lba * SECTOR + length)
+        if place.stop > len(self.disk):
+            return self.report(request, Status.ERROR, AtaError.NOT_FOUND)
+        if registers.command in _READS:
+            return self.report(request, data=bytes(self.disk[place]))
+        assert len(request) == ATA_DATA + length
+        self.disk[place] = request[ATA_DATA:]
+        return self.report(request)
+
+    def report(
+        self, request: bytes, status: int = 0, error: int = 0, data: bytes = b""
+    ) -> bytearray:
+        """Make the answer to an ATA request that has these registers and data."""
+        header = Header.unpack_from(request)
+        reply = self._header(Command.ATA, header.tag, ATA_DATA + len(data))
+        registers = Registers.unpack_from(request)
+        Registers(
+            registers.aflags, error, 0, Status.READY | status, registers.lba
+        ).pack_into(reply)
+        reply[ATA_DATA : ATA_DATA + len(data)] = data
+        return reply
+
+    def refuse(self, request: bytes, code: int = ErrorCode.BAD_ARGUMENT) -> bytearray:
+        """Answer with an AoE error."""
+        reply = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
+        reply[14] |= Flag.RESPONSE | Flag.ERROR
+        reply[15] = code
+        return reply
+
+    def _header(self, command: int, tag: int, length: int) -> bytearray:
+        reply = bytearray(max(length, FRAME_MINIMUM))
+        Header(
+            b"\2\0\0\0\0\0", self.mac, *self.address, command, tag, Flag.RESPONSE
+        ).pack_into(reply)
+        return reply
+
+
+class World:
+    """A driver, its interfaces, a target and a clock that the test winds."""
+
+    def __init__(
+        self, options: Options | None, mtus: Sequence[int], target: AnsweringTarget
+    ) -> None:
+        self.now = 0.0
+        self.frames: list[Sent] = []
+        self.ended: list[Bio] = []
+        self.target = target
+        self.driver = Driver(options)
+        self.ports = [FakeNetDevice(n, mtu, self) for n, mtu in enumerate(mtus)]
+        for port in self.ports:
+            self.driver.add_netdev(port)
+
+    @property
+    def device(self) -> AoeDev:
+        return self.driver.devices[self.target.address]
+
+    @property
+    def is_up(self) -> bool:
+        return self.device.state is State.UP
+
+    def take(self) -> list[Sent]:
+        """Take the frames that have left since the last time."""
+        taken, self.frames = self.frames, []
+        return taken
+
+    def deliver(self, frame: bytes | bytearray, port: FakeNetDevice | int = 0) -> None:
+        """Let the driver receive a frame."""
+        if isinstance(port, int):
+            port = self.ports[port]
+        self.driver.receive(memoryview(bytes(frame)), port, self.now)
+
+    def reply(self, *frames: Sent) -> None:
+        """Let the target answer these."""
+        for frame in frames:
+            self.deliver(self.target.answer(frame.raw), frame.port)
+
+    def settle(self) -> None:
+        """Let the target answer all that leaves, until nothing does."""
+        while frames := self.take():
+            self.reply(*frames)
+
+    def bring_up(self) -> None:
+        """Announce the target on every interface, and answer IDENTIFY."""
+        for number in range(len(self.ports)):
+            self.deliver(self.target.announce(), number)
+            self.settle()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; the timer runs when it is due."""
+        end = self.now + seconds
+        while (due := self.driver.next_timeout()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.driver.handle_timer(self.now)
+        self.now = end
+
+    def second_mac(self, buffers: int = 16, sector_count: int = 255) -> AnsweringTarget:
+        """Make another target that serves the same disk under the same address."""
+        return AnsweringTarget(
+            self.target.disk,
+            mac=b"\x52\x54\x00\xae\x00\x02",
+            buffers=buffers,
+            sector_count=sector_count,
+        )
+
+    def submit(self, bio: Bio) -> Bio:
+        self.driver.submit(self.device, bio, self.now)
+        return bio
+
+    def read(self, sector: int, buffer: bytearray) -> Bio:
+        return self.submit(bio_for(Op.READ, sector, buffer, self.ended.append))
+
+    def write(self, sector: int, data: bytes) -> Bio:
+        return self.submit(bio_for(Op.WRITE, sector, data, self.ended.append))
+
+    def flush(self) -> Bio:
+        return self.submit(bio_for(Op.FLUSH, 0, b"", self.ended.append))
+
+
+class Connect(Protocol):
+    """Makes a world; ``is_up`` says whether its device is found and identified yet."""
+
+    def __call__(
+        self,
+        options: Options | None = None,
+        *,
+        mtus: Sequence[int] = (1500,),
+        buffers: int = 16,
+        sector_count: int = 255,
+        lba48: bool = True,
+        is_up: bool = True,
+    ) -> World: ...
+
+
+def _connect(
+    options: Options | None = None,
+    *,
+    mtus: Sequence[int] = (1500,),
+    buffers: int = 16,
+    sector_count: int = 255,
+    lba48: bool = True,
+    is_up: bool = True,
+) -> World:
+    # 256 KiB, no two sectors alike.
+    disk = bytearray(b"".join(n.to_bytes(4, "big") for n in range(1 << 16)))
+    target = AnsweringTarget(
+        disk, buffers=buffers, sector_count=sector_count, lba48=lba48
+    )
+    world = World(options, mtus, target)
+    if is_up:
+        world.bring_up()
+    return world
+
+
+@pytest.fixture(scope="session")
+def connect() -> Connect:
+    """Make worlds of 512 sectors; by default one interface and 16 buffers."""
+    return _connect

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aoe.ata import SECTOR
+from aoe.errors import UsageError
+from initiator.bio import Bio, BioIter, Op, UserPages, bio_for
+from initiator.skbuff import Skb
+
+if TYPE_CHECKING:
+    from initiator.bio import BioVec
+
+
+def ignore(_: Bio) -> None:
+    pass
+
+
+def content(vecs: list[BioVec]) -> bytes:
+    return b"".join(bytes(v.page.data[v.offset : v.offset + v.length]) for v in vecs)
+
+
+def test_a_bio_counts_the_bytes_of_all_its_pages() -> None:
+    bio = Bio(Op.WRITE, 8, ignore)
+    bio.add_page(UserPages(bytes(4096)), 4096)
+    bio.add_page(UserPages(bytes(4096)), 512, 3584)
+    assert bio.size == 4608
+    assert [(vec.offset, vec.length) for vec in bio.vecs] == [(0, 4096), (3584, 512)]
+
+
+@pytest.mark.parametrize("length", [0, -512, 1, 511, 513])
+def test_a_piece_is_whole_sectors(length: int) -> None:
+    bio = Bio(Op.WRITE, 0, ignore)
+    with pytest.raises(UsageError, match="sectors"):
+        bio.add_page(UserPages(bytes(4096)), length)
+    assert bio.vecs == []
+
+
+@pytest.mark.parametrize(("length", "offset"), [(4608, 0), (512, 4096), (512, -512)])
+def test_a_piece_lies_within_its_page(length: int, offset: int) -> None:
+    bio = Bio(Op.WRITE, 0, ignore)
+    with pytest.raises(UsageError, match="outside"):
+        bio.add_page(UserPages(bytes(4096)), length, offset)
+
+
+def test_nothing_is_read_into_memory_that_is_read_only() -> None:
+    with pytest.raises(UsageError, match="read-only"):
+        bio_for(Op.READ, 0, bytes(512), ignore)
+
+
+def test_a_bio_over_a_buffer_is_that_buffer() -> None:
+    buffer = bytearray(1024)
+    bio = bio_for(Op.READ, 3, buffer, ignore)
+    bio.vecs[0].page.data[0:5] = b"hello"
+    assert buffer[:5] == b"hello"
+    assert (bio.op, bio.sector, bio.size, bio.error) == (Op.READ, 3, 1024, None)
+
+
+def test_a_buffer_of_wider_items_is_taken_as_bytes() -> None:
+    buffer = memoryview(bytearray(1024)).cast("I")
+    assert bio_for(Op.READ, 0, buffer, ignore).size == 1024
+
+
+def test_a_bio_without_memory_is_empty() -> None:
+    assert bio_for(Op.FLUSH, 0, b"", ignore).vecs == []
+
+
+def test_k29_a_cut_goes_across_page_borders() -> None:
+    bio = Bio(Op.WRITE, 100, ignore)
+    for number in range(3):
+        bio.add_page(UserPages(bytes([number]) * 4096), 4096)
+    position = BioIter(bio)
+
+    first, second = position.take(17 * SECTOR), position.take(7 * SECTOR)
+
+    assert [vec.length for vec in first] == [4096, 4096, 512]
+    assert [(vec.offset, vec.length) for vec in second] == [(512, 3584)]
+    assert content(first) == b"\0" * 4096 + b"\1" * 4096 + b"\2" * 512
+    assert (position.sector, position.size) == (124, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 8)), min_size=1, max_size=8),
+    st.lists(st.integers(1, 9), min_size=64, max_size=64),
+)
+def test_k29_cuts_of_any_size_are_the_bio_in_order(
+    pieces: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    bio = Bio(Op.WRITE, 7, ignore)
+    stamp = iter(range(1 << 16))
+    for offset, length in pieces:
+        sectors = [next(stamp).to_bytes(2, "big") * 256 for _ in range(offset + length)]
+        bio.add_page(
+            UserPages(b"".join(sectors)), length * SECTOR, offset=offset * SECTOR
+        )
+    whole = content(bio.vecs)
+    position = BioIter(bio)
+
+    taken = []
+    for cut in cuts:
+        length = min(cut * SECTOR, position.size)
+        vecs = position.take(length)
+        assert sum(vec.length for vec in vecs) == length
+        assert all(vec.length > 0 for vec in vecs)
+        taken.append(content(vecs))
+
+    assert b"".join(taken) == whole
+    assert position.size == 0
+    assert position.sector == 7 + len(whole) // SECTOR
+
+
+def test_k31_an_skb_is_its_head_and_then_its_fragments() -> None:
+    page = UserPages(b"a" * 512 + b"b" * 512)
+    bio = Bio(Op.WRITE, 0, ignore)
+    bio.add_page(page, 512, 512)
+    bio.add_page(page, 512)
+    skb = Skb()
+    skb.frags = bio.vecs
+    assert len(skb) == 36 + 1024
+    assert bytes(skb) == bytes(36) + b"b" * 512 + b"a" * 512
+
+
+def test_k72_an_skb_borrows_its_pages_and_copies_nothing() -> None:
+    buffer = bytearray(512)
+    skb = Skb()
+    skb.frags = bio_for(Op.WRITE, 0, buffer, ignore).vecs
+    buffer[:] = b"z" * 512
+    assert bytes(skb)[36:] == b"z" * 512

@@ -1,0 +1,227 @@
+"""The paths to a device: what a frame carries, which way it goes, what gets in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import SECTOR
+from aoe.header import Flag
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect
+
+KERNEL = Options.kernel()
+USER = Options()
+in_both_modes = pytest.mark.parametrize(
+    "options", [USER, KERNEL], ids=["user", "kernel"]
+)
+
+
+# --- frame sizes ----------------------------------------------------------------------
+
+
+@in_both_modes
+@pytest.mark.parametrize(
+    ("mtu", "sector_count", "sectors"),
+    [
+        (1500, 255, 2),
+        (1045, 255, 1),
+        (1059, 255, 1),
+        (1060, 255, 2),
+        (4200, 255, 8),
+        (9000, 255, 17),
+        (9216, 255, 17),
+        (16110, 255, 31),
+        (65535, 255, 127),
+        (65536, 255, 127),
+        (547, 255, 2),
+        (36, 255, 2),
+        (9000, 16, 16),
+        (9000, 1, 1),
+        (9000, 0, 2),
+        (1500, 0, 2),
+    ],
+)
+def test_k17_p23_a_frame_carries_what_both_ends_can(
+    connect: Connect, options: Options, mtu: int, sector_count: int, sectors: int
+) -> None:
+    world = connect(options, mtus=[mtu], sector_count=sector_count)
+    world.read(0, bytearray(128 * SECTOR))
+    assert world.take()[0].registers.count == sectors
+    assert world.device.maxbcnt == sectors * SECTOR
+
+
+def test_k18_no_frame_names_more_than_255_sectors(connect: Connect) -> None:
+    world = connect(mtus=[1 << 20])
+    world.read(0, bytearray(512 * SECTOR))
+    assert [f.registers.count for f in world.take()] == [255, 255, 2]
+
+
+@in_both_modes
+def test_k18_the_smallest_path_decides(connect: Connect, options: Options) -> None:
+    world = connect(options, mtus=(9000, 1500))
+    assert world.device.maxbcnt == 1024
+    other = world.second_mac(sector_count=1)
+    world.deliver(other.announce())
+    assert world.device.maxbcnt == 512
+
+
+@in_both_modes
+def test_k18_frames_on_their_way_keep_their_size(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=[9000], buffers=2)
+    world.driver.open(world.device)
+    world.read(0, bytearray(34 * SECTOR))
+    [first] = world.take()
+    world.target.config = replace(world.target.config, sector_count=2)
+    world.deliver(world.target.announce())
+    world.wait(15)
+    resent = world.take()[-1]
+    assert resent.registers == first.registers
+    assert resent.registers.count == 17
+    world.reply(resent)
+    [second] = world.take()
+    assert (second.registers.lba, second.registers.count) == (17, 2)
+
+
+# --- several paths --------------------------------------------------------------------
+
+
+@in_both_modes
+def test_k42_interfaces_take_turns_from_the_second_on(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(1500, 1500))
+    world.driver.open(world.device)
+    world.device.targets[0].ifp = 0
+    world.read(0, bytearray(8 * SECTOR))
+    sent = world.take()
+    assert [f.port.name for f in sent] == ["eth1", "eth0", "eth1", "eth0"]
+    assert [f.header.src for f in sent] == [f.port.mac for f in sent]
+
+
+@in_both_modes
+def test_k42_the_first_frame_for_two_interfaces_leaves_on_the_second(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(1500, 1500), buffers=2, is_up=False)
+    for port in (0, 1):
+        world.deliver(world.target.announce(), port)
+    # One buffer's worth of window is taken by the IDENTIFY that went out on the first.
+    [identify] = world.take()
+    assert identify.port.name == "eth0"
+    world.reply(identify)
+    world.read(0, bytearray(SECTOR))
+    [first] = world.take()
+    assert first.port.name == "eth1"
+
+
+@in_both_modes
+def test_k41_targets_take_turns_as_far_as_their_windows_are_open(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=8)
+    other = world.second_mac(buffers=4)
+    world.deliver(other.announce())
+    world.settle()
+    world.driver.open(world.device)
+    world.device.tgt = 0
+
+    world.read(0, bytearray(32 * SECTOR))
+
+    macs = [f.header.dst for f in world.take()]
+    first, second = world.target.mac, other.mac
+    assert macs == [second, first, second, first, first, first]
+
+
+def test_i1_any_of_the_macs_may_answer(connect: Connect) -> None:
+    world = connect()
+    other = world.second_mac()
+    buffer = bytearray(SECTOR)
+    world.read(1, buffer)
+    [request] = world.take()
+    world.deliver(other.answer(request.raw))
+    assert [bio.error for bio in world.ended] == [None]
+    assert buffer == world.target.disk[SECTOR : 2 * SECTOR]
+
+
+# --- the gate -------------------------------------------------------------------------
+
+
+def cut(frame: bytearray, length: int) -> bytearray:
+    return frame[:length]
+
+
+def altered(frame: bytearray, offset: int, value: int) -> bytearray:
+    frame[offset] = value
+    return frame
+
+
+@in_both_modes
+def test_k13_what_is_no_answer_is_ignored(connect: Connect, options: Options) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    lines = len(world.driver.log)
+    for frame in (
+        bytearray(),
+        cut(answer, 23),
+        cut(answer, 35),
+        altered(bytearray(answer), 12, 0x08),
+        altered(bytearray(answer), 14, 0x10),
+        altered(bytearray(answer), 19, 0xF0),
+        altered(bytearray(answer), 19, 0xFF),
+    ):
+        world.deliver(frame)
+    assert (world.ended, world.take(), len(world.driver.log)) == ([], [], lines)
+
+
+@in_both_modes
+@pytest.mark.parametrize("command", [2, 3, 4, 0xEF])
+def test_k13_answers_to_commands_that_are_not_ours_are_logged(
+    connect: Connect, options: Options, command: int
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(altered(world.target.answer(request.raw), 19, command))
+    assert world.ended == []
+    assert f"command {command}" in world.driver.log[-1]
+
+
+@in_both_modes
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        pytest.param(
+            14, 0x00 | Flag.RESPONSE, id="version 0, as vblade announces (I3)"
+        ),
+        pytest.param(14, 0x1B, id="reserved flags"),
+        pytest.param(15, 0xEE, id="error without its flag"),
+        pytest.param(0, 0x52, id="destination"),
+        pytest.param(6, 0x52, id="source"),
+        pytest.param(24, 0xFF, id="aflags (K61)"),
+        pytest.param(26, 0xFF, id="sector count (K61, I5)"),
+        pytest.param(28, 0xFF, id="LBA (K61)"),
+    ],
+)
+def test_k13_what_is_not_checked(
+    connect: Connect, options: Options, offset: int, value: int
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(altered(world.target.answer(request.raw), offset, value))
+    assert [bio.error for bio in world.ended] == [None]
+
+
+def test_k13_a_version_0_announcement_is_heard(connect: Connect) -> None:
+    world = connect(is_up=False)
+    world.deliver(altered(world.target.announce(), 14, int(Flag.RESPONSE)))
+    assert world.target.address in world.driver.devices
