@@ -1,8 +1,8 @@
 """Copying between disks, files and streams, several chunks at a time.
 
 A copy is a line: chunks are read in order, as many at once as there are buffers, and
-written in the order in which they were read. Whole chunks of zeroes are not written to
-where zeroes are already.
+written in the order in which they were read. Zeroes are not written to where zeroes are
+already.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 20
 DEPTH: Final = 8
-_GRAIN: Final = 64 << 10
-"""Zeroes are looked for in pieces of this many bytes."""
-_ZEROES: Final = bytes(_GRAIN)
+_BLOCK: Final = 4096
+"""Zeroes are looked for in blocks of this many bytes, as filesystems allocate."""
+_ZEROES: Final = bytes(_BLOCK)
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +51,25 @@ class Chunk:
     def view(self) -> memoryview:
         """The bytes of it."""
         return memoryview(self.data)[: self.length]
+
+    def fill_hole(self) -> None:
+        """Put the zeroes in that a hole stands for."""
+        if self.is_hole:
+            self.view[:] = bytes(self.length)
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield start and end, within the chunk, of what is not zero."""
+        start = None
+        view = self.view
+        for at in range(0, 0 if self.is_hole else self.length, _BLOCK):
+            is_zero = _ZEROES.startswith(bytes(view[at : at + _BLOCK]))
+            if is_zero and start is not None:
+                yield start, at
+                start = None
+            elif not is_zero and start is None:
+                start = at
+        if start is not None:
+            yield start, self.length
 
 
 class Source(Protocol):
@@ -76,8 +95,12 @@ class Destination(Protocol):
     def prepare(self, size: int | None) -> None:
         """Make room for ``size`` bytes; raise if there is none."""
 
-    def write(self, chunk: Chunk) -> None:
-        """Start to write the chunk; it says itself when it is done."""
+    def write(self, chunk: Chunk) -> int:
+        """Start to write the chunk; it says itself when it is done.
+
+        Returns:
+            Bytes that had to be written; zeroes may be there already.
+        """
 
     def turn(self) -> None:
         """Let time pass until something may have happened."""
@@ -88,10 +111,10 @@ class Destination(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a copy did, in bytes; ``zeroes`` of them did not need to be written."""
+    """What a copy did, in bytes; what was not written was zero there already."""
 
     copied: int
-    zeroes: int
+    written: int
 
 
 def _cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
@@ -139,14 +162,14 @@ class DiskEnd:
                 f"{size} bytes do not fit into the {room} bytes from {self.start} on",
             )
 
-    def write(self, chunk: Chunk) -> None:
+    def write(self, chunk: Chunk) -> int:
         """Submit a write bio, of zeroes too unless they are there already."""
-        if chunk.is_hole and self.is_zero:
+        if self.is_zero and not any(True for _ in chunk.data_runs()):
             chunk.is_done = True
-            return
-        if chunk.is_hole:
-            chunk.view[:] = bytes(chunk.length)
+            return 0
+        chunk.fill_hole()
         self.disk.submit(Op.WRITE, self.start + chunk.offset, chunk.view, chunk.ended)
+        return chunk.length
 
     def turn(self) -> None:
         """Let the host send and receive."""
@@ -224,14 +247,18 @@ class FileEnd:
         elif size is not None and size > (self.size or 0):
             raise UsageError(str(self.path), f"has no room for {size} bytes")
 
-    def write(self, chunk: Chunk) -> None:
-        """Write the chunk at once; nothing where a new file has a hole anyway."""
-        if not chunk.is_hole or not self._is_file:
-            view = bytes(chunk.length) if chunk.is_hole else chunk.view
-            done = 0
-            while done < chunk.length:
-                done += os.pwritev(self._fd, [view[done:]], chunk.offset + done)
+    def write(self, chunk: Chunk) -> int:
+        """Write the chunk at once, of a new file only what is not zero."""
+        runs = list(chunk.data_runs()) if self._is_file else [(0, chunk.length)]
+        if not self._is_file:
+            chunk.fill_hole()
+        for start, end in runs:
+            done = start
+            while done < end:
+                view = chunk.view[done:end]
+                done += os.pwritev(self._fd, [view], chunk.offset + done)
         chunk.is_done = True
+        return sum(end - start for start, end in runs)
 
     def turn(self) -> None:
         """Files never keep us waiting."""
@@ -283,12 +310,14 @@ class StreamEnd:
     def prepare(self, size: int | None) -> None:
         """Streams take what comes."""
 
-    def write(self, chunk: Chunk) -> None:
+    def write(self, chunk: Chunk) -> int:
         """Write the chunk at once."""
-        view = memoryview(bytes(chunk.length)) if chunk.is_hole else chunk.view
+        chunk.fill_hole()
+        view = chunk.view
         while view:
             view = view[os.write(self._fd, view) :]
         chunk.is_done = True
+        return chunk.length
 
     def turn(self) -> None:
         """Streams are waited for when they are read or written."""
@@ -327,7 +356,7 @@ def copy(
     reading: deque[Chunk] = deque()
     writing: deque[Chunk] = deque()
     todo = source.chunks()
-    copied = zeroes = 0
+    copied = written = 0
     more = True
     while more or reading or writing:
         while more and free:
@@ -343,9 +372,8 @@ def copy(
         while reading and reading[0].is_done:
             chunk = _take(reading)
             chunk.is_done = False
-            chunk.is_hole = chunk.is_hole or _is_zero(chunk)
             writing.append(chunk)
-            destination.write(chunk)
+            written += destination.write(chunk)
         if reading and not reading[0].is_done:
             source.turn()
         elif writing and not writing[0].is_done:
@@ -353,11 +381,10 @@ def copy(
         while writing and writing[0].is_done:
             chunk = _take(writing)
             copied += chunk.length
-            zeroes += chunk.length if chunk.is_hole else 0
             free.append(chunk.data)
             progress(chunk.length)
     destination.finish()
-    return Outcome(copied, zeroes)
+    return Outcome(copied, written)
 
 
 def _take(chunks: deque[Chunk]) -> Chunk:
@@ -365,14 +392,6 @@ def _take(chunks: deque[Chunk]) -> Chunk:
     if chunk.error is not None:
         raise chunk.error
     return chunk
-
-
-def _is_zero(chunk: Chunk) -> bool:
-    view = chunk.view
-    for start in range(0, chunk.length, _GRAIN):
-        if not _ZEROES.startswith(bytes(view[start : start + _GRAIN])):
-            return False
-    return True
 
 
 def verify(
@@ -399,7 +418,7 @@ class _Comparison:
     def prepare(self, size: int | None) -> None:
         """Nothing to make room for."""
 
-    def write(self, chunk: Chunk) -> None:
+    def write(self, chunk: Chunk) -> int:
         """Read the same place and compare."""
         other = Chunk(chunk.offset, chunk.length, bytearray(CHUNK))
         self._there.read(other)
@@ -407,8 +426,8 @@ class _Comparison:
             self._there.turn()
         if other.error is not None:
             raise other.error
-        ours = bytes(chunk.length) if chunk.is_hole else bytes(chunk.view)
-        theirs = bytes(other.view)
+        chunk.fill_hole()
+        ours, theirs = bytes(chunk.view), bytes(other.view)
         if ours != theirs:
             at = next(
                 i
@@ -417,6 +436,7 @@ class _Comparison:
             )
             raise AoEError("verify", f"first difference at byte {chunk.offset + at}")
         chunk.is_done = True
+        return 0
 
     def turn(self) -> None:
         """It has waited already."""

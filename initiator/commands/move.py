@@ -164,7 +164,7 @@ def copy_command(
             source=source,
             destination=destination,
             bytes=outcome.copied,
-            zero_bytes=outcome.zeroes,
+            bytes_written=outcome.written,
             seconds=round(seconds, 6),
             retransmits=retransmits,
             verified=check,
@@ -174,8 +174,8 @@ def copy_command(
         f"{format_size(outcome.copied)} in {seconds:.2f} s",
         f"{outcome.copied / max(seconds, 1e-6) / 1e6:.0f} MB/s",
     ]
-    if outcome.zeroes:
-        details.append(f"{format_size(outcome.zeroes)} of it zeroes")
+    if outcome.written < outcome.copied:
+        details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
         details.append(f"{retransmits} frames sent again")
     if check:

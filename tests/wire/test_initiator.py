@@ -46,10 +46,11 @@ def make_image(path: Path, size: int) -> Path:
     return path
 
 
-def serve(wire: Wire, disk: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "target", "serve", "e0.0", "aoe0", str(disk)]
+def serve(wire: Wire, disk: Path, *options: str, address: str = "e0.0") -> None:
+    command = [sys.executable, "-m", "target", "serve", address, "aoe0", str(disk)]
     target = wire.target.popen([*command, *options], stdout=subprocess.PIPE, text=True)
-    assert "e0.0" in target.stdout.readline()
+    assert target.stdout is not None
+    assert target.stdout.readline().startswith(address)
 
 
 def serve_with_vblade(wire: Wire, disk: Path) -> None:
@@ -164,11 +165,7 @@ def test_disk_to_disk(wire: Wire, tmp_path: Path) -> None:
     image = make_image(tmp_path / "a.img", 4 * MIB)
     serve(wire, image)
     other = tmp_path / "b.img"
-    command = [sys.executable, "-m", "target", "serve", "e0.1", "aoe0", str(other)]
-    second = wire.target.popen(
-        [*command, "--create", "4M"], stdout=subprocess.PIPE, text=True
-    )
-    second.stdout.readline()
+    serve(wire, other, "--create", "4M", address="e0.1")
 
     done = aoe(wire, "copy", "e0.0", "e0.1", "--verify")
 
