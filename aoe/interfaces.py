@@ -69,23 +69,28 @@ def inside(netns: NetworkNamespace | None) -> Iterator[None]:
     if netns is None:
         yield
         return
-    path = f"/proc/{netns}/ns/net" if isinstance(netns, int) else netns
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise from_os_error(path, error, _cure_for(error.errno)) from error
-        try:
-            _set_namespace(there, path)
-        finally:
-            os.close(there)
+    with _opened(None) as home, _opened(netns) as there:
+        _set_namespace(there)
         try:
             yield
         finally:
-            _set_namespace(home, "/proc/thread-self/ns/net")
+            _set_namespace(home)
+
+
+@contextmanager
+def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
+    if netns is None:
+        path = "/proc/thread-self/ns/net"
+    else:
+        path = f"/proc/{netns}/ns/net" if isinstance(netns, int) else netns
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(path, error, _cure_for(error.errno)) from error
+    try:
+        yield descriptor
     finally:
-        os.close(home)
+        os.close(descriptor)
 
 
 def list_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
@@ -166,7 +171,7 @@ class VethEnd:
     name: str
     mtu: int = 1500
     mac: bytes | None = None
-    netns: int | None = None
+    netns: NetworkNamespace | None = None
     up: bool = True
 
 
@@ -178,28 +183,21 @@ def create_veth(first: VethEnd, second: VethEnd) -> None:
         AoEError: a name is taken, an MTU out of range, or what else the kernel may
             object to.
     """
-    with _netlink(first.name, first.netns) as netlink:
-        netlink.link(
-            "add", kind="veth", **_veth_attributes(first), peer=_peer_attributes(second)
-        )
+    # The first end's namespace is entered and the second's is named: one message makes
+    # both ends, and neither passes through a third namespace.
+    with _opened(second.netns) as there, _netlink(first.name, first.netns) as netlink:
+        peer = {**_attributes(second), "net_ns_fd": there}
+        netlink.link("add", kind="veth", **_attributes(first), peer=peer)
     for end in (first, second):
         if end.up:
             set_up(end.name, end.netns)
 
 
-def _veth_attributes(end: VethEnd) -> dict[str, Any]:
+def _attributes(end: VethEnd) -> dict[str, Any]:
     attributes: dict[str, Any] = {"ifname": end.name, "mtu": end.mtu}
     if end.mac is not None:
         attributes["address"] = end.mac.hex(":")
     return attributes
-
-
-def _peer_attributes(end: VethEnd) -> dict[str, Any]:
-    # The first end's namespace is entered and the peer's is named: one message then
-    # makes both, and neither passes through a third namespace. Whoever names no
-    # namespace means the caller's, which is no longer where the message is sent from.
-    pid = os.getpid() if end.netns is None else end.netns
-    return {**_veth_attributes(end), "net_ns_pid": pid}
 
 
 def _change(name: str, netns: NetworkNamespace | None, **change: object) -> None:
@@ -248,10 +246,10 @@ def _from_message(message: Mapping[str, Any]) -> Interface:
     )
 
 
-def _set_namespace(descriptor: int, path: str) -> None:
+def _set_namespace(descriptor: int) -> None:
     # os.setns is there from Python 3.12 on only.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()
         error = OSError(code, os.strerror(code))
-        raise from_os_error(path, error, _cure_for(code))
+        raise from_os_error("network namespace", error, _cure_for(code))

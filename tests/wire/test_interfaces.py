@@ -1,0 +1,296 @@
+"""Interfaces and namespaces of our own making, and what is left of them: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe import interfaces
+from aoe.errors import AoEError, NotFoundError
+from aoe.interfaces import Interface, VethEnd
+from aoe.netns import Namespace, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.netns
+
+
+def here() -> str:
+    return str(Path("/proc/thread-self/ns/net").readlink())
+
+
+def eventually(condition: Callable[[], bool], patience: float = 5) -> bool:
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_an_interface_is_described_as_it_is(
+    make_wire: Callable[[tuple[int, int]], Wire],
+) -> None:
+    wire = make_wire((9000, 1500))
+    found = interfaces.find_interface("aoe0", wire.target.pid)
+    assert found == Interface(
+        index=found.index,
+        name="aoe0",
+        mac=Wire.target_mac,
+        mtu=9000,
+        up=True,
+        carrier=True,
+        loopback=False,
+        ethernet=True,
+        kind="veth",
+    )
+    other = interfaces.find_interface("aoe0", wire.initiator.path)
+    assert (other.mac, other.mtu) == (Wire.initiator_mac, 1500)
+
+
+def test_a_list_is_in_the_order_of_the_indexes(wire: Wire) -> None:
+    listed = interfaces.list_interfaces(wire.target.pid)
+    assert [interface.name for interface in listed] == ["lo", "aoe0"]
+    assert listed[0].loopback
+    assert not listed[0].ethernet
+    assert listed[0].up
+
+
+def test_the_callers_own_namespace_is_the_default(wire: Wire) -> None:
+    with wire.target.entered():
+        assert interfaces.find_interface("aoe0").mac == Wire.target_mac
+        assert interfaces.find_interface("aoe0", wire.initiator.pid).mac == (
+            Wire.initiator_mac
+        )
+
+
+def test_only_what_is_up_and_ethernet_is_usable(wire: Wire) -> None:
+    def usable() -> list[str]:
+        return [found.name for found in interfaces.usable_interfaces(wire.target.pid)]
+
+    assert usable() == ["aoe0"]
+    interfaces.set_down("aoe0", wire.target.pid)
+    assert usable() == []
+    interfaces.set_up("aoe0", wire.target.pid)
+    assert usable() == ["aoe0"]
+
+
+def test_the_carrier_goes_with_the_other_end(wire: Wire) -> None:
+    interfaces.set_down("aoe0", wire.initiator.pid)
+    found = interfaces.find_interface("aoe0", wire.target.pid)
+    assert (found.up, found.carrier) == (True, False)
+
+
+def test_the_mtu_is_set(wire: Wire) -> None:
+    interfaces.set_mtu("aoe0", 4200, wire.target.pid)
+    assert interfaces.find_interface("aoe0", wire.target.pid).mtu == 4200
+
+
+def test_an_mtu_that_cannot_be_is_refused_in_one_line(wire: Wire) -> None:
+    with pytest.raises(AoEError) as caught:
+        interfaces.set_mtu("aoe0", 70_000, wire.target.pid)
+    assert str(caught.value) == "aoe0: mtu 70000: invalid argument"
+
+
+def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
+    wire: Wire,
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        interfaces.set_up("eth9", wire.target.pid)
+    assert str(caught.value) == (
+        "eth9: no such interface (have: lo, aoe0). List them with: ip link"
+    )
+
+
+def test_a_cable_is_laid_and_taken_away_again(wire: Wire) -> None:
+    mac = bytes.fromhex("525400ae0007")
+    interfaces.create_veth(
+        VethEnd("left", 2000, mac, wire.target.pid),
+        VethEnd("right", 3000, None, wire.target.pid, up=False),
+    )
+    left = interfaces.find_interface("left", wire.target.pid)
+    right = interfaces.find_interface("right", wire.target.pid)
+    assert (left.mac, left.mtu, left.up) == (mac, 2000, True)
+    assert (right.mtu, right.up) == (3000, False)
+    interfaces.remove("left", wire.target.pid)
+    names = [found.name for found in interfaces.list_interfaces(wire.target.pid)]
+    assert names == ["lo", "aoe0"]
+
+
+def test_a_cable_reaches_from_the_callers_namespace_into_another(wire: Wire) -> None:
+    with wire.initiator.entered():
+        interfaces.create_veth(VethEnd("near"), VethEnd("far", netns=wire.target.pid))
+        interfaces.create_veth(VethEnd("away", netns=wire.target.pid), VethEnd("home"))
+        names = [found.name for found in interfaces.list_interfaces()]
+    assert names == ["lo", "aoe0", "near", "home"]
+    for name in ("far", "away"):
+        assert interfaces.find_interface(name, wire.target.pid).carrier
+
+
+def test_a_name_that_is_taken_is_refused(wire: Wire) -> None:
+    with pytest.raises(AoEError) as caught:
+        interfaces.create_veth(
+            VethEnd("aoe0", netns=wire.target.pid),
+            VethEnd("other", netns=wire.target.pid),
+        )
+    assert str(caught.value) == "aoe0: file exists"
+
+
+@pytest.mark.parametrize("nowhere", [2**22 + 1, "/proc/1/ns/no-such-file"])
+def test_a_namespace_that_is_not_there_is_named(nowhere: int | str) -> None:
+    path = f"/proc/{nowhere}/ns/net" if isinstance(nowhere, int) else nowhere
+    with pytest.raises(NotFoundError, match=f"^{path}: no such file or directory$"):
+        interfaces.list_interfaces(nowhere)
+
+
+def test_the_thread_is_back_home_even_after_an_error(wire: Wire) -> None:
+    home = here()
+    seen = []
+
+    def stumble() -> None:
+        seen.append(here())
+        raise KeyError
+
+    with pytest.raises(KeyError), wire.target.entered():
+        stumble()
+    assert seen != [home]
+    assert here() == home
+
+
+def test_programs_run_inside_and_return_what_they_return(wire: Wire) -> None:
+    done = wire.target.run(["ip", "-o", "link"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "52:54:00:ae:00:01" in done.stdout
+    assert wire.target.run(["false"]).returncode == 1
+    with pytest.raises(subprocess.CalledProcessError):
+        wire.target.run(["false"], check=True)
+
+
+def test_a_wire_is_silent(wire: Wire) -> None:
+    time.sleep(0.3)
+    found = wire.target.run(
+        ["cat", "/sys/class/net/aoe0/statistics/rx_packets", "/proc/net/dev"],
+        capture_output=True,
+        text=True,
+    )
+    counters = next(line for line in found.stdout.splitlines() if "aoe0:" in line)
+    assert counters.split()[2] == "0"
+
+
+def test_nothing_stays_when_a_wire_is_closed() -> None:
+    with Wire() as wire:
+        holders = [wire.target.pid, wire.initiator.pid]
+        sleeper = wire.target.popen(["sleep", "1000"])
+    wire.close()
+    assert sleeper.poll() is not None
+    assert not any(Path(f"/proc/{pid}").exists() for pid in holders)
+
+
+def test_what_does_not_end_when_asked_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aoe.netns._PATIENCE", 0.1)
+    with Namespace() as namespace:
+        stubborn = namespace.popen(
+            ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"],
+            stdout=subprocess.PIPE,
+        )
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+    assert stubborn.returncode == -signal.SIGKILL
+
+
+SUICIDE = """
+import os, signal
+from aoe.netns import Wire
+wire = Wire()
+print(wire.target.pid, wire.initiator.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_when_the_program_is_killed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SUICIDE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    assert eventually(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2]
+    except FileNotFoundError:
+        return False
+    return state.split()[0] != "Z"
+
+
+REEXEC = """
+import os, sys
+from aoe.netns import Wire, ensure_root_or_user_namespace
+from aoe.errors import AoEError
+before = os.getpid()
+try:
+    ensure_root_or_user_namespace()
+except AoEError as error:
+    sys.exit(f"{type(error).__name__}; {error}")
+with Wire() as wire:
+    wire.target.run(["ip", "link", "show", "aoe0"], check=True, stdout=-3)
+print(os.geteuid(), sys.argv[1:], sys.flags.no_user_site)
+"""
+
+
+def as_user(
+    command: list[str], setup: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who is not root, where root may set something up."""
+    user = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
+    script = f'{setup} && exec "$@"'
+    return subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", script, "sh", *user, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_ordinary_user_becomes_root_of_a_namespace_with_the_same_arguments() -> None:
+    done = as_user([sys.executable, "-s", "-c", REEXEC, "a b", "--c"])
+    assert (done.stdout, done.stderr) == ("0 ['a b', '--c'] 1\n", "")
+
+
+def test_root_stays_who_he_is() -> None:
+    if os.geteuid():
+        pytest.skip("not root; run it inside: unshare -Urn")
+    done = subprocess.run(
+        [sys.executable, "-c", REEXEC, "x"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0 ['x'] 0\n", "")
+
+
+def test_where_user_namespaces_are_forbidden_the_error_names_the_switches() -> None:
+    done = as_user(
+        [sys.executable, "-c", REEXEC],
+        # The one that the user himself is in, and no more.
+        setup="echo 1 >/proc/sys/user/max_user_namespaces",
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    kind, _, message = done.stderr.strip().partition("; ")
+    assert kind == "AccessError"
+    assert message == (
+        "user namespace: unshare: unshare failed: No space left on device. Run as "
+        "root, or allow user namespaces: See the sysctls "
+        "kernel.unprivileged_userns_clone, user.max_user_namespaces, "
+        "kernel.apparmor_restrict_unprivileged_userns"
+    )
