@@ -133,11 +133,9 @@ def test_read_and_write_through_pipes(wire: Wire, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(written)
 
     wrote = aoe(wire, "write", "e0.0", str(tmp_path / "in"), "--offset", "64K")
-    read = wire.initiator.run(
-        [sys.executable, "-m", "initiator", "read", "e0.0", "-i", "aoe0"]
-        + "--offset 64K --length 1536".split(),
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "initiator", "read", "e0.0", "-i", "aoe0"]
+    window = ["--offset", "64K", "--length", "1536"]
+    read = wire.initiator.run([*command, *window], capture_output=True)
 
     assert (wrote.returncode, read.returncode) == (0, 0)
     assert read.stdout == written == disk.read_bytes()[65536 : 65536 + 1536]

@@ -1,0 +1,133 @@
+"""What a newcomer gets wrong with ``aoe``: one line, the cure, the right exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.interfaces import set_down
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+AOE = [sys.executable, "-m", "initiator"]
+
+
+def fails(wire: Wire, code: int, *words: str) -> str:
+    """Run ``aoe`` and return the one line that it complains in."""
+    done = wire.initiator.run([*AOE, *words], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == code, line
+    assert line.startswith("aoe: ")
+    return line.removeprefix("aoe: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["discover"],
+        ["stat", "e0.0"],
+        ["ping", "e0.0"],
+        ["read", "e0.0"],
+        ["copy", "e0.0", "file"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_such_interface(wire: Wire, tmp_path: Path, words: list[str]) -> None:
+    words = [str(tmp_path / word) if word == "file" else word for word in words]
+    line = fails(wire, 3, *words, "-i", "eth9")
+    assert line.startswith("eth9: no such interface (have: lo, aoe0)")
+
+
+def test_interface_is_down(wire: Wire) -> None:
+    with wire.initiator.entered():
+        set_down("aoe0")
+    line = fails(wire, 1, "discover", "-i", "aoe0")
+    assert line.startswith("aoe0: interface is down. Bring it up")
+    assert "ip link set aoe0 up" in line
+
+
+def test_no_interface_is_up(wire: Wire) -> None:
+    with wire.initiator.entered():
+        set_down("aoe0")
+    line = fails(wire, 3, "discover")
+    assert line == "network: no Ethernet interface is up. Name one with -i IFACE"
+
+
+def test_no_raw_sockets() -> None:
+    """Without CAP_NET_RAW; an ordinary user sees the same."""
+    dropped = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", "--"]
+    done = subprocess.run(
+        [*dropped, *AOE, "discover", "-i", "lo"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 4
+    assert line.startswith("aoe: lo: raw sockets need CAP_NET_RAW. ")
+    assert "root" in line
+    assert "unshare -Urn" in line
+
+
+def test_no_such_file(wire: Wire, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.img"
+    line = fails(wire, 3, "copy", str(missing), "e0.0", "-i", "aoe0")
+    assert line == f"{missing}: no such file or directory"
+
+
+@pytest.mark.parametrize(
+    "command", [["copy", "FILE", "e0.0"], ["write", "e0.0", "FILE"]]
+)
+def test_not_a_multiple_of_512(wire: Wire, tmp_path: Path, command: list[str]) -> None:
+    odd = tmp_path / "odd"
+    odd.write_bytes(bytes(1000))
+    words = [str(odd) if word == "FILE" else word for word in command]
+    line = fails(wire, 2, *words, "-i", "aoe0")
+    assert line == (
+        f"{odd}: 1000 bytes are not a multiple of 512. "
+        "Nearest sizes: 512 and 1024; see also --pad"
+    )
+
+
+def test_nobody_answers(wire: Wire) -> None:
+    line = fails(wire, 3, "read", "e5.1", "-i", "aoe0", "-t", "0.2")
+    assert line == (
+        "e5.1: no answer on aoe0 within 0.2 s. See who is there: aoe discover -i aoe0"
+    )
+    assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (
+        "discover: nobody answered on aoe0"
+    )
+
+
+def test_not_an_address(wire: Wire) -> None:
+    line = fails(wire, 2, "stat", "e70000.1", "-i", "aoe0")
+    assert "e70000.1: AoE address out of range" in line
+    assert "e0.0" in line
+    neither = fails(wire, 2, "copy", "one", "other", "-i", "aoe0")
+    assert neither.startswith("one to other: neither is an AoE address")
+
+
+def test_beyond_the_end(wire: Wire, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(4096))
+    target = wire.target.popen(
+        [sys.executable, "-m", "target", "serve", "e0.0", "aoe0", str(disk)],
+        stdout=subprocess.PIPE,
+    )
+    assert target.stdout is not None
+    target.stdout.readline()
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(8192))
+    line = fails(wire, 2, "copy", str(big), "e0.0", "-i", "aoe0")
+    assert line == "e0.0: 8192 bytes do not fit into the 4096 bytes from 0 on"
+    line = fails(wire, 2, "read", "e0.0", "-i", "aoe0", "--length", "8192")
+    assert line.startswith("e0.0: 8192 bytes at 0 reach beyond the disk's 4096 bytes")
