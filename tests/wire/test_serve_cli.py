@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.capture import Direction, read_capture
+from tests.asking import ata, config
+from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+def refused(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, err = process.communicate(timeout=PATIENCE)
+    assert out == ""
+    assert err.startswith("aoe-target: ")
+    assert err.count("\n") == 1
+    return process.returncode, err.removeprefix("aoe-target: ").rstrip("\n")
+
+
+def test_the_ready_line_says_all_that_matters(wire: Wire, tmp_path: Path) -> None:
+    path = tmp_path / "new.img"
+    words = ("serve", "0", "0", wire.interface, path, "--create", "64M", "-r", "-s")
+    process = start(wire.target, *words)
+    assert ready_line(process) == (
+        "e0.0 64 MiB on aoe0 (52:54:00:ae:00:01, MTU 1500, 2 sectors a frame) "
+        f"from {path} [read-only, sync]\n"
+    )
+    assert finish(process, signal.SIGTERM) == ""
+    assert path.stat().st_size == 64 << 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(
+    wire: Wire, image: Path, number: signal.Signals
+) -> None:
+    with client(wire) as asking:
+        process = start(wire.target, "serve", "e7.3", wire.interface, image, "-v")
+        ready_line(process)
+        assert asking.receive()
+        asking.ask(ata(0x24, count=2))
+        assert finish(process, number).splitlines() == [
+            (
+                "aoe-target: e7.3 on aoe0: 1 requests, 1 reads (1 KiB), "
+                "0 writes (0 bytes), 0 flushes"
+            ),
+            "aoe-target: aoe0: 1 received, 2 sent, 0 dropped, 0 truncated, 0 unsent",
+        ]
+    assert process.returncode == 0
+
+
+def test_usr1_logs_statistics_and_serving_goes_on(wire: Wire, image: Path) -> None:
+    with serving(wire, image) as process, client(wire) as asking:
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr is not None
+        assert process.stderr.readline() == (
+            "aoe-target: e7.3 on aoe0: 0 requests, 0 reads (0 bytes), "
+            "0 writes (0 bytes), 0 flushes\n"
+        )
+        assert asking.ask(config(0))
+
+
+def test_ready_is_told_to_whoever_waits(wire: Wire, image: Path) -> None:
+    listening, told = os.pipe()
+    words = ("serve", "e7.3", wire.interface, image, "--ready-fd", str(told))
+    process = start(wire.target, *words, pass_fds=[told])
+    os.close(told)
+    with os.fdopen(listening) as file:
+        # Closed afterwards, or this would wait for ever.
+        assert file.read() == "READY=1\n"
+    finish(process, signal.SIGTERM)
+
+
+def test_an_address_taken_by_another_process_here_is_busy(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    # Neither hears the other, the wire cannot tell.
+    words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
+    with serving(wire, image) as first:
+        assert refused(start(wire.target, *words)) == (
+            5,
+            (
+                f"e7.3: already served on aoe0 by process {first.pid}. "
+                "Choose another address, or --force"
+            ),
+        )
+        forced = start(wire.target, *words, "--force")
+        ready_line(forced)
+        finish(forced, signal.SIGTERM)
+    again = start(wire.target, *words)
+    ready_line(again)
+    finish(again, signal.SIGTERM)
+
+
+def test_an_address_taken_elsewhere_on_the_wire_is_busy(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
+    with serving(wire, image):
+        assert refused(start(wire.initiator, *words)) == (
+            5,
+            (
+                "e7.3: already served on aoe0 by 52:54:00:ae:00:01. "
+                "Choose another address, or --force"
+            ),
+        )
+        other = start(wire.initiator, *words[:1], "e7.4", *words[2:])
+        ready_line(other)
+        finish(other, signal.SIGTERM)
+
+
+def test_a_vblade_is_noticed_too(wire: Wire, image: Path, tmp_path: Path) -> None:
+    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
+    if vblade is None:
+        pytest.skip("no vblade; apt install vblade")
+    taken = wire.target.popen(
+        [vblade, "7", "3", wire.interface, str(image)], stdout=subprocess.PIPE
+    )
+    assert taken.stdout is not None
+    taken.stdout.readline()
+    words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
+    code, message = refused(start(wire.initiator, *words))
+    assert code == 5
+    assert "already served on aoe0 by 52:54:00:ae:00:01" in message
+
+
+def test_an_image_served_already_is_busy(wire: Wire, image: Path) -> None:
+    with serving(wire, image):
+        process = start(wire.target, "serve", "e7.4", wire.interface, image)
+        assert refused(process) == (
+            5,
+            (
+                f"{image}: served or in use by another program. "
+                "End that one first, or --force"
+            ),
+        )
+
+
+def test_an_interface_that_is_down_is_told_how_to_get_up(
+    wire: Wire, image: Path
+) -> None:
+    wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
+    assert refused(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
+        1,
+        "aoe0: interface is down. Bring it up with: ip link set aoe0 up",
+    )
+
+
+def test_an_interface_too_small_for_a_sector_is_refused(
+    wire: Wire, image: Path
+) -> None:
+    wire.target.run(["ip", "link", "set", wire.interface, "mtu", "500"], check=True)
+    assert refused(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
+        2,
+        (
+            "aoe0: an MTU of 500 has no room for a sector. "
+            "Raise it with: ip link set aoe0 mtu 1500"
+        ),
+    )
+
+
+def test_without_the_capability_it_says_what_is_missing(
+    wire: Wire, image: Path
+) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("no setpriv; apt install util-linux")
+    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    process = wire.target.popen(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *serve, str(image)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    code, message = refused(process)
+    assert code == 4
+    assert message.startswith("aoe0: raw sockets need CAP_NET_RAW. Run as root, ")
+
+
+def test_all_frames_can_be_recorded(wire: Wire, image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "frames.pcapng"
+    with serving(wire, image, "--pcap", path), client(wire) as asking:
+        reply = asking.ask(ata(0x24, lba=5))
+    frames = list(read_capture(path))
+    assert [frame.direction for frame in frames][-2:] == [Direction.IN, Direction.OUT]
+    assert frames[-1].data[12:] == reply[12:]
+    assert "READ" in frames[-2].comment
+    assert len(frames) == 3
+
+
+def test_a_reader_that_went_away_is_no_traceback(wire: Wire, image: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ("serve", "e7.3", wire.interface, image)
+    process = start(wire.target, *words, stdout=writing)
+    os.close(writing)
+    assert process.communicate(timeout=PATIENCE)[1] == ""
+    assert process.returncode == 1

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.identify import Identity
+from tests.asking import ata, config, frame
+from tests.serving import Client, client, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+
+def program(name: str, package: str) -> str:
+    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        pytest.skip(f"no {name}; apt install {package}")
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+@pytest.fixture
+def served(wire: Wire, image: Path) -> Iterator[Wire]:
+    with serving(wire, image, "--serial", "S-7", "--model", "pyaoe test"):
+        yield wire
+
+
+def run(wire: Wire, *words: str) -> str:
+    done = wire.initiator.run(words, capture_output=True, text=True, timeout=20)
+    return str(done.stdout)
+
+
+def test_aoeping_reads_the_identity(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    out = run(served, aoeping, "-i", "7", "3", served.interface)
+    page = bytes.fromhex("".join(out.splitlines()[1:]).replace(" ", ""))
+    identity = Identity.unpack(page)
+    assert (identity.sectors, identity.serial) == (2048, "S-7")
+    assert identity.model == "pyaoe test"
+
+
+def test_aoeping_gets_an_answer_to_its_query(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    out = run(served, aoeping, "-v", "7", "3", served.interface)
+    assert "config query response" in out
+
+
+def test_aoecfg_reads_sets_tests_and_clears_the_config_string(served: Wire) -> None:
+    aoecfg = program("aoecfg", "aoetools")
+
+    def ask(command: str, string: str | None = None) -> str:
+        words = ["-s", string] if string is not None else []
+        where = ["7", "3", served.interface]
+        return run(served, aoecfg, "-t", "1", "-c", command, *words, *where)
+
+    # It prints the string of a target that answers, and nothing in case of silence.
+    assert ask("read") == "\n"
+    assert ask("set", "owner") == "owner\n"
+    assert ask("read") == "owner\n"
+    assert ask("test", "owner") == "owner\n"
+    assert ask("test", "own") == ""
+    assert ask("prefix", "own") == "owner\n"
+    assert ask("prefix", "x") == ""
+    assert ask("fset", "another") == "another\n"
+    assert ask("read") == "another\n"
+    assert ask("fset", "") == "\n"
+
+
+SAME = {
+    "read": ata(0x24, lba=5, count=2),
+    "read of 28 bits": ata(0x20, lba=0xE000_0007, aflags=0),
+    "read of the last sector": ata(0x24, lba=2047),
+    "read beyond the end": ata(0x24, lba=2048),
+    "read across the end": ata(0x24, lba=2047, count=2),
+    "write beyond the end": ata(0x34, lba=5000, aflags=0x41, data=bytes(512)),
+    "unknown opcode": ata(0xB0, count=3),
+    "unknown command": frame(9, bytes(range(100))),
+    "config read": config(0),
+    "config test of the empty string": config(1),
+    "config prefix": config(2),
+    "config set": config(3, b"hello"),
+    "config set once more": config(3, b"hello"),
+    "config set by another": config(3, b"other"),
+    "config force": config(4, b"third"),
+    "unknown config command": config(9),
+}
+SILENT = {
+    "test of another string": config(1, b"x"),
+    "prefix of another string": config(2, b"x"),
+    "another address": frame(1, bytes(8), slot=4),
+    "a response": frame(1, bytes(8), verfl=0x18),
+    "half a header": frame(1)[:20],
+}
+
+
+def comparable(reply: bytes) -> bytes:
+    # The firmware is each one's own, and vblade pads nothing.
+    if reply[19] == 1:
+        reply = reply[:26] + bytes(2) + reply[28:]
+    return reply[12:].ljust(48, b"\0")
+
+
+def ask_both(asking: Client) -> dict[str, bytes]:
+    replies = {name: comparable(asking.ask(request)) for name, request in SAME.items()}
+    for name, request in SILENT.items():
+        replies[name] = asking.ask(request, timeout=0.1)
+    return replies
+
+
+def test_we_answer_as_vblade_does_where_it_is_right(wire: Wire, image: Path) -> None:
+    vblade = program("vblade", "vblade")
+    peer = wire.target.popen(
+        [vblade, "-b", "64", "7", "3", wire.interface, str(image)],
+        stdout=subprocess.PIPE,
+    )
+    assert peer.stdout is not None
+    peer.stdout.readline()
+    with client(wire) as asking:
+        theirs = ask_both(asking)
+    peer.terminate()
+    peer.wait(10)
+    with serving(wire, image), client(wire) as asking:
+        ours = ask_both(asking)
+    assert ours == theirs
