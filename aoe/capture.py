@@ -1,59 +1,42 @@
-"""Captures: pcapng files that say in words what every frame is, and their reading.
-
-scapy is imported when a file is opened: it takes a quarter of a second.
-"""
+"""Captures: pcapng files that say in words what every frame is, and their reading."""
 
 from __future__ import annotations
 
 import gzip
 import time
-from enum import IntEnum
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
+import zlib
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from aoe.abstract import Link
 from aoe.describe import describe
 from aoe.errors import DecodeError, from_os_error
+from aoe.pcapng import (
+    CapturedFrame,
+    Direction,
+    build_interface,
+    build_packet,
+    build_section,
+    parse,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from aoe.abstract import LinkStatistics
     from aoe.buffers import ReadBuffer
 
-_ETHERNET: Final = 1
-
-
-class Direction(IntEnum):
-    """Which way a frame went, in the numbers of the pcapng flags."""
-
-    UNKNOWN = 0
-    IN = 1
-    OUT = 2
-
-    @classmethod
-    def _missing_(cls, _value: object) -> Direction:
-        return cls.UNKNOWN
-
-
-class CapturedFrame(NamedTuple):
-    """One frame of a capture.
-
-    Args:
-        time: seconds since 1970, to the microsecond.
-        data: the frame, from its first Ethernet byte.
-        comment: what is written beside it; empty where nothing is.
-        direction: which way it went, where the file tells.
-    """
-
-    time: float
-    data: bytes
-    comment: str = ""
-    direction: Direction = Direction.UNKNOWN
+__all__ = [
+    "CaptureWriter",
+    "CapturedFrame",
+    "CapturingLink",
+    "Direction",
+    "read_capture",
+]
 
 
 class CaptureWriter:
-    """A pcapng file that frames are written to.
+    """A pcapng file that frames are written to, each of them at once.
 
     Args:
         path: the file; what it held is lost.
@@ -63,19 +46,13 @@ class CaptureWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        from scapy.packet import Raw
-        from scapy.utils import PcapNgWriter
-
-        class Frame(Raw):  # type: ignore[misc] # scapy ships no types
-            """Bytes that scapy does not take apart, nor for what Raw is: IP."""
-
-        self._frame = Frame
         self._path = path
+        self._interfaces: dict[str, int] = {}
         try:
-            self._file = PcapNgWriter(str(path))
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise from_os_error(str(path), error) from error
-        self._file.linktype = _ETHERNET
+        self._append(build_section())
 
     def write(
         self,
@@ -84,30 +61,22 @@ class CaptureWriter:
         *,
         comment: str = "",
         direction: Direction = Direction.UNKNOWN,
-        interface: str | None = None,
+        interface: str = "",
     ) -> None:
         """Add a frame that passed at ``now``, in seconds since 1970.
 
         Raises:
             AoEError: the file system is full or broken.
         """
-        packet = self._frame(bytes(frame))
-        packet.time = now
-        packet.comments = [comment.encode()] if comment else []
-        packet.direction = int(direction)
-        packet.sniffed_on = interface
-        try:
-            self._file.write(packet)
-        except OSError as error:
-            raise from_os_error(str(self._path), error) from error
+        if interface not in self._interfaces:
+            self._interfaces[interface] = len(self._interfaces)
+            self._append(build_interface(interface))
+        number = self._interfaces[interface]
+        self._append(build_packet(number, now, frame, comment, direction))
 
     def close(self) -> None:
-        """Write what is still in memory, and close the file. Safe to call twice."""
-        try:
-            if not self._file.f.closed:
-                self._file.close()
-        except OSError as error:
-            raise from_os_error(str(self._path), error) from error
+        """Close the file. Safe to call twice."""
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -115,33 +84,35 @@ class CaptureWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _append(self, block: bytes) -> None:
+        view = memoryview(block)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            self._file.close()
+            raise from_os_error(str(self._path), error) from error
+
 
 def read_capture(path: Path) -> Iterator[CapturedFrame]:
     """Read a pcap or pcapng file, packed by gzip or not, frame by frame.
 
+    A file that was cut off gives the frames that are whole.
+
     Raises:
         NotFoundError: no such file.
         AoEError: it cannot be read.
-        DecodeError: it is no capture of Ethernet frames.
+        DecodeError: it is no capture of Ethernet frames, or damaged.
     """
-    from scapy.error import Scapy_Exception
-    from scapy.utils import RawPcapReader
-
     try:
-        file = _open(path)
+        with _open(path) as file:
+            yield from parse(file)
+    except DecodeError as error:
+        raise DecodeError(str(path), error.why) from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DecodeError(str(path), "not a capture file") from error
     except OSError as error:
         raise from_os_error(str(path), error) from error
-    with file:
-        try:
-            reader = RawPcapReader(file)
-        except (Scapy_Exception, EOFError, OSError) as error:
-            raise DecodeError(str(path), "not a capture file") from error
-        for data, metadata in reader:
-            about = metadata._asdict()
-            if about.get("linktype", getattr(reader, "linktype", None)) != _ETHERNET:
-                raise DecodeError(str(path), "not a capture of Ethernet frames")
-            nanoseconds = getattr(reader, "nano", False)
-            yield _captured(data, about, 1e9 if nanoseconds else 1e6)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -152,19 +123,6 @@ def _open(path: Path) -> IO[bytes]:
         return file
     file.close()
     return cast("IO[bytes]", gzip.open(path))
-
-
-def _captured(data: bytes, about: Mapping[str, Any], fractions: float) -> CapturedFrame:
-    if "tsresol" not in about:
-        return CapturedFrame(about["sec"] + about["usec"] / fractions, data)
-    stamp = (about["tshigh"] or 0) << 32 | (about["tslow"] or 0)
-    comments = [part.decode(errors="replace") for part in about["comments"] or []]
-    return CapturedFrame(
-        stamp / about["tsresol"],
-        data,
-        "\n".join(comments),
-        Direction(about["direction"] or 0),
-    )
 
 
 class CapturingLink(Link):
