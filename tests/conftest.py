@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from aoe.errors import AccessError
+from aoe.link import open_link
 from aoe.netns import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from aoe.link import Link
+    from aoe.netns import Namespace
 
     MakeWire: TypeAlias = Callable[[int | tuple[int, int]], Wire]
 
@@ -35,3 +39,15 @@ def make_wire() -> Iterator[MakeWire]:
 def wire(make_wire: MakeWire) -> Wire:
     """Make a wire with an MTU of 1500 between two namespaces."""
     return make_wire(1500)
+
+
+@pytest.fixture
+def links() -> Iterator[Callable[..., Link]]:
+    """Open links inside a namespace that are closed with the test."""
+    with ExitStack() as stack:
+
+        def make(namespace: Namespace, **options: int | None) -> Link:
+            with namespace.entered():
+                return stack.enter_context(open_link("aoe0", **options))  # type: ignore[arg-type] # as given
+
+        yield make
