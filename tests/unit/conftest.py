@@ -23,18 +23,24 @@ if TYPE_CHECKING:
     from initiator.skbuff import Skb
 
 ADDRESS = Address(1, 2)
+_DISK = b"".join(number.to_bytes(4, "big") for number in range(1 << 16))
+"""256 KiB, no two sectors alike."""
 _READS = (Opcode.READ, Opcode.READ_EXT)
 _WRITES = (Opcode.WRITE, Opcode.WRITE_EXT)
 
 
 class Sent(NamedTuple):
-    """A frame that left, as it was when it left."""
+    """A frame that left, as it was when it left.
+
+    ``room`` is what its target's window had left for others.
+    """
 
     port: FakeNetDevice
     raw: bytes
     frags: list[int]
     skb: Skb
     time: float
+    room: int
 
     @property
     def header(self) -> Header:
@@ -59,9 +65,10 @@ class FakeNetDevice:
         self._world = world
 
     def xmit(self, skb: Skb) -> None:
+        raw = bytes(skb)
         frags = [frag.length for frag in skb.frags]
-        now = self._world.now
-        self._world.frames.append(Sent(self, bytes(skb), frags, skb, now))
+        room = self._world.room_at(raw[:6])
+        self._world.frames.append(Sent(self, raw, frags, skb, self._world.now, room))
 
 
 class AnsweringTarget:
@@ -179,6 +186,12 @@ class World:
     def is_up(self) -> bool:
         return self.device.state is State.UP
 
+    def room_at(self, mac: bytes) -> int:
+        """Count the frames that may still go to a target; 0 if it is unknown."""
+        device = self.driver.devices.get(self.target.address)
+        target = device.find_target(mac) if device else None
+        return target.window.maxout - target.window.nout if target else 0
+
     def take(self) -> list[Sent]:
         """Take the frames that have left since the last time."""
         taken, self.frames = self.frames, []
@@ -227,7 +240,7 @@ class World:
         self.driver.submit(self.device, bio, self.now)
         return bio
 
-    def read(self, sector: int, buffer: bytearray) -> Bio:
+    def read(self, sector: int, buffer: bytearray | memoryview) -> Bio:
         return self.submit(bio_for(Op.READ, sector, buffer, self.ended.append))
 
     def write(self, sector: int, data: bytes) -> Bio:
@@ -261,10 +274,8 @@ def _connect(
     lba48: bool = True,
     is_up: bool = True,
 ) -> World:
-    # 256 KiB, no two sectors alike.
-    disk = bytearray(b"".join(n.to_bytes(4, "big") for n in range(1 << 16)))
     target = AnsweringTarget(
-        disk, buffers=buffers, sector_count=sector_count, lba48=lba48
+        bytearray(_DISK), buffers=buffers, sector_count=sector_count, lba48=lba48
     )
     world = World(options, mtus, target)
     if is_up:

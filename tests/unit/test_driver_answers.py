@@ -1,0 +1,273 @@
+"""What answers say: status, data, and AoE errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import ATA_DATA, SECTOR
+from aoe.errors import BusyError, DeviceError, NotFoundError
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect
+
+KERNEL = Options.kernel()
+USER = Options()
+in_both_modes = pytest.mark.parametrize(
+    "options", [USER, KERNEL], ids=["user", "kernel"]
+)
+
+
+# --- ATA status -----------------------------------------------------------------------
+
+
+@in_both_modes
+@pytest.mark.parametrize("bit", [0x80, 0x20, 0x08, 0x01])
+@pytest.mark.parametrize("is_write", [False, True])
+def test_k60_a_bad_status_fails_the_bio_without_a_retry(
+    connect: Connect, options: Options, bit: int, *, is_write: bool
+) -> None:
+    world = connect(options)
+    buffer = bytearray(SECTOR)
+    world.write(0, bytes(SECTOR)) if is_write else world.read(0, buffer)
+    [request] = world.take()
+    world.deliver(world.target.report(request.raw, bit, 0x10, b"\xee" * SECTOR))
+    [bio] = world.ended
+    assert isinstance(bio.error, DeviceError)
+    assert f"status {0x40 | bit:#04x}, error 0x10" in str(bio.error)
+    assert buffer == bytes(SECTOR)
+    world.wait(60)
+    assert world.take() == []
+
+
+@in_both_modes
+@pytest.mark.parametrize("status", [0x00, 0x40, 0x10, 0x04, 0x02, 0x56])
+def test_k60_any_other_status_is_success(
+    connect: Connect, options: Options, status: int
+) -> None:
+    world = connect(options)
+    world.write(0, bytes(SECTOR))
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    answer[25], answer[27] = 0xFF, status
+    world.deliver(answer)
+    assert [bio.error for bio in world.ended] == [None]
+
+
+@in_both_modes
+def test_k63_the_other_frames_of_a_failed_bio_still_run(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=2)
+    world.write(0, b"w" * 4096)
+    [first] = world.take()
+    world.deliver(world.target.report(first.raw, 0x01, 0x04))
+    assert world.ended == []
+    world.settle()
+    [bio] = world.ended
+    assert "command aborted" in str(bio.error)
+    assert world.target.disk[1024:4096] == b"w" * 3072
+
+
+@in_both_modes
+def test_k63_the_first_error_is_the_bios(connect: Connect, options: Options) -> None:
+    world = connect(options)
+    world.read(0, bytearray(2048))
+    first, second = world.take()
+    world.deliver(world.target.report(first.raw, 0x01, 0x40))
+    world.deliver(world.target.report(second.raw, 0x01, 0x04))
+    [bio] = world.ended
+    assert "uncorrectable data" in str(bio.error)
+
+
+# --- data -----------------------------------------------------------------------------
+
+
+@in_both_modes
+@pytest.mark.parametrize("missing", [1, 512, 513, 1024])
+def test_k61_a_runt_fails_the_read(
+    connect: Connect, options: Options, missing: int
+) -> None:
+    world = connect(options)
+    buffer = bytearray(1024)
+    world.read(0, buffer)
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    world.deliver(answer[:-missing])
+    [bio] = world.ended
+    assert f"runt: {1024 - missing} of 1024 bytes" in str(bio.error)
+    assert buffer == bytes(1024)
+
+
+@in_both_modes
+@pytest.mark.parametrize("excess", [1, 24, 512])
+def test_k61_a_longer_answer_is_as_good(
+    connect: Connect, options: Options, excess: int
+) -> None:
+    world = connect(options)
+    memory = bytearray(2048)
+    world.read(2, memoryview(memory)[:1024])
+    [request] = world.take()
+    world.deliver(world.target.answer(request.raw) + b"\xee" * excess)
+    assert [bio.error for bio in world.ended] == [None]
+    assert memory == world.target.disk[1024:2048] + bytes(1024)
+
+
+@in_both_modes
+@pytest.mark.parametrize("length", [ATA_DATA, 60, 36 + 512])
+def test_k61_any_length_answers_a_write(
+    connect: Connect, options: Options, length: int
+) -> None:
+    world = connect(options)
+    world.write(0, bytes(SECTOR))
+    [request] = world.take()
+    world.deliver(world.target.answer(request.raw).ljust(length, b"\xee")[:length])
+    assert [bio.error for bio in world.ended] == [None]
+
+
+@in_both_modes
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_k33_data_goes_where_the_bios_pages_are(
+    connect: Connect, options: Options, mtu: int
+) -> None:
+    world = connect(options, mtus=[mtu])
+    buffer = bytearray(100 * SECTOR)
+    world.read(7, buffer)
+    world.settle()
+    assert buffer == world.target.disk[7 * SECTOR : 107 * SECTOR]
+    world.write(200, bytes(buffer))
+    world.settle()
+    assert world.target.disk[200 * SECTOR : 300 * SECTOR] == buffer
+    assert [bio.error for bio in world.ended] == [None, None]
+
+
+@in_both_modes
+def test_frames_are_counted_by_what_they_did(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(4096))
+    world.write(0, bytes(2048))
+    world.flush()
+    world.settle()
+    target = world.device.targets[0]
+    assert (target.rpkts, target.wpkts) == (4, 2)
+
+
+# --- AoE errors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        (1, DeviceError, "unrecognized command code"),
+        (2, DeviceError, "bad argument parameter"),
+        (3, DeviceError, "device unavailable"),
+        (4, DeviceError, "config string present"),
+        (5, DeviceError, "unsupported version"),
+        (6, BusyError, "target is reserved"),
+        (0, DeviceError, "unknown error 0"),
+        (99, DeviceError, "unknown error 99"),
+    ],
+)
+def test_k62_an_aoe_error_ends_its_bio_at_once(
+    connect: Connect, code: int, kind: type[DeviceError | BusyError], text: str
+) -> None:
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(world.target.refuse(request.raw, code))
+    [bio] = world.ended
+    assert type(bio.error) is kind
+    assert str(bio.error) == f"e1.2: {text}"
+    assert f"ecode={code}" in world.driver.log[-1]
+    world.wait(60)
+    assert world.take() == []
+
+
+def test_k27_after_an_aoe_error_the_rest_goes_on(connect: Connect) -> None:
+    world = connect(buffers=2)
+    buffer = bytearray(2048)
+    world.read(0, bytearray(2048))
+    world.read(4, buffer)
+    [first] = world.take()
+    world.deliver(world.target.refuse(first.raw))
+    world.settle()
+    refused, fine = world.ended
+    assert (refused.sector, fine.sector) == (0, 4)
+    assert refused.error is not None
+    assert fine.error is None
+    assert buffer == world.target.disk[2048:4096]
+    assert world.device.targets[0].window.nout == 0
+
+
+def test_an_aoe_error_to_a_deferred_frame_ends_it(connect: Connect) -> None:
+    world = connect(buffers=4)
+    world.read(0, bytearray(2048))
+    _, second = world.take()
+    world.wait(0.3)
+    world.deliver(world.target.refuse(second.raw, 6))
+    world.settle()
+    [bio] = world.ended
+    assert isinstance(bio.error, BusyError)
+
+
+def test_an_identify_that_is_refused_is_logged_and_not_sent_again(
+    connect: Connect,
+) -> None:
+    world = connect(is_up=False)
+    world.deliver(world.target.announce())
+    [identify] = world.take()
+    world.deliver(world.target.refuse(identify.raw, 6))
+    assert "target is reserved" in world.driver.log[-1]
+    world.wait(60)
+    assert world.take() == []
+    assert not world.is_up
+
+
+def test_i3_an_aoe_error_without_a_frame_of_ours_changes_nothing(
+    connect: Connect,
+) -> None:
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    refusal = world.target.refuse(request.raw)
+    strange, query = bytearray(refusal), bytearray(refusal)
+    strange[23] ^= 1
+    query[19] = 1
+    world.deliver(strange)
+    world.deliver(query)
+    assert world.ended == []
+    world.reply(request)
+    assert [bio.error for bio in world.ended] == [None]
+
+
+def test_k62_the_kernel_ignores_an_aoe_error_until_the_timeout(
+    connect: Connect,
+) -> None:
+    world = connect(KERNEL)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(world.target.refuse(request.raw, 6))
+    assert world.ended == []
+    assert "ecode=6" in world.driver.log[-1]
+    world.wait(14.9)
+    [again] = world.take()
+    assert again.registers == request.registers
+    world.reply(again)
+    assert [bio.error for bio in world.ended] == [None]
+
+
+def test_k62_the_kernel_gives_up_on_aoe_errors_after_deadsecs(
+    connect: Connect,
+) -> None:
+    world = connect(KERNEL)
+    world.read(0, bytearray(SECTOR))
+    while not world.ended:
+        for request in world.take():
+            world.deliver(world.target.refuse(request.raw))
+        world.wait(1)
+    assert 181 <= world.now <= 197
+    assert isinstance(world.ended[0].error, NotFoundError)

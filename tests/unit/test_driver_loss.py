@@ -1,0 +1,438 @@
+"""Frames that are not answered in time, and answers that come too late."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import SECTOR
+from aoe.errors import BusyError, DeviceError, NotFoundError
+from aoe.header import Command
+from initiator.aoedev import State
+from initiator.bio import Bio, Op, bio_for
+from initiator.options import Options
+from initiator.timing import KernelTiming
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect, World
+
+KERNEL = Options.kernel()
+USER = Options()
+in_both_modes = pytest.mark.parametrize(
+    "options", [USER, KERNEL], ids=["user", "kernel"]
+)
+RTO = {USER: 0.25, KERNEL: 14.748}
+"""Seconds: a device that answered IDENTIFY in no time."""
+
+
+def lose(world: World, seconds: float) -> None:
+    """Let so much time pass that all frames out count as lost."""
+    world.take()
+    world.wait(seconds)
+
+
+# --- sending again --------------------------------------------------------------------
+
+
+@in_both_modes
+def test_k48_a_frame_is_sent_again_once_its_timeout_has_passed(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    world.take()
+    world.wait(RTO[options] - 0.001)
+    assert world.frames == []
+    world.wait(0.102)
+    assert len(world.take()) == 1
+    assert world.device.retransmits == 1
+
+
+def test_k48_the_kernel_does_not_back_off(connect: Connect) -> None:
+    world = connect(KERNEL)
+    world.read(0, bytearray(SECTOR))
+    world.wait(100)
+    times = [f.time for f in world.take()]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert len(gaps) == 6
+    assert all(RTO[KERNEL] <= gap <= RTO[KERNEL] + 0.1001 for gap in gaps)
+
+
+def test_i8_prompt_backs_off_to_half_a_second(connect: Connect) -> None:
+    world = connect()
+    for _ in range(50):
+        world.read(0, bytearray(SECTOR))
+        [request] = world.take()
+        world.now += 0.001
+        world.reply(request)
+    world.read(0, bytearray(SECTOR))
+    world.wait(3)
+    times = [f.time for f in world.take()]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert gaps[:6] == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.16, 0.32], rel=0.101)
+    assert all(0.44 < gap <= 0.501 for gap in gaps[6:])
+
+
+def test_k48_kernel_timeouts_follow_the_estimate_of_the_moment(
+    connect: Connect,
+) -> None:
+    world = connect(KERNEL)
+    world.read(0, bytearray(SECTOR))
+    world.take()
+    for _ in range(2000):
+        world.device.timing.sample(0.001)
+    world.wait(0.1)
+    assert len(world.take()) == 1
+
+
+def test_k48_the_kernels_timer_goes_on_every_100_ms(connect: Connect) -> None:
+    world = connect(KERNEL)
+    for _ in range(3):
+        due = world.driver.next_timeout()
+        assert due == pytest.approx(world.now + 0.1)
+        world.wait(0.1)
+
+
+def test_prompt_wants_no_timer_while_nothing_is_out(connect: Connect) -> None:
+    world = connect()
+    assert world.driver.next_timeout() is None
+
+
+@in_both_modes
+def test_k25_k52_k136_a_new_tag_in_the_same_frame(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(1500, 1500), buffers=4)
+    world.write(8, b"x" * SECTOR)
+    [first] = world.take()
+    world.wait(RTO[options] + 0.1)
+    [again] = world.take()
+    assert again.skb is first.skb
+    assert again.raw[24:] == first.raw[24:]
+    assert again.tag != first.tag
+    assert again.port is not first.port
+    assert again.header.src == again.port.mac
+    assert f"oldtag={first.tag:08x} newtag={again.tag:08x}" in world.driver.log[-1]
+
+
+@in_both_modes
+def test_k25_only_the_last_tag_counts(connect: Connect, options: Options) -> None:
+    world = connect(options)
+    buffer = bytearray(SECTOR)
+    world.read(0, buffer)
+    [first] = world.take()
+    world.wait(RTO[options] + 0.1)
+    [again] = world.take()
+    world.reply(first)
+    assert world.ended == []
+    assert world.driver.unexpected == 1
+    world.reply(again)
+    assert [bio.error for bio in world.ended] == [None]
+    assert buffer == world.target.disk[:SECTOR]
+
+
+def test_k45_k50_after_a_loss_the_kernel_sends_one_frame(connect: Connect) -> None:
+    world = connect(KERNEL)
+    world.read(0, bytearray(4096))
+    lose(world, 14.9)
+    [again] = world.take()
+    window = world.device.targets[0].window
+    assert (window.nout, window.maxout, window.ssthresh) == (1, 1, 4)
+    assert len(world.device.rexmitq) == 3
+    world.reply(again)
+    assert [f.registers.lba for f in world.take()] == [2, 4]
+
+
+def test_prompt_sends_half_of_a_lost_burst(connect: Connect) -> None:
+    world = connect()
+    world.read(0, bytearray(8192))
+    lose(world, 0.25)
+    assert len(world.take()) == 4
+
+
+@in_both_modes
+def test_k51_a_deferred_frame_is_answered_by_its_last_tag(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=4)
+    buffer = bytearray(2048)
+    bio = world.read(0, buffer)
+    first, second = world.take()
+    world.wait(RTO[options] + 0.1)
+    [again] = world.take()
+    assert again.registers == first.registers
+    before = world.device.targets[0].window.maxout
+
+    world.reply(second)
+
+    assert world.device.targets[0].window.maxout == before
+    assert world.driver.unexpected == 0
+    assert world.take() == []
+    world.reply(again)
+    assert world.ended == [bio]
+    assert bio.error is None
+    assert buffer == world.target.disk[:2048]
+
+
+@in_both_modes
+def test_k27_deferred_frames_go_before_new_ones(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=4)
+    world.read(0, bytearray(4 * SECTOR))
+    world.read(8, bytearray(2 * SECTOR))
+    lose(world, RTO[options] + 0.1)
+    [again] = world.take()
+    world.reply(again)
+    assert world.frames[0].registers.lba == 2
+
+
+@in_both_modes
+def test_k50_an_interface_that_loses_too_much_is_left(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(9000, 1500), buffers=2)
+    world.driver.open(world.device)
+    for sector in range(40):
+        world.read(sector, bytearray(SECTOR))
+    used = []
+    while len(world.ended) < 40:
+        for frame in world.take():
+            used.append(frame.port.name)
+            if frame.port is world.ports[0]:
+                world.reply(frame)
+        if not world.frames:
+            world.wait(1)
+    # The fifth loss is one too many; a sixth frame may have left before it showed.
+    assert used.count("eth1") in (5, 6)
+    assert set(used[-20:]) == {"eth0"}
+    assert world.device.maxbcnt == 17 * SECTOR
+    # The next announcement that comes in there takes it up again (K4).
+    world.deliver(world.target.announce(), 1)
+    assert world.device.maxbcnt == 1024
+
+
+@in_both_modes
+def test_k50_the_only_interface_is_never_left(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=2)
+    world.read(0, bytearray(SECTOR))
+    world.wait(170)
+    world.settle()
+    assert [bio.error for bio in world.ended] == [None]
+
+
+# --- giving up ------------------------------------------------------------------------
+
+
+def busy_world(connect: Connect, options: Options) -> World:
+    """Make a device with bios active, deferred, half cut and still waiting."""
+    world = connect(options, buffers=4)
+    world.driver.open(world.device)
+    for sector in range(0, 40, 8):
+        world.read(sector, bytearray(4096))
+    lose(world, RTO[options] + 0.1)
+    assert world.device.factive
+    assert world.device.rexmitq
+    assert world.device.buf
+    assert world.device.bios
+    return world
+
+
+@in_both_modes
+def test_k54_after_deadsecs_every_bio_ends_once_with_an_error(
+    connect: Connect, options: Options
+) -> None:
+    world = busy_world(connect, options)
+    world.wait(180.9 - world.now)
+    assert world.ended == []
+    world.wait(RTO[options] + 1)
+    assert [bio.sector for bio in world.ended] == [0, 8, 16, 24, 32]
+    assert all(isinstance(bio.error, NotFoundError) for bio in world.ended)
+    world.wait(400)
+    assert len(world.ended) == 5
+
+
+@in_both_modes
+def test_k54_deadsecs_0_is_never(connect: Connect, options: Options) -> None:
+    never = Options(tags=options.tags, timing=options.timing, deadsecs=0)
+    world = connect(never)
+    world.read(0, bytearray(SECTOR))
+    world.wait(1000)
+    assert world.ended == []
+    world.settle()
+    assert [bio.error for bio in world.ended] == [None]
+
+
+@in_both_modes
+def test_k54_a_target_that_answers_others_keeps_nobody_alive(
+    connect: Connect, options: Options
+) -> None:
+    """Only the age of the frame counts."""
+    world = connect(options)
+    world.driver.open(world.device)
+    stuck = world.read(0, bytearray(SECTOR))
+    while not world.ended and world.now < 250:
+        world.wait(5)
+        world.take()
+        world.deliver(world.target.announce())
+    assert world.ended == [stuck]
+    assert 181 <= world.now <= 200
+
+
+@in_both_modes
+def test_k55_failing_a_device_ends_all_and_resets_the_windows(
+    connect: Connect, options: Options
+) -> None:
+    world = busy_world(connect, options)
+    error = DeviceError("e1.2", "pulled out")
+    world.driver.fail(world.device, error)
+    assert [bio.sector for bio in world.ended] == [0, 8, 16, 24, 32]
+    assert all(bio.error is error for bio in world.ended)
+    window = world.device.targets[0].window
+    assert (window.nout, window.maxout) == (0, 1)
+    assert world.device.ssize == 0
+    world.settle()
+    assert len(world.ended) == 5
+
+
+def test_k63_the_first_error_of_a_bio_stays_when_the_device_fails(
+    connect: Connect,
+) -> None:
+    world = connect()
+    world.read(0, bytearray(4 * SECTOR))
+    first, _ = world.take()
+    world.deliver(world.target.refuse(first.raw, 6))
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    [bio] = world.ended
+    assert isinstance(bio.error, BusyError)
+
+
+@in_both_modes
+def test_k55_bios_submitted_while_it_fails_end_too(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+
+    def go_on(_: Bio) -> None:
+        world.read(1, bytearray(SECTOR))
+
+    world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), go_on))
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    [second] = world.ended
+    assert second.sector == 1
+    assert second.error is not None
+
+
+@in_both_modes
+def test_k56_an_open_device_stays_down_until_its_last_close(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.driver.open(world.device)
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    assert world.device.state.value == "down,closewait"
+    world.deliver(world.target.announce())
+    assert world.take() == []
+
+    world.driver.close(world.device)
+    assert world.device.state is State.DOWN
+    assert [f.header.command for f in world.frames] == [Command.CONFIG]
+    world.settle()
+    assert world.is_up
+    assert world.device.ssize == 512
+    buffer = bytearray(SECTOR)
+    world.read(3, buffer)
+    world.settle()
+    assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
+
+
+@in_both_modes
+def test_a_closed_device_that_is_down_comes_back_with_any_announcement(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    assert not world.is_up
+    world.bring_up()
+    assert world.is_up
+
+
+# --- answers that nothing waits for ---------------------------------------------------
+
+
+@in_both_modes
+def test_k58_k64_the_second_answer_to_a_tag_is_unexpected(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    buffer = bytearray(SECTOR)
+    world.read(0, buffer)
+    [request] = world.take()
+    world.reply(request)
+    buffer[:] = b"mine now" * 64
+    world.reply(request)
+    assert len(world.ended) == 1
+    assert buffer == b"mine now" * 64
+    assert world.driver.unexpected == 1
+    assert world.driver.log[-1] == (
+        f"unexpected rsp e1.2 tag={request.tag:08x} s=525400ae0001"
+    )
+
+
+@in_both_modes
+def test_k58_an_answer_of_an_unknown_device_is_logged(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    answer[17] = 9
+    world.deliver(answer)
+    assert world.ended == []
+    assert "no such device e9.2" in world.driver.log[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "timeout"), [(KERNEL, (20.0, 40.0)), (USER, (0.2, 0.3))]
+)
+def test_k59_late_answers_inflate_the_estimate_in_kernel_mode_only(
+    connect: Connect, options: Options, timeout: tuple[float, float]
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.reply(request)
+    world.now += 20
+    world.reply(request)
+    shortest, longest = timeout
+    assert shortest < world.device.timing.timeout(0) < longest
+
+
+def test_k59_the_sample_is_the_tags_age_in_jiffies(connect: Connect) -> None:
+    world = connect(KERNEL)
+    world.now = 65_530.5 / 250
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.reply(request)
+    # The low half of the jiffies wraps in between.
+    world.now += 10 / 250
+    world.reply(request)
+    expected = KernelTiming()
+    for rtt in (0, 0, 0.04):
+        expected.sample(rtt)
+    assert world.device.timing.timeout(0) == expected.timeout(0)
+
+
+def test_the_log_keeps_the_last_100_lines(connect: Connect) -> None:
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    for _ in range(150):
+        world.reply(request)
+    assert world.driver.unexpected == 149
+    assert len(world.driver.log) == 100
