@@ -276,6 +276,22 @@ def pack_config(
     return pad(reply, HEADER_LENGTH + length)
 
 
+def unknown_command(
+    target: Target, fields: Fields, request: memoryview, reply: memoryview
+) -> int:
+    """Refuse a command that is not in ``COMMANDS``, the vendors' own too (P16)."""
+    del fields
+    return target.refuse(request, reply, ErrorCode.BAD_COMMAND)
+
+
+def unknown_version(
+    target: Target, fields: Fields, request: memoryview, reply: memoryview
+) -> int:
+    """Refuse any version but ours, though no other target does (P6)."""
+    del fields
+    return target.refuse(request, reply, ErrorCode.BAD_VERSION)
+
+
 _CONFIG_COMMANDS: Final = frozenset(ConfigCommand)
 
 COMMANDS: Final[dict[int, Execute]] = {

@@ -28,8 +28,8 @@ from aoe.header import (
     Header,
     sectors_per_frame,
 )
-from target.commands import COMMANDS, pack_config
-from target.frames import ETHERTYPE, REPLY_HEAD, REQUEST, Drop, Fields, pad, swap16
+from target.commands import COMMANDS, pack_config, unknown_command, unknown_version
+from target.frames import ETHERTYPE, REPLY_HEAD, REQUEST, Drop, pad, swap16
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,15 +140,10 @@ class Target:
             return self.drop(Drop.ADDRESS)
         self.requests += 1
         self._last_request = now
-        return self._execute(fields, request, reply)
-
-    def _execute(self, fields: Fields, request: memoryview, reply: memoryview) -> int:
-        # Any other version than ours is refused, though no other target does (P6).
-        if fields[2] >> 4 != VERSION:
-            return self.refuse(request, reply, ErrorCode.BAD_VERSION)
-        execute = COMMANDS.get(fields[5])
-        if execute is None:
-            return self.refuse(request, reply, ErrorCode.BAD_COMMAND)
+        if fields[2] >> 4 == VERSION:
+            execute = COMMANDS.get(fields[5], unknown_command)
+        else:
+            execute = unknown_version
         return execute(self, fields, request, reply)
 
     def announce(self, reply: memoryview) -> int:

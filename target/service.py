@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import time
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import SHELF_ALL, SLOT_ALL
@@ -39,7 +40,8 @@ _DOWN_INTERVAL: Final = 0.2
 """Seconds between looks at an interface that is down."""
 _FULL_PAUSE: Final = 0.001
 """Seconds to wait when an interface takes no more replies."""
-_SHELF_ALL: Final = SHELF_ALL.to_bytes(2, "big")
+_ADDRESS: Final = Struct("!16xHB")
+"""Shelf and slot, where they lie in a frame."""
 
 
 class Port:
@@ -64,10 +66,8 @@ class Port:
         self.targets = [Target(export, link.mac, link.mtu) for export in exports]
         self.strays = 0
         """Frames that were for none of the targets."""
-        # The three address bytes of a frame, as they lie in it.
-        self._by_address = {
-            target.shelf.to_bytes(2, "big") + bytes((target.slot,)): target
-            for target in self.targets
+        self._by_address: dict[tuple[int, int], Target] = {
+            target.export.address: target for target in self.targets
         }
 
     def announce(self) -> None:
@@ -98,8 +98,9 @@ class Port:
             request = link.receive()
             if request is None:
                 break
-            target = by_address.get(bytes(request[16:19]))
-            if target is None:
+            if len(request) < HEADER_LENGTH:
+                self.strays += 1
+            elif (target := by_address.get(_ADDRESS.unpack_from(request))) is None:
                 self._serve_all(request, now)
             elif length := target.handle(request, reply, now):
                 link.commit(length)
@@ -109,9 +110,8 @@ class Port:
 
     def _serve_all(self, request: memoryview, now: float) -> None:
         # A broadcast address is for every target that it matches (P9).
-        if len(request) < HEADER_LENGTH or not (
-            request[16:18] == _SHELF_ALL or request[18] == SLOT_ALL
-        ):
+        shelf, slot = _ADDRESS.unpack_from(request)
+        if shelf != SHELF_ALL and slot != SLOT_ALL:
             self.strays += 1
             return
         for target in self.targets:
