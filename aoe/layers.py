@@ -28,7 +28,7 @@ that belong to no field dissect to ``Padding``, and both are kept when rebuilt.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, ClassVar, Final, overload
+from typing import TYPE_CHECKING, ClassVar, Final, SupportsInt, overload
 
 from scapy.config import conf
 from scapy.fields import (
@@ -50,14 +50,7 @@ from scapy.fields import (
     XShortField,
 )
 from scapy.layers.l2 import CookedLinux, Ether
-from scapy.packet import (
-    Packet,
-    Padding,
-    Raw,
-    bind_layers,
-    split_bottom_up,
-    split_layers,
-)
+from scapy.packet import Packet, Padding, Raw, bind_layers, split_bottom_up
 from scapy.volatile import RandNum
 
 from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL, Address, format_mac
@@ -100,7 +93,8 @@ if TYPE_CHECKING:
 MAC_LENGTH: Final = 6
 _COUNT_LIMIT: Final = 0xFF
 _LBA_LENGTH: Final = 6
-_WIDE_OPCODES: Final = frozenset({Opcode.READ_EXT, Opcode.WRITE_EXT})
+_WIDE_OPCODES: Final = {Opcode.READ_EXT, Opcode.WRITE_EXT}
+_ERRORS: Final = {code.value: code.text for code in ErrorCode}
 _SECTOR_OPCODES: Final = _WIDE_OPCODES | {Opcode.READ, Opcode.WRITE}
 
 
@@ -116,8 +110,10 @@ def _bit_names(bits: type[IntFlag], width: int) -> list[str]:
     return names
 
 
-def _bit_words(bits: type[IntFlag], value: int) -> str:
-    return "+".join(str(bit.name).lower() for bit in bits if bit & value)
+def _word(values: type[IntEnum], value: SupportsInt) -> str:
+    # int() also draws from a field that scapy's fuzz() has made random.
+    number = int(value)
+    return _value_names(values).get(number, f"{number:#04x}").lower()
 
 
 def _needs(length: int) -> classmethod[Packet, ..., type[Packet]]:
@@ -159,22 +155,22 @@ class _LBAField(Field):
         return RandNum(0, LBA48_LIMIT - 1)
 
 
-class _ErrorField(XByteField):
-    """The feature register, in a failed reply the error register with its names."""
+class _RegisterField(ByteEnumField):
+    """A register that has values in requests and bits in replies (P26)."""
+
+    __slots__ = ("bits",)
+
+    def __init__(
+        self, name: str, default: int, values: dict[int, str], bits: type[IntFlag]
+    ) -> None:
+        super().__init__(name, default, values)
+        self.bits = bits
 
     def i2repr(self, pkt: Packet | None, x: object) -> str:
-        if isinstance(x, int) and x and pkt is not None and _is_reply(pkt):
-            return f"{x:#x} {_bit_words(AtaError, x)}"
-        return str(super().i2repr(pkt, x))
-
-
-class _StatusField(ByteEnumField):
-    """The command register by its opcode's name, in a reply the status register."""
-
-    def i2repr(self, pkt: Packet | None, x: object) -> str:
-        if isinstance(x, int) and pkt is not None and _is_reply(pkt):
-            return f"{x:#x} {_bit_words(Status, x)}"
-        return str(super().i2repr(pkt, x))
+        if not isinstance(x, int) or pkt is None or not _is_reply(pkt):
+            return str(super().i2repr(pkt, x))
+        names = [str(bit.name).lower() for bit in self.bits if bit & x]
+        return f"{x:#04x} {'+'.join(names)}".rstrip()
 
 
 class _DataField(StrField):
@@ -211,6 +207,10 @@ class _MACsField(FieldListField):
         _, macs = super().getfield(pkt, s[:length])
         return s[length:], macs
 
+    def i2repr(self, _pkt: Packet | None, x: list[object]) -> str:
+        # The addresses may be random ones, which scapy's own cannot show.
+        return f"[{', '.join(map(str, x))}]"
+
 
 class AoE(Packet):
     """The ten bytes between the Ethernet header and the command's own part.
@@ -225,7 +225,7 @@ class AoE(Packet):
     fields_desc: ClassVar[list[Field]] = [
         BitField("version", VERSION, 4),
         FlagsField("flags", 0, 4, _bit_names(Flag, 4)),
-        ByteEnumField("error", 0, {code.value: code.text for code in ErrorCode}),
+        ByteEnumField("error", 0, _ERRORS),
         XShortField("shelf", 0),
         XByteField("slot", 0),
         ByteEnumField("cmd", Command.CONFIG, _value_names(Command)),
@@ -254,25 +254,20 @@ class AoE(Packet):
 
     def mysummary(self) -> str:
         """Describe a header whose body is no layer of ours."""
-        return self.describe(_command_words(int(self.cmd)))
+        return self.describe(f"command {_word(Command, self.cmd)}")
 
     def describe(self, words: str) -> str:
         """Put ``words`` on the body between the address and the tag."""
         flags, error = int(self.flags), int(self.error)
         if flags & Flag.RESPONSE and flags & Flag.ERROR:
-            known = error in list(ErrorCode)
-            text = ErrorCode(error).text if known else f"code {error}"
-            words = f"{_command_words(int(self.cmd))} error: {text}"
+            text = _ERRORS.get(error, f"code {error}")
+            words = f"{_word(Command, self.cmd)} error: {text}"
         address = Address(int(self.shelf), int(self.slot))
         return f"AoE {address} {words} tag {int(self.tag):#010x}"
 
 
-def _command_words(command: int) -> str:
-    return _value_names(Command).get(command, f"command {command:#04x}").lower()
-
-
 class _Body(Packet):
-    """What the bodies have in common; the words of each come from ``_words``."""
+    """What the parts of a message have in common; ``_words`` says it in short."""
 
     show_summary = False
 
@@ -281,12 +276,8 @@ class _Body(Packet):
         return b"", s
 
     def mysummary(self) -> str:
-        words = self._words()
-        header = _header_of(self)
+        words, header = self._words(), _header_of(self)
         return words if header is None else header.describe(words)
-
-    def _words(self) -> str:
-        raise NotImplementedError
 
 
 class AoEATA(_Body):
@@ -306,7 +297,7 @@ class AoEATA(_Body):
     name = "AoE ATA"
     fields_desc: ClassVar[list[Field]] = [
         FlagsField("aflags", 0, 8, _bit_names(AFlag, 8)),
-        _ErrorField("err_feature", 0),
+        _RegisterField("err_feature", 0, {}, AtaError),
         FieldLenField(
             "count",
             None,
@@ -314,7 +305,7 @@ class AoEATA(_Body):
             length_of="data",
             adjust=lambda _pkt, length: min(max(1, -(-length // SECTOR)), _COUNT_LIMIT),
         ),
-        _StatusField("cmd_status", Opcode.IDENTIFY, _value_names(Opcode)),
+        _RegisterField("cmd_status", Opcode.IDENTIFY, _value_names(Opcode), Status),
         _LBAField("lba", 0),
         XShortField("reserved", 0),
         _DataField("data", b""),
@@ -394,14 +385,12 @@ class AoEConfig(_Body):
     def _words(self) -> str:
         string = f" {bytes(self.string)!r}" if self.string else ""
         if not _is_reply(self):
-            ccmd = int(self.ccmd)
-            words = _value_names(ConfigCommand).get(ccmd, f"{ccmd:#x}").lower()
-            return f"config {words}{string}"
+            return f"config {_word(ConfigCommand, self.ccmd)}{string}"
         buffers, sectors = int(self.buffer_count), int(self.sector_count)
         return f"config reply buffers {buffers} sectors {sectors}{string}"
 
 
-class AoEDirective(Packet):
+class AoEDirective(_Body):
     """One entry of a MAC mask list."""
 
     name = "AoE mask directive"
@@ -412,9 +401,8 @@ class AoEDirective(Packet):
     ]
     dispatch_hook = _needs(DIRECTIVE_LENGTH)
 
-    def extract_padding(self, s: bytes) -> tuple[bytes, bytes]:
-        """The next directive follows at once."""
-        return b"", s
+    def _words(self) -> str:
+        return f"{_word(DirectiveCommand, self.dcmd)} {self.mac}"
 
 
 class AoEMask(_Body):
@@ -437,14 +425,11 @@ class AoEMask(_Body):
     dispatch_hook = _needs(MASK_LENGTH)
 
     def _words(self) -> str:
-        count, error = len(self.directives), int(self.merror)
+        count = len(self.directives)
         if not _is_reply(self):
-            mcmd = int(self.mcmd)
-            words = _value_names(MaskCommand).get(mcmd, f"{mcmd:#04x}").lower()
-            return f"mask {words} x{count}"
-        if error:
-            text = _value_names(MaskError).get(error, f"code {error}").lower()
-            return f"mask reply error: {text}"
+            return f"mask {_word(MaskCommand, self.mcmd)} x{count}"
+        if int(self.merror):
+            return f"mask reply error: {_word(MaskError, self.merror)}"
         return f"mask reply x{count}"
 
 
@@ -466,18 +451,11 @@ class AoEReserve(_Body):
     dispatch_hook = _needs(RESERVE_LENGTH)
 
     def _words(self) -> str:
-        rcmd = int(self.rcmd)
-        words = _value_names(ReserveCommand).get(rcmd, f"{rcmd:#04x}").lower()
-        return f"reserve {'reply' if _is_reply(self) else words} x{len(self.macs)}"
+        words = "reply" if _is_reply(self) else _word(ReserveCommand, self.rcmd)
+        return f"reserve {words} x{len(self.macs)}"
 
 
 _LINKS: Final = ((Ether, "type"), (CookedLinux, "proto"))
-_BODIES: Final = {
-    Command.ATA: AoEATA,
-    Command.CONFIG: AoEConfig,
-    Command.MASK: AoEMask,
-    Command.RESERVE: AoEReserve,
-}
 
 
 def install_layers() -> None:
@@ -491,9 +469,8 @@ def install_layers() -> None:
     for link, field in _LINKS:
         binding = {field: ETH_P_AOE}
         for values, upper in link.payload_guess:
-            if values == binding and upper is not AoE:
+            if values == binding:
                 split_bottom_up(link, upper, **binding)
-        split_layers(link, AoE, **binding)
         bind_layers(link, AoE, **binding)
     # Nobody resolves an AoE address: who wants one particular target gives its MAC.
     conf.neighbor.register_l3(Ether, AoE, lambda _l2, _l3: format_mac(MAC_BROADCAST))
@@ -514,6 +491,8 @@ def pad(frame: bytes | Packet) -> bytes | Packet:
     return frame / Padding(bytes(missing)) if missing else frame
 
 
-for _command, _body in _BODIES.items():
-    bind_layers(AoE, _body, cmd=_command)
+bind_layers(AoE, AoEATA, cmd=Command.ATA)
+bind_layers(AoE, AoEConfig, cmd=Command.CONFIG)
+bind_layers(AoE, AoEMask, cmd=Command.MASK)
+bind_layers(AoE, AoEReserve, cmd=Command.RESERVE)
 install_layers()

@@ -1,0 +1,375 @@
+"""The struct codecs and the scapy layers are two accounts of the same bytes.
+
+What the codecs write is what the layers write, and what the codecs read from any bytes
+is what the layers read: ten thousand examples each way for every command. An example
+holds a message of each command, since drawing one takes longer than trying it.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.config import conf
+from scapy.layers.l2 import Ether
+from scapy.packet import NoPayload, Packet, Raw
+
+from aoe.address import format_mac, parse_mac
+from aoe.ata import ATA_DATA, SECTOR, Registers
+from aoe.config import Config
+from aoe.errors import DecodeError
+from aoe.header import ETHERNET_LENGTH, HEADER_LENGTH, Command, Header
+from aoe.layers import AoE, AoEATA, AoEConfig, AoEDirective, AoEMask, AoEReserve
+from aoe.macmask import Directive, MaskList
+from aoe.reserve import Reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aoe.buffers import ReadBuffer, WriteBuffer
+
+EXHAUSTIVE = settings(max_examples=10_000, deadline=None, database=None)
+ETHERNET = bytes.fromhex("525400ae0002 525400ae0001 88a2")
+
+
+class Message(Protocol):
+    """What the codecs of the four commands have in common."""
+
+    @classmethod
+    def unpack_from(cls, buffer: ReadBuffer, offset: int = ...) -> Self: ...
+
+    def pack_into(self, buffer: WriteBuffer, offset: int = ...) -> int: ...
+
+
+M = TypeVar("M", bound=Message)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loud_layers() -> Iterator[None]:
+    """Scapy hides a layer that raises behind Raw, unless told to let it through."""
+    conf.debug_dissector = True
+    yield
+    conf.debug_dissector = False
+
+
+def cut_macs(blob: bytes) -> list[bytes]:
+    return [blob[i : i + 6] for i in range(0, len(blob) - 5, 6)]
+
+
+# Messages to bytes. Each field takes its bits from one block of bytes: drawing them one
+# by one takes Hypothesis ten times as long.
+
+HEADER_FIELDS = Struct("!6s6sHBIBBB")
+CONFIG_FIELDS = Struct("!HHBBH")
+
+
+def header_from(blob: bytes, command: int) -> Header:
+    dst, src, shelf, slot, tag, error, flags, version = HEADER_FIELDS.unpack(blob)
+    return Header(dst, src, shelf, slot, command, tag, flags & 15, error, version & 15)
+
+
+def packed(header: Header, message: Message | None = None) -> bytes:
+    buffer = bytearray(4096)
+    end = header.pack_into(buffer)
+    if message is not None:
+        end += message.pack_into(buffer)
+    return bytes(buffer[:end])
+
+
+def built(header: Header, body: Packet | None = None) -> bytes:
+    frame = Ether(dst=format_mac(header.dst), src=format_mac(header.src))
+    # "/" would do, but copies both sides each time.
+    frame.add_payload(
+        AoE(
+            version=header.version,
+            flags=header.flags,
+            error=header.error,
+            shelf=header.shelf,
+            slot=header.slot,
+            cmd=header.command,
+            tag=header.tag,
+        )
+    )
+    if body is not None:
+        frame.add_payload(body)
+    for layer in frame.iterpayloads():
+        # Nothing in here stands for several values: scapy need not look for such.
+        layer.explicit = 1
+    return bytes(frame)
+
+
+def ata_pair(blob: bytes) -> tuple[Registers, Packet]:
+    aflags, feature, count, command = blob[:4]
+    lba = int.from_bytes(blob[4:10], "big")
+    return Registers(aflags, feature, count, command, lba), AoEATA(
+        aflags=aflags, err_feature=feature, count=count, cmd_status=command, lba=lba
+    )
+
+
+def config_pair(blob: bytes, string: bytes, *, lies: bool) -> tuple[Config, Packet]:
+    buffers, firmware, sectors, nibbles, number = CONFIG_FIELDS.unpack(blob[:8])
+    length = number if lies else None
+    version, ccmd = nibbles >> 4, nibbles & 15
+    return Config(ccmd, string, buffers, firmware, sectors, version, length), AoEConfig(
+        buffer_count=buffers,
+        firmware=firmware,
+        sector_count=sectors,
+        version=version,
+        ccmd=ccmd,
+        length=length,
+        string=string,
+    )
+
+
+def mask_pair(blob: bytes, macs: list[bytes], *, lies: bool) -> tuple[MaskList, Packet]:
+    mcmd, merror, number, *dcmds = blob
+    count = number if lies else None
+    entries = list(zip(dcmds, macs, strict=False))
+    return MaskList(
+        mcmd, tuple(Directive(dcmd, mac) for dcmd, mac in entries), merror, count
+    ), AoEMask(
+        mcmd=mcmd,
+        merror=merror,
+        count=count,
+        directives=[AoEDirective(dcmd=dcmd, mac=mac) for dcmd, mac in entries],
+    )
+
+
+def reserve_pair(
+    blob: bytes, macs: list[bytes], *, lies: bool
+) -> tuple[Reserve, Packet]:
+    rcmd, number = blob[:2]
+    count = number if lies else None
+    reserve = Reserve(rcmd, tuple(macs), count)
+    return reserve, AoEReserve(rcmd=rcmd, count=count, macs=macs)
+
+
+@EXHAUSTIVE
+@given(st.binary(min_size=HEADER_FIELDS.size + 10, max_size=HEADER_FIELDS.size + 34))
+def test_every_message_is_written_alike(block: bytes) -> None:
+    fields, rest = block[: HEADER_FIELDS.size], block[HEADER_FIELDS.size :]
+    blob, tail = rest[:10], rest[10:]
+    lies = bool(fields[0] & 1)
+    macs = cut_macs(tail)
+    registers, ata = ata_pair(blob)
+    config, config_layer = config_pair(blob, tail, lies=lies)
+    mask, mask_layer = mask_pair(blob, macs, lies=lies)
+    reserve, reserve_layer = reserve_pair(blob, macs, lies=lies)
+
+    vendor = header_from(fields, blob[0])
+    assert packed(vendor) == built(vendor)
+    header = header_from(fields, Command.ATA)
+    assert packed(header, registers) == built(header, ata)
+    header = header_from(fields, Command.CONFIG)
+    assert packed(header, config) == built(header, config_layer)
+    header = header_from(fields, Command.MASK)
+    assert packed(header, mask) == built(header, mask_layer)
+    header = header_from(fields, Command.RESERVE)
+    assert packed(header, reserve) == built(header, reserve_layer)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 255])
+def test_the_longest_lists_are_written_and_read_alike(count: int) -> None:
+    """P61, P76: up to 255 entries; scapy's own lists stop at 100 unless told."""
+    macs = [number.to_bytes(6, "big") for number in range(count)]
+    header = Header(b"aaaaaa", b"bbbbbb", 0, 0, Command.MASK, 1)
+    mask, layer = mask_pair(bytes(3) + bytes([1]) * count, macs, lies=False)
+    frame = packed(header, mask)
+    assert built(header, layer) == frame
+    assert read_mask(frame) == mask
+
+    header = Header(b"aaaaaa", b"bbbbbb", 0, 0, Command.RESERVE, 1)
+    reserve, layer = reserve_pair(bytes(2), macs, lies=False)
+    frame = packed(header, reserve)
+    assert built(header, layer) == frame
+    assert read_reserve(frame) == reserve
+
+
+# Bytes to messages.
+
+
+def has_header(packet: Packet, frame: bytes) -> bool:
+    """Read the header both ways, and see to it that they agree."""
+    try:
+        header = Header.unpack_from(frame)
+    except DecodeError:
+        assert AoE not in packet
+        return False
+    layer = packet[AoE]
+    assert header == Header(
+        dst=parse_mac(packet.dst),
+        src=parse_mac(packet.src),
+        shelf=layer.shelf,
+        slot=layer.slot,
+        command=layer.cmd,
+        tag=layer.tag,
+        flags=int(layer.flags),
+        error=layer.error,
+        version=layer.version,
+    )
+    return True
+
+
+def assert_raw(payload: Packet, content: bytes) -> None:
+    assert type(payload) is (Raw if content else NoPayload)
+    assert bytes(payload) == content
+
+
+def read_body(
+    frame: bytes, layer: type[Packet], codec: type[M]
+) -> tuple[Packet, M] | None:
+    """Read a body both ways; nothing if it is too short, and then for both."""
+    packet = Ether(frame)
+    if not has_header(packet, frame):
+        assert_raw(packet.payload, frame[ETHERNET_LENGTH:])
+        return None
+    body = packet[AoE].payload
+    try:
+        message = codec.unpack_from(frame)
+    except DecodeError:
+        assert_raw(body, frame[HEADER_LENGTH:])
+        return None
+    assert type(body) is layer
+    # Without the bytes that it keeps, a packet has to make them anew from its fields.
+    packet.clear_cache()
+    assert bytes(packet) == frame, "the layer loses bytes"
+    return body, message
+
+
+def repacked(frame: bytes, message: Message) -> bytes:
+    """Write into a copy of the frame what was read from it."""
+    buffer = bytearray(frame)
+    Header.unpack_from(frame).pack_into(buffer)
+    message.pack_into(buffer)
+    return bytes(buffer)
+
+
+def read_ata(frame: bytes) -> Registers | None:
+    if (read := read_body(frame, AoEATA, Registers)) is None:
+        return None
+    layer, registers = read
+    assert registers == Registers(
+        aflags=int(layer.aflags),
+        feature=layer.err_feature,
+        count=layer.count,
+        command=layer.cmd_status,
+        lba=layer.lba,
+    )
+    assert layer.data + bytes(layer.payload) == frame[ATA_DATA:]
+    assert layer.reserved or repacked(frame, registers) == frame
+    return registers
+
+
+def read_config(frame: bytes) -> Config | None:
+    if (read := read_body(frame, AoEConfig, Config)) is None:
+        return None
+    layer, config = read
+    assert config == Config(
+        ccmd=layer.ccmd,
+        string=layer.string,
+        buffer_count=layer.buffer_count,
+        firmware=layer.firmware,
+        sector_count=layer.sector_count,
+        version=layer.version,
+        declared=None if layer.length == len(layer.string) else layer.length,
+    )
+    assert config.is_whole == layer.is_whole
+    assert repacked(frame, config) == frame
+    return config
+
+
+def read_mask(frame: bytes) -> MaskList | None:
+    if (read := read_body(frame, AoEMask, MaskList)) is None:
+        return None
+    layer, mask = read
+    entries = layer.directives
+    assert mask == MaskList(
+        mcmd=layer.mcmd,
+        directives=tuple(Directive(e.dcmd, parse_mac(e.mac)) for e in entries),
+        merror=layer.merror,
+        declared=None if layer.count == len(entries) else layer.count,
+    )
+    reserved = [layer.reserved, *(entry.reserved for entry in entries)]
+    assert any(reserved) or repacked(frame, mask) == frame
+    return mask
+
+
+def read_reserve(frame: bytes) -> Reserve | None:
+    if (read := read_body(frame, AoEReserve, Reserve)) is None:
+        return None
+    layer, reserve = read
+    assert reserve == Reserve(
+        rcmd=layer.rcmd,
+        macs=tuple(parse_mac(mac) for mac in layer.macs),
+        declared=None if layer.count == len(layer.macs) else layer.count,
+    )
+    assert repacked(frame, reserve) == frame
+    return reserve
+
+
+def frame_of(command: Command, content: bytes, **changes: int) -> bytes:
+    """Any bytes as a frame of this command, with other bytes changed (``at26=3``)."""
+    frame = bytearray(ETHERNET + content)
+    for place, value in {"at19": command, **changes}.items():
+        if int(place[2:]) < len(frame):
+            frame[int(place[2:])] = value
+    return bytes(frame)
+
+
+@EXHAUSTIVE
+@given(st.binary(max_size=64), st.none() | st.integers(0, 6))
+def test_any_bytes_are_read_alike(content: bytes, few: int | None) -> None:
+    # Left to chance, nearly every count and length says more than there is.
+    read_ata(frame_of(Command.ATA, content))
+    if few is None:
+        read_config(frame_of(Command.CONFIG, content))
+        read_mask(frame_of(Command.MASK, content))
+        read_reserve(frame_of(Command.RESERVE, content))
+    else:
+        read_config(frame_of(Command.CONFIG, content, at30=0, at31=few * 5))
+        read_mask(frame_of(Command.MASK, content, at24=0, at27=few))
+        read_reserve(frame_of(Command.RESERVE, content, at25=few))
+
+
+@given(
+    st.binary(min_size=22, max_size=22),
+    st.sampled_from([1, SECTOR - 1, SECTOR, SECTOR + 3, 2 * SECTOR]),
+)
+def test_any_data_is_read_alike(content: bytes, size: int) -> None:
+    assert read_ata(frame_of(Command.ATA, content + bytes(size))) is not None
+
+
+@given(st.binary(max_size=30), st.sampled_from([0x88A1, 0x88A3, 0xA288]))
+def test_another_ethertype_is_left_alone(content: bytes, ethertype: int) -> None:
+    frame = ETHERNET[:12] + ethertype.to_bytes(2, "big") + content
+    assert not has_header(Ether(frame), frame)
+
+
+@pytest.mark.parametrize("length", range(HEADER_LENGTH + 13))
+@pytest.mark.parametrize("command", Command)
+def test_short_bytes_are_no_message(command: Command, length: int) -> None:
+    """P17: shorter than 36, 32, 28 and 26 bytes, a frame holds no message."""
+    needed = {
+        Command.ATA: 36,
+        Command.CONFIG: 32,
+        Command.MASK: 28,
+        Command.RESERVE: 26,
+    }
+    codec: dict[Command, type[Message]] = {
+        Command.ATA: Registers,
+        Command.CONFIG: Config,
+        Command.MASK: MaskList,
+        Command.RESERVE: Reserve,
+    }
+    frame = frame_of(command, bytes(23))[:length]
+    if length < needed[command]:
+        with pytest.raises(DecodeError):
+            codec[command].unpack_from(frame)
+    else:
+        codec[command].unpack_from(frame)
+    if length < HEADER_LENGTH:
+        with pytest.raises(DecodeError):
+            Header.unpack_from(frame)

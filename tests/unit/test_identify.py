@@ -1,0 +1,164 @@
+"""The IDENTIFY DEVICE page: what we say of our disks, and what others say of theirs."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aoe.errors import DecodeError
+from aoe.identify import Identity
+
+VBLADE = Path(__file__).parent.parent / "golden" / "vblade-25-identify.bin"
+LBA28_SECTORS = 2**28 - 1
+
+
+def words(page: bytes) -> tuple[int, ...]:
+    return struct.unpack("<256H", page)
+
+
+def number(parts: tuple[int, ...]) -> int:
+    return sum(part << 16 * place for place, part in enumerate(parts))
+
+
+def texts(limit: int) -> st.SearchStrategy[str]:
+    """Printable ASCII; spaces at the ends are padding and do not come back."""
+    characters = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+    return st.text(characters, max_size=limit).map(str.strip)
+
+
+IDENTITIES = st.builds(
+    Identity,
+    sectors=st.integers(0, 2**48 - 1),
+    serial=texts(20),
+    firmware=texts(8),
+    model=texts(40),
+)
+
+
+@given(IDENTITIES)
+def test_what_is_built_can_be_read(identity: Identity) -> None:
+    page = identity.pack()
+    assert len(page) == 512
+    assert Identity.unpack(page) == identity
+    assert Identity.unpack(memoryview(page)) == identity
+
+
+@given(IDENTITIES)
+def test_strings_are_swapped_pairwise_and_padded_with_spaces(
+    identity: Identity,
+) -> None:
+    """P80: the first character of a pair is in the high byte of its word."""
+    page = identity.pack()
+    for text, start, length in (
+        (identity.serial, 20, 20),
+        (identity.firmware, 46, 8),
+        (identity.model, 54, 40),
+    ):
+        field = bytearray(page[start : start + length])
+        field[::2], field[1::2] = field[1::2], field[::2]
+        assert field.decode("ascii") == text.ljust(length)
+
+
+def test_a_string_looks_like_this_on_the_wire() -> None:
+    """P80."""
+    page = Identity(0, serial="ABCDE").pack()
+    assert page[20:40] == b"BADC E".ljust(20)
+
+
+@given(st.integers(0, 2**48 - 1))
+def test_sizes_stand_low_word_first(sectors: int) -> None:
+    """P81, P82: 28 bits in words 60 and 61 as far as they go, 48 in 100 to 103."""
+    found = words(Identity(sectors).pack())
+    assert number(found[100:104]) == sectors
+    assert number(found[60:62]) == min(sectors, LBA28_SECTORS)
+
+
+@pytest.mark.parametrize(
+    ("sectors", "clamped"),
+    [
+        (2**28 - 2, 2**28 - 2),
+        (2**28 - 1, 2**28 - 1),
+        (2**28, 2**28 - 1),
+        (2**32 + 5, 2**28 - 1),
+    ],
+)
+def test_the_28_bit_size_is_clamped(sectors: int, clamped: int) -> None:
+    """P82: it must neither wrap around nor claim the reserved 2**28."""
+    identity = Identity(sectors, lba48=False)
+    assert number(words(identity.pack())[60:62]) == clamped
+    assert Identity.unpack(identity.pack()).sectors == clamped
+
+
+@given(IDENTITIES)
+def test_the_page_ends_with_its_checksum(identity: Identity) -> None:
+    """P82: signature 0xA5, and the sum of all bytes is zero."""
+    page = identity.pack()
+    assert page[510] == 0xA5
+    assert sum(page) % 256 == 0
+
+
+@pytest.mark.parametrize("lba48", [True, False])
+def test_only_what_the_disk_can_do_is_claimed(*, lba48: bool) -> None:
+    """P82: LBA, FLUSH CACHE; 48-bit addresses and FLUSH CACHE EXT go together."""
+    found = words(Identity(2048, lba48=lba48).pack())
+    supported = 0x7400 if lba48 else 0x5000
+    assert found[49] == 0x0200
+    assert found[83] == supported
+    assert found[86] == supported & ~0x4000
+    assert Identity.unpack(struct.pack("<256H", *found)).lba48 is lba48
+
+
+@pytest.mark.parametrize(
+    ("sectors", "cylinders"), [(0, 1), (1008, 1), (2016, 2), (2**40, 16383)]
+)
+def test_geometry_stays_within_its_limits(sectors: int, cylinders: int) -> None:
+    """P82: words 1, 3 and 6, repeated with the capacity in 54 to 58."""
+    found = words(Identity(sectors).pack())
+    assert (found[1], found[3], found[6]) == (cylinders, 16, 63)
+    assert found[54:57] == (cylinders, 16, 63)
+    assert number(found[57:59]) == cylinders * 16 * 63
+    assert found[53] & 1
+
+
+@pytest.mark.parametrize("word", [83, 86])
+def test_either_word_tells_of_48_bits(word: int) -> None:
+    """P83, K21."""
+    page = bytearray(512)
+    struct.pack_into("<H", page, 2 * word, 1 << 10)
+    struct.pack_into("<I", page, 2 * 60, 7)
+    struct.pack_into("<Q", page, 2 * 100, 2**40)
+    assert Identity.unpack(page).sectors == 2**40
+    struct.pack_into("<H", page, 2 * word, 0)
+    assert Identity.unpack(page).sectors == 7
+
+
+def test_strings_that_are_too_long_or_not_ascii_do_no_harm() -> None:
+    identity = Identity(1, serial="S" * 30, firmware="ü", model="M" * 50)
+    read = Identity.unpack(identity.pack())
+    assert (read.serial, read.firmware, read.model) == ("S" * 20, "?", "M" * 40)
+
+
+def test_the_page_of_vblade() -> None:
+    """As vblade 25 sent it for a file of 512 MiB to Linux 6.1."""
+    assert Identity.unpack(VBLADE.read_bytes()) == Identity(
+        sectors=2**20,
+        serial="0.0:vm",
+        firmware="V25",
+        model="Coraid EtherDrive vblade",
+    )
+
+
+@given(st.binary(min_size=512, max_size=512))
+def test_any_page_can_be_read(page: bytes) -> None:
+    """Another target's page may hold anything."""
+    assert Identity.unpack(page).sectors >= 0
+
+
+@pytest.mark.parametrize("length", [0, 511])
+def test_a_short_page_is_refused(length: int) -> None:
+    with pytest.raises(DecodeError, match="needs 512 bytes"):
+        Identity.unpack(bytes(length))

@@ -1,0 +1,487 @@
+"""The scapy layers: right where scapy's own are wrong, and good to work with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scapy.automaton import ObjectPipe
+from scapy.layers.l2 import Ether
+from scapy.packet import NoPayload, Packet, Padding, Raw, fuzz
+from scapy.sendrecv import sndrcv
+from scapy.utils import rdpcap
+from scapy.volatile import RandByte, RandMAC
+
+from aoe.ata import Opcode
+from aoe.layers import (
+    AoE,
+    AoEATA,
+    AoEConfig,
+    AoEDirective,
+    AoEMask,
+    AoEReserve,
+    pad,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+BODIES = (AoEATA, AoEConfig, AoEMask, AoEReserve)
+PAGE = (GOLDEN / "vblade-25-identify.bin").read_bytes()
+MAC = "00:1b:21:aa:bb:cc"
+
+
+def frame(body: Packet | bytes, **header: object) -> Packet:
+    """Stack a frame to or from target 7.3 with tag 0x11223344."""
+    fields = {"shelf": 7, "slot": 3, "tag": 0x11223344} | header
+    return (
+        Ether(dst="52:54:00:ae:00:02", src="52:54:00:ae:00:01") / AoE(**fields) / body
+    )
+
+
+def dissect(packet: Packet) -> Packet:
+    return packet.__class__(bytes(packet))
+
+
+def reply(body: Packet | bytes, **header: object) -> Packet:
+    """Dissect a reply, padded to 60 bytes."""
+    return dissect(pad(frame(body, **{"flags": "response", **header})))
+
+
+# Section 7 of the protocol notes: eight things that scapy.contrib.aoe gets wrong.
+
+
+def test_1_header_flags_are_where_the_specification_has_them() -> None:
+    """P3: R is 0x08 and E is 0x04, below the version."""
+    sent = bytes(frame(AoEConfig(), flags="response+error"))
+    assert sent[14] == 0x1C
+    flags = Ether(bytes(frame(AoEConfig(), flags=0x8)))[AoE].flags
+    assert str(flags) == "response"
+    assert flags.response
+    assert not flags.error
+
+
+@pytest.mark.parametrize(
+    ("name", "bit"),
+    [("extended", 0x40), ("device", 0x10), ("async", 0x02), ("write", 0x01)],
+)
+def test_2_ata_flags_are_where_the_specification_has_them(name: str, bit: int) -> None:
+    assert bytes(AoEATA(aflags=name))[0] == bit
+    assert str(AoEATA(bytes([bit]) + bytes(11)).aflags) == name
+
+
+def test_3_mask_count_is_one_byte() -> None:
+    mask = AoEMask(mcmd="EDIT", directives=[AoEDirective(dcmd="ADD", mac=MAC)] * 2)
+    entry = "00 01 001b21aabbcc"
+    assert bytes(mask) == bytes.fromhex(f"00 01 00 02 {entry} {entry}")
+    assert [d.mac for d in dissect(mask).directives] == [MAC] * 2
+
+
+def test_4_reserve_count_is_one_byte() -> None:
+    reserve = AoEReserve(rcmd="SET", macs=[MAC] * 2)
+    assert bytes(reserve) == bytes.fromhex("01 02 001b21aabbcc 001b21aabbcc")
+    assert dissect(reserve).macs == [MAC] * 2
+
+
+@pytest.mark.parametrize(
+    ("registers", "rest", "data"),
+    [
+        # A reply holds the sectors that are there: a target may answer count 0 (P35).
+        ({"count": 0, "cmd_status": 0x40}, PAGE, PAGE),
+        ({"count": 2, "cmd_status": 0x40}, PAGE * 2, PAGE * 2),
+        ({"count": 0, "cmd_status": 0x40}, PAGE + b"\0\0\0\0", PAGE),
+        ({"count": 1, "cmd_status": 0x40, "aflags": "write"}, b"", b""),
+        # One that failed holds none (P32), whatever follows (P34).
+        ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, b"", b""),
+        ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, PAGE, b""),
+        ({"count": 1, "cmd_status": 0x61}, PAGE, b""),
+    ],
+)
+def test_5_reply_data_is_what_is_there(
+    registers: dict[str, object], rest: bytes, data: bytes
+) -> None:
+    """P21, P32, P34, P35."""
+    packet = reply(AoEATA(**registers) / Raw(rest))
+    assert packet[AoEATA].data == data
+    padding = packet[AoEATA].payload
+    assert isinstance(padding, Padding | NoPayload)
+    assert bytes(padding).startswith(rest[len(data) :])
+    assert len(packet) == max(60, 36 + len(rest))
+
+
+@pytest.mark.parametrize(
+    ("registers", "rest", "data"),
+    [
+        ({"aflags": "write", "count": 1, "cmd_status": 0x30}, PAGE, PAGE),
+        # Less data than the count claims is for the target to refuse (P39).
+        ({"aflags": "write", "count": 2, "cmd_status": 0x30}, PAGE, PAGE),
+        ({"aflags": "write", "count": 1, "cmd_status": 0x30}, PAGE[:9], PAGE[:9]),
+        # Neither padding nor what a client sends along to probe a path (P23).
+        ({"count": 1, "cmd_status": 0xEC}, bytes(24), b""),
+        ({"count": 1, "cmd_status": 0x20}, bytes(512), b""),
+    ],
+)
+def test_5_request_data_is_what_a_write_carries(
+    registers: dict[str, object], rest: bytes, data: bytes
+) -> None:
+    """P23, P27, P39."""
+    packet = dissect(frame(AoEATA(**registers) / Raw(rest)))
+    assert packet[AoEATA].data == data
+    assert bytes(packet[AoEATA].payload) == rest[len(data) :]
+    assert Raw not in packet
+
+
+def test_5_an_aoe_error_has_no_data() -> None:
+    """P16, P18: what follows is the request's, sent back."""
+    echoed = reply(
+        AoEATA(cmd_status="WRITE", count=1, data=PAGE),
+        flags="response+error",
+        error="target is reserved",
+    )
+    assert echoed[AoEATA].data == b""
+    assert echoed[Padding].load == PAGE
+
+
+def test_6_a_reply_answers_its_request() -> None:
+    """P8-P10."""
+    request = frame(AoEATA())
+    answer = frame(AoEATA(cmd_status=0x40), flags="response")
+    assert answer.answers(request)
+    assert answer.hashret() == request.hashret()
+
+
+@pytest.mark.parametrize(("shelf", "slot"), [(7, 3), (0xFFFF, 3), (7, 0xFF)])
+def test_6_a_reply_answers_a_broadcast(shelf: int, slot: int) -> None:
+    """P8, P9: all shelves, all slots, but a reply has the target's own."""
+    request = frame(AoEConfig(), shelf=shelf, slot=slot)
+    answer = frame(AoEConfig(), flags="response")
+    assert answer.answers(request)
+    assert answer.hashret() == request.hashret()
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"tag": 0}, {"shelf": 8}, {"slot": 4}, {"cmd": 0}, {"flags": 0}, {"shelf": 65535}],
+)
+def test_6_nothing_else_answers(difference: dict[str, int]) -> None:
+    request = frame(AoEConfig())
+    answer = frame(AoEConfig(), **{"flags": 8, **difference})
+    assert not answer.answers(request)
+
+
+def test_6_no_reply_answers_a_reply() -> None:
+    answer = frame(AoEConfig(), flags="response")
+    assert not answer.answers(answer)
+    assert not answer.answers(Ether(type=0x88A2) / Raw(b"no AoE"))
+
+
+def test_6_sr1_takes_the_reply_among_other_frames() -> None:
+    wire = ObjectPipe()
+
+    def answer(request: Packet) -> None:
+        for strange in ({"tag": 1}, {"flags": 0}, {"slot": 9}, {"cmd": 3}, {}):
+            fields = {"flags": 8, "tag": request.tag, "cmd": request.cmd} | strange
+            put(dissect(frame(AoEConfig(string=b"mine"), **fields)))
+
+    put, wire.send = wire.send, answer
+    request = frame(AoEConfig(), shelf=0xFFFF)
+    answered, unanswered = sndrcv(wire, request, timeout=10, verbose=False)
+    assert len(unanswered) == 0
+    replies = [(reply.slot, reply.tag, reply.string) for _, reply in answered]
+    assert replies == [(3, 0x11223344, b"mine")]
+
+
+@pytest.mark.parametrize(("command", "body"), [*enumerate(BODIES)])
+def test_7_a_body_stacks_once_and_says_its_command(
+    command: int, body: type[Packet]
+) -> None:
+    packet = AoE() / body()
+    assert len(packet) == 10 + len(body())
+    assert bytes(packet)[5] == command
+    assert dissect(packet).layers() == [AoE, body]
+
+
+def test_8_error_codes_have_the_words_of_the_specification() -> None:
+    names = AoE.error.i2s
+    assert names[5] == "unsupported version"
+    assert names[6] == "target is reserved"
+    assert bytes(AoE(error="unsupported version"))[1] == 5
+
+
+def test_8_lba_is_one_number_least_significant_byte_first() -> None:
+    """P30."""
+    packet = AoEATA(cmd_status="READ EXT", lba=0x010203040506)
+    assert bytes(packet)[4:10] == bytes.fromhex("060504030201")
+    assert dissect(packet).lba == 0x010203040506
+
+
+def test_8_the_28_bit_form_is_seen_without_the_device_bits() -> None:
+    """P30, P31: lba3 carries 0xE0 as Linux sends it."""
+    packet = AoEATA(cmd_status="READ", lba=0xE0001388)
+    assert packet.lba28 == packet.sector == 5000
+    packet.lba28 = 5001
+    assert packet.lba == 0xE0001389
+
+
+@pytest.mark.parametrize(
+    ("body", "sector"),
+    [
+        (AoEATA(cmd_status="READ", lba=0xE0000008), 8),
+        (AoEATA(cmd_status="READ EXT", lba=0xE0000008), 0xE0000008),
+        (AoEATA(aflags="extended", cmd_status=0xB0, lba=1 << 40), 1 << 40),
+        (AoEATA(cmd_status="WRITE", lba=1 << 40), 0),
+    ],
+)
+def test_8_sector_is_that_of_the_form_in_use(body: Packet, sector: int) -> None:
+    """P31."""
+    assert body.sector == sector
+
+
+def test_8_nothing_goes_to_everybody_by_oversight() -> None:
+    assert (AoE().shelf, AoE().slot) == (0, 0)
+
+
+def test_8_tags_leave_the_kernel_alone() -> None:
+    """P11."""
+    assert AoE().tag == 0x80000000
+
+
+def test_8_config_version_is_set_in_replies_only() -> None:
+    """P49, P50."""
+    assert bytes(frame(AoEConfig()))[29] == 0x00
+    assert bytes(frame(AoEConfig(), flags="response"))[29] == 0x10
+    assert bytes(frame(AoEConfig(version=5)))[29] == 0x50
+
+
+def test_8_frames_are_padded_when_asked_to() -> None:
+    """P19."""
+    packet = frame(AoEConfig())
+    assert len(packet) == 32
+    assert bytes(pad(packet)) == pad(bytes(packet)) == bytes(packet) + bytes(28)
+    assert pad(packet)[Padding].load == bytes(28)
+    long = frame(AoEATA(data=PAGE))
+    assert pad(long) is long
+    assert pad(bytes(long)) == bytes(long)
+
+
+def test_8_config_strings_are_held_to_their_length() -> None:
+    """P56: what is there is kept, and what is wrong with it can be told."""
+    assert AoEConfig(string=bytes(1024)).is_whole
+    assert not AoEConfig(string=bytes(1025)).is_whole
+    short = dissect(frame(AoEConfig(length=9, string=b"hello")))
+    assert (short.length, short.string) == (9, b"hello")
+    assert not short[AoEConfig].is_whole
+    padded = dissect(pad(frame(AoEConfig(string=b"hello"))))
+    assert padded.string == b"hello"
+    assert padded[AoEConfig].is_whole
+
+
+# Section 8: exact bytes.
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "expected"),
+    [
+        (
+            AoEConfig(buffer_count=16, firmware=0x4019, sector_count=2),
+            {},
+            "18 00 0007 03 01 11223344 0010 4019 02 10 0000",
+        ),
+        (
+            AoEConfig(
+                buffer_count=16,
+                firmware=0x4019,
+                sector_count=2,
+                ccmd="SET",
+                string=b"hello",
+            ),
+            {"flags": "response+error", "error": "config string present"},
+            "1c 04 0007 03 01 11223344 0010 4019 02 13 0005 68656c6c6f",
+        ),
+        (
+            AoEATA(
+                aflags="extended", err_feature=0x10, count=1, cmd_status=0x41, lba=5000
+            ),
+            {},
+            "18 00 0007 03 00 11223344 40 10 01 41 88 13 00 00 00 00 00 00",
+        ),
+        (
+            AoEATA(aflags="extended+write", count=0, cmd_status=0x40, lba=1),
+            {},
+            "18 00 0007 03 00 11223344 41 00 00 40 01 00 00 00 00 00 00 00",
+        ),
+        (
+            AoEATA(err_feature=0x04, count=0xCC, cmd_status=0x41),
+            {},
+            "18 00 0007 03 00 11223344 00 04 cc 41 00 00 00 00 00 00 00 00",
+        ),
+        (
+            AoEATA(cmd_status="READ"),
+            {"flags": "response+error", "error": "target is reserved"},
+            "1c 06 0007 03 00 11223344 00 00 01 20 00 00 00 00 00 00 00 00",
+        ),
+        (
+            b"what was asked",
+            {"flags": "response+error", "error": 1, "cmd": 0xF0},
+            "1c 01 0007 03 f0 11223344" + b"what was asked".hex(),
+        ),
+    ],
+)
+def test_exact_vectors(
+    body: Packet | bytes, header: dict[str, object], expected: str
+) -> None:
+    packet = frame(body, **({"flags": "response"} | header))
+    assert bytes(packet)[14:] == bytes.fromhex(expected)
+    assert bytes(pad(dissect(packet))) == bytes(packet).ljust(60, b"\0")
+
+
+@pytest.mark.parametrize("name", ["04-read-4k-lba8", "06-write-4k-lba8"])
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_real_captures(name: str, mtu: int) -> None:
+    """Linux 6.1 and vblade 25: each reply answers one request, all data is found."""
+    packets = rdpcap(str(GOLDEN / f"linux-6.1-{name}-mtu{mtu}.pcap.gz"))
+    requests = [p for p in packets if not p[AoE].flags.response]
+    replies = [p for p in packets if p[AoE].flags.response]
+    data = {"READ EXT": 0, "WRITE EXT": 0, "IDENTIFY": 0}
+    for answer in replies:
+        (request,) = [p for p in requests if answer.answers(p)]
+        if AoEATA in request:
+            opcode = Opcode(request.cmd_status).name.replace("_", " ")
+            data[opcode] += len(request[AoEATA].data) + len(answer[AoEATA].data)
+    assert len(replies) == len(requests)
+    assert not any(Raw in p for p in packets)
+    read = "read" in name
+    assert data == {
+        "READ EXT": 4096 * read,
+        "WRITE EXT": 4096 * (not read),
+        "IDENTIFY": 512,
+    }
+
+
+# Odd frames and short lines.
+
+
+@pytest.mark.parametrize("length", range(10))
+def test_a_short_header_is_raw(length: int) -> None:
+    """P17."""
+    packet = Ether(bytes(frame(AoEConfig()))[: 14 + length])
+    assert AoE not in packet
+    assert (Raw in packet) == (length > 0)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_short_body_is_raw(body: type[Packet]) -> None:
+    """P17."""
+    for length in range(1, len(body())):
+        packet = dissect(frame(bytes(body())[:length], cmd=BODIES.index(body)))
+        assert packet.layers() == [Ether, AoE, Raw]
+        assert type(body(bytes(length))) is Raw
+
+
+def test_a_cut_list_keeps_its_whole_entries() -> None:
+    """P69, P75: more declared than there is."""
+    mask = AoEMask(count=3, directives=[AoEDirective(mac=MAC)] * 2) / Raw(b"cut")
+    reserve = AoEReserve(count=3, macs=[MAC] * 2) / Raw(b"cut")
+    for packet in (dissect(frame(mask)), dissect(frame(reserve))):
+        assert packet[AoE].payload.count == 3
+        assert packet[Padding].load == b"cut"
+    assert len(dissect(frame(mask)).directives) == 2
+    assert dissect(frame(reserve)).macs == [MAC] * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        AoEATA(count=RandByte()),
+        AoEConfig(length=RandByte()),
+        AoEMask(count=RandByte(), directives=[AoEDirective()] * 3),
+        AoEReserve(count=RandByte(), macs=[RandMAC()] * 3),
+    ],
+)
+def test_fuzz(body: Packet) -> None:
+    """Each time another frame, and each can be read, shown and told in a line."""
+    fuzzy = fuzz(frame(body))
+    frames = {bytes(fuzzy) for _ in range(50)}
+    assert len(frames) == 50
+    for raw in frames:
+        packet = Ether(raw)
+        packet.clear_cache()
+        assert bytes(packet) == raw
+        assert packet.summary()
+        assert packet.show(dump=True)
+    assert fuzzy.summary()
+    assert fuzzy.show(dump=True)
+
+
+def test_counts_and_lengths_are_computed_unless_given() -> None:
+    assert bytes(AoEATA(data=bytes(1024)))[2] == 2
+    assert bytes(AoEATA(data=bytes(1025)))[2] == 3
+    assert bytes(AoEATA(data=bytes(512 * 300)))[2] == 255
+    assert bytes(AoEATA())[2] == 1
+    assert bytes(AoEATA(count=7, data=bytes(1024)))[2] == 7
+    assert bytes(AoEConfig(string=b"abc"))[6:8] == b"\0\3"
+    assert bytes(AoEConfig(length=9, string=b"abc"))[6:8] == b"\0\x09"
+
+
+def test_every_field_can_be_read_by_its_name() -> None:
+    """A field by the name of something that scapy's packets do could not."""
+    for layer in (AoE, *BODIES, AoEDirective):
+        own = {field.name for field in layer.fields_desc}
+        assert own.isdisjoint(dir(Packet))
+
+
+@pytest.mark.parametrize(
+    ("packet", "line"),
+    [
+        (
+            frame(AoEATA(aflags="extended", cmd_status="READ EXT", lba=8, count=2)),
+            "READ EXT lba 8 x2",
+        ),
+        (
+            frame(AoEATA(aflags=1, cmd_status="WRITE", lba=0xE0000008, data=PAGE)),
+            "WRITE lba 8 x1",
+        ),
+        (frame(AoEATA()), "IDENTIFY"),
+        (frame(AoEATA(cmd_status=0xB0)), "ATA 0xb0"),
+        (
+            frame(AoEATA(cmd_status=0x40, lba=8, data=PAGE), flags="response"),
+            "ATA reply lba 8 x1",
+        ),
+        (
+            frame(AoEATA(cmd_status=0x41, err_feature=0x10), flags="response"),
+            "ATA reply sector not found (status 0x41, error 0x10)",
+        ),
+        (
+            frame(AoEATA(), flags="response+error", error=6),
+            "ata error: target is reserved",
+        ),
+        (frame(AoEConfig(ccmd="SET", string=b"me")), "config set b'me'"),
+        (frame(AoEConfig(ccmd=9)), "config 0x09"),
+        (
+            frame(AoEConfig(buffer_count=16, sector_count=2), flags="response"),
+            "config reply buffers 16 sectors 2",
+        ),
+        (frame(AoEMask(mcmd="EDIT", directives=[AoEDirective()])), "mask edit x1"),
+        (
+            frame(AoEMask(merror="FULL"), flags="response"),
+            "mask reply error: full",
+        ),
+        (frame(AoEReserve(rcmd="FORCE", macs=[MAC])), "reserve force x1"),
+        (frame(AoEReserve(macs=[MAC]), flags="response"), "reserve reply x1"),
+    ],
+)
+def test_summary(packet: Packet, line: str) -> None:
+    expected = f"Ether / AoE e7.3 {line} tag 0x11223344"
+    assert packet.summary() == expected
+    assert dissect(packet).summary() == expected
+
+
+def test_summary_of_what_has_no_layer() -> None:
+    packet = frame(b"?", cmd=0xF0)
+    assert packet.summary() == "Ether / AoE e7.3 command 0xf0 tag 0x11223344 / Raw"
+    assert AoEATA().summary() == "IDENTIFY"
+
+
+def test_show_names_the_bits_of_a_reply() -> None:
+    shown = reply(AoEATA(cmd_status=0x41, err_feature=0x14)).show(dump=True)
+    assert "0x41 ready+error" in shown
+    assert "0x14 not_found+aborted" in shown
+    assert "= IDENTIFY" in frame(AoEATA()).show(dump=True)
