@@ -337,10 +337,14 @@ def test_a_frame_in_the_making_survives_that_those_before_it_are_withdrawn(
 
 
 @both_kinds
+@pytest.mark.parametrize("down_before", [True, False])
 def test_waiting_on_an_interface_ends_when_it_is_removed(
-    wire: Wire, links: Callable[..., Link], *, rings: bool
+    wire: Wire, links: Callable[..., Link], *, rings: bool, down_before: bool
 ) -> None:
     target = links(wire.target, rings=rings)
+    if down_before:
+        interfaces.set_down("aoe0", wire.target.pid)
+        assert not target.wait(0.05)
     remover = threading.Timer(0.1, interfaces.remove, ("aoe0", wire.initiator.pid))
     remover.start()
     start = time.monotonic()
