@@ -113,6 +113,7 @@ class Frame:
         sent: when it was last transmitted; ``born``, when first.
         attempts: transmissions that were not answered in time.
         due: when the present one counts as lost.
+        earlier: tags of the transmissions before it, and when they were sent.
         segments: the memory that it reads into or writes from.
     """
 
@@ -121,6 +122,7 @@ class Frame:
         "born",
         "buf",
         "due",
+        "earlier",
         "ifp",
         "segments",
         "sent",
@@ -133,10 +135,18 @@ class Frame:
         self.skb = Skb()
         self.segments: list[BioVec] = []
         self.buf: Buf | None = None
+        self.earlier: dict[int, float] = {}
         self.tag = self.attempts = 0
         self.born = self.sent = self.due = 0.0
         self.target: AoeTgt
         self.ifp: AoeIf
+
+    def begin(self, now: float) -> None:
+        """Stand for a new command from now on."""
+        self.born = now
+        if self.attempts:
+            self.attempts = 0
+            self.earlier.clear()
 
 
 class Buf:

@@ -289,6 +289,12 @@ class Driver:
             hz = self.options.hz
             d.timing.stray_sample((int(now * hz) - tag & 0xFFFF) / hz)
         self.log.append(f"unexpected rsp {d.address} tag={tag:08x} s={src.hex()}")
+        for f in d.factive.values():
+            sent = f.earlier.get(tag)
+            if sent is not None:
+                # The target is slow, not deaf: as long again, and the answer to the
+                # last transmission is here. Sending once more would forget that one.
+                f.due = max(f.due, now + (now - sent))
 
     def _complete(self, d: AoeDev, f: Frame, frame: memoryview) -> None:
         """``ktiocomplete``: look at the status and copy data out (K60, K61)."""
@@ -367,8 +373,7 @@ class Driver:
         buf.nframesout += 1
         if not position.size:
             d.buf = None
-        f.born = now
-        f.attempts = 0
+        f.begin(now)
         self._transmit(d, f, now)
 
     def _identify(self, d: AoeDev, now: float) -> None:
@@ -383,8 +388,7 @@ class Driver:
         d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
-        f.born = now
-        f.attempts = 0
+        f.begin(now)
         self._transmit(d, f, now)
 
     def _resend_deferred(self, d: AoeDev, now: float) -> None:
@@ -393,6 +397,7 @@ class Driver:
             if not f.target.window.is_open:
                 continue
             del d.rexmitq[tag]
+            f.earlier[tag] = f.sent
             self._transmit(d, f, now)
             d.retransmits += 1
             self.log.append(

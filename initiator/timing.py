@@ -9,7 +9,7 @@ Two sets of rules, chosen by name:
     (K45-K50).
 ``prompt``
     Ours, the default: the first timeout is 250 ms, later ones follow the estimate down
-    to 10 ms and double with jitter at each loss of the same frame up to 500 ms; the
+    to 20 ms and double with jitter at each loss of the same frame up to 500 ms; the
     window halves, once in a round trip; only answers to the latest transmission count.
 """
 
@@ -171,8 +171,8 @@ class PromptTiming:
     """An estimate as TCP keeps it (RFC 6298), with back-off and jitter."""
 
     FIRST: Final = 0.25
-    SHORTEST: Final = 0.01
-    LONGEST: Final = 0.5
+    SHORTEST: Final = 0.02
+    BACKED_OFF: Final = 0.5
     tick = 0.0
 
     __slots__ = ("_random", "_rtt", "_variation")
@@ -200,14 +200,18 @@ class PromptTiming:
         """Late answers must not inflate the estimate."""
 
     def timeout(self, attempts: int) -> float:
-        """Return the estimate with room, doubled for each attempt, within bounds."""
+        """Return the estimate with room, doubled for each attempt up to 500 ms.
+
+        A target that is slower than that is waited for as long as it takes.
+        """
         if self._rtt == 0.0:
             estimate = self.FIRST
         else:
             estimate = max(self._rtt + 4 * self._variation, self.SHORTEST)
-        if attempts:
-            estimate *= 2 ** min(attempts, 10) * self._random.uniform(0.9, 1.1)
-        return min(estimate, self.LONGEST)
+        if not attempts:
+            return estimate
+        doubled = estimate * 2.0 ** min(attempts, 10) * self._random.uniform(0.9, 1.1)
+        return max(estimate, min(doubled, self.BACKED_OFF))
 
     def window(self, nframes: int) -> Window:
         """Make a window that opens at half the buffer count, at least at one frame."""

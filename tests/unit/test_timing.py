@@ -203,15 +203,15 @@ def test_prompt_first_sample_leaves_room_for_three_round_trips() -> None:
 
 
 @pytest.mark.parametrize("rtt", [1e-6, 1e-4, 1e-3])
-def test_prompt_timeout_follows_the_estimate_down_to_10_ms(rtt: float) -> None:
-    assert learned(rtt).timeout(0) == 0.01
+def test_prompt_timeout_follows_the_estimate_down_to_20_ms(rtt: float) -> None:
+    assert learned(rtt).timeout(0) == 0.02
 
 
 def test_prompt_steady_round_trips_need_little_room() -> None:
     assert learned(0.1).timeout(0) == pytest.approx(0.1, rel=0.01)
 
 
-@pytest.mark.parametrize(("attempts", "doubled"), [(1, 0.02), (2, 0.04), (5, 0.32)])
+@pytest.mark.parametrize(("attempts", "doubled"), [(1, 0.04), (2, 0.08), (4, 0.32)])
 def test_prompt_timeout_doubles_with_a_tenth_of_jitter(
     attempts: int, doubled: float
 ) -> None:
@@ -227,14 +227,15 @@ def test_prompt_timeout_stops_at_500_ms(attempts: int) -> None:
     assert PromptTiming().timeout(attempts) == 0.5
 
 
-def test_prompt_slow_targets_are_not_waited_for_longer_than_500_ms() -> None:
-    assert learned(3.0).timeout(0) == 0.5
+@pytest.mark.parametrize("attempts", [0, 1, 10])
+def test_prompt_slow_targets_are_waited_for_as_long_as_they_take(attempts: int) -> None:
+    assert learned(3.0).timeout(attempts) == pytest.approx(3.0, rel=0.01)
 
 
 def test_prompt_stray_samples_do_not_count() -> None:
     timing = learned(MILLISECOND)
     timing.stray_sample(60.0)
-    assert timing.timeout(0) == 0.01
+    assert timing.timeout(0) == 0.02
 
 
 def test_prompt_reset_forgets() -> None:

@@ -24,6 +24,7 @@ AOE = [sys.executable, "-m", "initiator"]
 def fails(wire: Wire, code: int, *words: str) -> str:
     """Run ``aoe`` and return the one line that it complains in."""
     done = wire.initiator.run([*AOE, *words], capture_output=True, text=True)
+    line: str
     (line,) = done.stderr.splitlines()
     assert done.returncode == code, line
     assert line.startswith("aoe: ")
