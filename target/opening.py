@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aoe.address import format_mac
 from aoe.header import sectors_per_frame
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from aoe.link import Link
     from target.settings import ExportSettings, Settings
+
+
+_FRAMES: Final = 256
+"""Receive buffers at least: several clients come at once."""
 
 
 def open_service(settings: Settings, stack: ExitStack) -> Service:
@@ -55,12 +59,17 @@ def open_service(settings: Settings, stack: ExitStack) -> Service:
 
 
 def _open_links(settings: Settings, stack: ExitStack) -> dict[str, Link]:
-    links = {
-        name: stack.enter_context(
-            open_link(name, rings=settings.rings, responses=False)
+    links: dict[str, Link] = {}
+    for name in settings.interfaces():
+        # What clients are told they may have outstanding must find room (P60).
+        wanted = sum(e.buffers for e in settings.exports if name in e.interfaces)
+        link = open_link(
+            name,
+            frames=max(wanted, _FRAMES),
+            rings=settings.rings,
+            responses=False,
         )
-        for name in settings.interfaces()
-    }
+        links[name] = stack.enter_context(link)
     if settings.capture is None:
         return links
     from aoe.capture import CaptureWriter, CapturingLink
