@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import deque
 from functools import partial
@@ -14,7 +15,7 @@ from aoe.errors import BusyError, NotFoundError, UsageError
 from target.disks.memory import MemoryDisk
 from target.exports import Export
 from target.probe import probe
-from target.service import Port, Service, describe_target
+from target.service import Port, Service, describe_target, signals
 from tests.asking import TARGET, answer, ata, config, frame, settings
 
 if TYPE_CHECKING:
@@ -220,6 +221,21 @@ def test_a_stopped_service_answers_what_it_has_received(link: QueueLink) -> None
     service.stop()
     service.run()
     assert link.sent == [settings(0)]
+    service.close()
+
+
+def test_the_first_signal_stops_it_in_order_and_a_second_ends_it_at_once(
+    link: QueueLink,
+) -> None:
+    service = Service([Port(link, [export(7, 3)])])
+    before = signal.getsignal(signal.SIGTERM)
+    with signals(service):
+        # It would wait for ever, but for the signal.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        service.run()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
     service.close()
 
 
