@@ -378,6 +378,31 @@ def test_a_removed_interface_is_named(
 
 
 @both_kinds
+def test_who_only_receives_notices_at_once_that_a_down_interface_is_removed(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings)
+    interfaces.set_down("aoe0", wire.target.pid)
+    assert not target.wait(0)
+    interfaces.remove("aoe0", wire.target.pid)
+    with pytest.raises(NotFoundError, match="interface is gone"):
+        target.receive()
+
+
+@both_kinds
+def test_waiting_sends_what_is_committed(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target, initiator = links(wire.target), links(wire.initiator, rings=rings)
+    slot = initiator.reserve()
+    assert slot is not None
+    slot[:60] = frame_of(60)
+    initiator.commit(60)
+    assert not initiator.wait(0.05)
+    assert arriving(target) == [frame_of(60)]
+
+
+@both_kinds
 def test_a_renamed_interface_goes_on_working(
     wire: Wire, links: Callable[..., Link], *, rings: bool
 ) -> None:
