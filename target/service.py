@@ -186,8 +186,8 @@ class Service:
 
     def _sleep(self, poller: select.poll) -> None:
         down = not all(port.link.up for port in self.ports)
-        poller.poll(_DOWN_INTERVAL * 1000 if down else None)
-        with contextlib.suppress(BlockingIOError):
+        ready = poller.poll(_DOWN_INTERVAL * 1000 if down else None)
+        if (self._awake, select.POLLIN) in ready:
             os.read(self._awake, 4096)
 
     def log_statistics(self) -> None:
