@@ -1,4 +1,4 @@
-"""What answers say: status, data, and AoE errors."""
+"""What answers say: status, data, AoE errors, and what nobody asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.errors import BusyError, DeviceError, NotFoundError
 from initiator.options import Options
+from initiator.timing import KernelTiming
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect
@@ -156,6 +157,24 @@ def test_frames_are_counted_by_what_they_did(
     assert (target.rpkts, target.wpkts) == (4, 2)
 
 
+@in_both_modes
+def test_k45_answers_at_a_full_window_widen_it(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=4)
+    world.driver.open(world.device)
+    world.read(0, bytearray(100 * SECTOR))
+    out = world.take()
+    assert len(out) == 2
+    for _ in range(4):
+        world.reply(out.pop(0))
+        out += world.take()
+        assert len(out) == 2
+    world.reply(out.pop(0))
+    out += world.take()
+    assert len(out) == 3
+
+
 # --- AoE errors -----------------------------------------------------------------------
 
 
@@ -271,3 +290,80 @@ def test_k62_the_kernel_gives_up_on_aoe_errors_after_deadsecs(
         world.wait(1)
     assert 181 <= world.now <= 197
     assert isinstance(world.ended[0].error, NotFoundError)
+
+
+# --- answers that nothing waits for ---------------------------------------------------
+
+
+@in_both_modes
+def test_k58_k64_the_second_answer_to_a_tag_is_unexpected(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    buffer = bytearray(SECTOR)
+    world.read(0, buffer)
+    [request] = world.take()
+    world.reply(request)
+    buffer[:] = b"mine now" * 64
+    world.reply(request)
+    assert len(world.ended) == 1
+    assert buffer == b"mine now" * 64
+    assert world.driver.unexpected == 1
+    assert world.driver.log[-1] == (
+        f"unexpected rsp e1.2 tag={request.tag:08x} s=525400ae0001"
+    )
+
+
+@in_both_modes
+def test_k58_an_answer_of_an_unknown_device_is_logged(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    answer[17] = 9
+    world.deliver(answer)
+    assert world.ended == []
+    assert "no such device e9.2" in world.driver.log[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "timeout"), [(KERNEL, (20.0, 40.0)), (USER, (0.2, 0.3))]
+)
+def test_k59_late_answers_inflate_the_estimate_in_kernel_mode_only(
+    connect: Connect, options: Options, timeout: tuple[float, float]
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.reply(request)
+    world.now += 20
+    world.reply(request)
+    shortest, longest = timeout
+    assert shortest < world.device.timing.timeout(0) < longest
+
+
+def test_k59_the_sample_is_the_tags_age_in_jiffies(connect: Connect) -> None:
+    world = connect(KERNEL)
+    world.now = 65_530.5 / 250
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.reply(request)
+    # The low half of the jiffies wraps in between.
+    world.now += 10 / 250
+    world.reply(request)
+    expected = KernelTiming()
+    for rtt in (0, 0, 0.04):
+        expected.sample(rtt)
+    assert world.device.timing.timeout(0) == expected.timeout(0)
+
+
+def test_the_log_keeps_the_last_100_lines(connect: Connect) -> None:
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    for _ in range(150):
+        world.reply(request)
+    assert world.driver.unexpected == 149
+    assert len(world.driver.log) == 100
