@@ -260,11 +260,8 @@ def test_k27_deferred_frames_go_before_new_ones(
     assert world.frames[0].registers.lba == 2
 
 
-@in_both_modes
-def test_k50_an_interface_that_loses_too_much_is_left(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options, mtus=(9000, 1500), buffers=2)
+def lose_all_on_the_second(world: World, *, announces: bool) -> list[str]:
+    """Read on two interfaces of which one is cut; return which ones were used."""
     world.driver.open(world.device)
     for sector in range(40):
         world.read(sector, bytearray(SECTOR))
@@ -274,14 +271,35 @@ def test_k50_an_interface_that_loses_too_much_is_left(
             used.append(frame.port.name)
             if frame.port is world.ports[0]:
                 world.reply(frame)
+            elif announces:
+                world.deliver(world.target.announce(), 1)
         if not world.frames:
             world.wait(1)
+    return used
+
+
+@in_both_modes
+def test_k50_an_interface_that_loses_too_much_is_left(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(9000, 1500), buffers=2)
+    used = lose_all_on_the_second(world, announces=False)
     # The fifth loss is one too many; a sixth frame may have left before it showed.
     assert used.count("eth1") in (5, 6)
     assert set(used[-20:]) == {"eth0"}
     assert world.device.maxbcnt == 17 * SECTOR
     # The next announcement that comes in there takes it up again (K4).
     world.deliver(world.target.announce(), 1)
+    assert world.device.maxbcnt == 1024
+
+
+@in_both_modes
+def test_k50_an_announcement_makes_good_an_interfaces_losses(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(9000, 1500), buffers=2)
+    used = lose_all_on_the_second(world, announces=True)
+    assert used.count("eth1") > 20
     assert world.device.maxbcnt == 1024
 
 

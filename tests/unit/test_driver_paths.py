@@ -71,6 +71,15 @@ def test_k18_the_smallest_path_decides(connect: Connect, options: Options) -> No
 
 
 @in_both_modes
+def test_k18_another_target_that_takes_more_changes_nothing(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, sector_count=1)
+    world.deliver(world.second_mac().announce())
+    assert world.device.maxbcnt == 512
+
+
+@in_both_modes
 def test_k18_frames_on_their_way_keep_their_size(
     connect: Connect, options: Options
 ) -> None:
