@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -49,7 +48,7 @@ def run(command: click.Command, program: str) -> NoReturn:
     """Run a command and end the process: one line for an error, and its exit code.
 
     0 done, 1 failed, 2 wrong usage, 3 not found or timed out, 4 not permitted, 5 busy;
-    130 after Ctrl-C. A reader that went away ends us as the signal would, silently.
+    130 after Ctrl-C. A reader of our output that went away is a silent failure (click).
     """
     try:
         code = command.main(prog_name=program, standalone_mode=False)
@@ -64,10 +63,6 @@ def run(command: click.Command, program: str) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         code = 128 + signal.SIGINT
         click.echo(f"{program}: interrupted", err=True)
-    except BrokenPipeError:
-        # Python would complain once more when it flushes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
     sys.exit(code if isinstance(code, int) else 0)
 
 

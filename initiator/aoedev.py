@@ -86,14 +86,6 @@ class AoeTgt:
             self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
         self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
 
-    def new_frame(self) -> Frame:
-        """Take the frame that was used last (K43)."""
-        if self.ffree:
-            return self.ffree.pop()
-        frame = Frame()
-        frame.target = self
-        return frame
-
     def rotate(self) -> AoeIf:
         """Go to the next interface, as before every transmission (K42)."""
         self.ifp = (self.ifp + 1) % len(self.ifs)
@@ -169,6 +161,7 @@ class AoeDev:
         factive: frames that wait for an answer, by tag, longest sent first.
         rexmitq: frames that are to be sent again, by their last tag (K50).
         bios: bios of which no frame has been built yet; ``buf``: the one in work.
+        skbpool: skbs whose clones were not all gone when their frame was used again.
         retransmits: frames sent again since the device is known.
     """
 
@@ -189,6 +182,7 @@ class AoeDev:
         self.rexmitq: dict[int, Frame] = {}
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
+        self.skbpool: deque[Skb] = deque()
         self.next_tick: float | None = None
         self.retransmits = 0
 
@@ -211,6 +205,23 @@ class AoeDev:
                 self.tgt = index
                 return target
         return None
+
+    def new_frame(self, target: AoeTgt) -> Frame:
+        """Take the frame that was used last, with an skb that nobody else has (K43).
+
+        While a clone is still somewhere, head and fragment table must stay as they are:
+        the skb is parked, and the one parked longest is taken if its clones are gone.
+        """
+        if target.ffree:
+            frame = target.ffree.pop()
+        else:
+            frame = Frame()
+            frame.target = target
+        if frame.skb.dataref != 1:
+            self.skbpool.append(frame.skb)
+            oldest = self.skbpool[0]
+            frame.skb = self.skbpool.popleft() if oldest.dataref == 1 else Skb()
+        return frame
 
     def update_maxbcnt(self) -> None:
         """The smallest path decides for all frames built from now on (K18)."""

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from initiator.netdev import NetDevice
+    from initiator.policy import PageAccounting
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
@@ -74,10 +75,15 @@ class Driver:
         devices: those that have answered, by address.
         log: the last 100 lines of what /dev/etherd/err would say (K58, K66).
         unexpected: answers that nothing waited for.
+        accounting: counts the pages of bios, where somebody wants to see that; None in
+            everyday use.
     """
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(
+        self, options: Options | None = None, accounting: PageAccounting | None = None
+    ) -> None:
         self.options = options or Options()
+        self.accounting = accounting
         self.devices: dict[Address, AoeDev] = {}
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
@@ -121,6 +127,8 @@ class Driver:
         elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
             _end_bio(bio, None)
         else:
+            if self.accounting is not None:
+                self.accounting.bio_arrives(bio)
             d.bios.append(bio)
             self._work(d, now)
 
@@ -142,12 +150,12 @@ class Driver:
         d.bios.clear()
         for frame in frames:
             frame.buf = None
-            frame.target.ffree.append(frame)
+            self._free_frame(frame)
         for target in d.targets:
             target.window.reset()
             target.window.nout = 0
         for bio in waiting:
-            _end_bio(bio, error)
+            self._bio_done(bio, error)
 
     # --- driven by the timer ----------------------------------------------------
 
@@ -336,7 +344,7 @@ class Driver:
     def _frame_done(self, f: Frame, error: AoEError | None) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
-        f.target.ffree.append(f)
+        self._free_frame(f)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))
@@ -345,7 +353,18 @@ class Driver:
             buf.bio.error = error
         buf.nframesout -= 1
         if buf.nframesout == 0 and not buf.iter.size:
-            _end_bio(buf.bio, None)
+            self._bio_done(buf.bio, None)
+
+    def _free_frame(self, f: Frame) -> None:
+        """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
+        if self.accounting is not None:
+            f.skb = self.accounting.frame_done(f.skb)
+        f.target.ffree.append(f)
+
+    def _bio_done(self, bio: Bio, error: AoEError | None) -> None:
+        if self.accounting is not None:
+            self.accounting.bio_ends(bio)
+        _end_bio(bio, error)
 
     # --- frames out -------------------------------------------------------------
 
@@ -363,13 +382,18 @@ class Driver:
 
     def _build(self, d: AoeDev, target: AoeTgt, buf: Buf, now: float) -> None:
         """``aoecmd_ata_rw``: cut the next frame off the bio (K28-K36)."""
-        f = target.new_frame()
+        f = d.new_frame(target)
         f.buf = buf
         skb, op, position = f.skb, buf.bio.op, buf.iter
         length = min(d.maxbcnt, position.size)
         put_command(skb, op, position.sector, length, ext=d.ext)
         f.segments = position.take(length)
-        skb.frags = f.segments if op is Op.WRITE else []
+        if op is not Op.WRITE:
+            skb.frags = []
+        elif self.accounting is None:
+            skb.frags = f.segments
+        else:
+            self.accounting.attach(skb, f.segments)
         buf.nframesout += 1
         if not position.size:
             d.buf = None
@@ -381,7 +405,7 @@ class Driver:
         target = d.next_target()
         if target is None:
             return
-        f = target.new_frame()
+        f = d.new_frame(target)
         f.buf = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)

@@ -1,0 +1,265 @@
+"""One machine, one target, and everything between them that touches a page.
+
+A world is driven step by step: submit, let a clone pass or hold it, answer, let time
+pass, fail the device, give the buffer up, let somebody else have the memory. Scripts
+(``initiator.lab.cases``) and the explorer (``initiator.lab.explore``) drive it; the
+driver in it is the one of everyday use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aoe.ata import ATA_DATA, SECTOR, Registers
+from aoe.errors import DeviceError
+from aoe.header import Command, Header
+from initiator.bio import Bio, Op
+from initiator.driver import Driver
+from initiator.journal import Fault, Flag, Journal
+from initiator.lab.peer import ADDRESS, MemoryPeer, Peer
+from initiator.memory import PAGE_SIZE, Memory, Rules
+from initiator.netdev import ModelledCard, Nic
+from initiator.options import Options
+from initiator.policy import PageAccounting, Policy
+from initiator.skbuff import SkbOps
+from initiator.submitters import Buffer, Submitter, Submitters
+
+if TYPE_CHECKING:
+    from initiator.aoedev import AoeDev
+
+SUBMITTED: Final = 0x51
+REWRITTEN: Final = 0x77
+SOMEBODY_ELSE: Final = "somebody else"
+_VICTIM: Final = 0xEE
+_RTO: Final = 20.0
+"""Longer than the kernel driver's first timeout of 16.5 s (K47)."""
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """A buffer on its way to the disk.
+
+    Args:
+        number: which one, from 0 on.
+        buffer: the memory.
+        bio: the bio that names it.
+        expected: its contents when it was submitted.
+        ended: bi_end_io has run.
+        executed: frames of it that the target has executed.
+    """
+
+    number: int
+    buffer: Buffer
+    bio: Bio
+    expected: bytes
+    ended: bool = False
+    executed: int = 0
+
+
+class World:
+    """One machine under one policy, with one card and one target.
+
+    Args:
+        policy: who counts what.
+        nic: the kind of card.
+        rules: the kernel, if not the policy's own.
+        pages: of memory.
+        peer: who answers; a disk in memory by default.
+        card_mac: the card's address, if the peer is a real target.
+        keep: record all events, not only faults.
+        debug_shift: redzone bytes in front of slab objects.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        nic: Nic,
+        *,
+        rules: Rules | None = None,
+        pages: int = 16,
+        peer: Peer | None = None,
+        card_mac: bytes | None = None,
+        keep: bool = True,
+        debug_shift: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.journal = Journal(keep=keep)
+        self.memory = Memory(pages, rules or policy.rules, self.journal)
+        self.ops = SkbOps(self.memory)
+        self.accounting = PageAccounting(policy, self.ops)
+        self.submitters = Submitters(self.memory, policy, debug_shift)
+        self.driver = Driver(Options.kernel(), self.accounting)
+        self.card = ModelledCard(nic, self.ops, self._on_wire)
+        if card_mac is not None:
+            self.card.mac = card_mac
+        self.peer: Peer = peer or MemoryPeer()
+        self.now = 0.0
+        self.writes: list[Write] = []
+        self.victims: list[Buffer] = []
+        self.answers: list[bytes] = []
+        self.giving_up = False
+        self._bring_up()
+
+    @property
+    def device(self) -> AoeDev:
+        """The AoE device."""
+        return self.driver.devices[ADDRESS]
+
+    def _bring_up(self) -> None:
+        self.driver.add_netdev(self.card)
+        self.driver.discover(ADDRESS)
+        self.answer()
+        self.answer()
+        self.driver.open(self.device)
+        self.journal.entries.clear()
+        self.journal.step = 0
+
+    # --- what the machine does ---------------------------------------------------
+
+    def submit(self, submitter: Submitter) -> Write:
+        """Allocate a buffer, fill it, and submit a bio that writes it."""
+        buffer = self.submitters.allocate(submitter)
+        number = len(self.writes)
+        buffer.fill(SUBMITTED + number)
+        write = Write(number, buffer, Bio(Op.WRITE, 0, self._end_io), buffer.contents())
+        write.bio.sector = number * PAGE_SIZE // SECTOR
+        for page, offset, length in buffer.pieces:
+            self.accounting.add_page(write.bio, page, length, offset)
+        self.writes.append(write)
+        self.journal.add(buffer.owner, "submit_bio", note=f"bio {number}")
+        self.driver.submit(self.device, write.bio, self.now)
+        return write
+
+    def _end_io(self, bio: Bio) -> None:
+        write = next(each for each in self.writes if each.bio is bio)
+        write.ended = True
+        if bio.error is not None:
+            self.journal.flags.add(Flag.EIO)
+        self.journal.add(
+            write.buffer.owner,
+            "bi_end_io",
+            rule="K81" if bio.error else "K78",
+            note=f"bio {write.number}: {bio.error or 'written'}",
+        )
+        self.accounting.end_io(bio)
+        if self.giving_up:
+            self.give_up(write)
+
+    def answer(self, index: int = 0, *, keep: bool = False) -> None:
+        """Let the driver receive an answer; ``keep`` it to let it come once more."""
+        frame = self.answers[index] if keep else self.answers.pop(index)
+        self.now += 0.001
+        before = self.driver.unexpected
+        self.driver.receive(memoryview(frame), self.card, self.now)
+        if self.driver.unexpected > before:
+            self.journal.flags.add(Flag.UNEXPECTED_RSP)
+            self.journal.add("AoE", "unexpected rsp", rule="K58")
+
+    def retransmit(self) -> None:
+        """Let so much time pass that all frames out are sent again (K48, K52)."""
+        self.now += _RTO
+        self.journal.add("AoE", "retransmit", rule="K52", note="no answer in time")
+        self.driver.handle_timer(self.now)
+
+    def fail_device(self) -> None:
+        """Take the device down; clones in flight are not called back (K55)."""
+        self.journal.add("AoE", "downdev", rule="K55", note="device failed")
+        self.driver.fail(self.device, DeviceError(str(ADDRESS), "device failed"))
+
+    def give_up(self, write: Write) -> None:
+        """Let the owner free the buffer."""
+        write.buffer.release()
+        for page, _, _ in write.buffer.pieces:
+            counted = page.counted
+            if not counted.free and counted.owner is None and counted.count > 0:
+                self.journal.costs.held += PAGE_SIZE
+
+    def reallocate(self, submitter: Submitter) -> None:
+        """Let somebody else allocate memory of the kind, and fill it."""
+        victim = self.submitters.allocate(submitter, SOMEBODY_ELSE)
+        victim.fill(_VICTIM)
+        for page in self.memory.pages:
+            if page.owner == SOMEBODY_ELSE:
+                page.data[:] = bytes([_VICTIM]) * PAGE_SIZE
+        self.victims.append(victim)
+
+    def rewrite(self, write: Write) -> None:
+        """Let the owner put new content into the buffer that it has kept."""
+        write.buffer.fill(REWRITTEN)
+        note = f"bio {write.number}'s buffer has new content"
+        self.journal.add(write.buffer.owner, "rewrite", note=note)
+
+    # --- what the wire carries ---------------------------------------------------
+
+    def _on_wire(self, frame: bytes) -> None:
+        header = Header.unpack_from(frame)
+        if header.command == Command.ATA and len(frame) > ATA_DATA:
+            self._check_write(frame)
+        answer = self.peer.exchange(frame)
+        if answer is not None:
+            self.answers.append(answer)
+
+    def _check_write(self, frame: bytes) -> None:
+        lba = Registers.unpack_from(frame).lba
+        write = next(
+            w
+            for w in self.writes
+            if 0 <= lba * SECTOR - w.bio.sector * SECTOR < PAGE_SIZE
+        )
+        start = (lba - write.bio.sector) * SECTOR
+        payload = frame[ATA_DATA:]
+        right = payload == write.expected[start : start + len(payload)]
+        if write.executed:
+            self.journal.flags.add(Flag.DUP_WRITE)
+        if write.ended and write.bio.error is not None:
+            self.journal.flags.add(Flag.GHOST_WRITE)
+        write.executed += 1
+        rule = "K73"
+        if write.ended:
+            rule = "K81" if write.bio.error is not None else "K80"
+        elif not right:
+            rule = "K120"
+        self.journal.add(
+            "network",
+            "serialise",
+            rule=rule,
+            note=f"{len(payload)} bytes of bio {write.number}"
+            + ("" if right else f": not those submitted, but {payload[:4].hex()}..."),
+            fault=None if right else Fault.WRONG_BYTES,
+        )
+
+    # --- the end -----------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Let everything come to its end, and look for what is left (K116)."""
+        self.card.release()
+        while self.answers:
+            self.answer()
+        for write in self.writes:
+            if not write.ended:
+                self.journal.add(
+                    "AoE",
+                    "bio never ended",
+                    rule="K63",
+                    note=f"bio {write.number}",
+                    fault=Fault.BUG,
+                )
+            self.give_up(write)
+        for victim in self.victims:
+            victim.release()
+        self.submitters.settle()
+        self._find_leaks()
+
+    def _find_leaks(self) -> None:
+        for page in self.memory.pages:
+            if not page.free and not page.kept_out:
+                self.journal.add(
+                    "page allocator",
+                    "leak",
+                    page=page.pfn,
+                    count=page.count,
+                    rule="K116",
+                    note="nobody owns it, and it is not free",
+                    fault=Fault.LEAK,
+                )

@@ -1,0 +1,193 @@
+"""kmalloc and its caches: several objects in a page (mm/slab.c).
+
+Mirrors what matters for a page's lifetime: which pages an object lies in, what their
+counts are (K85-K87), that kfree makes an object reusable at once (K111), and option (b)
+of the 2007 thread: a reference per object and no reuse while others hold one (K100).
+
+Redzones (``debug_shift``) move objects off their natural alignment, so that a buffer
+may straddle a page border or start at an odd byte: the "slab debug alignment" of the
+thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from initiator.journal import Fault
+from initiator.memory import PAGE_SIZE, Memory, Page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(slots=True, eq=False)
+class SlabObject:
+    """A piece of a slab.
+
+    Args:
+        cache: where it came from.
+        pages: the slab's pages, all of them.
+        offset: bytes from the start of the slab.
+        size: bytes that its owner asked for.
+        owner: who has it; None while it is free.
+        put_off: freed, but not to be reused yet (option b).
+    """
+
+    cache: Cache
+    pages: Sequence[Page]
+    offset: int
+    size: int
+    owner: str | None = None
+    put_off: bool = False
+
+    def pieces(self) -> list[tuple[Page, int, int]]:
+        """Page, offset and length of each part, as virt_to_page finds them."""
+        found, at, left = [], self.offset, self.size
+        while left:
+            page, within = self.pages[at // PAGE_SIZE], at % PAGE_SIZE
+            length = min(left, PAGE_SIZE - within)
+            found.append((page, within, length))
+            at, left = at + length, left - length
+        return found
+
+    def fill(self, pattern: bytes) -> None:
+        """Write the pattern over all of it."""
+        for page, offset, length in self.pieces():
+            repeated = pattern * (length // len(pattern) + 1)
+            page.data[offset : offset + length] = repeated[:length]
+
+
+@dataclass(slots=True, eq=False)
+class Cache:
+    """``struct kmem_cache``: objects of one size.
+
+    Args:
+        memory: where its pages come from.
+        size: bytes an object.
+        order: pages a slab, as a power of two.
+        counts_objects: option (b): every object holds a reference to each of its pages,
+            and is not reused while anybody else holds one.
+        debug_shift: bytes of redzone in front of every object.
+    """
+
+    memory: Memory
+    size: int
+    order: int = 0
+    counts_objects: bool = False
+    debug_shift: int = 0
+    slabs: list[list[SlabObject]] = field(default_factory=list)
+    free_objects: list[SlabObject] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """As /proc/slabinfo calls it."""
+        return f"kmalloc-{self.size}"
+
+    def alloc(self, owner: str) -> SlabObject:
+        """``kmem_cache_alloc``: the object freed last, if any (K111)."""
+        if not self.free_objects:
+            self._grow()
+        found = self.free_objects.pop()
+        found.owner = owner
+        if self.counts_objects:
+            for page, _, _ in found.pieces():
+                self.memory.get_page(page, "slab", "K100")
+        self.memory.journal.add(
+            "slab",
+            "kmalloc",
+            page=found.pieces()[0][0].pfn,
+            count=found.pieces()[0][0].count,
+            rule="K111",
+            note=f"{self.size} bytes at {found.offset} of the slab for {owner}",
+        )
+        return found
+
+    def _grow(self) -> None:
+        memory = self.memory
+        compound = memory.rules.compound_slabs and self.order > 0
+        pages = memory.alloc_pages(self.order, "slab", compound=compound)
+        for page in pages:
+            page.slab = True
+        if memory.rules.frozen_slabs:
+            pages[0].count = 0
+        if self.counts_objects:
+            # The slab's own hold on every page: without, the last object would free it.
+            for page in pages[1:]:
+                memory.page_ref_inc(page, "slab")
+        stride = self.size + self.debug_shift
+        objects = [
+            SlabObject(self, pages, start + self.debug_shift, self.size)
+            for start in range(0, len(pages) * PAGE_SIZE - stride + 1, stride)
+        ]
+        self.slabs.append(objects)
+        self.free_objects += reversed(objects)
+
+    def free(self, freed: SlabObject, actor: str) -> None:
+        """``kfree``: reusable at once, or with option (b) once nobody else refers."""
+        memory = self.memory
+        twice = freed.owner is None
+        memory.journal.add(
+            actor,
+            "kfree",
+            page=freed.pieces()[0][0].pfn,
+            count=freed.pieces()[0][0].count,
+            rule="K111",
+            note="object is free already" if twice else f"{self.size} bytes",
+            fault=Fault.DOUBLE_FREE if twice else None,
+        )
+        freed.owner = None
+        if self.counts_objects:
+            for page, _, _ in freed.pieces():
+                memory.put_page(page, "slab", "K100")
+            if self._is_referenced(freed):
+                freed.put_off = True
+                memory.journal.costs.put_off += 1
+                memory.journal.costs.held += self.size
+                memory.journal.add(
+                    "slab",
+                    "put off",
+                    page=freed.pieces()[0][0].pfn,
+                    count=freed.pieces()[0][0].count,
+                    rule="K100",
+                    note="somebody still refers to a page of the object",
+                )
+                return
+        self.free_objects.append(freed)
+
+    def _is_referenced(self, freed: SlabObject) -> bool:
+        """Tell whether a page of it has more references than the slab itself holds."""
+        return any(
+            page.count > self._own_references(page) for page, _, _ in freed.pieces()
+        )
+
+    def _own_references(self, page: Page) -> int:
+        living = (
+            each for slab in self.slabs for each in slab if each.owner is not None
+        )
+        return 1 + sum(
+            1 for each in living if any(page is p for p, _, _ in each.pieces())
+        )
+
+    def reap(self) -> None:
+        """Make objects reusable whose last foreign reference has gone (option b)."""
+        for slab in self.slabs:
+            for each in slab:
+                if each.put_off and not self._is_referenced(each):
+                    each.put_off = False
+                    self.free_objects.append(each)
+
+    def shrink(self) -> None:
+        """Give empty slabs back to the page allocator (``kmem_cache_shrink``)."""
+        for slab in [s for s in self.slabs if all(o in self.free_objects for o in s)]:
+            self.slabs.remove(slab)
+            self.free_objects = [o for o in self.free_objects if o not in slab]
+            pages = slab[0].pages
+            if self.memory.rules.frozen_slabs:
+                pages[0].count = 1
+            for page in pages:
+                page.slab = False
+            if self.counts_objects:
+                for page in pages[1:]:
+                    self.memory.page_ref_dec(page, "slab")
+            self.memory.free_pages(pages[0], "slab")
