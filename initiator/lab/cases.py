@@ -115,7 +115,9 @@ class Case(NamedTuple):
             UsageError: not four names of the axes.
         """
         parts = text.split("/")
-        axes = (POLICIES, ALL_SUBMITTERS, EVENTS, Nic.__members__)
+        axes = [
+            list(axis) for axis in (POLICIES, ALL_SUBMITTERS, EVENTS, Nic.__members__)
+        ]
         if len(parts) != len(axes):
             raise UsageError(text, "not a case", "Write it policy/submitter/event/nic")
         for part, axis in zip(parts, axes, strict=True):
