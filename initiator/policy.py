@@ -165,6 +165,7 @@ class PageAccounting:
             count=page.counted.count,
             rule="K70",
             note=f"{length} bytes from {offset}",
+            bio=self.memory.journal.number(bio),
         )
 
     def end_io(self, bio: Bio) -> None:
@@ -187,8 +188,8 @@ class PageAccounting:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_dec(cast("Page", page), "AoE")
 
-    def attach(self, skb: Skb, segments: list[BioVec]) -> None:
-        """Put a write's segments into the skb; plainly, they are borrowed (K72)."""
+    def attach(self, bio: Bio, skb: Skb, segments: list[BioVec]) -> None:
+        """Put segments of a write into the skb; plainly, they are borrowed (K72)."""
         skb.frags = segments
         pages = [cast("Page", page) for page, _, _ in segments]
         if self.policy.sendpage_ok:
@@ -206,6 +207,8 @@ class PageAccounting:
                 count=page.counted.count,
                 rule="K102" if self.policy.sendpage_ok else "K72",
                 note="" if self.policy.sendpage_ok else "borrowed: no reference",
+                bio=self.memory.journal.number(bio),
+                skb=self.memory.journal.number(skb),
             )
 
     def _own(self, segment: BioVec) -> BioVec:
@@ -220,6 +223,7 @@ class PageAccounting:
         copy = self.memory.alloc_pages(0, "AoE")[0]
         copy.data[:length] = page.data[offset : offset + length]
         journal = self.memory.journal
+        journal.costs.gets += 1
         journal.costs.copied += length
         journal.costs.wasted += PAGE_SIZE - length
         journal.flags.add(Flag.COPIED)

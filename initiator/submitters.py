@@ -166,7 +166,6 @@ class Submitters:
 
     def _page(self, owner: str, needs: int) -> Buffer:
         page = self.memory.alloc_pages(0, owner)[0]
-        self.memory.journal.costs.wasted += PAGE_SIZE - needs
         return Buffer(
             owner,
             [(page, 0, needs)],

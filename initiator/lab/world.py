@@ -112,8 +112,8 @@ class World:
         self.answer()
         self.answer()
         self.driver.open(self.device)
-        self.journal.entries.clear()
-        self.journal.step = 0
+        self.journal.forget()
+        self.ops.clones = 0
 
     # --- what the machine does ---------------------------------------------------
 
@@ -121,13 +121,14 @@ class World:
         """Allocate a buffer, fill it, and submit a bio that writes it."""
         buffer = self.submitters.allocate(submitter)
         number = len(self.writes)
+        self.journal.costs.wasted += buffer.wasted
         buffer.fill(SUBMITTED + number)
         write = Write(number, buffer, Bio(Op.WRITE, 0, self._end_io), buffer.contents())
         write.bio.sector = number * PAGE_SIZE // SECTOR
         for page, offset, length in buffer.pieces:
             self.accounting.add_page(write.bio, page, length, offset)
         self.writes.append(write)
-        self.journal.add(buffer.owner, "submit_bio", note=f"bio {number}")
+        self.journal.add(buffer.owner, "submit_bio", note=f"bio {number}", bio=number)
         self.driver.submit(self.device, write.bio, self.now)
         return write
 
@@ -141,6 +142,7 @@ class World:
             "bi_end_io",
             rule="K81" if bio.error else "K78",
             note=f"bio {write.number}: {bio.error or 'written'}",
+            bio=write.number,
         )
         self.accounting.end_io(bio)
         if self.giving_up:
@@ -150,6 +152,7 @@ class World:
         """Let the driver receive an answer; ``keep`` it to let it come once more."""
         frame = self.answers[index] if keep else self.answers.pop(index)
         self.now += 0.001
+        self.journal.add("network", "answer", rule="K58", note="reaches the driver")
         before = self.driver.unexpected
         self.driver.receive(memoryview(frame), self.card, self.now)
         if self.driver.unexpected > before:
@@ -227,6 +230,8 @@ class World:
             note=f"{len(payload)} bytes of bio {write.number}"
             + ("" if right else f": not those submitted, but {payload[:4].hex()}..."),
             fault=None if right else Fault.WRONG_BYTES,
+            bio=write.number,
+            clone=self.card.sent[-1].number,
         )
 
     # --- the end -----------------------------------------------------------------
