@@ -393,7 +393,7 @@ class Driver:
         elif self.accounting is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(skb, f.segments)
+            self.accounting.attach(buf.bio, skb, f.segments)
         buf.nframesout += 1
         if not position.size:
             d.buf = None

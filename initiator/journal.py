@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 
 class Fault(Enum):
@@ -37,6 +37,17 @@ class Flag(Enum):
     UNEXPECTED_RSP = "unexpected-rsp"
 
 
+class Links(TypedDict, total=False):
+    """What else an event is about, for those who draw it; see ``Entry``."""
+
+    owner: str
+    span: int
+    compound: bool
+    bio: int | None
+    skb: int | None
+    clone: int
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One event.
@@ -51,6 +62,11 @@ class Entry:
         rule: the rule of kernel-path.md that it follows or breaks, or "".
         note: anything else, in words.
         fault: what is wrong with it, or None.
+        owner: who has the page, or the slab object in it, from now on; "" when the
+            actor gives it up; None where that stays as it is.
+        span: pages from ``page`` on that the change of owner is about.
+        compound: they are one compound page, whose head's count stands for all (K88).
+        bio, skb, clone: numbers of those that it is about, from 0 on, or None.
     """
 
     step: int
@@ -62,6 +78,12 @@ class Entry:
     rule: str = ""
     note: str = ""
     fault: Fault | None = None
+    owner: str | None = None
+    span: int = 1
+    compound: bool = False
+    bio: int | None = None
+    skb: int | None = None
+    clone: int | None = None
 
 
 class BugOn(Exception):  # noqa: N818 - the kernel's name
@@ -97,7 +119,7 @@ class Journal:
             is enough to explore many worlds.
     """
 
-    __slots__ = ("costs", "entries", "faults", "flags", "keep", "step")
+    __slots__ = ("_numbers", "costs", "entries", "faults", "flags", "keep", "step")
 
     def __init__(self, *, keep: bool = True) -> None:
         self.keep = keep
@@ -106,6 +128,23 @@ class Journal:
         self.flags: set[Flag] = set()
         self.costs = Costs()
         self.step = 0
+        self._numbers: dict[type, dict[object, int]] = {}
+
+    def forget(self) -> None:
+        """Begin at step 0 again: what happened so far is not part of the story."""
+        self.entries.clear()
+        self._numbers.clear()
+        self.step = 0
+
+    def number(self, thing: object) -> int | None:
+        """Number a bio or an skb, from 0 on, as it first appears among its kind.
+
+        None where no entries are kept.
+        """
+        if not self.keep:
+            return None
+        known = self._numbers.setdefault(type(thing), {})
+        return known.setdefault(thing, len(known))
 
     def add(
         self,
@@ -118,11 +157,21 @@ class Journal:
         rule: str = "",
         note: str = "",
         fault: Fault | None = None,
+        **links: Unpack[Links],
     ) -> None:
         """Record an event; one with a fault is kept in any case."""
         if self.keep or fault is not None:
             entry = Entry(
-                self.step, actor, action, page, before, count, rule, note, fault
+                self.step,
+                actor,
+                action,
+                page,
+                before,
+                count,
+                rule,
+                note,
+                fault,
+                **links,
             )
             if self.keep:
                 self.entries.append(entry)

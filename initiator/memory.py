@@ -19,6 +19,8 @@ from initiator.journal import Fault, Flag, Journal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from initiator.journal import Links
+
 PAGE_SIZE: Final = 4096
 POISON: Final = 0xAA
 """What freed pages are filled with, so that stale reads show (PAGE_POISON)."""
@@ -160,6 +162,9 @@ class Memory:
             count=1,
             rule="K84" if order and not compound else "K110",
             note=f"order {order}{', compound' if compound else ''} for {owner}",
+            owner=owner,
+            span=len(block),
+            compound=compound,
         )
         return block
 
@@ -290,6 +295,9 @@ class Memory:
         elif before <= 0:
             note, fault = "the count is zero already", Fault.UNDERFLOW
         page.count -= 1
+        links: Links = {}
+        if action == "free_pages":
+            links = {"owner": "", "span": len(page.block) or 1}
         self.journal.add(
             actor,
             action,
@@ -299,6 +307,7 @@ class Memory:
             rule=rule,
             note=note,
             fault=fault,
+            **links,
         )
         if fault is Fault.DOUBLE_FREE:
             page.count = max(page.count, 0)

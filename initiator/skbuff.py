@@ -109,7 +109,14 @@ class SkbOps:
         clone = Clone(skb, self.clones)
         self.clones += 1
         note = f"clone {clone.number}, dataref {skb.dataref}"
-        self._journal.add("AoE", "skb_clone", rule="K73", note=note)
+        self._journal.add(
+            "AoE",
+            "skb_clone",
+            rule="K73",
+            note=note,
+            skb=self._journal.number(skb),
+            clone=clone.number,
+        )
         return clone
 
     def linearise(self, clone: Clone) -> None:
@@ -124,7 +131,9 @@ class SkbOps:
         clone.linear = b"".join(_contents(frags))
         self._journal.costs.copied += len(clone.linear)
         note = f"clone {clone.number}, {len(clone.linear)} bytes"
-        self._journal.add("network", "linearise", rule="K75", note=note)
+        self._journal.add(
+            "network", "linearise", rule="K75", note=note, clone=clone.number
+        )
         clone.skb = None
         self.release_data(skb)
         for page, _, _ in frags:
@@ -140,7 +149,9 @@ class SkbOps:
         clone.head = bytes(skb.head)
         clone.frags = list(skb.frags)
         note = f"clone {clone.number} has its own head, its fragments references"
-        self._journal.add("network", "pskb_expand_head", rule="K76", note=note)
+        self._journal.add(
+            "network", "pskb_expand_head", rule="K76", note=note, clone=clone.number
+        )
         clone.skb = None
         self.release_data(skb)
 
@@ -152,6 +163,7 @@ class SkbOps:
             "kfree_skb",
             rule="K74" if shared else "K76",
             note=f"clone {clone.number}, transmission complete",
+            clone=clone.number,
         )
         frags, clone.frags = clone.frags, []
         for page, _, _ in frags:

@@ -100,6 +100,8 @@ class Cache:
             count=found.pieces()[0][0].count,
             rule="K111",
             note=f"{self.size} bytes at {found.offset} of the slab for {owner}",
+            owner=owner,
+            span=len(found.pieces()),
         )
         return found
 
@@ -135,6 +137,8 @@ class Cache:
             rule="K111",
             note="object is free already" if twice else f"{self.size} bytes",
             fault=Fault.DOUBLE_FREE if twice else None,
+            owner="",
+            span=len(freed.pieces()),
         )
         freed.owner = None
         if self.counts_objects:
