@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _driver_number = itertools.count()
 _TIMER_SLACK = 0.005
 """While frames keep coming, the timer is asked this often, in seconds."""
+_DOWN_INTERVAL = 0.2
+"""Seconds between looks at an interface that is down."""
 
 
 def tag_base() -> int:
@@ -111,6 +113,9 @@ class Host:
         if due is not None:
             until_due = max(0.0, due - time.monotonic())
             wait = until_due if wait is None else min(wait, until_due)
+        if not all(port.link.up for port in self.ports):
+            # That an interface comes back or goes for good wakes nobody.
+            wait = _DOWN_INTERVAL if wait is None else min(wait, _DOWN_INTERVAL)
         self._poll.poll(None if wait is None else wait * 1000)
 
     def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
