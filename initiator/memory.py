@@ -34,8 +34,9 @@ class Rules:
         name: the kernel that it is true of.
         early_linearise: a frame for a card without scatter-gather is copied when it is
             queued, as in 2.6.21, not when it leaves the queue (K77).
-        bad_page_freed: a slab page whose count falls to zero is reported and freed all
-            the same, as in 2.6.21; later it is kept out of circulation (K89).
+        bad_page_freed: a page that is found bad, for example a slab page whose count
+            falls to zero, is reported and used all the same, as in 2.6.21; later it
+            is kept out of circulation with the block that it is in (K89).
         compound_slabs: slabs and large kmallocs of several pages are compound pages,
             whose head counts for all; without, only the first page has a count (K85).
         frozen_slabs: slab pages have count zero, and get and put on them do nothing
@@ -43,6 +44,10 @@ class Rules:
         vmapped_stacks: kernel stacks are pages of count one each, not a block whose
             second page has none (K90, K108d).
         debug_vm: get_page on count zero is a BUG (CONFIG_DEBUG_VM, K119).
+        raising_tails_is_bug: raising the count of a compound page's tail is a BUG, as
+            in the AoE driver of 3.7 to 3.11; later the head's is raised (K97).
+        straddlers_moved: XFS frees a slab object that straddles a page border and
+            takes a whole page instead (K92).
     """
 
     name: str
@@ -52,6 +57,8 @@ class Rules:
     frozen_slabs: bool = False
     vmapped_stacks: bool = True
     debug_vm: bool = False
+    raising_tails_is_bug: bool = False
+    straddlers_moved: bool = True
 
 
 RULES_2_6_21: Final = Rules(
@@ -60,6 +67,7 @@ RULES_2_6_21: Final = Rules(
     bad_page_freed=True,
     compound_slabs=False,
     vmapped_stacks=False,
+    straddlers_moved=False,
 )
 RULES_6_1: Final = Rules(name="6.1")
 RULES_6_14: Final = Rules(name="6.14", frozen_slabs=True)
@@ -74,7 +82,7 @@ class Page:
         head: the first page of the compound page that this one is in, else None.
         slab: it belongs to a slab (PG_slab).
         free: it is on the free list (PG_buddy).
-        kept_out: it was found bad and will never be handed out again (K89).
+        kept_out: it was found bad and is kept from the free list (K89).
         owner: who has it, by name; None if nobody.
         block: the pages it was handed out with.
         data: its bytes.
@@ -147,6 +155,8 @@ class Memory:
             AoEError: no such block is free.
         """
         block = self._take(order)
+        while not self._is_good(block):
+            block = self._take(order)
         for page in block:
             page.free = False
             page.count = 0
@@ -168,6 +178,26 @@ class Memory:
         )
         return block
 
+    def _is_good(self, block: Sequence[Page]) -> bool:
+        """``check_new_page``: nobody may refer to a page that is handed out (K108)."""
+        bad = [page for page in block if page.count]
+        for page in bad:
+            self.journal.add(
+                "page allocator",
+                "bad_page",
+                page=page.pfn,
+                count=page.count,
+                rule="K108",
+                note="to be handed out although its count is not zero",
+                fault=Fault.BAD_PAGE,
+            )
+        if not bad or self.rules.bad_page_freed:
+            return True
+        for page in block:
+            if page.free:
+                page.free, page.kept_out = False, True
+        return False
+
     def _take(self, order: int) -> list[Page]:
         size = 1 << order
         for last in reversed(self.free_list):
@@ -185,7 +215,8 @@ class Memory:
         """Give a block back by its first page (``__free_pages``), as its owner does.
 
         The count of the first page decides; at zero the whole block goes, whatever the
-        counts of the others (K110).
+        counts of the others (K110). If others refer to it, their last put frees the
+        first page, or all of a compound page.
         """
         block = page.block or (page,)
         for each in block:
@@ -229,7 +260,14 @@ class Memory:
         self._put(counted, actor, "put_page", rule)
 
     def page_ref_inc(self, page: Page, actor: str) -> None:
-        """Raise the count and ask nothing (``page_ref_inc``, K97)."""
+        """Raise the count and ask nothing (``page_ref_inc``, K97).
+
+        Raises:
+            BugOn: a compound page's tail, and ``Rules.raising_tails_is_bug``.
+        """
+        if page.head is not None and self.rules.raising_tails_is_bug:
+            note = "a tail of a compound page used for block I/O"
+            self.journal.bug(actor, "page_ref_inc", page.pfn, "K97", note)
         counted = page.counted
         self.journal.costs.gets += 1
         counted.count += 1
@@ -290,9 +328,7 @@ class Memory:
     def _put(self, page: Page, actor: str, action: str, rule: str) -> None:
         before = page.count
         note, fault = "", None
-        if page.free:
-            note, fault = "the page is on the free list already", Fault.DOUBLE_FREE
-        elif before <= 0:
+        if before <= 0:
             note, fault = "the count is zero already", Fault.UNDERFLOW
         page.count -= 1
         links: Links = {}
@@ -309,30 +345,41 @@ class Memory:
             fault=fault,
             **links,
         )
-        if fault is Fault.DOUBLE_FREE:
-            page.count = max(page.count, 0)
-            self.free_list.append(page)
-        elif page.count == 0:
-            self._free_at_zero(page, actor, rule)
+        if page.count == 0:
+            block = page.block
+            first = bool(block) and page is block[0]
+            whole = first and (action == "free_pages" or block[-1].head is page)
+            self._free_at_zero(block if whole else (page,), actor, rule)
 
-    def _free_at_zero(self, page: Page, actor: str, rule: str) -> None:
-        """``free_hot_cold_page``: the checks, then the free list (K89)."""
-        block = page.block if page is page.block[0] else (page,)
-        if page.slab:
-            self.journal.add(
-                "page allocator",
-                "bad_page",
-                page=page.pfn,
-                count=0,
-                rule="K89",
-                note=f"{actor} freed a slab page ({rule}): Bad page state",
-                fault=Fault.BAD_PAGE,
-            )
-            if not self.rules.bad_page_freed:
-                page.kept_out = True
-                return
-        for each in block:
-            self._release(each, actor, rule)
+    def _free_at_zero(self, block: Sequence[Page], actor: str, rule: str) -> None:
+        """``free_pages_prepare``: the checks, then the free list (K89)."""
+        bad = [page for page in block if self._is_bad(page, actor, rule)]
+        if bad and not self.rules.bad_page_freed:
+            for page in block:
+                page.kept_out = page.slab or page.owner is None
+            return
+        for page in block:
+            self._release(page, actor, rule)
+
+    def _is_bad(self, page: Page, actor: str, rule: str) -> bool:
+        if page.slab and page.head is None:
+            cause = "K89"
+            note = f"{actor} freed a slab page ({rule}): Bad page state"
+        elif page.count:
+            cause = "K110"
+            note = "freed with its block although its own count is not zero"
+        else:
+            return False
+        self.journal.add(
+            "page allocator",
+            "bad_page",
+            page=page.pfn,
+            count=page.count,
+            rule=cause,
+            note=note,
+            fault=Fault.BAD_PAGE,
+        )
+        return True
 
     def _release(self, page: Page, actor: str, rule: str) -> None:
         if page.free:
@@ -344,21 +391,9 @@ class Memory:
                 note="is on the free list already",
                 fault=Fault.DOUBLE_FREE,
             )
+            page.count = 0
             self.free_list.append(page)
             return
-        if page.count:
-            self.journal.add(
-                "page allocator",
-                "bad_page",
-                page=page.pfn,
-                count=page.count,
-                rule="K110",
-                note="freed with its block although its own count is not zero",
-                fault=Fault.BAD_PAGE,
-            )
-            if not self.rules.bad_page_freed:
-                page.kept_out = True
-                return
         fault = Fault.PREMATURE_FREE if page.owner is not None else None
         self.journal.add(
             "page allocator",
@@ -371,7 +406,8 @@ class Memory:
         )
         page.count = 0
         page.free = True
-        page.slab = False
+        page.slab = page.kept_out = False
+        page.head = None
         page.data[:] = bytes([POISON]) * PAGE_SIZE
         self.free_list.append(page)
 
