@@ -6,6 +6,7 @@ import click
 
 from aoe.commandline import run
 from initiator.commands import look, move
+from initiator.commands.lab import lab
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,7 @@ for command in (
     move.read,
     move.write,
     move.copy_command,
+    lab,
 ):
     cli.add_command(command)
 

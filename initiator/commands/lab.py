@@ -1,0 +1,183 @@
+"""``aoe lab``: what block I/O on a network does to page counts, case by case."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from initiator.commands.common import json_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from initiator.lab.cases import Case, Result
+
+# What the lab needs is imported where it is used: `aoe discover` does without.
+
+
+@click.group()
+def lab() -> None:
+    """Play what AoE does to the pages it is given, under ten policies.
+
+    \b
+    Try:  aoe lab matrix
+          aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
+
+    A case is policy/submitter/event/nic: who counts page references, whose memory is
+    written, what happens on the way, and what kind of card it leaves by. Each runs on
+    a modelled machine of its own, with the driver of everyday use.
+    """
+
+
+def _names(axis: str) -> Callable[..., tuple[str, ...]]:
+    def check(
+        _: click.Context, __: click.Parameter, value: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        if value:
+            from initiator.lab.report import check_names
+
+            check_names(axis, value)
+        return value
+
+    return check
+
+
+@lab.command()
+@click.option("-p", "--policy", "policies", multiple=True, callback=_names("policy"))
+@click.option(
+    "-s", "--submitter", "submitters", multiple=True, callback=_names("submitter")
+)
+@click.option("-e", "--event", "events", multiple=True, callback=_names("event"))
+@click.option("-n", "--nic", "nics", multiple=True, callback=_names("nic"))
+@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each case.")
+@json_option
+def matrix(
+    *,
+    policies: tuple[str, ...],
+    submitters: tuple[str, ...],
+    events: tuple[str, ...],
+    nics: tuple[str, ...],
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Play all 1,890 cases, or those chosen, and show what comes of them.
+
+    \b
+    Try:  aoe lab matrix
+          aoe lab matrix -p a -p e -s rawalloc_highorder_tail
+          aoe lab matrix --csv >cases.csv
+
+    Each option may be repeated. Besides the seven submitters there are the fixes
+    xfs_get_free_page and jbd_get_free_page, which run when they are named.
+    """
+    from initiator.lab.cases import all_cases, run_case
+    from initiator.lab.report import record, write_csv
+
+    cases = list(all_cases(policies, submitters, events, nics))
+    with _counting("playing", len(cases)) as advance:
+        results = [advance(run_case(case)) for case in cases]
+    if as_json:
+        print_json("lab matrix", cases=[record(result) for result in results])
+    elif as_csv:
+        write_csv(results, sys.stdout)
+    else:
+        chosen = bool(policies or submitters or events or nics)
+        _print_tables(results, cells=chosen)
+
+
+def _print_tables(results: list[Result], *, cells: bool) -> None:
+    from rich.console import Console
+
+    from initiator.lab.report import cell_tables, cost_table, legend, outcome_table
+
+    # Into a file or a pipe it goes as wide as it likes.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(outcome_table(results))
+    console.print(cost_table(results))
+    for table in cell_tables(results, console.width) if cells else ():
+        console.print(table)
+    for line in legend(results, cells=cells):
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def _counting(what: str, total: int) -> Iterator[Callable[[Result], Result]]:
+    """Show on a terminal how many are done, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda result: result
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(result: Result) -> Result:
+            bar.advance(task)
+            return result
+
+        yield advance
+
+
+def _case(words: tuple[str, ...]) -> Case:
+    from initiator.lab.cases import Case
+
+    return Case.parse("/".join(words))
+
+
+_case_argument = click.argument(
+    "words", nargs=-1, required=True, metavar="POLICY/SUBMITTER/EVENT/NIC"
+)
+
+
+def _file(option: str, help_text: str) -> Callable[..., object]:
+    return click.option(option, type=click.File("w", lazy=True), help=help_text)
+
+
+@lab.command()
+@_case_argument
+@json_option
+def explain(*, words: tuple[str, ...], as_json: bool) -> None:
+    """Play one case and tell it step by step.
+
+    \b
+    Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
+          aoe lab explain a rawalloc_highorder_tail late_txdone COW
+    """
+    from initiator.lab.cases import run_case
+    from initiator.lab.report import event_record, in_words, record
+
+    result = run_case(_case(words), keep=True)
+    if as_json:
+        print_json(
+            "lab explain",
+            **record(result),
+            meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
+            first_broken=next(map(event_record, result.journal.faults), None),
+            events=[event_record(entry) for entry in result.journal.entries],
+        )
+    else:
+        _tell(result)
+
+
+def _tell(result: Result) -> None:
+    from initiator.lab.report import event_lines, in_words, verdict
+
+    click.secho(str(result.case), bold=True)
+    for axis, name, meaning in in_words(result.case):
+        click.echo(f"  {axis:<10} {name:<24} {meaning}")
+    click.echo()
+    for line, is_fault in event_lines(result.journal.entries):
+        click.secho(line, fg="red" if is_fault else None, bold=is_fault)
+    click.echo()
+    for line in verdict(result):
+        click.echo(line)
