@@ -35,6 +35,10 @@ FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
 
 
+SKBPOOL_LIMIT: Final = 256
+"""Skbs that a device may keep because clones of them are still about (K7)."""
+
+
 class State(Enum):
     """What ``aoe-stat`` prints of a device."""
 
@@ -206,11 +210,12 @@ class AoeDev:
                 return target
         return None
 
-    def new_frame(self, target: AoeTgt) -> Frame:
+    def new_frame(self, target: AoeTgt) -> Frame | None:
         """Take the frame that was used last, with an skb that nobody else has (K43).
 
         While a clone is still somewhere, head and fragment table must stay as they are:
         the skb is parked, and the one parked longest is taken if its clones are gone.
+        If not, and no more may be parked, there is no frame (K7).
         """
         if target.ffree:
             frame = target.ffree.pop()
@@ -218,9 +223,16 @@ class AoeDev:
             frame = Frame()
             frame.target = target
         if frame.skb.dataref != 1:
-            self.skbpool.append(frame.skb)
-            oldest = self.skbpool[0]
-            frame.skb = self.skbpool.popleft() if oldest.dataref == 1 else Skb()
+            pool = self.skbpool
+            if pool and pool[0].dataref == 1:
+                free = pool.popleft()
+            elif len(pool) < SKBPOOL_LIMIT:
+                free = Skb()
+            else:
+                target.ffree.append(frame)
+                return None
+            pool.append(frame.skb)
+            frame.skb = free
         return frame
 
     def update_maxbcnt(self) -> None:

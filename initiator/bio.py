@@ -85,14 +85,16 @@ class Bio:
     def add_page(self, page: Page, length: int, offset: int = 0) -> None:
         """Put a piece of a page behind the others (``bio_add_page``).
 
+        A piece may start at any byte and end at any, as the two halves of a buffer
+        that straddles a page border do. Only all together are whole sectors, which
+        ``Driver.submit`` sees to.
+
         Raises:
-            UsageError: ``length`` is not a positive multiple of 512, the piece does not
-                lie within the page, or the bio reads and the page is read-only.
+            UsageError: the piece is empty or does not lie within the page, or the bio
+                reads and the page is read-only.
         """
-        if length <= 0 or length % SECTOR:
-            raise UsageError(
-                "bio", f"{length} bytes are not a whole number of 512-byte sectors"
-            )
+        if length <= 0:
+            raise UsageError("bio", f"a piece of {length} bytes")
         if offset < 0 or offset + length > len(page.data):
             raise UsageError("bio", "the piece lies outside its page")
         if self.op is Op.READ and page.data.readonly:
@@ -109,11 +111,16 @@ def bio_for(
     """Make a bio over one buffer of the caller's, of a whole number of sectors.
 
     Raises:
-        UsageError: as ``Bio.add_page``.
+        UsageError: its length is not a multiple of 512, or as ``Bio.add_page``.
     """
     bio = Bio(op, sector, end_io)
     if len(buffer):
         pages = UserPages(buffer)
+        if len(pages.data) % SECTOR:
+            raise UsageError(
+                "bio",
+                f"{len(pages.data)} bytes are not a whole number of 512-byte sectors",
+            )
         bio.add_page(pages, len(pages.data))
     return bio
 

@@ -116,14 +116,17 @@ class Driver:
     def submit(self, d: AoeDev, bio: Bio, now: float) -> None:
         """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
 
-        A bio for a device that is down (K40) or for sectors that it does not have
-        fails at once.
+        A bio for a device that is down (K40), for sectors that it does not have or for
+        part of one fails at once.
         """
         bio.error = None
+        size = bio.size
         if d.state is not State.UP:
             _end_bio(bio, DeviceError(str(d.address), "device is not up"))
-        elif not 0 <= bio.sector <= d.ssize - bio.size // SECTOR:
+        elif not 0 <= bio.sector <= d.ssize - size // SECTOR:
             _end_bio(bio, UsageError(str(d.address), "beyond the end of the device"))
+        elif size % SECTOR:
+            _end_bio(bio, UsageError("bio", "not a whole number of 512-byte sectors"))
         elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
             _end_bio(bio, None)
         else:
@@ -376,13 +379,15 @@ class Driver:
             target = d.next_target()
             if target is None:
                 return
+            f = d.new_frame(target)
+            if f is None:
+                return
             if d.buf is None:
                 d.buf = Buf(d.bios.popleft())
-            self._build(d, target, d.buf, now)
+            self._build(d, f, d.buf, now)
 
-    def _build(self, d: AoeDev, target: AoeTgt, buf: Buf, now: float) -> None:
+    def _build(self, d: AoeDev, f: Frame, buf: Buf, now: float) -> None:
         """``aoecmd_ata_rw``: cut the next frame off the bio (K28-K36)."""
-        f = d.new_frame(target)
         f.buf = buf
         skb, op, position = f.skb, buf.bio.op, buf.iter
         length = min(d.maxbcnt, position.size)
@@ -403,9 +408,9 @@ class Driver:
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
         target = d.next_target()
-        if target is None:
+        f = d.new_frame(target) if target is not None else None
+        if f is None:
             return
-        f = d.new_frame(target)
         f.buf = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)

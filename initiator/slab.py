@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aoe.ata import SECTOR
 from initiator.journal import Fault
 from initiator.memory import PAGE_SIZE, Memory, Page
 
@@ -41,6 +42,16 @@ class SlabObject:
     owner: str | None = None
     put_off: bool = False
 
+    @property
+    def is_aligned(self) -> bool:
+        """It starts on a sector border of its page."""
+        return self.offset % SECTOR == 0
+
+    @property
+    def straddles(self) -> bool:
+        """It lies in more pages than its size takes."""
+        return len(self.pieces()) > -(-self.size // PAGE_SIZE)
+
     def pieces(self) -> list[tuple[Page, int, int]]:
         """Page, offset and length of each part, as virt_to_page finds them."""
         found, at, left = [], self.offset, self.size
@@ -56,6 +67,16 @@ class SlabObject:
         for page, offset, length in self.pieces():
             repeated = pattern * (length // len(pattern) + 1)
             page.data[offset : offset + length] = repeated[:length]
+
+
+def order_for(stride: int) -> int:
+    """Pages of a slab of objects this far apart, as a power of two.
+
+    The least that wastes no more than an eighth, but no more than two pages
+    (``calculate_slab_order`` of 2.6.21, where memory is plenty). A redzone can thus
+    make the slab of a sub-page object two pages long, the second with count zero (K85).
+    """
+    return int(PAGE_SIZE % stride * 8 > PAGE_SIZE)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +107,8 @@ class Cache:
 
     def alloc(self, owner: str) -> SlabObject:
         """``kmem_cache_alloc``: the object freed last, if any (K111)."""
+        if self.counts_objects:
+            self.reap()
         if not self.free_objects:
             self._grow()
         found = self.free_objects.pop()
@@ -99,7 +122,9 @@ class Cache:
             page=found.pieces()[0][0].pfn,
             count=found.pieces()[0][0].count,
             rule="K111",
-            note=f"{self.size} bytes at {found.offset} of the slab for {owner}",
+            note=f"{self.size} bytes at {found.offset} of the slab for {owner}"
+            + ("" if found.is_aligned else ", off the sector borders")
+            + (", across a page border" if found.straddles else ""),
             owner=owner,
             span=len(found.pieces()),
         )
@@ -116,7 +141,8 @@ class Cache:
         if self.counts_objects:
             # The slab's own hold on every page: without, the last object would free it.
             for page in pages[1:]:
-                memory.page_ref_inc(page, "slab")
+                if page.head is None:
+                    memory.page_ref_inc(page, "slab")
         stride = self.size + self.debug_shift
         objects = [
             SlabObject(self, pages, start + self.debug_shift, self.size)
@@ -161,17 +187,13 @@ class Cache:
 
     def _is_referenced(self, freed: SlabObject) -> bool:
         """Tell whether a page of it has more references than the slab itself holds."""
-        return any(
-            page.count > self._own_references(page) for page, _, _ in freed.pieces()
-        )
+        counted = {page.counted for page, _, _ in freed.pieces()}
+        return any(page.count > self._own_references(page) for page in counted)
 
-    def _own_references(self, page: Page) -> int:
-        living = (
-            each for slab in self.slabs for each in slab if each.owner is not None
-        )
-        return 1 + sum(
-            1 for each in living if any(page is p for p, _, _ in each.pieces())
-        )
+    def _own_references(self, counted: Page) -> int:
+        living = (o for slab in self.slabs for o in slab if o.owner is not None)
+        pieces = (piece for each in living for piece in each.pieces())
+        return 1 + sum(page.counted is counted for page, _, _ in pieces)
 
     def reap(self) -> None:
         """Make objects reusable whose last foreign reference has gone (option b)."""
@@ -193,5 +215,6 @@ class Cache:
                 page.slab = False
             if self.counts_objects:
                 for page in pages[1:]:
-                    self.memory.page_ref_dec(page, "slab")
+                    if page.head is None:
+                        self.memory.page_ref_dec(page, "slab")
             self.memory.free_pages(pages[0], "slab")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from initiator.memory import PAGE_SIZE, Memory, Page
-from initiator.slab import Cache, SlabObject
+from initiator.slab import Cache, SlabObject, order_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ class Submitters:
     Args:
         memory: the machine's pages.
         policy: decides whether slab counts objects and filesystems use whole pages.
-        debug_shift: redzone bytes in front of slab objects, see ``initiator.slab``.
+        debug_shift: redzone bytes in front of sub-page objects, see ``initiator.slab``.
     """
 
     def __init__(self, memory: Memory, policy: Policy, debug_shift: int = 0) -> None:
@@ -140,7 +140,9 @@ class Submitters:
         self.policy = policy
         counts = policy.slab_counts_objects
         self.caches = {
-            "slab": Cache(memory, SUBPAGE, 0, counts, debug_shift),
+            "slab": Cache(
+                memory, SUBPAGE, order_for(SUBPAGE + debug_shift), counts, debug_shift
+            ),
             "large slab": Cache(memory, PAGE_SIZE << LARGE_ORDER, LARGE_ORDER, counts),
         }
 
@@ -148,6 +150,8 @@ class Submitters:
         """Allocate a buffer as ``submitter`` does, in the name of ``owner``."""
         owner = owner or submitter.owner
         kind = submitter.kind
+        if kind == "stack":
+            kind = "vmalloc" if self.memory.rules.vmapped_stacks else "raw"
         if self.policy.filesystem_uses_pages and kind not in ("page", "vmalloc"):
             needs = SUBPAGE if kind == "slab" else PAGE_SIZE
             return self._page(owner, needs)
@@ -156,13 +160,15 @@ class Submitters:
         if kind == "vmalloc":
             pages = self.memory.vmalloc(2, owner)
             return self._pages(owner, pages, pages)
-        if kind == "raw" or (kind == "stack" and not self.memory.rules.vmapped_stacks):
+        if kind == "raw":
             block = self.memory.alloc_pages(LARGE_ORDER, owner)
             return self._pages(owner, block, block[:1])
-        if kind == "stack":
-            pages = self.memory.vmalloc(2, owner)
-            return self._pages(owner, pages, pages)
-        return self._object(self.caches[kind], owner)
+        found = self.caches[kind].alloc(owner)
+        moves = submitter.owner == "XFS" and self.memory.rules.straddlers_moved
+        if moves and found.straddles:
+            found.cache.free(found, owner)
+            return self._page(owner, SUBPAGE)
+        return self._object(owner, found, 1 if kind == "large slab" else 0)
 
     def _page(self, owner: str, needs: int) -> Buffer:
         page = self.memory.alloc_pages(0, owner)[0]
@@ -182,12 +188,10 @@ class Submitters:
 
         return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], give_back)
 
-    def _object(self, cache: Cache, owner: str) -> Buffer:
-        found: SlabObject = cache.alloc(owner)
-        pieces = found.pieces()
-        if cache.order:
-            pieces = pieces[1:]
-        return Buffer(owner, pieces, lambda: cache.free(found, owner))
+    def _object(self, owner: str, found: SlabObject, skip: int) -> Buffer:
+        """All of an object but the first ``skip`` of its pages."""
+        pieces = found.pieces()[skip:]
+        return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
 
     def settle(self) -> None:
         """Reuse what was put off, and give empty slabs back."""

@@ -31,12 +31,29 @@ def test_a_bio_counts_the_bytes_of_all_its_pages() -> None:
     assert [(vec.offset, vec.length) for vec in bio.vecs] == [(0, 4096), (3584, 512)]
 
 
-@pytest.mark.parametrize("length", [0, -512, 1, 511, 513])
-def test_a_piece_is_whole_sectors(length: int) -> None:
+@pytest.mark.parametrize("length", [0, -512])
+def test_a_piece_is_not_empty(length: int) -> None:
     bio = Bio(Op.WRITE, 0, ignore)
-    with pytest.raises(UsageError, match="sectors"):
+    with pytest.raises(UsageError, match="piece"):
         bio.add_page(UserPages(bytes(4096)), length)
     assert bio.vecs == []
+
+
+@pytest.mark.parametrize("length", [1, 511, 513])
+def test_a_buffer_is_whole_sectors(length: int) -> None:
+    with pytest.raises(UsageError, match="sectors"):
+        bio_for(Op.WRITE, 0, bytes(length), ignore)
+
+
+def test_only_all_pieces_together_are_whole_sectors() -> None:
+    bio = Bio(Op.WRITE, 8, ignore)
+    bio.add_page(UserPages(b"a" * 4096), 960, 3136)
+    bio.add_page(UserPages(b"b" * 4096), 64)
+    position = BioIter(bio)
+    first, second = position.take(512), position.take(512)
+    assert [vec.length for vec in first + second] == [512, 448, 64]
+    assert content(first + second) == b"a" * 960 + b"b" * 64
+    assert (position.sector, position.size) == (10, 0)
 
 
 @pytest.mark.parametrize(("length", "offset"), [(4608, 0), (512, 4096), (512, -512)])
