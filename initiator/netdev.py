@@ -99,7 +99,9 @@ class ModelledCard:
         hold_queue: keep new clones before validation.
         hold_ring: keep validated clones from being sent.
         hold_completion: keep clones after they are sent.
+        taps: AF_PACKET sockets, each of which gets a clone of all that is sent (K83).
         queue, ring, sent: the clones that are kept there, oldest first.
+        tapped: the clones that sniffers have not read yet.
     """
 
     name = "eth0"
@@ -114,6 +116,8 @@ class ModelledCard:
         self.queue: list[Clone] = []
         self.ring: list[Clone] = []
         self.sent: list[Clone] = []
+        self.taps = 0
+        self.tapped: list[Clone] = []
         self._ops = ops
         self._wire = wire
 
@@ -144,6 +148,8 @@ class ModelledCard:
         """Send a clone from the ring: its bytes are read now."""
         self.ring.remove(clone)
         self.sent.append(clone)
+        if self.taps:
+            self.tapped += [self._ops.tap(clone) for _ in range(self.taps)]
         self._wire(bytes(clone))
         if not self.hold_completion:
             self.complete(clone)
@@ -152,6 +158,13 @@ class ModelledCard:
         """Free a clone that was sent (TX completion)."""
         self.sent.remove(clone)
         self._ops.free(clone)
+
+    def sniff(self, clone: Clone) -> bytes:
+        """Let a sniffer read a clone: what its pages hold by now (K83)."""
+        self.tapped.remove(clone)
+        frame = bytes(clone)
+        self._ops.free(clone, "read by a sniffer")
+        return frame
 
     def release(self) -> None:
         """Let everything go, in order, and hold nothing any more."""
@@ -162,3 +175,5 @@ class ModelledCard:
             self.serialise(clone)
         for clone in list(self.queue):
             self.validate(clone)
+        for clone in list(self.tapped):
+            self.sniff(clone)

@@ -59,9 +59,10 @@ class Clone:
         frags: its private fragments, which hold references.
         linear: its payload, once it was linearised.
         number: how many clones were made before it.
+        users: who has it and its private data: the card, and sniffers (K83).
     """
 
-    __slots__ = ("frags", "head", "linear", "number", "skb")
+    __slots__ = ("frags", "head", "linear", "number", "skb", "users")
 
     def __init__(self, skb: Skb, number: int) -> None:
         skb.dataref += 1
@@ -70,6 +71,7 @@ class Clone:
         self.frags: list[BioVec] = []
         self.linear = b""
         self.number = number
+        self.users = 1
 
     @property
     def payload_pages(self) -> list[BioVec]:
@@ -104,18 +106,29 @@ class SkbOps:
     def _journal(self) -> Journal:
         return self.memory.journal
 
-    def clone(self, skb: Skb) -> Clone:
+    def clone(self, skb: Skb, actor: str = "AoE", rule: str = "K73") -> Clone:
         """``skb_clone``: dataref goes up, no page count does (K73)."""
         clone = Clone(skb, self.clones)
         self.clones += 1
         note = f"clone {clone.number}, dataref {skb.dataref}"
         self._journal.add(
-            "AoE",
+            actor,
             "skb_clone",
-            rule="K73",
+            rule=rule,
             note=note,
             skb=self._journal.number(skb),
             clone=clone.number,
+        )
+        return clone
+
+    def tap(self, clone: Clone) -> Clone:
+        """``skb_clone`` for an AF_PACKET socket: again no reference to a page (K83)."""
+        if clone.skb is not None:
+            return self.clone(clone.skb, "sniffer", "K83")
+        clone.users += 1
+        note = f"clone {clone.number}, whose data are its own"
+        self._journal.add(
+            "sniffer", "skb_clone", rule="K83", note=note, clone=clone.number
         )
         return clone
 
@@ -155,16 +168,19 @@ class SkbOps:
         clone.skb = None
         self.release_data(skb)
 
-    def free(self, clone: Clone) -> None:
+    def free(self, clone: Clone, why: str = "transmission complete") -> None:
         """``kfree_skb`` at TX completion: K74 for shared data, K76 for private."""
         shared = clone.skb is not None
         self._journal.add(
             "network",
             "kfree_skb",
             rule="K74" if shared else "K76",
-            note=f"clone {clone.number}, transmission complete",
+            note=f"clone {clone.number}, {why}",
             clone=clone.number,
         )
+        clone.users -= 1
+        if clone.users:
+            return
         frags, clone.frags = clone.frags, []
         for page, _, _ in frags:
             self.memory.put_page(cast("Page", page), "network", "K76")
