@@ -129,14 +129,18 @@ class Memory:
         pages: how many there are.
         rules: how this kernel treats them.
         journal: where everything is recorded.
+
+    Attributes:
+        arena: the bytes of all pages, one behind the other.
+        free_list: pages to hand out, the next one last.
     """
 
     def __init__(self, pages: int, rules: Rules, journal: Journal) -> None:
         self.rules = rules
         self.journal = journal
-        self._arena = memoryview(bytearray(pages * PAGE_SIZE))
+        self.arena = memoryview(bytearray(pages * PAGE_SIZE))
         self.pages = [
-            Page(pfn, self._arena[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE])
+            Page(pfn, self.arena[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE])
             for pfn in range(pages)
         ]
         self.free_list = self.pages[::-1]
