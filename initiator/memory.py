@@ -360,7 +360,8 @@ class Memory:
         bad = [page for page in block if self._is_bad(page, actor, rule)]
         if bad and not self.rules.bad_page_freed:
             for page in block:
-                page.kept_out = page.slab or page.owner is None
+                if not page.free and (page.slab or page.owner is None):
+                    page.kept_out = True
             return
         for page in block:
             self._release(page, actor, rule)

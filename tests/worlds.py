@@ -1,0 +1,77 @@
+"""What the tests of the lab ask of its worlds: how counts moved, and what broke."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from initiator.journal import Journal
+from initiator.lab.cases import Case, run_case
+from initiator.lab.world import World
+from initiator.memory import PAGE_SIZE, RULES_2_6_21, Memory
+from initiator.policy import POLICIES
+from initiator.submitters import SUBMITTERS
+
+if TYPE_CHECKING:
+    from initiator.journal import Entry
+    from initiator.lab.cases import Result
+    from initiator.lab.world import Write
+    from initiator.memory import Page, Rules
+    from initiator.netdev import Nic
+    from initiator.policy import Policy
+
+_MOVES = {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "free_pages"}
+
+
+def make_memory(rules: Rules = RULES_2_6_21, pages: int = 8) -> Memory:
+    return Memory(pages, rules, Journal())
+
+
+def make_world(
+    policy: str | Policy, nic: Nic, rules: Rules | None = None, debug_shift: int = 0
+) -> World:
+    if isinstance(policy, str):
+        policy = POLICIES[policy]
+    return World(policy, nic, rules=rules, debug_shift=debug_shift)
+
+
+def submit(world: World, submitter: str) -> Write:
+    return world.submit(SUBMITTERS[submitter])
+
+
+def play(case: str) -> Result:
+    """Play ``policy/submitter/event/nic`` and keep all of its journal."""
+    return run_case(Case.parse(case), keep=True)
+
+
+def page_of(write: Write) -> Page:
+    """Return the page under test: the first of the buffer."""
+    return write.buffer.pieces[0][0]
+
+
+def moves(journal: Journal, page: Page) -> list[tuple[str, int | None]]:
+    """Return who moved a page's count, and to what."""
+    return [
+        (entry.actor, entry.count)
+        for entry in journal.entries
+        if entry.page == page.pfn and entry.action in _MOVES
+    ]
+
+
+def counts(journal: Journal, page: Page) -> list[int | None]:
+    """Return what a page's count became, move by move."""
+    return [count for _, count in moves(journal, page)]
+
+
+def faults(journal: Journal) -> list[tuple[str, int | None]]:
+    """Return what broke, in order, and on which page."""
+    return [(entry.fault.value, entry.page) for entry in journal.faults if entry.fault]
+
+
+def first(journal: Journal, action: str) -> Entry:
+    """Return the first event of a kind."""
+    return next(entry for entry in journal.entries if entry.action == action)
+
+
+def disk(world: World, length: int = PAGE_SIZE) -> bytes:
+    """Return what the target has stored from its first sector on."""
+    return world.peer.contents(0, length)
