@@ -63,18 +63,15 @@ def test_no_interface_is_up(wire: Wire) -> None:
     assert line == "network: no Ethernet interface is up. Name one with -i IFACE"
 
 
-def test_no_raw_sockets() -> None:
+def test_no_raw_sockets(wire: Wire) -> None:
     """Without CAP_NET_RAW; an ordinary user sees the same."""
     dropped = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", "--"]
-    done = subprocess.run(
-        [*dropped, *AOE, "discover", "-i", "lo"],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = wire.initiator.run(
+        [*dropped, *AOE, "discover", "-i", "aoe0"], capture_output=True, text=True
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 4
-    assert line.startswith("aoe: lo: raw sockets need CAP_NET_RAW. ")
+    assert line.startswith("aoe: aoe0: raw sockets need CAP_NET_RAW. ")
     assert "root" in line
     assert "unshare -Urn" in line
 
