@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from initiator.lab.cases import Case, Result
+
+    Command = Callable[..., None]
 
 # What the lab needs is imported where it is used: `aoe discover` does without.
 
@@ -139,24 +141,42 @@ _case_argument = click.argument(
 )
 
 
-def _file(option: str, help_text: str) -> Callable[..., object]:
+def _file(option: str, help_text: str) -> Callable[[Command], Command]:
     return click.option(option, type=click.File("w", lazy=True), help=help_text)
 
 
 @lab.command()
 @_case_argument
+@_file("--html", "Draw it: write one page that needs nothing but a browser.")
+@_file("--trace", "Write a Chrome trace, for ui.perfetto.dev.")
 @json_option
-def explain(*, words: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    *,
+    words: tuple[str, ...],
+    html: IO[str] | None,
+    trace: IO[str] | None,
+    as_json: bool,
+) -> None:
     """Play one case and tell it step by step.
 
     \b
     Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
-          aoe lab explain a rawalloc_highorder_tail late_txdone COW
+          aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
     """
     from initiator.lab.cases import run_case
     from initiator.lab.report import event_record, in_words, record
 
     result = run_case(_case(words), keep=True)
+    if html is not None:
+        from initiator.lab.page import html_page
+
+        html.write(html_page(result))
+    if trace is not None:
+        import json
+
+        from initiator.lab.trace import chrome_trace
+
+        json.dump(chrome_trace(result), trace, indent=1)
     if as_json:
         print_json(
             "lab explain",
