@@ -1,0 +1,360 @@
+"""Objects of the lab's slabs: whose pages count what, when they are used again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from initiator.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, RULES_6_14, Rules
+from initiator.netdev import Nic
+from initiator.policy import POLICIES
+from initiator.slab import Cache, SlabObject, order_for
+from initiator.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters
+from tests.worlds import counts, disk, faults, first, make_memory, make_world, submit
+
+REDZONE = 16
+"""With it, a 1 KiB object that is the fourth of its slab straddles a page border."""
+
+
+def make_cache(
+    rules: Rules = RULES_2_6_21,
+    size: int = SUBPAGE,
+    order: int = 0,
+    *,
+    counts_objects: bool = False,
+    debug_shift: int = 0,
+) -> Cache:
+    return Cache(make_memory(rules), size, order, counts_objects, debug_shift)
+
+
+def pages(found: SlabObject) -> list[int]:
+    return [page.pfn for page, _, _ in found.pieces()]
+
+
+# --- which pages count what -----------------------------------------------------------
+
+
+def test_k85_the_second_page_of_a_large_kmalloc_had_count_zero_in_2007() -> None:
+    found = make_cache(RULES_2_6_21, 2 * PAGE_SIZE, 1).alloc("XFS")
+    (head, _, _), (tail, _, _) = found.pieces()
+    assert (head.slab, tail.slab) == (True, True)
+    assert (head.counted.count, tail.counted.count) == (1, 0)
+
+
+def test_k85_compound_slabs_count_at_their_head() -> None:
+    found = make_cache(RULES_6_1, 2 * PAGE_SIZE, 1).alloc("XFS")
+    (head, _, _), (tail, _, _) = found.pieces()
+    assert tail.counted is head
+    assert (head.count, tail.count) == (1, 0)
+
+
+def test_k86_a_sub_page_object_had_count_one_in_2007() -> None:
+    found = make_cache(RULES_2_6_21).alloc("XFS")
+    assert [page.counted.count for page, _, _ in found.pieces()] == [1]
+
+
+@pytest.mark.parametrize(("size", "order"), [(SUBPAGE, 0), (2 * PAGE_SIZE, 1)])
+def test_k87_every_frozen_slab_page_has_count_zero(size: int, order: int) -> None:
+    found = make_cache(RULES_6_14, size, order).alloc("XFS")
+    assert {page.counted.count for page, _, _ in found.pieces()} == {0}
+
+
+def test_k111_a_freed_object_is_used_again_at_once() -> None:
+    cache = make_cache()
+    one, two = cache.alloc("a"), cache.alloc("b")
+    assert (one.offset, two.offset) == (0, SUBPAGE)
+    cache.free(one, "a")
+    assert cache.alloc("c") is one
+    assert one.owner == "c"
+
+
+@pytest.mark.parametrize(
+    ("rules", "counts_objects"),
+    [
+        (RULES_2_6_21, False),
+        (RULES_2_6_21, True),
+        (RULES_6_1, False),
+        (RULES_6_1, True),
+        (RULES_6_14, False),
+    ],
+)
+@pytest.mark.parametrize(("size", "order"), [(SUBPAGE, 0), (2 * PAGE_SIZE, 1)])
+def test_k111_an_empty_slab_goes_back_to_the_page_allocator(
+    rules: Rules, size: int, order: int, *, counts_objects: bool
+) -> None:
+    cache = make_cache(rules, size, order, counts_objects=counts_objects)
+    one = cache.alloc("a")
+    cache.shrink()
+    assert not one.pieces()[0][0].free
+    cache.free(one, "a")
+    cache.shrink()
+    assert all(page.free for page in cache.memory.pages)
+    assert [page.count for page in cache.memory.pages] == [0] * 8
+    assert not faults(cache.memory.journal)
+
+
+def test_k111_an_object_freed_twice_is_given_to_two() -> None:
+    cache = make_cache()
+    one = cache.alloc("a")
+    cache.free(one, "a")
+    cache.free(one, "a")
+    assert faults(cache.memory.journal) == [("double-free", pages(one)[0])]
+    assert cache.alloc("b") is cache.alloc("c")
+
+
+# --- option b -------------------------------------------------------------------------
+
+
+def test_k100_an_object_holds_a_reference_to_its_page() -> None:
+    cache = make_cache(counts_objects=True)
+    one, two = cache.alloc("a"), cache.alloc("b")
+    page = one.pieces()[0][0]
+    assert page.count == 3
+    cache.free(one, "a")
+    cache.free(two, "b")
+    assert counts(cache.memory.journal, page) == [2, 3, 2, 1]
+
+
+def test_k100_an_object_is_not_used_again_while_others_refer_to_its_page() -> None:
+    cache = make_cache(counts_objects=True)
+    one = cache.alloc("a")
+    page = one.pieces()[0][0]
+    cache.memory.get_page(page, "network", "K76")
+    cache.free(one, "a")
+    assert one.put_off
+    assert cache.alloc("b") is not one
+    assert (cache.memory.journal.costs.put_off, cache.memory.journal.costs.held) == (
+        1,
+        SUBPAGE,
+    )
+    cache.memory.put_page(page, "network", "K76")
+    assert not page.free
+    assert cache.alloc("c") is one
+
+
+def test_k100_what_is_put_off_is_put_off_again_while_a_reference_remains() -> None:
+    cache = make_cache(counts_objects=True)
+    one = cache.alloc("a")
+    cache.memory.get_page(one.pieces()[0][0], "network", "K76")
+    cache.free(one, "a")
+    cache.reap()
+    cache.shrink()
+    assert one.put_off
+    assert not one.pieces()[0][0].free
+
+
+def test_k100_neighbours_are_no_foreign_references() -> None:
+    cache = make_cache(counts_objects=True)
+    one, _ = cache.alloc("a"), cache.alloc("b")
+    cache.free(one, "a")
+    assert not one.put_off
+    assert cache.alloc("c") is one
+
+
+@pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
+def test_k100_a_large_object_waits_for_references_to_its_tail(rules: Rules) -> None:
+    cache = make_cache(rules, 2 * PAGE_SIZE, 1, counts_objects=True)
+    one = cache.alloc("a")
+    tail = one.pieces()[1][0]
+    cache.memory.get_page(tail, "network", "K76")
+    cache.free(one, "a")
+    assert one.put_off
+    cache.memory.put_page(tail, "network", "K76")
+    cache.reap()
+    assert not one.put_off
+    assert not faults(cache.memory.journal)
+
+
+def test_k100_the_slab_holds_every_page_so_that_no_last_object_frees_it() -> None:
+    cache = make_cache(RULES_2_6_21, 2 * PAGE_SIZE, 1, counts_objects=True)
+    one = cache.alloc("a")
+    assert [page.count for page, _, _ in one.pieces()] == [2, 2]
+    cache.free(one, "a")
+    assert [page.count for page, _, _ in one.pieces()] == [1, 1]
+    assert not faults(cache.memory.journal)
+
+
+# --- redzones -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stride", "order"), [(1024, 0), (1040, 1), (1365, 0)])
+def test_k85_a_slab_is_two_pages_long_where_one_wastes_an_eighth(
+    stride: int, order: int
+) -> None:
+    assert order_for(stride) == order
+
+
+@given(st.integers(0, 1024), st.integers(0, 1))
+def test_redzones_no_two_objects_overlap_and_none_is_in_two_slabs(
+    shift: int, order: int
+) -> None:
+    cache = make_cache(order=order, debug_shift=shift)
+    taken: set[tuple[int, int]] = set()
+    for _ in range(8):
+        found = cache.alloc("a")
+        lies_in = pages(found)
+        assert lies_in == list(range(lies_in[0], lies_in[0] + len(lies_in)))
+        assert {page.pfn for page in found.pages} >= {*lies_in}
+        assert sum(length for _, _, length in found.pieces()) == SUBPAGE
+        for page, offset, length in found.pieces():
+            bytes_here = {(page.pfn, offset + n) for n in range(length)}
+            assert not bytes_here & taken
+            taken |= bytes_here
+
+
+def test_redzones_alignment_is_lost_and_reported() -> None:
+    cache = make_cache(order=1, debug_shift=REDZONE)
+    found = [cache.alloc("XFS") for _ in range(4)]
+    assert [each.offset for each in found] == [16, 1056, 2096, 3136]
+    assert [each.is_aligned for each in found] == [False] * 4
+    assert [each.straddles for each in found] == [False, False, False, True]
+    notes = [e.note for e in cache.memory.journal.entries if e.action == "kmalloc"]
+    assert "off the sector borders" in notes[0]
+    assert "across a page border" in notes[3]
+    assert "across" not in notes[2]
+
+
+def test_without_redzones_objects_are_aligned() -> None:
+    cache = make_cache()
+    found = [cache.alloc("XFS") for _ in range(8)]
+    assert all(each.is_aligned and not each.straddles for each in found)
+    assert "border" not in first(cache.memory.journal, "kmalloc").note
+
+
+def hold_three(submitters: Submitters) -> list[Buffer]:
+    return [submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"]) for _ in range(3)]
+
+
+def test_redzones_a_straddling_buffer_is_two_fragments_and_arrives_whole() -> None:
+    world = make_world("none@2.6.21", Nic.SG, debug_shift=REDZONE)
+    others = hold_three(world.submitters)
+    world.card.hold_queue = True
+    write = submit(world, "xfs_kmalloc_subpage")
+    assert [(o, n) for _, o, n in write.buffer.pieces] == [(3136, 960), (0, 64)]
+    write.buffer.pieces[0][0].data[3136:3140] = b"head"
+    write.buffer.pieces[1][0].data[60:64] = b"tail"
+    write.expected = write.buffer.contents()
+    (clone,) = world.card.queue
+    assert [frag.length for frag in clone.payload_pages] == [960, 64]
+    world.card.release()
+    world.answer()
+    assert disk(world, 1024) == b"head" + b"\x51" * 1016 + b"tail"
+    assert write.ended
+    for other in others:
+        other.release()
+    world.finish()
+    assert not faults(world.journal)
+
+
+@pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
+def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> None:
+    world = make_world("none@2.6.21", nic, debug_shift=REDZONE)
+    hold_three(world.submitters)
+    write = submit(world, "xfs_kmalloc_subpage")
+    (near, _, _), (far, _, _) = write.buffer.pieces
+    assert counts(world.journal, near) == [2, 1]
+    # On 2.6.21 the slab's second page had count zero: 1, 0, and it is free.
+    assert counts(world.journal, far) == [1, 0]
+    assert ("premature-free", far.pfn) in faults(world.journal)
+
+
+@pytest.mark.parametrize("nic", list(Nic))
+@pytest.mark.parametrize("policy", ["a", "b", "b+", "c+", "e", "f", "none@6.1"])
+def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
+    policy: str, nic: Nic
+) -> None:
+    world = make_world(policy, nic, debug_shift=REDZONE)
+    others = [
+        world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"]) for _ in range(3)
+    ]
+    write = submit(world, "jbd_frozen_slab")
+    assert len(write.buffer.pieces) == (1 if policy == "c+" else 2)
+    world.answer()
+    for other in others:
+        other.release()
+    world.finish()
+    assert not faults(world.journal)
+    assert disk(world, 1024) == write.expected
+
+
+def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:
+    world = make_world("e", Nic.SG, debug_shift=REDZONE)
+    for _ in range(3):
+        world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"])
+    submit(world, "jbd_frozen_slab")
+    assert world.journal.costs.copied == 1024
+    copies = [e.page for e in world.journal.entries if e.action == "copy"]
+    assert len(set(copies)) == 2
+    assert disk(world, 1024) == b"\x51" * 1024
+
+
+def test_k92_xfs_of_6_1_takes_a_page_instead_of_a_straddling_object() -> None:
+    world = make_world("none@6.1", Nic.NOSG, debug_shift=REDZONE)
+    hold_three(world.submitters)
+    write = submit(world, "xfs_kmalloc_subpage")
+    ((page, offset, length),) = write.buffer.pieces
+    assert (page.slab, offset, length, page.count) == (False, 0, 1024, 1)
+    assert write.buffer.wasted == PAGE_SIZE - 1024
+
+
+def test_k92_in_2007_it_kept_the_object() -> None:
+    submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["none@2.6.21"], REDZONE)
+    hold_three(submitters)
+    buffer = submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
+    assert all(page.slab for page, _, _ in buffer.pieces)
+    assert len(buffer.pieces) == 2
+
+
+# --- who submits what -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("submitter", "then", "now"),
+    [
+        ("pagecache", 1, 1),
+        ("xfs_kmalloc_subpage", 1, 1),
+        ("jbd_frozen_slab", 1, 1),
+        ("kmalloc_highorder_tail", 0, 1),
+        ("rawalloc_highorder_tail", 0, 0),
+        ("stack_tail", 0, 1),
+        ("vmalloc_page", 1, 1),
+    ],
+)
+def test_k84_to_k92_what_a_submitters_page_counts(
+    submitter: str, then: int, now: int
+) -> None:
+    for rules, count in ((RULES_2_6_21, then), (RULES_6_1, now)):
+        submitters = Submitters(make_memory(rules), POLICIES["none@6.1"])
+        buffer = submitters.allocate(SUBMITTERS[submitter])
+        assert {page.counted.count for page, _, _ in buffer.pieces} == {count}
+
+
+@pytest.mark.parametrize("submitter", SUBMITTERS)
+@pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1, RULES_6_14])
+def test_k116_a_buffer_given_up_leaves_nothing_behind(
+    rules: Rules, submitter: str
+) -> None:
+    memory = make_memory(rules)
+    submitters = Submitters(memory, POLICIES["none@6.1"])
+    buffer = submitters.allocate(SUBMITTERS[submitter])
+    buffer.release()
+    buffer.release()
+    submitters.settle()
+    assert all(page.free for page in memory.pages)
+    assert not faults(memory.journal)
+
+
+@pytest.mark.parametrize("submitter", SUBMITTERS)
+def test_k101_with_c_plus_every_buffer_is_a_counted_page_of_no_slab(
+    submitter: str,
+) -> None:
+    submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["c+"])
+    ((page, _, _),) = submitters.allocate(SUBMITTERS[submitter]).pieces
+    assert (page.count, page.slab, page.counted) == (1, False, page)
+
+
+def test_k87_frozen_rules_are_those_of_6_1_but_for_slabs() -> None:
+    assert replace(RULES_6_14, frozen_slabs=False, name="6.1") == RULES_6_1
