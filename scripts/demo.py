@@ -40,7 +40,10 @@ def type_command(where: str, namespace: Namespace, *words: str) -> None:
     """
     click.secho(f"{where}$ {shlex.join(words)}", fg="cyan")
     program = Path(sys.executable).with_name(words[0])
-    done = namespace.run([str(program), *words[1:]], check=False)
+    # Ctrl-C is for the demo alone, which ends what it runs.
+    done = namespace.run(
+        [str(program), *words[1:]], check=False, start_new_session=True
+    )
     if done.returncode:
         raise AoEError(shlex.join(words), f"exit code {done.returncode}")
 
@@ -52,6 +55,7 @@ def serve(wire: Wire, *words: str) -> subprocess.Popen[str]:
         [str(Path(sys.executable).with_name(words[0])), *words[1:]],
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     ready = target.stdout.readline() if target.stdout else ""
     if not ready:
