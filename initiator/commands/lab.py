@@ -8,12 +8,16 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from aoe.commandline import ADDRESS
+from aoe.errors import AoEError, UsageError
 from initiator.commands.common import json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from aoe.address import Address
     from initiator.lab.cases import Case, Result
+    from initiator.lab.wire import Played
 
     Command = Callable[..., None]
 
@@ -201,3 +205,99 @@ def _tell(result: Result) -> None:
     click.echo()
     for line in verdict(result):
         click.echo(line)
+
+
+@lab.command("run")
+@_case_argument
+@click.option("--wire", is_flag=True, help="Send real frames to a real target.")
+@click.option("-i", "--interface", metavar="IFACE", help="Play against a target there.")
+@click.option(
+    "--address", type=ADDRESS, default="e0.0", show_default=True, help="Which target."
+)
+@click.option("--overwrite", is_flag=True, help="Its first sectors may be overwritten.")
+@json_option
+def run_command(
+    *,
+    words: tuple[str, ...],
+    wire: bool,
+    interface: str | None,
+    address: Address,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Play one case, and compare what landed on the disk with what was submitted.
+
+    \b
+    Try:  aoe lab run none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG --wire
+          aoe lab run e/pagecache/clean/SG -i eth0 --address e0.0 --overwrite
+
+    Without options target and disk are in memory. With --wire a target of ours serves
+    a file at the other end of a veth pair, which takes root or user namespaces; with
+    -i any target on your network will do. Its outcome must be that in memory; exit
+    code 1 if it is not.
+    """
+    from initiator.lab.wire import play
+
+    case = _case(words)
+    if interface is not None and wire:
+        raise UsageError(
+            "--wire", "is a wire of our own, -i one of yours", "Choose one"
+        )
+    if interface is not None and not overwrite:
+        raise UsageError(
+            str(address),
+            "would be overwritten from its first sector",
+            "Add --overwrite",
+        )
+    played = modelled = play(case)
+    if interface is not None:
+        from initiator.lab.wire import on_interface
+
+        with on_interface(interface, address) as peer:
+            played = play(case, peer, peer.link.mac)
+    elif wire:
+        from aoe.netns import ensure_root_or_user_namespace
+        from initiator.lab.wire import Bench
+
+        ensure_root_or_user_namespace()
+        with Bench() as bench:
+            played = bench.play(case)
+    place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
+    _print_played(played, modelled, place, as_json=as_json)
+    if not played.agrees_with(modelled):
+        why = f"{played.result.outcome} on {place}, {modelled.result.outcome} in memory"
+        raise AoEError(str(case), why)
+
+
+def _print_played(
+    played: Played, modelled: Played, place: str, *, as_json: bool
+) -> None:
+    from initiator.lab.report import dump_lines, record
+
+    result = played.result
+    if as_json:
+        print_json(
+            "lab run",
+            **record(result),
+            played_on=place or "memory",
+            outcome_in_memory=modelled.result.outcome,
+            agrees=played.agrees_with(modelled),
+            submitted=played.submitted.hex(),
+            landed=played.landed.hex(),
+        )
+        return
+    click.secho(str(result.case), bold=True)
+    if not played.submitted:
+        click.echo("The machine stopped before anything was submitted.")
+    else:
+        same = played.submitted == played.landed
+        what = "what was submitted" if same else "not what was submitted"
+        click.echo(f"The disk holds {what}, {len(played.submitted)} bytes:\n")
+        for line, is_amiss in dump_lines(played.submitted, played.landed):
+            click.secho(f"  {line}", fg="red" if is_amiss else None)
+    click.echo()
+    for where, each in ((place, played), ("memory", modelled)):
+        if where:
+            flags = f" ({', '.join(each.result.flags)})" if each.result.flags else ""
+            click.echo(f"Outcome, {where + ':':<14} {each.result.outcome}{flags}")
+    click.echo(f"Why: {result.reason}")

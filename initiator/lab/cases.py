@@ -19,7 +19,7 @@ from initiator.policy import POLICIES
 from initiator.submitters import SUBMITTERS, VARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from initiator.lab.peer import Peer
     from initiator.memory import Rules
@@ -207,7 +207,7 @@ def run_case(case: Case, *, keep: bool = False, compare: bool = True) -> Result:
         compare: where the policy runs on 2.6.21, play it again under the two settings
             of which that kernel's own is only remembered (K121).
     """
-    world = _play(case, keep=keep)
+    world = play_case(case, keep=keep)
     rules = world.memory.rules
     if_late = if_kept = ""
     if compare and POLICIES[case.policy].rules == RULES_2_6_21:
@@ -216,26 +216,29 @@ def run_case(case: Case, *, keep: bool = False, compare: bool = True) -> Result:
     return result_of(case, world, if_late, if_kept)
 
 
-def _play(
+def play_case(
     case: Case,
     *,
-    keep: bool,
+    keep: bool = False,
     rules: Rules | None = None,
-    make_peer: Callable[[], Peer] | None = None,
+    peer: Peer | None = None,
+    card_mac: bytes | None = None,
 ) -> World:
+    """Play a case and return its world; arguments as for ``World``."""
     world = World(
         POLICIES[case.policy],
         Nic[case.nic],
         rules=rules,
         keep=keep,
-        peer=make_peer() if make_peer else None,
+        peer=peer,
+        card_mac=card_mac,
     )
     play(world, ALL_SUBMITTERS[case.submitter], EVENTS[case.event])
     return world
 
 
 def _differing(case: Case, rules: Rules, usual: World) -> str:
-    outcome = _play(case, keep=False, rules=rules).journal.outcome
+    outcome = play_case(case, rules=rules).journal.outcome
     return outcome if outcome != usual.journal.outcome else ""
 
 

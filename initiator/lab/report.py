@@ -313,3 +313,38 @@ def _broken(entry: Entry) -> str:
     word = entry.fault.value if entry.fault else ""
     text = rule_text(entry.rule)
     return f"{entry.rule} at step {entry.step}, {word}. {text}"
+
+
+# --- bytes ----------------------------------------------------------------------
+
+_ROW: Final = 16
+
+
+def dump_lines(submitted: bytes, landed: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield a hex dump of what landed on a disk, and whether a line is amiss.
+
+    Rows like the one before are left out. Where a row is not what was submitted, that
+    follows, and marks under the bytes that differ.
+    """
+    last: tuple[bytes, bytes] | None = None
+    left_out = False
+    for start in range(0, len(submitted), _ROW):
+        row = landed[start : start + _ROW], submitted[start : start + _ROW]
+        if row == last:
+            if not left_out:
+                yield "*", False
+            left_out = True
+            continue
+        last, left_out = row, False
+        there, wanted = row
+        yield f"{start:08x}  on disk    {_hex(there)}", there != wanted
+        if there != wanted:
+            marks = ("^^" if a != b else "  " for a, b in zip(*row, strict=True))
+            yield f"          submitted  {_hex(wanted)}", True
+            yield f"                     {' '.join(marks)}".rstrip(), True
+    yield f"{len(submitted):08x}", False
+
+
+def _hex(row: bytes) -> str:
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+    return f"{row.hex(' ')}  {text}"

@@ -15,7 +15,7 @@ from initiator.lab.rulebook import rule_text
 from initiator.lab.story import GETS, PUTS, Period
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from initiator.journal import Entry
     from initiator.lab.story import Lane, Life, Story
@@ -169,16 +169,27 @@ class _Picture:
         flags = [("first rule that broke", first)]
         if worst is not first and worst.fault is not first.fault:
             flags.append(("worst", worst))
-        for place, (word, entry) in enumerate(flags):
-            fault = entry.fault.value if entry.fault else ""
-            text = f"{word}: {entry.rule}, {fault} at step {entry.step}"
-            x, y = self.x(entry.step), bottom + 22 + 22 * place
-            self._line(x, bottom, x, y + 2, "fatal")
-            room = len(text) * _CHARACTER
-            to_the_left = x + room > self.edge
-            anchor = 'text-anchor="end"' if to_the_left else ""
-            self._text(x - 8 if to_the_left else x + 8, y, text, "flag", anchor)
-            self.y = y + 6
+        told = [
+            f"{word}: {entry.rule}, {entry.fault.value if entry.fault else ''} "
+            f"at step {entry.step}"
+            for word, entry in flags
+        ]
+        steps = [entry.step for _, entry in flags]
+        self.y = bottom + 8
+        for (step, text), to_the_left in _without_crossing(
+            list(zip(steps, told, strict=True)), self._reaches
+        ):
+            x = self.x(step)
+            self.y += 21
+            self._line(x, bottom, x, self.y + 2, "fatal")
+            anchor = _END if to_the_left else ""
+            self._text(x - 8 if to_the_left else x + 8, self.y, text, "flag", anchor)
+        self.y += 6
+
+    def _reaches(self, step: int, text: str, other: int | None) -> bool:
+        """Tell whether a text right of a step reaches another step, or the edge."""
+        end = self.x(step) + 8 + len(text) * (_CHARACTER + 1)
+        return end > (self.edge if other is None else self.x(other))
 
     # --- the rows ---------------------------------------------------------------
 
@@ -321,6 +332,22 @@ class _Picture:
 
 
 _END: Final = 'text-anchor="end"'
+
+
+def _without_crossing(
+    flags: list[tuple[int, str]], reaches: Callable[[int, str, int | None], bool]
+) -> list[tuple[tuple[int, str], bool]]:
+    """Order flags from above, and say which stand left of their lines.
+
+    A line goes down to its own text and must cross no other.
+    """
+    sides = [reaches(step, text, None) for step, text in flags]
+    if len(flags) == 1:
+        return [(flags[0], sides[0])]
+    first, worst = flags
+    if not sides[1]:
+        return [(worst, False), (first, sides[0])]
+    return [(first, sides[0] or reaches(*first, worst[0])), (worst, True)]
 
 
 def _triangle(x: float, y: float, size: float, way: int, style: str) -> str:
