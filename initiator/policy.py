@@ -136,13 +136,16 @@ class PageAccounting:
     Args:
         policy: what to do.
         ops: the network's operations, over the memory that is counted.
+
+    Attributes:
+        fragment_refs: pages that AoE has references to, by the skb of the frame (b+).
     """
 
     def __init__(self, policy: Policy, ops: SkbOps) -> None:
         self.policy = policy
         self.memory: Memory = ops.memory
         self._ops = ops
-        self._fragment_refs: dict[Skb, list[Page]] = {}
+        self.fragment_refs: dict[Skb, list[Page]] = {}
 
     # --- the filesystem's moments -----------------------------------------------
 
@@ -198,7 +201,7 @@ class PageAccounting:
         elif self.policy.aoe_gets_fragments:
             for page in pages:
                 self.memory.get_page(page, "AoE", "K100")
-            self._fragment_refs[skb] = pages
+            self.fragment_refs[skb] = pages
         for page in pages:
             self.memory.journal.add(
                 "AoE",
@@ -247,6 +250,6 @@ class PageAccounting:
         if skb.owns_frags:
             self._ops.release_data(skb)
             return Skb()
-        for page in self._fragment_refs.pop(skb, ()):
+        for page in self.fragment_refs.pop(skb, ()):
             self.memory.put_page(page, "AoE", "K100")
         return skb

@@ -15,7 +15,7 @@ from initiator.memory import PAGE_SIZE, Memory, Page
 from initiator.slab import Cache, SlabObject, order_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from initiator.policy import Policy
 
@@ -58,6 +58,20 @@ class Buffer:
         if self.is_held:
             self.is_held = False
             self.give_back()
+
+
+def joined(buffers: Sequence[Buffer]) -> Buffer:
+    """Make one buffer of several of the same owner's, for a bio of many pages."""
+    if len(buffers) == 1:
+        return buffers[0]
+
+    def give_back() -> None:
+        for buffer in buffers:
+            buffer.give_back()
+
+    pieces = [piece for buffer in buffers for piece in buffer.pieces]
+    wasted = sum(buffer.wasted for buffer in buffers)
+    return Buffer(buffers[0].owner, pieces, give_back, wasted)
 
 
 @dataclass(frozen=True, slots=True)

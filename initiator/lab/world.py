@@ -23,10 +23,11 @@ from initiator.netdev import ModelledCard, Nic
 from initiator.options import Options
 from initiator.policy import PageAccounting, Policy
 from initiator.skbuff import SkbOps
-from initiator.submitters import Buffer, Submitter, Submitters
+from initiator.submitters import Buffer, Submitter, Submitters, joined
 
 if TYPE_CHECKING:
     from initiator.aoedev import AoeDev
+    from initiator.skbuff import Clone
 
 SUBMITTED: Final = 0x51
 REWRITTEN: Final = 0x77
@@ -99,6 +100,7 @@ class World:
         self.victims: list[Buffer] = []
         self.answers: list[bytes] = []
         self.giving_up = False
+        self._is_losing = False
         self._bring_up()
 
     @property
@@ -117,14 +119,17 @@ class World:
 
     # --- what the machine does ---------------------------------------------------
 
-    def submit(self, submitter: Submitter) -> Write:
-        """Allocate a buffer, fill it, and submit a bio that writes it."""
-        buffer = self.submitters.allocate(submitter)
+    def submit(self, submitter: Submitter, buffers: int = 1) -> Write:
+        """Allocate buffers, fill them, and submit a bio that writes them."""
+        buffer = joined([self.submitters.allocate(submitter) for _ in range(buffers)])
         number = len(self.writes)
         self.journal.costs.wasted += buffer.wasted
         buffer.fill(SUBMITTED + number)
         write = Write(number, buffer, Bio(Op.WRITE, 0, self._end_io), buffer.contents())
-        write.bio.sector = number * PAGE_SIZE // SECTOR
+        if self.writes:
+            last = self.writes[-1]
+            taken = max(len(last.expected), PAGE_SIZE)
+            write.bio.sector = last.bio.sector + taken // SECTOR
         for page, offset, length in buffer.pieces:
             self.accounting.add_page(write.bio, page, length, offset)
         self.writes.append(write)
@@ -134,6 +139,9 @@ class World:
 
     def _end_io(self, bio: Bio) -> None:
         write = next(each for each in self.writes if each.bio is bio)
+        if write.ended:
+            note = f"bio {write.number} had ended"
+            self.journal.bug("AoE", "bi_end_io", None, "K115", note)
         write.ended = True
         if bio.error is not None:
             self.journal.flags.add(Flag.EIO)
@@ -159,11 +167,21 @@ class World:
             self.journal.flags.add(Flag.UNEXPECTED_RSP)
             self.journal.add("AoE", "unexpected rsp", rule="K58")
 
-    def retransmit(self) -> None:
-        """Let so much time pass that all frames out are sent again (K48, K52)."""
-        self.now += _RTO
+    def retransmit(self, until: float | None = None) -> None:
+        """Let time pass until all frames out are sent again, or those due (K48, K52).
+
+        Args:
+            until: the time of the clock then; without, late enough for all.
+        """
+        self.now = self.now + _RTO if until is None else until
         self.journal.add("AoE", "retransmit", rule="K52", note="no answer in time")
         self.driver.handle_timer(self.now)
+
+    def lose(self, clone: Clone) -> None:
+        """Let the card send a clone that the target never gets."""
+        self._is_losing = True
+        self.card.serialise(clone)
+        self._is_losing = False
 
     def fail_device(self) -> None:
         """Take the device down; clones in flight are not called back (K55)."""
@@ -199,6 +217,9 @@ class World:
         header = Header.unpack_from(frame)
         if header.command == Command.ATA and len(frame) > ATA_DATA:
             self._check_write(frame)
+        if self._is_losing:
+            self.journal.add("network", "lost", note="the target never gets it")
+            return
         answer = self.peer.exchange(frame)
         if answer is not None:
             self.answers.append(answer)
@@ -208,7 +229,7 @@ class World:
         write = next(
             w
             for w in self.writes
-            if 0 <= lba * SECTOR - w.bio.sector * SECTOR < PAGE_SIZE
+            if 0 <= (lba - w.bio.sector) * SECTOR < len(w.expected)
         )
         start = (lba - write.bio.sector) * SECTOR
         payload = frame[ATA_DATA:]
