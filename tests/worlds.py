@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from initiator.journal import Journal
-from initiator.lab.cases import Case, run_case
+from initiator.lab.cases import EVENTS, Case, run_case
+from initiator.lab.cases import play as play_event
 from initiator.lab.world import World
 from initiator.memory import PAGE_SIZE, RULES_2_6_21, Memory
 from initiator.policy import POLICIES
 from initiator.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from initiator.journal import Entry
     from initiator.lab.cases import Result
     from initiator.lab.world import Write
@@ -43,6 +47,31 @@ def play(case: str) -> Result:
     return run_case(Case.parse(case), keep=True)
 
 
+def played(
+    policy: str | Policy,
+    submitter: str,
+    event: str,
+    nic: Nic,
+    rules: Rules | None = None,
+) -> World:
+    """Play an event to its end and return the world."""
+    world = make_world(policy, nic, rules)
+    play_event(world, SUBMITTERS[submitter], EVENTS[event])
+    return world
+
+
+def outcomes(
+    policies: Iterable[str],
+    submitters: Iterable[str],
+    events: Iterable[str],
+    nics: Iterable[str],
+) -> dict[Case, str]:
+    """Play the cases and return the outcome of each."""
+    axes = itertools.product(policies, submitters, events, nics)
+    cases = itertools.starmap(Case, axes)
+    return {case: run_case(case, compare=False).outcome for case in cases}
+
+
 def page_of(write: Write) -> Page:
     """Return the page under test: the first of the buffer."""
     return write.buffer.pieces[0][0]
@@ -53,7 +82,9 @@ def moves(journal: Journal, page: Page) -> list[tuple[str, int | None]]:
     return [
         (entry.actor, entry.count)
         for entry in journal.entries
-        if entry.page == page.pfn and entry.action in _MOVES
+        if entry.page == page.pfn
+        and entry.action in _MOVES
+        and entry.before is not None
     ]
 
 

@@ -1,0 +1,413 @@
+"""What each option of the thread comes to, what it costs, and that we pay nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+import initiator
+from aoe.ata import SECTOR
+from initiator.bio import BioVec, Op, bio_for
+from initiator.driver import Driver
+from initiator.journal import Flag, Journal
+from initiator.lab.cases import EVENTS
+from initiator.memory import PAGE_SIZE, RULES_6_1, Memory
+from initiator.netdev import LinkDevice, Nic
+from initiator.policy import POLICIES, sendpage_ok
+from initiator.skbuff import Skb, SkbOps
+from initiator.slab import Cache
+from initiator.submitters import SUBMITTERS
+from tests.worlds import (
+    counts,
+    disk,
+    faults,
+    first,
+    make_world,
+    moves,
+    outcomes,
+    page_of,
+    play,
+    played,
+    submit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from aoe.link import Link
+    from tests.unit.conftest import AnsweringTarget, Connect
+
+COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
+SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
+FREEING = {"double-free", "premature-free", "underflow", "bad-page", "BUG", "leak"}
+ACCOUNTING = {"memory.py", "slab.py", "policy.py", "journal.py"}
+every_card = pytest.mark.parametrize("nic", Nic.__members__)
+
+
+# --- the fixes --------------------------------------------------------------------
+
+
+def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
+    world = make_world("a", Nic.NOSG)
+    write = submit(world, "rawalloc_highorder_tail")
+    page = page_of(write)
+    assert page.count == 1
+    world.answer()
+    assert moves(world.journal, page) == [
+        ("AoE", 1),
+        ("network", 2),
+        ("network", 1),
+        ("AoE", 0),
+    ]
+    journal = world.journal
+    arrives = first(journal, "page_ref_inc").step
+    assert arrives < first(journal, "skb_fill_page_desc").step
+    assert first(journal, "page_ref_dec").step < first(journal, "bi_end_io").step
+    world.finish()
+    assert not faults(journal)
+
+
+def test_k97_3_7_dies_of_a_compound_tail_and_3_12_counts_its_head() -> None:
+    policy, submitter = POLICIES["a"], "kmalloc_highorder_tail"
+    first_form = replace(RULES_6_1, raising_tails_is_bug=True)
+    world = played(policy, submitter, "clean", Nic.SG, first_form)
+    assert world.journal.outcome == "BUG"
+    world = played(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
+    head = page_of(world.writes[0]).block[0]
+    assert counts(world.journal, head)[:4] == [2, 3, 2, 1]
+    assert world.journal.outcome == "ok"
+
+
+def test_k98_6_1_without_counts_is_safe_but_for_raw_tails() -> None:
+    found = outcomes(["none@6.1"], SUBMITTERS, ["clean", "dup_response"], ["NOSG"])
+    bad = {case.submitter for case, outcome in found.items() if outcome != "ok"}
+    assert bad == {"rawalloc_highorder_tail"}
+    assert play("none@6.1/rawalloc_highorder_tail/clean/SG").outcome == "ok"
+
+
+def test_k99_an_owner_that_lets_go_during_the_bio_leaks_the_page() -> None:
+    world = make_world("a", Nic.SG)
+    write = submit(world, "pagecache")
+    page = page_of(write)
+    world.give_up(write)
+    world.answer()
+    assert counts(world.journal, page) == [2, 1, 0]
+    assert (page.free, page.owner) == (False, None)
+    assert faults(world.journal) == [("leak", page.pfn)]
+
+
+def test_k99_one_that_waits_for_bi_end_io_does_not() -> None:
+    found = outcomes(["a"], ["pagecache"], EVENTS, ["SG"])
+    assert "leak" not in found.values()
+
+
+def test_k76_option_a_does_not_reach_beyond_bi_end_io() -> None:
+    found = outcomes(["a"], COUNT_ZERO, ["late_txdone"], Nic.__members__)
+    bad = {case.nic for case, outcome in found.items() if outcome != "ok"}
+    assert bad == {"COW"}
+
+
+def test_k100_option_b_saves_slab_pages_from_k75_and_k76() -> None:
+    slab = [*SUBPAGE, "kmalloc_highorder_tail"]
+    found = outcomes(["b", "b+"], slab, EVENTS, Nic.__members__)
+    assert not FREEING & set(found.values())
+
+
+def test_k100_option_b_puts_reuse_off_while_a_private_head_reads() -> None:
+    case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/COW"
+    assert play(case.format("b")).outcome == "ok"
+    assert play(case.format("none@2.6.21")).outcome == "wrong-bytes"
+
+
+def test_k100_option_b_does_not_save_borrowed_fragments_from_k80() -> None:
+    case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/SG"
+    for policy in ("b", "b+"):
+        assert play(case.format(policy)).outcome == "wrong-bytes"
+
+
+@pytest.mark.parametrize("submitter", ["rawalloc_highorder_tail", "stack_tail"])
+def test_k100_option_b_does_not_see_pages_of_no_slab(submitter: str) -> None:
+    assert play(f"b/{submitter}/clean/NOSG").outcome == "double-free"
+
+
+@every_card
+@pytest.mark.parametrize("submitter", COUNT_ZERO)
+def test_k101_the_trap_of_c_is_its_own_put_in_bi_end_io(
+    submitter: str, nic: str
+) -> None:
+    world = make_world("c", Nic[nic])
+    write = submit(world, submitter)
+    page = page_of(write)
+    assert not faults(world.journal)
+    world.answer()
+    assert write.ended
+    assert moves(world.journal, page)[0] == ("filesystem", 1)
+    assert moves(world.journal, page)[-1] == ("filesystem", 0)
+    assert ("premature-free", page.pfn) in faults(world.journal)
+
+
+def test_k101_c_plus_is_safe_because_it_allocates_pages() -> None:
+    found = outcomes(["c+"], SUBMITTERS, EVENTS, Nic.__members__)
+    assert not FREEING & set(found.values())
+
+
+@every_card
+def test_k101_d_is_a_bug_for_slab_pages_and_nothing_for_others(nic: str) -> None:
+    found = outcomes(["d"], SUBMITTERS, ["clean"], [nic])
+    died = {case.submitter for case, outcome in found.items() if outcome == "BUG"}
+    assert died == {*SUBPAGE, "kmalloc_highorder_tail"}
+
+
+def test_k101_d_would_not_catch_count_zero_pages_of_no_slab() -> None:
+    assert play("d/rawalloc_highorder_tail/clean/NOSG").outcome == "double-free"
+
+
+@pytest.mark.parametrize(
+    ("submitter", "passes"),
+    [
+        ("pagecache", True),
+        ("vmalloc_page", True),
+        ("stack_tail", True),
+        ("xfs_kmalloc_subpage", False),
+        ("jbd_frozen_slab", False),
+        ("kmalloc_highorder_tail", False),
+        ("rawalloc_highorder_tail", False),
+    ],
+)
+@every_card
+def test_k102_what_fails_sendpage_ok_is_copied(
+    submitter: str, nic: str, *, passes: bool
+) -> None:
+    world = make_world("e", Nic[nic])
+    write = submit(world, submitter)
+    assert sendpage_ok(page_of(write)) is passes
+    assert (Flag.COPIED in world.journal.flags) is not passes
+    world.answer()
+    world.finish()
+    assert not faults(world.journal)
+    assert disk(world, len(write.expected)) == write.expected
+
+
+def test_k102_no_page_is_freed_early_and_no_reused_memory_is_sent() -> None:
+    events = [event for event in EVENTS if "rewrite" not in event]
+    found = outcomes(["e"], SUBMITTERS, events, Nic.__members__)
+    assert set(found.values()) == {"ok"}
+
+
+def test_k102_a_compound_tail_of_no_slab_is_judged_by_its_head() -> None:
+    memory = Memory(4, RULES_6_1, Journal())
+    _, tail = memory.alloc_pages(1, "user", compound=True)
+    assert sendpage_ok(tail)
+    assert not sendpage_ok(memory.alloc_pages(1, "bcache")[1])
+
+
+@pytest.mark.parametrize("policy", ["none@6.1", "f"])
+def test_k103_no_guard_protects_aoe(policy: str) -> None:
+    world = make_world(policy, Nic.NOSG)
+    write = submit(world, "rawalloc_highorder_tail")
+    page = page_of(write)
+    # skb_splice_from_iter would warn and return EIO. AoE builds its skbs by hand.
+    assert not world.journal.flags
+    assert counts(world.journal, page) == [1, 0]
+    assert ("premature-free", page.pfn) in faults(world.journal)
+
+
+def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
+    memory = Memory(4, RULES_6_1, Journal())
+    tail = Cache(memory, 2 * PAGE_SIZE, 1).alloc("ZFS").pieces()[1][0]
+    skb = Skb()
+    skb.frags, skb.owns_frags = [BioVec(tail, 0, 512)], True
+    SkbOps(memory).release_data(skb)
+    assert faults(memory.journal) == [("bad-page", tail.counted.pfn)]
+    assert memory.journal.faults[0].note.startswith("network freed a slab page")
+    assert not tail.counted.free
+
+
+# --- costs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "costs"),
+    [
+        # Nobody counts; a card without scatter-gather gets, copies and puts a page.
+        ("none@2.6.21/pagecache/clean/SG", {}),
+        ("none@2.6.21/pagecache/clean/NOSG", {"gets": 1, "puts": 1, "copied": 4096}),
+        ("none@6.1/xfs_kmalloc_subpage/clean/COW", {"gets": 1, "puts": 1}),
+        # Two clones of the same frame.
+        (
+            "none@6.1/pagecache/lost_rexmit_stale_clone/NOSG",
+            {"gets": 2, "puts": 2, "copied": 8192},
+        ),
+        # Given up while a private head refers to it: 4 KiB held until it is sent.
+        (
+            "none@6.1/pagecache/late_txdone+free_realloc/COW",
+            {"gets": 1, "puts": 1, "held": 4096},
+        ),
+        # Once around the bio; beside it, each of two clones.
+        ("a/pagecache/clean/SG", {"gets": 1, "puts": 1}),
+        (
+            "a/rawalloc_highorder_tail/dup_response/NOSG",
+            {"gets": 2, "puts": 2, "copied": 4096},
+        ),
+        ("a/pagecache/lost_rexmit_stale_clone/COW", {"gets": 3, "puts": 3}),
+        # The object's reference; for two pages, two and the slab's to the second.
+        ("b/pagecache/clean/SG", {}),
+        ("b/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1}),
+        ("b/kmalloc_highorder_tail/clean/SG", {"gets": 3, "puts": 3}),
+        # The object's, the card's and those of the victim's object, a neighbour.
+        (
+            "b/xfs_kmalloc_subpage/late_txdone+free_realloc/COW",
+            {"gets": 3, "puts": 3, "held": 1024, "put_off": 1},
+        ),
+        # And AoE's to the fragment: once for two clones.
+        ("b+/pagecache/clean/SG", {"gets": 1, "puts": 1}),
+        ("b+/pagecache/lost_rexmit_stale_clone/SG", {"gets": 1, "puts": 1}),
+        ("b+/xfs_kmalloc_subpage/clean/COW", {"gets": 3, "puts": 3}),
+        # The filesystem's.
+        ("c/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1}),
+        ("c/pagecache/clean/COW", {"gets": 2, "puts": 2}),
+        # On 3 KiB more than it needs.
+        ("c+/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1, "wasted": 3072}),
+        ("c+/rawalloc_highorder_tail/clean/SG", {"gets": 1, "puts": 1}),
+        ("none@6.1/jbd_get_free_page/clean/SG", {"wasted": 3072}),
+        # Refused before anything is counted.
+        ("d/xfs_kmalloc_subpage/clean/NOSG", {}),
+        ("d/pagecache/clean/SG", {}),
+        # A reference that the fragment owns, or a page for a copy, once for two clones.
+        ("e/pagecache/clean/SG", {"gets": 1, "puts": 1}),
+        ("e/pagecache/clean/COW", {"gets": 2, "puts": 2}),
+        (
+            "e/xfs_kmalloc_subpage/lost_rexmit_stale_clone/SG",
+            {"gets": 1, "puts": 1, "copied": 1024, "wasted": 3072},
+        ),
+        (
+            "e/rawalloc_highorder_tail/clean/NOSG",
+            {"gets": 2, "puts": 2, "copied": 8192},
+        ),
+        # What does nothing counts nothing.
+        ("f/xfs_kmalloc_subpage/clean/NOSG", {"copied": 1024}),
+        ("f/pagecache/clean/NOSG", {"gets": 1, "puts": 1, "copied": 4096}),
+    ],
+)
+def test_costs_are_those_reckoned_by_hand(case: str, costs: dict[str, int]) -> None:
+    found = play(case).costs
+    assert {name: value for name, value in found.items() if value} == costs
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "d"])
+@every_card
+def test_costs_every_get_has_its_put_where_nothing_breaks(
+    policy: str, nic: str
+) -> None:
+    for event in EVENTS:
+        for submitter in SUBMITTERS:
+            world = played(policy, submitter, event, Nic[nic])
+            if {word for word, _ in faults(world.journal)} <= {"wrong-bytes"}:
+                costs = asdict(world.journal.costs)
+                assert costs["gets"] == costs["puts"], (submitter, event)
+
+
+# --- everyday use ---------------------------------------------------------------------
+
+
+class Ring:
+    """A send ring that keeps what it is told to send."""
+
+    name = "eth0"
+    mac = b"\2\0\0\0\0\1"
+    mtu = 9000
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self._memory = memoryview(bytearray(10_000))
+
+    def reserve(self) -> memoryview:
+        return self._memory
+
+    def commit(self, length: int) -> None:
+        self.sent.append(bytes(self._memory[:length]))
+
+
+@contextmanager
+def files_that_run() -> Iterator[set[str]]:
+    """Note the files of the initiator that functions are called in."""
+    home = Path(initiator.__file__).parent
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        yield files
+    finally:
+        sys.setprofile(None)
+        names = {Path(f).name for f in files if Path(f).parent == home}
+        files.clear()
+        files.update(names)
+
+
+def read_and_write(target: AnsweringTarget) -> None:
+    """Find a device on a link, write to it, lose a frame, and read it back."""
+    ring, driver = Ring(), Driver()
+    netdev = LinkDevice(cast("Link", ring))
+    driver.add_netdev(netdev)
+    now = 0.0
+
+    def answer() -> None:
+        while ring.sent:
+            frame = target.answer(ring.sent.pop(0))
+            driver.receive(memoryview(frame), netdev, now)
+
+    driver.discover()
+    answer()
+    (device,) = driver.devices.values()
+    ended: list[object] = []
+    data = bytes(range(256)) * 256
+    driver.submit(device, bio_for(Op.WRITE, 0, data, ended.append), now)
+    ring.sent.pop(0)
+    answer()
+    now = driver.next_timeout() or now
+    driver.handle_timer(now)
+    answer()
+    buffer = bytearray(len(data))
+    driver.submit(device, bio_for(Op.READ, 0, buffer, ended.append), now)
+    answer()
+    assert len(ended) == 2
+    assert buffer == data
+    assert target.disk[: len(data)] == data
+    assert len(data) > 100 * SECTOR
+
+
+def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> None:
+    target = connect(is_up=False).target
+    with files_that_run() as files:
+        read_and_write(target)
+    assert files >= {"driver.py", "aoedev.py", "bio.py", "netdev.py"}
+    assert not files & ACCOUNTING
+
+
+def test_the_same_look_at_a_lab_world_sees_the_accounting() -> None:
+    with files_that_run() as files:
+        play("b/xfs_kmalloc_subpage/clean/COW")
+    assert files >= ACCOUNTING
+
+
+def test_everyday_use_does_not_even_load_it() -> None:
+    script = (
+        "import sys, initiator.device, initiator.copy\n"
+        "print(*(name for name in sys.modules if name.startswith('initiator.')))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "initiator.driver" in loaded
+    assert not {f"initiator.{name[:-3]}" for name in ACCOUNTING} & {*loaded}
