@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from aoe.netns import Wire
     from initiator.lab.peer import Peer
 
-_PATIENCE: Final = 5.0
-"""Seconds that a target gets for one answer."""
 _DISK: Final = 64 * SECTOR
 _SECTORS: Final = PAGE_SIZE // SECTOR
 _PLACE: Final = slice(16, 19)
@@ -92,6 +90,7 @@ class WirePeer:
         link: an interface on which the target is.
         contents: reads the target's disk: offset, length.
         address: the target's.
+        patience: seconds that it gets for one answer.
     """
 
     def __init__(
@@ -99,8 +98,10 @@ class WirePeer:
         link: Link,
         contents: Callable[[int, int], bytes],
         address: Address = ADDRESS,
+        patience: float = 5.0,
     ) -> None:
         self.link = link
+        self._patience = patience
         self.contents = contents
         self._address = address
 
@@ -121,7 +122,7 @@ class WirePeer:
         return _readdressed(answer, ADDRESS)
 
     def _await(self, request: Header) -> bytes:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + self._patience
         while (left := deadline - time.monotonic()) > 0:
             if not self.link.wait(left):
                 break
@@ -130,7 +131,7 @@ class WirePeer:
                 return bytes(frame)
         raise NotFoundError(
             str(self._address),
-            f"no answer on {self.link.name} within {_PATIENCE:g} s",
+            f"no answer on {self.link.name} within {self._patience:g} s",
             f"See who is there: aoe discover -i {self.link.name}",
         )
 

@@ -1,0 +1,161 @@
+"""The modelled machine on real frames: a real target executes what it sends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.address import Address
+from aoe.errors import AccessError, AoEError, NotFoundError
+from initiator.lab.cases import ALL_SUBMITTERS, Case, all_cases
+from initiator.lab.wire import Bench, WirePeer, on_interface, play
+from initiator.submitters import SUBMITTERS
+from tests.serving import ready_line, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+REWRITTEN = "none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG"
+
+
+def covering() -> list[Case]:
+    """Return cases in which every two names of two axes meet, at least once."""
+    chosen: list[Case] = []
+    met: set[object] = set()
+    for case in all_cases(submitters=list(ALL_SUBMITTERS)):
+        pairs = set(itertools.combinations(enumerate(case), 2))
+        if pairs - met:
+            chosen.append(case)
+            met |= pairs
+    return chosen
+
+
+CASES = covering()
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    try:
+        opened = Bench()
+    except AccessError as error:
+        pytest.skip(str(error))
+    with opened:
+        yield opened
+
+
+def test_the_cases_below_are_of_every_kind() -> None:
+    assert len(set(CASES)) == len(CASES) >= 40
+    names = [set(axis) for axis in zip(*CASES, strict=True)]
+    assert [len(axis) for axis in names] == [10, 9, 9, 3]
+    assert names[1] > set(SUBMITTERS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_wire_changes_nothing(bench: Bench, case: Case) -> None:
+    on_wire, in_memory = bench.play(case), play(case)
+
+    assert on_wire.result.outcome == in_memory.result.outcome
+    assert on_wire.result.flags == in_memory.result.flags
+    assert on_wire.landed == in_memory.landed
+    assert bench.contents(0, 1 << 20) == in_memory.landed.ljust(64 * 512, b"\0")
+    assert on_wire.agrees_with(in_memory)
+
+
+def test_k120_what_was_never_submitted_is_in_the_file(bench: Bench) -> None:
+    played = bench.play(Case.parse(REWRITTEN))
+    assert played.result.outcome == "wrong-bytes"
+    assert played.submitted == b"\x51" * 4096
+    assert bench.disk.read_bytes() == b"\x77" * 4096 + bytes(28672)
+
+
+def test_k81_a_clone_of_a_failed_device_still_writes(bench: Bench) -> None:
+    played = bench.play(Case.parse("e/pagecache/devfail_clone_in_flight/SG"))
+    assert played.result.flags == ("EIO", "ghost-write", "unexpected-rsp")
+    assert bench.disk.read_bytes()[:4096] == played.submitted
+
+
+def aoe_lab_run(wire: Wire | None, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "initiator", "lab", "run", *words]
+    options = {"capture_output": True, "text": True, "check": False, "timeout": 60}
+    run = subprocess.run if wire is None else wire.initiator.run
+    return run(command, **options)  # type: ignore[call-overload] # as given
+
+
+def test_the_command_shows_both_outcomes_and_the_bytes(bench: Bench) -> None:
+    assert bench.link.up
+    done = aoe_lab_run(None, REWRITTEN, "--wire")
+    assert done.returncode == 0, done.stderr
+    assert "on disk    77 77 77" in done.stdout
+    assert "submitted  51 51 51" in done.stdout
+    assert "^^ ^^ ^^" in done.stdout
+    outcomes = [line for line in done.stdout.splitlines() if "Outcome" in line]
+    assert [line.split(":")[0] for line in outcomes] == [
+        "Outcome, a veth pair",
+        "Outcome, memory",
+    ]
+    assert all("wrong-bytes (dup-write, unexpected-rsp)" in line for line in outcomes)
+
+
+@pytest.fixture
+def target(make_wire: object, tmp_path: Path) -> tuple[Wire, Path]:
+    """Serve e7.3 from a disk that has something on it, with frames of 17 sectors."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"\xaa" * 65536)
+    wire: Wire = make_wire(9000)  # type: ignore[operator] # conftest.MakeWire
+    ready_line(start(wire.target, "serve", "e7.3", "aoe0", disk))
+    return wire, disk
+
+
+def test_any_target_will_do_and_its_disk_is_overwritten(
+    target: tuple[Wire, Path],
+) -> None:
+    wire, disk = target
+    where = ("-i", "aoe0", "--address", "e7.3")
+    case = "c+/xfs_kmalloc_subpage/stale_clone+free_realloc/NOSG"
+
+    refused = aoe_lab_run(wire, case, *where)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "aoe: e7.3: would be overwritten from its first sector. Add --overwrite\n"
+    )
+    assert disk.read_bytes() == b"\xaa" * 65536
+
+    done = aoe_lab_run(wire, case, *where, "--overwrite", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["agrees"] is True
+    assert report["played_on"] == "e7.3 on aoe0"
+    assert bytes.fromhex(report["landed"]) == disk.read_bytes()[:1024]
+    assert disk.read_bytes()[1024:] == b"\xaa" * 64512
+
+
+def test_a_target_that_is_not_there_is_said_to_be_missing(
+    target: tuple[Wire, Path],
+) -> None:
+    wire, _ = target
+    with wire.initiator.entered(), on_interface("aoe0", Address(7, 4)) as open_peer:
+        link = open_peer.link
+        peer = WirePeer(link, open_peer.contents, Address(7, 4), patience=0.2)
+        words = r"e7\.4: no answer on aoe0 within 0\.2 s"
+        with pytest.raises(NotFoundError, match=words):
+            play(Case.parse(REWRITTEN), peer, link.mac)
+
+
+def test_frames_that_cannot_hold_a_page_are_refused(wire: Wire) -> None:
+    words = "aoe0: an MTU of 1500 has no room for a page in a frame"
+    with (
+        wire.initiator.entered(),
+        pytest.raises(AoEError, match=words),
+        on_interface("aoe0", Address(0, 0)),
+    ):
+        pass
