@@ -95,7 +95,7 @@ class Exploration:
         safe: no violation was found within the bounds.
         complete: there was nothing left to try within the bounds but ``max_steps``; so
             if it is safe, it is for any number of steps.
-        steps: of the counterexample, or of the longest order that was tried.
+        steps: of the counterexample; or so many that all orders of them were tried.
         states: different states that were reached.
         edges: steps that were tried.
         seconds: that it took.
@@ -158,6 +158,19 @@ def explore(
     return Explorer(setting, progress or (lambda _steps, _states: None)).run()
 
 
+def parse_faults(names: Collection[str]) -> frozenset[Fault]:
+    """Read the words for faults, ``premature-free`` and so on.
+
+    Raises:
+        UsageError: there is no such fault.
+    """
+    known = {fault.value: fault for fault in Fault}
+    for name in names:
+        if name not in known:
+            raise UsageError(name, f"unknown (have: {', '.join(known)})")
+    return frozenset(known[name] for name in names)
+
+
 def replay(setting: Setting, path: Sequence[Step]) -> tuple[Run, list[str]]:
     """Play a path on a fresh world; return its run and its steps in words."""
     run = setting.begin(keep=True)
@@ -211,7 +224,7 @@ class Explorer:
         self.play = setting.begin()
         self.seen = {digest(self.play)}
         self.edges = 0
-        self.depth = 0
+        self.depth = self.tried = 0
         self.is_short = False
 
     def run(self) -> Exploration:
@@ -224,9 +237,10 @@ class Explorer:
             self.depth += 1
             following: deque[Waiting] = deque()
             path = next(self._expand(level, following), None)
-            if path is not None:
+            if path is not None or level:
                 break
-            level += following
+            self.tried = self.depth
+            level = following
         found = self._sum_up(path, time.perf_counter() - began)
         return replace(found, complete=found.safe and not level and not self.is_short)
 
@@ -292,7 +306,7 @@ class Explorer:
             setting=self.setting,
             safe=path is None,
             complete=False,
-            steps=len(steps) or self.depth,
+            steps=len(steps) or self.tried,
             states=len(self.seen),
             edges=self.edges,
             seconds=seconds,
