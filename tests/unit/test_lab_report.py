@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Outcome
 
+import initiator
 from initiator.cli import cli
 from initiator.journal import SEVERITY
 from initiator.lab.cases import Case, Result, all_cases, run_case
@@ -25,9 +27,6 @@ from initiator.lab.report import COLUMNS, dump_lines, record, write_csv
 from initiator.lab.rulebook import OUTCOMES, RULES
 from initiator.lab.story import tell
 from initiator.lab.trace import chrome_trace
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 YEAR_2007 = "none@2.6.21/rawalloc_highorder_tail/clean/NOSG"
 KINDS = [
@@ -74,6 +73,18 @@ def test_k117_outcomes_are_explained_worst_first() -> None:
 def test_every_rule_that_a_journal_names_is_explained(results: list[Result]) -> None:
     named = {entry.rule for result in results for entry in result.journal.entries}
     assert named - set(RULES) == {""}
+
+
+def test_every_rule_that_the_model_names_is_explained() -> None:
+    package = Path(initiator.__file__).parent
+    sources = [*package.glob("*.py"), *package.glob("lab/*.py")]
+    named = {
+        rule
+        for source in sources
+        for rule in re.findall(r'"(K\d+)"', source.read_text())
+    }
+    assert "K75" in named
+    assert named <= set(RULES)
 
 
 def test_csv_has_a_line_for_each_case_and_a_column_for_each_fact(
