@@ -11,6 +11,7 @@ import click
 from aoe.commandline import ADDRESS
 from aoe.errors import AoEError, UsageError
 from initiator.commands.common import json_option, print_json
+from initiator.commands.explore import explore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -301,3 +302,6 @@ def _print_played(
             flags = f" ({', '.join(each.result.flags)})" if each.result.flags else ""
             click.echo(f"Outcome, {where + ':':<14} {each.result.outcome}{flags}")
     click.echo(f"Why: {result.reason}")
+
+
+lab.add_command(explore)
