@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aoe.errors import UsageError
+from initiator.bio import Bio, Op
 from initiator.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, RULES_6_14, Rules
 from initiator.netdev import Nic
 from initiator.policy import POLICIES
@@ -278,6 +280,21 @@ def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
     world.finish()
     assert not faults(world.journal)
     assert disk(world, 1024) == write.expected
+
+
+def test_redzones_half_of_a_straddling_buffer_is_refused_and_counts_nothing() -> None:
+    world = make_world("a", Nic.NOSG, debug_shift=REDZONE)
+    hold_three(world.submitters)
+    buffer = world.submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
+    ended: list[Bio] = []
+    bio = Bio(Op.WRITE, 0, ended.append)
+    page, offset, length = buffer.pieces[0]
+    bio.add_page(page, length, offset)
+    world.driver.submit(world.device, bio, 0.0)
+    assert ended == [bio]
+    assert isinstance(bio.error, UsageError)
+    assert "sectors" in str(bio.error)
+    assert counts(world.journal, page) == []
 
 
 def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:

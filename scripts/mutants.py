@@ -1,0 +1,231 @@
+"""Leave out one get, put or deferral after the other, and see which test notices.
+
+Every mutant is a copy of the checkout in which one statement does nothing. The unit
+tests of the lab run against each until the first fails. One that no test notices is a
+survivor: a test is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+GETS_AND_PUTS: Final = frozenset(
+    {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "release_data"}
+)
+MUTATED: Final = {
+    "initiator/policy.py": GETS_AND_PUTS,
+    "initiator/slab.py": GETS_AND_PUTS | {"reap"},
+    "initiator/skbuff.py": GETS_AND_PUTS,
+    "initiator/submitters.py": frozenset({"reap"}),
+    "initiator/driver.py": frozenset({"bio_arrives", "bio_ends"}),
+    "initiator/lab/world.py": frozenset({"end_io"}),
+}
+"""Calls that are left out, by the module in which they stand."""
+SHARERS: Final = frozenset({"dataref", "users"})
+"""Counters of those who share data: their ups and downs are left out as well."""
+DEFERRAL: Final = "_is_referenced"
+"""What puts the reuse of an object off: made to answer no."""
+TESTS: Final = tuple(
+    f"tests/unit/test_lab_{name}.py" for name in ("skbuff", "slab", "rules", "policies")
+)
+NEEDED: Final = ("aoe", "initiator", "tests", "pyproject.toml")
+_TIMEOUT: Final = 120.0
+
+
+class Mutant(NamedTuple):
+    """One statement that does nothing.
+
+    Args:
+        path: its module.
+        line: where it stands.
+        function: in what.
+        text: the statement.
+        source: the module without it.
+    """
+
+    path: str
+    line: int
+    function: str
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} {self.function}: {self.text}"
+
+
+class Verdict(NamedTuple):
+    """Which test noticed a mutant; "" if none did."""
+
+    mutant: Mutant
+    killer: str
+    seconds: float
+
+
+def mutants(path: str, source: str) -> Iterator[Mutant]:
+    """Find what can be left out of a module, in the order of its lines."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                instead = _instead(node, MUTATED[path])
+                if instead:
+                    found.append((node, function.name, instead))
+    for node, function_name, instead in sorted(found, key=lambda f: _place(f[0])):
+        text = ast.get_source_segment(source, node) or ""
+        mutated = _replaced(source, node, instead)
+        yield Mutant(path, _place(node)[0], function_name, text, mutated)
+
+
+def _instead(node: ast.AST, names: frozenset[str]) -> str:
+    """Say what to write instead of a statement or call; "" to let it stand."""
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name))) if name in names:
+            return "pass"
+        case ast.AugAssign(target=ast.Attribute(attr=name)) if name in SHARERS:
+            return "pass"
+        case ast.Call(func=ast.Attribute(attr=name)) if name == DEFERRAL:
+            return "False"
+    return ""
+
+
+def _place(node: ast.AST) -> tuple[int, int]:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+
+
+def _replaced(source: str, node: ast.AST, instead: str) -> str:
+    lines = source.splitlines(keepends=True)
+    line, column = _place(node)
+    last: int = getattr(node, "end_lineno", line)
+    end: int = getattr(node, "end_col_offset", 0)
+    before, after = lines[line - 1][:column], lines[last - 1][end:]
+    return "".join([*lines[: line - 1], before, instead, after, *lines[last:]])
+
+
+def all_mutants(checkout: Path = CHECKOUT) -> list[Mutant]:
+    """Find the mutants of all modules."""
+    return [
+        mutant
+        for path in MUTATED
+        for mutant in mutants(path, (checkout / path).read_text())
+    ]
+
+
+def copy_checkout(home: Path) -> None:
+    """Copy what the tests need into an empty directory."""
+    for name in NEEDED:
+        if (CHECKOUT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CHECKOUT / name, home / name, ignore=ignored)
+        else:
+            shutil.copy(CHECKOUT / name, home / name)
+
+
+def failing_test(home: Path, tests: Sequence[str] = TESTS) -> str:
+    """Run the tests in a copy of the checkout; return the first that fails, or ""."""
+    # Run as a module, Python finds the copy first; a cache would outlive the mutant.
+    environment = os.environ | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(home / ".hypothesis"),
+    }
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {_TIMEOUT:.0f} s"
+    if done.returncode == 0:
+        return ""
+    for line in done.stdout.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            return line.split()[1].removeprefix("tests/unit/")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def judge(mutant: Mutant, home: Path, tests: Sequence[str] = TESTS) -> Verdict:
+    """Run the tests against one mutant, in a copy that is whole again afterwards."""
+    start = time.monotonic()
+    place = home / mutant.path
+    whole = place.read_text()
+    place.write_text(mutant.source)
+    try:
+        killer = failing_test(home, tests)
+    finally:
+        place.write_text(whole)
+    return Verdict(mutant, killer, time.monotonic() - start)
+
+
+def judge_all(
+    chosen: Sequence[Mutant], jobs: int, tests: Sequence[str] = TESTS
+) -> Iterator[Verdict]:
+    """Judge mutants, some at a time, each in a copy of the checkout of its own."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        homes: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            home = Path(directory) / str(number)
+            home.mkdir()
+            copy_checkout(home)
+            homes.put(home)
+        first = homes.get()
+        broken = failing_test(first, tests)
+        homes.put(first)
+        if broken:
+            raise SystemExit(f"mutants: {broken} fails as it is. Repair that first")
+
+        def run(mutant: Mutant) -> Verdict:
+            home = homes.get()
+            try:
+                return judge(mutant, home, tests)
+            finally:
+                homes.put(home)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(run, chosen)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Judge the mutants and print who noticed each; 1 if one survives."""
+    parser = argparse.ArgumentParser(prog="mutants", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="only list them")
+    parser.add_argument("-k", metavar="TEXT", default="", help="those that contain it")
+    parser.add_argument("-j", metavar="JOBS", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("tests", nargs="*", default=TESTS, help="instead of the lab's")
+    options = parser.parse_args(words)
+    chosen = [mutant for mutant in all_mutants() if options.k in str(mutant)]
+    if options.list:
+        print(*chosen, sep="\n")
+        return 0
+    start = time.monotonic()
+    survivors = 0
+    for mutant, killer, seconds in judge_all(chosen, options.j, options.tests):
+        survivors += not killer
+        print(f"{mutant}\n    {killer or 'SURVIVES'} ({seconds:.1f} s)", flush=True)
+    took = time.monotonic() - start
+    print(f"{len(chosen)} mutants, {survivors} survive, {took:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
