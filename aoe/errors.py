@@ -64,6 +64,10 @@ class DeviceError(AoEError):
     """A disk operation that failed, as the ATA registers or AoE error tell it."""
 
 
+class UnsupportedError(DeviceError):
+    """A command that the target does not know; nothing else is wrong."""
+
+
 def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
     """Turn an ``OSError`` into the matching AoEError, with the system's own words."""
     why = os.strerror(error.errno).lower() if error.errno else str(error)

@@ -154,7 +154,9 @@ class Disk:
         """Make all writes that have returned durable, by ATA FLUSH CACHE.
 
         Raises:
-            DeviceError: the target failed it or does not know the command.
+            UnsupportedError: the target does not know the command.
+            DeviceError: the target failed it.
+            NotFoundError: no answer for ``Options.deadsecs``.
         """
         self._run(Op.FLUSH, 0, b"")
 

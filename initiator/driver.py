@@ -17,14 +17,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
-from aoe.ata import (
-    ATA_DATA,
-    LBA28_LIMIT,
-    LBA48_LIMIT,
-    SECTOR,
-    STATUS_BAD,
-    describe_failure,
-)
+from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
 from aoe.config import Config
 from aoe.errors import (
     AoEError,
@@ -46,7 +39,7 @@ from aoe.identify import Identity
 from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Buf, Frame, State
 from initiator.bio import Bio, Op
 from initiator.options import Options
-from initiator.requests import put_command, put_header, put_identify, query
+from initiator.requests import failure, put_command, put_header, put_identify, query
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
@@ -312,8 +305,8 @@ class Driver:
         status = frame[_STATUS]
         error: AoEError | None = None
         if status & _IS_BAD:
-            why = describe_failure(status, frame[_ERROR])
-            error = DeviceError(str(d.address), why)
+            op = None if f.buf is None else f.buf.bio.op
+            error = failure(d.address, op, status, frame[_ERROR])
         elif f.buf is None:
             self._identified(d, frame)
         elif f.buf.bio.op is Op.READ:

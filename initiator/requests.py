@@ -1,6 +1,7 @@
-"""What the driver's frames look like: queries, IDENTIFY, reads and writes.
+"""What the driver's frames look like, and what a failed answer means.
 
-They are written into the head of an skb; the data of a write are its fragments.
+Frames are queries, IDENTIFY, reads and writes. They are written into the head of an
+skb; the data of a write are its fragments.
 """
 
 from __future__ import annotations
@@ -8,8 +9,18 @@ from __future__ import annotations
 from typing import Final
 
 from aoe.address import MAC_BROADCAST, Address
-from aoe.ata import DEVICE_LBA, REGISTERS, SECTOR, AFlag, Opcode
+from aoe.ata import (
+    DEVICE_LBA,
+    REGISTERS,
+    SECTOR,
+    AFlag,
+    AtaError,
+    Opcode,
+    Status,
+    describe_failure,
+)
 from aoe.config import CONFIG_STRING, Config
+from aoe.errors import DeviceError, UnsupportedError
 from aoe.header import ETH_P_AOE, HEADER, HEADER_LENGTH, VERSION, Command
 from initiator.bio import Op
 from initiator.skbuff import Skb
@@ -78,3 +89,16 @@ def put_identify(skb: Skb) -> None:
     REGISTERS.pack_into(
         skb.head, HEADER_LENGTH, 0, 0, 1, Opcode.IDENTIFY, 0xA0 << 24, 0, 0
     )
+
+
+def failure(address: Address, op: Op | None, status: int, error: int) -> DeviceError:
+    """Make the error that a failed reply's registers mean; ``op`` is None for IDENTIFY.
+
+    A FLUSH that is aborted, without a fault, is one that the target does not know;
+    ggaoed sends its opcode back as the status.
+    """
+    aborted = status == Status.READY | Status.ERROR and error == AtaError.ABORTED
+    echoed = status in (Opcode.FLUSH, Opcode.FLUSH_EXT)
+    unknown = op is Op.FLUSH and (aborted or echoed)
+    kind = UnsupportedError if unknown else DeviceError
+    return kind(str(address), describe_failure(status, error))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.ata import SECTOR
-from aoe.errors import DeviceError, UsageError
+from aoe.errors import DeviceError, UnsupportedError, UsageError
 from initiator.bio import Bio, Op, UserPages, bio_for
 from initiator.options import Options
 
@@ -183,12 +183,33 @@ def test_flush_is_flush_cache(
     assert bio.error is None
 
 
-def test_a_flush_that_the_target_refuses_fails(connect: Connect) -> None:
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (0x01, 0x04, UnsupportedError),
+        (0xE7, 0x00, UnsupportedError),
+        (0x21, 0x04, DeviceError),
+        (0x01, 0x40, DeviceError),
+        (0x80, 0x00, DeviceError),
+    ],
+)
+def test_a_flush_that_the_target_refuses_fails(
+    connect: Connect, status: int, error: int, kind: type[DeviceError]
+) -> None:
+    """Not to know the command is one thing, to fail it another."""
     world = connect()
     world.flush()
     [request] = world.take()
+    world.deliver(world.target.report(request.raw, status, error))
+    assert type(world.ended[0].error) is kind
+
+
+def test_a_write_that_is_aborted_is_known_but_failed(connect: Connect) -> None:
+    world = connect()
+    world.write(0, bytes(SECTOR))
+    [request] = world.take()
     world.deliver(world.target.report(request.raw, 0x01, 0x04))
-    assert isinstance(world.ended[0].error, DeviceError)
+    assert type(world.ended[0].error) is DeviceError
 
 
 # --- order ----------------------------------------------------------------------------
