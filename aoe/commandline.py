@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from aoe.address import Address
-from aoe.errors import AoEError, UsageError
+from aoe.errors import AoEError, UsageError, from_os_error
 from aoe.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -40,7 +41,24 @@ class Parsed(click.ParamType[object]):
             self.fail(str(error), param, ctx)
 
 
+def parse_seconds(text: str) -> float:
+    """Read a number of seconds, 0 to 30 days; what poll and sleep can be given.
+
+    Raises:
+        UsageError: not a number, or out of range.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MONTH:
+        raise UsageError(text, "not a time", f"Write seconds, 0 to {_MONTH}")
+    return seconds
+
+
+_MONTH: Final = 30 * 24 * 3600
 ADDRESS: Final = Parsed("address", Address.parse)
+SECONDS: Final = Parsed("seconds", parse_seconds)
 SIZE: Final = Parsed("size", parse_size)
 
 
@@ -52,6 +70,7 @@ def run(command: click.Command, program: str) -> NoReturn:
     """
     try:
         code = command.main(prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
     except AoEError as error:
         code = error.exit_code
         click.echo(f"{program}: {error}", err=True)
@@ -60,13 +79,29 @@ def run(command: click.Command, program: str) -> NoReturn:
     except click.ClickException as error:
         code = error.exit_code
         _explain(error, program)
+    except BrokenPipeError:
+        code = _give_up_output()
+    except OSError as error:
+        # Files and interfaces are named where they are used: this is our own output.
+        code = _give_up_output()
+        problem = from_os_error(error.filename or "standard output", error)
+        click.echo(f"{program}: {problem}", err=True)
     except (KeyboardInterrupt, click.Abort):
         code = 128 + signal.SIGINT
         click.echo(f"{program}: interrupted", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _give_up_output() -> int:
+    # What is still buffered would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
 def _explain(error: click.ClickException, program: str) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
     cure = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         cure = f" Try: {error.ctx.command_path} --help"

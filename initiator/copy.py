@@ -7,20 +7,17 @@ already.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.ata import SECTOR
-from aoe.errors import AoEError, UsageError, from_os_error
+from aoe.errors import AoEError, UsageError
+from aoe.sizes import format_size
 from initiator.bio import Bio, Op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from initiator.device import Disk
 
@@ -117,7 +114,8 @@ class Outcome:
     written: int
 
 
-def _cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
+def cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
+    """Yield offset, length and ``is_hole`` of each chunk from ``start`` to ``end``."""
     for offset in range(start, end, CHUNK):
         yield offset, min(CHUNK, end - offset), is_hole
 
@@ -130,6 +128,9 @@ class DiskEnd:
         start: where the copy begins on it, in bytes.
         length: bytes to copy; as much as there is, if None.
         is_zero: all that is written to holds zeroes already.
+
+    Raises:
+        UsageError: the window is not on the disk, or not whole sectors.
     """
 
     def __init__(
@@ -140,14 +141,29 @@ class DiskEnd:
         *,
         is_zero: bool = False,
     ) -> None:
+        if length is None:
+            length = max(0, disk.size - start)
+        # Now, before anything is emptied for a copy that cannot succeed.
+        if start % SECTOR or length % SECTOR:
+            raise UsageError(
+                str(disk.address),
+                f"{length} bytes at {start} are not whole sectors of {SECTOR} bytes",
+                "Choose multiples of it",
+            )
+        if not 0 <= start < disk.size or start + length > disk.size:
+            raise UsageError(
+                str(disk.address),
+                f"{length} bytes at {start} are not on the disk",
+                f"It has {format_size(disk.size)}",
+            )
         self.disk = disk
         self.start = start
-        self.size: int | None = disk.size - start if length is None else length
+        self.size: int | None = length
         self.is_zero = is_zero
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
         """Yield everything: AoE cannot ask for holes."""
-        return _cut(0, self.size or 0, is_hole=False)
+        return cut(0, self.size or 0, is_hole=False)
 
     def read(self, chunk: Chunk) -> None:
         """Submit a read bio."""
@@ -177,163 +193,6 @@ class DiskEnd:
 
     def finish(self) -> None:
         """Nothing was put off; flushing is the caller's decision."""
-
-
-class FileEnd:
-    """A file, to copy from or to; holes stay holes.
-
-    Args:
-        path: of a file or block device. To copy to, a file is made or emptied first.
-        writable: open it to copy to.
-        pad: fill up the last sector with zeroes.
-
-    Raises:
-        UsageError: its size is no multiple of 512, and neither ``pad`` nor
-            ``writable`` is set.
-        AoEError: it cannot be opened.
-    """
-
-    def __init__(
-        self, path: Path, *, writable: bool = False, pad: bool = False
-    ) -> None:
-        self.path = path
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        try:
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
-            self._end = os.lseek(self._fd, 0, os.SEEK_END)
-            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        except OSError as error:
-            raise from_os_error(str(path), error) from error
-        self.size: int | None = -(-self._end // SECTOR) * SECTOR
-        if self.size != self._end and not (pad or writable):
-            raise not_sectors(str(path), self._end)
-
-    def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield data and holes as the filesystem knows them."""
-        position, end = 0, self.size or 0
-        while position < end:
-            data = self._seek(position, os.SEEK_DATA, end)
-            yield from _cut(position, data, is_hole=True)
-            position = self._seek(data, os.SEEK_HOLE, end) if data < end else end
-            yield from _cut(data, position, is_hole=False)
-
-    def _seek(self, position: int, whence: int, end: int) -> int:
-        try:
-            found = os.lseek(self._fd, position, whence)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return end
-            # Devices and some filesystems know no holes.
-            return position if whence == os.SEEK_DATA else end
-        return end if found >= self._end else found
-
-    def read(self, chunk: Chunk) -> None:
-        """Read the chunk at once."""
-        done = 0
-        wanted = min(chunk.length, self._end - chunk.offset)
-        chunk.view[wanted:] = bytes(chunk.length - wanted)
-        while done < wanted:
-            got = os.preadv(self._fd, [chunk.view[done:wanted]], chunk.offset + done)
-            if got == 0:
-                raise AoEError(str(self.path), "became shorter while it was read")
-            done += got
-        chunk.is_done = True
-
-    def prepare(self, size: int | None) -> None:
-        """Empty the file and give it its length: all of it is a hole now."""
-        if self._is_file:
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, size or 0)
-        elif size is not None and size > (self.size or 0):
-            raise UsageError(str(self.path), f"has no room for {size} bytes")
-
-    def write(self, chunk: Chunk) -> int:
-        """Write the chunk at once, of a new file only what is not zero."""
-        runs = list(chunk.data_runs()) if self._is_file else [(0, chunk.length)]
-        if not self._is_file:
-            chunk.fill_hole()
-        for start, end in runs:
-            done = start
-            while done < end:
-                view = chunk.view[done:end]
-                done += os.pwritev(self._fd, [view], chunk.offset + done)
-        chunk.is_done = True
-        return sum(end - start for start, end in runs)
-
-    def turn(self) -> None:
-        """Files never keep us waiting."""
-
-    def finish(self) -> None:
-        """Write errors that come late come here."""
-        os.close(self._fd)
-
-
-class StreamEnd:
-    """A pipe or terminal, to copy from or to, in order.
-
-    Args:
-        fd: its file descriptor.
-        name: what messages call it.
-        pad: fill up the last sector with zeroes.
-    """
-
-    def __init__(self, fd: int, name: str, *, pad: bool = False) -> None:
-        self._fd = fd
-        self._pad = pad
-        self.name = name
-        self.size: int | None = None
-        self._ended = False
-
-    def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield chunks until the stream has ended."""
-        offset = 0
-        while not self._ended:
-            yield offset, CHUNK, False
-            offset += CHUNK
-
-    def read(self, chunk: Chunk) -> None:
-        """Read until the chunk is full or the stream ends."""
-        done = 0
-        while done < chunk.length:
-            got = os.readv(self._fd, [chunk.view[done:]])
-            if got == 0:
-                self._ended = True
-                break
-            done += got
-        whole = -(-done // SECTOR) * SECTOR
-        if whole != done and not self._pad:
-            raise not_sectors(self.name, chunk.offset + done)
-        chunk.view[done:whole] = bytes(whole - done)
-        chunk.length = whole
-        chunk.is_done = True
-
-    def prepare(self, size: int | None) -> None:
-        """Streams take what comes."""
-
-    def write(self, chunk: Chunk) -> int:
-        """Write the chunk at once."""
-        chunk.fill_hole()
-        view = chunk.view
-        while view:
-            view = view[os.write(self._fd, view) :]
-        chunk.is_done = True
-        return chunk.length
-
-    def turn(self) -> None:
-        """Streams are waited for when they are read or written."""
-
-    def finish(self) -> None:
-        """Nothing is put off."""
-
-
-def not_sectors(name: str, size: int) -> UsageError:
-    """Say that a size is no whole number of sectors, and which sizes are near."""
-    below = size // SECTOR * SECTOR
-    return UsageError(
-        name,
-        f"{size} bytes are not a multiple of {SECTOR}",
-        f"Nearest sizes: {below} and {below + SECTOR}; see also --pad",
-    )
 
 
 def copy(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from aoe.commandline import SECONDS
 from aoe.errors import NotFoundError
 from aoe.link import open_link
 from initiator.host import Host, tag_base
@@ -83,7 +84,7 @@ def _usable_interfaces() -> list[str]:
 
 
 def _split(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(name for name in (value or "").split(",") if name)
+    return tuple(dict.fromkeys(name for name in (value or "").split(",") if name))
 
 
 _WHERE: Final = (
@@ -112,8 +113,8 @@ _HOW: Final = (
     ),
     click.option(
         "--deadsecs",
-        type=click.FloatRange(min=0),
-        default=60,
+        type=SECONDS,
+        default=60.0,
         show_default=True,
         help="Give up after so many seconds without an answer; 0 is never.",
     ),
@@ -127,7 +128,7 @@ def connects(
     patience = click.option(
         "-t",
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SECONDS,
         default=timeout,
         show_default=True,
         help="Seconds to wait for a first answer.",

@@ -9,7 +9,7 @@ import click
 
 from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import SECTOR
-from aoe.commandline import ADDRESS
+from aoe.commandline import ADDRESS, SECONDS
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
 from initiator.commands.common import Connection, connects, json_option, print_json
@@ -67,7 +67,7 @@ def _device_fields(device: AoeDev) -> dict[str, object]:
     return {
         "address": str(device.address),
         "size_bytes": device.ssize * SECTOR,
-        "interfaces": _netif(device).split(","),
+        "interfaces": _interfaces(device),
         "payload_bytes": device.maxbcnt,
         "state": device.state.value,
         "macs": [format_mac(target.addr) for target in device.targets],
@@ -78,9 +78,9 @@ def _device_fields(device: AoeDev) -> dict[str, object]:
     }
 
 
-def _netif(device: AoeDev) -> str:
+def _interfaces(device: AoeDev) -> list[str]:
     names = [ifp.netdev.name for target in device.targets for ifp in target.ifs]
-    return ",".join(dict.fromkeys(names))
+    return list(dict.fromkeys(names))
 
 
 @click.command()
@@ -103,7 +103,7 @@ def stat(
     for device in devices if not as_json else ():
         size = f"{device.ssize * SECTOR / 1e9:.3f}GB"
         click.echo(
-            f"{device.address!s:>10} {size:>15} {_netif(device):>6} "
+            f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
             f"{device.maxbcnt:<5} {device.state.value}"
         )
     missing = set(addresses) - {device.address for device in devices}
@@ -134,7 +134,7 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
 @click.option("-c", "--count", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     default=0.5,
     show_default=True,
     help="Seconds from one query to the next.",

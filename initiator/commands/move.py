@@ -10,7 +10,7 @@ import click
 
 from aoe.address import Address
 from aoe.commandline import ADDRESS, SIZE
-from aoe.errors import AoEError, UsageError
+from aoe.errors import AoEError, UnsupportedError, UsageError
 from aoe.sizes import format_size
 from initiator.commands.common import (
     Connection,
@@ -19,15 +19,27 @@ from initiator.commands.common import (
     print_json,
     progress,
 )
-from initiator.copy import DiskEnd, FileEnd, StreamEnd, copy, verify
+from initiator.copy import DiskEnd, copy, verify
 from initiator.device import Disk
+from initiator.files import FileEnd, StreamEnd, open_end
 
 
-def _flush(disk: Disk) -> None:
+def flush(disk: Disk) -> None:
+    """Make what was written durable.
+
+    A target that knows no FLUSH has taken the data as well as it can: that is a
+    warning. Any other failure may have lost some.
+
+    Raises:
+        AoEError: as ``Disk.flush``.
+    """
     try:
         disk.flush()
-    except AoEError as error:
+    except UnsupportedError as error:
         click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
+    except AoEError as error:
+        why = f"written, but not flushed: {error.why}"
+        raise type(error)(error.what, why, error.cure) from error
 
 
 _offset = click.option(
@@ -59,7 +71,7 @@ def read(
         end = (
             StreamEnd(sys.stdout.fileno(), "standard output")
             if str(file) == "-"
-            else FileEnd(file, writable=True)
+            else open_end(file, writable=True)
         )
         with progress(f"reading {address}", source.size) as advance:
             copy(source, end, advance)
@@ -82,13 +94,13 @@ def write(
     source = (
         StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
         if str(file) == "-"
-        else FileEnd(file, pad=pad)
+        else open_end(file, pad=pad)
     )
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
         with progress(f"writing {address}", source.size) as advance:
             copy(source, DiskEnd(disk, offset), advance)
-        _flush(disk)
+        flush(disk)
 
 
 def _as_address(name: str) -> Address | None:
@@ -96,7 +108,11 @@ def _as_address(name: str) -> Address | None:
     if name.startswith(("aoe:", "/dev/etherd/")) or (
         name[:1] == "e" and name[1:2].isdigit() and "/" not in name
     ):
-        return Address.parse(name)
+        try:
+            return Address.parse(name)
+        except UsageError as error:
+            cure = f"{error.cure}; if it is a file, as ./{name}"
+            raise UsageError(error.what, error.why, cure) from None
     return None
 
 
@@ -147,7 +163,7 @@ def copy_command(
         with progress(f"{source} -> {destination}", left.size) as advance:
             outcome = copy(left, right, advance)
         if to_address:
-            _flush(disks[to_address])
+            flush(disks[to_address])
         seconds = time.monotonic() - started
         if check:
             again = (
@@ -184,6 +200,10 @@ def copy_command(
 
 
 def _addresses(source: str, destination: str) -> tuple[Address | None, Address | None]:
+    if "-" in (source, destination):
+        raise UsageError(
+            "-", "cannot copy from or to a pipe", "Use aoe read, aoe write, or ./-"
+        )
     addresses = _as_address(source), _as_address(destination)
     if addresses == (None, None):
         raise UsageError(

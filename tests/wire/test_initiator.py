@@ -19,8 +19,9 @@ from aoe.errors import AoEError
 from aoe.link import open_link
 from aoe.netns import Wire
 from initiator.bio import Bio, Op
-from initiator.copy import DiskEnd, FileEnd, copy, verify
+from initiator.copy import DiskEnd, copy, verify
 from initiator.device import Disk
+from initiator.files import FileEnd
 from initiator.host import Host
 from tests.faulty import FaultyLink
 

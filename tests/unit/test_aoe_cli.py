@@ -1,0 +1,92 @@
+"""How the ``aoe`` command answers those who use it wrongly, before any network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import pytest
+
+from aoe.errors import DeviceError, NotFoundError, UnsupportedError
+from initiator.commands import move
+
+if TYPE_CHECKING:
+    from initiator.device import Disk
+
+
+def aoe(
+    *words: str, stdout: IO[str] | int = subprocess.PIPE, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "initiator", *words]
+    return subprocess.run(
+        command,
+        check=False,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+    )
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", "-1", "1e300", "soon"])
+@pytest.mark.parametrize("option", ["--timeout", "--interval"])
+def test_a_time_is_a_number_of_seconds(option: str, time: str) -> None:
+    done = aoe("ping", "e0.0", f"{option}={time}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{time}: not a time. Write seconds" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("-", "e0.0"), ("e0.0", "-")])
+def test_copy_makes_no_file_named_dash(words: tuple[str, str], tmp_path: Path) -> None:
+    done = aoe("copy", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Use aoe read, aoe write" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_looks_like_an_address_has_a_cure() -> None:
+    done = aoe("copy", "e2fs.img", "e0.0")
+    assert done.returncode == 2
+    assert done.stderr.endswith("if it is a file, as ./e2fs.img\n")
+
+
+def test_no_command_shows_the_help() -> None:
+    done = aoe()
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: aoe ")
+    assert "aoe --help" not in done.stderr
+
+
+def test_output_that_takes_nothing_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = aoe("--version", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "aoe: standard output: no space left on device\n"
+
+
+class Unflushed:
+    """A disk whose flush fails."""
+
+    address = "e0.0"
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def flush(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [DeviceError, NotFoundError])
+def test_data_that_may_be_lost_is_no_success(kind: type[Exception]) -> None:
+    disk = cast("Disk", Unflushed(kind("e0.0", "device fault", "")))
+    with pytest.raises(kind, match="written, but not flushed: device fault"):
+        move.flush(disk)
+
+
+def test_a_target_without_flush_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    move.flush(cast("Disk", Unflushed(UnsupportedError("e0.0", "aborted", ""))))
+    assert "warning: not flushed: aborted" in capsys.readouterr().err

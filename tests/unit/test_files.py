@@ -1,0 +1,116 @@
+"""The ends of a copy that are no AoE disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from aoe.errors import AoEError, BusyError, UsageError
+from initiator.copy import CHUNK, Chunk, DiskEnd, copy
+from initiator.files import FileEnd, StreamEnd, open_end
+from target.disks import open_disk
+
+if TYPE_CHECKING:
+    from initiator.device import Disk
+
+
+def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\xaa" * 4096)
+    (tmp_path / "link").symlink_to(image)
+    disk = open_disk(image)
+
+    with pytest.raises(BusyError, match="served"):
+        FileEnd(tmp_path / "link", writable=True)
+
+    disk.close()
+    assert image.read_bytes() == b"\xaa" * 4096
+
+
+def test_a_file_that_is_copied_to_is_not_served(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    end = FileEnd(image, writable=True)
+    # One process stands in its own way too: these are locks of two kinds.
+    with pytest.raises(BusyError):
+        open_disk(image)
+    end.finish()
+    open_disk(image).close()
+
+
+def test_a_file_system_without_locks_is_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    FileEnd(tmp_path / "new", writable=True).finish()
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_directory_is_no_end_of_a_copy(tmp_path: Path, *, writable: bool) -> None:
+    with pytest.raises(UsageError, match="is a directory"):
+        FileEnd(tmp_path, writable=writable)
+
+
+def test_a_pipe_is_not_waited_for_but_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="aoe read"):
+        FileEnd(tmp_path / "pipe")
+
+
+def test_a_device_that_swallows_everything_is_a_stream(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 1536)
+    end = open_end(tmp_path / "null", writable=True)
+    assert isinstance(end, FileEnd)
+    (tmp_path / "link").symlink_to("/dev/null")
+    swallow = open_end(tmp_path / "link", writable=True)
+    assert isinstance(swallow, StreamEnd)
+    assert copy(open_end(image), swallow).copied == 1536
+
+
+def test_a_full_device_is_told_in_our_words(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 512)
+    with pytest.raises(AoEError, match=r"/dev/full: no space left on device"):
+        copy(FileEnd(image), open_end(Path("/dev/full"), writable=True))
+
+
+def test_a_file_that_cannot_grow_is_told_in_our_words(tmp_path: Path) -> None:
+    end = FileEnd(tmp_path / "new", writable=True)
+    chunk = Chunk((1 << 63) - CHUNK, CHUNK, bytearray(b"\1" * CHUNK))
+    with pytest.raises(AoEError, match="new: "):
+        end.write(chunk)
+    with pytest.raises(AoEError, match="new: "):
+        end.prepare((1 << 63) - 1)
+
+
+class MiB:
+    """A disk of that size."""
+
+    address = "e0.0"
+    size = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [
+        (100, 512),
+        (0, 100),
+        (1 << 20, None),
+        (10 << 40, None),
+        (10 << 40, 0),
+        (1 << 19, 1 << 20),
+        (-512, 512),
+    ],
+)
+def test_a_window_lies_on_the_disk(start: int, length: int | None) -> None:
+    """Or nothing happens, least of all a success with no bytes in it."""
+    with pytest.raises(UsageError, match=r"e0\.0: "):
+        DiskEnd(cast("Disk", MiB()), start, length)
