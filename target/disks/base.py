@@ -10,7 +10,8 @@ class Disk(Protocol):
 
     Offsets and sizes are bytes. A caller stays within ``size`` and, where
     ``read_only`` holds, does not write. Whatever fails raises ``OSError``, and nothing
-    else; ``ENODEV`` and ``ENXIO`` mean that the disk is gone for good.
+    else; ``ENODEV`` and ``ENXIO`` mean that the disk is gone: asking again is up to the
+    client.
     """
 
     @property
@@ -33,6 +34,13 @@ class Disk(Protocol):
 
     def flush(self) -> None:
         """Return when everything written so far is on stable storage (P46)."""
+        ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Have these bytes read as zeros, and give up their space where that works.
+
+        It is stable when writes are: after ``flush``, at once where opened so.
+        """
         ...
 
     def close(self) -> None:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
+from target.disks.holes import punch_hole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
+_ZEROS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,21 @@ class FileDisk:
     def flush(self) -> None:
         """Have the kernel and the drive put everything on stable storage."""
         os.fdatasync(self._fd)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Punch a hole, or write zeros where the file system knows no holes.
+
+        With O_DSYNC a hole is made stable as a write would be.
+        """
+        if not punch_hole(self._fd, self._offset + offset, length):
+            self._write_zeros(offset, length)
+        elif fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DSYNC:
+            os.fdatasync(self._fd)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        zeros = memoryview(bytes(min(length, _ZEROS)))
+        for done in range(0, length, _ZEROS):
+            self.write_from(offset + done, zeros[: length - done])
 
     def close(self) -> None:
         """Close the file, and with it give up its lock."""

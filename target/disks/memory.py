@@ -33,6 +33,10 @@ class MemoryDisk:
     def flush(self) -> None:
         """Do nothing: no memory is more stable than this."""
 
+    def discard(self, offset: int, length: int) -> None:
+        """Clear the bytes; the memory stays."""
+        self._view[offset : offset + length] = bytes(length)
+
     def close(self) -> None:
         """Release the memory."""
         self._view.release()

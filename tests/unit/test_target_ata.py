@@ -46,6 +46,9 @@ class BadDisk:
     def write_from(self, _offset: int, _data: memoryview) -> None:
         self._fail()
 
+    def discard(self, _offset: int, _length: int) -> None:
+        self._fail()
+
     def flush(self) -> None:
         self._fail()
         self.flushes += 1

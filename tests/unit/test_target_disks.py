@@ -68,6 +68,36 @@ def test_every_disk_keeps_what_is_written(disk: Disk) -> None:
     assert read(disk, 0, SIZE) == expected
 
 
+def test_every_disk_reads_zeros_where_it_was_told_to_discard(disk: Disk) -> None:
+    disk.discard(512, 8192)
+    expected = bytearray(pattern(SIZE)[:SIZE])
+    expected[512:8704] = bytes(8192)
+    assert read(disk, 0, SIZE) == expected
+
+
+def test_discarding_gives_the_space_back(image: Path) -> None:
+    disk = open_disk(image)
+    disk.flush()
+    before = image.stat().st_blocks
+    disk.discard(8192, 32 << 10)
+    assert image.stat().st_blocks == before - (32 << 10) // 512
+    assert image.stat().st_size == SIZE
+    disk.close()
+
+
+def test_where_no_hole_can_be_punched_zeros_are_written(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("target.disks.file.punch_hole", lambda *_: False)
+    monkeypatch.setattr("target.disks.file._ZEROS", 4096)
+    disk = open_disk(image, OpenFlags(offset=512))
+    disk.discard(512, 9216)
+    disk.close()
+    expected = bytearray(pattern(SIZE)[:SIZE])
+    expected[1024:10240] = bytes(9216)
+    assert image.read_bytes() == expected
+
+
 def test_what_is_flushed_is_in_the_file(image: Path) -> None:
     disk = open_disk(image)
     disk.write_from(1024, memoryview(b"\xee" * 512))

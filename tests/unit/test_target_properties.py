@@ -39,6 +39,9 @@ class FencedDisk:
     def write_from(self, offset: int, data: memoryview) -> None:
         self._check(offset, len(data))
 
+    def discard(self, offset: int, length: int) -> None:
+        self._check(offset, length)
+
     def flush(self) -> None:
         pass
 
