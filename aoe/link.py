@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["Link", "LinkStatistics", "PlainLink", "RingLink", "open_link"]
+__all__ = [
+    "Link",
+    "LinkStatistics",
+    "PlainLink",
+    "RingLink",
+    "hold_name",
+    "open_link",
+]
 
 # linux/if_packet.h
 _SOL_PACKET: Final = 263
@@ -120,6 +127,23 @@ def open_link(
         return PlainLink(facts, frames, responses=responses, qdisc=qdisc)
     except OSError as error:
         raise from_os_error(name, error) from error
+
+
+def hold_name(name: str) -> int | None:
+    """Hold a name in the caller's network namespace, as only one process can.
+
+    Returns:
+        A file descriptor; the name is free again when it is closed, or its process
+        ends. None if somebody holds it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        try:
+            holder.bind(f"\0{name}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return None
+        return holder.detach()
 
 
 class _Facts(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Self
 
 from aoe.address import Address
@@ -121,7 +120,7 @@ class Disk:
                 f"{length} bytes at {offset} reach beyond the disk's {self.size} bytes",
             )
         bio = bio_for(op, offset // SECTOR, buffer, end_io)
-        self.host.driver.submit(self._device, bio, time.monotonic())
+        self.host.driver.submit(self._device, bio, self.host.now())
 
     def _run(self, op: Op, offset: int, buffer: WriteBuffer | bytes) -> None:
         ended: list[Bio] = []

@@ -88,6 +88,18 @@ class Driver:
         """Use an interface from now on, for queries and for targets heard on it."""
         self.netdevs.append(netdev)
 
+    def remove_netdev(self, netdev: NetDevice) -> None:
+        """Do without an interface that is gone; bios that have no other way fail."""
+        self.netdevs.remove(netdev)
+        for d in self.devices.values():
+            for target in d.targets:
+                for ifp in [each for each in target.ifs if each.netdev is netdev]:
+                    if len(target.ifs) > 1:
+                        target.eject(ifp)
+                        d.update_maxbcnt()
+            if all(i.netdev is netdev for target in d.targets for i in target.ifs):
+                self.fail(d, NotFoundError(netdev.name, "interface is gone"))
+
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
         tag = TAG_USER if self.options.tags == "user" else 0
@@ -447,7 +459,8 @@ class Driver:
             if options.tags == "kernel":
                 tag = (d.lasttag & 0x7FFF) << 16 | int(now * options.hz) & 0xFFFF
             else:
-                tag = TAG_USER | (options.tag_base & 0xFFF) << 19 | d.lasttag & 0x7FFFF
+                base = (options.tag_base or 0) & 0xFFF
+                tag = TAG_USER | base << 19 | d.lasttag & 0x7FFFF
             # The kernel does not guard against a tag that is still in use (K26).
             if tag not in d.factive and tag not in d.rexmitq:
                 return tag

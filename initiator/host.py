@@ -6,11 +6,12 @@ import itertools
 import os
 import select
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from aoe.errors import DeviceError, NotFoundError, UsageError
+from aoe.errors import BusyError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
-from aoe.link import open_link
+from aoe.link import hold_name, open_link
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
 from initiator.netdev import LinkDevice
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from aoe.link import Link
 
 _driver_number = itertools.count()
+_TAG_BASES = 1 << 12
+_AWAY = 0.1
+"""Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
 """While frames keep coming, the timer is asked this often, in seconds."""
 _DOWN_INTERVAL = 0.2
@@ -30,19 +34,37 @@ _DOWN_INTERVAL = 0.2
 
 
 def tag_base() -> int:
-    """Twelve bits for ``Options.tag_base`` that no other driver here is likely to use.
+    """Twelve bits for the tags of a query that nobody else here is likely to use."""
+    return (os.getpid() + 257 * next(_driver_number)) & _TAG_BASES - 1
 
-    Every initiator of a host hears the answers to all of them; their tags tell them
-    apart (P11).
+
+def claim_tag_base() -> tuple[int, int]:
+    """Find twelve bits for ``Options.tag_base`` that no other host here uses.
+
+    Every initiator of a machine hears the answers to all of them, and only tags tell
+    them apart (P11): with the same tags, one would take the other's data for its own.
+
+    Returns:
+        The bits, and a file descriptor to close when they are free again.
+
+    Raises:
+        BusyError: all of them are in use.
     """
-    return (os.getpid() + 257 * next(_driver_number)) & 0xFFF
+    first = tag_base()
+    for step in range(_TAG_BASES):
+        base = (first + step) & _TAG_BASES - 1
+        holder = hold_name(f"pyaoe/initiator/{base}")
+        if holder is not None:
+            return base, holder
+    raise BusyError("tags", f"{_TAG_BASES} initiators run on this machine")
 
 
 class Host:
     """Runs a driver over real links, in the caller's thread.
 
     Nothing happens in the background: frames move while one of the methods waits.
-    Retransmissions too wait for the next call.
+    Retransmissions too wait for the next call, and the driver's clock stands still
+    until then. An interface that goes for good is done without, unless it is the last.
 
     Args:
         links: open links; the host closes them when it is closed.
@@ -50,13 +72,16 @@ class Host:
 
     Raises:
         UsageError: an interface's MTU has no room for one sector.
+        BusyError: there are too many hosts on this machine.
     """
 
     def __init__(self, links: Iterable[Link], options: Options | None = None) -> None:
-        self.driver = Driver(options or Options(tag_base=tag_base()))
         self.ports = [LinkDevice(link) for link in links]
         self._poll = select.poll()
         self._timer_asked = 0.0
+        self._away = 0.0
+        self._seen = time.monotonic()
+        self._tags = -1
         for port in self.ports:
             if sectors_per_frame(port.mtu) == 0:
                 raise UsageError(
@@ -64,8 +89,16 @@ class Host:
                     f"an MTU of {port.mtu} has no room for a sector",
                     f"Raise it: ip link set {port.name} mtu 1500",
                 )
+        self.driver = Driver(self._with_tags(options or Options()))
+        for port in self.ports:
             self.driver.add_netdev(port)
             self._poll.register(port.link.fileno(), select.POLLIN)
+
+    def _with_tags(self, options: Options) -> Options:
+        if options.tags != "user" or options.tag_base is not None:
+            return options
+        base, self._tags = claim_tag_base()
+        return replace(options, tag_base=base)
 
     @classmethod
     def on(
@@ -83,6 +116,18 @@ class Host:
                 link.close()
             raise
 
+    def now(self) -> float:
+        """Tell the time that the driver goes by, in seconds.
+
+        It leaves out the time in which nobody took turns, for a slow pipe say: answers
+        that came meanwhile were not late, and no target was silent.
+        """
+        present = time.monotonic()
+        if present - self._seen > _AWAY:
+            self._away += present - self._seen
+        self._seen = present
+        return present - self._away
+
     def turn(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
 
@@ -91,32 +136,60 @@ class Host:
                 for ever if no frame is outstanding.
         """
         driver = self.driver
-        now = time.monotonic()
+        now = self.now()
         received = False
-        for port in self.ports:
-            link = port.link
-            while (frame := link.receive()) is not None:
-                driver.receive(frame, port, now)
-                received = True
+        for port in tuple(self.ports):
+            received = self._hear(port, now) or received
         if not received or now >= self._timer_asked:
             self._timer_asked = now + _TIMER_SLACK
             due = driver.next_timeout()
             if due is not None and due <= now:
                 driver.handle_timer(now)
-        for port in self.ports:
-            port.link.flush()
+        for port in tuple(self.ports):
+            try:
+                port.link.flush()
+            except NotFoundError as error:
+                self._do_without(port, error)
+                received = True
         if not received:
             self._wait(wait)
+
+    def _hear(self, port: LinkDevice, now: float) -> bool:
+        received = False
+        while True:
+            try:
+                frame = port.link.receive()
+            except NotFoundError as error:
+                port.gone = error
+                break
+            if frame is None:
+                break
+            self.driver.receive(frame, port, now)
+            received = True
+        if port.gone is None:
+            return received
+        self._do_without(port, port.gone)
+        # Bios may have ended by it: that is something, too.
+        return True
+
+    def _do_without(self, port: LinkDevice, error: NotFoundError) -> None:
+        if len(self.ports) == 1:
+            raise error
+        self.ports.remove(port)
+        self._poll.unregister(port.link.fileno())
+        port.link.close()
+        self.driver.remove_netdev(port)
 
     def _wait(self, wait: float | None) -> None:
         due = self.driver.next_timeout()
         if due is not None:
-            until_due = max(0.0, due - time.monotonic())
+            until_due = max(0.0, due - self.now())
             wait = until_due if wait is None else min(wait, until_due)
         if not all(port.link.up for port in self.ports):
             # That an interface comes back or goes for good wakes nobody.
             wait = _DOWN_INTERVAL if wait is None else min(wait, _DOWN_INTERVAL)
         self._poll.poll(None if wait is None else wait * 1000)
+        self._seen = time.monotonic()
 
     def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
         """Take turns until ``done()`` holds; tell whether it did within ``timeout``."""
@@ -168,9 +241,12 @@ class Host:
         )
 
     def close(self) -> None:
-        """Close the links. Bios that are not done never end."""
+        """Close the links. Bios that are not done never end. Safe to call twice."""
         for port in self.ports:
             port.link.close()
+        if self._tags >= 0:
+            os.close(self._tags)
+            self._tags = -1
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from aoe.errors import NotFoundError
 from aoe.header import FRAME_MINIMUM
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class LinkDevice:
 
     Attributes:
         unsent: frames that found no room in the ring, even after a flush.
+        gone: what the link said when the interface had gone for good.
     """
 
-    __slots__ = ("link", "mac", "mtu", "name", "unsent")
+    __slots__ = ("gone", "link", "mac", "mtu", "name", "unsent")
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -56,9 +58,16 @@ class LinkDevice:
         self.mac = link.mac
         self.mtu = link.mtu
         self.unsent = 0
+        self.gone: NotFoundError | None = None
 
     def xmit(self, skb: Skb) -> None:
         """Copy the frame out, padded with zeroes to 60 bytes (P19)."""
+        try:
+            self._put(skb)
+        except NotFoundError as error:
+            self.gone = error
+
+    def _put(self, skb: Skb) -> None:
         link = self.link
         slot = link.reserve()
         if slot is None:

@@ -18,8 +18,8 @@ class Options:
     Args:
         tags: ``user`` sets bit 31, so that a kernel driver on this host leaves our
             answers alone (P11); ``kernel`` builds tags of counter and jiffies (K24).
-        tag_base: 12 bits of every ``user`` tag. Give each driver of a host its own: all
-            of them hear all answers.
+        tag_base: 12 bits of every ``user`` tag. Each driver of a host needs its own,
+            since all of them hear all answers: with None, ``Host`` finds a free one.
         hz: jiffies in a second, for ``kernel`` tags.
         timing: ``prompt`` or ``kernel``, see ``initiator.timing``.
         deadsecs: seconds without an answer after which a device is down and its bios
@@ -33,7 +33,7 @@ class Options:
     """
 
     tags: Literal["user", "kernel"] = "user"
-    tag_base: int = 0
+    tag_base: int | None = None
     hz: int = 250
     timing: str = "prompt"
     deadsecs: float = 180

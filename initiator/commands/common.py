@@ -14,7 +14,7 @@ import click
 from aoe.commandline import SECONDS
 from aoe.errors import NotFoundError
 from aoe.link import open_link
-from initiator.host import Host, tag_base
+from initiator.host import Host
 from initiator.options import Options
 from initiator.timing import TIMINGS
 
@@ -65,11 +65,9 @@ class Connection:
     @contextmanager
     def host(self, *only: Address) -> Iterator[Host]:
         """Open the interfaces and run a driver on them, for these devices or all."""
-        options = Options(
-            timing=self.timing, deadsecs=self.deadsecs, tag_base=tag_base(), only=only
-        )
-        with self.links() as links:
-            yield Host(links, options)
+        options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
+        with self.links() as links, Host(links, options) as host:
+            yield host
 
 
 def _usable_interfaces() -> list[str]:

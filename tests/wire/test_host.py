@@ -1,0 +1,116 @@
+"""A host on real interfaces: its tags, its clock, and interfaces that go."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.address import Address
+from aoe.errors import NotFoundError
+from aoe.interfaces import VethEnd, create_veth, remove, set_down, set_up
+from initiator.bio import Bio, Op
+from initiator.device import Disk
+from initiator.host import Host
+from initiator.options import Options
+from tests.serving import ready_line, serving, start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+E73 = Address(7, 3)
+
+
+def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None:
+    """Whatever their options are; each hears the answers to both."""
+    pid = os.getpid()
+    with (
+        serving(wire, tmp_path / "disk.img", "--create", "1M"),
+        wire.initiator.entered(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("initiator.host.tag_base", lambda: pid & 0xFFF)
+        options = Options(timing="kernel")
+        with (
+            Disk.open("e7.3", wire.interface, options=options) as one,
+            Disk.open("e7.3", wire.interface, options=options) as other,
+        ):
+            bases = {each.host.driver.options.tag_base for each in (one, other)}
+        with Disk.open("e7.3", wire.interface) as later:
+            bases.add(later.host.driver.options.tag_base)
+    assert bases == {pid & 0xFFF, (pid + 1) & 0xFFF}
+
+
+@pytest.mark.parametrize("rings", [None, False])
+def test_a_frame_lost_before_a_pause_is_sent_again(
+    wire: Wire, tmp_path: Path, *, rings: bool | None
+) -> None:
+    """A pipe that takes longer than ``deadsecs`` has not killed the target."""
+    image = tmp_path / "disk.img"
+    with (
+        serving(wire, image, "--create", "1M"),
+        wire.initiator.entered(),
+        Host.on(wire.interface, options=Options(deadsecs=1), rings=rings) as host,
+    ):
+        disk = Disk(host, E73)
+        ended: list[Bio] = []
+        set_down(wire.interface)
+        disk.submit(Op.WRITE, 0, b"x" * 512, ended.append)
+        host.turn(0)
+        set_up(wire.interface)
+        time.sleep(2.5)
+        assert host.run_until(lambda: bool(ended), 10)
+        assert ended[0].error is None
+        assert disk.retransmits > 0
+    assert image.read_bytes()[:512] == b"x" * 512
+
+
+def test_a_pause_is_no_slow_answer(wire: Wire, tmp_path: Path) -> None:
+    """Or a frame that is lost later would be waited for as long as the pause was."""
+    with serving(wire, tmp_path / "disk.img", "--create", "1M"):
+        with wire.initiator.entered():
+            host = Host.on(wire.interface)
+        with host:
+            disk = Disk(host, E73)
+            ended: list[Bio] = []
+            disk.submit(Op.READ, 0, bytearray(512), ended.append)
+            host.turn(0)
+            time.sleep(1)
+            assert host.run_until(lambda: bool(ended), 10)
+            assert host.driver.devices[E73].timing.timeout(0) < 0.5
+
+
+@pytest.mark.parametrize("rings", [None, False])
+def test_an_interface_that_is_not_needed_may_go(
+    wire: Wire, tmp_path: Path, *, rings: bool | None
+) -> None:
+    with (
+        serving(wire, tmp_path / "disk.img", "--create", "1M"),
+        wire.initiator.entered(),
+    ):
+        create_veth(VethEnd("other0"), VethEnd("other1"))
+        with Host.on("other0", wire.interface, rings=rings) as host:
+            disk = Disk(host, E73)
+            remove("other0")
+            for _ in range(200):
+                assert disk.read(0, 512) == bytes(512)
+            assert [port.name for port in host.ports] == [wire.interface]
+
+
+def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> None:
+    create = [tmp_path / "disk.img", "--create", "1M"]
+    target = start(wire.target, "serve", "e7.3", wire.interface, *create)
+    ready_line(target)
+    with wire.initiator.entered():
+        create_veth(VethEnd("other0"), VethEnd("other1"))
+        with Host.on("other0", wire.interface) as host:
+            disk = Disk(host, E73)
+            remove(wire.interface)
+            with pytest.raises(NotFoundError, match="interface is gone"):
+                disk.read(0, 512)
