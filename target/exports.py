@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
 from aoe.identify import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aoe.address import Address
     from target.disks import Disk
 
@@ -19,6 +23,47 @@ BUFFER_COUNT: Final = 64
 BUFFER_MINIMUM: Final = 2
 """With less than this the Linux driver never brings the device up (P60)."""
 BUFFER_LIMIT: Final = 0xFFFF
+LIST_LIMIT: Final = 255
+"""MAC addresses in a mask list or a reservation (P61, P76)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """What clients set on an export, and expect to find again.
+
+    Args:
+        config_string: at most 1024 bytes of anything (P58).
+        mask: the MAC addresses that are served, in the order they came; none means
+            everybody (P61).
+        holders: the MAC addresses that the target is reserved for; none means
+            everybody (P72).
+
+    Raises:
+        UsageError: a string or a list that is too long.
+    """
+
+    config_string: bytes = b""
+    mask: tuple[bytes, ...] = ()
+    holders: tuple[bytes, ...] = ()
+    listed: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    """The mask, to look addresses up in."""
+    members: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    """The holders, to look addresses up in."""
+
+    def __post_init__(self) -> None:
+        if len(self.config_string) > STRING_LIMIT:
+            raise UsageError(
+                "config string",
+                f"{len(self.config_string)} bytes are too long",
+                f"Keep to {STRING_LIMIT}",
+            )
+        for name, macs in (("mask list", self.mask), ("reservation", self.holders)):
+            if len(macs) > LIST_LIMIT:
+                raise UsageError(
+                    name, f"{len(macs)} addresses are too many", f"Name {LIST_LIMIT}"
+                )
+        object.__setattr__(self, "listed", frozenset(self.mask))
+        object.__setattr__(self, "members", frozenset(self.holders))
 
 
 class Export:
@@ -34,11 +79,10 @@ class Export:
         firmware: at most 8 ASCII characters.
         firmware_number: the same for the query config reply, 16 bits.
         buffer_count: messages that a client may have outstanding.
-        config_string: the config string it starts with.
+        state: what clients had set before.
 
     Raises:
-        UsageError: a buffer count below 2 or above 65535, or a config string of more
-            than 1024 bytes.
+        UsageError: a buffer count below 2 or above 65535.
     """
 
     def __init__(
@@ -51,7 +95,7 @@ class Export:
         firmware: str = "",
         firmware_number: int = 0,
         buffer_count: int = BUFFER_COUNT,
-        config_string: bytes = b"",
+        state: ClientState | None = None,
     ) -> None:
         if not BUFFER_MINIMUM <= buffer_count <= BUFFER_LIMIT:
             raise UsageError(
@@ -59,32 +103,58 @@ class Export:
                 "clients need room for two messages at least",
                 f"Choose {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
             )
-        if len(config_string) > STRING_LIMIT:
-            raise UsageError(
-                "config string",
-                f"{len(config_string)} bytes are too long",
-                f"Keep to {STRING_LIMIT}",
-            )
         self.address = address
         self.disk = disk
         self.sectors = disk.size // SECTOR
         self.buffer_count = buffer_count
         self.firmware_number = firmware_number
-        self.config_string = config_string
+        self.state = state or ClientState()
+        self.changed: Callable[[ClientState], None] | None = None
+        """Called with what the state is about to become, before it does. An OSError of
+        it leaves everything as it was."""
         self.identity = Identity(
             self.sectors, serial or str(address)[1:], firmware, model
         )
         self.identity_page = self.identity.pack()
 
+    @property
+    def config_string(self) -> bytes:
+        """What a client claimed the target with, if any did."""
+        return self.state.config_string
+
+    @property
+    def audience(self) -> tuple[bytes, ...]:
+        """Whom to tell that the target is ready: those in the mask, or all (P48)."""
+        return self.state.mask or (MAC_BROADCAST,)
+
     def claim(self, string: bytes) -> bool:
         """Set the config string if there is none, and tell whether it is now this one.
 
         Saying the same again succeeds, as a retransmitted request must (P2, P54).
+
+        Raises:
+            OSError: it could not be kept, and is not set.
         """
         if not self.config_string:
-            self.config_string = string
+            self.change(replace(self.state, config_string=string))
         return self.config_string == string
 
     def force(self, string: bytes) -> None:
-        """Set the config string whatever it was; the empty one clears it (P55)."""
-        self.config_string = string
+        """Set the config string whatever it was; the empty one clears it (P55).
+
+        Raises:
+            OSError: it could not be kept, and is not set.
+        """
+        self.change(replace(self.state, config_string=string))
+
+    def change(self, after: ClientState) -> None:
+        """Set all that clients can set; it is kept first, if it is not the same.
+
+        Raises:
+            OSError: it could not be kept, and nothing has changed.
+        """
+        if after == self.state:
+            return
+        if self.changed is not None:
+            self.changed(after)
+        self.state = after

@@ -45,6 +45,7 @@ class Drop(StrEnum):
     FOREIGN = "foreign_ethertype"
     RESPONSE = "response"
     ADDRESS = "other_address"
+    MASKED = "not_in_mask"
     NO_MATCH = "config_differs"
 
 

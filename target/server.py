@@ -2,9 +2,9 @@
 
 ::
 
-    request --> length --> EtherType, R flag --> address --> version --> command
-                  |               |                 |           |           |
-                  +------ silence, counted ---------+        error 5     reply in place
+    request --> length --> EtherType, --> address --> mask --> version --> command
+                  |         R flag           |         |          |           |
+                  +--- silence, counted -----+---------+       error 5  reply in place
 
 What a command does stands in ``target/commands.py``.
 """
@@ -140,19 +140,26 @@ class Target:
             return self.drop(Drop.ADDRESS)
         self.requests += 1
         self._last_request = now
+        listed = self.export.state.listed
+        if listed and fields[0] not in listed:
+            return self.drop(Drop.MASKED)  # P61
         if fields[2] >> 4 == VERSION:
             execute = COMMANDS.get(fields[5], unknown_command)
         else:
             execute = unknown_version
         return execute(self, fields, request, reply)
 
-    def announce(self, reply: memoryview) -> int:
+    def announce(self, reply: memoryview, dst: bytes = MAC_BROADCAST) -> int:
         """Write the unsolicited query config response of a target that is ready (P48).
+
+        Args:
+            reply: where the frame goes.
+            dst: to whom; a target with a mask list tells those in it, one by one.
 
         Returns:
             The length of the frame.
         """
-        return pack_config(self, reply, MAC_BROADCAST, tag=0)
+        return pack_config(self, reply, dst, tag=0)
 
     def refuse(
         self,

@@ -71,11 +71,16 @@ class Port:
         }
 
     def announce(self) -> None:
-        """Tell everybody that the targets are ready (P48)."""
+        """Tell everybody whom they serve that the targets are ready (P48)."""
         for target in self.targets:
-            frame = self.link.reserve()
-            if frame is not None:
-                self.link.commit(target.announce(frame))
+            for mac in target.export.audience:
+                frame = self.link.reserve()
+                if frame is None:
+                    # More of them than there is room for at once.
+                    self.link.flush()
+                    frame = self.link.reserve()
+                if frame is not None:
+                    self.link.commit(target.announce(frame, mac))
         self.link.flush()
 
     def serve(self, now: float) -> bool:

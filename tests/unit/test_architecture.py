@@ -69,9 +69,11 @@ CORES = {
     "initiator/slab.py",
     "initiator/submitters.py",
     "initiator/timing.py",
+    "target/ata.py",
     "target/commands.py",
     "target/exports.py",
     "target/frames.py",
+    "target/lists.py",
     "target/server.py",
 }
 # These are too slow to be paid for by a command that does not need them.

@@ -1,0 +1,334 @@
+"""Commands 2 and 3: who is served at all (P61-P70), and who may touch the disk."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asking import (
+    CLIENT,
+    TARGET,
+    answer,
+    ask,
+    ata,
+    config,
+    frame,
+    make_target,
+    registers,
+    sector,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from target.exports import ClientState
+    from target.server import Target
+
+READ, EDIT = 0, 1
+SET, FORCE = 1, 2
+NONE, ADD, DELETE = 0, 1, 2
+OTHER = bytes.fromhex("525400000001")
+THIRD = bytes.fromhex("525400000002")
+ALL_COMMANDS = [ata(0x24), ata(0xEC), config(0), config(4, b"x"), frame(9)]
+
+
+def number(n: int) -> bytes:
+    return b"\x02\0\0" + n.to_bytes(3, "big")
+
+
+def directives(*those: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes((0, dcmd)) + mac for dcmd, mac in those)
+
+
+def mask(mcmd: int, *those: tuple[int, bytes], count: int | None = None) -> bytes:
+    declared = len(those) if count is None else count
+    return frame(2, bytes((0, mcmd, 0, declared)) + directives(*those))
+
+
+def mask_is(*macs: bytes, mcmd: int = READ, code: int = 0) -> bytes:
+    argument = bytes((0, mcmd, 0, len(macs)))
+    argument += directives(*((NONE, mac) for mac in macs))
+    return answer(2, argument, verfl=0x1C if code else 0x18, error=code)
+
+
+def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
+    declared = len(macs) if count is None else count
+    return frame(3, bytes((rcmd, declared)) + b"".join(macs))
+
+
+def holders_are(*macs: bytes, rcmd: int = READ, code: int = 0) -> bytes:
+    argument = bytes((rcmd, len(macs))) + b"".join(macs)
+    return answer(3, argument, verfl=0x1C if code else 0x18, error=code)
+
+
+def from_(src: bytes, request: bytes) -> bytes:
+    return request[:6] + src + request[12:]
+
+
+def to(dst: bytes, reply: bytes) -> bytes:
+    return dst + reply[6:]
+
+
+def masked(*macs: bytes, mtu: int = 1500) -> Target:
+    target = make_target(mtu=mtu)
+    ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
+    return target
+
+
+def reserved(*macs: bytes) -> Target:
+    target = make_target()
+    ask(target, reserve(FORCE, *macs))
+    return target
+
+
+def fail_to_keep(_state: ClientState) -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+# The MAC mask list.
+
+
+def test_p61_an_empty_list_serves_everybody() -> None:
+    assert ask(make_target(), mask(READ)) == mask_is()
+    assert ask(make_target(), from_(OTHER, ata(0x24)))[27] == 0x40
+
+
+@pytest.mark.parametrize("request_", [*ALL_COMMANDS, mask(READ), reserve(READ)])
+@pytest.mark.parametrize("verfl", [0x10, 0x20])
+def test_p61_whoever_is_not_listed_gets_silence_to_every_command(
+    request_: bytes, verfl: int
+) -> None:
+    target = masked(OTHER)
+    asked = request_[:14] + bytes((verfl,)) + request_[15:]
+    assert ask(target, asked) == b""
+    assert target.statistics().dropped == {"not_in_mask": 1}
+    assert ask(target, from_(OTHER, asked)) != b""
+
+
+def test_p61_it_is_a_set_of_at_most_255_and_keeps_its_order() -> None:
+    target = make_target(mtu=9000)
+    macs = [CLIENT, *(number(n) for n in range(300, 554))]
+    assert len(macs) == 255
+    half = [(ADD, mac) for mac in macs[:130]], [(ADD, mac) for mac in macs[100:]]
+    assert ask(target, mask(EDIT, *half[0])) == mask_is(*macs[:130], mcmd=EDIT)
+    assert ask(target, mask(EDIT, *half[1])) == mask_is(*macs, mcmd=EDIT)
+    assert ask(target, mask(READ)) == mask_is(*macs)
+    full = answer(2, bytes((0, EDIT, 3, 1)) + directives((ADD, macs[9]), (ADD, OTHER)))
+    assert ask(target, mask(EDIT, (ADD, macs[9]), (ADD, OTHER))) == full
+    assert ask(target, mask(READ)) == mask_is(*macs)
+
+
+def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
+    target = masked(CLIENT)
+    room = (1514 - 28) // 8
+    macs = [number(n) for n in range(room - 1)]
+    reply = ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
+    assert reply == mask_is(CLIENT, *macs, mcmd=EDIT)
+    request = mask(EDIT, (ADD, OTHER))
+    assert ask(target, request)[24:28] == bytes((0, EDIT, 3, 0))
+
+
+@pytest.mark.parametrize("count", [None, 200])
+def test_p62_read_tells_the_list_and_ignores_directives(count: int | None) -> None:
+    target = masked(CLIENT, OTHER)
+    request = mask(READ, (ADD, THIRD), (7, THIRD), count=count)
+    assert ask(target, request) == mask_is(CLIENT, OTHER)
+    assert ask(target, mask(READ)) == mask_is(CLIENT, OTHER)
+
+
+def test_p63_directives_are_followed_in_order() -> None:
+    target = masked(CLIENT)
+    request = mask(
+        EDIT,
+        *((ADD, THIRD), (NONE, b"\xff" * 6), (ADD, OTHER), (DELETE, THIRD)),
+        *((ADD, CLIENT), (ADD, OTHER), (DELETE, b"\xee" * 6), (ADD, THIRD)),
+    )
+    after = mask_is(CLIENT, OTHER, THIRD, mcmd=EDIT)
+    assert ask(target, request) == after
+    assert ask(target, request) == after  # P2
+
+
+def test_p64_p65_p66_a_bad_directive_ends_it_and_what_was_done_stays() -> None:
+    target = make_target()
+    those = ((ADD, CLIENT), (ADD, OTHER), (3, THIRD), (ADD, THIRD))
+    expected = answer(2, bytes((0, EDIT, 2, 2)) + directives(*those))
+    assert ask(target, mask(EDIT, *those)) == expected
+    assert expected[14:16] == b"\x18\0"
+    assert ask(target, mask(READ)) == mask_is(CLIENT, OTHER)
+    assert target.statistics().errors == {"mask_bad_directive": 1}
+
+
+def test_p67_an_edit_that_does_nothing_tells_the_list_too() -> None:
+    assert ask(masked(CLIENT), mask(EDIT)) == mask_is(CLIENT, mcmd=EDIT)
+
+
+@pytest.mark.parametrize("mcmd", [2, 255])
+def test_p68_another_command_is_a_bad_argument(mcmd: int) -> None:
+    target = make_target()
+    request = mask(mcmd, (ADD, OTHER))
+    assert ask(target, request) == answer(2, request[24:], verfl=0x1C, error=2)
+    assert ask(target, mask(READ)) == mask_is()
+
+
+@pytest.mark.parametrize("count", [2, 5, 255])
+def test_p69_fewer_directives_than_the_count_says_change_nothing(count: int) -> None:
+    target = make_target()
+    request = mask(EDIT, (ADD, OTHER), count=count)
+    assert ask(target, request) == answer(2, request[24:], verfl=0x1C, error=2)
+    assert ask(target, mask(READ)) == mask_is()
+
+
+def test_p70_whoever_shuts_himself_out_still_hears_of_it() -> None:
+    target = make_target()
+    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_is(OTHER, mcmd=EDIT)
+    assert ask(target, mask(READ)) == b""
+    reply = ask(target, from_(OTHER, mask(EDIT, (DELETE, OTHER))))
+    assert reply == to(OTHER, mask_is(mcmd=EDIT))
+    assert ask(target, mask(READ)) == mask_is()
+
+
+@pytest.mark.parametrize("length", [24, 27])
+def test_p17_half_a_mask_message_is_dropped(length: int) -> None:
+    target = make_target()
+    assert ask(target, mask(READ)[:length]) == b""
+    assert target.statistics().dropped == {"short": 1}
+
+
+def test_p20_padding_behind_the_directives_is_none() -> None:
+    request = mask(EDIT, (ADD, CLIENT)) + directives((ADD, OTHER)) + b"\xee" * 20
+    assert ask(make_target(), request) == mask_is(CLIENT, mcmd=EDIT)
+
+
+def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
+    target = masked(CLIENT, OTHER)
+    assert target.export.audience == (CLIENT, OTHER)
+    assert make_target().export.audience == (b"\xff" * 6,)
+    slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
+    length = target.announce(slot, OTHER)
+    expected = OTHER + TARGET + settings(0)[12:20] + bytes(4) + settings(0)[24:]
+    assert bytes(slot[:length]) == expected
+
+
+# Reserve and release.
+
+
+def test_p71_a_target_is_nobodys_at_first() -> None:
+    assert ask(make_target(), reserve(READ)) == holders_are()
+
+
+def test_p72_a_free_target_can_be_reserved_also_for_others() -> None:
+    target = make_target()
+    reply = ask(target, reserve(SET, THIRD, OTHER))
+    assert reply == holders_are(THIRD, OTHER, rcmd=SET)
+
+
+def test_p72_a_holder_may_pass_it_on_or_release_it() -> None:
+    target = reserved(CLIENT, OTHER)
+    assert ask(target, reserve(SET, OTHER)) == holders_are(OTHER, rcmd=SET)
+    refused = holders_are(OTHER, rcmd=SET, code=6)
+    assert ask(target, reserve(SET, CLIENT)) == refused
+    assert ask(target, reserve(SET)) == refused
+    assert target.statistics().errors == {"reserved": 2}
+    released = to(OTHER, holders_are(rcmd=SET))
+    assert ask(target, from_(OTHER, reserve(SET))) == released
+
+
+def test_p73_force_always_succeeds_and_so_does_reading() -> None:
+    target = reserved(OTHER)
+    assert ask(target, reserve(READ)) == holders_are(OTHER)
+    assert ask(target, reserve(FORCE, CLIENT)) == holders_are(CLIENT, rcmd=FORCE)
+    assert ask(target, reserve(FORCE)) == holders_are(rcmd=FORCE)
+
+
+@pytest.mark.parametrize("opcode", [0x20, 0x24, 0x30, 0x34, 0xE5, 0xE7, 0xEA, 0x00])
+def test_p74_a_stranger_may_send_no_ata_command(opcode: int) -> None:
+    target = reserved(OTHER)
+    request = ata(opcode, 5, aflags=0x41, data=b"\xff" * 512)
+    expected = answer(0, request[24:36], verfl=0x1C, error=6)
+    assert ask(target, request) == expected
+    assert ask(target, ata(0x24, 5, shelf=0xFFFF, slot=0xFF))[14:16] == b"\x1c\x06"
+    served = registers(0x40, lba=5, data=sector(5))
+    assert ask(target, from_(OTHER, ata(0x24, 5))) == to(OTHER, served)
+
+
+def test_p74_a_stranger_may_identify_and_use_the_other_commands() -> None:
+    target = reserved(OTHER)
+    page = registers(0x40, data=target.export.identity_page)
+    assert ask(target, ata(0xEC)) == page
+    assert ask(target, config(4, b"mine")) == settings(4, b"mine")  # P58
+    assert ask(target, mask(EDIT, (ADD, CLIENT))) == mask_is(CLIENT, mcmd=EDIT)
+    assert ask(target, reserve(READ)) == holders_are(OTHER)
+
+
+@pytest.mark.parametrize("rcmd", [3, 255])
+def test_p75_another_command_is_a_bad_argument(rcmd: int) -> None:
+    expected = holders_are(CLIENT, rcmd=rcmd, code=2)
+    assert ask(reserved(CLIENT), reserve(rcmd, OTHER)) == expected
+
+
+@pytest.mark.parametrize("rcmd", [SET, FORCE])
+@pytest.mark.parametrize("count", [2, 255])
+def test_p75_fewer_addresses_than_the_count_says_change_nothing(
+    rcmd: int, count: int
+) -> None:
+    expected = holders_are(CLIENT, rcmd=rcmd, code=2)
+    assert ask(reserved(CLIENT), reserve(rcmd, OTHER, count=count)) == expected
+
+
+def test_p76_255_addresses_in_any_order_and_none_twice() -> None:
+    target = make_target(mtu=9000)
+    macs = [CLIENT, *(number(n) for n in range(254, 0, -1))]
+    assert ask(target, reserve(SET, *macs)) == holders_are(*macs, rcmd=SET)
+    for mac in macs:
+        assert ask(target, from_(mac, ata(0xE5, count=0)))[14] == 0x18
+    doubled = holders_are(OTHER, CLIENT, rcmd=SET)
+    assert ask(target, reserve(SET, OTHER, CLIENT, OTHER)) == doubled
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xee" * 6, b"\xee" * 40])
+def test_p79_padding_behind_the_addresses_is_none(junk: bytes) -> None:
+    reply = ask(make_target(), reserve(SET, OTHER) + junk)
+    assert reply == holders_are(OTHER, rcmd=SET)
+
+
+@pytest.mark.parametrize("length", [24, 25])
+def test_p17_half_a_reserve_message_is_dropped(length: int) -> None:
+    target = make_target()
+    assert ask(target, reserve(READ)[:length]) == b""
+    assert target.statistics().dropped == {"short": 1}
+
+
+# What is set is kept before it is answered.
+
+
+def test_p59_p78_every_change_is_handed_over_once_before_its_reply() -> None:
+    target = make_target()
+    kept: list[ClientState] = []
+    target.export.changed = kept.append
+    for request in (
+        config(3, b"owner"),
+        mask(EDIT, (ADD, CLIENT)),
+        reserve(SET, CLIENT, OTHER),
+    ):
+        first = ask(target, request)
+        assert ask(target, request) == first  # P2: and nothing to keep
+    assert len(kept) == 3
+    assert kept[-1] == target.export.state
+    assert kept[-1].config_string == b"owner"
+    assert kept[-1].mask == (CLIENT,)
+    assert kept[-1].holders == (CLIENT, OTHER)
+
+
+def test_what_cannot_be_kept_is_not_set_and_called_error_3() -> None:
+    target = make_target()
+    target.export.force(b"before")
+    before = target.export.state
+    target.export.changed = fail_to_keep
+    refused = settings(4, b"before", code=3)
+    assert ask(target, config(4, b"after")) == refused
+    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_is(mcmd=EDIT, code=3)
+    assert ask(target, reserve(SET, OTHER)) == holders_are(rcmd=SET, code=3)
+    assert target.export.state is before
+    assert ask(target, ata(0x24))[27] == 0x40
+    assert target.statistics().errors == {"device_unavailable": 3}
