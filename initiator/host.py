@@ -145,6 +145,8 @@ class Host:
             due = driver.next_timeout()
             if due is not None and due <= now:
                 driver.handle_timer(now)
+                # Bios may have ended by it, with nothing left that would wake us.
+                received = True
         for port in tuple(self.ports):
             try:
                 port.link.flush()

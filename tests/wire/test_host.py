@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -114,3 +115,28 @@ def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> N
             remove(wire.interface)
             with pytest.raises(NotFoundError, match="interface is gone"):
                 disk.read(0, 512)
+
+
+def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) -> None:
+    create = [tmp_path / "disk.img", "--create", "1M"]
+    target = start(wire.target, "serve", "e7.3", wire.interface, *create)
+    ready_line(target)
+    options = Options(deadsecs=1)
+    with (
+        wire.initiator.entered(),
+        Disk.open("e7.3", wire.interface, options=options) as disk,
+    ):
+        target.kill()
+        target.wait()
+        ended: list[Bio] = []
+        disk.submit(Op.WRITE, 0, bytes(512), ended.append)
+        # As a copy waits: for as long as it takes. A wait for ever ends the test here.
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.alarm(20)
+        try:
+            while not ended:
+                disk.host.turn()
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+    assert isinstance(ended[0].error, NotFoundError)
