@@ -11,13 +11,15 @@ That no attribute is forgotten is for the tests to show: they compare whole worl
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections import deque
+from itertools import compress, repeat
+from operator import attrgetter, call, is_, ne
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from initiator.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from initiator.aoedev import Frame
     from initiator.lab.world import World
@@ -26,34 +28,37 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """How objects of one kind are read, as a tuple, and written back."""
+    """How objects of one kind are read and written.
 
-    read: Callable[[Any], tuple[Any, ...]]
-    write: Callable[[Any, tuple[Any, ...]], object]
+    Args:
+        read: returns what may change, as something that does not.
+        write: puts that back.
+    """
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any, Any], object]
 
 
 def attributes(names: str) -> Kind:
     """Objects of which these attributes may change."""
     words = names.split()
-
-    def write(to: object, held: tuple[Any, ...]) -> None:
-        for name, value in zip(words, held, strict=True):
-            setattr(to, name, value)
-
-    if len(words) > 1:
-        return Kind(attrgetter(*words), write)
+    if len(words) == 1:
+        return Kind(attrgetter(names), lambda to, was: setattr(to, names, was))
+    # Loops in C, without a result: this is most of what an exploration costs.
     return Kind(
-        lambda of: (getattr(of, names),), lambda to, held: setattr(to, names, held[0])
+        attrgetter(*words),
+        lambda to, was: deque(map(setattr, repeat(to), words, was), maxlen=0),
     )
 
 
-_SEQUENCE: Final = Kind(tuple, lambda to, held: to.__setitem__(slice(None), held))
-_BYTES: Final = Kind(lambda of: (bytes(of),), lambda to, held: _fill(to, held[0]))
-_QUEUE: Final = Kind(tuple, lambda to, held: (to.clear(), to.extend(held)))
-_SET: Final = Kind(tuple, lambda to, held: (to.clear(), to.update(held)))
+_SEQUENCE: Final = Kind(tuple, lambda to, was: to.__setitem__(slice(None), was))
+_BYTES: Final = Kind(bytes, _SEQUENCE.write)
+_QUEUE: Final = Kind(tuple, lambda to, was: (to.clear(), to.extend(was)))
+_SET: Final = Kind(frozenset, lambda to, was: (to.clear(), to.update(was)))
 _DICT: Final = Kind(
-    lambda of: tuple(of.items()), lambda to, held: (to.clear(), to.update(held))
+    lambda of: tuple(of.items()), lambda to, was: (to.clear(), to.update(was))
 )
+"""A dict whose order matters: equal ones may differ in it."""
 _PAGE: Final = attributes("count head slab free kept_out owner block")
 _OBJECT: Final = attributes("owner put_off")
 _BUFFER: Final = attributes("is_held")
@@ -68,8 +73,31 @@ _SKB: Final = attributes("frags dataref owns_frags")
 _CLONE: Final = attributes("skb head frags linear users")
 
 
-def _fill(to: bytearray, content: bytes) -> None:
-    to[:] = content
+class Objects:
+    """Objects of several kinds, side by side with how they are read and written."""
+
+    __slots__ = ("reads", "targets", "writes")
+
+    def __init__(self, objects: Iterable[tuple[Kind, object]]) -> None:
+        found = list(objects)
+        self.targets = [target for _, target in found]
+        self.reads = [kind.read for kind, _ in found]
+        self.writes = [kind.write for kind, _ in found]
+
+    def are(self, others: Objects) -> bool:
+        """Tell whether these are the very same objects, not only equal ones."""
+        mine, theirs = self.targets, others.targets
+        return len(mine) == len(theirs) and all(map(is_, mine, theirs))
+
+    def read(self) -> list[Any]:
+        """Return what each of them holds."""
+        return list(map(call, self.reads, self.targets))
+
+    def write(self, held: list[Any]) -> None:
+        """Put back what each of them held, where that is not so any more."""
+        differs = map(ne, map(call, self.reads, self.targets), held)
+        for at in list(compress(range(len(held)), differs)):
+            self.writes[at](self.targets[at], held[at])
 
 
 class Snapshot(NamedTuple):
@@ -77,12 +105,14 @@ class Snapshot(NamedTuple):
 
     Args:
         passing: the objects that come and go, those that were there.
-        held: what the lasting objects and these held.
+        lasting_held: what the objects that last held.
+        passing_held: what those that come and go held.
         contents: the bytes of each page, as numbers that ``Snapshots`` gave them.
     """
 
-    passing: list[tuple[Kind, Any]]
-    held: list[tuple[Any, ...]]
+    passing: Objects
+    lasting_held: list[Any]
+    passing_held: list[Any]
     contents: tuple[int, ...]
 
 
@@ -98,7 +128,7 @@ class Snapshots:
         self, world: World, others: Sequence[tuple[Kind, object]] = ()
     ) -> None:
         self._world = world
-        self._lasting = [*_lasting(world), *others]
+        self._lasting = Objects([*_lasting(world), *others])
         self._arena = world.memory.arena
         self._numbers: dict[bytes, int] = {}
         self._bytes: list[bytes] = []
@@ -124,35 +154,27 @@ class Snapshots:
 
     def take(self, base: Snapshot | None = None) -> Snapshot:
         """Note everything; what is as in ``base`` is shared with it."""
-        passing = list(_passing(self._world))
-        held = self._read(passing)
+        passing = Objects(_passing(self._world))
+        lasting_held, passing_held = self._lasting.read(), passing.read()
         if base is not None:
-            if passing == base.passing:
+            lasting_held = _shared(lasting_held, base.lasting_held)
+            if passing.are(base.passing):
                 passing = base.passing
-            both = zip(held, base.held, strict=False)
-            held[: len(base.held)] = [old if new == old else new for new, old in both]
-        return Snapshot(passing, held, self.contents())
-
-    def _read(self, passing: list[tuple[Kind, Any]]) -> list[tuple[Any, ...]]:
-        held = [read(target) for (read, _), target in self._lasting]
-        held += [read(target) for (read, _), target in passing]
-        return held
+                passing_held = _shared(passing_held, base.passing_held)
+        return Snapshot(passing, lasting_held, passing_held, self.contents())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put everything back as it was."""
-        now, was = self._read(snapshot.passing), snapshot.held
-        if now != was:
-            lasting = len(self._lasting)
-            for at in [at for at, held in enumerate(was) if now[at] != held]:
-                if at < lasting:
-                    (_, write), target = self._lasting[at]
-                else:
-                    (_, write), target = snapshot.passing[at - lasting]
-                write(target, was[at])
+        self._lasting.write(snapshot.lasting_held)
+        snapshot.passing.write(snapshot.passing_held)
         if self.contents() != snapshot.contents:
             self._last = b"".join([self._bytes[n] for n in snapshot.contents])
             self._last_contents = snapshot.contents
             self._arena[:] = self._last
+
+
+def _shared(held: list[Any], base: list[Any]) -> list[Any]:
+    return [old if new == old else new for new, old in zip(held, base, strict=True)]
 
 
 def _lasting(world: World) -> Iterator[tuple[Kind, object]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from initiator.aoedev import Buf, Frame
     from initiator.bio import BioVec
     from initiator.lab.steps import Run
+    from initiator.lab.world import Write
     from initiator.memory import Page
     from initiator.skbuff import Clone, Skb
     from initiator.slab import Cache
@@ -63,20 +64,18 @@ class _State:
             self._memory(),
             self._driver(),
             self._clones(),
-            tuple(self._skb(skb) for skb in self.skbs),
-            tuple(sorted(answers)),
-            tuple(
-                (
-                    write.ended,
-                    write.bio.error is None,
-                    write.buffer.is_held,
-                    *_places(write.buffer.pieces),
-                )
-                for write in world.writes
-            ),
-            tuple((each.is_held, *_places(each.pieces)) for each in world.victims),
+            [self._skb(skb) for skb in self.skbs],
+            sorted(answers),
+            [self._write(write) for write in world.writes],
+            [(each.is_held, _places(each.pieces)) for each in world.victims],
             (run.duplicates, *sorted(run.rewritten)),
         )
+
+    def _write(self, write: Write) -> tuple[Any, ...]:
+        buffer, bio = write.buffer, write.bio
+        if write.ended and not buffer.is_held:
+            return (bio.error is None,)
+        return write.ended, bio.error is None, buffer.is_held, _places(buffer.pieces)
 
     def _memory(self) -> tuple[Any, ...]:
         memory = self.world.memory
@@ -113,13 +112,13 @@ class _State:
             (window.nout, window.maxout, window.ssthresh, window.next_cwnd),
             self._waiting(device.factive.values()),
             self._waiting(device.rexmitq.values()),
-            tuple(self._idle(frame.skb) for frame in target.ffree),
-            tuple(self._idle(skb) for skb in device.skbpool),
-            tuple(self.bios[bio] for bio in device.bios),
+            [self._idle(frame.skb) for frame in target.ffree],
+            [self._idle(skb) for skb in device.skbpool],
+            [self.bios[bio] for bio in device.bios],
             self._buf(device.buf),
         )
 
-    def _waiting(self, frames: Iterable[Frame]) -> tuple[Any, ...]:
+    def _waiting(self, frames: Iterable[Frame]) -> list[Any]:
         found = []
         last = 0.0
         for frame in frames:
@@ -128,7 +127,7 @@ class _State:
             found.append(
                 (self._name(frame.skb), frame.attempts, together, *self._buf(frame.buf))
             )
-        return tuple(found)
+        return found
 
     def _buf(self, buf: Buf | None) -> tuple[Any, ...]:
         if buf is None:
@@ -163,13 +162,22 @@ class _State:
             sorted([self._clone(clone) for clone in card.tapped]),
         )
 
+    def _shared(self, clone: Clone) -> tuple[Any, ...]:
+        """Name the skb or, if it is left to clones alone, say what it is."""
+        skb = cast("Skb", clone.skb)
+        number = self.skbs.get(skb)
+        if number is None:
+            return (len(self.skbs), clone.users, *self._skb(skb))
+        return number, clone.users
+
     def _sent(self, clone: Clone) -> tuple[Any, ...]:
-        skb = self._name(clone.skb) if clone.skb is not None else -1
-        return skb, clone.users, _places(clone.frags)
+        if clone.skb is not None:
+            return self._shared(clone)
+        return -1, clone.users, _places(clone.frags)
 
     def _clone(self, clone: Clone) -> tuple[Any, ...]:
         if clone.skb is not None:
-            return (self._name(clone.skb), clone.users)
+            return self._shared(clone)
         return (
             -1,
             clone.users,
@@ -180,9 +188,5 @@ class _State:
         )
 
 
-def _places(
-    pieces: Iterable[BioVec] | Iterable[tuple[Page, int, int]],
-) -> tuple[Any, ...]:
-    return tuple(
-        [(cast("Page", page).pfn, offset, length) for page, offset, length in pieces]
-    )
+def _places(pieces: Iterable[BioVec] | Iterable[tuple[Page, int, int]]) -> list[Any]:
+    return [(cast("Page", page).pfn, offset, length) for page, offset, length in pieces]

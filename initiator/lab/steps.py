@@ -124,7 +124,7 @@ class Run:
             policy,
             nic,
             pages=pages,
-            peer=MemoryPeer(pages * PAGE_SIZE // SECTOR),
+            peer=MemoryPeer(bounds.bios * bounds.buffers * PAGE_SIZE // SECTOR),
             keep=keep,
         )
         card = self.world.card
@@ -159,7 +159,7 @@ class Run:
     # --- what can happen ---------------------------------------------------------
 
     def choices(self) -> list[Step]:
-        """Return all that can happen next."""
+        """Return all that can happen next; of steps that do the same, one."""
         return [
             *self._of_the_network(),
             *self._of_the_driver(),
@@ -168,20 +168,20 @@ class Run:
 
     def _of_the_network(self) -> Iterator[Step]:
         card = self.world.card
-        for clone in card.queue:
+        for clone in _unlike(card.queue):
             yield Step("leave", clone.number)
-        for clone in card.ring:
+        for clone in _unlike(card.ring):
             yield Step("send", clone.number)
             yield Step("lose", clone.number)
-        for clone in card.sent:
+        for clone in _unlike(card.sent):
             yield Step("complete", clone.number)
-        tags = set()
+        frames = set()
         for index, answer in enumerate(self.world.answers):
-            tag = tag_of(answer)
-            if tag in tags:
+            frame = self._frame_for(tag_of(answer))
+            if frame in frames:
                 continue
-            tags.add(tag)
-            if self._frame_for(tag) is None:
+            frames.add(frame)
+            if frame is None:
                 yield Step("old answer", index)
                 continue
             yield Step("answer", index)
@@ -327,6 +327,19 @@ class Run:
     def _frame_for(self, tag: int) -> Frame | None:
         device = self.world.device
         return device.factive.get(tag) or device.rexmitq.get(tag)
+
+
+def _unlike(queue: Sequence[Clone]) -> Iterator[Clone]:
+    """Yield the clones of one queue, but only one of those that are alike."""
+    if len(queue) < 2:
+        yield from queue
+        return
+    seen = set()
+    for clone in queue:
+        alike = clone.skb, clone.users, clone.head, tuple(clone.frags), clone.linear
+        if alike not in seen:
+            seen.add(alike)
+            yield clone
 
 
 def tag_of(frame: bytes | bytearray) -> int:
