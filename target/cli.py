@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aoe.address import Address
+from aoe.address import Address, parse_mac
 from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed, run
 from aoe.errors import UsageError, from_os_error
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "aoe-target"
 WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
+
+
+def parse_macs(text: str) -> tuple[bytes, ...]:
+    """Read MAC addresses between commas, each with colons or, as for vblade, without.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
+    return tuple(dict.fromkeys(map(parse_mac, macs)))
+
+
+def _with_colons(match: re.Match[str]) -> str:
+    return ":".join(re.findall("..", match[1]))
+
+
+MACS: Final = Parsed("mac[,mac]", parse_macs)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,6 +80,19 @@ def cli() -> None:
 )
 @click.option("--serial", default="", help="Serial number; made of address and host.")
 @click.option("--model", default="pyaoe", show_default=True, help="Model name.")
+@click.option(
+    "-m",
+    "--mask",
+    type=MACS,
+    default=(),
+    help="Serve these clients alone, whatever list was kept; clients may edit it.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep what clients set there; beside PATH where it is an image.",
+)
+@click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
 @click.option(
     "--force", is_flag=True, help="Serve although address or disk seem to be in use."
 )
@@ -128,6 +159,9 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         buffers=options["buffers"],
         serial=options["serial"],
         model=options["model"],
+        mask=options["mask"],
+        state_dir=options["state_dir"],
+        keep_state=not options["no_state"],
     )
     return Settings(
         exports=(export,),

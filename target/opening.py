@@ -16,6 +16,7 @@ from target.disks import open_disk
 from target.exports import Export
 from target.probe import probe
 from target.service import Port, Service
+from target.state import open_state
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -83,7 +84,8 @@ def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
     stack.callback(disk.close)
     firmware, number = _version()
     shelf, slot = chosen.address
-    return Export(
+    state, file = open_state(chosen)
+    export = Export(
         chosen.address,
         disk,
         serial=chosen.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
@@ -91,7 +93,11 @@ def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
         firmware=firmware,
         firmware_number=number,
         buffer_count=chosen.buffers,
+        state=state,
     )
+    if file is not None:
+        export.changed = file.save
+    return export
 
 
 def _version() -> tuple[str, int]:

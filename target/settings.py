@@ -11,7 +11,7 @@ import msgspec
 
 from aoe.errors import UsageError
 from target.disks import OpenFlags
-from target.exports import BUFFER_COUNT, BUFFER_LIMIT, BUFFER_MINIMUM, MODEL
+from target.exports import BUFFER_COUNT, BUFFER_LIMIT, BUFFER_MINIMUM, LIST_LIMIT, MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,9 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         buffers: messages that a client may have outstanding (P60).
         serial: at most 20 ASCII characters; made of address and host if empty.
         model: at most 40 ASCII characters.
+        mask: MAC addresses of the clients that are served; none leaves it to clients.
+        state_dir: where to keep what clients set; beside the image where not given.
+        keep_state: keep it at all.
 
     Raises:
         UsageError: a value out of range.
@@ -44,6 +47,9 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     buffers: int = BUFFER_COUNT
     serial: str = ""
     model: str = MODEL
+    mask: tuple[bytes, ...] = ()
+    state_dir: Path | None = None
+    keep_state: bool = True
 
     def __post_init__(self) -> None:
         if not self.interfaces or not all(self.interfaces):
@@ -62,6 +68,12 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
                 else "more than the protocol can say",
                 f"Choose {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
             )
+        if len(self.mask) > LIST_LIMIT:
+            raise UsageError(
+                "--mask", f"{len(self.mask)} addresses", f"Name at most {LIST_LIMIT}"
+            )
+        if self.state_dir is not None and not self.keep_state:
+            raise UsageError("--state-dir", "there is --no-state too", "Choose one")
         for name, limit in _TEXT_LIMITS.items():
             text = getattr(self, name)
             if len(text) > limit or not (text.isascii() and text.isprintable()):

@@ -1,0 +1,250 @@
+"""What clients set is found again (P59, P78), and never half written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aoe.address import Address
+from aoe.errors import AccessError, AoEError, UsageError
+from target.cli import parse_macs
+from target.disks import OpenFlags
+from target.exports import ClientState
+from target.settings import ExportSettings
+from target.state import StateFile, open_state, state_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ONE, TWO = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
+STATE = ClientState(b"owner\0\xff", (TWO, ONE), (ONE,))
+MACS = st.lists(st.binary(min_size=6, max_size=6), max_size=255, unique=True).map(tuple)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "disk.img.aoe.json")
+
+
+def settings_for(path: Path | str, **fields: object) -> ExportSettings:
+    place = ExportSettings(address=Address(7, 3), interfaces=("eth0",), path=str(path))
+    return msgspec.structs.replace(place, **fields)
+
+
+def test_nothing_is_set_where_nothing_was_kept(file: StateFile) -> None:
+    assert file.load() == ClientState()
+
+
+def test_what_was_kept_is_found_again_and_can_be_read_by_people(
+    file: StateFile,
+) -> None:
+    file.save(ClientState(b"before"))
+    file.save(STATE)
+    assert file.load() == STATE
+    assert json.loads(file.path.read_text()) == {
+        "version": 1,
+        "config_string": "owner\0\xff",
+        "mask": ["52:54:00:00:00:02", "52:54:00:00:00:01"],
+        "reserved_for": ["52:54:00:00:00:01"],
+    }
+    assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
+
+
+@given(st.binary(max_size=1024), MACS, MACS)
+def test_any_state_is_found_again(
+    tmp_path_factory: pytest.TempPathFactory,
+    string: bytes,
+    mask: tuple[bytes, ...],
+    holders: tuple[bytes, ...],
+) -> None:
+    file = StateFile(tmp_path_factory.getbasetemp() / "any.aoe.json")
+    state = ClientState(string, mask, holders)
+    file.save(state)
+    assert file.load() == state
+
+
+def test_the_new_file_is_stable_before_it_takes_the_place_and_then_the_folder(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def note_fsync(fd: int) -> None:
+        steps.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        fsync(fd)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append(f"rename {path.name} {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    file.save(STATE)
+    name = file.path.name
+    assert steps == [
+        f"fsync .{name}.new",
+        f"rename .{name}.new {name}",
+        f"fsync {file.path.parent.name}",
+    ]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    file: StateFile,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file.save(STATE)
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="No space left"):
+        file.save(ClientState(b"after"))
+    monkeypatch.undo()
+    assert file.load() == STATE
+    assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
+    assert caplog.messages == [
+        (
+            f"{file.path}: no space left on device. "
+            "Until that works clients can set nothing; --no-state keeps nothing"
+        )
+    ]
+
+
+def test_what_a_crash_left_behind_is_in_nobodys_way(file: StateFile) -> None:
+    file.path.with_name(f".{file.path.name}.new").write_bytes(b"{half" * 1000)
+    file.save(STATE)
+    assert file.load() == STATE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"version": 1}',
+        b'{"version": 2, "config_string": "", "mask": [], "reserved_for": []}',
+        b'{"version": 1, "config_string": "\\u0100", "mask": [], "reserved_for": []}',
+        b'{"version": 1, "config_string": "", "mask": ["x"], "reserved_for": []}',
+        b'{"version": 1, "config_string": "", "mask": [], "reserved_for": [], "a": 1}',
+    ],
+)
+def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) -> None:
+    file.path.write_bytes(content)
+    with pytest.raises(AoEError) as caught:
+        file.load()
+    assert caught.value.what == str(file.path)
+    assert caught.value.why.startswith("not what clients had set: ")
+    assert caught.value.cure == "Remove it to begin anew, or serve --no-state"
+
+
+def test_a_file_that_may_not_be_read_is_no_empty_one(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(AccessError, match="Or serve --no-state"):
+        file.load()
+
+
+def test_it_lies_beside_an_image_one_for_each_window(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.touch()
+    assert state_path(settings_for(image)) == tmp_path / "disk.img.aoe.json"
+    there = settings_for(image, disk=OpenFlags(offset=1 << 20))
+    assert state_path(there) == tmp_path / "disk.img@1048576.aoe.json"
+    link = tmp_path / "link"
+    link.symlink_to(image)
+    assert state_path(settings_for(link)) == tmp_path / "disk.img.aoe.json"
+
+
+def test_it_has_the_address_for_a_name_where_there_is_no_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "kept")
+    assert state_path(chosen) == tmp_path / "kept" / "e7.3.aoe.json"
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    device = settings_for("/dev/null")
+    assert state_path(device) == Path("/var/lib/aoe-target/e7.3.aoe.json")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert state_path(device) == tmp_path / "e7.3.aoe.json"
+
+
+def test_the_directory_is_made_when_there_is_something_to_keep(tmp_path: Path) -> None:
+    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "a" / "b")
+    state, file = open_state(chosen)
+    assert state == ClientState()
+    assert file
+    assert not (tmp_path / "a").exists()
+    file.save(STATE)
+    assert open_state(chosen)[0] == STATE
+
+
+def test_a_mask_that_was_asked_for_stands_in_for_the_one_that_was_kept(
+    tmp_path: Path,
+) -> None:
+    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path, mask=(ONE,))
+    StateFile(state_path(chosen)).save(STATE)
+    expected = ClientState(STATE.config_string, (ONE,), STATE.holders)
+    assert open_state(chosen)[0] == expected
+
+
+def test_no_state_neither_finds_nor_keeps_anything(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.touch()
+    StateFile(state_path(settings_for(image))).save(STATE)
+    assert open_state(settings_for(image, keep_state=False)) == (ClientState(), None)
+
+
+def test_a_state_dir_and_no_state_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--state-dir: there is --no-state too"):
+        settings_for("disk.img", state_dir=tmp_path, keep_state=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "52:54:00:00:00:01,52:54:00:00:00:02",
+        "525400000001,525400000002",
+        "52-54-00-00-00-01,52:54:0:0:0:2,525400000001",
+    ],
+)
+def test_masks_are_written_with_or_without_colons_as_for_vblade(text: str) -> None:
+    assert parse_macs(text) == (ONE, TWO)
+
+
+@pytest.mark.parametrize("text", ["", "x", "525400000001,", "5254000000012"])
+def test_a_mask_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a MAC address"):
+        parse_macs(text)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ClientState(bytes(1025)),
+        lambda: ClientState(mask=(ONE,) * 256),
+        lambda: ClientState(holders=(ONE,) * 256),
+        lambda: settings_for("disk.img", mask=(ONE,) * 256),
+    ],
+)
+def test_more_than_the_protocol_can_say_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(UsageError):
+        make()
