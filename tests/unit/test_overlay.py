@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import errno
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from target.disks.memory import MemoryDisk
+from target.disks.overlay import OverlayDisk
+from target.disks.overlay_format import (
+    HEADER_SLOT,
+    BaseIdentity,
+    OverlayHeader,
+    find_header,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECTOR = 512
+SECTORS = 41
+"""Not a whole number of clusters: the last one is short."""
+SIZE = SECTORS * SECTOR
+GOLDEN = b"".join(bytes([number]) * SECTOR for number in range(1, SECTORS + 1))
+IDENTITY = BaseIdentity(path="/golden.img", offset=0, size=SIZE, mtime_ns=1)
+HEADER = OverlayHeader(base=IDENTITY, cluster=4 * SECTOR)
+
+ranges = st.integers(0, SECTORS - 1).flatmap(
+    lambda first: st.tuples(st.just(first), st.integers(1, min(9, SECTORS - first)))
+)
+steps = st.tuples(
+    st.sampled_from(["write", "write", "discard", "flush", "reopen", "killed"]), ranges
+)
+
+
+class Platter:
+    """A disk that loses what was not flushed: any of it, sector by sector."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.read_only = False
+        self.stable = bytearray(size)
+        self.cached = bytearray(size)
+        self.pending: list[tuple[int, bytes]] = []
+        self.refuses_to_flush = False
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.cached[offset : offset + len(buffer)]
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        assert offset >= 0
+        assert offset + len(data) <= self.size
+        self.cached[offset : offset + len(data)] = data
+        end = offset + len(data)
+        while offset < end:
+            cut = min(end, offset - offset % SECTOR + SECTOR)
+            self.pending.append((offset, bytes(self.cached[offset:cut])))
+            offset = cut
+
+    def discard(self, offset: int, length: int) -> None:
+        self.write_from(offset, memoryview(bytes(length)))
+
+    def flush(self) -> None:
+        if self.refuses_to_flush:
+            raise OSError(errno.EIO, "input/output error")
+        self.stable[:] = self.cached
+        self.pending.clear()
+
+    def lose_power(self, luck: random.Random) -> None:
+        for offset, data in self.pending:
+            if luck.random() < 0.5:
+                self.stable[offset : offset + len(data)] = data
+        self.pending.clear()
+        self.cached[:] = self.stable
+
+    def close(self) -> None:
+        pass
+
+
+def platter() -> Platter:
+    store = Platter(HEADER.file_size)
+    at, raw = HEADER.pack()
+    store.write_from(at, memoryview(raw))
+    store.flush()
+    return store
+
+
+def overlay(
+    store: Platter,
+    boot: str = "first",
+    *,
+    sync: bool = False,
+    clock: Callable[[], float] = float,
+) -> OverlayDisk:
+    base = MemoryDisk(GOLDEN, read_only=True)
+    header = find_header(bytes(store.cached))
+    return OverlayDisk(base, store, header, boot=boot, sync=sync, clock=clock)
+
+
+def content(disk: OverlayDisk) -> bytes:
+    buffer = memoryview(bytearray(SIZE))
+    disk.read_into(0, buffer)
+    return bytes(buffer)
+
+
+def fill(number: int, count: int) -> memoryview:
+    return memoryview(bytes([100 + number % 100]) * count * SECTOR)
+
+
+@given(plan=st.lists(steps, max_size=25))
+@settings(deadline=None)
+def test_an_overlay_behaves_like_the_disk_it_stands_for(
+    plan: list[tuple[str, tuple[int, int]]],
+) -> None:
+    store, model = platter(), bytearray(GOLDEN)
+    disk = overlay(store)
+    for number, (action, (first, count)) in enumerate(plan):
+        place = slice(first * SECTOR, (first + count) * SECTOR)
+        if action == "write":
+            data = fill(number, count)
+            disk.write_from(place.start, data)
+            model[place] = data
+        elif action == "discard":
+            disk.discard(place.start, count * SECTOR)
+            model[place] = bytes(count * SECTOR)
+        elif action == "flush":
+            disk.flush()
+        else:
+            # Killed, the process ends without a flush; the page cache outlives it.
+            if action == "reopen":
+                disk.close()
+            disk = overlay(store)
+        assert content(disk) == model
+
+
+@given(
+    plan=st.lists(steps, min_size=1, max_size=25),
+    seed=st.integers(0, 1 << 16),
+    sync=st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_a_power_failure_loses_nothing_flushed_and_shows_nothing_that_never_was(
+    plan: list[tuple[str, tuple[int, int]]], seed: int, *, sync: bool
+) -> None:
+    store, luck = platter(), random.Random(seed)
+    disk = overlay(store, sync=sync)
+    # What each sector may hold after a power failure: since the last flush, anything
+    # that was written to it.
+    allowed = [{GOLDEN[n * SECTOR : (n + 1) * SECTOR]} for n in range(SECTORS)]
+    latest = [next(iter(values)) for values in allowed]
+    for number, (action, (first, count)) in enumerate(plan):
+        if action in ("write", "discard"):
+            data = fill(number, count) if action == "write" else bytes(count * SECTOR)
+            if action == "write":
+                disk.write_from(first * SECTOR, memoryview(data))
+            else:
+                disk.discard(first * SECTOR, count * SECTOR)
+            for sector in range(first, first + count):
+                latest[sector] = bytes(data[:SECTOR])
+                allowed[sector].add(latest[sector])
+        elif action == "killed":
+            disk = overlay(store, sync=sync)
+        else:
+            if action == "reopen":
+                disk.close()
+                disk = overlay(store, sync=sync)
+            disk.flush()
+            allowed = [{value} for value in latest]
+    store.lose_power(luck)
+    for boot in ("second", "second", "third"):
+        if boot == "third":
+            store.lose_power(luck)
+        after = content(overlay(store, boot))
+        for sector in range(SECTORS):
+            assert after[sector * SECTOR : (sector + 1) * SECTOR] in allowed[sector]
+
+
+def test_with_sync_a_new_cluster_is_stable_when_the_write_returns() -> None:
+    store = platter()
+    overlay(store, sync=True).write_from(SECTOR, fill(0, 2))
+    store.lose_power(random.Random(1))
+    assert content(overlay(store, "second"))[SECTOR : 3 * SECTOR] == fill(0, 2)
+
+
+def test_a_client_that_never_flushes_loses_seconds_not_days() -> None:
+    store, now = platter(), 0.0
+    disk = overlay(store, clock=lambda: now)
+    disk.write_from(0, fill(1, 1))
+    now = 6.0
+    disk.write_from(8 * SECTOR, fill(2, 1))
+    disk.write_from(16 * SECTOR, fill(3, 1))
+    store.lose_power(random.Random(1))
+    after = content(overlay(store, "second"))
+    assert after[:SECTOR] == fill(1, 1)
+    assert after[8 * SECTOR : 9 * SECTOR] == fill(2, 1)
+
+
+def test_after_a_flush_that_failed_no_other_is_called_a_success() -> None:
+    store = platter()
+    disk = overlay(store)
+    disk.write_from(0, fill(1, 1))
+    disk.flush()
+    disk.write_from(8 * SECTOR, fill(2, 1))
+    store.refuses_to_flush = True
+    with pytest.raises(OSError, match="input/output error"):
+        disk.flush()
+    store.refuses_to_flush = False
+    with pytest.raises(OSError, match="an earlier flush failed"):
+        disk.flush()
+    disk.close()
+    # The system may have dropped what it could not write; the overlay does not say
+    # that it is there.
+    after = bytearray(GOLDEN)
+    after[:SECTOR] = fill(1, 1)
+    assert content(overlay(store)) == after
+
+
+@pytest.mark.parametrize("torn", [0, HEADER_SLOT])
+def test_a_torn_header_leaves_the_other(torn: int) -> None:
+    store = platter()
+    disk = overlay(store)
+    disk.write_from(0, fill(1, 1))
+    disk.close()
+    store.write_from(torn + 600, memoryview(b"\0" * 7000))
+    store.write_from(torn + 30, memoryview(b"garbage"))
+    store.flush()
+    assert content(overlay(store, "second"))[:SECTOR] == fill(1, 1)
+
+
+def test_only_what_was_written_takes_space() -> None:
+    disk = overlay(platter())
+    assert disk.used_count() == 0
+    disk.write_from(5 * SECTOR, fill(1, 1))
+    disk.discard(40 * SECTOR, SECTOR)
+    assert list(disk.used()) == [1, 10]
+    assert disk.used_count() == 2
