@@ -16,6 +16,7 @@ from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed, run
 from aoe.errors import UsageError, from_os_error
 from aoe.sizes import parse_size
+from target.overlay_cli import overlay
 
 if TYPE_CHECKING:
     from target.settings import Settings
@@ -78,6 +79,9 @@ def cli() -> None:
 @click.option(
     "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
 )
+@click.option(
+    "--overlay", default="", metavar="FILE", help="Keep there what is written to PATH."
+)
 @click.option("--serial", default="", help="Serial number; made of address and host.")
 @click.option("--model", default="pyaoe", show_default=True, help="Model name.")
 @click.option(
@@ -115,6 +119,7 @@ def serve(
     Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
           aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
           aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
+          aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
 
     PATH is a disk image or a block device. It is served in the foreground until
     Ctrl-C or SIGTERM; SIGUSR1 logs statistics.
@@ -156,6 +161,7 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         interfaces=tuple(interfaces.split(",")),
         path=path,
         disk=disk,
+        overlay=options["overlay"],
         buffers=options["buffers"],
         serial=options["serial"],
         model=options["model"],
@@ -218,6 +224,9 @@ def _set_up_logging() -> None:
     logger = logging.getLogger(PROGRAM)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+cli.add_command(overlay)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def _open_links(settings: Settings, stack: ExitStack) -> dict[str, Link]:
 
 
 def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
-    disk = open_disk(chosen.path, chosen.disk)
+    disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)
     firmware, number = _version()
     shelf, slot = chosen.address
@@ -142,5 +142,7 @@ def _describe_flags(chosen: ExportSettings) -> str:
         "direct": chosen.disk.direct,
         "sync": chosen.disk.sync,
     }
+    if chosen.overlay:
+        names[f"overlay {chosen.overlay}"] = True
     flags = ", ".join(name for name, is_set in names.items() if is_set)
     return f" [{flags}]" if flags else ""

@@ -29,6 +29,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         interfaces: names of the interfaces, at least one.
         path: the disk image or block device.
         disk: how to open it.
+        overlay: a file that takes what is written, so that ``path`` is only read.
         buffers: messages that a client may have outstanding (P60).
         serial: at most 20 ASCII characters; made of address and host if empty.
         model: at most 40 ASCII characters.
@@ -44,6 +45,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[str, ...]
     path: str
     disk: OpenFlags = OpenFlags()
+    overlay: str = ""
     buffers: int = BUFFER_COUNT
     serial: str = ""
     model: str = MODEL

@@ -126,7 +126,7 @@ def _replace(path: Path, raw: bytes) -> None:
 
 def state_path(chosen: ExportSettings) -> Path:
     """Find where an export's state is kept."""
-    image = Path(chosen.path).resolve()
+    image = Path(chosen.overlay or chosen.path).resolve()
     if chosen.state_dir is None and image.is_file():
         window = f"@{chosen.disk.offset}" if chosen.disk.offset else ""
         return image.with_name(f"{image.name}{window}.aoe.json")

@@ -6,30 +6,66 @@ Every kind of disk is a ``Disk``, and the protocol core knows nothing else of it
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from aoe.errors import UsageError
 from target.disks.base import Disk
 from target.disks.direct import DirectDisk, direct_block
 from target.disks.file import FileDisk, OpenFlags, open_file
+from target.disks.overlay_format import MAGIC
 
 __all__ = ["Disk", "OpenFlags", "open_disk"]
 
 
-def open_disk(path: str | Path, flags: OpenFlags | None = None) -> Disk:
+def open_disk(
+    path: str | Path, flags: OpenFlags | None = None, overlay: str = ""
+) -> Disk:
     """Open a disk image or a block device.
 
+    Args:
+        path: where it is.
+        flags: how to open it.
+        overlay: a file that takes what is written, so that the disk is only read.
+
     Raises:
-        AoEError: one of its children, with the cure; ``open_file`` and
-            ``direct_block`` list them.
+        AoEError: one of its children, with the cure; ``open_file``, ``direct_block``
+            and ``open_overlay`` list them.
     """
     flags = flags or OpenFlags()
-    path = Path(path)
-    fd, size = open_file(path, flags)
-    if not flags.direct:
-        return FileDisk(fd, flags.offset, size, read_only=flags.read_only)
+    if not overlay:
+        return _open_image(Path(path), flags)
+    from target.disks.overlay_files import identify_base, open_overlay
+
+    if flags.direct:
+        raise UsageError(overlay, "an overlay has no O_DIRECT", "Leave out --direct")
+    base = _open_image(Path(path), replace(flags, read_only=True, force=False))
     try:
+        identity = identify_base(str(path), flags.offset, base.size)
+        return open_overlay(overlay, base, identity, flags)
+    except BaseException:
+        base.close()
+        raise
+
+
+def _open_image(path: Path, flags: OpenFlags) -> Disk:
+    fd, size = open_file(path, flags)
+    try:
+        if not flags.direct:
+            _refuse_overlay(path, fd)
+            return FileDisk(fd, flags.offset, size, read_only=flags.read_only)
         block = direct_block(path, fd, flags.offset, size)
     except BaseException:
         os.close(fd)
         raise
     return DirectDisk(fd, flags.offset, size, read_only=flags.read_only, block=block)
+
+
+def _refuse_overlay(path: Path, fd: int) -> None:
+    # Served as it is, its first sectors would be a client's boot record.
+    if os.pread(fd, len(MAGIC), 0) == MAGIC:
+        raise UsageError(
+            str(path),
+            "an overlay is no disk by itself",
+            f"Name its base, and --overlay {path}",
+        )

@@ -185,6 +185,10 @@ class OverlayDisk:
         """Count the clusters that the overlay has."""
         return int.from_bytes(self._map).bit_count()
 
+    def used_bytes(self) -> int:
+        """Count the bytes of the clusters that the overlay has."""
+        return sum(self._length(cluster) for cluster in self.used())
+
     def copy_to(self, disk: Disk, progress: Callable[[int], None]) -> None:
         """Write every cluster of the overlay to a disk as large, and flush that.
 
