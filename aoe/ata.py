@@ -49,14 +49,71 @@ class AFlag(IntFlag):
 class Opcode(IntEnum):
     """ATA commands, by the names of the standard."""
 
+    DATA_SET_MANAGEMENT = 0x06
     READ = 0x20
     READ_EXT = 0x24
+    READ_DMA_EXT = 0x25
     WRITE = 0x30
     WRITE_EXT = 0x34
+    WRITE_DMA_EXT = 0x35
+    WRITE_DMA_FUA_EXT = 0x3D
+    READ_VERIFY = 0x40
+    READ_VERIFY_EXT = 0x42
+    WRITE_UNCORRECTABLE_EXT = 0x45
+    SMART = 0xB0
+    READ_DMA = 0xC8
+    WRITE_DMA = 0xCA
+    STANDBY_IMMEDIATE = 0xE0
+    IDLE_IMMEDIATE = 0xE1
+    STANDBY = 0xE2
+    IDLE = 0xE3
     CHECK_POWER_MODE = 0xE5
+    SLEEP = 0xE6
     FLUSH = 0xE7
     FLUSH_EXT = 0xEA
     IDENTIFY = 0xEC
+    SET_FEATURES = 0xEF
+
+
+LBA48_OPCODES: Final = frozenset(
+    {
+        Opcode.READ_EXT,
+        Opcode.READ_DMA_EXT,
+        Opcode.WRITE_EXT,
+        Opcode.WRITE_DMA_EXT,
+        Opcode.WRITE_DMA_FUA_EXT,
+        Opcode.READ_VERIFY_EXT,
+        Opcode.WRITE_UNCORRECTABLE_EXT,
+    }
+)
+"""Commands with an address of 48 bits whatever their flags say (P31)."""
+SECTOR_OPCODES: Final = LBA48_OPCODES | {
+    Opcode.READ,
+    Opcode.READ_DMA,
+    Opcode.WRITE,
+    Opcode.WRITE_DMA,
+    Opcode.READ_VERIFY,
+}
+"""Commands whose address and count name sectors."""
+
+
+class Feature(IntEnum):
+    """The feature register of SET FEATURES."""
+
+    WRITE_CACHE_ON = 0x02
+    TRANSFER_MODE = 0x03
+    LOOK_AHEAD_OFF = 0x55
+    WRITE_CACHE_OFF = 0x82
+    LOOK_AHEAD_ON = 0xAA
+
+
+class SmartFeature(IntEnum):
+    """The feature register of SMART."""
+
+    READ_DATA = 0xD0
+    ENABLE = 0xD8
+    DISABLE = 0xD9
+    RETURN_STATUS = 0xDA
 
 
 class Status(IntFlag):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import (
     ATA_DATA,
+    SECTOR_OPCODES,
     STATUS_BAD,
     AFlag,
     Opcode,
@@ -22,7 +23,6 @@ from aoe.reserve import Reserve, ReserveCommand
 if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
 
-_WITH_SECTORS: Final = (Opcode.READ, Opcode.READ_EXT, Opcode.WRITE, Opcode.WRITE_EXT)
 _LBA28: Final = (1 << 28) - 1
 _VENDOR: Final = 0xF0
 
@@ -96,7 +96,7 @@ def _ata_request(registers: Registers, whom: str) -> str:
         return f"ATA {registers.command:#04x} {whom}"
     opcode = Opcode(registers.command)
     words = f"{opcode.name.replace('_', ' ')} {whom}"
-    if opcode not in _WITH_SECTORS:
+    if opcode not in SECTOR_OPCODES:
         return words
     return f"{words} {_sectors(registers)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import TYPE_CHECKING, Final, Self
 
 from aoe.ata import LBA28_LIMIT, SECTOR
@@ -16,11 +17,17 @@ _WORDS: Final = struct.Struct("<256H")
 _SERIAL: Final = slice(10, 20)
 _FIRMWARE: Final = slice(23, 27)
 _MODEL: Final = slice(27, 47)
+_CYCLES: Final = slice(65, 69)
+_WWN: Final = slice(108, 112)
 
 _HEADS: Final = 16
 _TRACK_SECTORS: Final = 63
 _CYLINDER_LIMIT: Final = 16383
 _CHECKSUM_SIGNATURE: Final = 0xA5
+_CYCLE: Final = 120
+"""Nanoseconds: the shortest cycle of the fastest modes."""
+_WORD_VALID: Final = 0x4000
+"""Bit 14, with bit 15 clear, where a word may also be absent."""
 
 _FIXED: Final = {
     0: 0x0040,  # not removable
@@ -36,6 +43,56 @@ _FIXED: Final = {
 }
 
 
+class Ability(IntFlag):
+    """What a disk can do beyond reading, writing and flushing."""
+
+    NONE = 0
+    DMA = 1
+    SMART = 2
+    POWER = 4
+    WRITE_CACHE = 8
+    LOOK_AHEAD = 16
+    TRIM = 32
+    UNCORRECTABLE = 64
+    """WRITE UNCORRECTABLE EXT."""
+
+
+_SUPPORTED: Final = {
+    Ability.DMA: (49, 0x0100),
+    Ability.SMART: (82, 0x0001),
+    Ability.POWER: (82, 0x0008),
+    Ability.WRITE_CACHE: (82, 0x0020),
+    Ability.LOOK_AHEAD: (82, 0x0040),
+    Ability.TRIM: (169, 0x0001),
+    Ability.UNCORRECTABLE: (119, 0x0004),
+}
+_ENABLED: Final = {
+    Ability.SMART: (85, 0x0001),
+    Ability.POWER: (85, 0x0008),
+    Ability.WRITE_CACHE: (85, 0x0020),
+    Ability.LOOK_AHEAD: (85, 0x0040),
+    Ability.UNCORRECTABLE: (120, 0x0004),
+}
+_ALONG: Final = {
+    Ability.DMA: {
+        49: 0x0800,  # IORDY
+        53: 0x0006,  # words 64 to 70 and 88 are valid
+        63: 0x0007,  # multiword DMA 0 to 2
+        64: 0x0003,  # PIO 3 and 4
+        88: 0x007F,  # Ultra DMA 0 to 6
+    },
+    Ability.TRIM: {
+        69: 0x4020,  # what was trimmed reads as zeroes, every time
+        105: 1,  # blocks of ranges in one command: what the smallest frame holds
+    },
+    Ability.UNCORRECTABLE: {86: 0x8000, 119: _WORD_VALID, 120: _WORD_VALID},
+}
+"""What else a page says of a disk that has an ability."""
+_MULTIWORD: Final = (63, 0x20)
+_ULTRA: Final = (88, 0x40)
+"""Word whose high byte has the selected mode's bit, and the kind of mode."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What a disk says of itself.
@@ -46,6 +103,14 @@ class Identity:
         firmware: at most 8.
         model: at most 40.
         lba48: the disk takes 48-bit addresses.
+        abilities: what it can do.
+        enabled: what of that is switched on; for ``DMA`` and ``TRIM`` there is no
+            switch, and they are never in it.
+        transfer: the DMA mode that is selected, as SET FEATURES has it: 0x20 and the
+            number of a multiword mode, 0x40 and that of an Ultra mode, 0 for none.
+        physical_block: bytes, 512 times a power of two.
+        wwn: the 64-bit world wide name, 0 for none.
+        rotation: turns a minute, 1 for a disk that does not turn, 0 for not told.
     """
 
     sectors: int
@@ -53,6 +118,12 @@ class Identity:
     firmware: str = ""
     model: str = ""
     lba48: bool = True
+    abilities: Ability = Ability.NONE
+    enabled: Ability = Ability.NONE
+    transfer: int = 0
+    physical_block: int = SECTOR
+    wwn: int = 0
+    rotation: int = 0
 
     def pack(self) -> bytes:
         """Build the page, with the checksum that ends it (P82).
@@ -68,6 +139,19 @@ class Identity:
         words[_SERIAL] = _string_words(self.serial, 20)
         words[_FIRMWARE] = _string_words(self.firmware, 8)
         words[_MODEL] = _string_words(self.model, 40)
+        self._pack_sizes(words)
+        self._pack_abilities(words)
+        if self.wwn:
+            words[84] |= 0x0100
+            words[87] |= 0x0100
+            words[_WWN] = reversed(_number_words(self.wwn, 4))
+        words[217] = self.rotation
+        words[255] = _CHECKSUM_SIGNATURE
+        page = bytearray(_WORDS.pack(*words))
+        page[511] = -sum(page) & 0xFF
+        return bytes(page)
+
+    def _pack_sizes(self, words: list[int]) -> None:
         cylinders = min(
             max(1, self.sectors // (_HEADS * _TRACK_SECTORS)), _CYLINDER_LIMIT
         )
@@ -79,10 +163,28 @@ class Identity:
         words[60:62] = _number_words(min(self.sectors, LBA28_LIMIT - 1), 2)
         if self.lba48:
             words[100:104] = _number_words(self.sectors, 4)
-        words[255] = _CHECKSUM_SIGNATURE
-        page = bytearray(_WORDS.pack(*words))
-        page[511] = -sum(page) & 0xFF
-        return bytes(page)
+        if self.physical_block > SECTOR:
+            exponent = (self.physical_block // SECTOR).bit_length() - 1
+            words[106] = 0x6000 | exponent
+            words[209] = _WORD_VALID  # aligned: block 0 begins with sector 0
+
+    def _pack_abilities(self, words: list[int]) -> None:
+        for chosen, places in (
+            (self.abilities, _SUPPORTED),
+            (self.enabled & self.abilities, _ENABLED),
+        ):
+            for ability, (index, bit) in places.items():
+                if ability in chosen:
+                    words[index] |= bit
+        for ability, values in _ALONG.items():
+            if ability in self.abilities:
+                for index, value in values.items():
+                    words[index] |= value
+        if Ability.DMA in self.abilities:
+            words[_CYCLES] = [_CYCLE] * 4
+            for index, kind in (_MULTIWORD, _ULTRA):
+                if self.transfer & 0xF8 == kind:
+                    words[index] |= 0x0100 << (self.transfer & 0x07)
 
     @classmethod
     def unpack(cls, page: ReadBuffer) -> Self:
@@ -99,13 +201,39 @@ class Identity:
         words = _WORDS.unpack_from(page)
         lba48 = bool((words[83] | words[86]) & 1 << 10)
         size = words[100:104] if lba48 else words[60:62]
+        abilities = _abilities(words, _SUPPORTED)
         return cls(
-            sectors=sum(word << 16 * place for place, word in enumerate(size)),
+            sectors=_words_number(size),
             serial=_words_string(words[_SERIAL]),
             firmware=_words_string(words[_FIRMWARE]),
             model=_words_string(words[_MODEL]),
             lba48=lba48,
+            abilities=abilities,
+            enabled=_abilities(words, _ENABLED) & abilities,
+            transfer=_transfer(words) if Ability.DMA in abilities else 0,
+            physical_block=SECTOR << (words[106] & 0xF if words[106] >> 13 == 3 else 0),
+            wwn=_words_number(words[_WWN][::-1])
+            if words[87] >> 8 & 0xC1 == 0x41
+            else 0,
+            rotation=words[217],
         )
+
+
+def _abilities(
+    words: tuple[int, ...], places: dict[Ability, tuple[int, int]]
+) -> Ability:
+    found = Ability.NONE
+    for ability, (index, bit) in places.items():
+        if words[index] & bit:
+            found |= ability
+    return found
+
+
+def _transfer(words: tuple[int, ...]) -> int:
+    for index, kind in (_ULTRA, _MULTIWORD):
+        if selected := words[index] >> 8 & 0xFF:
+            return kind | selected.bit_length() - 1
+    return 0
 
 
 def _string_words(text: str, length: int) -> list[int]:
@@ -122,3 +250,7 @@ def _words_string(words: tuple[int, ...]) -> str:
 def _number_words(number: int, count: int) -> list[int]:
     # Low word first (P81).
     return [number >> 16 * place & 0xFFFF for place in range(count)]
+
+
+def _words_number(words: tuple[int, ...]) -> int:
+    return sum(word << 16 * place for place, word in enumerate(words))

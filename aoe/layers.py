@@ -58,7 +58,9 @@ from aoe.ata import (
     ATA_LENGTH,
     LBA28_LIMIT,
     LBA48_LIMIT,
+    LBA48_OPCODES,
     SECTOR,
+    SECTOR_OPCODES,
     STATUS_BAD,
     AFlag,
     AtaError,
@@ -93,9 +95,7 @@ if TYPE_CHECKING:
 MAC_LENGTH: Final = 6
 _COUNT_LIMIT: Final = 0xFF
 _LBA_LENGTH: Final = 6
-_WIDE_OPCODES: Final = {Opcode.READ_EXT, Opcode.WRITE_EXT}
 _ERRORS: Final = {code.value: code.text for code in ErrorCode}
-_SECTOR_OPCODES: Final = _WIDE_OPCODES | {Opcode.READ, Opcode.WRITE}
 
 
 def _value_names(values: type[IntEnum]) -> dict[int, str]:
@@ -326,7 +326,7 @@ class AoEATA(_Body):
     def sector(self) -> int:
         """The sector that is meant, from the 48-bit or the 28-bit form (P31)."""
         is_wide = int(self.aflags) & AFlag.EXTENDED or (
-            not _is_reply(self) and int(self.cmd_status) in _WIDE_OPCODES
+            not _is_reply(self) and int(self.cmd_status) in LBA48_OPCODES
         )
         return int(self.lba) if is_wide else self.lba28
 
@@ -343,7 +343,7 @@ class AoEATA(_Body):
     def _request_words(self) -> str:
         opcode = int(self.cmd_status)
         words = _value_names(Opcode).get(opcode, f"ATA {opcode:#04x}")
-        if opcode not in _SECTOR_OPCODES:
+        if opcode not in SECTOR_OPCODES:
             return words
         count = self.get_field("count").i2m(self, self.count)
         return f"{words} lba {self.sector} x{int(count)}"

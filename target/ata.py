@@ -1,7 +1,8 @@
 """Command 0: the ATA opcodes, and how their outcome is told.
 
-``OPERATIONS`` leads from an opcode to the function that executes it. What is not in it
-is answered with an aborted ATA command (P43).
+``OPERATIONS`` leads from an opcode to the function that executes it, in
+``target/transfers.py`` or ``target/features.py``. What is not in it is answered with an
+aborted ATA command (P43).
 """
 
 from __future__ import annotations
@@ -9,10 +10,20 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from aoe.address import SHELF_ALL, SLOT_ALL
-from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Opcode, Status
+from aoe.ata import ATA_DATA, AFlag, AtaError, Opcode, Status
 from aoe.header import FRAME_MINIMUM, ErrorCode
+from target.features import check_power_mode, identify, idle, rest, set_features, smart
 from target.frames import REPLY, REPLY_DATA, Drop, Fields
+from target.transfers import (
+    CommandError,
+    flush,
+    read,
+    spoil,
+    trim,
+    verify,
+    write,
+    write_stable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,35 +37,10 @@ if TYPE_CHECKING:
 
 # Plain numbers: one operator of an enum costs more than the rest of a frame's header.
 _READY: Final = int(Status.READY)
-_FAILED: Final = int(Status.READY | Status.ERROR)
 _FAULT: Final = int(Status.READY | Status.DEVICE_FAULT | Status.ERROR)
-_EXTENDED: Final = int(AFlag.EXTENDED)
-_WRITE: Final = int(AFlag.WRITE)
-_IDENTIFY: Final = int(Opcode.IDENTIFY)
 _AFLAGS: Final = int(AFlag.EXTENDED | AFlag.DEVICE | AFlag.ASYNC | AFlag.WRITE)
-_LONG_OPCODES: Final = frozenset({int(Opcode.READ_EXT), int(Opcode.WRITE_EXT)})
-_READ_OPCODES: Final = frozenset({int(Opcode.READ), int(Opcode.READ_EXT)})
-_LBA28_MASK: Final = 0x0FFF_FFFF
-_POWER_ACTIVE: Final = 0xFF
+_IDENTIFY: Final = int(Opcode.IDENTIFY)
 _GONE: Final = frozenset({errno.ENODEV, errno.ENXIO})
-
-
-class CommandError(Exception):
-    """An ATA command that ends with an error: a status on the wire, no fault of ours.
-
-    Args:
-        error: the error register.
-        status: the status register.
-        kind: the name under which it is counted.
-    """
-
-    def __init__(
-        self, error: AtaError, status: int = _FAILED, kind: str | None = None
-    ) -> None:
-        super().__init__(error, status)
-        self.error = int(error)
-        self.status = status
-        self.kind = kind or str(error.name).lower()
 
 
 def execute_ata(
@@ -109,103 +95,6 @@ def _tell(failure: CommandError | OSError, opcode: int) -> CommandError:
     return CommandError(AtaError.ABORTED, _FAULT, "device_fault")
 
 
-# Operations. Each does its work and returns the bytes of data that it put behind the
-# reply's registers, and the sector count register of a success (P35).
-
-
-def read(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
-) -> tuple[int, int]:
-    """READ SECTORS and READ SECTORS EXT: from the disk straight into the reply.
-
-    Data behind the registers is a size probe's ballast and ignored (P23).
-    """
-    del request
-    _, _, _, _, _, _, _, aflags, count, opcode, low, high = fields
-    if aflags & _WRITE:
-        raise CommandError(AtaError.ABORTED)  # P28
-    offset = _locate(target, aflags, count, opcode, low, high)
-    length = count * SECTOR
-    target.export.disk.read_into(offset, reply[ATA_DATA : ATA_DATA + length])
-    target.reads += 1
-    target.read_bytes += length
-    return length, 0
-
-
-def write(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
-) -> tuple[int, int]:
-    """WRITE SECTORS and WRITE SECTORS EXT: straight from the request to the disk.
-
-    Refused before the disk is touched: no W flag (P28), a broadcast address (P44), a
-    read-only disk (P40), less data than the sector count says (P39).
-    """
-    del reply
-    _, _, _, shelf, slot, _, _, aflags, count, opcode, low, high = fields
-    length = count * SECTOR
-    disk = target.export.disk
-    if (
-        not aflags & _WRITE
-        or shelf == SHELF_ALL
-        or slot == SLOT_ALL
-        or disk.read_only
-        or len(request) < ATA_DATA + length
-    ):
-        raise CommandError(AtaError.ABORTED)
-    offset = _locate(target, aflags, count, opcode, low, high)
-    disk.write_from(offset, request[ATA_DATA : ATA_DATA + length])
-    target.writes += 1
-    target.written_bytes += length
-    return 0, 0
-
-
-def _locate(
-    target: Target, aflags: int, count: int, opcode: int, low: int, high: int
-) -> int:
-    # The byte where a transfer of `count` sectors begins. A count of zero means 256 or
-    # 65536 sectors, which fit no frame (P36, P37); device bits are no part of a 28-bit
-    # address (P30, P31); no transfer may reach beyond the end (P38).
-    if not 0 < count <= target.sector_limit:
-        raise CommandError(AtaError.ABORTED)
-    if aflags & _EXTENDED or opcode in _LONG_OPCODES:
-        sector = high << 32 | low
-    else:
-        sector = low & _LBA28_MASK
-    if sector + count > target.export.sectors:
-        raise CommandError(AtaError.NOT_FOUND)
-    return sector * SECTOR
-
-
-def identify(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
-) -> tuple[int, int]:
-    """IDENTIFY DEVICE, also to a broadcast address (P44); one sector (P45)."""
-    del request
-    _, _, _, _, _, _, _, aflags, count, *_ = fields
-    if count != 1 or aflags & _WRITE:
-        raise CommandError(AtaError.ABORTED)
-    reply[ATA_DATA : ATA_DATA + SECTOR] = target.export.identity_page
-    return SECTOR, 0
-
-
-def flush(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
-) -> tuple[int, int]:
-    """FLUSH CACHE and FLUSH CACHE EXT: answered when the data is stable (P46)."""
-    del fields, request, reply
-    target.export.disk.flush()
-    target.flushes += 1
-    return 0, 0
-
-
-def check_power_mode(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
-) -> tuple[int, int]:
-    """CHECK POWER MODE: always awake (P47)."""
-    del target, fields, request, reply
-    return 0, _POWER_ACTIVE
-
-
 def abort(
     target: Target, fields: Fields, request: memoryview, reply: memoryview
 ) -> tuple[int, int]:
@@ -219,12 +108,31 @@ def abort(
 
 
 OPERATIONS: Final[dict[int, Operation]] = {
+    Opcode.DATA_SET_MANAGEMENT: trim,
     Opcode.READ: read,
     Opcode.READ_EXT: read,
+    Opcode.READ_DMA_EXT: read,
     Opcode.WRITE: write,
     Opcode.WRITE_EXT: write,
+    Opcode.WRITE_DMA_EXT: write,
+    Opcode.WRITE_DMA_FUA_EXT: write_stable,
+    Opcode.READ_VERIFY: verify,
+    Opcode.READ_VERIFY_EXT: verify,
+    Opcode.WRITE_UNCORRECTABLE_EXT: spoil,
+    Opcode.SMART: smart,
+    Opcode.READ_DMA: read,
+    Opcode.WRITE_DMA: write,
+    Opcode.STANDBY_IMMEDIATE: rest,
+    Opcode.IDLE_IMMEDIATE: idle,
+    Opcode.STANDBY: rest,
+    Opcode.IDLE: idle,
     Opcode.CHECK_POWER_MODE: check_power_mode,
+    Opcode.SLEEP: rest,
     Opcode.FLUSH: flush,
     Opcode.FLUSH_EXT: flush,
     Opcode.IDENTIFY: identify,
+    Opcode.SET_FEATURES: set_features,
 }
+_READ_OPCODES: Final = frozenset(
+    opcode for opcode, operation in OPERATIONS.items() if operation in (read, verify)
+)

@@ -39,6 +39,19 @@ def _with_colons(match: re.Match[str]) -> str:
     return ":".join(re.findall("..", match[1]))
 
 
+def parse_wwn(text: str) -> int:
+    """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
+
+    Raises:
+        UsageError: something else, or all zeroes.
+    """
+    match = re.fullmatch("(?:0x)?([0-9a-fA-F]{16})", text)
+    if match is None or not int(match[1], 16):
+        raise UsageError(text, "not a world wide name", "Write 16 hexadecimal digits")
+    return int(match[1], 16)
+
+
+WWN: Final = Parsed("hex", parse_wwn)
 MACS: Final = Parsed("mac[,mac]", parse_macs)
 
 
@@ -84,6 +97,21 @@ def cli() -> None:
 )
 @click.option("--serial", default="", help="Serial number; made of address and host.")
 @click.option("--model", default="pyaoe", show_default=True, help="Model name.")
+@click.option("--wwn", type=WWN, help="World wide name; made of address and serial.")
+@click.option(
+    "--rotation",
+    default=1,
+    show_default=True,
+    metavar="RPM",
+    help="Turns a minute that clients are told, 1 for a disk that does not turn.",
+)
+@click.option(
+    "--physical-block",
+    type=click.Choice([512, 4096]),
+    default=512,
+    show_default=True,
+    help="Bytes that clients are told to write at a time.",
+)
 @click.option(
     "-m",
     "--mask",
@@ -165,6 +193,9 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         buffers=options["buffers"],
         serial=options["serial"],
         model=options["model"],
+        wwn=options["wwn"] or 0,
+        rotation=options["rotation"],
+        physical_block=options["physical_block"],
         mask=options["mask"],
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
-from aoe.identify import Identity
+from aoe.identify import Ability, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,31 @@ BUFFER_MINIMUM: Final = 2
 BUFFER_LIMIT: Final = 0xFFFF
 LIST_LIMIT: Final = 255
 """MAC addresses in a mask list or a reservation (P61, P76)."""
+UNCORRECTABLE_LIMIT: Final = 1 << 16
+"""Sectors that can be marked as unreadable at a time."""
+_UNCHANGING: Final = (
+    Ability.DMA
+    | Ability.SMART
+    | Ability.POWER
+    | Ability.WRITE_CACHE
+    | Ability.LOOK_AHEAD
+)
+_ALL: Final = _UNCHANGING | Ability.TRIM | Ability.UNCORRECTABLE
+_SWITCHED_ON: Final = (
+    Ability.SMART | Ability.POWER | Ability.LOOK_AHEAD | Ability.UNCORRECTABLE
+)
+_FIRST_DMA: Final = 0x20
+_TRANSFER: Final = 0x46
+"""Ultra DMA 6, as SET FEATURES numbers it."""
+_ANY: Final = Identity(0, model=MODEL, rotation=1)
+_LOCAL_WWN: Final = 3 << 60
+"""A world wide name that nobody has assigned."""
+
+
+def make_wwn(address: Address, serial: str) -> int:
+    """Make a world wide name that is the same whenever these two are."""
+    digest = sha256(f"{address} {serial}".encode()).digest()
+    return _LOCAL_WWN | int.from_bytes(digest[:8], "big") >> 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +63,8 @@ class ClientState:
             everybody (P61).
         holders: the MAC addresses that the target is reserved for; none means
             everybody (P72).
+        write_cache: whether a write may be answered before it is stable; None is for
+            the target to decide.
 
     Raises:
         UsageError: a string or a list that is too long.
@@ -45,6 +73,7 @@ class ClientState:
     config_string: bytes = b""
     mask: tuple[bytes, ...] = ()
     holders: tuple[bytes, ...] = ()
+    write_cache: bool | None = None
     listed: frozenset[bytes] = field(init=False, repr=False, compare=False)
     """The mask, to look addresses up in."""
     members: frozenset[bytes] = field(init=False, repr=False, compare=False)
@@ -74,12 +103,12 @@ class Export:
     Args:
         address: the shelf and slot.
         disk: where the bytes live.
-        serial: at most 20 ASCII characters, the address where none is given.
-        model: at most 40 ASCII characters.
-        firmware: at most 8 ASCII characters.
-        firmware_number: the same for the query config reply, 16 bits.
+        identity: what the disk says of itself; its size, its abilities and, where there
+            is none, its serial number and its world wide name are filled in.
+        firmware_number: the firmware for the query config reply, 16 bits.
         buffer_count: messages that a client may have outstanding.
         state: what clients had set before.
+        sync: the disk makes every write stable by itself.
 
     Raises:
         UsageError: a buffer count below 2 or above 65535.
@@ -90,12 +119,11 @@ class Export:
         address: Address,
         disk: Disk,
         *,
-        serial: str = "",
-        model: str = MODEL,
-        firmware: str = "",
+        identity: Identity = _ANY,
         firmware_number: int = 0,
         buffer_count: int = BUFFER_COUNT,
         state: ClientState | None = None,
+        sync: bool = False,
     ) -> None:
         if not BUFFER_MINIMUM <= buffer_count <= BUFFER_LIMIT:
             raise UsageError(
@@ -112,10 +140,53 @@ class Export:
         self.changed: Callable[[ClientState], None] | None = None
         """Called with what the state is about to become, before it does. An OSError of
         it leaves everything as it was."""
-        self.identity = Identity(
-            self.sectors, serial or str(address)[1:], firmware, model
+        self.sync = sync
+        self.uncorrectable: set[int] = set()
+        """Sectors whose reading fails until they are written."""
+        serial = identity.serial or str(address)[1:]
+        self.identity = replace(
+            identity,
+            sectors=self.sectors,
+            serial=serial,
+            wwn=identity.wwn or make_wwn(address, serial),
+            abilities=_UNCHANGING if disk.read_only else _ALL,
+            enabled=_SWITCHED_ON,
+            transfer=_TRANSFER,
         )
+        self._describe()
+
+    def _describe(self) -> None:
+        # The write cache follows what clients said, and else what the disk does. Where
+        # the disk makes writes stable by itself there is nothing left to do for it.
+        wanted = self.state.write_cache
+        has_cache = not self.sync if wanted is None else wanted
+        self.write_through = not (has_cache or self.sync)
+        enabled = self.identity.enabled & ~Ability.WRITE_CACHE
+        if has_cache:
+            enabled |= Ability.WRITE_CACHE
+        self.identity = replace(self.identity, enabled=enabled)
         self.identity_page = self.identity.pack()
+
+    @property
+    def enabled(self) -> Ability:
+        """What of the disk's abilities is switched on."""
+        return self.identity.enabled
+
+    def enable(self, ability: Ability) -> None:
+        """Switch an ability on, until the program ends; all of them are at first."""
+        self.identity = replace(self.identity, enabled=self.enabled | ability)
+        self._describe()
+
+    def disable(self, ability: Ability) -> None:
+        """Switch an ability off, until the program ends."""
+        self.identity = replace(self.identity, enabled=self.enabled & ~ability)
+        self._describe()
+
+    def select_transfer(self, mode: int) -> None:
+        """Have the identity page show another transfer mode, none for PIO."""
+        selected = mode if mode >= _FIRST_DMA else 0
+        self.identity = replace(self.identity, transfer=selected)
+        self._describe()
 
     @property
     def config_string(self) -> bytes:
@@ -158,3 +229,4 @@ class Export:
         if self.changed is not None:
             self.changed(after)
         self.state = after
+        self._describe()

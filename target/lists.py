@@ -82,7 +82,7 @@ def _edit_mask(target: Target, asked: MaskList) -> tuple[MaskList, ErrorCode | N
         return _current_mask(target, asked.mcmd), ErrorCode.DEVICE_UNAVAILABLE
     if problem:
         target.count_error(f"mask_{problem.name.lower()}")
-        return MaskList(asked.mcmd, asked.directives, problem, done), None
+        return MaskList(asked.mcmd, asked.directives[:limit], problem, done), None
     return _current_mask(target, asked.mcmd), None  # P67
 
 

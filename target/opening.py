@@ -8,7 +8,9 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import format_mac
+from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
+from aoe.identify import Identity
 from aoe.link import open_link
 from aoe.sizes import short_size
 from target.control import claim
@@ -85,15 +87,23 @@ def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
     firmware, number = _version()
     shelf, slot = chosen.address
     state, file = open_state(chosen)
+    identity = Identity(
+        disk.size // SECTOR,
+        serial=chosen.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
+        firmware=firmware,
+        model=chosen.model,
+        physical_block=chosen.physical_block,
+        wwn=chosen.wwn,
+        rotation=chosen.rotation,
+    )
     export = Export(
         chosen.address,
         disk,
-        serial=chosen.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
-        model=chosen.model,
-        firmware=firmware,
+        identity=identity,
         firmware_number=number,
         buffer_count=chosen.buffers,
         state=state,
+        sync=chosen.disk.sync,
     )
     if file is not None:
         export.changed = file.save

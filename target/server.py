@@ -207,6 +207,11 @@ class Target:
         self._dropped[reason] += 1
         return 0
 
+    @property
+    def uncorrectable_errors(self) -> int:
+        """Reads that failed because sectors could not be read."""
+        return self._errors["uncorrectable"]
+
     def count_error(self, kind: str) -> None:
         """Count a reply that tells of a failure."""
         self._errors[kind] += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aoe.ata import SECTOR
 from aoe.errors import UsageError
 from target.disks import OpenFlags
 from target.exports import BUFFER_COUNT, BUFFER_LIMIT, BUFFER_MINIMUM, LIST_LIMIT, MODEL
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
 
+_ROTATIONS: Final = frozenset({0, 1, *range(0x401, 0xFFFF)})
 _TEXT_LIMITS: Final = {"serial": 20, "model": 40}
 
 
@@ -36,6 +38,9 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         mask: MAC addresses of the clients that are served; none leaves it to clients.
         state_dir: where to keep what clients set; beside the image where not given.
         keep_state: keep it at all.
+        wwn: the disk's 64-bit world wide name; 0 makes one of address and serial.
+        rotation: turns a minute, 1 for a disk that does not turn.
+        physical_block: bytes, 512 or 4096, that the disk had best be written in.
 
     Raises:
         UsageError: a value out of range.
@@ -52,6 +57,9 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     mask: tuple[bytes, ...] = ()
     state_dir: Path | None = None
     keep_state: bool = True
+    wwn: int = 0
+    rotation: int = 1
+    physical_block: int = SECTOR
 
     def __post_init__(self) -> None:
         if not self.interfaces or not all(self.interfaces):
@@ -76,6 +84,13 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.state_dir is not None and not self.keep_state:
             raise UsageError("--state-dir", "there is --no-state too", "Choose one")
+        if self.rotation not in _ROTATIONS:
+            raise UsageError(
+                f"--rotation {self.rotation}",
+                "cannot be told to clients",
+                "Write 1 for a disk that does not turn, 1025 to 65534 turns a minute, "
+                "or 0 to tell nothing",
+            )
         for name, limit in _TEXT_LIMITS.items():
             text = getattr(self, name)
             if len(text) > limit or not (text.isascii() and text.isprintable()):

@@ -36,6 +36,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     config_string: str
     mask: list[str]
     reserved_for: list[str]
+    write_cache: bool | None = None
 
     @classmethod
     def describe(cls, state: ClientState) -> Self:
@@ -44,6 +45,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
             state.config_string.decode("latin-1"),
             [format_mac(mac) for mac in state.mask],
             [format_mac(mac) for mac in state.holders],
+            state.write_cache,
         )
 
     def state(self) -> ClientState:
@@ -53,6 +55,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
             self.config_string.encode("latin-1"),
             tuple(dict.fromkeys(map(parse_mac, self.mask))),
             tuple(dict.fromkeys(map(parse_mac, self.reserved_for))),
+            self.write_cache,
         )
 
 

@@ -72,9 +72,11 @@ CORES = {
     "target/ata.py",
     "target/commands.py",
     "target/exports.py",
+    "target/features.py",
     "target/frames.py",
     "target/lists.py",
     "target/server.py",
+    "target/transfers.py",
 }
 # These are too slow to be paid for by a command that does not need them.
 LAZY = ("pyroute2", "rich", "scapy")

@@ -61,7 +61,7 @@ def ata(command: int, aflags: int = 0, lba: int = 0, count: int = 0) -> Register
         (ata(Opcode.WRITE, AFlag.WRITE, 0xEFFF_FFFF, 1), "WRITE e7.3 lba 268435455 x1"),
         (ata(Opcode.IDENTIFY), "IDENTIFY e7.3"),
         (ata(Opcode.FLUSH_EXT), "FLUSH EXT e7.3"),
-        (ata(0xB0), "ATA 0xb0 e7.3"),
+        (ata(0xB1), "ATA 0xb1 e7.3"),
     ],
 )
 def test_ata_requests(registers: Registers, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import DecodeError
-from aoe.identify import Identity
+from aoe.identify import Ability, Identity
 
 VBLADE = Path(__file__).parent.parent / "golden" / "vblade-25-identify.bin"
 LBA28_SECTORS = 2**28 - 1
@@ -30,12 +31,33 @@ def texts(limit: int) -> st.SearchStrategy[str]:
     return st.text(characters, max_size=limit).map(str.strip)
 
 
-IDENTITIES = st.builds(
+SWITCHED = Ability.SMART | Ability.POWER | Ability.WRITE_CACHE | Ability.LOOK_AHEAD
+
+
+def able(plain: Identity, abilities: int, enabled: int, transfer: int) -> Identity:
+    # Nothing is switched on that a disk has not, or that has no switch.
+    can = Ability(abilities)
+    switched = Ability(enabled) & can & (SWITCHED | Ability.UNCORRECTABLE)
+    mode = transfer if Ability.DMA in can else 0
+    return replace(plain, abilities=can, enabled=switched, transfer=mode)
+
+
+PLAIN = st.builds(
     Identity,
+    physical_block=st.sampled_from([512, 4096, 512 << 15]),
+    wwn=st.integers(0, 2**64 - 1),
+    rotation=st.sampled_from([0, 1, 7200, 0xFFFE]),
     sectors=st.integers(0, 2**48 - 1),
     serial=texts(20),
     firmware=texts(8),
     model=texts(40),
+)
+IDENTITIES = st.builds(
+    able,
+    PLAIN,
+    st.integers(0, 127),
+    st.integers(0, 127),
+    st.sampled_from([0, 0x20, 0x22, 0x40, 0x46]),
 )
 
 
@@ -110,6 +132,22 @@ def test_only_what_the_disk_can_do_is_claimed(*, lba48: bool) -> None:
     assert found[83] == supported
     assert found[86] == supported & ~0x4000
     assert Identity.unpack(struct.pack("<256H", *found)).lba48 is lba48
+
+
+def test_a_large_physical_block_is_told_with_its_alignment() -> None:
+    """P82: word 106 has the exponent, word 209 the alignment."""
+    found = words(Identity(2048, physical_block=4096).pack())
+    assert (found[106], found[209]) == (0x6003, 0x4000)
+    found = words(Identity(2048).pack())
+    assert (found[106], found[209]) == (0, 0)
+
+
+def test_a_world_wide_name_stands_highest_word_first() -> None:
+    """P82: words 108 to 111, and bit 8 of words 84 and 87 says that they are there."""
+    found = words(Identity(2048, wwn=0x3111_2222_3333_4444).pack())
+    assert found[108:112] == (0x3111, 0x2222, 0x3333, 0x4444)
+    assert found[84] == found[87] == 0x4100
+    assert words(Identity(2048).pack())[84] == 0x4000
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_8_the_28_bit_form_is_seen_without_the_device_bits() -> None:
     [
         (AoEATA(cmd_status="READ", lba=0xE0000008), 8),
         (AoEATA(cmd_status="READ EXT", lba=0xE0000008), 0xE0000008),
-        (AoEATA(aflags="extended", cmd_status=0xB0, lba=1 << 40), 1 << 40),
+        (AoEATA(aflags="extended", cmd_status=0xB1, lba=1 << 40), 1 << 40),
         (AoEATA(cmd_status="WRITE", lba=1 << 40), 0),
     ],
 )
@@ -440,7 +440,7 @@ def test_every_field_can_be_read_by_its_name() -> None:
             "WRITE lba 8 x1",
         ),
         (frame(AoEATA()), "IDENTIFY"),
-        (frame(AoEATA(cmd_status=0xB0)), "ATA 0xb0"),
+        (frame(AoEATA(cmd_status=0xB1)), "ATA 0xb1"),
         (
             frame(AoEATA(cmd_status=0x40, lba=8, data=PAGE), flags="response"),
             "ATA reply lba 8 x1",
