@@ -143,9 +143,11 @@ class Run:
         bounds = self.bounds
         buffers = bounds.bios * bounds.buffers
         copies = buffers if policy.sendpage_ok else 0
-        single = all(each.kind in ("page", "slab") for each in self.submitters)
         buffers += bounds.reallocations
-        return (1 if single or policy.filesystem_uses_pages else 2) * (buffers + copies)
+        kinds = {each.kind for each in self.submitters}
+        if policy.filesystem_uses_pages:
+            kinds &= {"vmalloc"}
+        return (1 if kinds <= {"page", "slab"} else 2) * (buffers + copies)
 
     @property
     def journal(self) -> Journal:
