@@ -149,8 +149,9 @@ def serve(
           aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
           aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
 
-    PATH is a disk image or a block device. It is served in the foreground until
-    Ctrl-C or SIGTERM; SIGUSR1 logs statistics.
+    PATH is a disk image, a block device, or an NBD export: nbd://host/name or
+    nbd+unix:///name?socket=/path. It is served in the foreground until Ctrl-C or
+    SIGTERM; SIGUSR1 logs statistics.
 
     A write is answered when it is in the page cache, with --sync when it is on stable
     storage.

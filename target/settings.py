@@ -29,7 +29,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         address: the shelf and slot.
         interfaces: names of the interfaces, at least one.
-        path: the disk image or block device.
+        path: the disk image, block device or NBD URI.
         disk: how to open it.
         overlay: a file that takes what is written, so that ``path`` is only read.
         buffers: messages that a client may have outstanding (P60).

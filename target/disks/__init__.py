@@ -21,31 +21,40 @@ __all__ = ["Disk", "OpenFlags", "open_disk"]
 def open_disk(
     path: str | Path, flags: OpenFlags | None = None, overlay: str = ""
 ) -> Disk:
-    """Open a disk image or a block device.
+    """Open a disk image, a block device, or the export of an NBD server.
 
     Args:
-        path: where it is.
+        path: where it is; ``nbd://host[:port]/name`` or
+            ``nbd+unix:///name?socket=/path`` for NBD.
         flags: how to open it.
         overlay: a file that takes what is written, so that the disk is only read.
 
     Raises:
-        AoEError: one of its children, with the cure; ``open_file``, ``direct_block``
-            and ``open_overlay`` list them.
+        AoEError: one of its children, with the cure; ``open_file``, ``direct_block``,
+            ``open_nbd`` and ``open_overlay`` list them.
     """
     flags = flags or OpenFlags()
     if not overlay:
-        return _open_image(Path(path), flags)
+        return _open_base(path, flags)
     from target.disks.overlay_files import identify_base, open_overlay
 
     if flags.direct:
         raise UsageError(overlay, "an overlay has no O_DIRECT", "Leave out --direct")
-    base = _open_image(Path(path), replace(flags, read_only=True, force=False))
+    base = _open_base(path, replace(flags, read_only=True, force=False))
     try:
         identity = identify_base(str(path), flags.offset, base.size)
         return open_overlay(overlay, base, identity, flags)
     except BaseException:
         base.close()
         raise
+
+
+def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
+    from target.disks.nbd import is_nbd, open_nbd
+
+    if is_nbd(str(path)):
+        return open_nbd(str(path), flags)
+    return _open_image(Path(path), flags)
 
 
 def _open_image(path: Path, flags: OpenFlags) -> Disk:

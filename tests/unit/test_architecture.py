@@ -71,6 +71,7 @@ CORES = {
     "initiator/timing.py",
     "target/ata.py",
     "target/commands.py",
+    "target/disks/nbd_wire.py",
     "target/exports.py",
     "target/features.py",
     "target/frames.py",
