@@ -101,6 +101,46 @@ def settings(
     return answer(1, argument + string, verfl=verfl, error=code)
 
 
+def directives(*those: tuple[int, bytes]) -> bytes:
+    """Put directives of a mask list together."""
+    return b"".join(bytes((0, dcmd)) + mac for dcmd, mac in those)
+
+
+def mask(mcmd: int, *those: tuple[int, bytes], count: int | None = None) -> bytes:
+    """Put a MAC mask list request together."""
+    declared = len(those) if count is None else count
+    return frame(2, bytes((0, mcmd, 0, declared)) + directives(*those))
+
+
+def mask_is(*macs: bytes, mcmd: int = 0, code: int = 0) -> bytes:
+    """Put the reply to a mask list request together that is expected."""
+    argument = bytes((0, mcmd, 0, len(macs)))
+    argument += directives(*((0, mac) for mac in macs))
+    return answer(2, argument, verfl=0x1C if code else 0x18, error=code)
+
+
+def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
+    """Put a reserve/release request together."""
+    declared = len(macs) if count is None else count
+    return frame(3, bytes((rcmd, declared)) + b"".join(macs))
+
+
+def holders_are(*macs: bytes, rcmd: int = 0, code: int = 0) -> bytes:
+    """Put the reply to a reserve/release request together that is expected."""
+    argument = bytes((rcmd, len(macs))) + b"".join(macs)
+    return answer(3, argument, verfl=0x1C if code else 0x18, error=code)
+
+
+def from_(src: bytes, request: bytes) -> bytes:
+    """Let another client ask."""
+    return request[:6] + src + request[12:]
+
+
+def to(dst: bytes, reply: bytes) -> bytes:
+    """Let another client be answered."""
+    return dst + reply[6:]
+
+
 def ask(target: Target, request: bytes, now: float = 0.0) -> bytes:
     """Hand a request over, with a reply slot that somebody has used before."""
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))

@@ -14,11 +14,18 @@ from tests.asking import (
     ask,
     ata,
     config,
+    directives,
     frame,
+    from_,
+    holders_are,
     make_target,
+    mask,
+    mask_is,
     registers,
+    reserve,
     sector,
     settings,
+    to,
 )
 
 if TYPE_CHECKING:
@@ -35,39 +42,6 @@ ALL_COMMANDS = [ata(0x24), ata(0xEC), config(0), config(4, b"x"), frame(9)]
 
 def number(n: int) -> bytes:
     return b"\x02\0\0" + n.to_bytes(3, "big")
-
-
-def directives(*those: tuple[int, bytes]) -> bytes:
-    return b"".join(bytes((0, dcmd)) + mac for dcmd, mac in those)
-
-
-def mask(mcmd: int, *those: tuple[int, bytes], count: int | None = None) -> bytes:
-    declared = len(those) if count is None else count
-    return frame(2, bytes((0, mcmd, 0, declared)) + directives(*those))
-
-
-def mask_is(*macs: bytes, mcmd: int = READ, code: int = 0) -> bytes:
-    argument = bytes((0, mcmd, 0, len(macs)))
-    argument += directives(*((NONE, mac) for mac in macs))
-    return answer(2, argument, verfl=0x1C if code else 0x18, error=code)
-
-
-def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
-    declared = len(macs) if count is None else count
-    return frame(3, bytes((rcmd, declared)) + b"".join(macs))
-
-
-def holders_are(*macs: bytes, rcmd: int = READ, code: int = 0) -> bytes:
-    argument = bytes((rcmd, len(macs))) + b"".join(macs)
-    return answer(3, argument, verfl=0x1C if code else 0x18, error=code)
-
-
-def from_(src: bytes, request: bytes) -> bytes:
-    return request[:6] + src + request[12:]
-
-
-def to(dst: bytes, reply: bytes) -> bytes:
-    return dst + reply[6:]
 
 
 def masked(*macs: bytes, mtu: int = 1500) -> Target:

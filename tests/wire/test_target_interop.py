@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -58,6 +59,15 @@ def test_aoeping_gets_an_answer_to_its_query(served: Wire) -> None:
     aoeping = program("aoeping", "aoetools")
     out = run(served, aoeping, "-v", "7", "3", served.interface)
     assert "config query response" in out
+
+
+def test_aoeping_reads_smart_data(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    out = run(served, aoeping, "-s", "5", "-S", "read_data", "7", "3", served.interface)
+    page = bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", out)))
+    assert len(page) == 512
+    assert sum(page) % 256 == 0
+    assert page[:3] == b"\x10\0\xbb"
 
 
 def test_aoecfg_reads_sets_tests_and_clears_the_config_string(served: Wire) -> None:
