@@ -152,6 +152,31 @@ def test_the_other_options_arrive() -> None:
     assert chosen.capture == Path("frames.pcapng")
 
 
+def test_what_clients_are_told_and_who_they_are_arrives() -> None:
+    export = parse(
+        *("e0.0", "eth0", "d", "-m", "525400000001", "--no-state"),
+        *("--wwn", "0x5000000000000001", "--rotation", "7200"),
+        *("--physical-block", "4096"),
+    ).exports[0]
+    assert export.mask == (bytes.fromhex("525400000001"),)
+    assert not export.keep_state
+    assert export.wwn == 0x5000_0000_0000_0001
+    assert (export.rotation, export.physical_block) == (7200, 4096)
+
+
+@pytest.mark.parametrize("rotation", [2, 1024, 65535, -1])
+def test_a_rotation_that_clients_cannot_be_told_is_refused(rotation: int) -> None:
+    with pytest.raises(UsageError, match="cannot be told to clients"):
+        msgspec.structs.replace(PLACE, rotation=rotation)
+
+
+@pytest.mark.parametrize("wwn", ["", "0", "0" * 16, "x" * 16, "1" * 17])
+def test_a_world_wide_name_is_16_digits(wwn: str) -> None:
+    done = aoe_target("serve", "e0.0", "eth0", "d", "--wwn", wwn)
+    assert done.returncode == 2
+    assert "not a world wide name. Write 16 hexadecimal digits" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
