@@ -227,20 +227,6 @@ def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
     disk.close()
 
 
-def test_tcp_and_names_of_exports(place: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [
-        *(program("nbdkit", "nbdkit"), "-f", "-i", "127.0.0.1", "-p", str(port)),
-        *("-P", str(place), "memory", "4M"),
-    ]
-    with server(command, place):
-        disk = open_disk(f"nbd://127.0.0.1:{port}/any%20name")
-        disk.write_from(SIZE - 512, memoryview(b"x" * 512))
-        assert read(disk, SIZE - 512, 512) == b"x" * 512
-        disk.close()
-
-
 def test_an_export_for_reading_only_is_served_so_or_not_at_all(place: Path) -> None:
     with server(nbdkit(place, "-r", "memory", "4M"), place):
         with pytest.raises(AccessError, match="Serve it --read-only"):

@@ -7,9 +7,11 @@ import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
+from target.disks import OpenFlags, open_disk
 from tests.asking import ata, registers
 from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 
@@ -111,3 +113,29 @@ def test_an_overlay_takes_what_is_written_and_survives_a_killed_target(
         assert asking.ask(ata(READ, 5, 2))[36:] == data
         assert asking.ask(ata(READ, 7, 2))[36:] == before[7 * 512 : 9 * 512]
     assert golden.read_bytes() == before
+
+
+def test_nbd_over_tcp_with_a_name_that_needs_quoting(
+    wire: Wire, tmp_path: Path
+) -> None:
+    told = tmp_path / "pid"
+    name = program("nbdkit", "nbdkit")
+    wire.target.run(["ip", "link", "set", "lo", "up"], check=True)
+    command = [name, "-f", "-i", "127.0.0.1", "-p", "1809", "-P", str(told)]
+    process = wire.target.popen([*command, "info", "exportname"])
+    try:
+        end = time.monotonic() + PATIENCE
+        while not told.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        export = "ä" * 256
+        with wire.target.entered():
+            uri = f"nbd://127.0.0.1:1809/{quote(export)}"
+            disk = open_disk(uri, OpenFlags(read_only=True))
+        buffer = memoryview(bytearray(512))
+        disk.read_into(0, buffer)
+        assert bytes(buffer) == export.encode()
+        disk.close()
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
