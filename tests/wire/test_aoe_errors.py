@@ -128,4 +128,6 @@ def test_beyond_the_end(wire: Wire, tmp_path: Path) -> None:
     line = fails(wire, 2, "copy", str(big), "e0.0", "-i", "aoe0")
     assert line == "e0.0: 8192 bytes do not fit into the 4096 bytes from 0 on"
     line = fails(wire, 2, "read", "e0.0", "-i", "aoe0", "--length", "8192")
-    assert line.startswith("e0.0: 8192 bytes at 0 reach beyond the disk's 4096 bytes")
+    assert line == (
+        "e0.0: 8192 bytes at 0 are not on the disk. It has 4 KiB (4,096 bytes)"
+    )
