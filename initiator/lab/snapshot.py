@@ -122,13 +122,16 @@ class Snapshots:
     Args:
         world: which.
         others: mutable objects beside it that belong to its state, and their kinds.
+
+    Attributes:
+        lasting: what is there for as long as the world is.
     """
 
     def __init__(
         self, world: World, others: Sequence[tuple[Kind, object]] = ()
     ) -> None:
         self._world = world
-        self._lasting = Objects([*_lasting(world), *others])
+        self.lasting = Objects([*_lasting(world), *others])
         self._arena = world.memory.arena
         self._numbers: dict[bytes, int] = {}
         self._bytes: list[bytes] = []
@@ -155,7 +158,7 @@ class Snapshots:
     def take(self, base: Snapshot | None = None) -> Snapshot:
         """Note everything; what is as in ``base`` is shared with it."""
         passing = Objects(_passing(self._world))
-        lasting_held, passing_held = self._lasting.read(), passing.read()
+        lasting_held, passing_held = self.lasting.read(), passing.read()
         if base is not None:
             lasting_held = _shared(lasting_held, base.lasting_held)
             if passing.are(base.passing):
@@ -165,7 +168,7 @@ class Snapshots:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put everything back as it was."""
-        self._lasting.write(snapshot.lasting_held)
+        self.lasting.write(snapshot.lasting_held)
         snapshot.passing.write(snapshot.passing_held)
         if self.contents() != snapshot.contents:
             self._last = b"".join([self._bytes[n] for n in snapshot.contents])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -401,6 +402,59 @@ def test_restoring_a_snapshot_is_exact(
     wander(run, after)
     assert digest(run) == then_digest
     assert everything(run) == then
+
+
+CONSTANT = {
+    "AoeDev": "address ext fw_ver ident targets timing",
+    "AoeIf": "netdev",
+    "AoeTgt": "addr ifs window",
+    "Bio": "end_io op sector vecs",
+    "BioIter": "_vecs",
+    "Buf": "bio iter",
+    "Buffer": "give_back owner pieces wasted",
+    "Cache": "counts_objects debug_shift memory order size",
+    "Clone": "number",
+    "Memory": "arena journal pages rules",
+    "ModelledCard": "_ops _wire kind mtu taps",
+    "Page": "data pfn",
+    "Skb": "head",
+    "SlabObject": "cache offset pages size",
+    "Write": "bio buffer expected number",
+    "World": "accounting card driver journal memory ops peer policy submitters",
+}
+"""Attributes that nothing changes once they are set."""
+APART = {
+    "AoeDev": "bios factive rexmitq skbpool",
+    "AoeTgt": "ffree",
+    "Cache": "slabs",
+    "Memory": "free_list",
+    "ModelledCard": "queue ring sent tapped",
+    "World": "answers victims writes",
+}
+"""Attributes that are lists or dicts, never replaced: snapshots note what they hold."""
+
+
+@pytest.mark.parametrize("policy", ["b+", "e"])
+def test_snapshots_forget_no_attribute(policy: str) -> None:
+    """A new attribute belongs into ``initiator.lab.snapshot``, or into a list here."""
+    run = begin(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
+    for number in range(2):
+        run.apply(Step("submit", number, "xfs_kmalloc_subpage"))
+    snapshot = run.snapshots.take()
+    noted: dict[str, set[str]] = {}
+    things: dict[str, object] = {}
+    for objects in (run.snapshots.lasting, snapshot.passing):
+        for read, thing in zip(objects.reads, objects.targets, strict=True):
+            kind = type(thing).__name__
+            things[kind] = thing
+            if isinstance(read, attrgetter):
+                noted.setdefault(kind, set()).update(read.__reduce__()[1])
+    assert things.keys() >= CONSTANT.keys() - {"Memory"}
+    things["Memory"] = run.world.memory
+    for kind, constant in CONSTANT.items():
+        apart = APART.get(kind, "").split()
+        covered = noted.get(kind, set()) | {*constant.split(), *apart}
+        assert {name for name, _ in parts(things[kind])} == covered, kind
 
 
 def test_equal_contents_have_equal_numbers() -> None:
