@@ -180,7 +180,7 @@ def _print(found: Exploration) -> None:
 
 def _extent(found: Exploration) -> str:
     if found.complete:
-        return f"in any order of any length ({found.steps} steps is the longest)"
+        return f"in any order of any length (nothing new after {found.steps} steps)"
     if found.steps == found.setting.bounds.max_steps:
         return f"in any order of up to {found.steps} steps"
     return f"in any order of up to {found.steps} steps; more was not tried"
