@@ -8,9 +8,10 @@ once.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
 
@@ -184,6 +185,18 @@ def replay(setting: Setting, path: Sequence[Step]) -> tuple[Run, list[str]]:
     return run, words
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Spare a search the collector: it makes no cycles, but much to look through."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class Path(NamedTuple):
     """The way to a state, from its end."""
 
@@ -229,6 +242,10 @@ class Explorer:
 
     def run(self) -> Exploration:
         """Search until a violation is found, or nothing is left within the bounds."""
+        with _without_collector():
+            return self._search()
+
+    def _search(self) -> Exploration:
         began = time.perf_counter()
         level = deque([Waiting(self.play.snapshots.take(), None)])
         path: Path | None = None
