@@ -140,6 +140,7 @@ class Host:
         received = False
         for port in tuple(self.ports):
             received = self._hear(port, now) or received
+        due = None
         if not received or now >= self._timer_asked:
             self._timer_asked = now + _TIMER_SLACK
             due = driver.next_timeout()
@@ -154,7 +155,7 @@ class Host:
                 self._do_without(port, error)
                 received = True
         if not received:
-            self._wait(wait)
+            self._wait(wait, due)
 
     def _hear(self, port: LinkDevice, now: float) -> bool:
         received = False
@@ -182,8 +183,7 @@ class Host:
         port.link.close()
         self.driver.remove_netdev(port)
 
-    def _wait(self, wait: float | None) -> None:
-        due = self.driver.next_timeout()
+    def _wait(self, wait: float | None, due: float | None) -> None:
         if due is not None:
             until_due = max(0.0, due - self.now())
             wait = until_due if wait is None else min(wait, until_due)

@@ -19,7 +19,7 @@ from initiator.commands.common import (
     print_json,
     progress,
 )
-from initiator.copy import DiskEnd, copy, verify
+from initiator.copy import DiskEnd, Outcome, copy, verify
 from initiator.device import Disk
 from initiator.files import FileEnd, StreamEnd, open_end
 
@@ -186,6 +186,14 @@ def copy_command(
             verified=check,
         )
         return
+    details = _details(outcome, seconds, retransmits, check=check)
+    click.echo(f"{source} -> {destination}: {', '.join(details)}")
+
+
+def _details(
+    outcome: Outcome, seconds: float, retransmits: int, *, check: bool
+) -> list[str]:
+    """What a copy has to say for itself, in words."""
     details = [
         f"{format_size(outcome.copied)} in {seconds:.2f} s",
         f"{outcome.copied / max(seconds, 1e-6) / 1e6:.0f} MB/s",
@@ -196,7 +204,7 @@ def copy_command(
         details.append(f"{retransmits} frames sent again")
     if check:
         details.append("verified")
-    click.echo(f"{source} -> {destination}: {', '.join(details)}")
+    return details
 
 
 def _addresses(source: str, destination: str) -> tuple[Address | None, Address | None]:
