@@ -98,7 +98,7 @@ def test_an_interface_that_is_not_there_is_code_3(tmp_path: Path) -> None:
 
 def parse(*words: str) -> Settings:
     # As the command does it, up to where it would open something.
-    from target.cli import build_settings, serve
+    from target.verbs.serve import build_settings, serve
 
     with serve.make_context("serve", list(words)) as context:
         parameters = dict(context.params)

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from aoe.address import Address
 from aoe.errors import AccessError, AoEError, UsageError
-from target.cli import parse_macs
 from target.disks import OpenFlags
 from target.exports import ClientState
 from target.settings import ExportSettings
 from target.state import StateFile, open_state, state_path
+from target.verbs.serve import parse_macs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""The subcommands of ``aoe-target``, a file each."""

@@ -1,0 +1,244 @@
+"""``aoe-target serve``: from the command line to a service that runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from aoe.address import Address, parse_mac
+from aoe.ata import SECTOR
+from aoe.commandline import SIZE, Parsed
+from aoe.errors import UsageError, from_os_error
+from aoe.sizes import parse_size
+
+if TYPE_CHECKING:
+    from target.settings import Settings
+
+PROGRAM: Final = "aoe-target"
+WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
+
+
+def parse_macs(text: str) -> tuple[bytes, ...]:
+    """Read MAC addresses between commas, each with colons or, as for vblade, without.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
+    return tuple(dict.fromkeys(map(parse_mac, macs)))
+
+
+def _with_colons(match: re.Match[str]) -> str:
+    return ":".join(re.findall("..", match[1]))
+
+
+def parse_wwn(text: str) -> int:
+    """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
+
+    Raises:
+        UsageError: something else, or all zeroes.
+    """
+    match = re.fullmatch("(?:0x)?([0-9a-fA-F]{16})", text)
+    if match is None or not int(match[1], 16):
+        raise UsageError(text, "not a world wide name", "Write 16 hexadecimal digits")
+    return int(match[1], 16)
+
+
+WWN: Final = Parsed("hex", parse_wwn)
+MACS: Final = Parsed("mac[,mac]", parse_macs)
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="ADDRESS IFACE PATH")
+@click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
+@click.option("-s", "--sync", is_flag=True, help="Answer writes when they are stable.")
+@click.option("-d", "--direct", is_flag=True, help="Go around the page cache.")
+@click.option(
+    "-b",
+    "--buffers",
+    default=64,
+    show_default=True,
+    help="Requests that a client may have outstanding, at least 2.",
+)
+@click.option(
+    "-o",
+    "--offset",
+    type=WINDOW,
+    default=0,
+    help="Where the disk begins in PATH: a plain number counts sectors as it does for "
+    "vblade, a suffix makes it bytes: 1M.",
+)
+@click.option("-l", "--length", type=WINDOW, help="How long it is, in the same units.")
+@click.option(
+    "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
+)
+@click.option(
+    "--overlay", default="", metavar="FILE", help="Keep there what is written to PATH."
+)
+@click.option("--serial", default="", help="Serial number; made of address and host.")
+@click.option("--model", default="pyaoe", show_default=True, help="Model name.")
+@click.option("--wwn", type=WWN, help="World wide name; made of address and serial.")
+@click.option(
+    "--rotation",
+    default=1,
+    show_default=True,
+    metavar="RPM",
+    help="Turns a minute that clients are told, 1 for a disk that does not turn.",
+)
+@click.option(
+    "--physical-block",
+    type=click.Choice([512, 4096]),
+    default=512,
+    show_default=True,
+    help="Bytes that clients are told to write at a time.",
+)
+@click.option(
+    "-m",
+    "--mask",
+    type=MACS,
+    default=(),
+    help="Serve these clients alone, whatever list was kept; clients may edit it.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep what clients set there; beside PATH where it is an image.",
+)
+@click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
+@click.option(
+    "--force", is_flag=True, help="Serve although address or disk seem to be in use."
+)
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Record all frames, annotated, as pcapng.",
+)
+@click.option("--plain", is_flag=True, help="Do without packet rings.")
+@click.option(
+    "--ready-fd", type=int, metavar="N", help="Write the ready line there too."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log statistics at the end.")
+def serve(
+    words: tuple[str, ...], ready_fd: int | None, *, verbose: bool, **options: object
+) -> None:
+    """Serve the disk at PATH under ADDRESS on the interface IFACE.
+
+    \b
+    Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
+          aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
+          aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
+          aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
+
+    PATH is a disk image, a block device, or an NBD export: nbd://host/name or
+    nbd+unix:///name?socket=/path. It is served in the foreground until Ctrl-C or
+    SIGTERM; SIGUSR1 logs statistics.
+
+    A write is answered when it is in the page cache, with --sync when it is on stable
+    storage.
+    """
+    settings = build_settings(words, options)
+    serve_until_stopped(settings, ready_fd, verbose=verbose)
+
+
+def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
+    """Make settings of the command line of ``serve``.
+
+    Raises:
+        UsageError: not ADDRESS IFACE PATH nor SHELF SLOT IFACE PATH, or a bad value.
+    """
+    from target.disks import OpenFlags
+    from target.settings import ExportSettings, Settings
+
+    if len(words) not in (3, 4):
+        raise UsageError(
+            "serve",
+            "needs ADDRESS IFACE PATH",
+            f"Try: {PROGRAM} serve e0.0 eth0 disk.img",
+        )
+    *address, interfaces, path = words
+    disk = OpenFlags(
+        read_only=options["read_only"],
+        sync=options["sync"],
+        direct=options["direct"],
+        offset=options["offset"],
+        length=options["length"],
+        create=options["create"],
+        force=options["force"],
+    )
+    export = ExportSettings(
+        address=Address.parse(" ".join(address)),
+        interfaces=tuple(interfaces.split(",")),
+        path=path,
+        disk=disk,
+        overlay=options["overlay"],
+        buffers=options["buffers"],
+        serial=options["serial"],
+        model=options["model"],
+        wwn=options["wwn"] or 0,
+        rotation=options["rotation"],
+        physical_block=options["physical_block"],
+        mask=options["mask"],
+        state_dir=options["state_dir"],
+        keep_state=not options["no_state"],
+    )
+    return Settings(
+        exports=(export,),
+        rings=False if options["plain"] else None,
+        force=options["force"],
+        capture=options["pcap"],
+    )
+
+
+def serve_until_stopped(
+    settings: Settings, ready_fd: int | None = None, *, verbose: bool = False
+) -> None:
+    """Open everything, say that it is ready, and serve.
+
+    Args:
+        settings: what to serve.
+        ready_fd: where to write ``READY=1`` as well, once it is.
+        verbose: log the statistics at the end.
+
+    Raises:
+        AoEError: something could not be opened, or the last interface is gone.
+    """
+    from target.opening import open_service, ready_lines
+    from target.service import signals
+
+    _set_up_logging()
+    with ExitStack() as stack:
+        service = open_service(settings, stack)
+        stack.enter_context(signals(service))
+        for port in service.ports:
+            port.announce()
+        for line in ready_lines(settings, service):
+            click.echo(line)
+        if ready_fd is not None:
+            _tell_ready(ready_fd)
+        service.run()
+        if verbose:
+            service.log_statistics()
+
+
+def _tell_ready(fd: int) -> None:
+    try:
+        os.write(fd, b"READY=1\n")
+        os.close(fd)
+    except OSError as error:
+        raise from_os_error(f"--ready-fd {fd}", error) from error
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    logger = logging.getLogger(PROGRAM)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
