@@ -24,6 +24,7 @@ DOORS = {
         "initiator/export/",
         "target/control.py",
         "target/disks/nbd.py",
+        "target/notify.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
     "scapy": {"aoe/layers.py"},
