@@ -24,6 +24,7 @@ DOORS = {
         "initiator/export/",
         "target/control.py",
         "target/disks/nbd.py",
+        "target/metrics.py",
         "target/notify.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
@@ -81,7 +82,7 @@ CORES = {
     "target/transfers.py",
 }
 # These are too slow to be paid for by a command that does not need them.
-LAZY = ("pyroute2", "rich", "scapy")
+LAZY = ("prometheus_client", "pyroute2", "rich", "scapy")
 
 
 def sources(*folders: str) -> list[str]:
