@@ -109,7 +109,8 @@ class _Supervisor:
             # A shell that became us had children of its own.
             ended, status = os.wait()
         if ended == self._server:
-            return _code(status) or _code(_end(command))
+            command_status = _end(command)
+            return _code(status) or _code(command_status)
         self._command = None
         os.kill(self._server, signal.SIGTERM)
         os.waitpid(self._server, 0)

@@ -48,8 +48,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
-        # A field does not stand in for the message.
-        return json.dumps({**_fields(record), **document}, default=str)
+        for name, value in _fields(record).items():
+            # A field does not stand in for the message.
+            document.setdefault(name, value)
+        return json.dumps(document, default=str)
 
 
 class JournalFormatter(logging.Formatter):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import select
 import socket
 import socketserver
+import sys
 import threading
 import time
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
+from target.endpoint import CURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,11 +32,8 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("aoe-target")
 
-_HERE: Final = "127.0.0.1"
 _PATIENCE: Final = 10.0
 """Seconds that a client gets for its request."""
-_CURE: Final = "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
-
 _TARGET_COUNTERS: Final = {
     "requests": "Frames that were for this export, answered or not.",
     "reads": "READ commands that succeeded.",
@@ -53,18 +51,6 @@ _FRAME_COUNTERS: Final = {
     "strays": "Frames that were for none of the exports.",
 }
 _FLAGS: Final = ("read_only", "sync", "direct")
-
-
-def parse_endpoint(text: str) -> tuple[str, int]:
-    """Read ``PORT``, ``ADDRESS:PORT`` or ``[ADDRESS]:PORT``; by default 127.0.0.1.
-
-    Raises:
-        UsageError: neither, or a port out of range.
-    """
-    match = re.fullmatch(r"(?:(?:\[([^][]+)\]|([^][:]+)):)?(\d{1,5})", text, re.ASCII)
-    if match is None or not 0 <= int(match[3]) <= 65535:
-        raise UsageError(f"--metrics {text}", "no address and port", _CURE)
-    return match[1] or match[2] or _HERE, int(match[3])
 
 
 class StatusCollector:
@@ -90,7 +76,13 @@ class StatusCollector:
             # Once, lest it change with every step of the clock.
             self._started = time.time() - status["uptime_seconds"]
         yield from _about_target(status, self._started)
-        served = [(e, place) for e in status["exports"] for place in e["interfaces"]]
+        served = [
+            (export, place)
+            for export in status["exports"]
+            for place in export["interfaces"]
+            # None in the moment when an export is opened anew.
+            if place["statistics"]
+        ]
         yield from _about_exports(served)
         yield from _about_traffic(served)
         yield from _about_interfaces(status["interfaces"])
@@ -268,8 +260,12 @@ class _Server(ThreadingHTTPServer):
         # HTTPServer would ask the DNS for our name.
         socketserver.TCPServer.server_bind(self)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as it is declared above us
-        """Say nothing of clients that went away."""
+    def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
+        """Mention what went wrong, but clients that went away."""
+        del request
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.warning("metrics: %s: %r", client_address[0], error)
 
 
 def _listen(
@@ -283,7 +279,7 @@ def _listen(
         family, _, _, _, place = found[0]
         return _Server(family, (str(place[0]), port), handler)
     except socket.gaierror as error:
-        raise UsageError(what, f"no such address: {error.strerror}", _CURE) from error
+        raise UsageError(what, f"no such address: {error.strerror}", CURE) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BusyError(what, "port in use", "Choose another port") from error

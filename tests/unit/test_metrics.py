@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import socket
 import sys
 from typing import Any
@@ -9,7 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
-from target.metrics import MetricsServer, StatusCollector, parse_endpoint
+from target.endpoint import parse_endpoint
+from target.metrics import MetricsServer, StatusCollector
 from tests.statuses import STATUS
 
 
@@ -128,6 +130,16 @@ def test_an_endpoint_that_is_none_is_refused(text: str) -> None:
         f"--metrics {text}: no address and port. "
         "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
     )
+
+
+def test_an_export_that_is_being_opened_anew_is_left_out() -> None:
+    status = copy.deepcopy(STATUS)
+    status["exports"][0]["interfaces"][0]["statistics"] = {}
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(lambda: status))
+    found = values(generate_latest(registry).decode())
+    name = "aoe_target_requests_total"
+    assert [labels for known, labels in found if known == name] == [("e0.0", "eth1")]
 
 
 def test_a_status_is_not_asked_for_before_a_scrape() -> None:

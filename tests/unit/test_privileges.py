@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import subprocess
 import sys
 import tempfile
@@ -13,24 +12,19 @@ import pytest
 from aoe.errors import AccessError, NotFoundError, UsageError
 from target.capabilities import Capability, capability_sets
 from target.privileges import Account, find_account
+from tests.accounts import (
+    HAS_NOBODY,
+    IS_ROOT,
+    NOBODY,
+    SOMEBODY,
+    process_status,
+    read_status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-NOBODY = pwd.getpwnam("nobody")
-IS_ROOT = os.geteuid() == 0
-HAS_NOBODY = any(
-    int(first) <= NOBODY.pw_uid < int(first) + int(count)
-    for first, _, count in map(
-        str.split, Path("/proc/self/uid_map").read_text("ascii").splitlines()
-    )
-)
-"""False in a user namespace with one user, where CI runs the tests too."""
-
-SOMEBODY = "nobody" if IS_ROOT and HAS_NOBODY else f"{os.getuid()}:{os.getgid()}"
-"""Whom we can become, somebody else if there is one."""
-
 DROP = """
 import sys
 from pathlib import Path
@@ -58,8 +52,7 @@ def dropped(
     )
     if done.returncode:
         return {"refused": done.stderr.rstrip("\n").splitlines()[-1]}
-    lines = (line.partition(":") for line in done.stdout.splitlines())
-    return {name: " ".join(value.split()) for name, _, value in lines}
+    return read_status(done.stdout)
 
 
 def capabilities(status: dict[str, str]) -> dict[str, int]:
@@ -67,10 +60,8 @@ def capabilities(status: dict[str, str]) -> dict[str, int]:
 
 
 def test_the_sets_are_those_that_the_kernel_shows() -> None:
-    status = Path("/proc/self/status").read_text("ascii")
-    shown = dict(line.split(":\t") for line in status.splitlines() if "Cap" in line)
-    mine = capability_sets()
-    assert [int(shown[f"Cap{name}"], 16) for name in ("Eff", "Prm", "Inh")] == [*mine]
+    shown = capabilities(process_status("self"))
+    assert list(shown.values()) == [*capability_sets()]
 
 
 @pytest.mark.parametrize("inside", [(), ("unshare", "--user", "--map-root-user")])
