@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import format_mac
@@ -16,8 +17,9 @@ from aoe.sizes import short_size
 from target.control import claim
 from target.disks import open_disk
 from target.exports import Export
+from target.filters.stack import Filters
 from target.probe import probe
-from target.service import Port, Service
+from target.service import Port, Service, log
 from target.state import open_state
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def _open_links(settings: Settings, stack: ExitStack) -> dict[str, Link]:
 def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
     disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)
+    filters = _make_filters(chosen)
+    disk = filters.wrap_disk(disk)
     firmware, number = _version()
     shelf, slot = chosen.address
     state, file = open_state(chosen)
@@ -105,9 +109,19 @@ def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
         state=state,
         sync=chosen.disk.sync,
     )
+    export.filters = filters
     if file is not None:
         export.changed = file.save
     return export
+
+
+def _make_filters(chosen: ExportSettings) -> Filters:
+    return Filters(
+        chosen.filters,
+        # Path.exists raises where a folder must not be searched.
+        exists=os.path.exists,
+        say=partial(log.info, "filter=log export=%s %s", chosen.address),
+    )
 
 
 def _version() -> tuple[str, int]:
@@ -154,5 +168,6 @@ def _describe_flags(chosen: ExportSettings) -> str:
     }
     if chosen.overlay:
         names[f"overlay {chosen.overlay}"] = True
-    flags = ", ".join(name for name, is_set in names.items() if is_set)
-    return f" [{flags}]" if flags else ""
+    flags = [name for name, is_set in names.items() if is_set]
+    flags += [f"filter {each}" for each in chosen.filters]
+    return f" [{', '.join(flags)}]" if flags else ""

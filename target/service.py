@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import select
 import signal
@@ -23,6 +24,8 @@ from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.errors import NotFoundError, UsageError
 from aoe.header import HEADER_LENGTH, sectors_per_frame
 from aoe.sizes import short_size
+from target.filters.stack import filtered
+from target.filters.target import FilteredTarget
 from target.server import Target
 
 if TYPE_CHECKING:
@@ -66,9 +69,14 @@ class Port:
         self.targets = [Target(export, link.mac, link.mtu) for export in exports]
         self.strays = 0
         """Frames that were for none of the targets."""
-        self._by_address: dict[tuple[int, int], Target] = {
-            target.export.address: target for target in self.targets
+        self._by_address: dict[tuple[int, int], Target | FilteredTarget] = {
+            target.export.address: filtered(target) for target in self.targets
         }
+        self._filtered = [
+            target
+            for target in self._by_address.values()
+            if isinstance(target, FilteredTarget)
+        ]
 
     def announce(self) -> None:
         """Tell everybody whom they serve that the targets are ready (P48)."""
@@ -110,8 +118,23 @@ class Port:
             elif length := target.handle(request, reply, now):
                 link.commit(length)
             count += 1
+        for filtered_target in self._filtered:
+            self._serve_due(filtered_target, now)
         link.flush()
         return count > 0
+
+    def _serve_due(self, target: FilteredTarget, now: float) -> None:
+        # What finds no slot stays due.
+        while (reply := self.link.reserve()) is not None:
+            length = target.handle_due(reply, now)
+            if not length:
+                break
+            self.link.commit(length)
+
+    def next_timeout(self) -> float | None:
+        """Return the ``now`` at which ``serve`` has something to do without a frame."""
+        times = [target.next_timeout() for target in self._filtered]
+        return min((time for time in times if time is not None), default=None)
 
     def _serve_all(self, request: memoryview, now: float) -> None:
         # A broadcast address is for every target that it matches (P9).
@@ -119,7 +142,7 @@ class Port:
         if shelf != SHELF_ALL and slot != SLOT_ALL:
             self.strays += 1
             return
-        for target in self.targets:
+        for target in self._by_address.values():
             reply = self.link.reserve()
             if reply is None:
                 return
@@ -190,8 +213,14 @@ class Service:
         return busy
 
     def _sleep(self, poller: select.poll) -> None:
-        down = not all(port.link.up for port in self.ports)
-        ready = poller.poll(_DOWN_INTERVAL * 1000 if down else None)
+        waits = [
+            max(0.0, timeout - time.monotonic())
+            for port in self.ports
+            if (timeout := port.next_timeout()) is not None
+        ]
+        if not all(port.link.up for port in self.ports):
+            waits.append(_DOWN_INTERVAL)
+        ready = poller.poll(math.ceil(min(waits) * 1000) if waits else None)
         if (self._awake, select.POLLIN) in ready:
             os.read(self._awake, 4096)
 
@@ -206,6 +235,10 @@ class Service:
                     describe_target(target.statistics()),
                 )
             log.info("%s: %s", port.link.name, describe_link(port.link.statistics()))
+        exports = {t.export.address: t.export for p in self.ports for t in p.targets}
+        for export in exports.values():
+            for name, times in export.filters.strikes() if export.filters else ():
+                log.info("%s: filter %s struck %d times", export.address, name, times)
 
     def close(self) -> None:
         """Close the pipe; ports belong to whoever opened them."""
