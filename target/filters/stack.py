@@ -34,6 +34,7 @@ class Filters:
         exists: Callable[[str], bool],
         say: Callable[[str], None],
     ) -> None:
+        self.chosen = tuple(chosen)
         self._say = say
         self._filters = [(settings, Trigger(settings, exists)) for settings in chosen]
         made = (make_wire_filter(*each, say) for each in self._filters)
@@ -46,12 +47,14 @@ class Filters:
             disk = wrap_disk(disk, settings, trigger, self._say)
         return disk
 
-    def strikes(self) -> list[tuple[str, int]]:
-        """Return how often each has struck, by what it was told."""
+    def strikes(self) -> list[tuple[str, int | None]]:
+        """Return how often each has struck; None for one that is just there."""
         return [
-            (str(settings), trigger.struck)
+            (
+                str(settings),
+                trigger.struck if isinstance(settings, ChanceSettings) else None,
+            )
             for settings, trigger in self._filters
-            if isinstance(settings, ChanceSettings)
         ]
 
 

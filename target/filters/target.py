@@ -111,6 +111,11 @@ class FilteredTarget:
         dues += [due for due, *_ in self._held[:1]]
         return min(dues, default=None)
 
+    def forget(self) -> None:
+        """Lose what waits: nobody is there any more to whom it would not be news."""
+        self._held.clear()
+        self._yielding.clear()
+
     def _is_for_us(self, request: memoryview) -> bool:
         # Filters see what the target would execute, not what is for its neighbours.
         if len(request) < HEADER_LENGTH:

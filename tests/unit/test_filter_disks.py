@@ -208,7 +208,11 @@ def test_it_is_known_how_often_each_filter_struck() -> None:
     for _ in range(3):
         ask(target, ata(READ))
     ask(target, write())
-    assert rig.filters.strikes() == [("error:count=2,on=read", 2), ("drop:on=write", 1)]
+    assert rig.filters.strikes() == [
+        ("error:count=2,on=read", 2),
+        ("drop:on=write", 1),
+        ("readonly", None),
+    ]
 
 
 def test_an_error_is_an_oserror_with_the_number_asked_for() -> None:
