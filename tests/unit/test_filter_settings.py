@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import tomllib
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
+from target.config_file import load_settings
 from target.filters.settings import (
     FILTERS,
     CorruptSettings,
@@ -21,6 +23,9 @@ from target.filters.settings import (
     make_filter,
     parse_filter,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -232,3 +237,44 @@ def test_what_is_not_said_is_left_out() -> None:
         "drop:count=3"
     )
     assert str(parse_filter("error:errno=eio")) == "error"
+
+
+FILE = """
+[[export]]
+address = "e0.0"
+interfaces = "eth0"
+path = "disk.img"
+
+[[export.filter]]
+name = "drop"
+probability = 0.02
+
+[[export.filter]]
+name = "error"
+on = "write"
+file = "fail"
+"""
+
+
+def test_filters_of_a_configuration_file_arrive_in_order(tmp_path: Path) -> None:
+    # Like all paths in it, that of a trigger file is relative to it.
+    path = tmp_path / "target.toml"
+    path.write_text(FILE)
+    (export,) = load_settings(path).exports
+    assert export.filters == (
+        parse_filter("drop:probability=0.02"),
+        parse_filter(f"error:on=write,file={tmp_path / 'fail'}"),
+    )
+
+
+def test_a_mistake_in_a_configuration_file_is_told_with_its_place(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "target.toml"
+    path.write_text(FILE.replace("0.02", "2"))
+    with pytest.raises(UsageError) as caught:
+        load_settings(path)
+    assert str(caught.value) == (
+        f"{path}: export[0]: filter drop: probability cannot be 2. "
+        "Write a number from 0 to 1"
+    )

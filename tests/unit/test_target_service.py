@@ -397,3 +397,26 @@ def test_statistics_tell_how_often_a_filter_struck(
     service.log_statistics()
     service.close()
     assert caplog.messages[-1] == "e7.3: filter drop:on=read struck 2 times"
+
+
+def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
+    # Executed after it has come back, a write would undo what has been written since.
+    port = Port(link, [behind("delay:seconds=2,direction=in", "reorder")])
+    link.deliver(config(0), config(0))
+    port.serve(0.0)
+    assert port.next_timeout() == 2.0
+    port.lose("gone")
+    assert port.next_timeout() is None
+    assert port.targets[0].statistics().requests == 0
+
+
+def test_a_filtered_export_goes_like_any_other(link: QueueLink) -> None:
+    port = Port(link, [behind("delay"), export(7, 4)])
+    target = port.target(Address(7, 3))
+    assert target is port.targets[0]
+    link.deliver(config(0))
+    port.serve(0.0)
+    port.remove(Address(7, 3))
+    assert port.target(Address(7, 3)) is None
+    assert [each.export.address for each in port.targets] == [Address(7, 4)]
+    assert port.next_timeout() is None

@@ -261,3 +261,48 @@ def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
         "e7.3: filter log:on=read struck 2 times",
         "e7.3: filter drop:count=1,on=write struck 1 times",
     ]
+
+
+def ask_target(wire: Wire, *words: object) -> str:
+    command = [sys.executable, "-m", "target", *map(str, words)]
+    done = wire.target.run(command, capture_output=True, text=True, check=True)
+    return str(done.stdout)
+
+
+def test_a_reload_puts_filters_in_and_takes_them_out(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "target.toml"
+    plain = f'[[export]]\naddress = "e7.3"\ninterfaces = "aoe0"\npath = "{image}"\n'
+    path.write_text(plain)
+    process = start(wire.target, "serve", "--config", path)
+    ready_line(process)
+    with client(wire) as asking:
+        assert asking.ask(ata(READ, 5))[27] == 0x40
+        path.write_text(plain + '[[export.filter]]\nname = "error"\ncount = 2\n')
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        assert [asking.ask(ata(READ, 5))[27] for _ in range(3)] == [0x41, 0x41, 0x40]
+        (served,) = json.loads(ask_target(wire, "status", "--json"))["targets"]
+        assert served["exports"][0]["filters"] == [
+            {"filter": "error:count=2", "strikes": 2}
+        ]
+        path.write_text(plain)
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        (served,) = json.loads(ask_target(wire, "status", "--json"))["targets"]
+        assert served["exports"][0]["filters"] == []
+    finish(process, signal.SIGTERM)
+
+
+def test_a_count_goes_on_when_the_disk_is_resized(wire: Wire, image: Path) -> None:
+    with (
+        serving(wire, image, "--filter", "error:on=read,count=2"),
+        client(wire) as asking,
+    ):
+        assert asking.ask(ata(READ, 5))[27] == 0x41
+        os.truncate(image, SIZE * 2)
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        grown = ata(READ, SIZE // 512)
+        assert [asking.ask(grown)[27] for _ in range(2)] == [0x41, 0x40]
