@@ -92,8 +92,8 @@ class Operations:
 
     def _reload(self) -> dict[str, Any]:
         source = self._settings.source
-        settings = load_settings(source) if source else self._settings
         try:
+            settings = load_settings(source) if source else self._settings
             changes = self._inventory.change(settings)
         except AoEError as error:
             log.warning("reload: %s", error)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aoe.address import Address
+    from target.filters.settings import FilterSettings
 
 _FRAMES: Final = 256
 """Receive buffers of an interface at least: several clients come at once."""
@@ -45,6 +46,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         wwn: the disk's 64-bit world wide name; 0 makes one of address and serial.
         rotation: turns a minute, 1 for a disk that does not turn.
         physical_block: bytes, 512 or 4096, that the disk had best be written in.
+        filters: faults on purpose and the like, the one nearest to the wire first.
 
     Raises:
         UsageError: a value out of range.
@@ -64,6 +66,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     wwn: int = 0
     rotation: int = 1
     physical_block: int = SECTOR
+    filters: tuple[FilterSettings, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.interfaces or not all(self.interfaces):

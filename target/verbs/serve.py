@@ -23,6 +23,7 @@ from target.endpoint import parse_endpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from target.filters.settings import FilterSettings
     from target.metrics import MetricsServer
     from target.settings import ExportSettings, Settings
 
@@ -44,6 +45,18 @@ def _with_colons(match: re.Match[str]) -> str:
     return ":".join(re.findall("..", match[1]))
 
 
+def parse_filter(text: str) -> FilterSettings:
+    """Read a filter, ``name`` or ``name:key=value,...``.
+
+    Raises:
+        UsageError: no such filter, key or value.
+    """
+    from target.filters import settings
+
+    return settings.parse_filter(text)
+
+
+FILTER: Final = Parsed("name[:key=value,...]", parse_filter)
 WWN: Final = Parsed("hex", parse_wwn)
 MACS: Final = Parsed("mac[,mac]", parse_macs)
 ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
@@ -113,6 +126,14 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 )
 @click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
 @click.option(
+    "--filter",
+    "filters",
+    type=FILTER,
+    multiple=True,
+    help="Misbehave on purpose: delay, error, drop, duplicate, reorder, corrupt; also "
+    "log and readonly. Repeat it to stack them; the first is nearest to the wire.",
+)
+@click.option(
     "--force", is_flag=True, help="Serve although address or disk seem to be in use."
 )
 @click.option(
@@ -172,6 +193,7 @@ def serve(words: tuple[str, ...], **options: object) -> None:
           aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
           aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
           aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
+          aoe-target serve e0.0 eth0 disk.img --filter drop:probability=0.02
           aoe-target serve --config /etc/aoe-target.toml
           aoe-target serve e0.0 eth0 disk.img --run './test-with "$aoe" "$iface"'
 
@@ -252,6 +274,7 @@ def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSett
         mask=options["mask"],
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],
+        filters=options["filters"],
     )
 
 
