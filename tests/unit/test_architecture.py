@@ -20,6 +20,7 @@ LAYERS = {
 # Each kind of outside world has its few doors; a folder ends in a slash.
 DOORS = {
     "socket": {
+        "aoe/ethtool.py",
         "aoe/link.py",
         "aoe/netdevice.py",
         "initiator/export/",
