@@ -3,16 +3,20 @@ from __future__ import annotations
 import copy
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
+from target.config_file import load_settings
 from target.endpoint import parse_endpoint
 from target.metrics import MetricsServer, StatusCollector
 from tests.statuses import STATUS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def exposed() -> str:
@@ -148,3 +152,27 @@ def test_a_status_is_not_asked_for_before_a_scrape() -> None:
 
     with MetricsServer(("127.0.0.1", 0), snapshot) as server:
         server.start()
+
+
+@pytest.mark.parametrize(
+    ("said", "endpoint"),
+    [
+        ("", None),
+        ("metrics = 9468", ("127.0.0.1", 9468)),
+        ('metrics = "[::1]:9468"', ("::1", 9468)),
+    ],
+)
+def test_a_configuration_file_can_ask_for_metrics(
+    said: str, endpoint: tuple[str, int] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "target.toml"
+    export = '[[export]]\naddress = "e0.0"\ninterfaces = "eth0"\npath = "disk.img"\n'
+    path.write_text(f"{said}\n{export}")
+    assert load_settings(path).metrics == endpoint
+    path.write_text(f'metrics = "nowhere"\n{export}')
+    with pytest.raises(UsageError) as caught:
+        load_settings(path)
+    assert str(caught.value) == (
+        f"{path}: metrics nowhere: no address and port. "
+        "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
+    )
