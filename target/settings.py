@@ -69,6 +69,12 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[FilterSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_interfaces()
+        self._check_window()
+        self._check_clients()
+        self._check_identity()
+
+    def _check_interfaces(self) -> None:
         if not self.interfaces or not all(self.interfaces):
             raise UsageError(
                 str(self.address), "no interface", "Name one, or several as eth0,eth1"
@@ -77,6 +83,17 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 ",".join(self.interfaces), "an interface twice", "Name each once"
             )
+
+    def _check_window(self) -> None:
+        for name in ("offset", "length"):
+            if (getattr(self.disk, name) or 0) < 0:
+                raise UsageError(
+                    f"--{name} {getattr(self.disk, name)}",
+                    "less than nothing",
+                    "Write bytes, or a size such as 1M",
+                )
+
+    def _check_clients(self) -> None:
         if not BUFFER_MINIMUM <= self.buffers <= BUFFER_LIMIT:
             raise UsageError(
                 f"--buffers {self.buffers}",
@@ -91,6 +108,8 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.state_dir is not None and not self.keep_state:
             raise UsageError("--state-dir", "there is --no-state too", "Choose one")
+
+    def _check_identity(self) -> None:
         if self.rotation not in _ROTATIONS:
             raise UsageError(
                 f"--rotation {self.rotation}",
