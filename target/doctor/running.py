@@ -33,7 +33,7 @@ def examine_running(names: tuple[str, ...] = ()) -> Iterator[Finding]:
     Args:
         names: the interfaces that matter; none for all.
     """
-    for pid, socket in find_targets().items():
+    for pid, socket in find_targets():
         try:
             status = ask(socket, "status")
         except AoEError as error:

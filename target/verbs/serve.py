@@ -345,11 +345,8 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
         if life.pidfile is not None:
             stack.enter_context(pidfile(life.pidfile))
         lines = ready_lines(inventory)
-        if not life.command:
-            # Otherwise standard output is the command's.
-            click.echo("\n".join(lines))
-        for fd in ready_fds:
-            _tell_ready(fd)
+        # With a command, standard output is the command's.
+        _say_ready([] if life.command else lines, ready_fds)
         notifier.ready(lines[0] if len(lines) == 1 else f"{len(lines)} disks")
         inventory.go_live()
         service.run()
@@ -391,9 +388,12 @@ def _state_files(settings: Settings) -> list[Path]:
     return [state_path(each) for each in settings.exports if each.keep_state]
 
 
-def _tell_ready(fd: int) -> None:
-    try:
-        os.write(fd, b"READY=1\n")
-        os.close(fd)
-    except OSError as error:
-        raise from_os_error(f"--ready-fd {fd}", error) from error
+def _say_ready(lines: list[str], fds: list[int]) -> None:
+    for line in lines:
+        click.echo(line)
+    for fd in fds:
+        try:
+            os.write(fd, b"READY=1\n")
+            os.close(fd)
+        except OSError as error:
+            raise from_os_error(f"--ready-fd {fd}", error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -189,6 +190,30 @@ def test_a_command_that_will_not_end_is_ended_when_asked_twice(
     process.terminate()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + 9
+
+
+def test_ctrl_c_is_for_the_command_and_its_disk_stays(wire: Wire, place: Path) -> None:
+    pidfile = place / "pid"
+    command = f"""
+        trap 'sleep 0.2; kill -0 $(cat {pidfile}) && echo served; exit 6' INT
+        echo up
+        while :; do sleep 0.05; done
+    """
+    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve += [str(place / "disk.img"), "--pidfile", str(pidfile), "--run", command]
+    keyboard, terminal = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    process = wire.target.popen(["setsid", "--ctty", "--wait", *serve], **streams)
+    os.close(terminal)
+    with os.fdopen(keyboard, "r+b", buffering=0) as screen:
+        assert b"up" in screen.read(100)
+        screen.write(b"\x03")
+        seen = b""
+        while b"served" not in seen:
+            seen += screen.read(100)
+        process.wait(PATIENCE)
+    assert process.returncode == 6
+    assert not pidfile.exists()
 
 
 def test_statistics_can_be_asked_for_beside_a_command(wire: Wire, place: Path) -> None:
