@@ -5,6 +5,7 @@ The command line fills it; nothing behind it knows where a value came from.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aoe.address import Address
+    from target.filters.settings import FilterSettings
 
+_FRAMES: Final = 256
+"""Receive buffers of an interface at least: several clients come at once."""
 _ROTATIONS: Final = frozenset({0, 1, *range(0x401, 0xFFFF)})
+_PHYSICAL_BLOCKS: Final = (512, 4096)
 _TEXT_LIMITS: Final = {"serial": 20, "model": 40}
 
 
@@ -41,6 +46,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         wwn: the disk's 64-bit world wide name; 0 makes one of address and serial.
         rotation: turns a minute, 1 for a disk that does not turn.
         physical_block: bytes, 512 or 4096, that the disk had best be written in.
+        filters: faults on purpose and the like, the one nearest to the wire first.
 
     Raises:
         UsageError: a value out of range.
@@ -60,8 +66,15 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     wwn: int = 0
     rotation: int = 1
     physical_block: int = SECTOR
+    filters: tuple[FilterSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_interfaces()
+        self._check_window()
+        self._check_clients()
+        self._check_identity()
+
+    def _check_interfaces(self) -> None:
         if not self.interfaces or not all(self.interfaces):
             raise UsageError(
                 str(self.address), "no interface", "Name one, or several as eth0,eth1"
@@ -70,6 +83,17 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 ",".join(self.interfaces), "an interface twice", "Name each once"
             )
+
+    def _check_window(self) -> None:
+        for name in ("offset", "length"):
+            if (getattr(self.disk, name) or 0) < 0:
+                raise UsageError(
+                    f"--{name} {getattr(self.disk, name)}",
+                    "less than nothing",
+                    "Write bytes, or a size such as 1M",
+                )
+
+    def _check_clients(self) -> None:
         if not BUFFER_MINIMUM <= self.buffers <= BUFFER_LIMIT:
             raise UsageError(
                 f"--buffers {self.buffers}",
@@ -84,12 +108,20 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.state_dir is not None and not self.keep_state:
             raise UsageError("--state-dir", "there is --no-state too", "Choose one")
+
+    def _check_identity(self) -> None:
         if self.rotation not in _ROTATIONS:
             raise UsageError(
                 f"--rotation {self.rotation}",
                 "cannot be told to clients",
                 "Write 1 for a disk that does not turn, 1025 to 65534 turns a minute, "
                 "or 0 to tell nothing",
+            )
+        if self.physical_block not in _PHYSICAL_BLOCKS:
+            raise UsageError(
+                f"--physical-block {self.physical_block}",
+                "cannot be told to clients",
+                "Write 512 or 4096",
             )
         for name, limit in _TEXT_LIMITS.items():
             text = getattr(self, name)
@@ -108,6 +140,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         exports: the disks, no address twice on one interface.
         rings: True insists on packet rings, False does without, None tries them.
         force: serve although an address or a disk seems to be in use.
+        source: the file that all this was read from, if it was.
+        control: a socket to listen on for ``aoe-target status`` and the like, beside
+            the one that the network namespace has.
         capture: a pcapng file that every frame is recorded in.
 
     Raises:
@@ -118,6 +153,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rings: bool | None = None
     force: bool = False
     capture: Path | None = None
+    source: Path | None = None
+    control: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.exports:
@@ -133,6 +170,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     )
                 seen.add(place)
 
-    def interfaces(self) -> list[str]:
-        """Return each interface once, in the order of first mention."""
-        return list(dict.fromkeys(n for e in self.exports for n in e.interfaces))
+    def frames(self) -> dict[str, int]:
+        """Say how many receive buffers each interface needs, in order of mention.
+
+        What clients are told that they may have outstanding finds room (P60).
+        """
+        wanted: Counter[str] = Counter()
+        for export in self.exports:
+            for name in export.interfaces:
+                wanted[name] += export.buffers
+        return {name: max(frames, _FRAMES) for name, frames in wanted.items()}

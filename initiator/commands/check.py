@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from aoe.address import Address, format_mac
-from aoe.commandline import ADDRESS, Parsed
+from aoe.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from initiator.check.model import OPTIONS, Level, Needs, Verdict
@@ -19,7 +19,7 @@ from initiator.check.play import Session, drive
 from initiator.check.subject import Subject, meet
 from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireAsk
-from initiator.commands.common import Connection, connects, json_option, print_json
+from initiator.commands.common import Connection, connects
 from initiator.discover import Answer, discover
 from initiator.host import claim_tag_base
 

@@ -21,7 +21,9 @@ LAYERS = {
 DOORS = {
     "socket": {
         "aoe/link.py",
+        "aoe/netdevice.py",
         "initiator/export/",
+        "target/claims.py",
         "target/control.py",
         "target/disks/nbd.py",
     },
@@ -90,6 +92,12 @@ CORES = {
     "target/disks/nbd_wire.py",
     "target/exports.py",
     "target/features.py",
+    "target/filters/disk.py",
+    "target/filters/settings.py",
+    "target/filters/stack.py",
+    "target/filters/target.py",
+    "target/filters/trigger.py",
+    "target/filters/wire.py",
     "target/frames.py",
     "target/lists.py",
     "target/server.py",

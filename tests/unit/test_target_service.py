@@ -3,81 +3,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import deque
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.abstract import Link, LinkStatistics
 from aoe.address import Address
-from aoe.errors import BusyError, NotFoundError, UsageError
+from aoe.errors import AoEError, BusyError, UsageError
 from target.disks.memory import MemoryDisk
 from target.exports import Export
+from target.ports import Port
 from target.probe import probe
-from target.service import Port, Service, describe_target, signals
-from tests.asking import TARGET, answer, ata, config, frame, settings
+from target.service import Service, describe_target, signals
+from tests.asking import answer, ata, config, frame, settings
+from tests.filtering import Rig
+from tests.links import QueueLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-class QueueLink(Link):
-    """A link between two queues, with so many slots for replies between flushes."""
-
-    def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
-        self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
-        self.up = True
-        self.incoming: deque[bytes] = deque()
-        self.sent: list[bytes] = []
-        self.flushes: list[int] = []
-        self.on_send: Callable[[bytes], bytes | None] = lambda _: None
-        self.is_gone = False
-        self._slots = slots
-        self._committed: list[bytes] = []
-        self._slot = memoryview(bytearray(b"\xdb" * (14 + mtu)))
-        self._readable, self._writable = os.pipe()
-
-    def fileno(self) -> int:
-        return self._readable
-
-    def deliver(self, *frames: bytes) -> None:
-        self.incoming.extend(frames)
-        os.write(self._writable, b"\0" * len(frames))
-
-    def receive(self) -> memoryview | None:
-        if self.is_gone:
-            raise NotFoundError(self.name, "interface is gone")
-        if not self.incoming:
-            return None
-        os.read(self._readable, 1)
-        return memoryview(self.incoming.popleft())
-
-    def reserve(self) -> memoryview | None:
-        return self._slot if len(self._committed) < self._slots else None
-
-    def commit(self, length: int) -> None:
-        self._committed.append(bytes(self._slot[:length]))
-
-    def flush(self) -> None:
-        if self._committed:
-            self.flushes.append(len(self._committed))
-        for committed in self._committed:
-            self.sent.append(committed)
-            if response := self.on_send(committed):
-                self.deliver(response)
-        self._committed.clear()
-
-    def wait(self, timeout: float | None) -> bool:
-        del timeout
-        return bool(self.incoming)
-
-    def statistics(self) -> LinkStatistics:
-        return LinkStatistics(sent=len(self.sent))
-
-    def close(self) -> None:
-        os.close(self._readable)
-        os.close(self._writable)
 
 
 @pytest.fixture
@@ -239,23 +183,56 @@ def test_the_first_signal_stops_it_in_order_and_a_second_ends_it_at_once(
     service.close()
 
 
-def test_a_service_outlives_an_interface_but_not_the_last_one(
-    caplog: pytest.LogCaptureFixture,
+def test_a_service_outlives_its_interfaces(
+    running: Service, link: QueueLink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with QueueLink() as first, QueueLink() as second:
-        service = Service([Port(one, [export(7, 3)]) for one in (first, second)])
-        second.deliver(config(0))
-        first.is_gone = True
+    link.is_gone = True
+    link.deliver(config(0))
+    wait_for(lambda: running.ports[0].state == "gone")
+    assert caplog.messages == [
+        "eth0: interface is gone, waiting for it to come back",
+    ]
+    assert running.call(lambda: 7) == 7
 
-        def lose_second_too(_: bytes) -> None:
-            second.is_gone = True
 
-        second.on_send = lose_second_too
-        with pytest.raises(NotFoundError, match="eth0: interface is gone"):
-            service.run()
-        assert second.sent == [settings(0)]
-        assert caplog.messages == ["eth0: interface is gone"]
-        service.close()
+def test_what_a_call_raises_is_the_callers(running: Service) -> None:
+    def fail() -> None:
+        raise UsageError("this", "is wrong")
+
+    with pytest.raises(UsageError, match="this: is wrong"):
+        running.call(fail)
+
+
+def test_a_call_that_comes_too_late_is_refused(link: QueueLink) -> None:
+    service = Service([Port(link, [export(7, 3)])])
+    service.stop()
+    service.run()
+    with pytest.raises(AoEError, match="is ending"):
+        service.call(lambda: None)
+    service.close()
+
+
+class Alarm:
+    """A timer that rings once."""
+
+    def __init__(self, when: float) -> None:
+        self.when: float | None = when
+        self.rang = threading.Event()
+
+    def next_timeout(self) -> float | None:
+        return self.when
+
+    def tick(self, now: float) -> None:
+        assert self.when is not None
+        assert now >= self.when
+        self.when = None
+        self.rang.set()
+
+
+def test_timers_are_kept_while_nothing_else_happens(running: Service) -> None:
+    alarm = Alarm(time.monotonic() + 0.05)
+    running.call(lambda: running.timers.append(alarm))
+    assert alarm.rang.wait(10)
 
 
 def test_the_probe_asks_three_times_and_is_content_with_silence(
@@ -300,3 +277,85 @@ def test_statistics_are_one_readable_line(link: QueueLink) -> None:
         "4 requests, 1 reads (1 KiB), 1 writes (512 bytes), 0 flushes, "
         "errors: not_found 1, dropped: config_differs 1"
     )
+
+
+def behind(*filters: str) -> Export:
+    served = export(7, 3)
+    served.filters = Rig(*filters).filters
+    return served
+
+
+def test_a_port_sends_what_was_held_back_when_it_is_due(link: QueueLink) -> None:
+    port = Port(link, [behind("delay:seconds=2"), export(7, 4)])
+    assert port.next_timeout() is None
+    link.deliver(config(0), frame(1, bytes(8), slot=4))
+    port.serve(1.0)
+    assert link.sent == [at(settings(0), 7, 4)]
+    assert port.next_timeout() == 3.0
+    assert not port.serve(2.9)
+    assert not port.serve(3.0)
+    assert link.sent[1:] == [settings(0)]
+
+
+def test_a_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> None:
+    port = Port(link, [behind("drop:direction=out"), export(7, 4)])
+    link.deliver(frame(1, bytes(8), shelf=0xFFFF, slot=0xFF))
+    port.serve(0.0)
+    assert link.sent == [at(settings(0), 7, 4)]
+    assert port.targets[0].statistics().requests == 1
+
+
+def test_replies_that_find_no_slot_stay_due() -> None:
+    with QueueLink(slots=2) as link:
+        port = Port(link, [behind("duplicate:direction=out")])
+        link.deliver(config(0), config(0))
+        for _ in range(3):
+            port.serve(0.0)
+        assert link.sent == [settings(0)] * 4
+        assert max(link.flushes) == 2
+        assert port.next_timeout() is None
+
+
+def test_a_service_wakes_up_for_what_is_due(link: QueueLink) -> None:
+    service = Service([Port(link, [behind("delay:seconds=0.05")])])
+    link.on_send = lambda _: service.stop()
+    link.deliver(config(0))
+    # It would wait for ever, but for the reply that it holds back.
+    service.run()
+    service.close()
+    assert link.sent == [settings(0)]
+
+
+def test_statistics_tell_how_often_a_filter_struck(
+    link: QueueLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    service = Service([Port(link, [behind("drop:on=read"), export(7, 4)])])
+    link.deliver(ata(0x24), ata(0x24), config(0))
+    service.ports[0].serve(0.0)
+    service.log_statistics()
+    service.close()
+    assert caplog.messages[-1] == "e7.3: filter drop:on=read struck 2 times"
+
+
+def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
+    # Executed after it has come back, a write would undo what has been written since.
+    port = Port(link, [behind("delay:seconds=2,direction=in", "reorder")])
+    link.deliver(config(0), config(0))
+    port.serve(0.0)
+    assert port.next_timeout() == 2.0
+    port.lose("gone")
+    assert port.next_timeout() is None
+    assert port.targets[0].statistics().requests == 0
+
+
+def test_a_filtered_export_goes_like_any_other(link: QueueLink) -> None:
+    port = Port(link, [behind("delay"), export(7, 4)])
+    target = port.target(Address(7, 3))
+    assert target is port.targets[0]
+    link.deliver(config(0))
+    port.serve(0.0)
+    port.remove(Address(7, 3))
+    assert port.target(Address(7, 3)) is None
+    assert [each.export.address for each in port.targets] == [Address(7, 4)]
+    assert port.next_timeout() is None
