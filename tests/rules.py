@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import re
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -93,6 +94,20 @@ def write(lba: int, data: bytes, opcode: int = 0x34, aflags: int = 0x41) -> byte
 def written(lba: int, aflags: int = 0x41) -> bytes:
     """Put the reply of a write that succeeded together."""
     return registers(0x40, lba=lba, aflags=aflags)
+
+
+def trim(*ranges: tuple[int, int], feature: int = 1, aflags: int = 0x41) -> bytes:
+    """Put a request together to trim ranges: the first sector, and how many."""
+    block = b"".join(struct.pack("<Q", lba | count << 48) for lba, count in ranges)
+    data = block.ljust(512, b"\0")
+    return ata(0x06, 0, 1, aflags=aflags, feature=feature, data=data)
+
+
+def refused(request: bytes, status: tuple[int, int] = ABORTED) -> Step:
+    """Expect the registers back as they were sent, and no data (P32)."""
+    aflags, _, count = request[24:27]
+    lba = int.from_bytes(request[28:34], "little")
+    return request, registers(*status, count=count, lba=lba, aflags=aflags)
 
 
 def read_back(lba: int, data: bytes) -> Step:

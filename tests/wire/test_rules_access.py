@@ -56,7 +56,7 @@ FOR_OTHER = (reserve(SET, OTHER), holders_are(OTHER, rcmd=SET))
 SERVED = (ata(0x24, 5), registers(0x40, lba=5, data=sector(5)))
 
 
-def refused(request: bytes) -> Step:
+def kept_out(request: bytes) -> Step:
     return request, answer(0, request[24:36], verfl=0x1C, error=6)
 
 
@@ -122,11 +122,11 @@ RULES: dict[str, list[Step]] = {
     "p73 force": [FOR_OTHER, (reserve(FORCE, ME), holders_are(ME, rcmd=FORCE)), SERVED],
     "p74 no ata command for strangers": [
         FOR_OTHER,
-        refused(ata(0x24, 5)),
-        refused(ata(0x34, 5, aflags=0x41, data=bytes(512))),
-        refused(ata(0xE5, count=0)),
-        refused(ata(0xE7, count=0)),
-        refused(ata(0x99)),
+        kept_out(ata(0x24, 5)),
+        kept_out(ata(0x34, 5, aflags=0x41, data=bytes(512))),
+        kept_out(ata(0xE5, count=0)),
+        kept_out(ata(0xE7, count=0)),
+        kept_out(ata(0x99)),
         (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
     ],
     "p74 the rest is for all": [
@@ -176,7 +176,7 @@ def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> No
             assert asking.ask(config(READ)) == owner
             assert asking.ask(mask(READ)) == mask_is(ME, OTHER)
             assert asking.ask(reserve(READ)) == holders_are(OTHER)
-            request, reply = refused(ata(0x24))
+            request, reply = kept_out(ata(0x24))
             assert asking.ask(request) == reply
         with serving(wire, spare, "--no-state"):
             assert asking.receive() == to(BROADCAST, tagged(nobody, 0))
