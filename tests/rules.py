@@ -139,14 +139,22 @@ class Others:
         dst = Wire.target_mac if request[:6] == TARGET else request[:6]
         self._socket.send(dst + request[6:])
         end = time.monotonic() + timeout
+        while reply := self.receive(end - time.monotonic()):
+            if reply[:6] == request[6:12] and reply[20:24] == request[20:24]:
+                break
+        return reply
+
+    def receive(self, timeout: float = PATIENCE) -> bytes:
+        """Return the next reply, whomever it is for; a starting target asks, too."""
+        end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
             with contextlib.suppress(TimeoutError):
                 reply = self._socket.recv(2000)
-                if reply[:6] == request[6:12] and reply[20:24] == request[20:24]:
+                if reply[14] & 0x08:
                     assert reply[6:12] == Wire.target_mac
                     return reply[:6] + TARGET + reply[12:]
-        return b""
+        return SILENCE
 
     def close(self) -> None:
         self._socket.close()
