@@ -177,7 +177,7 @@ def identity(changes: dict[int, int] | None = None) -> Step:
     return ata(IDENTIFY), registers(0x40, data=page(changes))
 
 
-def test_p44_p45_the_identity_page_and_what_changes_it(
+def test_p44_p45_p80_p82_the_identity_page_and_what_changes_it(
     wire: Wire, tmp_path: Path
 ) -> None:
     image = tmp_path / "disk.img"
