@@ -29,7 +29,7 @@ from tests.asking import (
     sector,
     settings,
 )
-from tests.serving import PATIENCE, Client, client, serving
+from tests.serving import AT_ONCE, PATIENCE, Client, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -207,7 +207,7 @@ def serve_clients(image: Path) -> Iterator[Clients]:
     image.write_bytes(DISK)
     with (
         Wire(1500) as wire,
-        serving(wire, image, "-b", "16"),
+        serving(wire, image, AT_ONCE, "-b", "16"),
         client(wire) as me,
         contextlib.closing(Others(wire)) as others,
     ):

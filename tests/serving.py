@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""
+AT_ONCE = "--force"
+"""Where nobody else is on the wire, a target need not search for another there."""
 
 
 def start(where: Namespace, *words: object, **options: object) -> subprocess.Popen[str]:

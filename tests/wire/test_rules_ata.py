@@ -19,7 +19,7 @@ from tests.rules import (
     write,
     written,
 )
-from tests.serving import client, serving
+from tests.serving import AT_ONCE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +236,7 @@ def test_rule(clients: Clients, rule: str) -> None:
 def test_p40_a_disk_that_is_not_to_be_written(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
-    with serving(wire, image, "--read-only"), client(wire) as asking:
+    with serving(wire, image, AT_ONCE, "--read-only"), client(wire) as asking:
         for request, reply in (
             *(refused(write(5, TWO, opcode)) for opcode in WRITES),
             refused(trim((5, 2))),

@@ -35,7 +35,7 @@ from tests.rules import (
     tagged,
     told,
 )
-from tests.serving import client, serving
+from tests.serving import AT_ONCE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +204,7 @@ def image(tmp_path: Path) -> Path:
 def test_p48_p60_a_ready_target_tells_all_of_itself(
     wire: Wire, image: Path, options: tuple[str, int], buffers: int
 ) -> None:
-    with client(wire) as asking, serving(wire, image, *options):
+    with client(wire) as asking, serving(wire, image, AT_ONCE, *options):
         expected = to(BROADCAST, tagged(told(READ, buffers=buffers), 0))
         assert asking.receive() == expected
         assert asking.ask(config(READ)) == told(READ, buffers=buffers)
@@ -212,7 +212,7 @@ def test_p48_p60_a_ready_target_tells_all_of_itself(
 
 
 def test_p48_a_target_with_a_mask_tells_those_in_it(wire: Wire, image: Path) -> None:
-    words = ("-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
+    words = (AT_ONCE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
     with (
         contextlib.closing(Others(wire)) as everybody,
         client(wire) as asking,

@@ -24,7 +24,7 @@ from tests.rules import (
     write,
     written,
 )
-from tests.serving import client, serving
+from tests.serving import AT_ONCE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +184,7 @@ def test_p44_p45_p80_p82_the_identity_page_and_what_changes_it(
     image.write_bytes(DISK)
     request, whole = identity()
     done = registers(0x40)
-    with serving(wire, image, *SAID), client(wire) as asking:
+    with serving(wire, image, AT_ONCE, *SAID), client(wire) as asking:
         for asked, reply in (
             (request, whole),
             (BROADCAST + request[6:16] + b"\xff\xff\xff" + request[19:], whole),
@@ -229,7 +229,7 @@ def test_smart_tells_what_went_over_the_wire(wire: Wire, tmp_path: Path) -> None
     image.write_bytes(DISK)
     before = smart_page((187, 0), (241, 0), (242, 0))
     after = smart_page((187, 1), (241, 3), (242, 2))
-    with serving(wire, image), client(wire) as asking:
+    with serving(wire, image, AT_ONCE), client(wire) as asking:
         for request, reply in (
             (smart(0xD0), registers(0x40, lba=KEY, data=before)),
             disk(5, 2),

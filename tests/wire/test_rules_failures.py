@@ -26,7 +26,7 @@ from tests.rules import (
     write,
     written,
 )
-from tests.serving import PATIENCE, Client, client, finish, ready_line, serving
+from tests.serving import AT_ONCE, PATIENCE, Client, client, finish, ready_line, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def asking(disk: FailingDisk) -> Iterator[Client]:
         wire = Wire(1500)
     except AccessError as error:
         pytest.skip(str(error))
-    with wire, serving(wire, disk.uri, "--no-state"), client(wire) as asking:
+    with wire, serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
         yield asking
 
 
@@ -153,7 +153,7 @@ def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
 
 def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) -> None:
     disk = FailingDisk(tmp_path)
-    with serving(wire, disk.uri, "--no-state"), client(wire) as asking:
+    with serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
         disk.vanish()
         for request in (
             *(ata(opcode, 5, 2) for opcode in READS),
@@ -170,7 +170,7 @@ def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) 
 def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
     served = f"{sys.executable} -m target serve e7.3 {wire.interface}"
-    image = f"{tmp_path}/disk.img --create 1M --no-state"
+    image = f"{tmp_path}/disk.img --create 1M --no-state {AT_ONCE}"
     process = wire.target.popen(
         ["unshare", "--mount", "sh", "-c", f"{mount} && exec {served} {image}"],
         stdout=subprocess.PIPE,

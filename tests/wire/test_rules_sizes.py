@@ -38,7 +38,7 @@ from tests.rules import (
     write,
     written,
 )
-from tests.serving import PATIENCE, client, serving
+from tests.serving import AT_ONCE, PATIENCE, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ def test_p21_p22_p25_p37_the_mtu_says_how_much_a_frame_holds(
     image.write_bytes(DISK)
     data = DISK[512 : 512 * (most + 1)]
     echoed = frame(9, bytes(range(1, 251)) * 300)[: mtu + 14]
-    with client(wire) as asking, serving(wire, image, "-b", "16"):
+    with client(wire) as asking, serving(wire, image, AT_ONCE, "-b", "16"):
         announced = to(BROADCAST, tagged(told(0, sectors=advertised), 0))
         assert asking.receive() == announced
         for request, reply in (
