@@ -159,6 +159,19 @@ def test_p3_p11_p19_p27_p30_what_a_client_sends(peer: Peer) -> None:
     assert peer.hear(QUIET) == SILENCE
 
 
+def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> None:
+    peer.find()
+    # More than there is memory for frames.
+    for number in range(2, 602):
+        peer.submit(Op.WRITE, 7, ONE)
+        assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), number)
+        peer.say(registers(0x40, lba=7, aflags=0x41), number)
+    for number in range(602, 1202):
+        peer.submit(Op.FLUSH, 0, b"")
+        assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), number)
+        peer.say(registers(0x40, aflags=0), number)
+
+
 def test_p30_a_disk_of_28_bits_gets_device_bits(peer: Peer) -> None:
     peer.find(lba48=False)
     peer.submit(Op.READ, 0x01_2345, bytearray(512))
@@ -189,6 +202,15 @@ def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
         2,
     ):
         assert peer.hear() == asked(request, number)
+
+
+def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(9000)
+    peer.find(told(0, sectors=5))
+    peer.say(tagged(told(0, sectors=0), 0))
+    assert peer.hear() == asked(IDENTIFY, 2)
+    peer.submit(Op.READ, 0, bytearray(512 * 5))
+    assert peer.hear() == asked(ata(0x24, 0, 2), 3)
 
 
 def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
@@ -224,6 +246,9 @@ def test_p8_p9_an_answer_has_the_target_s_address(peer: Peer) -> None:
 
 
 def test_p10_p11_an_answer_has_the_tag_of_the_request(peer: Peer) -> None:
+    # What a kernel driver asked for is not for us.
+    peer.say(tagged(told(0), 0x0001_0203))
+    assert peer.hear(QUIET) == SILENCE
     peer.find()
     peer.submit(Op.READ, 7, bytearray(512))
     assert peer.hear() == asked(ata(0x24, 7), 2)
