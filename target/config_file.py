@@ -28,11 +28,15 @@ from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
 from target.disks import OpenFlags
+from target.endpoint import parse_endpoint
 from target.exports import BUFFER_COUNT, MODEL
+from target.filters.settings import make_filter
 from target.settings import ExportSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from target.filters.settings import FilterSettings
 
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")
 _OPTION: Final = re.compile(r"^--([a-z-]+)")
@@ -61,6 +65,8 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         keep_state: keep what clients set.
         state_dir: where to keep it; beside ``path`` where that is an image.
         force: serve it although it seems to be in use.
+        filter: tables of filters, each with its ``name`` and keys, the one nearest to
+            the wire first.
     """
 
     interfaces: str | list[str] = []
@@ -81,6 +87,7 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     keep_state: bool = True
     state_dir: str = ""
     force: bool = False
+    filter: list[dict[str, Any]] = []
 
 
 class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
@@ -105,6 +112,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         force: serve although addresses or disks seem to be in use.
         control: a socket for ``aoe-target status`` and the like; there is one for this
             network namespace in any case.
+        metrics: where to show statistics to Prometheus: a port, or ADDRESS:PORT.
     """
 
     export: list[Export]
@@ -112,6 +120,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     state_dir: str = ""
     force: bool = False
     control: str = ""
+    metrics: int | str = ""
 
 
 def load_settings(path: Path) -> Settings:
@@ -140,9 +149,20 @@ def load_settings(path: Path) -> Settings:
             force=document.force,
             source=path,
             control=path.parent / document.control if document.control else None,
+            metrics=_metrics(document.metrics),
         )
     except UsageError as error:
-        raise UsageError(f"{path}: {error.what}", error.why, error.cure) from error
+        what = _file_words(error.what)
+        raise UsageError(f"{path}: {what}", error.why, error.cure) from error
+
+
+def _metrics(value: int | str) -> tuple[str, int] | None:
+    return None if value == "" else parse_endpoint(str(value))
+
+
+def _file_words(what: str) -> str:
+    # The command line's words for it, --physical-block, are not the file's.
+    return _OPTION.sub(lambda match: match[1].replace("-", "_"), what)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
@@ -186,9 +206,7 @@ def _settings(path: Path, number: int, document: Document) -> ExportSettings:
     try:
         return _build(path.parent, table, document)
     except UsageError as error:
-        # The command line's words for it, --physical-block, are not the file's.
-        what = _OPTION.sub(lambda match: match[1].replace("-", "_"), error.what)
-        where = f"{path}: export[{number}]: {what}"
+        where = f"{path}: export[{number}]: {_file_words(error.what)}"
         raise UsageError(where, error.why, error.cure) from error
 
 
@@ -219,7 +237,15 @@ def _build(here: Path, table: Export, document: Document) -> ExportSettings:
         mask=tuple(dict.fromkeys(map(parse_mac, table.mask))),
         state_dir=here / state_dir if state_dir and table.keep_state else None,
         keep_state=table.keep_state,
+        filters=tuple(_filter(here, each) for each in table.filter),
     )
+
+
+def _filter(here: Path, table: dict[str, Any]) -> FilterSettings:
+    settings = make_filter(table)
+    if not settings.file:
+        return settings
+    return msgspec.structs.replace(settings, file=str(here / settings.file))
 
 
 def _size(value: int | str) -> int:
