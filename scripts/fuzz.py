@@ -39,8 +39,8 @@ REMEMBERED: Final = 2048
 """Frames that are kept to find out which of them led to a find."""
 CHECKPOINT: Final = 1 << 14
 """Frames between two comparisons of all disks."""
-WARM_UP: Final = 0.1
-"""The part of a source's frames after which the memory must not grow any more."""
+WARM_UP: Final = 5000
+"""Frames of a source after which the memory must not grow any more."""
 MEMORY_SLACK: Final = 4 << 20
 """Bytes by which it may: the allocator's, and hypothesis has its own household."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -108,20 +108,20 @@ class Campaign:
 
     def run(self, source: str, frames: Iterable[bytes], count: int) -> None:
         """Feed so many frames of a source, and watch the memory meanwhile."""
-        watch = self.watch(source, count)
+        watch = self.watch(source)
         for frame in islice(frames, count):
             watch(frame)
             if self.find is not None:
                 break
 
-    def watch(self, source: str, count: int) -> Callable[[bytes], None]:
-        """Return ``feed`` for a source of so many frames, with an eye on the memory."""
-        start, warm = self.frames, int(count * WARM_UP)
+    def watch(self, source: str) -> Callable[[bytes], None]:
+        """Return ``feed`` for the frames of a source, with an eye on the memory."""
+        start = self.frames
 
         def feed(frame: bytes) -> None:
             self.feed(frame)
             done = self.frames - start
-            if done == warm or (done > warm and done % CHECKPOINT == 0):
+            if done == WARM_UP or (done > WARM_UP and done % CHECKPOINT == 0):
                 resident = resident_memory()
                 first, most = self.memory.get(source, (resident, 0))
                 self.memory[source] = first, max(most, resident)
@@ -170,7 +170,7 @@ def run_campaign(campaign: Campaign, count: int, seed: int) -> None:
     shares = {source: int(share * count) for source, share in SHARES.items()}
     campaign.run("mutation", Mutator(seed), count - sum(shares.values()))
     campaign.run("scapy", scapy_frames(seed), shares["scapy"])
-    feed = campaign.watch("hypothesis", shares["hypothesis"])
+    feed = campaign.watch("hypothesis")
     hypothesis_frames(shares["hypothesis"], seed, feed)
 
 
@@ -326,7 +326,7 @@ def report(campaign: Campaign, seed: int, seconds: float) -> int:
     print(f"silence: {', '.join(reasons)}")
     for source, (first, most) in campaign.memory.items():
         print(
-            f"memory, {source}: {first / 1e6:.1f} MB after a tenth of the frames, "
+            f"memory, {source}: {first / 1e6:.1f} MB after {WARM_UP:,} frames, "
             f"{most / 1e6:.1f} MB at most after that"
         )
     if campaign.find is not None:
@@ -334,7 +334,7 @@ def report(campaign: Campaign, seed: int, seconds: float) -> int:
     grew = campaign.growth > MEMORY_SLACK
     executed = sum(port.executed for port in campaign.ports)
     print(
-        f"{campaign.frames:,} frames, seed {seed}, {executed:,} of them heard by a "
+        f"{campaign.frames:,} frames, seed {seed}, executed {executed:,} times by a "
         f"target, {'a rule' if campaign.find else 'no rule'} broken, memory "
         f"{'grew' if grew else 'flat'}, {seconds:.0f} s"
     )

@@ -108,27 +108,22 @@ class Ledger:
         """Enter the answer to a FLUSH that was sent after so many other answers."""
         self.promised = max(self.promised, answered)
 
-    def faults(self, disk: bytes, *, power_failed: bool = False) -> list[str]:
+    def faults(self, disk: bytes) -> list[str]:
         """Compare a disk with the book, and say of each sector what is wrong with it.
 
-        Args:
-            disk: all of its bytes.
-            power_failed: only what was promised has to be there, not all that was
-                answered.
+        A program that is killed loses nothing that it has answered, promised or not: it
+        has handed that to the system. Of what was in flight all, some or none is there.
         """
-        kept = self.promised if power_failed else len(self.answered)
         newest: dict[int, Request] = {}
-        for request in self.answered[:kept]:
+        for request in self.answered:
             newest |= dict.fromkeys(request.sectors, request)
-        maybe: dict[int, list[Request]] = {}
-        for request in (*self.answered[kept:], *self.in_flight.values()):
-            for lba in request.sectors:
-                maybe.setdefault(lba, []).append(request)
+        maybe = {lba: r for r in self.in_flight.values() for lba in r.sectors}
         found = []
         for lba in range(len(disk) // SECTOR):
             raw = disk[lba * SECTOR : (lba + 1) * SECTOR]
             certain = newest.get(lba, Request(ORIGINAL, lba, 1, is_trim=False))
-            fault = _fault(raw, lba, [certain, *maybe.get(lba, [])])
+            allowed = [certain, maybe[lba]] if lba in maybe else [certain]
+            fault = _fault(raw, lba, allowed)
             if fault:
                 found.append(f"sector {lba}: {fault}")
         return found

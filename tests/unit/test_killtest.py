@@ -56,23 +56,19 @@ def test_what_was_answered_and_is_not_there_is_a_fault(
     assert ledger.faults(disk_with(s5=found)) == [words]
 
 
-def test_a_power_failure_may_lose_what_was_not_flushed(ledger: Ledger) -> None:
-    for number in (1, 2, 3):
-        disk = disk_with(s5=make_sector(number, 5))
-        assert ledger.faults(disk, power_failed=True) == []
-    assert len(ledger.faults(disk_with(), power_failed=True)) == 1
-
-
-def test_with_sync_an_answer_is_the_promise() -> None:
+def test_a_flush_promises_what_was_answered_before_it_and_sync_everything(
+    ledger: Ledger,
+) -> None:
+    assert (len(ledger.answered), ledger.promised) == (2, 1)
     book = Ledger(is_sync=True)
     book.answer(book.send(0, 2).number)
-    assert book.faults(disk_with(), power_failed=True) == [
+    assert book.promised == 1
+    assert book.faults(disk_with()) == [
         "sector 0: holds write 0, not write 1",
         "sector 1: holds write 0, not write 1",
     ]
     whole = make_sectors(1, 0, 2)
-    disk = disk_with(s0=whole[:SECTOR], s1=whole[SECTOR:])
-    assert book.faults(disk, power_failed=True) == []
+    assert book.faults(disk_with(s0=whole[:SECTOR], s1=whole[SECTOR:])) == []
 
 
 def test_a_trim_leaves_zeros_and_nothing_else_does() -> None:
