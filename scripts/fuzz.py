@@ -39,8 +39,8 @@ REMEMBERED: Final = 2048
 """Frames that are kept to find out which of them led to a find."""
 CHECKPOINT: Final = 1 << 14
 """Frames between two comparisons of all disks."""
-WARM_UP: Final = 5000
-"""Frames of a source after which the memory must not grow any more."""
+WARM_UP: Final = 20_000
+"""Frames of a source, a checkpoint among them, after which memory must not grow."""
 MEMORY_SLACK: Final = 4 << 20
 """Bytes by which it may: the allocator's, and hypothesis has its own household."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
