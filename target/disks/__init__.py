@@ -50,7 +50,8 @@ def open_disk(
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd import is_nbd, open_nbd
+    from target.disks.nbd import open_nbd
+    from target.disks.nbd_address import is_nbd
 
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)

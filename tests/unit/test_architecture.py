@@ -23,7 +23,7 @@ DOORS = {
         "aoe/link.py",
         "initiator/export/",
         "target/control.py",
-        "target/disks/nbd.py",
+        "target/disks/nbd_address.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
     "scapy": {"aoe/layers.py"},
