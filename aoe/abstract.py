@@ -28,6 +28,15 @@ class LinkStatistics:
     truncated: int = 0
     unsent: int = 0
 
+    def __add__(self, other: LinkStatistics) -> LinkStatistics:
+        return LinkStatistics(
+            self.received + other.received,
+            self.sent + other.sent,
+            self.dropped + other.dropped,
+            self.truncated + other.truncated,
+            self.unsent + other.unsent,
+        )
+
 
 class Link(ABC):
     """Where AoE frames come from and go to: one Ethernet interface.

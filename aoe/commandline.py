@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_SCHEMA_VERSION: Final = 1
+
+
 class Parsed(click.ParamType[object]):
     """An argument that one of our parsers reads.
 
@@ -60,6 +63,17 @@ _MONTH: Final = 30 * 24 * 3600
 ADDRESS: Final = Parsed("address", Address.parse)
 SECONDS: Final = Parsed("seconds", parse_seconds)
 SIZE: Final = Parsed("size", parse_size)
+
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(command: str, **content: object) -> None:
+    """Print a command's result, with the version of its layout."""
+    import msgspec
+
+    document = {"schema_version": _SCHEMA_VERSION, "command": command, **content}
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
 def run(command: click.Command, program: str) -> NoReturn:

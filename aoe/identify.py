@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Final, Self
 
 from aoe.ata import LBA28_LIMIT, SECTOR
-from aoe.errors import DecodeError
+from aoe.errors import DecodeError, UsageError
 
 if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
@@ -254,3 +255,15 @@ def _number_words(number: int, count: int) -> list[int]:
 
 def _words_number(words: tuple[int, ...]) -> int:
     return sum(word << 16 * place for place, word in enumerate(words))
+
+
+def parse_wwn(text: str) -> int:
+    """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
+
+    Raises:
+        UsageError: something else, or all zeroes.
+    """
+    match = re.fullmatch("(?:0x)?([0-9a-fA-F]{16})", text)
+    if match is None or not int(match[1], 16):
+        raise UsageError(text, "not a world wide name", "Write 16 hexadecimal digits")
+    return int(match[1], 16)

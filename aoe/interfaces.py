@@ -11,7 +11,7 @@ import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from aoe.errors import NotFoundError, from_os_error
 
@@ -125,6 +125,57 @@ def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
     ]
 
 
+class InterfaceWatch:
+    """Rings when any interface of the caller's namespace changes.
+
+    ``fileno`` is readable then; ``answer`` takes note, and says how the interfaces are
+    by now. What changed in between, and how often, is not told: a crowd of changes is
+    one ring, and none is lost when the kernel's queue runs over.
+    """
+
+    def __init__(self) -> None:
+        from pyroute2 import IPRoute
+        from pyroute2.netlink import rtnl
+
+        self._netlink: Any = IPRoute()
+        self._bell: Any = IPRoute()
+        self._bell.bind(groups=rtnl.RTMGRP_LINK)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable after a change."""
+        return int(self._bell.fileno())
+
+    def answer(self) -> list[Interface]:
+        """List all interfaces, as ``list_interfaces`` does, and be quiet again."""
+        _drain(self.fileno())
+        found = [_from_message(message) for message in self._netlink.get_links()]
+        return sorted(found, key=lambda interface: interface.index)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._bell.close()
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _drain(descriptor: int) -> None:
+    os.set_blocking(descriptor, False)
+    while True:
+        try:
+            os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # A queue that ran over says so once, and goes on.
+            if error.errno != errno.ENOBUFS:
+                raise
+
+
 def set_up(name: str, netns: NetworkNamespace | None = None) -> None:
     """Switch an interface on.
 
@@ -191,6 +242,31 @@ def create_veth(first: VethEnd, second: VethEnd) -> None:
     for end in (first, second):
         if end.up:
             set_up(end.name, end.netns)
+
+
+def create_bridge(name: str, netns: NetworkNamespace | None = None) -> None:
+    """Make a switch, switched on, without ports.
+
+    Raises:
+        AccessError: this needs CAP_NET_ADMIN.
+        AoEError: the name is taken.
+    """
+    with _netlink(name, netns) as netlink:
+        netlink.link("add", kind="bridge", ifname=name, state="up")
+
+
+def join_bridge(name: str, bridge: str, netns: NetworkNamespace | None = None) -> None:
+    """Make an interface a port of a bridge; raises as ``set_up`` does."""
+    _change(name, netns, master=find_interface(bridge, netns).index)
+
+
+def rename(name: str, new: str, netns: NetworkNamespace | None = None) -> None:
+    """Give an interface another name; raises as ``set_up`` does.
+
+    Raises:
+        AoEError: the name is taken, or the kernel wants the interface down for it.
+    """
+    _change(name, netns, ifname=new)
 
 
 def _attributes(end: VethEnd) -> dict[str, Any]:

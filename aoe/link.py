@@ -21,11 +21,12 @@ import struct
 import time
 from abc import abstractmethod
 from array import array
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from aoe.abstract import Link, LinkStatistics
-from aoe.errors import AccessError, AoEError, NotFoundError, UsageError, from_os_error
+from aoe.errors import AccessError, NotFoundError, from_os_error
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM, Flag
+from aoe.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
 from aoe.rings import RESERVE, ReceiveRing, RingShape, SendRing
 
 if TYPE_CHECKING:
@@ -56,13 +57,6 @@ _TPACKET_V2: Final = 1
 
 # linux/sockios.h, net/if.h, net/if_arp.h, asm/socket.h
 _SIOCGIFNAME: Final = 0x8910
-_SIOCGIFFLAGS: Final = 0x8913
-_SIOCGIFMTU: Final = 0x8921
-_SIOCGIFHWADDR: Final = 0x8927
-_SIOCGIFINDEX: Final = 0x8933
-_IFF_UP: Final = 0x1
-_ARPHRD_ETHER: Final = 1
-_ARPHRD_LOOPBACK: Final = 772
 _SO_ATTACH_FILTER: Final = 26
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
@@ -115,7 +109,7 @@ def open_link(
         UsageError: not an Ethernet interface.
         AoEError: the interface is down, or rings were insisted on and refused.
     """
-    facts = _look_up(name)
+    facts = look_up(name)
     if rings is not False:
         try:
             return RingLink(facts, frames, responses=responses, qdisc=qdisc)
@@ -146,17 +140,12 @@ def hold_name(name: str) -> int | None:
         return holder.detach()
 
 
-class _Facts(NamedTuple):
-    name: str
-    number: int
-    mac: bytes
-    mtu: int
-
-
 class _PacketLink(Link):
     """What both kinds have in common: the socket, its filter and its troubles."""
 
-    def __init__(self, facts: _Facts, *, responses: bool | None, qdisc: bool) -> None:
+    def __init__(
+        self, facts: LinkFacts, *, responses: bool | None, qdisc: bool
+    ) -> None:
         self.name, self.index, self.mac, self.mtu = facts
         self.up = True
         self._gone = False
@@ -235,8 +224,8 @@ class _PacketLink(Link):
             request = struct.pack("=16xi20x", self.index)
             answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
             name = os.fsdecode(answer[:16].rstrip(b"\0"))
-            flags = _ask(self._socket, name, _SIOCGIFFLAGS, "16xH22x")
-            self.up = bool(flags & _IFF_UP)
+            flags = ask(self._socket, name, SIOCGIFFLAGS, "16xH22x")
+            self.up = bool(flags & IFF_UP)
         except OSError as problem:
             self._gone = True
             raise NotFoundError(self.name, "interface is gone") from problem
@@ -254,7 +243,7 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
     """Frames through packet rings. Opened by ``open_link``."""
 
     def __init__(
-        self, facts: _Facts, frames: int, *, responses: bool | None, qdisc: bool
+        self, facts: LinkFacts, frames: int, *, responses: bool | None, qdisc: bool
     ) -> None:
         super().__init__(facts, responses=responses, qdisc=qdisc)
         with _closed_on_error(self):
@@ -306,7 +295,7 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
         # Some frames were not taken: the interface is down or its queue full; or they
         # were thrown away as too long, since somebody made the MTU smaller.
         for _ in range(_SEND_TRIES):
-            self._settle(ETHERNET_LENGTH + _mtu_now(self._socket, self.name, self.mtu))
+            self._settle(ETHERNET_LENGTH + mtu_now(self._socket, self.name, self.mtu))
             if error is not None and error.errno not in _QUEUE_FULL:
                 self._withdraw()
                 self._look_at_interface()
@@ -338,7 +327,7 @@ class PlainLink(_PacketLink):
     """Frames with a system call each. Opened by ``open_link``."""
 
     def __init__(
-        self, facts: _Facts, frames: int, *, responses: bool | None, qdisc: bool
+        self, facts: LinkFacts, frames: int, *, responses: bool | None, qdisc: bool
     ) -> None:
         super().__init__(facts, responses=responses, qdisc=qdisc)
         self._in = memoryview(bytearray(self._capacity))
@@ -403,50 +392,6 @@ class PlainLink(_PacketLink):
 
     def flush(self) -> None:
         """Do nothing: ``commit`` has sent every frame."""
-
-
-def _look_up(name: str) -> _Facts:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
-        try:
-            index = _ask(any_socket, name, _SIOCGIFINDEX, "16xi20x")
-            flags = _ask(any_socket, name, _SIOCGIFFLAGS, "16xH22x")
-            mtu = _ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
-            answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _request(name))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise from_os_error(name, error) from error
-            have = ", ".join(there for _, there in socket.if_nameindex())
-            raise NotFoundError(
-                name, f"no such interface (have: {have})", "List them with: ip link"
-            ) from error
-    hardware, mac = struct.unpack("=16xH6s16x", answer)
-    if hardware not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
-        raise UsageError(
-            name,
-            "not an Ethernet interface",
-            "List the interfaces with: ip -details link",
-        )
-    if not flags & _IFF_UP:
-        raise AoEError(
-            name, "interface is down", f"Bring it up with: ip link set {name} up"
-        )
-    return _Facts(name, index, mac, mtu)
-
-
-def _request(name: str) -> bytes:
-    # struct ifreq; the kernel's names have 15 bytes and a zero.
-    return os.fsencode(name)[:16].ljust(40, b"\0")
-
-
-def _ask(any_socket: socket.socket, name: str, question: int, layout: str) -> int:
-    answer = fcntl.ioctl(any_socket, question, _request(name))
-    return int(struct.unpack(f"={layout}", answer)[0])
-
-
-def _mtu_now(any_socket: socket.socket, name: str, otherwise: int) -> int:
-    with contextlib.suppress(OSError):
-        return _ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
-    return otherwise
 
 
 def _attach_filter(packet_socket: socket.socket, *, responses: bool | None) -> None:

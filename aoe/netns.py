@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
 from aoe.errors import AccessError, AoEError
-from aoe.interfaces import VethEnd, create_veth, inside
+from aoe.interfaces import (
+    VethEnd,
+    create_bridge,
+    create_veth,
+    inside,
+    join_bridge,
+    remove,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,6 +186,66 @@ class Wire:
                 ),
             )
             self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Take everything away. Safe to call twice."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Switch:
+    """A bridge in a namespace of its own, and cables from it to as many others.
+
+    Unlike a wire's end, a cable can be pulled, put back and exchanged, and whoever is
+    at the others notices nothing.
+
+    Args:
+        mtu: bytes behind the Ethernet header that all of it carries.
+        interface: the name of the interface at the far end of each cable.
+
+    Raises:
+        AccessError: namespaces need root or a user namespace.
+    """
+
+    def __init__(self, mtu: int = 1500, *, interface: str = "aoe0") -> None:
+        self.interface = interface
+        self._mtu = mtu
+        self._cables: dict[Namespace, str] = {}
+        self._count = 0
+        with ExitStack() as stack:
+            self._inside = stack.enter_context(Namespace())
+            create_bridge("bridge", self._inside.pid)
+            self._stack = stack.pop_all()
+
+    def add_host(self, mac: bytes | None = None) -> Namespace:
+        """Make another namespace at the end of a cable; it is closed with the switch.
+
+        Args:
+            mac: the interface's address; None lets the kernel draw one.
+        """
+        host = self._stack.enter_context(Namespace())
+        self.plug(host, mac)
+        return host
+
+    def plug(self, host: Namespace, mac: bytes | None = None) -> None:
+        """Lay a cable to a host that has none; see ``add_host``."""
+        self._count += 1
+        near = f"port{self._count}"
+        create_veth(
+            VethEnd(near, self._mtu, netns=self._inside.pid),
+            VethEnd(self.interface, self._mtu, mac, host.pid),
+        )
+        join_bridge(near, "bridge", self._inside.pid)
+        self._cables[host] = near
+
+    def unplug(self, host: Namespace) -> None:
+        """Take a host's cable away, and its interface with it."""
+        remove(self._cables.pop(host), self._inside.pid)
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""

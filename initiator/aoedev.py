@@ -25,6 +25,8 @@ from initiator.bio import Bio, BioIter, BioVec
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aoe.address import Address
     from initiator.netdev import NetDevice
     from initiator.timing import Timing, Window
@@ -110,6 +112,7 @@ class Frame:
         attempts: transmissions that were not answered in time.
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
+        sector: where on the device it begins.
         segments: the memory that it reads into or writes from.
     """
 
@@ -120,6 +123,7 @@ class Frame:
         "due",
         "earlier",
         "ifp",
+        "sector",
         "segments",
         "sent",
         "skb",
@@ -132,7 +136,7 @@ class Frame:
         self.segments: list[BioVec] = []
         self.buf: Buf | None = None
         self.earlier: dict[int, float] = {}
-        self.tag = self.attempts = 0
+        self.tag = self.attempts = self.sector = 0
         self.born = self.sent = self.due = 0.0
         self.target: AoeTgt
         self.ifp: AoeIf
@@ -152,7 +156,7 @@ class Buf:
 
     def __init__(self, bio: Bio) -> None:
         self.bio = bio
-        self.iter = BioIter(bio)
+        self.iter = BioIter(bio.vecs, bio.sector)
         self.nframesout = 0
 
 
@@ -164,6 +168,7 @@ class AoeDev:
         maxbcnt: bytes a frame that all paths carry (K18).
         factive: frames that wait for an answer, by tag, longest sent first.
         rexmitq: frames that are to be sent again, by their last tag (K50).
+        rests: what frames had to leave when their paths became narrower.
         bios: bios of which no frame has been built yet; ``buf``: the one in work.
         skbpool: skbs whose clones were not all gone when their frame was used again.
         retransmits: frames sent again since the device is known.
@@ -184,6 +189,7 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
+        self.rests: deque[tuple[Buf, BioIter]] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
@@ -238,3 +244,65 @@ class AoeDev:
     def update_maxbcnt(self) -> None:
         """The smallest path decides for all frames built from now on (K18)."""
         self.maxbcnt = min(t.minbcnt for t in self.targets)
+
+    def cut(self, f: Frame) -> None:
+        """Cut the next frame's memory off what waits; there is something (K28-K30)."""
+        if self.rests:
+            buf, position = self.rests[0]
+        else:
+            buf = self.buf = self.buf or Buf(self.bios.popleft())
+            position = buf.iter
+        f.buf, f.sector = buf, position.sector
+        f.segments = position.take(min(self.maxbcnt, position.size))
+        buf.nframesout += 1
+        if position.size:
+            return
+        if self.rests:
+            self.rests.popleft()
+            buf.nframesout -= 1
+        else:
+            self.buf = None
+
+    def match(self, tag: int, now: float) -> Frame | None:
+        """Take the frame that an answer is for: active, or lost, not resent (K51)."""
+        f = self.factive.pop(tag, None)
+        if f is not None:
+            window = f.target.window
+            window.answered()
+            window.nout -= 1
+        else:
+            f = self.rexmitq.pop(tag, None)
+            if f is None:
+                return None
+        self.timing.sample(now - f.sent)
+        return f
+
+    def due(self, f: Frame) -> float:
+        """When a frame counts as lost."""
+        # The kernel asks its estimate when it looks, not when it sends (K48).
+        return f.sent + self.timing.timeout(0) if self.timing.tick else f.due
+
+    def timeouts(self) -> Iterator[float]:
+        """When ``Driver.handle_timer`` may have something to do here."""
+        if self.next_tick is not None:
+            yield self.next_tick
+        else:
+            yield from (f.due for f in self.factive.values())
+
+    def hurry(self, now: float) -> None:
+        """Count the frames as lost that are longer than what all paths carry now."""
+        for f in self.factive.values():
+            if sum(vec.length for vec in f.segments) > self.maxbcnt:
+                f.due = now
+
+    def shrink(self, f: Frame) -> bool:
+        """Cut a frame to what all paths carry now, if it is longer; keep the rest."""
+        if f.buf is None or sum(vec.length for vec in f.segments) <= self.maxbcnt:
+            return False
+        whole = BioIter(f.segments, f.sector)
+        f.segments = whole.take(self.maxbcnt)
+        rest = whole.take(whole.size)
+        # Until it is cut into frames, it counts as one: the bio is not done.
+        self.rests.append((f.buf, BioIter(rest, f.sector + self.maxbcnt // SECTOR)))
+        f.buf.nframesout += 1
+        return True

@@ -126,16 +126,21 @@ def bio_for(
 
 
 class BioIter:
-    """``struct bvec_iter``: how far a bio has been cut into frames."""
+    """``struct bvec_iter``: how far some memory has been cut into frames.
+
+    Args:
+        vecs: the memory, in order.
+        sector: the first sector on the device.
+    """
 
     __slots__ = ("_done", "_index", "_vecs", "sector", "size")
 
-    def __init__(self, bio: Bio) -> None:
-        self._vecs = bio.vecs
+    def __init__(self, vecs: list[BioVec], sector: int) -> None:
+        self._vecs = vecs
         self._index = 0
         self._done = 0
-        self.sector = bio.sector
-        self.size = bio.size
+        self.sector = sector
+        self.size = sum(vec.length for vec in vecs)
 
     def take(self, length: int) -> list[BioVec]:
         """Cut the next ``length`` bytes off and return the memory they lie in.

@@ -36,15 +36,13 @@ from aoe.header import (
     Flag,
 )
 from aoe.identify import Identity
-from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Buf, Frame, State
+from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
 from initiator.bio import Bio, Op
 from initiator.options import Options
 from initiator.requests import failure, put_command, put_header, put_identify, query
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from initiator.netdev import NetDevice
     from initiator.policy import PageAccounting
 
@@ -154,7 +152,8 @@ class Driver:
         if d.buf is not None:
             waiting[d.buf.bio] = None
             d.buf = None
-        waiting |= dict.fromkeys(d.bios)
+        waiting |= dict.fromkeys((*(buf.bio for buf, _ in d.rests), *d.bios))
+        d.rests.clear()
         d.bios.clear()
         for frame in frames:
             frame.buf = None
@@ -169,7 +168,7 @@ class Driver:
 
     def next_timeout(self) -> float | None:
         """When ``handle_timer`` is wanted next; None while nothing is outstanding."""
-        times = [time for d in self.devices.values() for time in _timeouts(d)]
+        times = [time for d in self.devices.values() for time in d.timeouts()]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -183,7 +182,7 @@ class Driver:
             self._work(d, now)
 
     def _expire(self, d: AoeDev, now: float) -> None:
-        expired = [f for f in d.factive.values() if _due(d, f) <= now]
+        expired = [f for f in d.factive.values() if d.due(f) <= now]
         deadsecs = self.options.deadsecs
         for frame in expired:
             if deadsecs and int(now - frame.born) > deadsecs:
@@ -242,7 +241,7 @@ class Driver:
         d = self.devices.get(address)
         if d is None or command != Command.ATA or not self.options.report_errors:
             return
-        f = _match(d, tag, now)
+        f = d.match(tag, now)
         if f is not None:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
@@ -278,6 +277,8 @@ class Driver:
             target.window.resize(nframes)
         target.hear(netdev, config.sector_count)
         d.update_maxbcnt()
+        if self.options.shrink:
+            d.hurry(now)
         if d.nopen == 0:
             d.fw_ver = config.firmware
             self._identify(d, now)
@@ -291,7 +292,7 @@ class Driver:
             return
         if len(frame) < ATA_DATA:
             return
-        f = _match(d, tag, now)
+        f = d.match(tag, now)
         if f is None:
             self._unexpected(d, src, tag, now)
             return
@@ -380,35 +381,31 @@ class Driver:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
             self._resend_deferred(d, now)
-        while d.buf is not None or d.bios:
+        while d.rests or d.buf is not None or d.bios:
             target = d.next_target()
             if target is None:
                 return
             f = d.new_frame(target)
             if f is None:
                 return
-            if d.buf is None:
-                d.buf = Buf(d.bios.popleft())
-            self._build(d, f, d.buf, now)
+            d.cut(f)
+            self._fill(d, f)
+            f.begin(now)
+            self._transmit(d, f, now)
 
-    def _build(self, d: AoeDev, f: Frame, buf: Buf, now: float) -> None:
-        """``aoecmd_ata_rw``: cut the next frame off the bio (K28-K36)."""
-        f.buf = buf
-        skb, op, position = f.skb, buf.bio.op, buf.iter
-        length = min(d.maxbcnt, position.size)
-        put_command(skb, op, position.sector, length, ext=d.ext)
-        f.segments = position.take(length)
-        if op is not Op.WRITE:
+    def _fill(self, d: AoeDev, f: Frame) -> None:
+        """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
+        if f.buf is None:
+            return
+        skb, bio = f.skb, f.buf.bio
+        length = sum(vec.length for vec in f.segments)
+        put_command(skb, bio.op, f.sector, length, ext=d.ext)
+        if bio.op is not Op.WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(buf.bio, skb, f.segments)
-        buf.nframesout += 1
-        if not position.size:
-            d.buf = None
-        f.begin(now)
-        self._transmit(d, f, now)
+            self.accounting.attach(bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
@@ -432,6 +429,8 @@ class Driver:
                 continue
             del d.rexmitq[tag]
             f.earlier[tag] = f.sent
+            if self.options.shrink and d.shrink(f):
+                self._fill(d, f)
             self._transmit(d, f, now)
             d.retransmits += 1
             self.log.append(
@@ -464,33 +463,6 @@ class Driver:
             # The kernel does not guard against a tag that is still in use (K26).
             if tag not in d.factive and tag not in d.rexmitq:
                 return tag
-
-
-def _match(d: AoeDev, tag: int, now: float) -> Frame | None:
-    """Take the frame that an answer is for: active, or lost but not resent (K51)."""
-    f = d.factive.pop(tag, None)
-    if f is not None:
-        window = f.target.window
-        window.answered()
-        window.nout -= 1
-    else:
-        f = d.rexmitq.pop(tag, None)
-        if f is None:
-            return None
-    d.timing.sample(now - f.sent)
-    return f
-
-
-def _due(d: AoeDev, f: Frame) -> float:
-    # The kernel asks its estimate when it looks, not when it sends (K48).
-    return f.sent + d.timing.timeout(0) if d.timing.tick else f.due
-
-
-def _timeouts(d: AoeDev) -> Iterator[float]:
-    if d.next_tick is not None:
-        yield d.next_tick
-    else:
-        yield from (f.due for f in d.factive.values())
 
 
 def _end_bio(bio: Bio, error: AoEError | None) -> None:

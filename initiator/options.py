@@ -29,6 +29,8 @@ class Options:
             the frame again until ``deadsecs`` (K62).
         send_flush: FLUSH bios become FLUSH CACHE commands. The kernel reports success
             without a frame (K37).
+        shrink: a frame that is sent again is cut to what the paths carry by then. The
+            kernel's keep their length for good (K52).
         only: take notice of these devices alone; of all, if empty.
     """
 
@@ -40,11 +42,16 @@ class Options:
     maxout: int = 64
     report_errors: bool = True
     send_flush: bool = True
+    shrink: bool = True
     only: Collection[Address] = ()
 
     @classmethod
     def kernel(cls) -> Options:
         """Everything as Linux 6.1 does it."""
         return cls(
-            tags="kernel", timing="kernel", report_errors=False, send_flush=False
+            tags="kernel",
+            timing="kernel",
+            report_errors=False,
+            send_flush=False,
+            shrink=False,
         )

@@ -16,6 +16,7 @@ from target.features import check_power_mode, identify, idle, rest, set_features
 from target.frames import REPLY, REPLY_DATA, Drop, Fields
 from target.transfers import (
     CommandError,
+    OutgrownError,
     flush,
     read,
     spoil,
@@ -62,6 +63,8 @@ def execute_ata(
     status, error = _READY, 0
     try:
         length, count = OPERATIONS.get(opcode, abort)(target, fields, request, reply)
+    except OutgrownError:
+        return target.drop(Drop.OUTGROWN)
     except (CommandError, OSError) as failure:
         if isinstance(failure, OSError) and failure.errno in _GONE:
             code = ErrorCode.DEVICE_UNAVAILABLE

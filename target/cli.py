@@ -7,7 +7,16 @@ from typing import Final
 import click
 
 from aoe.commandline import run
+from target.verbs.check import check
 from target.verbs.overlay import overlay
+from target.verbs.running import (
+    clear_config,
+    clear_mask,
+    clear_reserve,
+    reload,
+    status,
+    stop,
+)
 from target.verbs.serve import serve
 
 PROGRAM: Final = "aoe-target"
@@ -26,7 +35,17 @@ def cli() -> None:
     """
 
 
-for command in (serve, overlay):
+for command in (
+    serve,
+    check,
+    status,
+    reload,
+    stop,
+    clear_config,
+    clear_mask,
+    clear_reserve,
+    overlay,
+):
     cli.add_command(command)
 
 

@@ -47,6 +47,7 @@ class Drop(StrEnum):
     ADDRESS = "other_address"
     MASKED = "not_in_mask"
     NO_MATCH = "config_differs"
+    OUTGROWN = "larger_than_mtu"
 
 
 def pad(reply: WriteBuffer, length: int) -> int:

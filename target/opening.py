@@ -5,33 +5,103 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
 from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
+from aoe.interfaces import InterfaceWatch
 from aoe.link import open_link
 from aoe.sizes import short_size
-from target.control import claim
+from target.claims import claim
 from target.disks import open_disk
 from target.exports import Export
+from target.ports import Port
 from target.probe import probe
-from target.service import Port, Service
+from target.service import Service
 from target.state import open_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
     from aoe.link import Link
+    from target.inventory import Inventory
     from target.settings import ExportSettings, Settings
 
 
-_FRAMES: Final = 256
-"""Receive buffers at least: several clients come at once."""
+class Opener:
+    """Opens interfaces, as the settings of the process have it.
+
+    Args:
+        settings: how; its exports do not matter here.
+        stack: closes the capture file.
+
+    Raises:
+        AoEError: the capture file cannot be written.
+    """
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.force = settings.force
+        self._rings = settings.rings
+        self._writer = None
+        if settings.capture is not None:
+            from aoe.capture import CaptureWriter
+
+            self._writer = stack.enter_context(CaptureWriter(settings.capture))
+
+    def port(self, name: str, frames: int) -> Port:
+        """Open an interface with receive buffers for so many frames.
+
+        Raises:
+            AoEError: one of its children, with the cure.
+        """
+        link = self.link(name, frames)
+        try:
+            return Port(link, reopen=self.link, frames=frames)
+        except BaseException:
+            link.close()
+            raise
+
+    def link(self, name: str, frames: int) -> Link:
+        """The same, and no more than that."""
+        link = open_link(name, frames=frames, rings=self._rings, responses=False)
+        if self._writer is None:
+            return link
+        from aoe.capture import CapturingLink
+
+        return CapturingLink(link, self._writer)
+
+    def claim(
+        self, ports: Mapping[str, Port], chosen: ExportSettings, stack: ExitStack
+    ) -> None:
+        """Hold an export's address on its interfaces.
+
+        Raises:
+            BusyError: another process of this machine serves it there.
+        """
+        for name in () if self.force else chosen.interfaces:
+            stack.enter_context(claim(ports[name].last, chosen.address))
+
+    def probe(
+        self, ports: Mapping[str, Port], exports: Iterable[ExportSettings]
+    ) -> None:
+        """Make sure that nobody else on the wire has their addresses.
+
+        Raises:
+            BusyError: somebody has.
+        """
+        wanted = tuple(exports)
+        for name, port in () if self.force else ports.items():
+            addresses = {each.address for each in wanted if name in each.interfaces}
+            if addresses and port.link is not None:
+                ear = open_link(port.link.name, frames=32, rings=False, responses=True)
+                with ear:
+                    probe(ear, addresses)
 
 
-def open_service(settings: Settings, stack: ExitStack) -> Service:
+def open_service(settings: Settings, stack: ExitStack) -> Inventory:
     """Open all disks and interfaces, and make sure that the addresses are free.
 
     Args:
@@ -41,52 +111,36 @@ def open_service(settings: Settings, stack: ExitStack) -> Service:
     Raises:
         AoEError: one of its children, with the cure.
     """
-    links = _open_links(settings, stack)
-    exports = [_open_export(chosen, stack) for chosen in settings.exports]
-    ports = []
-    for name, link in links.items():
-        here = [
-            export
-            for export, chosen in zip(exports, settings.exports, strict=True)
-            if name in chosen.interfaces
-        ]
-        ports.append(Port(link, here))
-        if not settings.force:
-            for export in here:
-                stack.enter_context(claim(link, export.address))
-            with open_link(name, frames=32, rings=False, responses=True) as ear:
-                probe(ear, {export.address for export in here})
-    service = Service(ports)
+    from target.inventory import Inventory
+
+    service = Service(watch=InterfaceWatch())
     stack.callback(service.close)
-    return service
+    inventory = Inventory(service, Opener(settings, stack))
+    stack.callback(inventory.close)
+    inventory.change(settings)
+    return inventory
 
 
-def _open_links(settings: Settings, stack: ExitStack) -> dict[str, Link]:
-    links: dict[str, Link] = {}
-    for name in settings.interfaces():
-        # What clients are told they may have outstanding must find room (P60).
-        wanted = sum(e.buffers for e in settings.exports if name in e.interfaces)
-        link = open_link(
-            name,
-            frames=max(wanted, _FRAMES),
-            rings=settings.rings,
-            responses=False,
-        )
-        links[name] = stack.enter_context(link)
-    if settings.capture is None:
-        return links
-    from aoe.capture import CaptureWriter, CapturingLink
+def open_export(
+    chosen: ExportSettings, stack: ExitStack, before: Export | None = None
+) -> Export:
+    """Open a disk, and what clients had set on it.
 
-    writer = stack.enter_context(CaptureWriter(settings.capture))
-    return {name: CapturingLink(link, writer) for name, link in links.items()}
+    Args:
+        chosen: what to open.
+        stack: closes it again.
+        before: the export that it replaces, if it does.
 
-
-def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
+    Raises:
+        AoEError: one of its children, with the cure.
+    """
     disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)
     firmware, number = _version()
     shelf, slot = chosen.address
     state, file = open_state(chosen)
+    if before is not None and file is None and not chosen.mask:
+        state = before.state
     identity = Identity(
         disk.size // SECTOR,
         serial=chosen.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
@@ -105,6 +159,8 @@ def _open_export(chosen: ExportSettings, stack: ExitStack) -> Export:
         state=state,
         sync=chosen.disk.sync,
     )
+    if before is not None:
+        export.uncorrectable |= before.uncorrectable
     if file is not None:
         export.changed = file.save
     return export
@@ -120,20 +176,17 @@ def _version() -> tuple[str, int]:
     return f"{major}.{minor}", major << 8 | minor
 
 
-def ready_lines(settings: Settings, service: Service) -> list[str]:
+def ready_lines(inventory: Inventory) -> list[str]:
     """Say what is served, a line for each disk."""
-    links = {port.link.name: port.link for port in service.ports}
-    sizes = {
-        target.export.address: target.export.disk.size
-        for port in service.ports
-        for target in port.targets
-    }
     return [
-        f"{chosen.address} {short_size(sizes[chosen.address])} on "
-        + ", ".join(_describe_link(links[name]) for name in chosen.interfaces)
-        + f" from {chosen.path}"
-        + _describe_flags(chosen)
-        for chosen in settings.exports
+        f"{served.chosen.address} {short_size(served.export.disk.size)} on "
+        + ", ".join(
+            _describe_link(inventory.ports[name].last)
+            for name in served.chosen.interfaces
+        )
+        + f" from {served.chosen.path}"
+        + _describe_flags(served.chosen)
+        for served in inventory.served
     ]
 
 

@@ -81,24 +81,10 @@ class Target:
 
     def __init__(self, export: Export, mac: bytes, mtu: int) -> None:
         self.export = export
-        self.mac = mac
-        self.advertised_sectors = sectors_per_frame(mtu)
-        if not self.advertised_sectors:
-            raise ValueError(f"an MTU of {mtu} has no room for a sector")
-        self.frame_limit = ETHERNET_LENGTH + mtu
-        # More than the advertised figure is served if only the reply fits (P37).
-        room = (self.frame_limit - ATA_DATA) // SECTOR
-        self.sector_limit = min(room, _SECTORS_LIMIT)
         self.shelf, self.slot = export.address
-        self.reply_head = REPLY_HEAD.pack(
-            mac,
-            ETH_P_AOE,
-            VERSION << 4 | Flag.RESPONSE,
-            0,
-            self.shelf,
-            self.slot,
-            Command.ATA,
-        )
+        self.sectors_once = 0
+        """The most sectors that were ever advertised, before the MTU became smaller."""
+        self.adapt(mac, mtu)
         self._shelves = frozenset({swap16(self.shelf), SHELF_ALL})
         self._slots = frozenset({self.slot, SLOT_ALL})
         self.requests = 0
@@ -110,6 +96,36 @@ class Target:
         self._errors: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._last_request: float | None = None
+
+    def adapt(self, mac: bytes, mtu: int) -> None:
+        """Follow an interface that has another address or MTU now.
+
+        Args:
+            mac: as for the target itself.
+            mtu: the same.
+
+        Raises:
+            ValueError: an MTU below 548.
+        """
+        advertised = sectors_per_frame(mtu)
+        if not advertised:
+            raise ValueError(f"an MTU of {mtu} has no room for a sector")
+        self.mac = mac
+        self.advertised_sectors = advertised
+        self.sectors_once = max(self.sectors_once, advertised)
+        self.frame_limit = ETHERNET_LENGTH + mtu
+        # More than the advertised figure is served if only the reply fits (P37).
+        room = (self.frame_limit - ATA_DATA) // SECTOR
+        self.sector_limit = min(room, _SECTORS_LIMIT)
+        self.reply_head = REPLY_HEAD.pack(
+            mac,
+            ETH_P_AOE,
+            VERSION << 4 | Flag.RESPONSE,
+            0,
+            self.shelf,
+            self.slot,
+            Command.ATA,
+        )
 
     def handle(self, request: memoryview, reply: memoryview, now: float) -> int:
         """Execute one request and write its reply where it will be sent from.

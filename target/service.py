@@ -5,6 +5,9 @@
     link --> receive --> shelf.slot --> Target.handle --> reserved slot --> flush
       ^                                                                       |
       +------------- poll, when no interface had anything -------------------+
+
+Everything else that happens to a target waits for its turn between two batches: news
+of the interfaces, timers, signals, and what other threads want done (``call``).
 """
 
 from __future__ import annotations
@@ -12,188 +15,229 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import select
 import signal
 import time
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from aoe.address import SHELF_ALL, SLOT_ALL
-from aoe.errors import NotFoundError, UsageError
-from aoe.header import HEADER_LENGTH, sectors_per_frame
+from aoe.errors import AoEError, NotFoundError
 from aoe.sizes import short_size
-from target.server import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from aoe.link import Link, LinkStatistics
-    from target.exports import Export
+    from aoe.interfaces import InterfaceWatch
+    from aoe.link import LinkStatistics
+    from target.ports import Port
     from target.server import TargetStatistics
+
+    Handler = Callable[[int, Any], None]
 
 log: Final = logging.getLogger("aoe-target")
 
-_BATCH: Final = 64
-"""Frames between two flushes: the last of them waits for the first."""
 _DOWN_INTERVAL: Final = 0.2
 """Seconds between looks at an interface that is down."""
-_FULL_PAUSE: Final = 0.001
-"""Seconds to wait when an interface takes no more replies."""
-_ADDRESS: Final = Struct("!16xHB")
-"""Shelf and slot, where they lie in a frame."""
+_NEWS_INTERVAL: Final = 0.1
+"""Seconds that news of the interfaces may wait while there are frames all the time."""
+_Result = TypeVar("_Result")
 
 
-class Port:
-    """One interface, and the targets that are served on it.
+class Timer(Protocol):
+    """Something that wants to be called when its time has come."""
 
-    Args:
-        link: the interface.
-        exports: what is served there, no address twice.
+    def next_timeout(self) -> float | None:
+        """When ``tick`` is wanted, in seconds as ``now`` is; None for not at all."""
+        ...
 
-    Raises:
-        UsageError: the interface's MTU has no room for a sector.
-    """
-
-    def __init__(self, link: Link, exports: Iterable[Export]) -> None:
-        if not sectors_per_frame(link.mtu):
-            raise UsageError(
-                link.name,
-                f"an MTU of {link.mtu} has no room for a sector",
-                f"Raise it with: ip link set {link.name} mtu 1500",
-            )
-        self.link = link
-        self.targets = [Target(export, link.mac, link.mtu) for export in exports]
-        self.strays = 0
-        """Frames that were for none of the targets."""
-        self._by_address: dict[tuple[int, int], Target] = {
-            target.export.address: target for target in self.targets
-        }
-
-    def announce(self) -> None:
-        """Tell everybody whom they serve that the targets are ready (P48)."""
-        for target in self.targets:
-            for mac in target.export.audience:
-                frame = self.link.reserve()
-                if frame is None:
-                    # More of them than there is room for at once.
-                    self.link.flush()
-                    frame = self.link.reserve()
-                if frame is not None:
-                    self.link.commit(target.announce(frame, mac))
-        self.link.flush()
-
-    def serve(self, now: float) -> bool:
-        """Answer a batch of frames, and tell whether there were any.
-
-        A frame is taken only when there is memory for its reply; until then frames wait
-        in the receive ring.
-
-        Raises:
-            NotFoundError: the interface is gone.
-        """
-        link = self.link
-        by_address = self._by_address
-        count = 0
-        while count < _BATCH:
-            reply = link.reserve()
-            if reply is None:
-                time.sleep(_FULL_PAUSE)
-                break
-            request = link.receive()
-            if request is None:
-                break
-            if len(request) < HEADER_LENGTH:
-                self.strays += 1
-            elif (target := by_address.get(_ADDRESS.unpack_from(request))) is None:
-                self._serve_all(request, now)
-            elif length := target.handle(request, reply, now):
-                link.commit(length)
-            count += 1
-        link.flush()
-        return count > 0
-
-    def _serve_all(self, request: memoryview, now: float) -> None:
-        # A broadcast address is for every target that it matches (P9).
-        shelf, slot = _ADDRESS.unpack_from(request)
-        if shelf != SHELF_ALL and slot != SLOT_ALL:
-            self.strays += 1
-            return
-        for target in self.targets:
-            reply = self.link.reserve()
-            if reply is None:
-                return
-            if length := target.handle(request, reply, now):
-                self.link.commit(length)
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        ...
 
 
 class Service:
     """Serves ports until it is told to stop.
 
     Args:
-        ports: at least one.
+        ports: the interfaces at first; ``ports`` may be changed, in the loop's thread.
+        watch: tells of changes to the interfaces, where it shall be followed.
     """
 
-    def __init__(self, ports: Sequence[Port]) -> None:
+    def __init__(
+        self, ports: Iterable[Port] = (), watch: InterfaceWatch | None = None
+    ) -> None:
         self.ports = list(ports)
+        self.timers: list[Timer] = []
+        """What is called between two batches when its time has come."""
+        self.reload: Callable[[], None] = lambda: log.warning("nothing to reload")
+        """What a HUP asks for; it is called in the loop and must not take long."""
+        self._interfaces = watch
         self._stopping = False
-        self._reporting = False
+        self._ended = False
+        self._signals: set[int] = set()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._poller = select.poll()
+        self._polled: dict[Port, int] = {}
         self._awake, self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The pipe that ends a poll; ``signal.set_wakeup_fd`` takes ``wakeup``."""
 
+    # --- from anywhere ------------------------------------------------------------
+
     def stop(self) -> None:
-        """End ``run`` once the frames at hand are answered; from anywhere."""
+        """End ``run`` once the frames at hand are answered."""
         self._stopping = True
         self._wake()
 
     def report(self) -> None:
-        """Have ``run`` log the statistics; from anywhere."""
-        self._reporting = True
+        """Have ``run`` log the statistics."""
+        self.note(signal.SIGUSR1)
+
+    def note(self, number: int) -> None:
+        """Have ``run`` do what a signal asks for: USR1 or HUP."""
+        self._signals.add(number)
         self._wake()
+
+    def call(self, function: Callable[[], _Result]) -> _Result:
+        """Run a function in the loop's thread, and return what it returns.
+
+        For other threads: the loop's own would wait for itself. Until the loop runs,
+        the caller waits.
+
+        Raises:
+            AoEError: the service has ended, or the function says so.
+        """
+        future: Future[_Result] = Future()
+        self._calls.append((function, future))
+        self._wake()
+        if self._ended:
+            self._answer_calls()
+        return future.result()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self.wakeup, b"\0")
 
-    def run(self) -> None:
-        """Serve until ``stop``, or until the last interface is gone.
+    # --- in the loop's thread -----------------------------------------------------
 
-        Raises:
-            NotFoundError: the last interface is gone.
-        """
+    def remove(self, port: Port) -> None:
+        """Serve an interface no longer, and close it."""
+        self.ports.remove(port)
+        port.close()
+        self._watch_ports()
+
+    # --- the loop -----------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until ``stop``, whatever becomes of the interfaces."""
         # What exists by now stays: the collector need not look at it again.
         gc.freeze()
-        poller = select.poll()
-        poller.register(self._awake, select.POLLIN)
-        for port in self.ports:
-            poller.register(port.link, select.POLLIN)
+        self._poller.register(self._awake, select.POLLIN)
+        if self._interfaces is not None:
+            self._poller.register(self._interfaces, select.POLLIN)
+            self._look()
+        self._watch_ports()
+        tick = polled = 0.0
         while not self._stopping:
-            if not self._serve_ports(poller):
-                self._sleep(poller)
-            if self._reporting:
-                self._reporting = False
-                self.log_statistics()
-        self._serve_ports(poller)
+            now = time.monotonic()
+            busy = self._serve_ports(now)
+            if now >= tick:
+                tick = self._tick(now)
+            if not busy or now - polled > _NEWS_INTERVAL:
+                self._poll(0 if busy else tick - time.monotonic())
+                # Whatever came of it, there may be new timers.
+                polled, tick = now, 0.0
+            if self._calls or self._signals:
+                self._attend()
+        self._serve_ports(time.monotonic())
+        self._ended = True
+        self._answer_calls()
 
-    def _serve_ports(self, poller: select.poll) -> bool:
-        now = time.monotonic()
+    def _serve_ports(self, now: float) -> bool:
         busy = False
-        for port in tuple(self.ports):
+        for port in self.ports:
             try:
                 busy = port.serve(now) or busy
             except NotFoundError as error:
-                self.ports.remove(port)
-                poller.unregister(port.link)
-                if not self.ports:
-                    raise
-                log.warning("%s", error)
+                port.lose(f"{error.why}, waiting for it to come back")
+                self._watch_ports()
         return busy
 
-    def _sleep(self, poller: select.poll) -> None:
-        down = not all(port.link.up for port in self.ports)
-        ready = poller.poll(_DOWN_INTERVAL * 1000 if down else None)
-        if (self._awake, select.POLLIN) in ready:
+    def _tick(self, now: float) -> float:
+        # Do what is due, and tell when something is next.
+        due = math.inf
+        for timer in self.timers:
+            time_of_it = timer.next_timeout()
+            if time_of_it is not None and time_of_it <= now:
+                timer.tick(now)
+                time_of_it = timer.next_timeout()
+            due = min(due, math.inf if time_of_it is None else time_of_it)
+        return due
+
+    def _poll(self, wait: float) -> None:
+        if not all(port.link.up for port in self.ports if port.link is not None):
+            wait = min(wait, _DOWN_INTERVAL)
+        timeout = None if wait == math.inf else max(0, math.ceil(wait * 1000))
+        ready = {fd for fd, _ in self._poller.poll(timeout)}
+        if self._awake in ready:
             os.read(self._awake, 4096)
+        if self._interfaces is not None and self._interfaces.fileno() in ready:
+            self._look()
+
+    def _look(self) -> None:
+        if self._interfaces is None:
+            return
+        try:
+            interfaces = self._interfaces.answer()
+        except (AoEError, OSError) as error:
+            log.warning("interfaces: %s", error)
+            return
+        for port in self.ports:
+            port.look(interfaces)
+        self._watch_ports()
+
+    def _watch_ports(self) -> None:
+        # Links come and go: poll those that there are.
+        links = {port: port.link for port in self.ports if port.link is not None}
+        for port, fd in list(self._polled.items()):
+            if port not in links or links[port].fileno() != fd:
+                self._poller.unregister(fd)
+                del self._polled[port]
+        for port, link in links.items():
+            if port not in self._polled:
+                self._poller.register(link, select.POLLIN)
+                self._polled[port] = link.fileno()
+
+    def _attend(self) -> None:
+        while self._signals:
+            if self._signals.pop() == signal.SIGHUP:
+                self.reload()
+            else:
+                self.log_statistics()
+        self._answer_calls()
+        self._watch_ports()
+
+    def _answer_calls(self) -> None:
+        # After the end, callers come here too: only one of them gets a call.
+        while call := self._next_call():
+            function, future = call
+            if self._ended:
+                future.set_exception(AoEError("target", "is ending"))
+                continue
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                future.set_exception(error)
+
+    def _next_call(self) -> tuple[Callable[[], Any], Future[Any]] | None:
+        try:
+            return self._calls.popleft()
+        except IndexError:
+            return None
+
+    # --- what it says -------------------------------------------------------------
 
     def log_statistics(self) -> None:
         """Log a line for each target on each interface, and one for the interface."""
@@ -202,20 +246,24 @@ class Service:
                 log.info(
                     "%s on %s: %s",
                     target.export.address,
-                    port.link.name,
+                    port.name,
                     describe_target(target.statistics()),
                 )
-            log.info("%s: %s", port.link.name, describe_link(port.link.statistics()))
+            log.info("%s: %s", port.name, describe_link(port.statistics()))
 
     def close(self) -> None:
-        """Close the pipe; ports belong to whoever opened them."""
+        """Close the pipe and the ports."""
+        for port in self.ports:
+            port.close()
+        if self._interfaces is not None:
+            self._interfaces.close()
         os.close(self._awake)
         os.close(self.wakeup)
 
 
 @contextlib.contextmanager
 def signals(service: Service) -> Iterator[None]:
-    """Let signals rule a service: TERM and INT stop it, USR1 logs its statistics.
+    """Let signals rule a service: TERM and INT stop it, HUP reloads, USR1 reports.
 
     A second TERM or INT ends the process at once, whatever it is busy with. For the
     main thread only.
@@ -227,11 +275,12 @@ def signals(service: Service) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         service.stop()
 
-    def report(_number: int, _frame: object) -> None:
-        service.report()
+    def note(number: int, _frame: object) -> None:
+        service.note(number)
 
-    before = {number: signal.signal(number, end) for number in endings}
-    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, report)
+    handlers: dict[int, Handler] = dict.fromkeys(endings, end)
+    handlers |= dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), note)
+    before = {number: signal.signal(number, how) for number, how in handlers.items()}
     wakeup = signal.set_wakeup_fd(service.wakeup, warn_on_full_buffer=False)
     try:
         yield

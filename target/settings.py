@@ -5,6 +5,7 @@ The command line fills it; nothing behind it knows where a value came from.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
 
+_FRAMES: Final = 256
+"""Receive buffers of an interface at least: several clients come at once."""
 _ROTATIONS: Final = frozenset({0, 1, *range(0x401, 0xFFFF)})
+_PHYSICAL_BLOCKS: Final = (512, 4096)
 _TEXT_LIMITS: Final = {"serial": 20, "model": 40}
 
 
@@ -91,6 +95,12 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
                 "Write 1 for a disk that does not turn, 1025 to 65534 turns a minute, "
                 "or 0 to tell nothing",
             )
+        if self.physical_block not in _PHYSICAL_BLOCKS:
+            raise UsageError(
+                f"--physical-block {self.physical_block}",
+                "cannot be told to clients",
+                "Write 512 or 4096",
+            )
         for name, limit in _TEXT_LIMITS.items():
             text = getattr(self, name)
             if len(text) > limit or not (text.isascii() and text.isprintable()):
@@ -108,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         exports: the disks, no address twice on one interface.
         rings: True insists on packet rings, False does without, None tries them.
         force: serve although an address or a disk seems to be in use.
+        source: the file that all this was read from, if it was.
+        control: a socket to listen on for ``aoe-target status`` and the like, beside
+            the one that the network namespace has.
         capture: a pcapng file that every frame is recorded in.
 
     Raises:
@@ -118,6 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rings: bool | None = None
     force: bool = False
     capture: Path | None = None
+    source: Path | None = None
+    control: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.exports:
@@ -133,6 +148,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     )
                 seen.add(place)
 
-    def interfaces(self) -> list[str]:
-        """Return each interface once, in the order of first mention."""
-        return list(dict.fromkeys(n for e in self.exports for n in e.interfaces))
+    def frames(self) -> dict[str, int]:
+        """Say how many receive buffers each interface needs, in order of mention.
+
+        What clients are told that they may have outstanding finds room (P60).
+        """
+        wanted: Counter[str] = Counter()
+        for export in self.exports:
+            for name in export.interfaces:
+                wanted[name] += export.buffers
+        return {name: max(frames, _FRAMES) for name, frames in wanted.items()}

@@ -53,6 +53,14 @@ class CommandError(Exception):
         self.kind = kind or str(error.name).lower()
 
 
+class OutgrownError(Exception):
+    """A transfer as long as was advertised before the MTU became smaller.
+
+    To refuse it would fail what the client asked for in good faith. It gets silence,
+    and has been told by now what fits (P37, P48).
+    """
+
+
 def read(
     target: Target, fields: Fields, request: memoryview, reply: memoryview
 ) -> tuple[int, int]:
@@ -122,6 +130,8 @@ def _locate(
     # 65536 sectors, which fit no frame (P36, P37); device bits are no part of a 28-bit
     # address (P30, P31); no transfer may reach beyond the end (P38).
     if not 0 < count <= (limit or target.sector_limit):
+        if 0 < count <= target.sectors_once:
+            raise OutgrownError
         raise CommandError(AtaError.ABORTED)
     if aflags & _EXTENDED or opcode in _LONG_OPCODES:
         sector = high << 32 | low

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
-SCHEMA_VERSION: Final = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -145,17 +143,6 @@ def connects(
         return connected
 
     return decorate
-
-
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def print_json(command: str, **content: object) -> None:
-    """Print a command's result, with the version of its layout."""
-    import msgspec
-
-    document = {"schema_version": SCHEMA_VERSION, "command": command, **content}
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
 @contextmanager

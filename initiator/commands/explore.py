@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from initiator.commands.common import json_option, print_json
+from aoe.commandline import json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from aoe.commandline import ADDRESS
+from aoe.commandline import ADDRESS, json_option, print_json
 from aoe.errors import AoEError, UsageError
-from initiator.commands.common import json_option, print_json
 from initiator.commands.explore import explore
 
 if TYPE_CHECKING:

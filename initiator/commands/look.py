@@ -9,10 +9,10 @@ import click
 
 from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import SECTOR
-from aoe.commandline import ADDRESS, SECONDS
+from aoe.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
-from initiator.commands.common import Connection, connects, json_option, print_json
+from initiator.commands.common import Connection, connects
 from initiator.discover import Answer, Query, discover
 
 if TYPE_CHECKING:

@@ -9,16 +9,10 @@ from pathlib import Path
 import click
 
 from aoe.address import Address
-from aoe.commandline import ADDRESS, SIZE
+from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from aoe.sizes import format_size
-from initiator.commands.common import (
-    Connection,
-    connects,
-    json_option,
-    print_json,
-    progress,
-)
+from initiator.commands.common import Connection, connects, progress
 from initiator.copy import DiskEnd, Outcome, copy, verify
 from initiator.device import Disk
 from initiator.files import FileEnd, StreamEnd, open_end

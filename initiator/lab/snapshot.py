@@ -65,7 +65,7 @@ _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
-    "skb segments buf tag attempts born sent due ifp target earlier"
+    "skb sector segments buf tag attempts born sent due ifp target earlier"
 )
 _BUF: Final = attributes("nframesout")
 _ITER: Final = attributes("_index _done sector size")

@@ -12,10 +12,10 @@ from pathlib import Path
 from aoe.errors import UsageError
 from target.disks.base import Disk
 from target.disks.direct import DirectDisk, direct_block
-from target.disks.file import FileDisk, OpenFlags, open_file
+from target.disks.file import FileDisk, OpenFlags, measure_file, open_file
 from target.disks.overlay_format import MAGIC
 
-__all__ = ["Disk", "OpenFlags", "open_disk"]
+__all__ = ["Disk", "OpenFlags", "measure_disk", "open_disk"]
 
 
 def open_disk(
@@ -47,6 +47,20 @@ def open_disk(
     except BaseException:
         base.close()
         raise
+
+
+def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
+    """Say how large a disk would be if it were opened now, in bytes.
+
+    Returns:
+        The size; None where only opening it would tell.
+
+    Raises:
+        AoEError: it is not there any more, or cannot be served as it is now.
+    """
+    from target.disks.nbd import is_nbd
+
+    return None if overlay or is_nbd(path) else measure_file(Path(path), flags)
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:

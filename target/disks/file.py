@@ -139,6 +139,23 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
     return fd, size
 
 
+def measure_file(path: Path, flags: OpenFlags) -> int:
+    """Say how large the window of a file or block device is now, in bytes.
+
+    Raises:
+        AoEError: as ``open_file`` does, but for locks.
+    """
+    _kind(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    try:
+        return _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+    finally:
+        os.close(fd)
+
+
 def _create(path: Path, size: int) -> None:
     check_sectors(str(path), size)
     mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

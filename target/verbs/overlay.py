@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from aoe.commandline import json_option, print_json
 from aoe.sizes import format_size, short_size
 
 if TYPE_CHECKING:
     from target.disks.overlay_files import OverlayStatus
-
-SCHEMA_VERSION: Final = 1
 
 
 @click.group()
@@ -29,7 +27,7 @@ def overlay() -> None:
 
 @overlay.command()
 @click.argument("path", metavar="OVERLAY")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(path: str, *, as_json: bool) -> None:
     """Say how much OVERLAY holds and whether its base is still the same.
 
@@ -40,7 +38,7 @@ def status(path: str, *, as_json: bool) -> None:
 
     found = overlay_status(path)
     if as_json:
-        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(found)}))
+        print_json("overlay status", **asdict(found))
     else:
         click.echo(_describe(found))
 

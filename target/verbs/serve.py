@@ -15,10 +15,11 @@ from aoe.address import Address, parse_mac
 from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed
 from aoe.errors import UsageError, from_os_error
+from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
 
 if TYPE_CHECKING:
-    from target.settings import Settings
+    from target.settings import ExportSettings, Settings
 
 PROGRAM: Final = "aoe-target"
 WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
@@ -38,24 +39,18 @@ def _with_colons(match: re.Match[str]) -> str:
     return ":".join(re.findall("..", match[1]))
 
 
-def parse_wwn(text: str) -> int:
-    """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
-
-    Raises:
-        UsageError: something else, or all zeroes.
-    """
-    match = re.fullmatch("(?:0x)?([0-9a-fA-F]{16})", text)
-    if match is None or not int(match[1], 16):
-        raise UsageError(text, "not a world wide name", "Write 16 hexadecimal digits")
-    return int(match[1], 16)
-
-
 WWN: Final = Parsed("hex", parse_wwn)
 MACS: Final = Parsed("mac[,mac]", parse_macs)
 
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="ADDRESS IFACE PATH")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Serve what this TOML file says; HUP, or aoe-target reload, reads it again.",
+)
 @click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
 @click.option("-s", "--sync", is_flag=True, help="Answer writes when they are stable.")
 @click.option("-d", "--direct", is_flag=True, help="Go around the page cache.")
@@ -119,6 +114,11 @@ MACS: Final = Parsed("mac[,mac]", parse_macs)
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Record all frames, annotated, as pcapng.",
 )
+@click.option(
+    "--control",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Listen there too for aoe-target status, reload and the like.",
+)
 @click.option("--plain", is_flag=True, help="Do without packet rings.")
 @click.option(
     "--ready-fd", type=int, metavar="N", help="Write the ready line there too."
@@ -134,10 +134,11 @@ def serve(
           aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
           aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
           aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
+          aoe-target serve --config /etc/aoe-target.toml
 
     PATH is a disk image, a block device, or an NBD export: nbd://host/name or
     nbd+unix:///name?socket=/path. It is served in the foreground until Ctrl-C or
-    SIGTERM; SIGUSR1 logs statistics.
+    SIGTERM; SIGUSR1 logs statistics. See aoe-target status for how it is doing.
 
     A write is answered when it is in the page cache, with --sync when it is on stable
     storage.
@@ -150,10 +151,33 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
     """Make settings of the command line of ``serve``.
 
     Raises:
-        UsageError: not ADDRESS IFACE PATH nor SHELF SLOT IFACE PATH, or a bad value.
+        UsageError: neither ADDRESS IFACE PATH, SHELF SLOT IFACE PATH nor --config FILE,
+            or a bad value.
+        AoEError: the file cannot be read.
     """
+    from msgspec.structs import replace
+
+    from target.config_file import load_settings
+    from target.settings import Settings
+
+    if options["config"] is None:
+        settings = Settings(exports=(_build_export(words, options),))
+    elif words:
+        raise UsageError("serve", "there is --config too", "Say it all in the file")
+    else:
+        settings = load_settings(options["config"])
+    return replace(
+        settings,
+        rings=False if options["plain"] else None,
+        force=options["force"] or settings.force,
+        capture=options["pcap"],
+        control=options["control"] or settings.control,
+    )
+
+
+def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSettings:
     from target.disks import OpenFlags
-    from target.settings import ExportSettings, Settings
+    from target.settings import ExportSettings
 
     if len(words) not in (3, 4):
         raise UsageError(
@@ -171,7 +195,7 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         create=options["create"],
         force=options["force"],
     )
-    export = ExportSettings(
+    return ExportSettings(
         address=Address.parse(" ".join(address)),
         interfaces=tuple(interfaces.split(",")),
         path=path,
@@ -187,12 +211,6 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],
     )
-    return Settings(
-        exports=(export,),
-        rings=False if options["plain"] else None,
-        force=options["force"],
-        capture=options["pcap"],
-    )
 
 
 def serve_until_stopped(
@@ -206,21 +224,27 @@ def serve_until_stopped(
         verbose: log the statistics at the end.
 
     Raises:
-        AoEError: something could not be opened, or the last interface is gone.
+        AoEError: something could not be opened.
     """
+    from target.control import ControlServer
     from target.opening import open_service, ready_lines
+    from target.operations import Operations
     from target.service import signals
 
     _set_up_logging()
     with ExitStack() as stack:
-        service = open_service(settings, stack)
+        inventory = open_service(settings, stack)
+        service = inventory.service
+        operations = Operations(inventory, settings)
+        control = ControlServer(operations.ask, settings.control)
+        service.reload = partial(control.request, "reload")
+        stack.enter_context(control)
         stack.enter_context(signals(service))
-        for port in service.ports:
-            port.announce()
-        for line in ready_lines(settings, service):
+        for line in ready_lines(inventory):
             click.echo(line)
         if ready_fd is not None:
             _tell_ready(ready_fd)
+        inventory.go_live()
         service.run()
         if verbose:
             service.log_statistics()

@@ -21,7 +21,9 @@ LAYERS = {
 DOORS = {
     "socket": {
         "aoe/link.py",
+        "aoe/netdevice.py",
         "initiator/export/",
+        "target/claims.py",
         "target/control.py",
         "target/disks/nbd_address.py",
     },

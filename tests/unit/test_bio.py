@@ -49,7 +49,7 @@ def test_only_all_pieces_together_are_whole_sectors() -> None:
     bio = Bio(Op.WRITE, 8, ignore)
     bio.add_page(UserPages(b"a" * 4096), 960, 3136)
     bio.add_page(UserPages(b"b" * 4096), 64)
-    position = BioIter(bio)
+    position = BioIter(bio.vecs, bio.sector)
     first, second = position.take(512), position.take(512)
     assert [vec.length for vec in first + second] == [512, 448, 64]
     assert content(first + second) == b"a" * 960 + b"b" * 64
@@ -89,7 +89,7 @@ def test_k29_a_cut_goes_across_page_borders() -> None:
     bio = Bio(Op.WRITE, 100, ignore)
     for number in range(3):
         bio.add_page(UserPages(bytes([number]) * 4096), 4096)
-    position = BioIter(bio)
+    position = BioIter(bio.vecs, bio.sector)
 
     first, second = position.take(17 * SECTOR), position.take(7 * SECTOR)
 
@@ -114,7 +114,7 @@ def test_k29_cuts_of_any_size_are_the_bio_in_order(
             UserPages(b"".join(sectors)), length * SECTOR, offset=offset * SECTOR
         )
     whole = content(bio.vecs)
-    position = BioIter(bio)
+    position = BioIter(bio.vecs, bio.sector)
 
     taken = []
     for cut in cuts:

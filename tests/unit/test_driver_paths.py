@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.ata import SECTOR
+from aoe.errors import DeviceError
 from aoe.header import Flag
+from initiator.bio import Op, bio_for
 from initiator.options import Options
 
 if TYPE_CHECKING:
@@ -79,11 +82,8 @@ def test_k18_another_target_that_takes_more_changes_nothing(
     assert world.device.maxbcnt == 512
 
 
-@in_both_modes
-def test_k18_frames_on_their_way_keep_their_size(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options, mtus=[9000], buffers=2)
+def test_k18_k52_frames_on_their_way_keep_their_size(connect: Connect) -> None:
+    world = connect(Options.kernel(), mtus=[9000], buffers=2)
     world.driver.open(world.device)
     world.read(0, bytearray(34 * SECTOR))
     [first] = world.take()
@@ -96,6 +96,50 @@ def test_k18_frames_on_their_way_keep_their_size(
     world.reply(resent)
     [second] = world.take()
     assert (second.registers.lba, second.registers.count) == (17, 2)
+
+
+@pytest.mark.parametrize("op", [Op.READ, Op.WRITE])
+def test_frames_too_long_for_a_path_that_has_become_narrower_are_cut(
+    connect: Connect, op: Op
+) -> None:
+    world = connect(Options(), mtus=[9000])
+    world.driver.open(world.device)
+    data = bytearray(os.urandom(34 * SECTOR))
+    before = bytes(world.target.disk)
+    bio = world.submit(bio_for(op, 3, data, world.ended.append))
+    assert [f.registers.count for f in world.take()] == [17, 17]
+    world.target.config = replace(world.target.config, sector_count=5)
+    world.deliver(world.target.announce())
+    # They are sent again at once: none of them can have arrived.
+    world.wait(0.001)
+    seen = []
+    while sent := world.take():
+        seen += [(f.registers.lba, f.registers.count) for f in sent]
+        for each in sent:
+            world.reply(each)
+    assert sorted(seen) == [
+        *((lba, 5) for lba in (3, 8, 13)),
+        (18, 2),
+        *((lba, 5) for lba in (20, 25, 30)),
+        (35, 2),
+    ]
+    assert bio in world.ended
+    after = world.target.disk[3 * SECTOR : 37 * SECTOR]
+    assert data == after
+    assert op is Op.WRITE or bytes(world.target.disk) == before
+
+
+def test_a_device_that_fails_takes_what_was_cut_off_with_it(connect: Connect) -> None:
+    world = connect(Options(), mtus=[9000], buffers=2)
+    world.driver.open(world.device)
+    bio = world.read(0, bytearray(17 * SECTOR))
+    world.target.config = replace(world.target.config, sector_count=2)
+    world.deliver(world.target.announce())
+    world.wait(0.001)
+    assert world.device.rests
+    world.driver.fail(world.device, DeviceError("e1.2", "is gone"))
+    assert not world.device.rests
+    assert world.ended == [bio]
 
 
 # --- several paths --------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident targets timing",
+    "AoeDev": "address ext fw_ver ident rests targets timing",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
     "Bio": "end_io op sector vecs",

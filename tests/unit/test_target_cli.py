@@ -196,7 +196,7 @@ def test_texts_that_do_not_fit_the_identity_page_are_refused(
 def test_two_disks_at_one_address_need_two_interfaces() -> None:
     there = msgspec.structs.replace(PLACE, interfaces=("eth1",))
     both = Settings(exports=(PLACE, there))
-    assert both.interfaces() == ["eth0", "eth1"]
+    assert both.frames() == {"eth0": 256, "eth1": 256}
     with pytest.raises(UsageError) as caught:
         Settings(exports=(PLACE, there, PLACE))
     assert str(caught.value) == (

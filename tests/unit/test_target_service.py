@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ import pytest
 
 from aoe.abstract import Link, LinkStatistics
 from aoe.address import Address
-from aoe.errors import BusyError, NotFoundError, UsageError
+from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
 from target.disks.memory import MemoryDisk
 from target.exports import Export
+from target.ports import Port
 from target.probe import probe
-from target.service import Port, Service, describe_target, signals
+from target.service import Service, describe_target, signals
 from tests.asking import TARGET, answer, ata, config, frame, settings
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class QueueLink(Link):
         self.sent: list[bytes] = []
         self.flushes: list[int] = []
         self.on_send: Callable[[bytes], bytes | None] = lambda _: None
-        self.is_gone = False
+        self.is_gone = self.is_closed = False
         self._slots = slots
         self._committed: list[bytes] = []
         self._slot = memoryview(bytearray(b"\xdb" * (14 + mtu)))
@@ -76,8 +78,10 @@ class QueueLink(Link):
         return LinkStatistics(sent=len(self.sent))
 
     def close(self) -> None:
-        os.close(self._readable)
-        os.close(self._writable)
+        if not self.is_closed:
+            os.close(self._readable)
+            os.close(self._writable)
+        self.is_closed = True
 
 
 @pytest.fixture
@@ -239,23 +243,56 @@ def test_the_first_signal_stops_it_in_order_and_a_second_ends_it_at_once(
     service.close()
 
 
-def test_a_service_outlives_an_interface_but_not_the_last_one(
-    caplog: pytest.LogCaptureFixture,
+def test_a_service_outlives_its_interfaces(
+    running: Service, link: QueueLink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with QueueLink() as first, QueueLink() as second:
-        service = Service([Port(one, [export(7, 3)]) for one in (first, second)])
-        second.deliver(config(0))
-        first.is_gone = True
+    link.is_gone = True
+    link.deliver(config(0))
+    wait_for(lambda: running.ports[0].state == "gone")
+    assert caplog.messages == [
+        "eth0: interface is gone, waiting for it to come back",
+    ]
+    assert running.call(lambda: 7) == 7
 
-        def lose_second_too(_: bytes) -> None:
-            second.is_gone = True
 
-        second.on_send = lose_second_too
-        with pytest.raises(NotFoundError, match="eth0: interface is gone"):
-            service.run()
-        assert second.sent == [settings(0)]
-        assert caplog.messages == ["eth0: interface is gone"]
-        service.close()
+def test_what_a_call_raises_is_the_callers(running: Service) -> None:
+    def fail() -> None:
+        raise UsageError("this", "is wrong")
+
+    with pytest.raises(UsageError, match="this: is wrong"):
+        running.call(fail)
+
+
+def test_a_call_that_comes_too_late_is_refused(link: QueueLink) -> None:
+    service = Service([Port(link, [export(7, 3)])])
+    service.stop()
+    service.run()
+    with pytest.raises(AoEError, match="is ending"):
+        service.call(lambda: None)
+    service.close()
+
+
+class Alarm:
+    """A timer that rings once."""
+
+    def __init__(self, when: float) -> None:
+        self.when: float | None = when
+        self.rang = threading.Event()
+
+    def next_timeout(self) -> float | None:
+        return self.when
+
+    def tick(self, now: float) -> None:
+        assert self.when is not None
+        assert now >= self.when
+        self.when = None
+        self.rang.set()
+
+
+def test_timers_are_kept_while_nothing_else_happens(running: Service) -> None:
+    alarm = Alarm(time.monotonic() + 0.05)
+    running.call(lambda: running.timers.append(alarm))
+    assert alarm.rang.wait(10)
 
 
 def test_the_probe_asks_three_times_and_is_content_with_silence(
