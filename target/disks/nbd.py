@@ -118,6 +118,7 @@ class NbdDisk:
         self._connection: Connection | None = connection
         self.export = connection.export
         """What the server told when it was first asked, and must stay with."""
+        self._clean = False
         self._unflushed = False
         self._lost = False
         self._doubtful_until = 0.0
@@ -165,7 +166,7 @@ class NbdDisk:
             self._change(command, offset + start, memoryview(bytes(end - start)))
 
     def flush(self) -> None:
-        """Return when the server says that all is stable.
+        """Return when the server says that all is stable, or has said so before.
 
         A server that offers no flush is taken for one that has no cache, as Linux and
         qemu do.
@@ -180,9 +181,9 @@ class NbdDisk:
             self._connection.close()
 
     def _settle(self) -> None:
-        if self.export.flags & NbdFlag.FLUSH:
+        if self.export.flags & NbdFlag.FLUSH and not self._clean:
             self._ask(NbdRequest(command=NbdCommand.FLUSH))
-        self._unflushed = False
+        self._clean, self._unflushed = True, False
         if self._lost:
             self._lost = False
             self._doubtful_until = time.monotonic() + _DOUBT
@@ -206,7 +207,7 @@ class NbdDisk:
             )
         )
         if not stable:
-            self._unflushed = True
+            self._clean, self._unflushed = False, True
             if self._sync:
                 self._settle()
 
@@ -343,13 +344,8 @@ def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
     ):
         if is_set:
             raise UsageError(uri, f"{option} is for files", f"Leave out {option}")
-    address = NbdAddress.parse(uri)
-    connect = choose_client(address, client or os.environ.get(CLIENT_VARIABLE, ""))
     disk = NbdDisk(
-        uri,
-        lambda deadline: connect(address, deadline),
-        read_only=flags.read_only,
-        sync=flags.sync,
+        uri, _way_to(uri, client), read_only=flags.read_only, sync=flags.sync
     )
     if SECTOR % disk.export.block == 0:
         return disk
@@ -358,3 +354,30 @@ def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
     except BaseException:
         disk.close()
         raise
+
+
+def measure_nbd(uri: str, client: str = "") -> int | None:
+    """Ask a server how large its disk is now, in bytes.
+
+    Returns:
+        The size; None where the server keeps us waiting, as qemu-nbd does that serves
+        one client at a time and has one.
+
+    Raises:
+        AoEError: one of its children, with the cure: no such server or export.
+    """
+    connect = _way_to(uri, client)
+    try:
+        connection = connect(time.monotonic() + _PATIENCE)
+    except TimeoutError:
+        return None
+    except OSError as error:
+        raise from_os_error(uri, error, "Is the server running?") from error
+    connection.close()
+    return check_sectors(uri, connection.export.size)
+
+
+def _way_to(uri: str, client: str) -> Callable[[float], Connection]:
+    address = NbdAddress.parse(uri)
+    connect = choose_client(address, client or os.environ.get(CLIENT_VARIABLE, ""))
+    return lambda deadline: connect(address, deadline)

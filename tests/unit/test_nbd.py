@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError, NotFoundError, UsageError
-from target.disks import Disk, OpenFlags, open_disk
+from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
+from target.disks import Disk, OpenFlags, measure_disk, open_disk
 from tests.nbd_servers import (
     CLIENTS,
     SIZE,
@@ -312,3 +312,22 @@ def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
     (line,) = caplog.messages
     assert line.startswith(f"{exported(place)}: ")
     assert line.endswith("Serve it anew; clients are told that the disk is away")
+
+
+def test_a_disk_is_measured_anew_while_it_is_served(place: Path, qcow2: Path) -> None:
+    words = OpenFlags()
+    with server(nbdkit(place, "memory", "4M"), place):
+        disk = open_disk(exported(place))
+        assert measure_disk(exported(place), words) == SIZE
+        disk.flush()
+    with server(nbdkit(place, "memory", "8M"), place):
+        assert measure_disk(exported(place), words) == 2 * SIZE
+        # Nothing was written since, so nothing stands in the way of exchanging it.
+        disk.flush()
+        disk.close()
+    with server(qemu_nbd(place, qcow2), place):
+        disk = open_disk(exported(place, "disk"))
+        assert measure_disk(exported(place, "disk"), words) is None
+        disk.close()
+    with pytest.raises(AoEError, match="Is the server running"):
+        measure_disk(exported(place), words)
