@@ -29,10 +29,13 @@ from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
 from target.disks import OpenFlags
 from target.exports import BUFFER_COUNT, MODEL
+from target.filters.settings import make_filter
 from target.settings import ExportSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from target.filters.settings import FilterSettings
 
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")
 _OPTION: Final = re.compile(r"^--([a-z-]+)")
@@ -61,6 +64,8 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         keep_state: keep what clients set.
         state_dir: where to keep it; beside ``path`` where that is an image.
         force: serve it although it seems to be in use.
+        filter: tables of filters, each with its ``name`` and keys, the one nearest to
+            the wire first.
     """
 
     interfaces: str | list[str] = []
@@ -81,6 +86,7 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     keep_state: bool = True
     state_dir: str = ""
     force: bool = False
+    filter: list[dict[str, Any]] = []
 
 
 class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
@@ -219,7 +225,15 @@ def _build(here: Path, table: Export, document: Document) -> ExportSettings:
         mask=tuple(dict.fromkeys(map(parse_mac, table.mask))),
         state_dir=here / state_dir if state_dir and table.keep_state else None,
         keep_state=table.keep_state,
+        filters=tuple(_filter(here, each) for each in table.filter),
     )
+
+
+def _filter(here: Path, table: dict[str, Any]) -> FilterSettings:
+    settings = make_filter(table)
+    if not settings.file:
+        return settings
+    return msgspec.structs.replace(settings, file=str(here / settings.file))
 
 
 def _size(value: int | str) -> int:

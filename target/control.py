@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import select
 import socket
 import struct
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("aoe-target")
 
 _PREFIX: Final = "pyaoe/target/control/"
-_NAMES: Final = re.compile(rf"@({_PREFIX}(\d+))$", re.MULTILINE)
-_LINE_LIMIT: Final = 4096
+_NAMES: Final = re.compile(rf"@({_PREFIX}(\d+)-\w+)$", re.MULTILINE)
+_LINE_LIMIT: Final = 1 << 16
 _PATIENCE: Final = 2.0
 """Seconds that somebody who asks gets to do so."""
 _LONGEST: Final = 60.0
@@ -71,7 +72,9 @@ class ControlServer(threading.Thread):
         self._path = path
         self._queue: list[str] = []
         self._awake, self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._listeners = [_listen(f"\0{_PREFIX}{os.getpid()}")]
+        # Two containers may share the network, and have the same process ids.
+        name = f"\0{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self._listeners = [_listen(name)]
         try:
             if path is not None:
                 self._listeners.append(_listen_at(path))
@@ -108,10 +111,11 @@ class ControlServer(threading.Thread):
         # A caller that is slow, or gone by now, is no reason to end.
         with contextlib.suppress(OSError), listener.accept()[0] as caller:
             caller.settimeout(_PATIENCE)
-            if not _may_ask(caller):
-                reply = _refusal(AccessError("target", "belongs to another user"))
+            line = _read_line(caller)
+            if _may_ask(caller):
+                reply = self._reply(line)
             else:
-                reply = self._reply(_read_line(caller))
+                reply = _refusal(AccessError("target", "belongs to another user"))
             caller.sendall(msgspec.json.encode(reply) + b"\n")
 
     def _reply(self, line: bytes) -> dict[str, Any]:
@@ -217,15 +221,15 @@ def _read_line(caller: socket.socket) -> bytes:
 # --- the other end --------------------------------------------------------------------
 
 
-def find_targets() -> dict[int, str]:
-    """Find the targets that run in this network namespace, by process id.
+def find_targets() -> list[tuple[int, str]]:
+    """Find the targets that run in this network namespace.
 
     Returns:
-        For each the name of its socket, as ``ask`` takes it.
+        For each the process id, and the name of its socket, as ``ask`` takes it.
     """
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:  # noqa: PTH123 - a table of the kernel's
         found = _NAMES.findall(table.read())
-    return {int(number): f"\0{name}" for name, number in found}
+    return sorted((int(number), f"\0{name}") for name, number in found)
 
 
 def ask(name: str, command: str, **arguments: str) -> dict[str, Any]:

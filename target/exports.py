@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from target.disks import Disk
+    from target.filters.stack import Filters
 
 MODEL: Final = "pyaoe"
 BUFFER_COUNT: Final = 64
@@ -140,6 +141,9 @@ class Export:
         self.changed: Callable[[ClientState], None] | None = None
         """Called with what the state is about to become, before it does. An OSError of
         it leaves everything as it was."""
+        self.filters: Filters | None = None
+        """What stands between its interfaces and it. Those for disks are in ``disk``
+        already."""
         self.sync = sync
         self.uncorrectable: set[int] = set()
         """Sectors whose reading fails until they are written."""

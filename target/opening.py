@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
@@ -17,9 +18,10 @@ from aoe.sizes import short_size
 from target.claims import claim
 from target.disks import open_disk
 from target.exports import Export
+from target.filters.stack import Filters
 from target.ports import Port
 from target.probe import probe
-from target.service import Service
+from target.service import Service, log
 from target.state import open_state
 
 if TYPE_CHECKING:
@@ -136,6 +138,8 @@ def open_export(
     """
     disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)
+    filters = _make_filters(chosen, before)
+    disk = filters.wrap_disk(disk)
     firmware, number = _version()
     shelf, slot = chosen.address
     state, file = open_state(chosen)
@@ -159,11 +163,25 @@ def open_export(
         state=state,
         sync=chosen.disk.sync,
     )
+    export.filters = filters
     if before is not None:
         export.uncorrectable |= before.uncorrectable
     if file is not None:
         export.changed = file.save
     return export
+
+
+def _make_filters(chosen: ExportSettings, before: Export | None) -> Filters:
+    # What is only resized goes on counting.
+    filters = before.filters if before is not None else None
+    if filters is not None and filters.chosen == chosen.filters:
+        return filters
+    return Filters(
+        chosen.filters,
+        # Path.exists raises where a folder must not be searched.
+        exists=os.path.exists,
+        say=partial(log.info, "filter=log export=%s %s", chosen.address),
+    )
 
 
 def _version() -> tuple[str, int]:
@@ -207,5 +225,6 @@ def _describe_flags(chosen: ExportSettings) -> str:
     }
     if chosen.overlay:
         names[f"overlay {chosen.overlay}"] = True
-    flags = ", ".join(name for name, is_set in names.items() if is_set)
-    return f" [{flags}]" if flags else ""
+    flags = [name for name, is_set in names.items() if is_set]
+    flags += [f"filter {each}" for each in chosen.filters]
+    return f" [{', '.join(flags)}]" if flags else ""

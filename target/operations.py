@@ -79,8 +79,8 @@ class Operations:
         Without such a file only the sizes of the disks are looked at.
         """
         source = self._settings.source
-        settings = load_settings(source) if source else self._settings
         try:
+            settings = load_settings(source) if source else self._settings
             changes = self._inventory.change(settings)
         except AoEError as error:
             log.warning("reload: %s", error)

@@ -23,6 +23,8 @@ from aoe.abstract import LinkStatistics
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import HEADER_LENGTH, sectors_per_frame
+from target.filters.stack import filtered
+from target.filters.target import FilteredTarget
 from target.server import Target
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ class Port:
         self._frames = frames
         self._ready = True
         self._before = LinkStatistics()
-        self._by_address: dict[tuple[int, int], Target] = {}
+        self._by_address: dict[tuple[int, int], Target | FilteredTarget] = {}
+        self._filtered: list[FilteredTarget] = []
         for export in exports:
             self.add(export)
 
@@ -90,17 +93,23 @@ class Port:
         """Serve an export from now on; ``announce`` tells others."""
         target = Target(export, self.last.mac, self.last.mtu)
         self.targets.append(target)
-        self._by_address[export.address] = target
+        served = self._by_address[export.address] = filtered(target)
+        if isinstance(served, FilteredTarget):
+            self._filtered.append(served)
         return target
 
     def remove(self, address: Address) -> None:
         """Serve it no longer: frames for it are strays from now on."""
-        target = self._by_address.pop(address)
-        self.targets.remove(target)
+        served = self._by_address.pop(address)
+        if isinstance(served, FilteredTarget):
+            self._filtered.remove(served)
+            served = served.target
+        self.targets.remove(served)
 
     def target(self, address: Address) -> Target | None:
         """Return what serves an address here; None in the moment of an exchange."""
-        return self._by_address.get(address)
+        served = self._by_address.get(address)
+        return served.target if isinstance(served, FilteredTarget) else served
 
     def announce(self, targets: Iterable[Target] | None = None) -> None:
         """Tell everybody whom they serve that the targets are ready (P48)."""
@@ -149,8 +158,25 @@ class Port:
             elif length := target.handle(request, reply, now):
                 link.commit(length)
             count += 1
+        for served in self._filtered:
+            self._serve_due(link, served, now)
         link.flush()
         return count > 0
+
+    def _serve_due(self, link: Link, served: FilteredTarget, now: float) -> None:
+        # What finds no slot stays due.
+        while (reply := link.reserve()) is not None:
+            length = served.handle_due(reply, now)
+            if not length:
+                break
+            link.commit(length)
+
+    def next_timeout(self) -> float | None:
+        """Return the ``now`` at which ``serve`` has something to do without a frame."""
+        if self.link is None:
+            return None
+        times = [served.next_timeout() for served in self._filtered]
+        return min((time for time in times if time is not None), default=None)
 
     def _serve_all(self, link: Link, request: memoryview, now: float) -> None:
         # A broadcast address is for every target that it matches (P9).
@@ -158,7 +184,7 @@ class Port:
         if shelf != SHELF_ALL and slot != SLOT_ALL:
             self.strays += 1
             return
-        for target in self.targets:
+        for target in self._by_address.values():
             reply = link.reserve()
             if reply is None:
                 return
@@ -207,6 +233,8 @@ class Port:
         if self.link is None:
             return
         log.warning("%s: %s", self.link.name, why)
+        for served in self._filtered:
+            served.forget()
         self._retire(self.link)
         self.link = None
 

@@ -146,7 +146,7 @@ class Service:
             if now >= tick:
                 tick = self._tick(now)
             if not busy or now - polled > _NEWS_INTERVAL:
-                self._poll(0 if busy else tick - time.monotonic())
+                self._poll(0 if busy else self._due(tick) - time.monotonic())
                 # Whatever came of it, there may be new timers.
                 polled, tick = now, 0.0
             if self._calls or self._signals:
@@ -175,6 +175,12 @@ class Service:
                 time_of_it = timer.next_timeout()
             due = min(due, math.inf if time_of_it is None else time_of_it)
         return due
+
+    def _due(self, tick: float) -> float:
+        # When to wake up: for timers, and for what ports hold back, which any batch of
+        # frames may have changed.
+        times = [port.next_timeout() for port in self.ports]
+        return min(tick, *(time for time in times if time is not None), math.inf)
 
     def _poll(self, wait: float) -> None:
         if not all(port.link.up for port in self.ports if port.link is not None):
@@ -250,6 +256,15 @@ class Service:
                     describe_target(target.statistics()),
                 )
             log.info("%s: %s", port.name, describe_link(port.statistics()))
+        self._log_filters()
+
+    def _log_filters(self) -> None:
+        exports = {t.export.address: t.export for p in self.ports for t in p.targets}
+        for export in exports.values():
+            for name, times in export.filters.strikes() if export.filters else ():
+                if times is not None:
+                    message = "%s: filter %s struck %d times"
+                    log.info(message, export.address, name, times)
 
     def close(self) -> None:
         """Close the pipe and the ports."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aoe.address import Address
+    from target.filters.settings import FilterSettings
 
 _FRAMES: Final = 256
 """Receive buffers of an interface at least: several clients come at once."""
@@ -45,6 +46,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         wwn: the disk's 64-bit world wide name; 0 makes one of address and serial.
         rotation: turns a minute, 1 for a disk that does not turn.
         physical_block: bytes, 512 or 4096, that the disk had best be written in.
+        filters: faults on purpose and the like, the one nearest to the wire first.
 
     Raises:
         UsageError: a value out of range.
@@ -64,8 +66,15 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     wwn: int = 0
     rotation: int = 1
     physical_block: int = SECTOR
+    filters: tuple[FilterSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_interfaces()
+        self._check_window()
+        self._check_clients()
+        self._check_identity()
+
+    def _check_interfaces(self) -> None:
         if not self.interfaces or not all(self.interfaces):
             raise UsageError(
                 str(self.address), "no interface", "Name one, or several as eth0,eth1"
@@ -74,6 +83,17 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 ",".join(self.interfaces), "an interface twice", "Name each once"
             )
+
+    def _check_window(self) -> None:
+        for name in ("offset", "length"):
+            if (getattr(self.disk, name) or 0) < 0:
+                raise UsageError(
+                    f"--{name} {getattr(self.disk, name)}",
+                    "less than nothing",
+                    "Write bytes, or a size such as 1M",
+                )
+
+    def _check_clients(self) -> None:
         if not BUFFER_MINIMUM <= self.buffers <= BUFFER_LIMIT:
             raise UsageError(
                 f"--buffers {self.buffers}",
@@ -88,6 +108,8 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.state_dir is not None and not self.keep_state:
             raise UsageError("--state-dir", "there is --no-state too", "Choose one")
+
+    def _check_identity(self) -> None:
         if self.rotation not in _ROTATIONS:
             raise UsageError(
                 f"--rotation {self.rotation}",

@@ -55,6 +55,10 @@ def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
         "config_string": export.config_string.decode("utf-8", "backslashreplace"),
         "mask": [format_mac(mac) for mac in export.state.mask],
         "reserved_for": [format_mac(mac) for mac in export.state.holders],
+        "filters": [
+            {"filter": name, "strikes": times}
+            for name, times in (export.filters.strikes() if export.filters else ())
+        ],
         "interfaces": [
             {"name": name, "statistics": _counters(inventory.ports[name], served, now)}
             for name in chosen.interfaces

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""
+UNASKED = bytes(4)
+"""The tag of what a target says of its own accord."""
 
 
 def start(where: Namespace, *words: object, **options: object) -> subprocess.Popen[str]:
@@ -85,8 +87,19 @@ class Client:
         return (CLIENT if mine else reply[:6]) + TARGET + reply[12:]
 
     def ask(self, request: bytes, timeout: float = PATIENCE) -> bytes:
+        """Send a request and return what comes back, but for announcements (P48)."""
         self.send(request)
-        return self.receive(timeout)
+        reply = self.receive(timeout)
+        while reply[20:24] == UNASKED and request[20:24] != UNASKED:
+            reply = self.receive(timeout)
+        return reply
+
+    def announced(self) -> bytes:
+        """Return the next announcement, whatever else comes before it."""
+        end = time.monotonic() + PATIENCE
+        while (frame := self.receive())[20:24] not in (UNASKED, b""):
+            assert time.monotonic() < end
+        return frame
 
     def ask_all(self, requests: Sequence[bytes]) -> list[bytes]:
         """Send them all at once and return as many replies."""

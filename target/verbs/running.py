@@ -36,15 +36,13 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _find(pid: int | None, control: Path | None) -> dict[int, str]:
+def _find(pid: int | None, control: Path | None) -> list[str]:
     # The sockets to ask. One at a path is in no table, and may be in any namespace.
     from target.control import find_targets
 
     if control is not None:
-        return {0: str(control)}
-    found = find_targets()
-    if pid is not None:
-        found = {number: name for number, name in found.items() if number == pid}
+        return [str(control)]
+    found = [name for number, name in find_targets() if pid in (None, number)]
     if not found:
         raise NotFoundError(
             "aoe-target" if pid is None else f"process {pid}",
@@ -57,27 +55,27 @@ def _find(pid: int | None, control: Path | None) -> dict[int, str]:
 def _only(pid: int | None, control: Path | None) -> str:
     found = _find(pid, control)
     if len(found) > 1:
-        pids = ", ".join(map(str, sorted(found)))
-        raise UsageError(
-            "aoe-target", f"{len(found)} targets run", f"Name one: --pid {pids}"
-        )
-    return next(iter(found.values()))
+        pids = ", ".join(str(answer["pid"]) for answer, _ in _survey(pid, control))
+        why = f"{len(found)} targets run"
+        raise UsageError("aoe-target", why, f"Name one: --pid {pids}")
+    return found[0]
 
 
-def _survey(pid: int | None, control: Path | None) -> list[dict[str, Any]]:
+def _survey(pid: int | None, control: Path | None) -> list[tuple[dict[str, Any], str]]:
+    # What each says, and its socket.
     from target.control import ask
 
     answers = []
     problem: AoEError | None = None
-    for name in _find(pid, control).values():
+    for name in _find(pid, control):
         try:
-            answers.append(ask(name, "status"))
+            answers.append((ask(name, "status"), name))
         except AoEError as error:
             # One that has just ended, or is somebody else's, hides no other.
             problem = error
     if not answers and problem is not None:
         raise problem
-    return sorted(answers, key=lambda answer: answer["pid"])
+    return answers
 
 
 @click.command()
@@ -94,7 +92,7 @@ def status(
     """
     before: list[dict[str, Any]] = []
     while True:
-        answers = _survey(pid, control)
+        answers = [answer for answer, _ in _survey(pid, control)]
         if as_json:
             print_json("status", targets=answers)
         else:
@@ -225,12 +223,9 @@ def _clearing(name: str, what: str) -> click.Command:
 
 
 def _serving(address: Address, pid: int | None, control: Path | None) -> str:
-    found = _find(pid, control)
-    if len(found) == 1:
-        return next(iter(found.values()))
-    for answer in _survey(pid, control):
+    for answer, name in _survey(pid, control):
         if _named(answer["exports"], "address", str(address)):
-            return found[answer["pid"]]
+            return name
     raise NotFoundError(
         str(address), "served by no target here", "See: aoe-target status"
     )

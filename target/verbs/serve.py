@@ -19,6 +19,7 @@ from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
 
 if TYPE_CHECKING:
+    from target.filters.settings import FilterSettings
     from target.settings import ExportSettings, Settings
 
 PROGRAM: Final = "aoe-target"
@@ -39,6 +40,18 @@ def _with_colons(match: re.Match[str]) -> str:
     return ":".join(re.findall("..", match[1]))
 
 
+def parse_filter(text: str) -> FilterSettings:
+    """Read a filter, ``name`` or ``name:key=value,...``.
+
+    Raises:
+        UsageError: no such filter, key or value.
+    """
+    from target.filters import settings
+
+    return settings.parse_filter(text)
+
+
+FILTER: Final = Parsed("name[:key=value,...]", parse_filter)
 WWN: Final = Parsed("hex", parse_wwn)
 MACS: Final = Parsed("mac[,mac]", parse_macs)
 
@@ -107,6 +120,14 @@ MACS: Final = Parsed("mac[,mac]", parse_macs)
 )
 @click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
 @click.option(
+    "--filter",
+    "filters",
+    type=FILTER,
+    multiple=True,
+    help="Misbehave on purpose: delay, error, drop, duplicate, reorder, corrupt; also "
+    "log and readonly. Repeat it to stack them; the first is nearest to the wire.",
+)
+@click.option(
     "--force", is_flag=True, help="Serve although address or disk seem to be in use."
 )
 @click.option(
@@ -134,6 +155,7 @@ def serve(
           aoe-target serve e0.0 eth0,eth1 /dev/vg0/disk --sync
           aoe-target serve 0 0 eth0 disk.img -r      (as vblade has it)
           aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
+          aoe-target serve e0.0 eth0 disk.img --filter drop:probability=0.02
           aoe-target serve --config /etc/aoe-target.toml
 
     PATH is a disk image, a block device, or an NBD export: nbd://host/name or
@@ -210,6 +232,7 @@ def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSett
         mask=options["mask"],
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],
+        filters=options["filters"],
     )
 
 

@@ -79,6 +79,14 @@ def test_help_begins_with_something_to_copy(words: tuple[str, ...]) -> None:
                 "Try: aoe-target serve --help"
             ),
         ),
+        (
+            ("serve", "e0.0", "eth0", "disk.img", "--filter", "drop:chance=1"),
+            (
+                "Invalid value for '--filter': filter drop: has no chance. It has "
+                "probability, count, after, seed, direction, on, file. "
+                "Try: aoe-target serve --help"
+            ),
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_with_the_cure_and_code_2(
@@ -162,6 +170,12 @@ def test_what_clients_are_told_and_who_they_are_arrives() -> None:
     assert not export.keep_state
     assert export.wwn == 0x5000_0000_0000_0001
     assert (export.rotation, export.physical_block) == (7200, 4096)
+
+
+def test_filters_arrive_in_the_order_given() -> None:
+    words = ("--filter", "drop:probability=2e-2", "--filter", "log", "--filter", "drop")
+    filters = parse("e0.0", "eth0", "d", *words).exports[0].filters
+    assert [str(each) for each in filters] == ["drop:probability=0.02", "log", "drop"]
 
 
 @pytest.mark.parametrize("rotation", [2, 1024, 65535, -1])

@@ -4,84 +4,24 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.abstract import Link, LinkStatistics
 from aoe.address import Address
-from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
+from aoe.errors import AoEError, BusyError, UsageError
 from target.disks.memory import MemoryDisk
 from target.exports import Export
 from target.ports import Port
 from target.probe import probe
 from target.service import Service, describe_target, signals
-from tests.asking import TARGET, answer, ata, config, frame, settings
+from tests.asking import answer, ata, config, frame, settings
+from tests.filtering import Rig
+from tests.links import QueueLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-class QueueLink(Link):
-    """A link between two queues, with so many slots for replies between flushes."""
-
-    def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
-        self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
-        self.up = True
-        self.incoming: deque[bytes] = deque()
-        self.sent: list[bytes] = []
-        self.flushes: list[int] = []
-        self.on_send: Callable[[bytes], bytes | None] = lambda _: None
-        self.is_gone = self.is_closed = False
-        self._slots = slots
-        self._committed: list[bytes] = []
-        self._slot = memoryview(bytearray(b"\xdb" * (14 + mtu)))
-        self._readable, self._writable = os.pipe()
-
-    def fileno(self) -> int:
-        return self._readable
-
-    def deliver(self, *frames: bytes) -> None:
-        self.incoming.extend(frames)
-        os.write(self._writable, b"\0" * len(frames))
-
-    def receive(self) -> memoryview | None:
-        if self.is_gone:
-            raise NotFoundError(self.name, "interface is gone")
-        if not self.incoming:
-            return None
-        os.read(self._readable, 1)
-        return memoryview(self.incoming.popleft())
-
-    def reserve(self) -> memoryview | None:
-        return self._slot if len(self._committed) < self._slots else None
-
-    def commit(self, length: int) -> None:
-        self._committed.append(bytes(self._slot[:length]))
-
-    def flush(self) -> None:
-        if self._committed:
-            self.flushes.append(len(self._committed))
-        for committed in self._committed:
-            self.sent.append(committed)
-            if response := self.on_send(committed):
-                self.deliver(response)
-        self._committed.clear()
-
-    def wait(self, timeout: float | None) -> bool:
-        del timeout
-        return bool(self.incoming)
-
-    def statistics(self) -> LinkStatistics:
-        return LinkStatistics(sent=len(self.sent))
-
-    def close(self) -> None:
-        if not self.is_closed:
-            os.close(self._readable)
-            os.close(self._writable)
-        self.is_closed = True
 
 
 @pytest.fixture
@@ -337,3 +277,85 @@ def test_statistics_are_one_readable_line(link: QueueLink) -> None:
         "4 requests, 1 reads (1 KiB), 1 writes (512 bytes), 0 flushes, "
         "errors: not_found 1, dropped: config_differs 1"
     )
+
+
+def behind(*filters: str) -> Export:
+    served = export(7, 3)
+    served.filters = Rig(*filters).filters
+    return served
+
+
+def test_a_port_sends_what_was_held_back_when_it_is_due(link: QueueLink) -> None:
+    port = Port(link, [behind("delay:seconds=2"), export(7, 4)])
+    assert port.next_timeout() is None
+    link.deliver(config(0), frame(1, bytes(8), slot=4))
+    port.serve(1.0)
+    assert link.sent == [at(settings(0), 7, 4)]
+    assert port.next_timeout() == 3.0
+    assert not port.serve(2.9)
+    assert not port.serve(3.0)
+    assert link.sent[1:] == [settings(0)]
+
+
+def test_a_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> None:
+    port = Port(link, [behind("drop:direction=out"), export(7, 4)])
+    link.deliver(frame(1, bytes(8), shelf=0xFFFF, slot=0xFF))
+    port.serve(0.0)
+    assert link.sent == [at(settings(0), 7, 4)]
+    assert port.targets[0].statistics().requests == 1
+
+
+def test_replies_that_find_no_slot_stay_due() -> None:
+    with QueueLink(slots=2) as link:
+        port = Port(link, [behind("duplicate:direction=out")])
+        link.deliver(config(0), config(0))
+        for _ in range(3):
+            port.serve(0.0)
+        assert link.sent == [settings(0)] * 4
+        assert max(link.flushes) == 2
+        assert port.next_timeout() is None
+
+
+def test_a_service_wakes_up_for_what_is_due(link: QueueLink) -> None:
+    service = Service([Port(link, [behind("delay:seconds=0.05")])])
+    link.on_send = lambda _: service.stop()
+    link.deliver(config(0))
+    # It would wait for ever, but for the reply that it holds back.
+    service.run()
+    service.close()
+    assert link.sent == [settings(0)]
+
+
+def test_statistics_tell_how_often_a_filter_struck(
+    link: QueueLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    service = Service([Port(link, [behind("drop:on=read"), export(7, 4)])])
+    link.deliver(ata(0x24), ata(0x24), config(0))
+    service.ports[0].serve(0.0)
+    service.log_statistics()
+    service.close()
+    assert caplog.messages[-1] == "e7.3: filter drop:on=read struck 2 times"
+
+
+def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
+    # Executed after it has come back, a write would undo what has been written since.
+    port = Port(link, [behind("delay:seconds=2,direction=in", "reorder")])
+    link.deliver(config(0), config(0))
+    port.serve(0.0)
+    assert port.next_timeout() == 2.0
+    port.lose("gone")
+    assert port.next_timeout() is None
+    assert port.targets[0].statistics().requests == 0
+
+
+def test_a_filtered_export_goes_like_any_other(link: QueueLink) -> None:
+    port = Port(link, [behind("delay"), export(7, 4)])
+    target = port.target(Address(7, 3))
+    assert target is port.targets[0]
+    link.deliver(config(0))
+    port.serve(0.0)
+    port.remove(Address(7, 3))
+    assert port.target(Address(7, 3)) is None
+    assert [each.export.address for each in port.targets] == [Address(7, 4)]
+    assert port.next_timeout() is None

@@ -1,0 +1,77 @@
+"""Targets and disks behind filters, for tests that turn the clock themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from target.filters.settings import parse_filter
+from target.filters.stack import Filters
+from target.filters.target import FilteredTarget
+from tests.asking import make_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from target.disks import Disk
+
+
+class Rig:
+    """What filters need of the world around them.
+
+    Args:
+        filters: as the command line has them.
+        files: the files that exist; add and remove some at any time.
+    """
+
+    def __init__(self, *filters: str, files: Sequence[str] = ()) -> None:
+        self.files = set(files)
+        self.said: list[str] = []
+        self.filters = Filters(
+            [parse_filter(text) for text in filters],
+            exists=self.files.__contains__,
+            say=self.said.append,
+        )
+
+    def target(self, disk: Disk | None = None) -> FilteredTarget:
+        """Return the target 7.3 behind the filters, disk filters included."""
+        target = make_target(disk)
+        target.export.disk = self.filters.wrap_disk(target.export.disk)
+        target.export.filters = self.filters
+        return FilteredTarget(target, self.filters.wire)
+
+
+def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
+    """Hand a request over, and return what is answered at once."""
+    memory = bytearray(request)
+    slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
+    length = target.handle(memoryview(memory), slot, now)
+    assert memory == request
+    # The next frame comes where this one was.
+    memory[:] = b"\xdb" * len(memory)
+    return bytes(slot[:length])
+
+
+def due(target: FilteredTarget, now: float) -> list[bytes]:
+    """Return all replies that are due."""
+    replies = []
+    slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
+    while length := target.handle_due(slot, now):
+        replies.append(bytes(slot[:length]))
+        slot[:] = b"\xdb" * len(slot)
+    return replies
+
+
+def ask_all(target: FilteredTarget, request: bytes, now: float = 0.0) -> list[bytes]:
+    """Hand a request over, and return all that is sent now."""
+    reply = ask(target, request, now)
+    return [reply] * bool(reply) + due(target, now)
+
+
+def settle(target: FilteredTarget) -> list[tuple[float, bytes]]:
+    """Let time pass until nothing waits, and return what is sent, and when."""
+    replies: list[tuple[float, bytes]] = []
+    while (now := target.next_timeout()) is not None:
+        replies += [(now, reply) for reply in due(target, now)]
+        later = target.next_timeout()
+        assert later is None or later > now
+    return replies

@@ -1,0 +1,74 @@
+"""A link between two queues, for what would otherwise need an interface."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from aoe.abstract import Link, LinkStatistics
+from aoe.errors import NotFoundError
+from tests.asking import TARGET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class QueueLink(Link):
+    """A link between two queues, with so many slots for replies between flushes."""
+
+    def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
+        self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
+        self.up = True
+        self.incoming: deque[bytes] = deque()
+        self.sent: list[bytes] = []
+        self.flushes: list[int] = []
+        self.on_send: Callable[[bytes], bytes | None] = lambda _: None
+        self.is_gone = self.is_closed = False
+        self._slots = slots
+        self._committed: list[bytes] = []
+        self._slot = memoryview(bytearray(b"\xdb" * (14 + mtu)))
+        self._readable, self._writable = os.pipe()
+
+    def fileno(self) -> int:
+        return self._readable
+
+    def deliver(self, *frames: bytes) -> None:
+        self.incoming.extend(frames)
+        os.write(self._writable, b"\0" * len(frames))
+
+    def receive(self) -> memoryview | None:
+        if self.is_gone:
+            raise NotFoundError(self.name, "interface is gone")
+        if not self.incoming:
+            return None
+        os.read(self._readable, 1)
+        return memoryview(self.incoming.popleft())
+
+    def reserve(self) -> memoryview | None:
+        return self._slot if len(self._committed) < self._slots else None
+
+    def commit(self, length: int) -> None:
+        self._committed.append(bytes(self._slot[:length]))
+
+    def flush(self) -> None:
+        if self._committed:
+            self.flushes.append(len(self._committed))
+        for committed in self._committed:
+            self.sent.append(committed)
+            if response := self.on_send(committed):
+                self.deliver(response)
+        self._committed.clear()
+
+    def wait(self, timeout: float | None) -> bool:
+        del timeout
+        return bool(self.incoming)
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(sent=len(self.sent))
+
+    def close(self) -> None:
+        if not self.is_closed:
+            os.close(self._readable)
+            os.close(self._writable)
+        self.is_closed = True

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
+from target import control
+from target.control import ControlServer, ask, find_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def respond(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if command == "fail":
+        raise BusyError("this", "is busy", "Wait")
+    return {"command": command, "arguments": arguments, "padding": "x" * 100_000}
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[ControlServer]:
+    with ControlServer(respond, path) as server:
+        yield server
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "control"
+    with listening(path):
+        yield path
+
+
+def raw(path: Path, line: bytes) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.connect(str(path))
+        caller.sendall(line)
+        caller.shutdown(socket.SHUT_WR)
+        with caller.makefile("rb") as answer:
+            return msgspec.json.decode(answer.read(), type=dict[str, Any])
+
+
+def test_a_question_gets_its_answer_however_long(path: Path) -> None:
+    answer = ask(str(path), "status", address="e0.0")
+    assert answer["command"] == "status"
+    assert answer["arguments"] == {"address": "e0.0"}
+    assert len(answer["padding"]) == 100_000
+
+
+@pytest.mark.usefixtures("path")
+def test_a_target_is_found_by_its_network_namespace() -> None:
+    [name] = [name for number, name in find_targets() if number == os.getpid()]
+    assert ask(name, "status")["command"] == "status"
+
+
+def test_an_error_arrives_as_what_it_was(path: Path) -> None:
+    with pytest.raises(BusyError) as caught:
+        ask(str(path), "fail")
+    assert str(caught.value) == "this: is busy. Wait"
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\n", b"{", b"[]", b'{"address": 1}\n', b"\xff\n", b"x" * 10_000]
+)
+def test_nonsense_is_refused_and_the_next_one_is_heard(path: Path, line: bytes) -> None:
+    assert raw(path, line)["error"]["exit_code"] == UsageError.exit_code
+    assert ask(str(path), "status")["command"] == "status"
+
+
+def test_a_caller_who_says_nothing_holds_nobody_up_for_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PATIENCE", 0.1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.connect(str(path))
+        assert ask(str(path), "status")["command"] == "status"
+
+
+def test_other_users_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the target belonged to somebody else, and we were not root.
+    monkeypatch.setattr(control, "_may_ask", lambda _: False)
+    with pytest.raises(AccessError, match="belongs to another user"):
+        ask(str(path), "status")
+
+
+def test_what_a_killed_target_left_is_no_hindrance(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    with pytest.raises(NotFoundError, match="no target listens there"):
+        ask(str(path), "status")
+    with listening(path):
+        assert path.stat().st_mode & 0o077 == 0
+        assert ask(str(path), "status")
+    assert not path.exists()
+
+
+def test_a_place_that_is_taken_is_left_alone(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(AoEError):
+        ControlServer(respond, path)
+    file = tmp_path / "file"
+    file.write_text("precious")
+    with pytest.raises(AoEError):
+        ControlServer(respond, file)
+    assert file.read_text() == "precious"
+    assert ask(str(path), "status")
+
+
+def test_a_command_without_a_caller_is_done(tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def note(command: str, _: dict[str, Any]) -> dict[str, Any]:
+        assert command == "reload"
+        done.set()
+        return {}
+
+    with ControlServer(note, tmp_path / "control") as server:
+        server.request("reload")
+        assert done.wait(10)

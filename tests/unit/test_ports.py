@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.abstract import LinkStatistics
+from aoe.address import Address
+from aoe.errors import AoEError
+from aoe.interfaces import Interface
+from target.disks.memory import MemoryDisk
+from target.exports import Export
+from target.ports import Port
+from tests.asking import ata, config
+from tests.links import QueueLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+READ = 0x24
+
+
+class Cable:
+    """An interface, and the links that are opened on it."""
+
+    def __init__(self) -> None:
+        first = QueueLink()
+        self.opened = [first]
+        self.wanted: list[int] = []
+        self.refuses = False
+        self.facts = Interface(
+            index=first.index,
+            name=first.name,
+            mac=first.mac,
+            mtu=first.mtu,
+            up=True,
+            carrier=True,
+            loopback=False,
+            ethernet=True,
+            kind="veth",
+        )
+        self.port = Port(first, [export()], self.reopen, frames=256)
+
+    def reopen(self, name: str, frames: int) -> QueueLink:
+        if self.refuses:
+            raise AoEError(name, "refused")
+        link = QueueLink(mtu=self.facts.mtu)
+        link.name, link.mac, link.index = name, self.facts.mac, self.facts.index
+        self.opened.append(link)
+        self.wanted.append(frames)
+        return link
+
+    @property
+    def link(self) -> QueueLink:
+        return self.opened[-1]
+
+    def change(self, **facts: object) -> None:
+        """Let the interface be otherwise, and the port see it."""
+        self.facts = replace(self.facts, **facts)  # type: ignore[arg-type] # as given
+        self.port.look([self.facts])
+
+
+def export() -> Export:
+    return Export(Address(7, 3), MemoryDisk(1 << 20), buffer_count=16)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    cable = Cable()
+    yield cable
+    cable.port.close()
+    assert all(link.is_closed for link in cable.opened)
+
+
+def announced(link: QueueLink) -> list[int]:
+    """Return the sectors a frame that were announced to everybody."""
+    return [sent[28] for sent in link.sent if sent[:6] == b"\xff" * 6]
+
+
+def test_an_interface_that_stays_as_it_is_is_left_alone(cable: Cable) -> None:
+    cable.change()
+    assert len(cable.opened) == 1
+    assert cable.link.sent == []
+    assert cable.port.state == "up"
+
+
+@pytest.mark.parametrize(("mtu", "sectors"), [(9000, 17), (576, 1)])
+def test_an_mtu_that_changes_is_announced_p22_p48(
+    cable: Cable, mtu: int, sectors: int
+) -> None:
+    cable.change(mtu=mtu)
+    assert announced(cable.link) == [sectors]
+    assert cable.opened[0].is_closed
+    cable.link.deliver(config(0))
+    cable.port.serve(0.0)
+    assert cable.link.sent[-1][28] == sectors
+
+
+def test_what_was_received_before_the_mtu_changed_is_answered(cable: Cable) -> None:
+    first = cable.link
+    first.deliver(*[ata(READ, lba) for lba in range(200)])
+    cable.change(mtu=9000)
+    assert len(first.sent) == 200
+    assert cable.port.statistics().sent == 201
+    target = cable.port.target(Address(7, 3))
+    assert target is not None
+    assert target.statistics().reads == 200
+
+
+def test_what_fitted_before_gets_silence_p37(cable: Cable) -> None:
+    cable.change(mtu=9000)
+    cable.change(mtu=1500)
+    cable.link.deliver(ata(READ, 0, 17), ata(READ, 0, 18), ata(READ, 0, 2))
+    while cable.port.serve(0.0):
+        pass
+    replies = [sent for sent in cable.link.sent if sent[19] == 0]
+    assert [(reply[26], reply[27]) for reply in replies] == [(18, 0x41), (0, 0x40)]
+    assert cable.port.targets[0].statistics().dropped == {"larger_than_mtu": 1}
+
+
+def test_replies_carry_an_address_that_changes_p12(cable: Cable) -> None:
+    mac = bytes.fromhex("525400000077")
+    cable.change(mac=mac)
+    cable.link.deliver(ata(READ), config(0))
+    cable.port.serve(0.0)
+    assert {sent[6:12] for sent in cable.link.sent} == {mac}
+
+
+def test_an_interface_that_went_down_says_so_and_announces_when_it_is_back(
+    cable: Cable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    for facts in (
+        {"up": False, "carrier": False},
+        {"up": True},
+        {"carrier": True},
+        {"carrier": False},
+        {"carrier": True},
+    ):
+        cable.change(**facts)
+    assert caplog.messages == [
+        "eth0: is down",
+        "eth0: is up",
+        "eth0: no carrier",
+        "eth0: is up",
+    ]
+    assert announced(cable.link) == [2, 2]
+
+
+def test_another_name_is_no_other_interface(
+    cable: Cable, caplog: pytest.LogCaptureFixture
+) -> None:
+    cable.change(name="lan0")
+    assert caplog.messages == ["eth0: is now called lan0"]
+    assert len(cable.opened) == 1
+    # An MTU that changes then is the renamed one's.
+    cable.change(mtu=9000)
+    assert cable.link.name == "lan0"
+
+
+def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
+    cable: Cable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    port = cable.port
+    port.look([])
+    assert (port.state, port.link) == ("gone", None)
+    assert not port.serve(0.0)
+    port.announce()
+    cable.change(index=9, name="eth1")
+    cable.change(name="eth0", up=False)
+    assert port.state == "gone"
+    cable.change(up=True, mtu=9000)
+    assert port.state == "up"
+    assert announced(cable.link) == [17]
+    assert caplog.messages == [
+        "eth0: interface is gone, waiting for it to come back",
+        "eth0: is back, MTU 9000",
+    ]
+
+
+def test_an_interface_that_cannot_be_opened_again_is_waited_for(
+    cable: Cable, caplog: pytest.LogCaptureFixture
+) -> None:
+    cable.refuses = True
+    cable.change(mtu=9000)
+    assert cable.port.state == "gone"
+    cable.port.look([cable.facts])
+    assert caplog.messages == ["eth0: refused, waiting", "eth0: refused"]
+    cable.refuses = False
+    cable.port.look([cable.facts])
+    assert cable.port.state == "up"
+
+
+def test_an_mtu_without_room_for_a_sector_is_waited_out(cable: Cable) -> None:
+    cable.change(mtu=547)
+    assert cable.port.state == "gone"
+    cable.change(mtu=548)
+    assert cable.port.state == "up"
+    assert announced(cable.link) == [1]
+
+
+def test_more_buffers_are_had_by_opening_it_again_p60(cable: Cable) -> None:
+    cable.port.widen(256)
+    assert len(cable.opened) == 1
+    cable.port.widen(1024)
+    assert cable.wanted == [1024]
+    cable.change(mtu=9000)
+    assert cable.wanted == [1024, 1024]
+
+
+def test_counters_of_a_link_outlive_it(cable: Cable) -> None:
+    cable.link.deliver(config(0), config(0))
+    cable.port.serve(0.0)
+    cable.port.look([])
+    assert cable.port.statistics() == LinkStatistics(sent=2)

@@ -1,0 +1,308 @@
+"""Filters on a real wire: what clients see of them, and that ours gets over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asking import answer, ata, config, registers, sector
+from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+READ, WRITE = 0x24, 0x34
+SILENCE = 0.3
+SIZE = 2 << 20
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"".join(sector(number) for number in range(SIZE // 512)))
+    return path
+
+
+def with_filters(*filters: str) -> list[str]:
+    return [word for text in filters for word in ("--filter", text)]
+
+
+def write(lba: int, data: bytes) -> bytes:
+    return ata(WRITE, lba, aflags=0x41, data=data)
+
+
+def start_aoe(wire: Wire, *words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "initiator", *map(str, words), "-i", "aoe0"]
+    return wire.initiator.popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        ("drop:probability=0.03,seed=1",),
+        ("duplicate:probability=0.1,seed=2", "reorder:probability=0.1,seed=3"),
+        (
+            "delay:probability=0.1,seconds=2ms,direction=both,seed=4",
+            "drop:probability=0.02,seed=5",
+            "duplicate:probability=0.05,seed=6",
+            "reorder:probability=0.05,seed=7",
+        ),
+    ],
+    ids=["loss", "disorder", "all"],
+)
+def test_a_copy_gets_over_what_the_wire_does_to_its_frames(
+    wire: Wire, image: Path, tmp_path: Path, filters: tuple[str, ...]
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(SIZE))
+    with serving(wire, image, *with_filters(*filters)):
+        copying = start_aoe(wire, "copy", source, "e7.3", "--verify", "--json")
+        out, err = copying.communicate(timeout=120)
+    assert copying.returncode == 0, err
+    report = json.loads(out)
+    assert report["verified"]
+    if any(text.startswith("drop") for text in filters):
+        assert report["retransmits"] > 0
+    assert image.read_bytes() == source.read_bytes()
+
+
+def wait_for_a_repeated_write(target: subprocess.Popen[str]) -> None:
+    """Read a target's log until a write has come that came before."""
+    assert target.stderr is not None
+    seen: set[str] = set()
+    for line in target.stderr:
+        (lba,) = re.findall(r"WRITE EXT e7.3 lba (\d+)", line)
+        if lba in seen:
+            return
+        seen.add(lba)
+
+
+def test_a_copy_waits_for_as_long_as_the_trigger_file_is_there(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    source, trigger = tmp_path / "source", tmp_path / "lose-writes"
+    source.write_bytes(os.urandom(SIZE))
+    trigger.touch()
+    before = image.read_bytes()
+    which = f"on=write,direction=in,file={trigger}"
+    filters = with_filters(f"log:{which}", f"drop:{which}")
+    with serving(wire, image, *filters) as target:
+        copying = start_aoe(wire, "copy", source, "e7.3", "--json")
+        wait_for_a_repeated_write(target)
+        assert copying.poll() is None
+        assert image.read_bytes() == before
+        trigger.unlink()
+        out, err = copying.communicate(timeout=120)
+    assert copying.returncode == 0, err
+    assert json.loads(out)["retransmits"] > 0
+    assert image.read_bytes() == source.read_bytes()
+
+
+def test_a_trigger_file_switches_a_filter_on_and_off(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    trigger = tmp_path / "lose"
+    served = serving(wire, image, "--filter", f"drop:file={trigger}")
+    with served, client(wire) as asking:
+        for _ in range(2):
+            assert asking.ask(config(0))
+            trigger.touch()
+            assert asking.ask(config(0), SILENCE) == b""
+            trigger.unlink()
+        assert asking.ask(config(0))
+
+
+def test_a_delayed_write_lets_others_pass_and_is_not_told_early(
+    wire: Wire, image: Path
+) -> None:
+    served = serving(wire, image, "--filter", "delay:seconds=0.5,on=write,direction=in")
+    with served, client(wire) as asking:
+        data = b"\x77" * 512
+        began = time.monotonic()
+        asking.send(write(5, data))
+        assert asking.ask(ata(READ, 5)) == registers(0x40, lba=5, data=sector(5))
+        assert asking.receive() == registers(0x40, lba=5, aflags=0x41)
+        assert time.monotonic() - began >= 0.5
+        assert asking.ask(ata(READ, 5)) == registers(0x40, lba=5, data=data)
+
+
+def test_a_duplicated_reply_comes_twice(wire: Wire, image: Path) -> None:
+    served = serving(wire, image, "--filter", "duplicate:direction=out")
+    with served, client(wire) as asking:
+        expected = registers(0x40, lba=9, data=sector(9))
+        assert asking.ask(ata(READ, 9)) == expected
+        assert asking.receive() == expected
+        assert asking.receive(SILENCE) == b""
+
+
+def test_reordered_requests_are_answered_the_other_way_round(
+    wire: Wire, image: Path
+) -> None:
+    filters = with_filters("reorder:direction=in,hold=5,count=1")
+    with serving(wire, image, *filters), client(wire) as asking:
+        first, second = asking.ask_all([ata(READ, 1), ata(READ, 2)])
+        assert first == registers(0x40, lba=2, data=sector(2))
+        assert second == registers(0x40, lba=1, data=sector(1))
+
+
+@pytest.mark.parametrize(
+    ("on", "request_", "status", "error"),
+    [
+        ("read", ata(READ, 5), 0x41, 0x40),
+        ("write", write(5, bytes(512)), 0x61, 0x04),
+        ("flush", ata(0xEA, 5), 0x61, 0x04),
+    ],
+)
+def test_a_failing_disk_is_told_in_the_ata_registers_p15_p41(
+    wire: Wire, image: Path, on: str, request_: bytes, status: int, error: int
+) -> None:
+    served = serving(wire, image, "--filter", f"error:on={on},errno=ENOSPC,count=1")
+    with served, client(wire) as asking:
+        aflags = request_[24]
+        assert asking.ask(request_) == registers(
+            status, error, count=1, lba=5, aflags=aflags
+        )
+        assert asking.ask(request_)[27] == 0x40
+
+
+def test_a_disk_that_is_gone_is_aoe_error_3_p41(wire: Wire, image: Path) -> None:
+    served = serving(wire, image, "--filter", "error:errno=ENODEV,count=1")
+    with served, client(wire) as asking:
+        request = ata(READ, 5)
+        expected = answer(0, request[24:36], verfl=0x1C, error=3)
+        assert asking.ask(request) == expected
+        assert asking.ask(request) == registers(0x40, lba=5, data=sector(5))
+
+
+def test_a_read_error_reaches_the_user_of_our_initiator_p41(
+    wire: Wire, image: Path
+) -> None:
+    with serving(wire, image, "--filter", "error:on=read"):
+        reading = start_aoe(wire, "read", "e7.3", "--length", "512")
+        out, err = reading.communicate(timeout=PATIENCE * 3)
+    assert reading.returncode == 1
+    assert out == ""
+    assert "uncorrectable data" in err
+
+
+def test_readonly_is_switched_while_clients_write_p40(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    trigger = tmp_path / "read-only"
+    served = serving(wire, image, "--filter", f"readonly:file={trigger}")
+    request = write(5, b"\x77" * 512)
+    done = registers(0x40, lba=5, aflags=0x41)
+    refused = registers(0x41, 0x04, count=1, lba=5, aflags=0x41)
+    with served, client(wire) as asking:
+        assert asking.ask(request) == done
+        trigger.touch()
+        assert asking.ask(request) == refused
+        assert asking.ask(ata(READ, 6)) == registers(0x40, lba=6, data=sector(6))
+        trigger.unlink()
+        assert asking.ask(request) == done
+
+
+def test_corrupt_data_is_found_by_a_copy_that_verifies(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(SIZE))
+    with serving(wire, image, "--filter", "corrupt:on=write,count=1,after=100"):
+        copying = start_aoe(wire, "copy", source, "e7.3", "--verify")
+        _, err = copying.communicate(timeout=120)
+    assert copying.returncode == 1
+    assert "differ" in err
+    there, here = (int.from_bytes(p.read_bytes(), "big") for p in (source, image))
+    assert (there ^ here).bit_count() == 1
+
+
+def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
+    filters = with_filters("log:where=disk", "log:on=read", "drop:on=write,count=1")
+    process = start(wire.target, "serve", "e7.3", "aoe0", image, "-v", *filters)
+    assert ready_line(process).endswith(
+        f"from {image} "
+        "[filter log:where=disk, filter log:on=read, filter drop:count=1,on=write]\n"
+    )
+    with client(wire) as asking:
+        asking.ask(write(5, bytes(512)), SILENCE)
+        asking.ask(ata(READ, 8))
+        me = "52:54:00:ae:00:02"
+    lines = finish(process, signal.SIGTERM).splitlines()
+    said = [line.removeprefix("aoe-target: ") for line in lines]
+    there, back = (
+        f"from={me} to=52:54:00:ae:00:01",
+        f"from=52:54:00:ae:00:01 to={me}",
+    )
+    tag, head = "tag 0x11223344", "filter=log export=e7.3"
+    assert said[:3] == [
+        f'{head} wire=in {there} length=36 frame="READ EXT e7.3 lba 8 x1 {tag}"',
+        f"{head} disk=read offset=4096 length=512 result=ok",
+        (
+            f'{head} wire=out {back} length=548 frame="reply ok e7.3 lba 8 x0, '
+            f'512 bytes {tag}"'
+        ),
+    ]
+    assert said[-3:] == [
+        "e7.3: filter log:where=disk struck 1 times",
+        "e7.3: filter log:on=read struck 2 times",
+        "e7.3: filter drop:count=1,on=write struck 1 times",
+    ]
+
+
+def ask_target(wire: Wire, *words: object) -> str:
+    command = [sys.executable, "-m", "target", *map(str, words)]
+    done = wire.target.run(command, capture_output=True, text=True, check=True)
+    return str(done.stdout)
+
+
+def test_a_reload_puts_filters_in_and_takes_them_out(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "target.toml"
+    plain = f'[[export]]\naddress = "e7.3"\ninterfaces = "aoe0"\npath = "{image}"\n'
+    path.write_text(plain)
+    process = start(wire.target, "serve", "--config", path)
+    ready_line(process)
+    with client(wire) as asking:
+        assert asking.ask(ata(READ, 5))[27] == 0x40
+        path.write_text(plain + '[[export.filter]]\nname = "error"\ncount = 2\n')
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        assert [asking.ask(ata(READ, 5))[27] for _ in range(3)] == [0x41, 0x41, 0x40]
+        (served,) = json.loads(ask_target(wire, "status", "--json"))["targets"]
+        assert served["exports"][0]["filters"] == [
+            {"filter": "error:count=2", "strikes": 2}
+        ]
+        path.write_text(plain)
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        (served,) = json.loads(ask_target(wire, "status", "--json"))["targets"]
+        assert served["exports"][0]["filters"] == []
+    finish(process, signal.SIGTERM)
+
+
+def test_a_count_goes_on_when_the_disk_is_resized(wire: Wire, image: Path) -> None:
+    with (
+        serving(wire, image, "--filter", "error:on=read,count=2"),
+        client(wire) as asking,
+    ):
+        assert asking.ask(ata(READ, 5))[27] == 0x41
+        os.truncate(image, SIZE * 2)
+        ask_target(wire, "reload")
+        assert asking.receive()[19] == 1
+        grown = ata(READ, SIZE // 512)
+        assert [asking.ask(grown)[27] for _ in range(2)] == [0x41, 0x40]

@@ -1,0 +1,327 @@
+"""What is served changes while it is served: nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from aoe.errors import AccessError
+from aoe.link import open_link
+from aoe.netns import Switch
+from tests.asking import ata, config
+from tests.serving import Client, finish, start
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.link import Link
+    from aoe.netns import Namespace
+
+pytestmark = pytest.mark.netns
+
+READ, WRITE, IDENTIFY = 0x24, 0x34, 0xEC
+MIB = 1 << 20
+MAC = bytes.fromhex("525400ae0001")
+LONGEST_PAUSE = 1.0
+
+
+class Served:
+    """A target with a configuration file, and what can be asked of it."""
+
+    def __init__(self, switch: Switch, directory: Path) -> None:
+        self.host = switch.add_host(MAC)
+        self.directory = directory
+        self.file = directory / "aoe.toml"
+        self.exports: dict[str, str] = {}
+        self.is_stopping = False
+        self.process: subprocess.Popen[str]
+
+    def image(self, name: str, size: int = MIB) -> Path:
+        path = self.directory / name
+        path.write_bytes(os.urandom(size))
+        return path
+
+    def write(self, **exports: str) -> None:
+        """Write a file with an export for each slot, and these lines in it."""
+        self.exports |= exports
+        tables = [
+            f'[[export]]\naddress = "e7.{name[1:]}"\n{lines}\n'
+            for name, lines in self.exports.items()
+            if lines
+        ]
+        self.file.write_text('[defaults]\ninterfaces = "aoe0"\n' + "\n".join(tables))
+
+    def start(self, count: int) -> list[str]:
+        self.process = start(self.host, "serve", "--config", self.file)
+        assert self.process.stdout is not None
+        return [self.process.stdout.readline() for _ in range(count)]
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "target", *map(str, words)]
+        return self.host.run(command, capture_output=True, text=True, timeout=60)
+
+    def reload(self) -> str:
+        done = self.run("reload")
+        assert (done.returncode, done.stderr) == (0, "")
+        return str(done.stdout)
+
+    def exports_now(self) -> dict[str, dict[str, Any]]:
+        [target] = json.loads(self.run("status", "--json").stdout)["targets"]
+        return {export["address"]: export for export in target["exports"]}
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(Switch())
+        except AccessError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def served(switch: Switch, tmp_path: Path) -> Iterator[Served]:
+    served = Served(switch, tmp_path)
+    yield served
+    if not served.is_stopping:
+        served.process.send_signal(signal.SIGTERM)
+    finish(served.process)
+    assert served.process.returncode == 0
+
+
+@pytest.fixture
+def asking(switch: Switch) -> Iterator[Client]:
+    with open_at(switch.add_host()) as link:
+        yield Client(link, MAC)
+
+
+def open_at(host: Namespace) -> Link:
+    with host.entered():
+        return open_link("aoe0", responses=True)
+
+
+def at(slot: int, request: bytes) -> bytes:
+    return request[:18] + bytes((slot,)) + request[19:]
+
+
+def announced(client: Client, slot: int) -> bytes:
+    """Return the next announcement of this slot."""
+    while (frame := client.announced())[18] != slot:
+        pass
+    return frame
+
+
+def size_of(client: Client, slot: int) -> int:
+    """Ask the disk itself, past whatever it may have announced."""
+    reply = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
+    return int.from_bytes(reply[36 + 200 : 36 + 208], "little") * 512
+
+
+class Load:
+    """Reads that follow each other, as fast as they are answered."""
+
+    def __init__(self, switch: Switch) -> None:
+        # From a host of its own: its replies are for nobody else.
+        self._link = open_at(switch.add_host())
+        self._client = Client(self._link, MAC)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+        self.longest = 0.0
+        self.wrong: list[bytes] = []
+
+    def _run(self) -> None:
+        request = at(0, ata(READ, 5))
+        while not self._ending.is_set():
+            begin = time.monotonic()
+            reply = self._client.ask(request)
+            self.longest = max(self.longest, time.monotonic() - begin)
+            self.count += 1
+            if reply[24:28] != bytes((0x40, 0, 0, 0x40)):
+                self.wrong.append(reply)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._link.close()
+
+
+@contextmanager
+def undisturbed(switch: Switch) -> Iterator[None]:
+    """Hold a load on slot 0 to no error and no pause, whatever is done meanwhile."""
+    with Load(switch) as load:
+        yield
+    assert load.wrong == []
+    assert load.count > 100
+    assert load.longest < LONGEST_PAUSE
+
+
+def test_others_are_added_resized_exchanged_and_removed_under_load(
+    served: Served, switch: Switch, asking: Client
+) -> None:
+    zero, one, two = (served.image(name) for name in ("0.img", "1.img", "2.img"))
+    served.write(s0=f"path = '{zero}'", s1=f"path = '{one}'")
+    ready = served.start(2)
+    assert ready[0].startswith("e7.0 1 MiB on aoe0 (")
+    assert ready[1].startswith("e7.1 1 MiB on aoe0 (")
+    with undisturbed(switch):
+        served.write(s2=f"path = '{two}'")
+        assert served.reload() == "added e7.2\n"
+        announced(asking, 2)
+        assert size_of(asking, 2) == MIB
+
+        os.truncate(two, 3 * MIB)
+        assert served.reload() == "resized e7.2\n"
+        announced(asking, 2)
+        assert size_of(asking, 2) == 3 * MIB
+        os.truncate(two, MIB)
+        assert served.reload() == "resized e7.2\n"
+        assert size_of(asking, 2) == MIB
+
+        write = at(2, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+        assert asking.ask(write)[27] == 0x40
+        served.write(s2=f"path = '{two}'\nread_only = true")
+        assert served.reload() == "changed e7.2\n"
+        assert asking.ask(write)[25:28] == b"\x04\x01\x41"
+        served.write(s2=f"path = '{two}'")
+        assert served.reload() == "changed e7.2\n"
+        assert asking.ask(write)[27] == 0x40
+
+        served.write(s2="")
+        assert served.reload() == "removed e7.2\n"
+        assert asking.ask(write, 0.2) == b""
+        assert served.reload() == "nothing has changed\n"
+    # What stayed was never touched: it has counted all along.
+    counters = served.exports_now()["e7.0"]["interfaces"][0]["statistics"]
+    assert counters["reads"] > 100
+    assert (two.read_bytes()[512:1024], two.stat().st_size) == (bytes(512), MIB)
+
+
+def test_an_image_may_move_to_another_address(served: Served, asking: Client) -> None:
+    zero, one = served.image("0.img"), served.image("1.img")
+    served.write(s0=f"path = '{zero}'", s1=f"path = '{one}'")
+    served.start(2)
+    served.write(s1="", s2=f"path = '{one}'")
+    assert served.reload() == "added e7.2; removed e7.1\n"
+    assert asking.ask(at(1, ata(READ)), 0.2) == b""
+    served.write(s0=f"path = '{one}'", s2=f"path = '{zero}'")
+    done = served.run("reload")
+    assert done.returncode == 5
+    assert "served or in use by another program" in done.stderr
+    assert {a: e["path"] for a, e in served.exports_now().items()} == {
+        "e7.0": str(zero),
+        "e7.2": str(one),
+    }
+
+
+def test_a_reload_that_fails_leaves_everything_as_it_was(
+    served: Served, asking: Client
+) -> None:
+    zero, one = served.image("0.img"), served.image("1.img")
+    served.write(s0=f"path = '{zero}'", s1=f"path = '{one}'")
+    served.start(2)
+    before = served.exports_now()
+    for lines, code, words in (
+        ("path = 'missing.img'", 3, "missing.img: no such file"),
+        (f"path = '{one}'\nreadonly = true", 2, "Did you mean read_only?"),
+        (f"path = '{one}'\ninterfaces = 'eth9'", 3, "eth9: no such interface"),
+        (f"path = '{one}'\noffset = '9M'", 2, "the window ends at"),
+        (f"path = '{zero}'", 5, "served or in use"),
+    ):
+        served.write(s1=lines)
+        done = served.run("reload")
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+        after = served.exports_now()
+        assert {a: e["path"] for a, e in after.items()} == {
+            a: e["path"] for a, e in before.items()
+        }
+        assert asking.ask(at(1, ata(READ)))[27] == 0x40
+
+
+def test_hup_reads_the_file_again_and_logs_what_came_of_it(
+    served: Served, asking: Client
+) -> None:
+    zero = served.image("0.img")
+    served.write(s0=f"path = '{zero}'")
+    served.start(1)
+    served.write(s3=f"path = '{served.image('3.img')}'")
+    served.process.send_signal(signal.SIGHUP)
+    announced(asking, 3)
+    served.file.write_text("[[export")
+    served.process.send_signal(signal.SIGHUP)
+    assert served.process.stderr is not None
+    assert served.process.stderr.readline() == "aoe-target: reload: added e7.3\n"
+    assert "aoe.toml: not TOML: " in served.process.stderr.readline()
+
+
+def test_what_clients_set_outlives_an_exchange_and_can_be_cleared(
+    served: Served, asking: Client
+) -> None:
+    zero = served.image("0.img")
+    for extra in ("", "\nkeep_state = false"):
+        served.write(s0=f"path = '{zero}'{extra}")
+        served.start(1)
+        assert asking.ask(at(0, config(4, b"owner")))[32:37] == b"owner"
+        served.write(s0=f"path = '{zero}'{extra}\nmodel = 'other'")
+        assert served.reload() == "changed e7.0\n"
+        while announced(asking, 0)[32:37] != b"owner":
+            pass
+        assert served.run("clear-config", "e7.0").returncode == 0
+        assert asking.ask(at(0, config(0)))[30:32] == b"\0\0"
+        if not extra:
+            finish(served.process, signal.SIGTERM)
+
+
+def test_a_target_without_a_file_takes_notice_of_sizes(
+    served: Served, asking: Client
+) -> None:
+    image = served.directory / "disk.img"
+    served.process = start(
+        served.host, "serve", "e7.0", "aoe0", image, "--create", "1M"
+    )
+    assert served.process.stdout is not None
+    served.process.stdout.readline()
+    os.truncate(image, 2 * MIB)
+    assert served.reload() == "resized e7.0\n"
+    assert size_of(asking, 0) == 2 * MIB
+
+
+def test_several_targets_are_told_apart(served: Served) -> None:
+    zero, one = served.image("0.img"), served.image("1.img")
+    served.write(s0=f"path = '{zero}'")
+    served.start(1)
+    control = served.directory / "control"
+    other = start(served.host, "serve", "e7.1", "aoe0", one, "--control", control)
+    assert other.stdout is not None
+    other.stdout.readline()
+    found = json.loads(served.run("status", "--json").stdout)["targets"]
+    assert [t["exports"][0]["address"] for t in found] == ["e7.0", "e7.1"]
+    refused = served.run("reload")
+    assert refused.returncode == 2
+    assert "2 targets run. Name one: --pid " in refused.stderr
+    assert served.run("clear-mask", "e7.1").returncode == 0
+    missing = served.run("clear-mask", "e7.9")
+    assert missing.returncode == 3
+    assert control.stat().st_mode & 0o777 == 0o700
+    assert served.run("stop", "--control", control).returncode == 0
+    finish(other)
+    assert other.returncode == 0
+    assert not control.exists()
+    ended = served.run("status", "--control", control)
+    assert ended.stderr == f"aoe-target: {control}: no target listens there\n"
+    assert served.run("stop", "--pid", served.process.pid).returncode == 0
+    served.is_stopping = True
