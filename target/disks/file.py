@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
+from target.disks.doubt import Doubt
 from target.disks.holes import punch_hole
+from target.disks.uses import find_use
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+log: Final = logging.getLogger("aoe-target")
+
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 _ZEROS: Final = 1 << 20
+_BUSY_CURE: Final = "Unmount or detach it, or --read-only, or --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ class FileDisk:
     def __init__(self, fd: int, offset: int, size: int, *, read_only: bool) -> None:
         self._fd = fd
         self._offset = offset
+        self._doubt = Doubt()
         self.size = size
         self.read_only = read_only
 
@@ -87,8 +94,16 @@ class FileDisk:
             length += put
 
     def flush(self) -> None:
-        """Have the kernel and the drive put everything on stable storage."""
-        os.fdatasync(self._fd)
+        """Have the kernel and the drive put everything on stable storage.
+
+        Where that fails, so does every flush in the five seconds that follow.
+        """
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._doubt.remember(error)
+            raise
+        self._doubt.check()
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros where the file system knows no holes.
@@ -98,7 +113,7 @@ class FileDisk:
         if not punch_hole(self._fd, self._offset + offset, length):
             self._write_zeros(offset, length)
         elif fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DSYNC:
-            os.fdatasync(self._fd)
+            self.flush()
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _ZEROS)))
@@ -131,6 +146,7 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
     fd = _open(path, flags, is_device=stat.S_ISBLK(kind))
     try:
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        _mind_use(path, fd, flags, size)
         if not flags.force:
             _lock(path, fd, flags, size)
     except BaseException:
@@ -151,7 +167,9 @@ def measure_file(path: Path, flags: OpenFlags) -> int:
     except OSError as error:
         raise from_os_error(str(path), error) from error
     try:
-        return _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        _mind_use(path, fd, flags, size)
+        return size
     finally:
         os.close(fd)
 
@@ -210,9 +228,8 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
 
 def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     if error.errno == errno.EBUSY:
-        return BusyError(
-            str(path), "mounted or in use", "Unmount it, or --read-only, or --force"
-        )
+        use = find_use(path.stat(), 0, 0) or "mounted or in use"
+        return BusyError(str(path), use, _BUSY_CURE)
     if error.errno == errno.EINVAL and flags.direct:
         return UsageError(
             str(path), "this file system knows no O_DIRECT", "Leave out --direct"
@@ -249,6 +266,19 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
             f"Give it a size: truncate -s 1G {path}",
         )
     return check_sectors(str(path), length)
+
+
+def _mind_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+    use = find_use(os.fstat(fd), flags.offset, size)
+    if not use:
+        return
+    if not flags.read_only and not flags.force:
+        raise BusyError(str(path), use, _BUSY_CURE)
+    log.warning(
+        "%s: %s: clients will not see what changes there, nor the other way round",
+        path,
+        use,
+    )
 
 
 def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:

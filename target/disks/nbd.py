@@ -15,12 +15,14 @@ import errno
 import logging
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
 from target.disks.blocks import BlockDisk
+from target.disks.doubt import Doubt
 from target.disks.nbd_address import NbdAddress
 from target.disks.nbd_libnbd import LibnbdConnection, find_libnbd, require_libnbd
 from target.disks.nbd_socket import SocketConnection
@@ -45,9 +47,6 @@ _FIRST_PATIENCE: Final = 10.0
 _PAUSE: Final = 0.05
 _PIECE: Final = 1 << 20
 """Bytes in a request: a slow server has a second for it."""
-_DOUBT: Final = 5.0
-"""Seconds for which a flush goes on failing: clients repeat one whose answer is lost
-(P2), and whoever else shares the disk is to hear of it as well."""
 _DOUBTFUL: Final = "the server may have lost what was written"
 _COUNTED: Final = NbdFlag.READ_ONLY | NbdFlag.FLUSH | NbdFlag.FUA | NbdFlag.WRITE_ZEROES
 """What a server may not change its mind about while it is served."""
@@ -121,7 +120,7 @@ class NbdDisk:
         self._clean = False
         self._unflushed = False
         self._lost = False
-        self._doubtful_until = 0.0
+        self._doubt = Doubt()
         self._not_before = 0.0
         self._away = False
         try:
@@ -129,6 +128,10 @@ class NbdDisk:
         except BaseException:
             connection.close()
             raise
+        # What whoever had it before has left is made stable, so that nothing but our
+        # own writes is in question from now on.
+        with suppress(OSError):
+            self._settle()
 
     def _check(self, export: NbdExport) -> int:
         uri = self._uri
@@ -172,8 +175,7 @@ class NbdDisk:
         qemu do.
         """
         self._settle()
-        if time.monotonic() < self._doubtful_until:
-            raise OSError(errno.EIO, _DOUBTFUL)
+        self._doubt.check()
 
     def close(self) -> None:
         """Hang up; what was not flushed is the server's."""
@@ -182,13 +184,18 @@ class NbdDisk:
 
     def _settle(self) -> None:
         if self.export.flags & NbdFlag.FLUSH and not self._clean:
-            self._ask(NbdRequest(command=NbdCommand.FLUSH))
+            try:
+                self._ask(NbdRequest(command=NbdCommand.FLUSH))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    self._doubt.remember(error)
+                raise
         self._clean, self._unflushed = True, False
         if self._lost:
             self._lost = False
-            self._doubtful_until = time.monotonic() + _DOUBT
             log.warning("%s: %s", self._uri, _DOUBTFUL)
-            raise OSError(errno.EIO, _DOUBTFUL)
+            self._doubt.remember(OSError(errno.EIO, _DOUBTFUL))
+            self._doubt.check()
 
     def _parts(self, length: int) -> list[tuple[int, int]]:
         # What one request may carry.

@@ -4,6 +4,8 @@ import errno
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aoe.errors import (
     AccessError,
@@ -112,3 +114,36 @@ def test_block_sizes_that_make_no_sense_are_bounded(
     size = option_reply(3, struct.pack("!HQH", 0, SIZE, 1))
     _, export = shake(GREETING, *size, *blocks, *option_reply(1))
     assert (export.block, export.payload) == made_of_it
+
+
+@given(st.data())
+def test_no_bytes_make_the_handshake_fail_in_another_way_than_it_says(
+    data: st.DataObject,
+) -> None:
+    # Near enough to the truth, often, to get beyond the greeting.
+    pieces = [
+        GREETING,
+        *option_reply(1),
+        *option_reply(3, struct.pack("!HQH", 0, SIZE, 0xFFFF)),
+        *option_reply(3, struct.pack("!HIII", 3, 0, 0, 0)),
+    ]
+    steps = handshake("name")
+    step = next(steps)
+    for _ in range(50):
+        answer = b""
+        if isinstance(step, int):
+            likely = [piece for piece in pieces if len(piece) == step]
+            noise = st.binary(min_size=step, max_size=step)
+            answer = data.draw(st.sampled_from(likely) | noise if likely else noise)
+        try:
+            step = steps.send(answer)
+        except AoEError:
+            return
+        except StopIteration as end:
+            export = end.value
+            break
+    else:
+        steps.close()
+        return
+    assert export.block > 0
+    assert export.payload >= 512
