@@ -258,6 +258,9 @@ class Switch:
         self.close()
 
 
+_UNSHARE: Final = ("unshare", "--user", "--map-root-user", "--net", "--")
+
+
 def ensure_root_or_user_namespace() -> None:
     """Start the program anew as root of a user namespace, unless we are root already.
 
@@ -270,10 +273,21 @@ def ensure_root_or_user_namespace() -> None:
     """
     if os.geteuid() == 0:
         return
-    unshare = ["unshare", "--user", "--map-root-user", "--net", "--"]
+    check_user_namespaces()
+    again = [*_UNSHARE, sys.executable, *sys.orig_argv[1:]]
+    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
+
+
+def check_user_namespaces() -> None:
+    """Make sure that we could be root of a user namespace, as an ordinary user may be.
+
+    Raises:
+        AccessError: this system does not let us.
+        AoEError: ``unshare`` (util-linux) is missing.
+    """
     try:
         probe = subprocess.run(
-            [*unshare, "true"], check=False, capture_output=True, text=True
+            [*_UNSHARE, "true"], check=False, capture_output=True, text=True
         )
     except FileNotFoundError as error:
         raise AoEError(
@@ -283,8 +297,6 @@ def ensure_root_or_user_namespace() -> None:
         raise AccessError(
             "user namespace", probe.stderr.strip() or "refused", _userns_cure()
         )
-    again = [*unshare, sys.executable, *sys.orig_argv[1:]]
-    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
 
 
 def _userns_cure() -> str:

@@ -137,7 +137,9 @@ class ControlServer(threading.Thread):
         for listener in self._listeners:
             listener.close()
         if len(self._listeners) > 1 and self._path is not None:
-            self._path.unlink(missing_ok=True)
+            # The user that we have become may not be allowed to.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         os.close(self._awake)
         os.close(self._wakeup)
 

@@ -20,12 +20,15 @@ LAYERS = {
 # Each kind of outside world has its few doors; a folder ends in a slash.
 DOORS = {
     "socket": {
+        "aoe/ethtool.py",
         "aoe/link.py",
         "aoe/netdevice.py",
         "initiator/export/",
         "target/claims.py",
         "target/control.py",
         "target/disks/nbd_address.py",
+        "target/metrics.py",
+        "target/notify.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
     "scapy": {"aoe/layers.py"},
@@ -104,7 +107,7 @@ CORES = {
     "target/transfers.py",
 }
 # These are too slow to be paid for by a command that does not need them.
-LAZY = ("pyroute2", "rich", "scapy")
+LAZY = ("prometheus_client", "pyroute2", "rich", "scapy")
 
 
 def sources(*folders: str) -> list[str]:
