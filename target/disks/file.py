@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
-from target.disks.doubt import Doubt
 from target.disks.holes import punch_hole
 from target.disks.uses import find_use
 
@@ -69,7 +68,6 @@ class FileDisk:
     def __init__(self, fd: int, offset: int, size: int, *, read_only: bool) -> None:
         self._fd = fd
         self._offset = offset
-        self._doubt = Doubt()
         self.size = size
         self.read_only = read_only
 
@@ -94,16 +92,8 @@ class FileDisk:
             length += put
 
     def flush(self) -> None:
-        """Have the kernel and the drive put everything on stable storage.
-
-        Where that fails, so does every flush in the five seconds that follow.
-        """
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._doubt.remember(error)
-            raise
-        self._doubt.check()
+        """Have the kernel and the drive put everything on stable storage."""
+        os.fdatasync(self._fd)
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros where the file system knows no holes.

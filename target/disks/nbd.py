@@ -22,7 +22,6 @@ from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
 from target.disks.blocks import BlockDisk
-from target.disks.doubt import Doubt
 from target.disks.nbd_address import NbdAddress
 from target.disks.nbd_libnbd import LibnbdConnection, find_libnbd, require_libnbd
 from target.disks.nbd_socket import SocketConnection
@@ -85,7 +84,7 @@ class NbdDisk:
     Reading, writing and clearing may be repeated, so a connection that breaks costs a
     request nothing where another can be had. A flush cannot tell what has become of
     writes that a server took before the connection broke: the first one after that
-    fails, and all in the five seconds that follow.
+    fails.
 
     Args:
         uri: what it is called in messages.
@@ -120,7 +119,7 @@ class NbdDisk:
         self._clean = False
         self._unflushed = False
         self._lost = False
-        self._doubt = Doubt()
+        self._replaced = False
         self._not_before = 0.0
         self._away = False
         try:
@@ -131,7 +130,7 @@ class NbdDisk:
         # What whoever had it before has left is made stable, so that nothing but our
         # own writes is in question from now on.
         with suppress(OSError):
-            self._settle()
+            self.flush()
 
     def _check(self, export: NbdExport) -> int:
         uri = self._uri
@@ -169,33 +168,28 @@ class NbdDisk:
             self._change(command, offset + start, memoryview(bytes(end - start)))
 
     def flush(self) -> None:
-        """Return when the server says that all is stable, or has said so before.
+        """Return when the server says that all is stable.
 
         A server that offers no flush is taken for one that has no cache, as Linux and
         qemu do.
         """
-        self._settle()
-        self._doubt.check()
-
-    def close(self) -> None:
-        """Hang up; what was not flushed is the server's."""
-        if self._connection is not None:
-            self._connection.close()
-
-    def _settle(self) -> None:
-        if self.export.flags & NbdFlag.FLUSH and not self._clean:
+        if self.export.flags & NbdFlag.FLUSH:
             try:
                 self._ask(NbdRequest(command=NbdCommand.FLUSH))
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    self._doubt.remember(error)
+            except OSError:
+                if self._replaced and self._clean:
+                    return  # Of ours there is nothing that this disk would not have.
                 raise
         self._clean, self._unflushed = True, False
         if self._lost:
             self._lost = False
             log.warning("%s: %s", self._uri, _DOUBTFUL)
-            self._doubt.remember(OSError(errno.EIO, _DOUBTFUL))
-            self._doubt.check()
+            raise OSError(errno.EIO, _DOUBTFUL)
+
+    def close(self) -> None:
+        """Hang up; what was not flushed is the server's."""
+        if self._connection is not None:
+            self._connection.close()
 
     def _parts(self, length: int) -> list[tuple[int, int]]:
         # What one request may carry.
@@ -216,7 +210,7 @@ class NbdDisk:
         if not stable:
             self._clean, self._unflushed = False, True
             if self._sync:
-                self._settle()
+                self.flush()
 
     def _ask(self, request: NbdRequest) -> None:
         begin = time.monotonic()
@@ -246,6 +240,7 @@ class NbdDisk:
             return self._connection
         connection = self._connect(deadline)
         why = self._differs(connection.export)
+        self._replaced = bool(why)
         if why:
             connection.close()
             raise UsageError(self._uri, why, "Serve it anew")

@@ -26,7 +26,6 @@ from tests.nbd_servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -84,16 +83,10 @@ def test_a_flush_is_one_even_if_the_server_is_killed_after_it(
     disk.close()
 
 
-def later(seconds: float) -> Callable[[], float]:
-    now = time.monotonic
-    return lambda: now() + seconds
-
-
 def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
     place: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(SIZE))
@@ -118,11 +111,8 @@ def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
                 break
             except OSError:
                 assert time.monotonic() < end
-        # A client repeats what was not answered, and must hear the same (P2).
-        for _ in range(2):
-            with pytest.raises(OSError, match="may have lost what was written"):
-                disk.flush()
-        monkeypatch.setattr(time, "monotonic", later(5))
+        with pytest.raises(OSError, match="may have lost what was written"):
+            disk.flush()
         disk.flush()
     disk.close()
     assert [line.rpartition(": ")[2] for line in caplog.messages] == [

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import stat
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,24 +130,6 @@ def test_a_flush_that_the_kernel_refuses_is_not_swallowed_p46(
     disk = open_disk(image)
     with pytest.raises(OSError, match="input/output error"):
         disk.flush()
-    disk.close()
-
-
-def test_a_flush_that_failed_fails_again_for_those_who_did_not_hear_p2_p46(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = open_disk(image)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", lambda fd: os.write(-1 - fd, b""))
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            disk.flush()
-    # The kernel tells of it once.
-    with pytest.raises(OSError, match="Bad file descriptor") as caught:
-        disk.flush()
-    assert caught.value.errno == errno.EIO
-    now = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: now() + 5)
-    disk.flush()
     disk.close()
 
 
