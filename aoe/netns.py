@@ -127,14 +127,15 @@ class Namespace:
         """
         return inside(self.path)
 
+    def end_programs(self) -> None:
+        """End what still runs inside, and close its pipes."""
+        while self._children:
+            _finish(self._children.pop())
+
     def close(self) -> None:
         """End what runs inside, and the namespace. Safe to call twice."""
-        for process in (*self._children, self._holder):
-            _end(process)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
-        self._children.clear()
+        self.end_programs()
+        _finish(self._holder)
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +190,9 @@ class Wire:
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""
+        # Nobody shall see the wire go before it has to go itself.
+        for host in (self.initiator, self.target):
+            host.end_programs()
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -216,6 +220,7 @@ class Switch:
         self.interface = interface
         self._mtu = mtu
         self._cables: dict[Namespace, str] = {}
+        self._hosts: list[Namespace] = []
         self._count = 0
         with ExitStack() as stack:
             self._inside = stack.enter_context(Namespace())
@@ -229,6 +234,7 @@ class Switch:
             mac: the interface's address; None lets the kernel draw one.
         """
         host = self._stack.enter_context(Namespace())
+        self._hosts.append(host)
         self.plug(host, mac)
         return host
 
@@ -249,6 +255,8 @@ class Switch:
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""
+        for host in self._hosts:
+            host.end_programs()
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -317,6 +325,13 @@ def _content(path: str) -> str:
         return Path(path).read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def _finish(process: subprocess.Popen[Any]) -> None:
+    _end(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -160,6 +160,10 @@ def _answer(
         return {"ok": ask(command, arguments)}
     except AoEError as error:
         return _refusal(error)
+    except Exception as error:
+        # A mistake of ours, or half an installation: it must not end the thread.
+        log.exception("%s", command)
+        return _refusal(AoEError(command, f"{type(error).__name__}: {error}"))
 
 
 def _refusal(error: AoEError) -> dict[str, Any]:
