@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
@@ -55,7 +56,21 @@ _SWITCHES: Final = {
 """What forbids user namespaces to ordinary users, and the value with which it does."""
 
 
-class Namespace:
+class _Closing(ABC):
+    # What is gone at the end of a ``with`` statement.
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take everything away. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Namespace(_Closing):
     """A network namespace of our own, for as long as the object is open.
 
     It lives in a holder process that waits at the end of a pipe from us: when we are
@@ -137,12 +152,6 @@ class Namespace:
         self.end_programs()
         _finish(self._holder)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _expect_ready(self) -> None:
         if cast("IO[str]", self._holder.stdout).readline() == "ready\n":
             return
@@ -157,7 +166,7 @@ class Namespace:
         raise AoEError("network namespace", words or "its holder ended at once")
 
 
-class Wire:
+class Wire(_Closing):
     """Two namespaces with a veth pair between them, one interface in each.
 
     Args:
@@ -195,14 +204,8 @@ class Wire:
             host.end_programs()
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Switch:
+class Switch(_Closing):
     """A bridge in a namespace of its own, and cables from it to as many others.
 
     Unlike a wire's end, a cable can be pulled, put back and exchanged, and whoever is
@@ -258,12 +261,6 @@ class Switch:
         for host in self._hosts:
             host.end_programs()
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 _UNSHARE: Final = ("unshare", "--user", "--map-root-user", "--net", "--")
