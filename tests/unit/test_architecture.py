@@ -26,7 +26,7 @@ DOORS = {
         "initiator/export/",
         "target/claims.py",
         "target/control.py",
-        "target/disks/nbd.py",
+        "target/disks/nbd_address.py",
         "target/metrics.py",
         "target/notify.py",
     },
