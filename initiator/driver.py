@@ -279,7 +279,7 @@ class Driver:
         d.update_maxbcnt()
         if self.options.shrink:
             d.hurry(now)
-        if d.nopen == 0:
+        if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
             d.fw_ver = config.firmware
             self._identify(d, now)
 

@@ -65,6 +65,7 @@ class Host:
     Nothing happens in the background: frames move while one of the methods waits.
     Retransmissions too wait for the next call, and the driver's clock stands still
     until then. An interface that goes for good is done without, unless it is the last.
+    Other files may be watched beside the links, in the same thread.
 
     Args:
         links: open links; the host closes them when it is closed.
@@ -78,6 +79,7 @@ class Host:
     def __init__(self, links: Iterable[Link], options: Options | None = None) -> None:
         self.ports = [LinkDevice(link) for link in links]
         self._poll = select.poll()
+        self._watched: dict[int, Callable[[int], None]] = {}
         self._timer_asked = 0.0
         self._away = 0.0
         self._seen = time.monotonic()
@@ -116,6 +118,27 @@ class Host:
                 link.close()
             raise
 
+    def watch(
+        self, fd: int, callback: Callable[[int], None], events: int = select.POLLIN
+    ) -> None:
+        """Call ``callback(events)`` in a turn whenever a file descriptor is ready.
+
+        It may submit bios, watch and unwatch; what it raises comes out of the turn.
+        Whoever watches what is watched already replaces callback and events.
+
+        Args:
+            fd: the descriptor, which stays the caller's to close.
+            callback: told which events there are. POLLERR and POLLHUP come unasked.
+            events: as for ``select.poll``.
+        """
+        self._watched[fd] = callback
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching a file descriptor, before it is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
     def now(self) -> float:
         """Tell the time that the driver goes by, in seconds.
 
@@ -130,6 +153,8 @@ class Host:
 
     def turn(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
+
+        What is watched is looked at in every turn, however many frames keep coming.
 
         Args:
             wait: seconds to wait at most; None waits for as long as it takes, which is
@@ -156,6 +181,8 @@ class Host:
                 received = True
         if not received:
             self._wait(wait, due)
+        elif self._watched:
+            self._look(0)
 
     def _hear(self, port: LinkDevice, now: float) -> bool:
         received = False
@@ -190,8 +217,16 @@ class Host:
         if not all(port.link.up for port in self.ports):
             # That an interface comes back or goes for good wakes nobody.
             wait = _DOWN_INTERVAL if wait is None else min(wait, _DOWN_INTERVAL)
-        self._poll.poll(None if wait is None else wait * 1000)
+        self._look(None if wait is None else wait * 1000)
+
+    def _look(self, milliseconds: float | None) -> None:
+        ready = self._poll.poll(milliseconds)
         self._seen = time.monotonic()
+        calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
+        for fd, callback, events in calls:
+            # An earlier one may have ended this one's watch.
+            if callback is not None and self._watched.get(fd) is callback:
+                callback(events)
 
     def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
         """Take turns until ``done()`` holds; tell whether it did within ``timeout``."""

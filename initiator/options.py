@@ -31,6 +31,8 @@ class Options:
             without a frame (K37).
         shrink: a frame that is sent again is cut to what the paths carry by then. The
             kernel's keep their length for good (K52).
+        revive: a device that went down is used again when it answers, though it is
+            held open. The kernel's stays down until its last user has closed it (K56).
         only: take notice of these devices alone; of all, if empty.
     """
 
@@ -43,6 +45,7 @@ class Options:
     report_errors: bool = True
     send_flush: bool = True
     shrink: bool = True
+    revive: bool = True
     only: Collection[Address] = ()
 
     @classmethod
@@ -54,4 +57,5 @@ class Options:
             report_errors=False,
             send_flush=False,
             shrink=False,
+            revive=False,
         )

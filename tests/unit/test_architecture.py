@@ -90,6 +90,7 @@ CORES = {
     "initiator/slab.py",
     "initiator/submitters.py",
     "initiator/timing.py",
+    "initiator/unaligned.py",
     "target/ata.py",
     "target/commands.py",
     "target/disks/nbd_wire.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -429,7 +430,7 @@ def test_k55_bios_submitted_while_it_fails_end_too(
 def test_k56_an_open_device_stays_down_until_its_last_close(
     connect: Connect, options: Options
 ) -> None:
-    world = connect(options)
+    world = connect(replace(options, revive=False))
     world.driver.open(world.device)
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     assert world.device.state.value == "down,closewait"
@@ -445,6 +446,22 @@ def test_k56_an_open_device_stays_down_until_its_last_close(
     buffer = bytearray(SECTOR)
     world.read(3, buffer)
     world.settle()
+    assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
+
+
+def test_k56_ours_uses_an_open_device_again_when_it_answers(connect: Connect) -> None:
+    world = connect(Options())
+    world.driver.open(world.device)
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    world.read(3, bytearray(SECTOR))
+    assert world.ended[0].error is not None
+    world.deliver(world.target.announce())
+    world.settle()
+    assert world.is_up
+    buffer = bytearray(SECTOR)
+    world.read(3, buffer)
+    world.settle()
+    assert world.ended[1].error is None
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
 
