@@ -21,8 +21,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from aoe.capabilities import signal_at_parents_death
 from aoe.errors import from_os_error
-from target.capabilities import signal_at_parents_death
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
