@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from aoe.link import Link
+    from initiator.remote import RemoteTarget
 
     Command = Callable[..., None]
 
@@ -49,17 +50,32 @@ class Connection:
     def links(self, *, others: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces, and close them again; ``others`` as in open_link."""
         with ExitStack() as stack:
-            names = self.interfaces or _usable_interfaces()
-            links = [
-                stack.enter_context(open_link(name, responses=True, others=others))
-                for name in names
-            ]
-            if self.pcap is not None:
-                from aoe.capture import CaptureWriter, CapturingLink
-
-                writer = stack.enter_context(CaptureWriter(self.pcap))
-                links = [CapturingLink(link, writer) for link in links]
+            names = self.interfaces or usable_names()
+            record = stack.enter_context(self.recorder())
+            links = []
+            for name in names:
+                link = record(open_link(name, responses=True, others=others))
+                links.append(stack.enter_context(link))
             yield links
+
+    @contextmanager
+    def recorder(self) -> Iterator[Callable[[Link], Link]]:
+        """Give what makes a link that records, or leaves it alone without --pcap."""
+        if self.pcap is None:
+            yield lambda link: link
+            return
+        from aoe.capture import CaptureWriter, CapturingLink
+
+        with CaptureWriter(self.pcap) as writer:
+            yield lambda link: CapturingLink(link, writer)
+
+    @contextmanager
+    def target(self, address: Address) -> Iterator[RemoteTarget]:
+        """Open the interfaces and find a target, to ask it things without a driver."""
+        from initiator.remote import reach
+
+        with self.links() as links, reach(links, address, self.timeout) as target:
+            yield target
 
     @contextmanager
     def host(self, *only: Address) -> Iterator[Host]:
@@ -69,7 +85,12 @@ class Connection:
             yield host
 
 
-def _usable_interfaces() -> list[str]:
+def usable_names() -> list[str]:
+    """Name the Ethernet interfaces that are up.
+
+    Raises:
+        NotFoundError: there are none.
+    """
     from aoe.interfaces import usable_interfaces
 
     names = [interface.name for interface in usable_interfaces()]
