@@ -145,7 +145,7 @@ def _kind_fields(result: Result, op: Op) -> dict[str, object]:
         "operations": result.operations(op),
         "iops": round(result.rate(op), 3),
         "bytes_per_second": round(result.rate(op) * result.load.length, 3),
-        "latency_seconds": {k: round(v, 9) for k, v in _latency(result, op).items()},
+        "latency_seconds": {k: round(v, 6) for k, v in _latency(result, op).items()},
     }
 
 

@@ -24,7 +24,7 @@ _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}[\s:.-]*)+")
 _HEX_START: Final = re.compile(rb"[0-9a-fA-F\s]*")
 _PCAPNG: Final = b"\n\r\r\n"
 """What a capture begins with, and a file of hexadecimal digits does not."""
-_ARROWS: Final = {Direction.IN: "<", Direction.OUT: ">", Direction.UNKNOWN: " "}
+_WAYS: Final = {Direction.IN: "in", Direction.OUT: "out", Direction.UNKNOWN: "-"}
 
 
 @click.command()
@@ -57,7 +57,10 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
         else:
             click.echo(_line(number, frame, frame.time - first))
             if verbose:
-                click.echo(_layers(frame.data))
+                # It takes a quarter of a second to come.
+                from aoe.dissection import dissect
+
+                click.echo(dissect(frame.data))
     if as_json:
         print_json("decode", frames=shown, others=others)
     elif others:
@@ -109,18 +112,9 @@ def _is_aoe(data: bytes) -> bool:
 def _line(number: int, frame: CapturedFrame, seconds: float) -> str:
     data = frame.data
     return (
-        f"{number:>6} {seconds:>12.6f} {_ARROWS[frame.direction]} "
+        f"{number:>6} {seconds:>12.6f} {_WAYS[frame.direction]:<3} "
         f"{format_mac(data[6:12])} > {format_mac(data[:6])}  {describe(data)}"
     )
-
-
-def _layers(data: bytes) -> str:
-    from scapy.layers.l2 import Ether
-
-    from aoe.layers import install_layers
-
-    install_layers()
-    return str(Ether(data).show(dump=True)).rstrip()
 
 
 def _fields(number: int, frame: CapturedFrame) -> dict[str, object]:

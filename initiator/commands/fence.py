@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 100
 """Edits of a mask list in one request: what the smallest frame holds, and more."""
+_VBLADE_25: Final = 0x4019
+"""The firmware version that it announces."""
 _MACS_LIMIT: Final = 200
 """MAC addresses that one reservation can name in a frame of 1500 bytes."""
 
@@ -116,6 +118,7 @@ def delete_from_mask(
     with connection.target(address) as target:
         before = _listed(target.mask_list())
         if not force:
+            _spare_vblade(target)
             _stay_inside(target, {*before} - {*macs}, before)
         ordered = sorted(macs, key=lambda mac: mac in target.own_macs)
         after = _edit(target, DirectiveCommand.DELETE, ordered)
@@ -138,8 +141,15 @@ def _stay_inside(
         raise UsageError(
             str(target.address),
             f"would hear us no longer on {where}",
-            f"Let it serve {names} too, or --force",
+            f"Have {names} on its list too, or --force",
         )
+
+
+def _spare_vblade(target: RemoteTarget) -> None:
+    """Refuse what kills this release: it deletes from beyond its list."""
+    if target.config.firmware == _VBLADE_25:
+        why = "seems to be a vblade 25, which dies when one is taken off its list"
+        raise UsageError(str(target.address), why, "Restart it instead, or --force")
 
 
 def _edit(
