@@ -313,6 +313,11 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
                 self._socket.send(b"", socket.MSG_DONTWAIT)
             except OSError as another:
                 error = another
+        # A queue has room again after so long: it is this frame that is not taken. A
+        # veth whose other end has a smaller MTU refuses one in the same words.
+        self._settle(ETHERNET_LENGTH + self.mtu)
+        if self._tx_pending:
+            self._give_up_first()
 
     def close(self) -> None:
         """Give back the rings and close the socket."""
