@@ -1,0 +1,511 @@
+"""aoe's tools on a real wire: our target, Debian's vblade, and beside them aoetools."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aoe.capture import read_capture
+from aoe.describe import describe
+from aoe.errors import AccessError
+from aoe.netns import Switch
+from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Namespace, Wire
+    from tests.conftest import MakeWire
+
+pytestmark = pytest.mark.netns
+
+MIB = 1 << 20
+OURS = "52:54:00:ae:00:02"
+OTHER, THIRD = "52:54:00:00:00:07", "52:54:00:00:00:08"
+
+
+def program(name: str, package: str) -> str:
+    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        pytest.skip(f"no {name}; apt install {package}")
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(MIB))
+    return path
+
+
+@pytest.fixture
+def served(wire: Wire, image: Path) -> Iterator[Wire]:
+    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
+        yield wire
+
+
+@pytest.fixture
+def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
+    command = [program("vblade", "vblade"), "7", "3", wire.interface, str(image)]
+    process = wire.target.popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield wire
+    process.terminate()
+    process.wait(PATIENCE)
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    try:
+        made = Switch(9000)
+    except AccessError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made
+
+
+def call(
+    where: Namespace, *words: object, **options: object
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "initiator", *map(str, words)]
+    about: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+    done: subprocess.CompletedProcess[str] = where.run(command, **{**about, **options})
+    return done
+
+
+def aoe(wire: Wire, *words: object, **options: object) -> tuple[int, str]:
+    """Return the exit code and what is said, wherever it is said."""
+    patience = () if "-t" in words else ("-t", "2")
+    about = ("-i", wire.interface, *patience)
+    done = call(wire.initiator, *words, *about, **options)
+    return done.returncode, done.stdout + done.stderr
+
+
+def aoe_json(wire: Wire, *words: object) -> dict[str, Any]:
+    code, text = aoe(wire, *words, "--json")
+    assert code in (0, 1), text
+    document: dict[str, Any] = json.loads(text)
+    assert document["schema_version"] == 1
+    return document
+
+
+# --- config string --------------------------------------------------------------------
+
+
+CLAIMS = [
+    ("read", None),
+    ("test", ""),
+    ("set", "owner"),
+    ("set", "owner"),
+    ("read", None),
+    ("test", "owner"),
+    ("test", "own"),
+    ("prefix", "own"),
+    ("prefix", ""),
+    ("prefix", "x"),
+    ("fset", "another one"),
+    ("read", None),
+    ("fset", ""),
+    ("read", None),
+]
+
+
+def test_aoecfg_and_ours_say_the_same(served: Wire) -> None:
+    aoecfg = program("aoecfg", "aoetools")
+
+    def theirs(verb: str, string: str | None) -> str:
+        words = [] if string is None else ["-s", string]
+        where = ["7", "3", served.interface]
+        done = served.initiator.run(
+            [aoecfg, "-t", "1", "-c", verb, *words, *where],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        return str(done.stdout)
+
+    def ours(verb: str, string: str | None) -> str:
+        words = [] if string is None else [string]
+        about = ("-i", served.interface)
+        return call(served.initiator, "config", verb, "e7.3", *words, *about).stdout
+
+    assert [theirs(*each) for each in CLAIMS] == [ours(*each) for each in CLAIMS]
+    # And each reads what the other one has set.
+    assert theirs("set", "theirs") == "theirs\n" == ours("read", None)
+    assert ours("fset", "ours") == "ours\n" == theirs("read", None)
+
+
+@pytest.mark.parametrize("server", ["served", "vblade"])
+def test_p54_a_claim_is_refused_with_the_owners_string(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    wire: Wire = request.getfixturevalue(server)
+    assert aoe(wire, "config", "set", "e7.3", "the owner") == (0, "the owner\n")
+    code, text = aoe(wire, "config", "set", "e7.3", "somebody else")
+    assert code == 5
+    assert text.startswith('aoe: e7.3: claimed, its config string is "the owner". ')
+    assert aoe(wire, "config", "fset", "e7.3", "") == (0, "\n")
+
+
+@pytest.mark.parametrize(
+    ("server", "verb"), [("served", "test"), ("served", "prefix"), ("vblade", "test")]
+)
+def test_p52_silence_is_told_apart(
+    server: str, verb: str, request: pytest.FixtureRequest
+) -> None:
+    wire: Wire = request.getfixturevalue(server)
+    aoe(wire, "config", "fset", "e7.3", "here")
+    assert aoe(wire, "config", verb, "e7.3", "here") == (0, "here\n")
+    code, text = aoe(wire, "config", verb, "e7.3", "there")
+    assert code == 1
+    assert text.startswith('aoe: e7.3: config string is "here", ')
+    code, text = aoe(wire, "config", verb, "e9.9", "here", "-t", "0.3")
+    assert code == 3
+    assert text.startswith("aoe: e9.9: no answer on aoe0 within 0.3 s. ")
+
+
+def test_p58_a_string_is_any_bytes(served: Wire, tmp_path: Path) -> None:
+    odd = bytes(range(256)) * 4
+    (tmp_path / "string").write_bytes(odd)
+    code, _ = aoe(served, "config", "set", "e7.3", "--file", tmp_path / "string")
+    assert code == 0
+    command = ("config", "read", "e7.3", "-i", "aoe0")
+    raw: Any = call(served.initiator, *command, "--raw", text=False)
+    assert raw.stdout == odd
+    (found,) = aoe_json(served, "config", "read", "all", "-t", "0.5")["targets"]
+    assert found["config_string_hex"] == odd.hex()
+    assert aoe(served, "config", "test", "e7.3", "--hex", odd.hex())[0] == 0
+    # What is shown on a terminal does nothing to it.
+    shown = aoe(served, "config", "fset", "e7.3", "--hex", "1b5b324a")
+    assert shown == (0, "\\x1b[2J\n")
+
+
+def test_all_targets_are_listed_with_their_addresses(
+    served: Wire, tmp_path: Path
+) -> None:
+    words = ("e7.4", "aoe0", tmp_path / "other", "--create", "1M", "--force")
+    other = start(served.target, "serve", *words)
+    ready_line(other)
+    aoe(served, "config", "set", "e7.4", "mine")
+    read = aoe(served, "config", "read", "all", "-t", "0.5")
+    assert read == (0, "e7.3\t\ne7.4\tmine\n")
+    assert aoe(served, "config", "prefix", "all", "mi", "-t", "0.5") == (
+        0,
+        "e7.4\tmine\n",
+    )
+    assert aoe(served, "config", "test", "all", "his", "-t", "0.5")[0] == 1
+    finish(other, 15)
+
+
+# --- mask list and reservation --------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["served", "vblade"])
+def test_p70_nobody_shuts_himself_out_by_mistake(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    wire: Wire = request.getfixturevalue(server)
+    assert aoe(wire, "mask", "read", "e7.3") == (0, "e7.3       everybody\n")
+    code, text = aoe(wire, "mask", "add", "e7.3", OTHER)
+    assert code == 2
+    assert text == (
+        "aoe: e7.3: would hear us no longer on aoe0. "
+        f"Have {OURS} on its list too, or --force\n"
+    )
+    assert aoe(wire, "mask", "add", "e7.3", OTHER, OURS)[0] == 0
+    listed = aoe_json(wire, "mask", "read", "e7.3")
+    assert sorted(listed["macs"]) == sorted([OTHER, OURS])
+    assert listed["own_macs"] == [OURS]
+
+
+def test_p63_clients_are_put_on_the_list_and_taken_off(served: Wire) -> None:
+    many = [f"02:00:00:00:00:{number:02x}" for number in range(150)]
+    added = aoe_json(served, "mask", "add", "e7.3", *many, OURS)
+    assert set(added["macs"]) == {*many, OURS}
+    left = aoe_json(served, "mask", "del", "e7.3", *many)
+    assert left["macs"] == [OURS]
+    assert aoe(served, "mask", "del", "e7.3", OURS) == (0, "e7.3       everybody\n")
+
+
+def test_p61_who_wants_to_shut_himself_out_may(served: Wire) -> None:
+    assert aoe(served, "mask", "add", "e7.3", OTHER, "--force")[0] == 0
+    assert aoe(served, "mask", "read", "e7.3", "-t", "0.3")[0] == 3
+
+
+def test_p64_a_full_list_is_told(served: Wire) -> None:
+    many = [f"02:00:00:00:01:{number:02x}" for number in range(256)]
+    code, text = aoe(served, "mask", "add", "e7.3", OURS, *many)
+    assert code == 1
+    # As many as an answer of 1514 bytes has room for.
+    held = len(aoe_json(served, "mask", "read", "e7.3")["macs"])
+    assert held == (1514 - 28) // 8
+    assert f"its mask list is full at {many[held - 1]}; those before it are" in text
+
+
+def test_a_vblade_is_spared_what_kills_it(vblade: Wire) -> None:
+    aoe(vblade, "mask", "add", "e7.3", OURS, OTHER)
+    code, text = aoe(vblade, "mask", "del", "e7.3", OTHER)
+    assert code == 2
+    assert "seems to be a vblade 25" in text
+    assert aoe(vblade, "mask", "read", "e7.3")[0] == 0
+
+
+@pytest.mark.parametrize("server", ["served", "vblade"])
+def test_p72_a_reservation_and_who_holds_it(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    wire: Wire = request.getfixturevalue(server)
+    ours = (0, f"e7.3       {OURS}  aoe0\n")
+    nobody = (0, "e7.3       nobody\n")
+    assert aoe(wire, "reserve", "read", "e7.3") == nobody
+    assert aoe(wire, "reserve", "set", "e7.3") == ours
+    both = aoe_json(wire, "reserve", "set", "e7.3", OTHER, THIRD)
+    assert both["macs"] == [OTHER, THIRD]
+    for words in (("set", "e7.3"), ("release", "e7.3")):
+        code, text = aoe(wire, "reserve", *words)
+        assert code == 5
+        assert text.startswith(f"aoe: e7.3: reserved for {OTHER}, {THIRD}. ")
+    assert aoe(wire, "reserve", "force", "e7.3") == ours
+    assert aoe(wire, "reserve", "release", "e7.3") == nobody
+    aoe(wire, "reserve", "force", "e7.3", OTHER)
+    assert aoe(wire, "reserve", "release", "e7.3", "--force") == nobody
+
+
+# --- the disk -------------------------------------------------------------------------
+
+
+def test_aoeping_and_ours_see_the_same_page(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    theirs = served.initiator.run(
+        [aoeping, "-i", "7", "3", "aoe0"], capture_output=True, text=True, timeout=20
+    ).stdout
+    command = ("identify", "e7.3", "-i", "aoe0", "--raw")
+    ours: Any = call(served.initiator, *command, text=False)
+    assert ours.stdout.hex() == "".join(theirs.splitlines()[1:]).replace(" ", "")
+    fields = aoe_json(served, "identify", "e7.3")
+    assert (fields["serial"], fields["size_bytes"]) == ("S-7", MIB)
+    assert fields["checksum"] == "right"
+    assert fields["page"] == ours.stdout.hex()
+
+
+def test_p74_a_reserved_disk_is_identified_and_not_asked_for_more(
+    served: Wire,
+) -> None:
+    aoe(served, "reserve", "force", "e7.3", OTHER)
+    assert aoe(served, "identify", "e7.3")[0] == 0
+    code, text = aoe(served, "smart", "e7.3")
+    assert (code, f"reserved for {OTHER}" in text) == (5, True)
+
+
+def test_aoeping_and_ours_see_the_same_smart_page(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    aoe(served, "read", "e7.3", "/dev/null", "--length", "8K")
+    out = served.initiator.run(
+        [aoeping, "-s", "5", "-S", "read_data", "7", "3", "aoe0"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    ).stdout
+    page = bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", out)))
+    found = aoe_json(served, "smart", "e7.3")
+    assert found["health"] == "well"
+    raws = {each["name"]: each["raw"] for each in found["attributes"]}
+    assert raws["sectors read"] == 16
+    places = range(2, 38, 12)
+    theirs = {
+        page[at]: int.from_bytes(page[at + 5 : at + 11], "little") for at in places
+    }
+    assert {each["id"]: each["raw"] for each in found["attributes"]} == theirs
+
+
+def test_smart_is_switched_off_and_on(served: Wire) -> None:
+    assert aoe(served, "smart", "e7.3", "--disable") == (0, "SMART is switched off\n")
+    code, text = aoe(served, "smart", "e7.3")
+    assert (code, text.endswith("Switch it on: aoe smart e7.3 --enable\n")) == (1, True)
+    assert aoe(served, "smart", "e7.3", "--enable")[0] == 0
+
+
+def test_a_disk_without_smart_says_so(vblade: Wire) -> None:
+    assert aoe(vblade, "smart", "e7.3") == (1, "aoe: e7.3: its disk knows no SMART\n")
+
+
+def test_p46_flush_reaches_the_disk(served: Wire, tmp_path: Path) -> None:
+    pcap = tmp_path / "flush.pcapng"
+    code, text = aoe(served, "flush", "e7.3", "--pcap", pcap)
+    assert (code, text.startswith("e7.3: flushed in ")) == (0, True)
+    words = [describe(frame.data) for frame in read_capture(pcap)]
+    assert any(each.startswith("FLUSH e7.3") for each in words)
+
+
+# --- bench ----------------------------------------------------------------------------
+
+
+def test_a_bench_that_reads_changes_nothing(served: Wire, image: Path) -> None:
+    before = image.read_bytes()
+    found = aoe_json(served, "bench", "e7.3", "randread", "--seconds", "0.3")
+    assert image.read_bytes() == before
+    (kind,) = found["kinds"]
+    assert kind == "read"
+    reads = found["kinds"]["read"]
+    assert reads["operations"] == found["operations"] > 0
+    latency = reads["latency_seconds"]
+    order = [latency[name] for name in ("min", "p50", "p90", "p99", "p999", "max")]
+    assert order == sorted(order)
+    assert order[0] > 0
+    assert found["bytes_per_second"] == pytest.approx(found["iops"] * 4096, rel=0.01)
+    assert found["retransmits"] >= 0
+
+
+def test_a_bench_destroys_what_it_is_told_to_and_no_more(
+    served: Wire, image: Path
+) -> None:
+    before = image.read_bytes()
+    part = ("--offset", "256K", "--size", "128K")
+    code, text = aoe(served, "bench", "e7.3", "write", *part, "--seconds", "0.3")
+    assert (code, "--destroy" in text) == (2, True)
+    assert image.read_bytes() == before
+    words = ("bench", "e7.3", "mix", *part, "--seconds", "0.3", "--destroy")
+    found = aoe_json(served, *words)
+    assert set(found["kinds"]) == {"read", "write"}
+    after = image.read_bytes()
+    first, end = 256 << 10, 384 << 10
+    assert after[first:end] != before[first:end]
+    assert after[:first] + after[end:] == before[:first] + before[end:]
+
+
+def test_a_bench_of_a_reserved_disk_ends_as_busy(served: Wire) -> None:
+    aoe(served, "reserve", "force", "e7.3", OTHER)
+    code, text = aoe(served, "bench", "e7.3", "--seconds", "5")
+    assert code == 5, text
+
+
+def test_a_bench_beyond_the_disk_is_refused(served: Wire) -> None:
+    code, text = aoe(served, "bench", "e7.3", "--offset", "512K", "--size", "1M")
+    assert (code, "reach beyond its 1048576 bytes" in text) == (2, True)
+
+
+# --- paths ----------------------------------------------------------------------------
+
+
+def findings(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(each["subject"], each["check"]): each for each in document["findings"]}
+
+
+def test_aoe_sancheck_and_ours_agree(make_wire: MakeWire, image: Path) -> None:
+    sancheck = program("aoe-sancheck", "aoetools")
+    wire = make_wire(4200)
+    with serving(wire, image, AT_ONCE, "--no-state"):
+        theirs = wire.initiator.run(
+            [sancheck], capture_output=True, text=True, timeout=60
+        ).stdout
+        ours = call(wire.initiator, "sancheck").stdout
+    pattern = r"^e7\.3\s+(\d+)\s+(\d+)\s+(\S+)$"
+    (their_row,) = re.findall(pattern, theirs, re.MULTILINE)
+    (our_row,) = re.findall(pattern, ours, re.MULTILINE)
+    assert our_row == their_row == ("1", "4096", "aoe0")
+
+
+@pytest.fixture
+def narrow(switch: Switch, image: Path) -> Iterator[Namespace]:
+    """Serve with an MTU of 9000 behind a switch that carries 4200 of it."""
+    server, here = switch.add_host(), switch.add_host()
+    words = ("aoe0", image, "--no-state", "--force")
+    process = start(server, "serve", "e7.3", *words)
+    ready_line(process)
+    switch.narrow(here, 4200)
+    yield here
+    finish(process, 15)
+
+
+def test_p23_a_narrow_path_is_found_without_writing(
+    narrow: Namespace, image: Path, tmp_path: Path
+) -> None:
+    before = image.read_bytes()
+    pcap = tmp_path / "san.pcapng"
+    done = call(narrow, "sancheck", "--json", "--pcap", pcap)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    found = findings(document)["e7.3", "path"]
+    assert found["verdict"] == "fail"
+    assert "carries only 4 KiB there and 4 KiB back" in found["text"]
+    (device,) = document["devices"]
+    (path,) = device["paths"]
+    assert (path["there_bytes"], path["back_bytes"]) == (4096, 4096)
+    assert path["payload_bytes"] == 8704
+    assert image.read_bytes() == before
+    asked = [describe(frame.data) for frame in read_capture(pcap)]
+    assert not [words for words in asked if "WRITE" in words]
+
+
+def test_p23_a_narrow_path_is_told_by_doctor_and_stat_too(narrow: Namespace) -> None:
+    done = call(narrow, "doctor", "-i", "aoe0")
+    assert done.returncode == 1
+    (line,) = [each for each in done.stdout.splitlines() if ": path: " in each]
+    assert line.startswith("fail  e7.3: path: aoe0 to ")
+    done = call(narrow, "stat", "--probe", "--json")
+    assert done.returncode == 0
+    (device,) = json.loads(done.stdout)["devices"]
+    assert device["paths"][0]["there_bytes"] == 4096
+    assert (
+        "paths" not in json.loads(call(narrow, "stat", "--json").stdout)["devices"][0]
+    )
+
+
+# --- doctor ---------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_all_there_is(served: Wire, tmp_path: Path) -> None:
+    pcap = tmp_path / "doctor.pcapng"
+    document = aoe_json(served, "doctor", "--pcap", pcap)
+    found = findings(document)
+    assert {each["verdict"] for each in found.values()} <= {"ok", "warn"}
+    assert {subject for subject, _ in found} == {"host", "aoe0", "e7.3"}
+    assert found["host", "rights"]["verdict"] == "ok"
+    assert ("host", "kernel driver") in found
+    assert found["e7.3", "targets"]["text"].startswith(
+        "on aoe0, 52:54:00:ae:00:01: 64 "
+    )
+    assert "carries 1 KiB both ways" in found["e7.3", "path"]["text"]
+    assert list(read_capture(pcap))
+
+
+def test_doctor_warns_of_a_wire_without_targets(wire: Wire) -> None:
+    found = findings(aoe_json(wire, "doctor", "-t", "0.3"))["aoe0", "targets"]
+    assert (found["verdict"], found["text"]) == ("warn", "no target answers")
+    assert "MAC mask list" in found["cure"]
+
+
+def test_doctor_warns_of_a_target_with_one_buffer(wire: Wire, image: Path) -> None:
+    command = [program("vblade", "vblade"), "-b", "1", "7", "3", "aoe0", str(image)]
+    process = wire.target.popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    found = findings(aoe_json(wire, "doctor"))["e7.3", "targets"]
+    assert (found["verdict"], "Linux brings no such disk up" in found["text"]) == (
+        "warn",
+        True,
+    )
+    process.terminate()
+    process.wait(PATIENCE)
+
+
+def test_doctor_without_the_capability_says_so_and_looks_on(wire: Wire) -> None:
+    bare = [program("setpriv", "util-linux"), "--bounding-set=-all", "--inh-caps=-all"]
+    done = wire.initiator.run(
+        [*bare, sys.executable, "-m", "initiator", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    found = findings(json.loads(done.stdout))
+    assert done.returncode == 1
+    assert found["host", "rights"]["verdict"] == "fail"
+    assert found["aoe0", "state"]["verdict"] == "ok"
