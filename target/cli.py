@@ -8,6 +8,7 @@ import click
 
 from aoe.commandline import run
 from target.verbs.check import check
+from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
 from target.verbs.running import (
     clear_config,
@@ -45,6 +46,7 @@ for command in (
     clear_mask,
     clear_reserve,
     overlay,
+    netboot,
 ):
     cli.add_command(command)
 
