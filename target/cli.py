@@ -8,6 +8,7 @@ import click
 
 from aoe.commandline import run
 from target.verbs.check import check
+from target.verbs.import_vblade import import_vblade
 from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
 from target.verbs.running import (
@@ -47,6 +48,7 @@ for command in (
     clear_reserve,
     overlay,
     netboot,
+    import_vblade,
 ):
     cli.add_command(command)
 
