@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,11 +11,18 @@ import click
 from aoe.errors import AoEError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from aoe.address import Address
+    from target.settings import ExportSettings
 
 _DIRECTORY: Final = "/etc/vblade.conf.d"
+_TITLE: Final = """\
+# What vblade serves, by aoe-target import-vblade. Kept as /etc/aoe-target.toml:
+#
+#   aoe-target check /etc/aoe-target.toml      says what is wrong with it, if anything
+#   systemctl disable --now vblade             stops vblade
+#   systemctl enable --now aoe-target
+"""
 _NOTES: Final = {
-    "ionice": "ionice is for systemd: see IOSchedulingClass= in systemd.exec(5)"
+    "ionice": "ionice is for systemd: see IOSchedulingClass= in systemd.exec(5)."
 }
 
 
@@ -33,7 +41,8 @@ def import_vblade(directory: Path) -> None:
 
     DIRECTORY is /etc/vblade.conf.d by default. Its files, *.conf, are read and not
     run: one that does more than to set variables is left out, is named on standard
-    error, and makes the exit code 1.
+    error, and makes the exit code 1. Files that differ in nothing but the interface
+    become one disk on all of them.
     """
     paths = sorted(directory.glob("*.conf"))
     if not paths:
@@ -43,44 +52,77 @@ def import_vblade(directory: Path) -> None:
             "Name the one where they are: aoe-target import-vblade DIRECTORY",
         )
     problems: list[AoEError] = []
-    seen: dict[tuple[Address, str], Path] = {}
-    click.echo("# Made by aoe-target import-vblade.")
+    paragraphs: list[_Paragraph] = []
     for path in paths:
-        click.echo(f"\n{_paragraph(path, seen, problems)}")
+        try:
+            _add(paragraphs, _read(path))
+        except AoEError as error:
+            problems.append(error)
+            paragraphs.append(_Paragraph([f"{_name(path)} is left out."]))
+    click.echo(_TITLE)
+    click.echo("\n\n".join(map(str, paragraphs)))
     for problem in problems:
         click.echo(f"aoe-target: {problem}", err=True)
     if problems:
         why = f"{len(problems)} of {len(paths)} files were left out"
         raise AoEError(str(directory), why)
-    if not seen:
+    if not any(paragraph.settings for paragraph in paragraphs):
         raise NotFoundError(str(directory), "nothing is served from there")
 
 
-def _paragraph(
-    path: Path, seen: dict[tuple[Address, str], Path], problems: list[AoEError]
-) -> str:
-    from target.vblade import read_fragment, settings_of, to_toml
+@dataclass(slots=True)
+class _Paragraph:
+    # Comments; what they are about, if it is a disk; by interface whose disk that is.
+    comments: list[str]
+    settings: ExportSettings | None = None
+    sources: dict[str, Path] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        from target.vblade import to_toml
+
+        said = [f"# {comment}" for comment in self.comments]
+        return "\n".join(said + ([to_toml(self.settings)] if self.settings else []))
+
+
+def _name(path: Path) -> str:
     # A comment is one line, whatever a file is called.
-    name = str(path) if str(path).isprintable() else ascii(str(path))
-    try:
-        fragment = read_fragment(path)
-        if fragment.missing:
-            return f"# {name} sets no {', '.join(fragment.missing)}: vblade ignores it."
-        settings = settings_of(fragment)
-        place = settings.address, settings.interfaces[0]
-        if place in seen:
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def _read(path: Path) -> _Paragraph:
+    from target.vblade import read_fragment, settings_of
+
+    fragment = read_fragment(path)
+    if fragment.missing:
+        missing = ", ".join(fragment.missing)
+        return _Paragraph([f"{_name(path)} sets no {missing}: vblade ignores it."])
+    settings = settings_of(fragment)
+    notes = [_NOTES.get(each, f"{each} means nothing here.") for each in fragment.spare]
+    sources = {settings.interfaces[0]: path}
+    return _Paragraph([f"From {_name(path)}", *notes], settings, sources)
+
+
+def _add(paragraphs: list[_Paragraph], new: _Paragraph) -> None:
+    from msgspec.structs import replace
+
+    for old in paragraphs:
+        if not (old.settings and new.settings):
+            continue
+        if old.settings.address != new.settings.address:
+            continue
+        for name in old.sources.keys() & new.sources.keys():
             raise UsageError(
-                str(path),
-                f"{place[0]} on {place[1]} is already that of {seen[place]}",
+                str(new.sources[name]),
+                f"{new.settings.address} on {name} is already that of "
+                f"{old.sources[name]}",
                 "Give each disk an address of its own",
             )
-    except AoEError as error:
-        problems.append(error)
-        return f"# {name} is left out."
-    seen[place] = path
-    notes = [
-        f"# {_NOTES.get(each, each + ' means nothing here')}."
-        for each in fragment.spare
-    ]
-    return "\n".join([f"# From {name}", *notes, to_toml(settings)])
+        # vblade has a process for each interface; one of ours holds the disk's lock.
+        names = old.settings.interfaces + new.settings.interfaces
+        both = replace(old.settings, interfaces=names)
+        if both == replace(new.settings, interfaces=names):
+            old.settings = both
+            old.sources |= new.sources
+            old.comments += new.comments
+            return
+    paragraphs.append(new)

@@ -226,7 +226,27 @@ def test_two_disks_at_one_address_are_one_too_many(directory: Path) -> None:
         f"aoe-target: {second}: e1.2 on eth0 is already that of {first}. "
         "Give each disk an address of its own\n"
     )
-    assert len(reread(done.stdout, directory)) == 2
+    assert len(reread(done.stdout, directory)) == 1
+
+
+def test_files_that_differ_in_the_interface_are_one_disk(directory: Path) -> None:
+    # vblade serves a disk on two interfaces as two processes, which share it unlocked.
+    first = write(directory, "a.conf", LEAST)
+    second = write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
+    write(directory, "c.conf", LEAST.replace("eth0", "eth2") + "options=-r")
+    done = import_vblade(directory)
+    assert done.exit_code == 0
+    assert f"# From {first}\n# From {second}\n[[export]]" in done.stdout
+    both, other = reread(done.stdout, directory)
+    assert both.interfaces == ("eth0", "eth1")
+    assert other.interfaces == ("eth2",)
+    assert other.disk.read_only
+
+
+def test_the_next_step_is_told_first(directory: Path) -> None:
+    write(directory, "a.conf", LEAST)
+    lines = import_vblade(directory).stdout.splitlines()
+    assert "aoe-target check /etc/aoe-target.toml" in "".join(lines[:3])
 
 
 @pytest.mark.parametrize(
