@@ -87,7 +87,7 @@ class Netboot:
         return {
             "ADDRESS": str(self.address),
             "CLIENT": format_mac(self.client),
-            "CMDLINE": f"root={root} rootwait ro",
+            "CMDLINE": f"root={root} rootwait ro aoe.aoe_deadsecs=0",
             # iPXE's own name for what DHCP told it.
             "SERVER": str(self.server or "${next-server}"),
         }[name]

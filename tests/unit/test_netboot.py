@@ -140,8 +140,11 @@ def test_ipxe_gets_a_script_that_knows_where_it_goes() -> None:
 
 def test_the_kernel_is_told_where_its_root_is() -> None:
     text = netboot("e7.3", "-f", "cmdline")
-    assert text == "root=/dev/etherd/e7.3p1 rootwait ro\n"
-    assert netboot("e7.3", "-f", "cmdline", *ROOT) == "root=UUID=8b4e rootwait ro\n"
+    assert text == "root=/dev/etherd/e7.3p1 rootwait ro aoe.aoe_deadsecs=0\n"
+    assert (
+        netboot("e7.3", "-f", "cmdline", *ROOT)
+        == "root=UUID=8b4e rootwait ro aoe.aoe_deadsecs=0\n"
+    )
 
 
 @pytest.mark.parametrize(
