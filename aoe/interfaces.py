@@ -116,6 +116,55 @@ def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interfac
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What else is known of an interface, for whoever looks for trouble.
+
+    Args:
+        interface: what everybody wants to know.
+        mtu_limit: bytes that the MTU can be at most; 0 where nobody knows.
+        watchers: how many want to see frames for other machines too.
+        master: the bridge or bond that it is a port of; empty for none.
+        master_kind: ``bridge``, ``bond``, ``team``, ...
+        above: interfaces made on top of it, VLANs for example.
+        counters: frames, errors and losses since it exists, by the names that they have
+            in ``struct rtnl_link_stats64``.
+    """
+
+    interface: Interface
+    mtu_limit: int
+    watchers: int
+    master: str
+    master_kind: str
+    above: tuple[str, ...]
+    counters: Mapping[str, int]
+
+
+def examine_interface(name: str, netns: NetworkNamespace | None = None) -> Details:
+    """Look at an interface more closely; raises as ``find_interface`` does."""
+    with _netlink(name, netns) as netlink:
+        messages = {m["index"]: m for m in netlink.get_links()}
+    index = find_interface(name, netns).index
+    message = messages[index]
+    master = messages.get(message.get("master"))
+    above = (m for m in messages.values() if _stands_on(m, index))
+    return Details(
+        interface=_from_message(message),
+        mtu_limit=int(message.get("max_mtu") or 0),
+        watchers=int(message.get("promiscuity") or 0),
+        master="" if master is None else str(master.get("ifname")),
+        master_kind="" if master is None else _from_message(master).kind,
+        above=tuple(str(m.get("ifname")) for m in above),
+        counters=dict(message.get("stats64") or {}),
+    )
+
+
+def _stands_on(message: Mapping[str, Any], index: int) -> bool:
+    # A veth has a link too, its peer, and maybe in another namespace.
+    is_ours = message.get("link_netnsid") is None and message.get("link") == index
+    return is_ours and _from_message(message).kind not in ("veth", "ethernet")
+
+
 def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
     """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback."""
     return [

@@ -21,11 +21,12 @@ import struct
 import time
 from abc import abstractmethod
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.abstract import Link, LinkStatistics
+from aoe.bpf import INSTRUCTION_LENGTH, build_filter
 from aoe.errors import AccessError, NotFoundError, from_os_error
-from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM, Flag
+from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM
 from aoe.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
 from aoe.rings import RESERVE, ReceiveRing, RingShape, SendRing
 
@@ -44,6 +45,8 @@ __all__ = [
 
 # linux/if_packet.h
 _SOL_PACKET: Final = 263
+_PACKET_ADD_MEMBERSHIP: Final = 1
+_PACKET_MR_PROMISC: Final = 1
 _PACKET_RX_RING: Final = 5
 _PACKET_STATISTICS: Final = 6
 _PACKET_VERSION: Final = 10
@@ -61,16 +64,6 @@ _SO_ATTACH_FILTER: Final = 26
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
-# linux/bpf_common.h, linux/filter.h
-_BPF_LOAD_WORD: Final = 0x20
-_BPF_LOAD_BYTE: Final = 0x30
-_BPF_IF_GREATER: Final = 0x25
-_BPF_IF_BITS: Final = 0x45
-_BPF_RETURN: Final = 0x06
-_BPF_PACKET_TYPE: Final = 0xFFFF_F000 + 4
-_PACKET_MULTICAST: Final = 2
-"""Greater ones are frames for others and our own."""
-
 _QUEUE_FULL: Final = (errno.ENOBUFS, errno.EAGAIN)
 _DOWN_INTERVAL: Final = 0.2
 """Seconds between looks at an interface that is down: its removal wakes nobody."""
@@ -87,6 +80,7 @@ def open_link(
     rings: bool | None = None,
     responses: bool | None = None,
     qdisc: bool = True,
+    others: bool = False,
 ) -> Link:
     """Open an interface for AoE frames.
 
@@ -102,6 +96,8 @@ def open_link(
             without (P7), None both.
         qdisc: send through the interface's queueing discipline, where tc works and
             tcpdump sees outgoing frames; False goes past it.
+        others: make the interface promiscuous, and receive frames for other machines
+            and of such VLANs after all.
 
     Raises:
         NotFoundError: no such interface.
@@ -110,15 +106,16 @@ def open_link(
         AoEError: the interface is down, or rings were insisted on and refused.
     """
     facts = look_up(name)
+    wishes = _Wishes(responses, qdisc, others)
     if rings is not False:
         try:
-            return RingLink(facts, frames, responses=responses, qdisc=qdisc)
+            return RingLink(facts, frames, wishes)
         except OSError as error:
             if rings:
                 cure = "Try it without packet rings"
                 raise from_os_error(name, error, cure) from error
     try:
-        return PlainLink(facts, frames, responses=responses, qdisc=qdisc)
+        return PlainLink(facts, frames, wishes)
     except OSError as error:
         raise from_os_error(name, error) from error
 
@@ -140,12 +137,17 @@ def hold_name(name: str) -> int | None:
         return holder.detach()
 
 
+class _Wishes(NamedTuple):
+    # As open_link has them.
+    responses: bool | None
+    qdisc: bool
+    others: bool
+
+
 class _PacketLink(Link):
     """What both kinds have in common: the socket, its filter and its troubles."""
 
-    def __init__(
-        self, facts: LinkFacts, *, responses: bool | None, qdisc: bool
-    ) -> None:
+    def __init__(self, facts: LinkFacts, wishes: _Wishes) -> None:
         self.name, self.index, self.mac, self.mtu = facts
         self.up = True
         self._gone = False
@@ -167,7 +169,12 @@ class _PacketLink(Link):
                 "or try it root-free inside: unshare -Urn",
             ) from error
         with _closed_on_error(self):
-            _attach_filter(self._socket, responses=responses)
+            responses, qdisc, others = wishes
+            _attach_filter(
+                self._socket, build_filter(responses=responses, others=others)
+            )
+            if others:
+                _become_promiscuous(self._socket, self.index)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(not qdisc))
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
@@ -242,10 +249,8 @@ class _PacketLink(Link):
 class RingLink(ReceiveRing, SendRing, _PacketLink):
     """Frames through packet rings. Opened by ``open_link``."""
 
-    def __init__(
-        self, facts: LinkFacts, frames: int, *, responses: bool | None, qdisc: bool
-    ) -> None:
-        super().__init__(facts, responses=responses, qdisc=qdisc)
+    def __init__(self, facts: LinkFacts, frames: int, wishes: _Wishes) -> None:
+        super().__init__(facts, wishes)
         with _closed_on_error(self):
             self._map(RingShape.for_frames(ETHERNET_LENGTH + self.mtu, frames))
             _enlarge_buffers(self._socket, frames, self._capacity)
@@ -326,10 +331,8 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
 class PlainLink(_PacketLink):
     """Frames with a system call each. Opened by ``open_link``."""
 
-    def __init__(
-        self, facts: LinkFacts, frames: int, *, responses: bool | None, qdisc: bool
-    ) -> None:
-        super().__init__(facts, responses=responses, qdisc=qdisc)
+    def __init__(self, facts: LinkFacts, frames: int, wishes: _Wishes) -> None:
+        super().__init__(facts, wishes)
         self._in = memoryview(bytearray(self._capacity))
         self._out = memoryview(bytearray(self._capacity))
         self._reserved = False
@@ -394,26 +397,19 @@ class PlainLink(_PacketLink):
         """Do nothing: ``commit`` has sent every frame."""
 
 
-def _attach_filter(packet_socket: socket.socket, *, responses: bool | None) -> None:
-    # Classic BPF, linux/filter.h. A jump skips as many instructions as it says. The
-    # kernel marks frames of VLANs without interface as for others, untagging them.
-    program = [
-        (_BPF_LOAD_WORD, 0, 0, _BPF_PACKET_TYPE),
-        (_BPF_IF_GREATER, 0, 1, _PACKET_MULTICAST),
-        (_BPF_RETURN, 0, 0, 0),
-    ]
-    if responses is not None:
-        program += [
-            (_BPF_LOAD_BYTE, 0, 0, ETHERNET_LENGTH),
-            (_BPF_IF_BITS, int(responses), int(not responses), Flag.RESPONSE),
-            (_BPF_RETURN, 0, 0, 0),
-        ]
-    program.append((_BPF_RETURN, 0, 0, 0xFFFF_FFFF))
-    code = array("B", b"".join(struct.pack("=HBBI", *line) for line in program))
+def _attach_filter(packet_socket: socket.socket, program: bytes) -> None:
+    code = array("B", program)
     address, _ = code.buffer_info()
     packet_socket.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), address)
+        socket.SOL_SOCKET,
+        _SO_ATTACH_FILTER,
+        struct.pack("HP", len(code) // INSTRUCTION_LENGTH, address),
     )
+
+
+def _become_promiscuous(packet_socket: socket.socket, index: int) -> None:
+    membership = struct.pack("=iHH8x", index, _PACKET_MR_PROMISC, 0)
+    packet_socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
 
 
 def _enlarge_buffers(packet_socket: socket.socket, frames: int, length: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
@@ -55,7 +56,21 @@ _SWITCHES: Final = {
 """What forbids user namespaces to ordinary users, and the value with which it does."""
 
 
-class Namespace:
+class _Closing(ABC):
+    # What is gone at the end of a ``with`` statement.
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take everything away. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Namespace(_Closing):
     """A network namespace of our own, for as long as the object is open.
 
     It lives in a holder process that waits at the end of a pipe from us: when we are
@@ -127,20 +142,15 @@ class Namespace:
         """
         return inside(self.path)
 
+    def end_programs(self) -> None:
+        """End what still runs inside, and close its pipes."""
+        while self._children:
+            _finish(self._children.pop())
+
     def close(self) -> None:
         """End what runs inside, and the namespace. Safe to call twice."""
-        for process in (*self._children, self._holder):
-            _end(process)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
-        self._children.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.end_programs()
+        _finish(self._holder)
 
     def _expect_ready(self) -> None:
         if cast("IO[str]", self._holder.stdout).readline() == "ready\n":
@@ -156,7 +166,7 @@ class Namespace:
         raise AoEError("network namespace", words or "its holder ended at once")
 
 
-class Wire:
+class Wire(_Closing):
     """Two namespaces with a veth pair between them, one interface in each.
 
     Args:
@@ -189,16 +199,13 @@ class Wire:
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""
+        # Nobody shall see the wire go before it has to go itself.
+        for host in (self.initiator, self.target):
+            host.end_programs()
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Switch:
+class Switch(_Closing):
     """A bridge in a namespace of its own, and cables from it to as many others.
 
     Unlike a wire's end, a cable can be pulled, put back and exchanged, and whoever is
@@ -216,6 +223,7 @@ class Switch:
         self.interface = interface
         self._mtu = mtu
         self._cables: dict[Namespace, str] = {}
+        self._hosts: list[Namespace] = []
         self._count = 0
         with ExitStack() as stack:
             self._inside = stack.enter_context(Namespace())
@@ -229,6 +237,7 @@ class Switch:
             mac: the interface's address; None lets the kernel draw one.
         """
         host = self._stack.enter_context(Namespace())
+        self._hosts.append(host)
         self.plug(host, mac)
         return host
 
@@ -249,13 +258,12 @@ class Switch:
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""
+        for host in self._hosts:
+            host.end_programs()
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+_UNSHARE: Final = ("unshare", "--user", "--map-root-user", "--net", "--")
 
 
 def ensure_root_or_user_namespace() -> None:
@@ -270,10 +278,21 @@ def ensure_root_or_user_namespace() -> None:
     """
     if os.geteuid() == 0:
         return
-    unshare = ["unshare", "--user", "--map-root-user", "--net", "--"]
+    check_user_namespaces()
+    again = [*_UNSHARE, sys.executable, *sys.orig_argv[1:]]
+    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
+
+
+def check_user_namespaces() -> None:
+    """Make sure that we could be root of a user namespace, as an ordinary user may be.
+
+    Raises:
+        AccessError: this system does not let us.
+        AoEError: ``unshare`` (util-linux) is missing.
+    """
     try:
         probe = subprocess.run(
-            [*unshare, "true"], check=False, capture_output=True, text=True
+            [*_UNSHARE, "true"], check=False, capture_output=True, text=True
         )
     except FileNotFoundError as error:
         raise AoEError(
@@ -283,8 +302,6 @@ def ensure_root_or_user_namespace() -> None:
         raise AccessError(
             "user namespace", probe.stderr.strip() or "refused", _userns_cure()
         )
-    again = [*unshare, sys.executable, *sys.orig_argv[1:]]
-    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
 
 
 def _userns_cure() -> str:
@@ -305,6 +322,13 @@ def _content(path: str) -> str:
         return Path(path).read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def _finish(process: subprocess.Popen[Any]) -> None:
+    _end(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -8,6 +8,7 @@ import click
 
 from aoe.commandline import run
 from target.verbs.check import check
+from target.verbs.doctor import doctor
 from target.verbs.import_vblade import import_vblade
 from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
@@ -47,6 +48,7 @@ for command in (
     clear_mask,
     clear_reserve,
     overlay,
+    doctor,
     netboot,
     import_vblade,
 ):

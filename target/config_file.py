@@ -28,6 +28,7 @@ from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
 from target.disks import OpenFlags
+from target.endpoint import parse_endpoint
 from target.exports import BUFFER_COUNT, MODEL
 from target.filters.settings import make_filter
 from target.settings import ExportSettings, Settings
@@ -111,6 +112,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         force: serve although addresses or disks seem to be in use.
         control: a socket for ``aoe-target status`` and the like; there is one for this
             network namespace in any case.
+        metrics: where to show statistics to Prometheus: a port, or ADDRESS:PORT.
     """
 
     export: list[Export]
@@ -118,6 +120,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     state_dir: str = ""
     force: bool = False
     control: str = ""
+    metrics: int | str = ""
 
 
 def load_settings(path: Path) -> Settings:
@@ -146,9 +149,20 @@ def load_settings(path: Path) -> Settings:
             force=document.force,
             source=path,
             control=path.parent / document.control if document.control else None,
+            metrics=_metrics(document.metrics),
         )
     except UsageError as error:
-        raise UsageError(f"{path}: {error.what}", error.why, error.cure) from error
+        what = _file_words(error.what)
+        raise UsageError(f"{path}: {what}", error.why, error.cure) from error
+
+
+def _metrics(value: int | str) -> tuple[str, int] | None:
+    return None if value == "" else parse_endpoint(str(value))
+
+
+def _file_words(what: str) -> str:
+    # The command line's words for it, --physical-block, are not the file's.
+    return _OPTION.sub(lambda match: match[1].replace("-", "_"), what)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +206,7 @@ def _settings(path: Path, number: int, document: Document) -> ExportSettings:
     try:
         return _build(path.parent, table, document)
     except UsageError as error:
-        # The command line's words for it, --physical-block, are not the file's.
-        what = _OPTION.sub(lambda match: match[1].replace("-", "_"), error.what)
-        where = f"{path}: export[{number}]: {what}"
+        where = f"{path}: export[{number}]: {_file_words(error.what)}"
         raise UsageError(where, error.why, error.cure) from error
 
 

@@ -137,7 +137,9 @@ class ControlServer(threading.Thread):
         for listener in self._listeners:
             listener.close()
         if len(self._listeners) > 1 and self._path is not None:
-            self._path.unlink(missing_ok=True)
+            # The user that we have become may not be allowed to.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         os.close(self._awake)
         os.close(self._wakeup)
 
@@ -158,6 +160,10 @@ def _answer(
         return {"ok": ask(command, arguments)}
     except AoEError as error:
         return _refusal(error)
+    except Exception as error:
+        # A mistake of ours, or half an installation: it must not end the thread.
+        log.exception("%s", command)
+        return _refusal(AoEError(command, f"{type(error).__name__}: {error}"))
 
 
 def _refusal(error: AoEError) -> dict[str, Any]:

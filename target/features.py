@@ -63,7 +63,7 @@ def rest(
     The disk stays awake for all that; a timer in the sector count is ignored.
     """
     del fields, request, reply
-    target.export.disk.flush()
+    target.export.settle(target.now)
     return 0, 0
 
 
@@ -93,7 +93,7 @@ def set_features(
             export.change(replace(export.state, write_cache=True))
         case Feature.WRITE_CACHE_OFF:
             export.change(replace(export.state, write_cache=False))
-            export.disk.flush()
+            export.settle(target.now)
         case Feature.LOOK_AHEAD_ON:
             export.enable(Ability.LOOK_AHEAD)
         case Feature.LOOK_AHEAD_OFF:

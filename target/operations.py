@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from target.exports import Export
     from target.inventory import Inventory
+    from target.notify import Notifier
     from target.settings import Settings
 
 log: Final = logging.getLogger("aoe-target")
@@ -37,11 +39,15 @@ class Operations:
     Args:
         inventory: what the target serves.
         settings: what it was started with.
+        notifier: tells the service manager of reloads.
     """
 
-    def __init__(self, inventory: Inventory, settings: Settings) -> None:
+    def __init__(
+        self, inventory: Inventory, settings: Settings, notifier: Notifier
+    ) -> None:
         self._inventory = inventory
         self._settings = settings
+        self._notifier = notifier
 
     def ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do one of the commands.
@@ -78,6 +84,13 @@ class Operations:
 
         Without such a file only the sizes of the disks are looked at.
         """
+        self._notifier.reloading(time.monotonic())
+        try:
+            return self._reload()
+        finally:
+            self._notifier.ready()
+
+    def _reload(self) -> dict[str, Any]:
         source = self._settings.source
         try:
             settings = load_settings(source) if source else self._settings

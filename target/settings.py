@@ -143,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         source: the file that all this was read from, if it was.
         control: a socket to listen on for ``aoe-target status`` and the like, beside
             the one that the network namespace has.
+        metrics: an address and a port to show statistics to Prometheus at.
         capture: a pcapng file that every frame is recorded in.
 
     Raises:
@@ -155,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     capture: Path | None = None
     source: Path | None = None
     control: Path | None = None
+    metrics: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.exports:

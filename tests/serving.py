@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""
+AT_ONCE = "--force"
+"""Where nobody else is on the wire, a target need not search for another there."""
 UNASKED = bytes(4)
 """The tag of what a target says of its own accord."""
 

@@ -46,12 +46,13 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
-    def links(self) -> Iterator[list[Link]]:
-        """Open the interfaces, and close them again."""
+    def links(self, *, others: bool = False) -> Iterator[list[Link]]:
+        """Open the interfaces, and close them again; ``others`` as in open_link."""
         with ExitStack() as stack:
             names = self.interfaces or _usable_interfaces()
             links = [
-                stack.enter_context(open_link(name, responses=True)) for name in names
+                stack.enter_context(open_link(name, responses=True, others=others))
+                for name in names
             ]
             if self.pcap is not None:
                 from aoe.capture import CaptureWriter, CapturingLink

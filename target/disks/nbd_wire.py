@@ -11,6 +11,7 @@ From the NBD protocol's own document (NetworkBlockDevice/nbd, doc/proto.md).
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
@@ -43,7 +44,8 @@ _INFO: Final = 3
 _ERROR: Final = 1 << 31
 _BLOCK_SIZES: Final = 3
 _TEXT_LIMIT: Final = 4096
-_PAYLOAD: Final = 32 << 20
+PAYLOAD: Final = 32 << 20
+"""Bytes in a request, where the server says nothing else."""
 
 
 class NbdCommand(IntEnum):
@@ -85,7 +87,37 @@ class NbdExport:
     size: int
     flags: NbdFlag
     block: int = 1
-    payload: int = _PAYLOAD
+    payload: int = PAYLOAD
+
+    @classmethod
+    def bounded(cls, size: int, flags: NbdFlag, block: int, payload: int) -> NbdExport:
+        """Make sense of block sizes as a server tells them, 0 for what it does not."""
+        block = max(block, 1)
+        payload = min(payload, PAYLOAD) // block * block
+        return cls(
+            size=size, flags=flags, block=block, payload=max(payload, block, 512)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NbdRequest:
+    """What is asked of a server.
+
+    Args:
+        command: what to do.
+        offset: where, bytes.
+        length: how much, bytes.
+        flags: 0 or ``FUA``.
+        data: what a WRITE carries.
+        into: where a READ's data goes.
+    """
+
+    command: NbdCommand
+    offset: int = 0
+    length: int = 0
+    flags: int = 0
+    data: memoryview | None = None
+    into: memoryview | None = None
 
 
 def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
@@ -111,7 +143,7 @@ def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
         + wish
     )
     export: NbdExport | None = None
-    block, payload = 1, _PAYLOAD
+    block, payload = 1, PAYLOAD
     while True:
         magic, option, kind, length = _OPTION_REPLY.unpack((yield _OPTION_REPLY.size))
         if magic != _OPTION_REPLY_MAGIC or option != _GO or length > 4 * _TEXT_LIMIT:
@@ -130,12 +162,7 @@ def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
             _, block, _, payload = _INFO_BLOCKS.unpack(data)
     if export is None:
         raise DecodeError("NBD server", "does not say how large the export is")
-    return NbdExport(
-        size=export.size,
-        flags=export.flags,
-        block=max(block, 1),
-        payload=max(min(payload, _PAYLOAD), block, 512),
-    )
+    return NbdExport.bounded(export.size, export.flags, block, payload)
 
 
 def _refusal(name: str, kind: int, data: bytes) -> AoEError:
@@ -149,20 +176,32 @@ def _refusal(name: str, kind: int, data: bytes) -> AoEError:
             return AccessError(what, f"the server refuses it{words}")
         case 5:
             return AccessError(
-                what, f"the server wants TLS{words}", "Serve it without, or by a tunnel"
+                what, f"the server wants TLS{words}", "Write it as nbds://"
             )
         case 6:
-            return NotFoundError(
-                what, f"the server has no such export{words}", "Ask: nbdinfo --list URI"
-            )
+            return no_such_export(name, words)
     return UsageError(what, f"the server refuses it, reason {kind & ~_ERROR}{words}")
 
 
-def pack_request(
-    command: NbdCommand, handle: int, offset: int = 0, length: int = 0, flags: int = 0
-) -> bytes:
-    """Return a request; a WRITE's data follows it."""
-    return _REQUEST.pack(_REQUEST_MAGIC, flags, command, handle, offset, length)
+def no_such_export(name: str, words: str = "") -> NotFoundError:
+    """Return the error for a name that a server does not know."""
+    return NotFoundError(
+        f"NBD export {name or '(default)'}",
+        f"the server has no such export{words}",
+        "Ask: nbdinfo --list URI",
+    )
+
+
+def pack_request(request: NbdRequest, handle: int) -> bytes:
+    """Return a request's header; a WRITE's data follows it."""
+    return _REQUEST.pack(
+        _REQUEST_MAGIC,
+        request.flags,
+        request.command,
+        handle,
+        request.offset,
+        request.length,
+    )
 
 
 def parse_reply(raw: bytes, handle: int) -> int:
@@ -174,4 +213,5 @@ def parse_reply(raw: bytes, handle: int) -> int:
     magic, error, found = _REPLY.unpack(raw)
     if magic != _REPLY_MAGIC or found != handle:
         raise DecodeError("NBD server", "an answer that is none")
-    return int(error)
+    # The protocol's numbers are Linux's; what is none of them says that it failed.
+    return error if error in errno.errorcode else errno.EIO if error else 0

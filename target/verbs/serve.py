@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,9 +17,13 @@ from aoe.commandline import SIZE, Parsed
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
+from target.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from target.filters.settings import FilterSettings
+    from target.metrics import MetricsServer
     from target.settings import ExportSettings, Settings
 
 PROGRAM: Final = "aoe-target"
@@ -39,6 +44,7 @@ def parse_filter(text: str) -> FilterSettings:
 FILTER: Final = Parsed("name[:key=value,...]", parse_filter)
 WWN: Final = Parsed("hex", parse_wwn)
 MACS: Final = Parsed("mac[,mac]", parse_macs)
+ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 
 
 @click.command()
@@ -127,12 +133,44 @@ MACS: Final = Parsed("mac[,mac]", parse_macs)
 )
 @click.option("--plain", is_flag=True, help="Do without packet rings.")
 @click.option(
+    "--metrics",
+    type=ENDPOINT,
+    help="Show statistics to Prometheus there; ADDRESS is 127.0.0.1 by default.",
+)
+@click.option(
+    "--user",
+    default="",
+    metavar="NAME[:GROUP]",
+    help="Become this user once everything is open.",
+)
+@click.option(
+    "--run",
+    "command",
+    default="",
+    metavar="CMD",
+    help="Serve while this shell command runs, with $aoe and $iface in its "
+    "environment; exit as it does.",
+)
+@click.option(
+    "--exit-with-parent", is_flag=True, help="End when whoever started this ends."
+)
+@click.option(
+    "--pidfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the process id there, from when it is ready.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="How messages on standard error are written.",
+)
+@click.option(
     "--ready-fd", type=int, metavar="N", help="Write the ready line there too."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log statistics at the end.")
-def serve(
-    words: tuple[str, ...], ready_fd: int | None, *, verbose: bool, **options: object
-) -> None:
+def serve(words: tuple[str, ...], **options: object) -> None:
     """Serve the disk at PATH under ADDRESS on the interface IFACE.
 
     \b
@@ -142,6 +180,7 @@ def serve(
           aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
           aoe-target serve e0.0 eth0 disk.img --filter drop:probability=0.02
           aoe-target serve --config /etc/aoe-target.toml
+          aoe-target serve e0.0 eth0 disk.img --run './test-with "$aoe" "$iface"'
 
     PATH is a disk image, a block device, or an NBD export: nbd://host/name or
     nbd+unix:///name?socket=/path. It is served in the foreground until Ctrl-C or
@@ -150,8 +189,10 @@ def serve(
     A write is answered when it is in the page cache, with --sync when it is on stable
     storage.
     """
-    settings = build_settings(words, options)
-    serve_until_stopped(settings, ready_fd, verbose=verbose)
+    from target.logs import logging_to_stderr
+
+    with logging_to_stderr(str(options["log_format"])):
+        serve_until_stopped(build_settings(words, options), build_life(options))
 
 
 def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
@@ -179,6 +220,7 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
         force=options["force"] or settings.force,
         capture=options["pcap"],
         control=options["control"] or settings.control,
+        metrics=options["metrics"] or settings.metrics,
     )
 
 
@@ -221,56 +263,122 @@ def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSett
     )
 
 
-def serve_until_stopped(
-    settings: Settings, ready_fd: int | None = None, *, verbose: bool = False
-) -> None:
-    """Open everything, say that it is ready, and serve.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """How the process begins and ends.
+
+    Args:
+        user: whom to become, ``NAME[:GROUP]``; empty stays whoever we are.
+        command: a shell command to serve for as long as it runs; empty for ever.
+        exit_with_parent: end when the process ends that started us.
+        pidfile: where to keep the process id.
+        ready_fd: where to write ``READY=1``.
+        verbose: log the statistics at the end.
+    """
+
+    user: str = ""
+    command: str = ""
+    exit_with_parent: bool = False
+    pidfile: Path | None = None
+    ready_fd: int | None = None
+    verbose: bool = False
+
+
+def build_life(options: dict[str, Any]) -> Life:
+    """Take out of the command line what is about the process."""
+    return Life(**{field.name: options[field.name] for field in fields(Life)})
+
+
+def serve_until_stopped(settings: Settings, life: Life) -> None:
+    """Open everything, give up what rights are left over, say it is ready, and serve.
 
     Args:
         settings: what to serve.
-        ready_fd: where to write ``READY=1`` as well, once it is.
-        verbose: log the statistics at the end.
+        life: how the process begins and ends.
 
     Raises:
         AoEError: something could not be opened.
+        SystemExit: the command has ended, with its exit code.
     """
+    from target.captive import end_with_parent, pidfile
     from target.control import ControlServer
+    from target.notify import Notifier
     from target.opening import open_service, ready_lines
     from target.operations import Operations
+    from target.privileges import drop, find_account
     from target.service import signals
 
-    _set_up_logging()
+    account = find_account(life.user) if life.user else None
     with ExitStack() as stack:
+        notifier = stack.enter_context(Notifier.from_environment())
+        ready_fds, parent = _beside_command(settings, life)
         inventory = open_service(settings, stack)
         service = inventory.service
-        operations = Operations(inventory, settings)
+        operations = Operations(inventory, settings, notifier)
         control = ControlServer(operations.ask, settings.control)
+        stack.callback(control.close)
+        metrics = _open_metrics(settings, operations.status, stack)
+        drop(account, _state_files(settings))
+        if parent is not None:
+            end_with_parent(parent)
         service.reload = partial(control.request, "reload")
-        stack.enter_context(control)
+        service.timers.append(notifier)
         stack.enter_context(signals(service))
-        for line in ready_lines(inventory):
-            click.echo(line)
-        if ready_fd is not None:
-            _tell_ready(ready_fd)
+        control.start()
+        if metrics is not None:
+            metrics.start()
+        if life.pidfile is not None:
+            stack.enter_context(pidfile(life.pidfile))
+        lines = ready_lines(inventory)
+        # With a command, standard output is the command's.
+        _say_ready([] if life.command else lines, ready_fds)
+        notifier.ready(lines[0] if len(lines) == 1 else f"{len(lines)} disks")
         inventory.go_live()
         service.run()
-        if verbose:
+        notifier.stopping()
+        if life.verbose:
             service.log_statistics()
 
 
-def _tell_ready(fd: int) -> None:
-    try:
-        os.write(fd, b"READY=1\n")
-        os.close(fd)
-    except OSError as error:
-        raise from_os_error(f"--ready-fd {fd}", error) from error
+def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
+    # Who waits for us to be ready, and with whom we end.
+    from target.captive import end_with_parent, run_beside
+
+    ready_fds = [] if life.ready_fd is None else [life.ready_fd]
+    parent = os.getppid() if life.exit_with_parent else None
+    if not life.command:
+        return ready_fds, parent
+    if parent is not None:
+        end_with_parent(parent)
+    first = settings.exports[0]
+    variables = {"aoe": str(first.address), "iface": first.interfaces[0]}
+    beside = run_beside(life.command, variables, ready_fds)
+    return [*ready_fds, beside.ready_fd], beside.parent
 
 
-def _set_up_logging() -> None:
-    import logging
+def _open_metrics(
+    settings: Settings, status: Callable[[], dict[str, Any]], stack: ExitStack
+) -> MetricsServer | None:
+    if settings.metrics is None:
+        return None
+    from target.metrics import MetricsServer
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
-    logger = logging.getLogger(PROGRAM)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    return stack.enter_context(MetricsServer(settings.metrics, status))
+
+
+def _state_files(settings: Settings) -> list[Path]:
+    # Looked up while all of the path can still be seen.
+    from target.state import state_path
+
+    return [state_path(each) for each in settings.exports if each.keep_state]
+
+
+def _say_ready(lines: list[str], fds: list[int]) -> None:
+    for line in lines:
+        click.echo(line)
+    for fd in fds:
+        try:
+            os.write(fd, b"READY=1\n")
+            os.close(fd)
+        except OSError as error:
+            raise from_os_error(f"--ready-fd {fd}", error) from error

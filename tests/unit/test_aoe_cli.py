@@ -52,6 +52,20 @@ def test_a_file_that_looks_like_an_address_has_a_cure() -> None:
     assert done.stderr.endswith("if it is a file, as ./e2fs.img\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "ADDRESS: missing. Name a target, as e7.3, or --list"),
+        (["e7.3", "--only", "P24"], "P24: no check is about it. See them with: --list"),
+        (["--only", "19x"], "19x: not a rule. Write P38,P52 or P61-P70"),
+    ],
+)
+def test_check_wants_a_target_and_rules_that_exist(words: list[str], line: str) -> None:
+    done = aoe("check", *words)
+    assert done.returncode == 2
+    assert line in done.stderr
+
+
 def test_no_command_shows_the_help() -> None:
     done = aoe()
     assert done.returncode == 2

@@ -20,12 +20,15 @@ LAYERS = {
 # Each kind of outside world has its few doors; a folder ends in a slash.
 DOORS = {
     "socket": {
+        "aoe/ethtool.py",
         "aoe/link.py",
         "aoe/netdevice.py",
         "initiator/export/",
         "target/claims.py",
         "target/control.py",
-        "target/disks/nbd.py",
+        "target/disks/nbd_address.py",
+        "target/metrics.py",
+        "target/notify.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
     "scapy": {"aoe/layers.py"},
@@ -47,6 +50,7 @@ OUTSIDE = {
 CORES = {
     "aoe/address.py",
     "aoe/ata.py",
+    "aoe/bpf.py",
     "aoe/config.py",
     "aoe/describe.py",
     "aoe/header.py",
@@ -57,6 +61,21 @@ CORES = {
     "aoe/sizes.py",
     "initiator/aoedev.py",
     "initiator/bio.py",
+    "initiator/check/asking.py",
+    "initiator/check/expect.py",
+    "initiator/check/keep.py",
+    "initiator/check/model.py",
+    "initiator/check/play.py",
+    "initiator/check/rules/config.py",
+    "initiator/check/rules/header.py",
+    "initiator/check/rules/identify.py",
+    "initiator/check/rules/masks.py",
+    "initiator/check/rules/reads.py",
+    "initiator/check/rules/reserves.py",
+    "initiator/check/rules/shape.py",
+    "initiator/check/rules/writes.py",
+    "initiator/check/subject.py",
+    "initiator/check/suite.py",
     "initiator/driver.py",
     "initiator/journal.py",
     "initiator/lab/cases.py",
@@ -88,7 +107,7 @@ CORES = {
     "target/transfers.py",
 }
 # These are too slow to be paid for by a command that does not need them.
-LAZY = ("pyroute2", "rich", "scapy")
+LAZY = ("prometheus_client", "pyroute2", "rich", "scapy")
 
 
 def sources(*folders: str) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def respond(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if command == "fail":
         raise BusyError("this", "is busy", "Wait")
+    if command == "crash":
+        raise ZeroDivisionError("a mistake")
     return {"command": command, "arguments": arguments, "padding": "x" * 100_000}
 
 
@@ -63,6 +65,15 @@ def test_an_error_arrives_as_what_it_was(path: Path) -> None:
     with pytest.raises(BusyError) as caught:
         ask(str(path), "fail")
     assert str(caught.value) == "this: is busy. Wait"
+
+
+def test_a_mistake_of_ours_is_told_and_survived(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(AoEError, match="crash: ZeroDivisionError: a mistake"):
+        ask(str(path), "crash")
+    assert "Traceback" in caplog.text
+    assert ask(str(path), "status")["command"] == "status"
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,21 @@ def test_frames_for_another_machine_are_not_received(
 
 
 @both_kinds
+def test_frames_for_another_machine_are_received_by_who_asks_for_them(
+    wire: Wire, links: Callable[..., Link], *, rings: bool
+) -> None:
+    target = links(wire.target, rings=rings, others=True)
+    initiator = links(wire.initiator)
+    other = frame_of(60, dst=bytes.fromhex("525400ae0009"))
+    assert initiator.send(other)
+    assert arriving(target) == [other]
+    shown = wire.target.run(
+        ["ip", "-details", "link", "show", "aoe0"], capture_output=True, text=True
+    )
+    assert "promiscuity 1 " in shown.stdout
+
+
+@both_kinds
 def test_frames_that_find_no_room_are_counted(
     wire: Wire, links: Callable[..., Link], *, rings: bool
 ) -> None:

@@ -117,7 +117,7 @@ def test_an_interface_without_ethernet_is_refused(
         with wire.target.entered():
             assert refusal_of("tun0") == f"tun0: {cure}"
     # Ethernet is number 1: as long as it is another number, this is none either.
-    monkeypatch.setattr("aoe.link._ARPHRD_ETHER", 65534)
+    monkeypatch.setattr("aoe.netdevice._ARPHRD_ETHER", 65534)
     with wire.target.entered():
         assert refusal_of("aoe0") == f"aoe0: {cure}"
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError
-from aoe.netns import Wire
 from tests.asking import (
-    TARGET,
     answer,
     ata,
     config,
@@ -29,44 +24,21 @@ from tests.asking import (
     registers,
     reserve,
     sector,
-    settings,
     to,
 )
-from tests.serving import PATIENCE, Client, client, finish, ready_line, serving, start
+from tests.rules import BROADCAST, ME, OTHER, SILENCE, THIRD, bad, tagged, told
+from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    Step: TypeAlias = tuple[bytes, bytes]
+    from aoe.netns import Wire
+    from tests.rules import Clients, Step
 
 pytestmark = pytest.mark.netns
 
 READ, EDIT, SET, FORCE = 0, 1, 1, 2
 NONE, ADD, DELETE = 0, 1, 2
-ME = Wire.initiator_mac
-OTHER, THIRD = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
-SILENCE = b""
-OPTIONS = ("-b", "16")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rules") / "disk.img"
-    path.write_bytes(b"".join(sector(number) for number in range(64)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def clients(image: Path) -> Iterator[tuple[Client, Others]]:
-    """Serve once for all rules; skip only where no namespaces can be made."""
-    try:
-        wire = Wire(1500)
-    except AccessError as error:
-        pytest.skip(str(error))
-    served = serving(wire, image, *OPTIONS)
-    with wire, served, client(wire) as me, contextlib.closing(Others(wire)) as others:
-        yield me, others
 
 
 @pytest.fixture
@@ -74,51 +46,6 @@ def spare(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(1 << 16))
     return path
-
-
-class Others:
-    """Other clients at the same end: a socket that hears replies to any address."""
-
-    def __init__(self, wire: Wire) -> None:
-        with wire.initiator.entered():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            self._socket.bind((wire.interface, 0x88A2))
-
-    def ask(self, request: bytes, timeout: float) -> bytes:
-        """Send as the client that the request comes from; return what comes for it."""
-        self._socket.send(Wire.target_mac + request[6:])
-        end = time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0:
-            self._socket.settimeout(left)
-            with contextlib.suppress(TimeoutError):
-                reply = self._socket.recv(2000)
-                if reply[:6] == request[6:12] and reply[20:24] == request[20:24]:
-                    return reply[:6] + TARGET + reply[12:]
-        return b""
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def ask_any(clients: tuple[Client, Others], request: bytes, timeout: float) -> bytes:
-    """Ask as the client that the request names."""
-    me, others = clients
-    is_other = request[6:12] in (OTHER, THIRD)
-    return (others.ask if is_other else me.ask)(request, timeout)
-
-
-@pytest.fixture
-def fresh(clients: tuple[Client, Others]) -> tuple[Client, Others]:
-    """Begin with empty lists, whoever is in them."""
-    request = mask(EDIT, (DELETE, ME), (DELETE, OTHER), (DELETE, THIRD))
-    for asked in (from_(OTHER, request), request):
-        ask_any(clients, asked, 0.1)
-    assert clients[0].ask(reserve(FORCE)) == holders_are(rcmd=FORCE)
-    return clients
-
-
-def bad(request: bytes, code: int) -> bytes:
-    return answer(request[19], request[24:], verfl=0x1C, error=code)
 
 
 SHORT_MASK = mask(EDIT, (ADD, OTHER), count=2)
@@ -129,7 +56,7 @@ FOR_OTHER = (reserve(SET, OTHER), holders_are(OTHER, rcmd=SET))
 SERVED = (ata(0x24, 5), registers(0x40, lba=5, data=sector(5)))
 
 
-def refused(request: bytes) -> Step:
+def kept_out(request: bytes) -> Step:
     return request, answer(0, request[24:36], verfl=0x1C, error=6)
 
 
@@ -195,17 +122,17 @@ RULES: dict[str, list[Step]] = {
     "p73 force": [FOR_OTHER, (reserve(FORCE, ME), holders_are(ME, rcmd=FORCE)), SERVED],
     "p74 no ata command for strangers": [
         FOR_OTHER,
-        refused(ata(0x24, 5)),
-        refused(ata(0x34, 5, aflags=0x41, data=bytes(512))),
-        refused(ata(0xE5, count=0)),
-        refused(ata(0xE7, count=0)),
-        refused(ata(0x99)),
+        kept_out(ata(0x24, 5)),
+        kept_out(ata(0x34, 5, aflags=0x41, data=bytes(512))),
+        kept_out(ata(0xE5, count=0)),
+        kept_out(ata(0xE7, count=0)),
+        kept_out(ata(0x99)),
         (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
     ],
     "p74 the rest is for all": [
         FOR_OTHER,
         (mask(READ), mask_is()),
-        (config(9), settings(9, code=2)),
+        (config(9), told(9, code=2)),
         (reserve(READ), holders_are(OTHER)),
     ],
     "p75 another reserve command, and too few addresses": [
@@ -226,58 +153,34 @@ RULES: dict[str, list[Step]] = {
     "p79 padding is none": [
         (reserve(SET, OTHER) + b"\xee" * 28, holders_are(OTHER, rcmd=SET)),
     ],
-    "p17 too short": [(mask(READ)[:27], SILENCE), (reserve(READ)[:25], SILENCE)],
 }
 
 
-def firmware_of_its_own(reply: bytes) -> bytes:
-    if reply[19:20] == b"\x01":
-        return reply[:26] + bytes(2) + reply[28:]
-    return reply
-
-
 @pytest.mark.parametrize("rule", RULES)
-def test_rule(fresh: tuple[Client, Others], rule: str) -> None:
-    for request, expected in RULES[rule]:
-        patience = PATIENCE if expected else 0.15
-        reply = ask_any(fresh, request, patience)
-        assert firmware_of_its_own(reply) == firmware_of_its_own(expected)
+def test_rule(clients: Clients, rule: str) -> None:
+    clients.take(RULES[rule])
 
 
 def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> None:
+    owner, nobody = (told(READ, string, buffers=64) for string in (b"owner", b""))
     process = start(wire.target, "serve", "e7.3", wire.interface, spare)
     ready_line(process)
     with client(wire) as asking:
-        assert asking.ask(config(3, b"owner"))[14:16] == b"\x18\0"
+        assert asking.ask(config(3, b"owner")) == told(3, b"owner", buffers=64)
         both = mask_is(ME, OTHER, mcmd=EDIT)
         assert asking.ask(mask(EDIT, (ADD, ME), (ADD, OTHER))) == both
         assert asking.ask(reserve(SET, OTHER)) == holders_are(OTHER, rcmd=SET)
         finish(process, signal.SIGKILL)
         with serving(wire, spare):
-            assert asking.receive()[19:24] == b"\x01" + bytes(4)
-            assert asking.ask(config(1, b"owner"))[32:37] == b"owner"
+            assert asking.receive() == tagged(owner, 0)
+            assert asking.ask(config(READ)) == owner
             assert asking.ask(mask(READ)) == mask_is(ME, OTHER)
             assert asking.ask(reserve(READ)) == holders_are(OTHER)
-            assert asking.ask(ata(0x24))[14:16] == b"\x1c\x06"
+            request, reply = kept_out(ata(0x24))
+            assert asking.ask(request) == reply
         with serving(wire, spare, "--no-state"):
-            assert asking.receive()[:6] == b"\xff" * 6
+            assert asking.receive() == to(BROADCAST, tagged(nobody, 0))
             assert asking.ask(reserve(READ)) == holders_are()
-
-
-def test_p48_a_mask_of_the_command_line_is_told_to_its_own(
-    wire: Wire, spare: Path
-) -> None:
-    with (
-        client(wire) as asking,
-        serving(wire, spare, "-m", f"{OTHER.hex()},{ME.hex()}"),
-    ):
-        announcement = asking.receive()
-        assert announcement[:6] != b"\xff" * 6
-        assert announcement[14:24] == bytes.fromhex("18000007030100000000")
-        assert asking.receive(0.1) == b""
-        assert asking.ask(mask(READ)) == mask_is(OTHER, ME)
-        assert asking.link.send(Wire.target_mac + from_(THIRD, config(0))[6:])
-        assert asking.receive(0.15) == SILENCE
 
 
 def test_what_is_set_is_stable_before_it_is_answered(

@@ -1,0 +1,50 @@
+"""The packet filter that runs in the kernel: which frames a socket is handed.
+
+Classic BPF; see linux/filter.h and linux/bpf_common.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from aoe.header import ETHERNET_LENGTH, Flag
+
+INSTRUCTION_LENGTH: Final = 8
+
+_LOAD_WORD: Final = 0x20
+_LOAD_BYTE: Final = 0x30
+_IF_GREATER: Final = 0x25
+_IF_BITS: Final = 0x45
+_RETURN: Final = 0x06
+_PACKET_TYPE: Final = 0xFFFF_F000 + 4
+_PACKET_MULTICAST: Final = 2
+"""Greater ones are frames for others and our own."""
+_PACKET_OTHERHOST: Final = 3
+_INSTRUCTION: Final = struct.Struct("=HBBI")
+
+
+def build_filter(*, responses: bool | None, others: bool = False) -> bytes:
+    """Build the program that lets AoE frames pass.
+
+    Args:
+        responses: True lets only frames with the R flag pass, False only those
+            without (P7), None both.
+        others: let frames for other machines pass too. The kernel marks frames of
+            VLANs without interface as such, untagging them, so these come along.
+    """
+    # A jump skips as many instructions as it says.
+    limit = _PACKET_OTHERHOST if others else _PACKET_MULTICAST
+    program = [
+        (_LOAD_WORD, 0, 0, _PACKET_TYPE),
+        (_IF_GREATER, 0, 1, limit),
+        (_RETURN, 0, 0, 0),
+    ]
+    if responses is not None:
+        program += [
+            (_LOAD_BYTE, 0, 0, ETHERNET_LENGTH),
+            (_IF_BITS, int(responses), int(not responses), Flag.RESPONSE),
+            (_RETURN, 0, 0, 0),
+        ]
+    program.append((_RETURN, 0, 0, 0xFFFF_FFFF))
+    return b"".join(_INSTRUCTION.pack(*line) for line in program)

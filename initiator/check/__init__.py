@@ -1,0 +1,1 @@
+"""A conformance suite for any AoE target: rules as tables, no socket in them."""

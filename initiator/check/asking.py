@@ -1,0 +1,187 @@
+"""Requests of all four commands, right ones and wrong ones, each with its own tag."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+
+from aoe.ata import DEVICE_LBA, LBA48_OPCODES, AFlag, Opcode, Registers
+from aoe.config import Config, ConfigCommand
+from aoe.header import (
+    FRAME_MINIMUM,
+    HEADER_LENGTH,
+    TAG_USER,
+    VERSION,
+    Command,
+    Header,
+)
+from aoe.macmask import Directive, MaskCommand, MaskList
+from aoe.reserve import Reserve, ReserveCommand
+
+if TYPE_CHECKING:
+    from aoe.address import Address
+
+TAG_LIMIT: Final = 1 << 19
+"""Tags of one process: what the twelve bits that are its own leave (P11)."""
+DEVICE_IDENTIFY: Final = 0xA000_0000
+"""The device register of IDENTIFY, as Linux sends it (P30)."""
+_LONGEST_BODY: Final = 1 << 16
+
+
+class Around(TypedDict, total=False):
+    """What may be different about any request.
+
+    Keys:
+        src: the client; by default we.
+        dst: the receiver; by default the target's own MAC address.
+        address: shelf and slot; by default the target's.
+        flags: low nibble of byte 14.
+        error: byte 15.
+        version: high nibble of byte 14.
+        tag: by default the next of our own.
+        tail: bytes behind all that means something.
+        is_padded: fill it up to 60 bytes, as is the default (P20).
+    """
+
+    src: bytes
+    dst: bytes
+    address: tuple[int, int]
+    flags: int
+    error: int
+    version: int
+    tag: int
+    tail: bytes
+    is_padded: bool
+
+
+class AroundAta(Around, total=False):
+    """What may be different about an ATA request.
+
+    Keys:
+        aflags: byte 24.
+        feature: the feature register.
+        data: what stands behind the registers.
+    """
+
+    aflags: int
+    feature: int
+    data: bytes
+
+
+class Asking:
+    """Builds requests for one target.
+
+    Args:
+        address: its shelf and slot.
+        mac: its MAC address.
+        client: our own.
+        tag_base: the twelve bits that our tags have in common (P11).
+    """
+
+    def __init__(
+        self, address: Address, mac: bytes, client: bytes, tag_base: int = 0
+    ) -> None:
+        self.address = address
+        self.mac = mac
+        self.client = client
+        self.tag_first = TAG_USER | tag_base << 19
+        self._numbers = itertools.cycle(range(TAG_LIMIT))
+
+    # Other clients, made up. The local bit is set: no card is sold with these.
+
+    @property
+    def other(self) -> bytes:
+        """The MAC address of another client."""
+        return b"\x02\xae\x01" + self.client[3:]
+
+    @property
+    def third(self) -> bytes:
+        """The MAC address of a third client."""
+        return b"\x02\xae\x02" + self.client[3:]
+
+    @staticmethod
+    def invented(number: int) -> bytes:
+        """The MAC address of any further client."""
+        return b"\x02\xaf" + number.to_bytes(4, "big")
+
+    # Requests.
+
+    def frame(self, command: int, body: bytes = b"", **around: Unpack[Around]) -> bytes:
+        """Build a request of any command with these bytes behind the header."""
+        head = bytearray(HEADER_LENGTH)
+        Header(
+            around.get("dst", self.mac),
+            around.get("src", self.client),
+            *around.get("address", self.address),
+            command,
+            around.get("tag", self.tag_first | next(self._numbers)),
+            around.get("flags", 0),
+            around.get("error", 0),
+            around.get("version", VERSION),
+        ).pack_into(head)
+        whole = bytes(head) + body + around.get("tail", b"")
+        is_padded = around.get("is_padded", True)
+        return whole.ljust(FRAME_MINIMUM, b"\0") if is_padded else whole
+
+    def ata(
+        self, opcode: int, lba: int = 0, count: int = 0, **around: Unpack[AroundAta]
+    ) -> bytes:
+        """Build an ATA request with just these registers."""
+        aflags, feature = around.pop("aflags", 0), around.pop("feature", 0)
+        data = around.pop("data", b"")
+        body = packed(Registers(aflags, feature, count, opcode, lba))
+        return self.frame(Command.ATA, body + data, **around)  # type: ignore[misc] # what is left is Around
+
+    def transfer(
+        self, opcode: int, lba: int, count: int = 1, **around: Unpack[AroundAta]
+    ) -> bytes:
+        """Build a command on sectors, in the form that its opcode has (P30)."""
+        if opcode in LBA48_OPCODES:
+            around["aflags"] = around.get("aflags", 0) | AFlag.EXTENDED
+        else:
+            lba |= DEVICE_LBA << 24
+        return self.ata(opcode, lba, count, **around)
+
+    def identify(self, count: int = 1, **around: Unpack[AroundAta]) -> bytes:
+        """Build an IDENTIFY DEVICE."""
+        return self.ata(Opcode.IDENTIFY, DEVICE_IDENTIFY, count, **around)
+
+    def config(
+        self,
+        ccmd: int = ConfigCommand.READ,
+        string: bytes = b"",
+        declared: int | None = None,
+        **around: Unpack[Around],
+    ) -> bytes:
+        """Build a query config; ``declared`` is another length than the string's."""
+        body = packed(Config(ccmd, string, declared=declared))
+        return self.frame(Command.CONFIG, body, **around)
+
+    def mask_list(
+        self,
+        *directives: tuple[int, bytes],
+        mcmd: int = MaskCommand.READ,
+        declared: int | None = None,
+        **around: Unpack[Around],
+    ) -> bytes:
+        """Build a MAC mask list request."""
+        those = tuple(itertools.starmap(Directive, directives))
+        body = packed(MaskList(mcmd, those, declared=declared))
+        return self.frame(Command.MASK, body, **around)
+
+    def reserve(
+        self,
+        *macs: bytes,
+        rcmd: int = ReserveCommand.READ,
+        declared: int | None = None,
+        **around: Unpack[Around],
+    ) -> bytes:
+        """Build a reserve/release request."""
+        body = packed(Reserve(rcmd, macs, declared))
+        return self.frame(Command.RESERVE, body, **around)
+
+
+def packed(message: Registers | Config | MaskList | Reserve) -> bytes:
+    """Return the bytes of a message behind the AoE header."""
+    room = bytearray(_LONGEST_BODY)
+    return bytes(room[: message.pack_into(room, 0)])

@@ -1,0 +1,165 @@
+"""What a check changes is put back: how each thing is saved, and restored.
+
+We never shut ourselves out: our own address goes out of the mask list last (P70).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from aoe.address import format_mac
+from aoe.ata import (
+    ATA_DATA,
+    AtaError,
+    Feature,
+    Opcode,
+    Registers,
+    Status,
+)
+from aoe.config import ConfigCommand
+from aoe.header import Flag
+from aoe.identify import Ability
+from aoe.macmask import DirectiveCommand, MaskCommand, MaskList
+from aoe.reserve import ReserveCommand
+from initiator.check.expect import (
+    A_LIST,
+    ANSWER,
+    That,
+    config_is,
+    holders_are,
+    mask_is,
+    succeeds,
+)
+from initiator.check.model import Needs, Skip
+
+if TYPE_CHECKING:
+    from initiator.check.model import Steps
+    from initiator.check.subject import Subject
+
+_DIRECTIVES_AT_ONCE: Final = 100
+
+
+class Keeper(ABC):
+    """Keeps one thing of a target while checks change it."""
+
+    what: ClassVar[str]
+
+    @abstractmethod
+    def save(self, t: Subject) -> Steps:
+        """Note how it is.
+
+        Raises:
+            Skip: it cannot be put back, so it must not be changed.
+        """
+
+    @abstractmethod
+    def restore(self, t: Subject) -> Steps:
+        """Make it as it was."""
+
+
+class _Disk(Keeper):
+    what = "sectors"
+
+    def save(self, t: Subject) -> Steps:
+        data = []
+        if t.scratch.stop > t.sectors:
+            raise Skip(f"sector {t.scratch.stop - 1} is not on the disk")
+        for index, count in t.pieces():
+            request = t.read(t.scratch[index], count)
+            reply = yield request, succeeds(sectors=count)
+            data.append(reply[ATA_DATA:])
+        t.scratch_before = b"".join(data)
+        reply = yield t.write(t.scratch[0], t.kept()), ANSWER
+        t.is_read_only = _is_aborted(reply)
+
+    def restore(self, t: Subject) -> Steps:
+        if t.is_read_only:
+            return
+        for index, count in t.pieces():
+            request = t.write(t.scratch[index], t.kept(index, count))
+            yield request, succeeds()
+
+
+def _is_aborted(reply: bytes) -> bool:
+    if len(reply) < ATA_DATA or reply[14] & Flag.ERROR:
+        return False
+    registers = Registers.unpack_from(reply)
+    failed = registers.command & Status.ERROR
+    return bool(failed and registers.feature & AtaError.ABORTED)
+
+
+class _Cache(Keeper):
+    what = "write cache"
+
+    def save(self, t: Subject) -> Steps:
+        t.claims(Ability.WRITE_CACHE)
+        # Switching to what is already selected shows whether it can be switched.
+        yield from self.restore(t)
+
+    def restore(self, t: Subject) -> Steps:
+        is_on = Ability.WRITE_CACHE in t.disk.enabled
+        feature = Feature.WRITE_CACHE_ON if is_on else Feature.WRITE_CACHE_OFF
+        yield t.ata(Opcode.SET_FEATURES, feature=feature), succeeds()
+
+
+class _ConfigString(Keeper):
+    what = "config string"
+
+    def save(self, t: Subject) -> Steps:
+        yield t.config(), config_is(t.string, ConfigCommand.READ)
+
+    def restore(self, t: Subject) -> Steps:
+        force = ConfigCommand.FORCE
+        yield t.config(force, t.string), config_is(t.string, force)
+
+
+class _Mask(Keeper):
+    what = "MAC mask list"
+
+    def save(self, t: Subject) -> Steps:
+        if t.mask and t.client not in t.mask:
+            raise Skip("we are not in its MAC mask list, and yet are served")
+        yield t.mask_list(), mask_is(*t.mask, mcmd=MaskCommand.READ)
+
+    def restore(self, t: Subject) -> Steps:
+        add, delete = int(DirectiveCommand.ADD), int(DirectiveCommand.DELETE)
+        reply = yield t.mask_list(), A_LIST
+        now = [mac for _, mac in MaskList.unpack_from(reply).directives]
+        added = [mac for mac in now if mac not in t.mask]
+        added.sort(key=t.client.__eq__)
+        edits = [(add, mac) for mac in t.mask if mac not in now]
+        edits += [(delete, mac) for mac in added]
+        for first in range(0, len(edits), _DIRECTIVES_AT_ONCE):
+            some = edits[first : first + _DIRECTIVES_AT_ONCE]
+            yield t.mask_list(*some, mcmd=MaskCommand.EDIT), ANSWER
+        listed = That("the list as it was", lambda reply: _lists(reply) == set(t.mask))
+        yield t.mask_list(), listed
+
+
+def _lists(reply: bytes) -> set[bytes]:
+    return {mac for _, mac in MaskList.unpack_from(reply).directives}
+
+
+class _Reservation(Keeper):
+    what = "reservation"
+
+    def save(self, t: Subject) -> Steps:
+        if t.holders:
+            holders = ", ".join(map(format_mac, t.holders))
+            raise Skip(f"it is reserved for {holders}, who may rely on it")
+        yield t.reserve(), holders_are(rcmd=ReserveCommand.READ)
+
+    def restore(self, t: Subject) -> Steps:
+        force = ReserveCommand.FORCE
+        yield t.reserve(rcmd=force), holders_are(rcmd=force)
+
+
+KEEPERS: Final[dict[Needs, Keeper]] = {
+    Needs.RESERVE: _Reservation(),
+    Needs.MASK: _Mask(),
+    Needs.CONFIG: _ConfigString(),
+    Needs.CACHE: _Cache(),
+    Needs.DISK: _Disk(),
+}
+"""In the order of restoring: who is fenced out writes no sectors."""

@@ -1,0 +1,1 @@
+"""The rules, one table a file."""

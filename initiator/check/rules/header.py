@@ -1,0 +1,143 @@
+"""The AoE header: address, flags, version, tag, unknown commands (P1 to P18)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL
+from aoe.config import ConfigCommand
+from aoe.header import ErrorCode, Flag
+from initiator.check.asking import TAG_LIMIT
+from initiator.check.expect import (
+    ANSWER,
+    SILENCE,
+    That,
+    config_is,
+    is_failure,
+    refuses,
+    refuses_and_echoes,
+)
+from initiator.check.model import Table
+
+if TYPE_CHECKING:
+    from initiator.check.expect import Expectation
+    from initiator.check.model import Steps
+    from initiator.check.subject import Subject
+
+table: Final = Table()
+
+RESERVED_FLAGS: Final = 0x03
+RESERVED_AFLAGS: Final = 0xAC
+UNKNOWN: Final = (4, 9, 0x7F, 0xEF)
+VENDORS: Final = (0xF0, 0xFF)
+
+
+def its_config(t: Subject) -> Expectation:
+    """The reply to a query config that reads."""
+    return config_is(t.string, ConfigCommand.READ)
+
+
+@table.must("P1 P10 P12 P14")
+def answered(t: Subject) -> Steps:
+    """A query is answered: R, no E, its tag, from its own MAC."""
+    yield t.config(), its_config(t)
+
+
+@table.must("P8 P9")
+def broadcast_addresses(t: Subject) -> Steps:
+    """Shelf, slot or both may be broadcast; the reply has its own."""
+    shelf, slot = t.address
+    for asked in ((SHELF_ALL, SLOT_ALL), (SHELF_ALL, slot), (shelf, SLOT_ALL)):
+        yield t.config(address=asked), its_config(t)
+
+
+@table.must("P8 P12")
+def broadcast_mac(t: Subject) -> Steps:
+    """A query to the broadcast MAC is answered from its own MAC."""
+    yield t.config(dst=MAC_BROADCAST), its_config(t)
+    yield t.config(dst=MAC_BROADCAST, address=(SHELF_ALL, SLOT_ALL)), its_config(t)
+
+
+@table.must("P8")
+def other_addresses(t: Subject) -> Steps:
+    """What is for another shelf or slot meets with silence."""
+    shelf, slot = t.address
+    for asked in ((shelf ^ 0x5A5A, slot), (shelf, slot ^ 0x5A)):
+        yield t.config(address=asked), SILENCE
+        yield t.identify(address=asked), SILENCE
+
+
+@table.must("P7")
+def responses(t: Subject) -> Steps:
+    """A frame with the R flag is no request: silence."""
+    yield t.config(flags=Flag.RESPONSE), SILENCE
+    yield t.config(flags=Flag.RESPONSE | Flag.ERROR, error=1), SILENCE
+    yield t.identify(flags=Flag.RESPONSE), SILENCE
+
+
+@table.must("P3 P4")
+def reserved_flags(t: Subject) -> Steps:
+    """Reserved header flags are ignored, and zero in the reply."""
+    for bit in (0x01, 0x02, RESERVED_FLAGS):
+        yield t.config(flags=bit), its_config(t)
+
+
+@table.must("P3 P4")
+def reserved_aflags(t: Subject) -> Steps:
+    """Reserved ATA flags are ignored, and zero in the reply."""
+    words = "success, reserved ATA flags zero"
+    clear = That(words, lambda r: bool(r) and not r[24] & RESERVED_AFLAGS)
+    yield t.identify(aflags=RESERVED_AFLAGS), clear
+
+
+@table.must("P13")
+def errors_in_requests(t: Subject) -> Steps:
+    """E and Error of a request mean nothing, and do not come back."""
+    yield t.config(flags=Flag.ERROR, error=ErrorCode.RESERVED), its_config(t)
+    words = "success, E and Error clear"
+    good = That(words, lambda r: bool(r) and not is_failure(r) and not r[15])
+    yield t.identify(flags=Flag.ERROR, error=9), good
+
+
+@table.must("P13")
+def error_codes_in_requests(t: Subject) -> Steps:
+    """Error without E of a request does not come back either."""
+    yield t.config(error=9), its_config(t)
+
+
+@table.advice("P5 P6")
+def versions(t: Subject) -> Steps:
+    """Another version than 1: AoE error 5."""
+    for version in (0, 2, 15):
+        yield t.config(version=version), refuses(ErrorCode.BAD_VERSION)
+        yield t.identify(version=version), refuses(ErrorCode.BAD_VERSION)
+
+
+@table.must("P10")
+def tags(t: Subject) -> Steps:
+    """The tag comes back bit for bit."""
+    for bits in (0, 1, 0x2AAAA, 0x55555, TAG_LIMIT - 1):
+        yield t.config(tag=t.tag_first | bits), its_config(t)
+        yield t.identify(tag=t.tag_first | bits), ANSWER
+
+
+@table.must("P16")
+def unknown_commands(t: Subject) -> Steps:
+    """An unknown command, a vendor's too: AoE error 1."""
+    for command in (*UNKNOWN, *VENDORS):
+        yield t.frame(command, bytes(36)), refuses(ErrorCode.BAD_COMMAND)
+
+
+@table.advice("P16 P18")
+def echoed_commands(t: Subject) -> Steps:
+    """An error reply has the whole request behind its header."""
+    body = bytes(range(100))
+    yield t.frame(9, body), refuses_and_echoes(ErrorCode.BAD_COMMAND)
+
+
+@table.advice("P62 P71")
+def newer_commands(t: Subject) -> Steps:
+    """It knows the commands that came last, 2 and 3."""
+    known = That("no AoE error", lambda r: bool(r) and not r[14] & Flag.ERROR)
+    yield t.mask_list(), known
+    yield t.reserve(), known

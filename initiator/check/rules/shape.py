@@ -1,0 +1,131 @@
+"""How long frames are, and what is in them besides the message (P17 to P23, P34)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aoe.ata import ATA_DATA, SECTOR, Opcode
+from aoe.config import CONFIG_STRING, ConfigCommand
+from aoe.header import HEADER_LENGTH, Command
+from aoe.macmask import DIRECTIVE_LENGTH, MASK_LENGTH
+from aoe.reserve import RESERVE_LENGTH
+from initiator.check.expect import (
+    ANYTHING,
+    SILENCE,
+    UNLIKELY,
+    config_is,
+    is_blank_from,
+    is_long,
+    is_padded,
+    succeeds,
+)
+from initiator.check.model import Skip, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from initiator.check.model import Steps
+    from initiator.check.subject import Subject
+
+table: Final = Table()
+
+MASK_END: Final = HEADER_LENGTH + MASK_LENGTH
+RESERVE_END: Final = HEADER_LENGTH + RESERVE_LENGTH
+JUNK: Final = b"\xed" * 100
+UNKNOWN_OPCODE: Final = 0x02
+
+
+def short_replies(t: Subject, tail: bytes = b"") -> Iterator[tuple[bytes, int]]:
+    """Requests that get short replies, and where what those say ends."""
+    yield t.config(tail=tail), CONFIG_STRING + len(t.string)
+    yield t.ata(UNKNOWN_OPCODE, tail=tail), ATA_DATA
+    yield t.ata(Opcode.CHECK_POWER_MODE, tail=tail), ATA_DATA
+    yield t.ata(Opcode.FLUSH, tail=tail), ATA_DATA
+    if t.identity is not None:
+        yield t.read(t.sectors, tail=tail), ATA_DATA
+    if t.mask_before is not None:
+        yield t.mask_list(tail=tail), MASK_END + DIRECTIVE_LENGTH * len(t.mask_before)
+    if t.holders_before is not None:
+        yield t.reserve(tail=tail), RESERVE_END + 6 * len(t.holders_before)
+
+
+@table.must("P19")
+def padded(t: Subject) -> Steps:
+    """Every reply has 60 bytes at least, as an Ethernet frame must."""
+    for request, _ in short_replies(t):
+        yield request, is_padded()
+
+
+@table.must("P3 P34")
+def blank(t: Subject) -> Steps:
+    """Behind what a reply says there is nothing but zeroes."""
+    for request, end in short_replies(t, JUNK):
+        yield request, is_blank_from(end)
+
+
+SHORT: Final = {
+    "a header without its last byte": (Command.ATA, HEADER_LENGTH - 1),
+    "ATA": (Command.ATA, ATA_DATA - 1),
+    "query config": (Command.CONFIG, CONFIG_STRING - 1),
+    "MAC mask list": (Command.MASK, MASK_END - 1),
+    "reserve/release": (Command.RESERVE, RESERVE_END - 1),
+}
+"""A command, and a length that is too short for it."""
+
+
+@table.must("P17")
+def too_short(t: Subject) -> Steps:
+    """A frame that is too short for its command meets with silence."""
+    # A card that fills short frames up has the target see another frame: the one that
+    # we fill up ourselves, with zeroes. They ask for nothing that changes anything.
+    for command, length in SHORT.values():
+        # The byte of the tag that may be missing is zero.
+        frame = t.frame(command, bytes(36), tag=t.tag_first | length << 8)
+        filled_reply = yield frame[:length].ljust(60, b"\0"), ANYTHING
+        reply = yield frame[:length], UNLIKELY
+        if reply and reply == filled_reply:
+            raise Skip("this network fills short frames up, or so it answers")
+        if reply:
+            yield frame[:length], SILENCE
+
+
+@table.must("P20")
+def unpadded(t: Subject) -> Steps:
+    """A request needs no padding."""
+    read = config_is(t.string, ConfigCommand.READ)
+    yield t.config(is_padded=False), read
+    yield t.identify(is_padded=False), succeeds(sectors=1)
+
+
+@table.must("P20")
+def junk(t: Subject) -> Steps:
+    """Junk behind a request is ignored."""
+    yield t.config(tail=JUNK), config_is(t.string, ConfigCommand.READ)
+    yield t.identify(tail=JUNK), succeeds(sectors=1)
+    yield t.read(tail=JUNK), succeeds(sectors=1)
+
+
+@table.must("P23")
+def ballast(t: Subject) -> Steps:
+    """IDENTIFY and READ ignore the ballast of a probe for the MTU."""
+    for count in range(1, t.frame_sectors + 1):
+        yield t.identify(tail=bytes(count * SECTOR)), succeeds(sectors=1)
+        yield t.read(0, 1, tail=bytes(count * SECTOR)), succeeds(sectors=1)
+
+
+@table.must("P21 P29")
+def exact(t: Subject) -> Steps:
+    """Data replies have 36 bytes and the sectors, no byte more."""
+    yield t.identify(), is_long(ATA_DATA + SECTOR)
+    for count in range(1, min(t.frame_sectors, t.sectors) + 1):
+        yield t.read(0, count), is_long(ATA_DATA + count * SECTOR)
+
+
+@table.must("P22 P37")
+def advertised(t: Subject) -> Steps:
+    """It reads as many sectors at a time as it advertises."""
+    if t.frame_sectors < t.advertised:
+        raise Skip(f"our MTU carries {t.frame_sectors} of {t.advertised} sectors")
+    if t.sectors < t.advertised:
+        raise Skip(f"the disk has {t.sectors} of {t.advertised} sectors")
+    yield t.read(0, t.advertised), succeeds(sectors=t.advertised)

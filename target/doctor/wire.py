@@ -1,0 +1,104 @@
+"""Who else serves on this wire, asked by broadcast, and whether they get on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from aoe.address import format_mac
+from aoe.errors import AccessError, AoEError
+from aoe.header import sectors_per_frame
+from aoe.link import open_link
+from aoe.sizes import short_size
+from target.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
+from target.probe import identify, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aoe.abstract import Link
+    from aoe.address import Address
+    from aoe.identify import Identity
+    from target.probe import Heard
+
+_CHECK = "targets"
+
+
+def examine_wire(name: str) -> Iterator[Finding]:
+    """Open an interface as a target does, and ask who is there."""
+    try:
+        link = open_link(name, rings=True, responses=True)
+        yield ok(name, "rings", "packet rings can be had: a batch of frames a call")
+    except AccessError:
+        # Told once, of the host.
+        return
+    except AoEError as error:
+        yield from_error("rings", error, Verdict.WARN, name)
+        try:
+            link = open_link(name, rings=False, responses=True)
+        except AoEError as again:
+            yield from_error("open", again, subject=name)
+            return
+    with link:
+        try:
+            yield from _examine_targets(link)
+        except AoEError as error:
+            yield from_error(_CHECK, error, subject=name)
+
+
+def _examine_targets(link: Link) -> Iterator[Finding]:
+    ways: defaultdict[Address, list[Heard]] = defaultdict(list)
+    for heard in survey(link):
+        ways[heard.address].append(heard)
+    if not ways:
+        yield ok(link.name, _CHECK, "no other target answers on this wire")
+    for address, all_heard in ways.items():
+        for heard in all_heard:
+            yield judge_answer(link.name, link.mtu, heard)
+        macs = {heard.mac: heard for heard in all_heard}
+        if len(macs) > 1:
+            pages = {mac: identify(link, heard) for mac, heard in macs.items()}
+            yield judge_namesakes(address, pages)
+
+
+def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
+    """Judge what a target says it can do, against our end of the wire."""
+    text = (
+        f"on {name}, {format_mac(heard.mac)}: {heard.buffers} buffers, "
+        f"{short_size(heard.sectors * 512)} a frame"
+    )
+    here = sectors_per_frame(mtu)
+    subject = str(heard.address)
+    if heard.buffers < 2:
+        # Linux begins with half of them (P60).
+        cure = "serve it with --buffers 64, or -b 16 for vblade"
+        return warn(subject, _CHECK, f"{text}; Linux brings no such disk up", cure)
+    if heard.sectors < here:
+        more = f"{text}, where this end could carry {short_size(here * 512)}"
+        cure = "raise the MTU of its interface, and of all between"
+        return warn(subject, _CHECK, more, cure)
+    if heard.sectors > here:
+        more = f"{text}, where this end can carry {short_size(here * 512)}"
+        cure = f"raise the MTU here: ip link set {name} mtu 9000"
+        return warn(subject, _CHECK, more, cure)
+    return ok(subject, _CHECK, text)
+
+
+def judge_namesakes(address: Address, pages: dict[bytes, Identity | None]) -> Finding:
+    """Judge several that answer for one address, by what each says its disk is.
+
+    Args:
+        address: theirs.
+        pages: by MAC address; None where it would not tell.
+    """
+    macs = " and ".join(format_mac(mac) for mac in sorted(pages))
+    subject, check = str(address), "duplicate"
+    first, *others = pages.values()
+    cure = f"give one of them another address: aoe-target serve e{address.shelf}.N"
+    if None in pages.values():
+        text = f"{macs} answer for it, and do not tell whether their disk is the same"
+        return warn(subject, check, text, cure)
+    if all(page == first for page in others):
+        return ok(subject, check, f"{macs} answer for it: two ways to the same disk")
+    text = f"{macs} answer for it with different disks: clients mix the two up"
+    return fail(subject, check, text, cure)

@@ -1,0 +1,60 @@
+"""``aoe-target doctor``: what is wrong here, and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from aoe.commandline import print_json
+
+if TYPE_CHECKING:
+    from target.doctor import Finding
+
+_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    help="Look at this disk image, block device or NBD export too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(
+    interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Look at all that a target depends on, and say how to mend what is wrong.
+
+    \b
+    Try:  aoe-target doctor
+          aoe-target doctor eth0 --path disk.img
+
+    Rights, interfaces, MTU, losses, buffers, other targets on the wire and those that
+    run here. Without IFACE it looks at every Ethernet interface that is up. Nothing is
+    changed; a query is broadcast on each.
+
+    Exit codes: 0 nothing has failed, 1 something has.
+    """
+    from target.doctor import Verdict, examine
+
+    findings = []
+    for finding in examine(interfaces, paths):
+        findings.append(finding)
+        if not as_json:
+            # At once: asking the wire takes its time.
+            click.echo(_describe(finding))
+    if as_json:
+        print_json("doctor", findings=[asdict(each) for each in findings])
+    if any(each.verdict is Verdict.FAIL for each in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _describe(finding: Finding) -> str:
+    verdict = click.style(f"{finding.verdict:<4}", fg=_COLOURS[finding.verdict])
+    line = f"{verdict}  {finding.subject}: {finding.check}: {finding.text}"
+    return f"{line}\n      {finding.cure}" if finding.cure else line

@@ -1,0 +1,66 @@
+"""The conformance suite, played on our target without a wire between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aoe.config import Config
+from initiator.check.model import Needs, Result
+from initiator.check.play import Session, drive
+from initiator.check.subject import Subject, meet
+from initiator.check.suite import CHECKS
+from target.disks.memory import MemoryDisk
+from tests.asking import CLIENT, SECTORS, ask, make_target
+from tests.mutants import Mutant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from initiator.check.model import Check
+    from target.server import Target
+
+EVERYTHING = ~Needs.NOTHING
+SCRATCH = 8
+
+
+class Between:
+    """Hands requests to a target and replies back, both changed by a mutant."""
+
+    def __init__(self, target: Target, mutant: Mutant) -> None:
+        self.target = target
+        self.asked = 0
+        self._mutant = mutant
+
+    def __call__(self, request: bytes, *, is_silence: bool) -> bytes:
+        del is_silence
+        self.asked += 1
+        reply = ask(self.target, self._mutant.rewrite(request))
+        return self._mutant.alter(request, reply)
+
+
+def subject_of(target: Target, ask_: Between) -> Subject:
+    """Get to know a target."""
+    mtu = target.frame_limit - 14
+    plain = Subject(target.export.address, target.mac, CLIENT, mtu, Config())
+    config = Config.unpack_from(ask(target, plain.config()))
+    t = Subject(target.export.address, target.mac, CLIENT, mtu, config)
+    assert drive(meet(t), t, ask_) is None
+    if t.identity is not None:
+        t.scratch = range(t.identity.sectors - SCRATCH, t.identity.sectors)
+    return t
+
+
+def check(
+    mutant: Mutant | None = None,
+    *,
+    checks: Iterable[Check] = CHECKS,
+    allowed: Needs = EVERYTHING,
+    read_only: bool = False,
+    mtu: int = 1500,
+) -> list[Result]:
+    """Play checks on a target of ours, or on one that gets something wrong."""
+    disk = MemoryDisk(bytes(range(256)) * (SECTORS * 2))
+    disk.read_only = read_only
+    between = Between(make_target(disk, mtu), mutant or Mutant(""))
+    session = Session(subject_of(between.target, between), between, allowed)
+    return list(session.play(checks))

@@ -1,0 +1,181 @@
+"""How the suite asks over a link: lost frames, strangers' frames, a dead target."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.config import Config
+from aoe.errors import AoEError
+from aoe.link import Link, LinkStatistics
+from initiator.check.model import Check, Needs, Result, Verdict
+from initiator.check.play import GoneError, Session, drive
+from initiator.check.subject import Subject, meet
+from initiator.check.suite import CHECKS
+from initiator.check.wire import WireAsk
+from tests.asking import CLIENT, TARGET, ask, make_target, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOON = 0.04
+NEVER = 3600.0
+
+
+class Cable(Link):
+    """A link with a target at its other end, and trouble on the way.
+
+    Args:
+        replies: what comes back, for a request and the target's reply to it.
+    """
+
+    name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
+
+    def __init__(self, replies: Callable[[bytes, bytes], list[bytes]]) -> None:
+        self.target = make_target()
+        self.sent: list[bytes] = []
+        self._replies = replies
+        self._arrived: deque[bytes] = deque()
+        self._slot = bytearray(1514)
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive(self) -> memoryview | None:
+        return memoryview(self._arrived.popleft()) if self._arrived else None
+
+    def reserve(self) -> memoryview | None:
+        return memoryview(self._slot)
+
+    def commit(self, length: int) -> None:
+        request = bytes(self._slot[:length])
+        self.sent.append(request)
+        reply = ask(self.target, request)
+        self._arrived.extend(each for each in self._replies(request, reply) if each)
+
+    def flush(self) -> None:
+        pass
+
+    def wait(self, timeout: float | None) -> bool:
+        if not self._arrived:
+            time.sleep(min(timeout or 0.0, 0.001))
+        return bool(self._arrived)
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics()
+
+    def close(self) -> None:
+        pass
+
+
+def plugged(
+    replies: Callable[[bytes, bytes], list[bytes]], patience: float = SOON
+) -> tuple[Cable, Subject, WireAsk]:
+    cable = Cable(replies)
+    config = Config(buffer_count=16, firmware=0x4019, sector_count=2, version=1)
+    t = Subject(cable.target.export.address, TARGET, CLIENT, 1500, config)
+    return cable, t, WireAsk(cable, t, patience)
+
+
+def faithful(_: bytes, reply: bytes) -> list[bytes]:
+    return [reply]
+
+
+def play(t: Subject, asker: WireAsk, *names: str) -> list[Result]:
+    checks: list[Check] = [each for each in CHECKS if each.name in names]
+    return list(Session(t, asker, ~Needs.NOTHING).play(checks))
+
+
+class Losing:
+    """Loses whatever has not been asked before: the first of each request."""
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+
+    def __call__(self, request: bytes, reply: bytes) -> list[bytes]:
+        is_new = request not in self._seen
+        self._seen.add(request)
+        return [] if is_new else [reply]
+
+
+NAMES = ("header.answered", "header.responses", "reads.beyond", "config.set_second")
+
+
+def test_p2_what_is_lost_is_asked_again_and_no_deviation() -> None:
+    cable, t, asker = plugged(Losing())
+    assert drive(meet(t), t, asker) is None
+    assert [r.verdict for r in play(t, asker, *NAMES)] == [Verdict.HOLDS] * 4
+    assert len(cable.sent) > len(set(cable.sent))
+
+
+def test_silence_is_not_waited_for() -> None:
+    cable, t, asker = plugged(faithful, NEVER)
+    assert asker(t.config(address=(9, 9)), is_silence=True) == b""
+    assert len(cable.sent) == 2
+
+
+def test_an_answer_where_silence_is_due_is_heard() -> None:
+    def both(request: bytes, reply: bytes) -> list[bytes]:
+        wrong = settings(0)[:20] + request[20:24] + settings(0)[24:]
+        return [reply or wrong]
+
+    _, t, asker = plugged(both, NEVER)
+    assert asker(t.config(address=(9, 9)), is_silence=True)[16:19] == b"\0\7\3"
+
+
+def test_p8_another_target_at_the_same_mac_is_not_taken_for_this_one() -> None:
+    def two(_: bytes, reply: bytes) -> list[bytes]:
+        return [reply[:18] + b"\4" + reply[19:], reply] if reply else []
+
+    _, t, asker = plugged(two, NEVER)
+    reply = asker(t.config(address=(0xFFFF, 0xFF)), is_silence=False)
+    assert reply[16:19] == b"\0\7\3"
+
+
+def test_p9_a_broadcast_address_in_a_reply_is_this_targets_fault() -> None:
+    def everybody(request: bytes, reply: bytes) -> list[bytes]:
+        return [reply[:16] + request[16:19] + reply[19:]]
+
+    _, t, asker = plugged(everybody, NEVER)
+    reply = asker(t.config(address=(0xFFFF, 0xFF)), is_silence=False)
+    assert reply[16:19] == b"\xff\xff\xff"
+
+
+def test_p10_a_tag_that_nobody_sent_is_judged_when_nothing_else_comes() -> None:
+    def mixed_up(request: bytes, reply: bytes) -> list[bytes]:
+        wrong = reply[:20] + b"\0\0\0\1" + reply[24:]
+        return [reply if request[23] % 2 else wrong]
+
+    _, t, asker = plugged(mixed_up)
+    (result,) = play(t, asker, "header.answered")
+    assert result.verdict is Verdict.DEVIATES
+    assert "tag is 00000001, not 80000000" in result.why[2]
+
+
+def test_a_target_that_dies_of_a_check_is_told_and_asked_no_more() -> None:
+    class Frail:
+        is_dead = False
+
+        def __call__(self, request: bytes, reply: bytes) -> list[bytes]:
+            self.is_dead |= bool(request[14] & 8)
+            return [] if self.is_dead else [reply]
+
+    cable, t, asker = plugged(Frail())
+    results = play(t, asker, "header.answered", "header.responses", "reads.read")
+    verdicts = [result.verdict for result in results]
+    assert verdicts == [Verdict.HOLDS, Verdict.DEVIATES, Verdict.SKIPPED]
+    assert results[1].why[0].startswith("e7.3: answers nothing any more after: ")
+    assert results[2].why == ("the target answers nothing any more",)
+    with pytest.raises(GoneError):
+        asker(t.config(), is_silence=False)
+    assert cable.sent
+
+
+def test_an_interface_that_takes_nothing_is_named() -> None:
+    cable, t, asker = plugged(faithful)
+    cable.reserve = lambda: None  # type: ignore[method-assign] # no slot, ever
+    with pytest.raises(AoEError, match="aoe0: takes no frames"):
+        asker(t.config(), is_silence=False)

@@ -1,0 +1,249 @@
+"""``aoe check`` on a real wire: our target, a read-only one, and Debian's vblade."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aoe.capture import read_capture
+from tests.asking import config, frame, holders_are, mask, mask_is, reserve
+from tests.serving import PATIENCE, client, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Wire
+    from tests.conftest import MakeWire
+
+pytestmark = pytest.mark.netns
+
+CHECK = [sys.executable, "-m", "initiator", "check", "e7.3", "-i", "aoe0"]
+EVERYTHING = ("--write", "--claim", "--hazardous")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+def check(wire: Wire, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*CHECK, "--timeout", "3", *words]
+    done: subprocess.CompletedProcess[str] = wire.initiator.run(
+        command, capture_output=True, text=True, timeout=180
+    )
+    return done
+
+
+def checked(wire: Wire, code: int, *words: str) -> dict[str, Any]:
+    """Run the suite, expect an exit code, and return what it reports."""
+    done = check(wire, "--json", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert (report["schema_version"], report["command"]) == (1, "check")
+    return report
+
+
+def named(report: dict[str, Any], verdict: str) -> set[str]:
+    return {each["name"] for each in report["checks"] if each["verdict"] == verdict}
+
+
+def claim(wire: Wire) -> None:
+    with client(wire) as asking:
+        assert asking.ask(config(4, b"an owner"))[32:40] == b"an owner"
+
+
+def assert_only_claimed(wire: Wire) -> None:
+    with client(wire) as asking:
+        assert asking.ask(config(1, b"an owner"))[32:40] == b"an owner"
+        assert asking.ask(mask(0)) == mask_is()
+        assert asking.ask(reserve(0)) == holders_are()
+
+
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_our_target_passes_and_is_left_as_it_was(
+    make_wire: MakeWire, image: Path, mtu: int
+) -> None:
+    wire = make_wire(mtu)
+    content = image.read_bytes()
+    with serving(wire, image, "-b", "16"):
+        claim(wire)
+        report = checked(wire, 0, *EVERYTHING, "--strict")
+        assert named(report, "deviates") == set()
+        assert named(report, "skipped") == {"writes.read_only"}
+        assert_only_claimed(wire)
+    assert image.read_bytes() == content
+    assert report["deviations"] == {"must": 0, "advice": 0}
+    assert report["passed"] == len(report["checks"]) - 1
+
+
+def test_without_options_nothing_is_changed_and_it_says_what_was_not_tried(
+    wire: Wire, image: Path
+) -> None:
+    state = image.with_name("disk.img.aoe.json")
+    with serving(wire, image):
+        done = check(wire)
+    assert done.returncode == 0
+    first, *lines, summary = done.stdout.splitlines()
+    assert first == (
+        "e7.3 at 52:54:00:ae:00:01 on aoe0: 2048 sectors, 64 buffers, 2 sectors a frame"
+    )
+    assert {line.split()[0] for line in lines} == {"pass", "skipped"}
+    assert "0 deviate (0 must, 0 advice)" in summary
+    assert "need --write, " in summary
+    assert not state.exists()
+
+
+def test_p40_a_read_only_target_passes(wire: Wire, image: Path) -> None:
+    with serving(wire, image, "--read-only"):
+        report = checked(wire, 0, *EVERYTHING, "--strict")
+    assert named(report, "deviates") == set()
+    assert "writes.read_only" in named(report, "pass")
+    assert "writes.write" in named(report, "skipped")
+
+
+def test_nobody_answers(wire: Wire) -> None:
+    done = check(wire, "--timeout", "0.1")
+    assert done.returncode == 3
+    assert done.stderr.startswith("aoe: e7.3: no answer on aoe0 within 0.1 s. See who")
+
+
+def test_sectors_that_are_not_on_the_disk_are_refused(wire: Wire, image: Path) -> None:
+    with serving(wire, image):
+        done = check(wire, "--write", "--lba", "2047", "--sectors", "2")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "aoe: --lba 2047 --sectors 2: e7.3 has 2048 sectors. "
+        "Choose some that are on the disk\n"
+    )
+
+
+def test_only_the_sectors_that_were_named_are_written(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    capture = tmp_path / "check.pcapng"
+    with serving(wire, image):
+        words = ("--write", "--lba", "100", "--sectors", "4", "--pcap", str(capture))
+        assert named(checked(wire, 0, *words), "deviates") == set()
+    written = {
+        int.from_bytes(each.data[28:31], "little")
+        for each in read_capture(capture)
+        if each.data[14:20] == b"\x10\0\0\7\3\0"
+        and each.data[27:28] in (b"\x30", b"\x34", b"\x35", b"\x45")
+    }
+    assert written
+    assert written <= set(range(100, 104))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_check_leaves_no_trace(
+    wire: Wire, image: Path, number: int
+) -> None:
+    content = image.read_bytes()
+    with serving(wire, image):
+        claim(wire)
+        process = wire.initiator.popen(
+            [*CHECK, *EVERYTHING], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"P58" in line:
+                process.send_signal(number)
+                break
+        assert process.communicate(timeout=PATIENCE)[1] == b"\naoe: interrupted\n"
+        assert process.returncode == 130
+        assert_only_claimed(wire)
+    assert image.read_bytes() == content
+
+
+def test_the_list_of_checks_asks_nobody() -> None:
+    command = [sys.executable, "-m", "initiator", "check", "--list", "--only", "P69"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["P69", "must"],
+        ["P69", "advice"],
+    ]
+    assert done.stdout.count("--claim --hazardous") == 2
+
+
+# Debian's vblade.
+
+VBLADE_MUST = {
+    "header.reserved_flags": "P3 P4: comes back as 19",
+    "header.reserved_aflags": "P3 P4",
+    "header.errors_in_requests": "P13: E comes back",
+    "header.error_codes_in_requests": "P13: so does Error",
+    "shape.padded": "P19: 32 bytes",
+    "shape.blank": "P34: bytes of the request in the padding",
+    "identify.check_power": "P47: silence to a count of 1",
+    "reads.no_sectors": "P36: success, and nothing read",
+    "reads.read_with_w": "P28: success, and 24 bytes of the sector",
+    "config.overlong": "P56: stores what an earlier frame left behind",
+    "writes.write_reply": "P34: bytes of the data in the padding",
+    "writes.write_nothing": "P36: success, and nothing written",
+}
+VBLADE_ADVICE = {
+    "header.versions": "P6: serves every version",
+    "identify.identify_counts": "P45: error 2",
+    "identify.checksum": "P82: none",
+    "identify.flush_plainly": "P46: status 0",
+    "identify.flush_ext": "P46: aborted",
+    "reads.flag_decides": "P31: the opcode alone does",
+    "reads.counts_aborted": "P36 P37: success, error 2",
+    "reads.read_with_w_aborted": "P28",
+    "config.overlong_told": "P56: silence, or stored",
+    "writes.write_without_w": "P28: executed, and the data comes back",
+    "writes.write_nothing_aborted": "P36",
+    "writes.write_short_aborted": "P39: error 2",
+}
+
+
+@pytest.fixture
+def vblade(wire: Wire, image: Path) -> Iterator[subprocess.Popen[bytes]]:
+    path = shutil.which("vblade", path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        pytest.skip("no vblade; apt install vblade")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    peer = wire.target.popen([path, "7", "3", "aoe0", str(image)], **pipes)
+    assert peer.stdout is not None
+    peer.stdout.readline()
+    yield peer
+    peer.terminate()
+    peer.wait(PATIENCE)
+
+
+@pytest.mark.usefixtures("vblade")
+def test_vblade_deviates_where_it_is_known_to(wire: Wire, image: Path) -> None:
+    content = image.read_bytes()
+    report = checked(wire, 1, "--write", "--claim")
+    wrong = [each for each in report["checks"] if each["verdict"] == "deviates"]
+    must = {each["name"] for each in wrong if each["level"] == "must"}
+    advice = {each["name"] for each in wrong if each["level"] == "advice"}
+    assert must == set(VBLADE_MUST)
+    assert advice == set(VBLADE_ADVICE)
+    assert image.read_bytes() == content
+    with client(wire) as asking:
+        assert asking.ask(config(0))[30:32] == b"\0\0"
+        assert asking.ask(frame(3, bytes(2)))[24:26] == b"\0\0"
+
+
+def test_p63_vblade_dies_of_a_mask_list_that_is_emptied_and_that_is_told(
+    wire: Wire, vblade: subprocess.Popen[bytes]
+) -> None:
+    done = check(wire, *EVERYTHING, "--only", "P44,P61-P70")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    wrong = [line for line in lines if line.startswith("deviates")]
+    assert [line.split()[2] for line in wrong] == ["P44", "P63"]
+    assert "(the target answers nothing any more)" in done.stdout
+    assert "aoe: e7.3: not restored: MAC mask list\n" in done.stderr
+    assert vblade.wait(PATIENCE) != 0

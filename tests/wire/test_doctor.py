@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aoe.errors import AccessError
+from aoe.netns import Switch
+from tests.serving import PATIENCE, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Namespace, Wire
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    try:
+        made = Switch()
+    except AccessError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+def call(where: Namespace, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "target", "doctor", *map(str, words)]
+    done: subprocess.CompletedProcess[str] = where.run(
+        command, capture_output=True, text=True, timeout=60
+    )
+    return done
+
+
+def doctor(where: Namespace, *words: object) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what it finds, by subject and check."""
+    done = call(where, *words, "--json")
+    document = json.loads(done.stdout)
+    assert document["schema_version"] == 1
+    assert document["command"] == "doctor"
+    found = {(each["subject"], each["check"]): each for each in document["findings"]}
+    failed = "fail" in {each["verdict"] for each in found.values()}
+    assert done.returncode == int(failed)
+    return found
+
+
+def test_a_good_wire_has_no_failure(wire: Wire) -> None:
+    found = doctor(wire.target)
+    assert {each["verdict"] for each in found.values()} <= {"ok", "warn"}
+    assert found["aoe0", "state"]["verdict"] == "ok"
+    assert found["aoe0", "MTU"]["text"].startswith("1500: a frame carries 1 KiB; ")
+    assert found["aoe0", "rings"]["verdict"] == "ok"
+    assert found["aoe0", "targets"]["text"] == "no other target answers on this wire"
+
+
+def test_people_get_a_line_each_and_the_cure_below(wire: Wire) -> None:
+    wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
+    done = call(wire.target, wire.interface)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    at = lines.index("fail  aoe0: state: is switched off: no frame gets through")
+    assert lines[at + 1] == "      ip link set aoe0 up"
+
+
+def test_an_interface_that_is_not_there_fails(wire: Wire) -> None:
+    found = doctor(wire.target, "eth9")["eth9", "interface"]
+    assert found["verdict"] == "fail"
+    assert found["text"] == "no such interface (have: lo, aoe0)"
+
+
+def test_no_interface_at_all_fails(wire: Wire) -> None:
+    wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
+    assert doctor(wire.target)["host", "interfaces"]["verdict"] == "fail"
+
+
+def test_without_the_capability_it_says_so_and_looks_on(wire: Wire) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("no setpriv; apt install util-linux")
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable]
+    done = wire.target.run(
+        [*bare, "-m", "target", "doctor", "--json"], capture_output=True, text=True
+    )
+    findings = json.loads(done.stdout)["findings"]
+    found = {(each["subject"], each["check"]): each for each in findings}
+    assert done.returncode == 1
+    assert found["host", "rights"]["verdict"] == "fail"
+    assert found["aoe0", "state"]["verdict"] == "ok"
+
+
+def test_a_target_across_the_wire_is_found(wire: Wire, image: Path) -> None:
+    with serving(wire, image):
+        found = doctor(wire.initiator)["e7.3", "targets"]
+    assert found["verdict"] == "ok"
+    assert found["text"] == "on aoe0, 52:54:00:ae:00:01: 64 buffers, 1 KiB a frame"
+
+
+def test_a_target_that_runs_here_is_asked(wire: Wire, image: Path) -> None:
+    with serving(wire, image) as process:
+        found = doctor(wire.target, wire.interface, "--path", image)
+    running = found["aoe0", f"target {process.pid}"]
+    assert running["text"] == "no frame lost, of 0 received and 1 sent"
+    assert found[str(image), "opening"]["verdict"] == "warn"
+
+
+def test_a_port_of_a_bridge_is_told_where_to_serve(wire: Wire) -> None:
+    for words in ("add br0 type bridge", "set aoe0 master br0", "set br0 up"):
+        wire.target.run(["ip", "link", *words.split()], check=True)
+    found = doctor(wire.target, "aoe0")["aoe0", "bridge"]
+    assert (found["verdict"], found["cure"]) == ("fail", "serve on br0")
+
+
+def test_two_targets_at_one_address_are_found_out(
+    switch: Switch, tmp_path: Path
+) -> None:
+    here = switch.add_host()
+    processes = []
+    for serial in ("one", "other"):
+        words = ("aoe0", tmp_path / serial, "--create", "1M", "--serial", serial)
+        host = switch.add_host()
+        processes.append(start(host, "serve", "e7.3", *words, "--force"))
+        ready_line(processes[-1])
+    found = doctor(here)["e7.3", "duplicate"]
+    assert found["verdict"] == "fail"
+    assert "answer for it with different disks" in found["text"]
+    for process in processes:
+        finish(process, 15)
+
+
+def test_two_ways_to_one_disk_are_well(switch: Switch, image: Path) -> None:
+    here = switch.add_host()
+    processes = []
+    for _ in range(2):
+        words = ("aoe0", image, "--read-only", "--force", "--no-state")
+        processes.append(start(switch.add_host(), "serve", "e7.3", *words))
+        ready_line(processes[-1])
+    found = doctor(here)["e7.3", "duplicate"]
+    assert found["verdict"] == "ok"
+    for process in processes:
+        finish(process, 15)
+
+
+def test_a_vblade_is_found_too(wire: Wire, image: Path) -> None:
+    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
+    if vblade is None:
+        pytest.skip("no vblade; apt install vblade")
+    served = wire.target.popen(
+        [vblade, "7", "3", wire.interface, str(image)], stdout=subprocess.PIPE
+    )
+    assert served.stdout is not None
+    served.stdout.readline()
+    found = doctor(wire.initiator)["e7.3", "targets"]
+    assert "16 buffers, 1 KiB a frame" in found["text"]
+    served.terminate()
+    served.wait(PATIENCE)

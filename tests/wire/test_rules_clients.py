@@ -1,0 +1,351 @@
+"""The rules that are about clients: each byte that our initiator sends, and when.
+
+The target is the test: it answers what it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.address import Address
+from aoe.link import open_link
+from aoe.netns import Wire
+from initiator.aoedev import State
+from initiator.bio import Bio, Op, bio_for
+from initiator.host import Host
+from initiator.options import Options
+from tests.asking import ata, config, registers
+from tests.rules import (
+    BROADCAST,
+    ME,
+    OTHER,
+    QUIET,
+    SILENCE,
+    bad,
+    flagged,
+    poke,
+    tagged,
+    told,
+)
+from tests.serving import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from initiator.aoedev import AoeDev
+
+pytestmark = pytest.mark.netns
+
+E73 = Address(7, 3)
+BASE = 0x123
+SECTORS = 1 << 20
+ONE = b"\xa5" * 512
+
+
+def tag(number: int) -> int:
+    """Tell which tag an initiator's command has: bit 31, its own bits, a counter."""
+    return 0x8000_0000 | BASE << 19 | number
+
+
+def asked(request: bytes, number: int, dst: bytes = Wire.target_mac) -> bytes:
+    """Put together what an initiator should send: all zeroes up to 60 bytes."""
+    return (dst + ME + tagged(request, tag(number))[12:]).ljust(60, b"\0")
+
+
+QUERY = (BROADCAST + ME + tagged(config(0), 0x8000_0000)[12:]).ljust(60, b"\0")
+IDENTIFY = ata(0xEC, 0xA000_0000, aflags=0)
+
+
+def page(*, lba48: bool = True) -> bytes:
+    """Put the identity page of a disk together that has but a size."""
+    words = {60: SECTORS & 0xFFFF, 61: SECTORS >> 16, 83: 0x4400 if lba48 else 0x4000}
+    if lba48:
+        words |= {100: SECTORS & 0xFFFF, 101: SECTORS >> 16}
+    return struct.pack("<256H", *(words.get(number, 0) for number in range(256)))
+
+
+class Peer:
+    """What the initiator takes for a target, or for several."""
+
+    def __init__(self, wire: Wire, host: Host) -> None:
+        self.host = host
+        self.ended: list[Bio] = []
+        with wire.target.entered():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            self._socket.bind((wire.interface, 0x88A2))
+        self._socket.settimeout(0.001)
+
+    def say(self, reply: bytes, number: int | None = None, src: bytes = b"") -> None:
+        """Send a reply, to a command if it has a number, and let it be heard."""
+        if number is not None:
+            reply = tagged(reply, tag(number))
+        self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
+        self.host.turn(QUIET)
+        self.host.turn(0)
+
+    def hear(self, timeout: float = PATIENCE) -> bytes:
+        """Return what the initiator sends next, to whichever address."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.host.turn(0)
+            with contextlib.suppress(TimeoutError):
+                return self._socket.recv(10000)
+        return SILENCE
+
+    def find(self, reply: bytes | None = None, *, lba48: bool = True) -> AoeDev:
+        """Be found, answering the query with ``reply``."""
+        self.host.driver.discover(E73)
+        assert self.hear() == QUERY
+        self.say(tagged(reply or told(0), 0x8000_0000))
+        assert self.hear() == asked(IDENTIFY, 1)
+        identity = registers(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
+        self.say(identity, 1)
+        device = self.host.driver.devices[E73]
+        assert device.state is State.UP
+        return device
+
+    def submit(self, op: Op, sector: int, data: bytes | bytearray) -> None:
+        device = self.host.driver.devices[E73]
+        bio = bio_for(op, sector, data, self.ended.append)
+        self.host.driver.submit(device, bio, self.host.now())
+
+    def close(self) -> None:
+        self._socket.close()
+        self.host.close()
+
+
+@pytest.fixture
+def make_peer(make_wire: Callable[[int], Wire]) -> Iterator[Callable[..., Peer]]:
+    """Make an initiator that hears nobody but us, and waits for seconds by default."""
+    with contextlib.ExitStack() as stack:
+
+        def make(mtu: int = 1500, options: Options | None = None) -> Peer:
+            wire = make_wire(mtu)
+            options = options or Options(tag_base=BASE, timing="kernel")
+            with wire.initiator.entered():
+                host = Host.on(wire.interface, options=options)
+            return stack.enter_context(contextlib.closing(Peer(wire, host)))
+
+        yield make
+
+
+@pytest.fixture
+def peer(make_peer: Callable[..., Peer]) -> Peer:
+    return make_peer()
+
+
+def test_p3_p11_p19_p27_p30_what_a_client_sends(peer: Peer) -> None:
+    """48-bit, with nothing in reserved bits and bytes, padded, in tags of its own."""
+    peer.find()
+    peer.submit(Op.READ, 0x01_2345, bytearray(1024))
+    assert peer.hear() == asked(ata(0x24, 0x01_2345, 2), 2)
+    peer.say(registers(0x40, lba=0x01_2345, data=ONE * 2), 2)
+    peer.submit(Op.WRITE, 7, ONE)
+    assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), 3)
+    peer.say(registers(0x40, lba=7, aflags=0x41), 3)
+    peer.submit(Op.FLUSH, 0, b"")
+    assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), 4)
+    peer.say(registers(0x40, aflags=0), 4)
+    assert [bio.error for bio in peer.ended] == [None] * 3
+    assert peer.hear(QUIET) == SILENCE
+
+
+def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> None:
+    peer.find()
+    # More than there is memory for frames.
+    for number in range(2, 602):
+        peer.submit(Op.WRITE, 7, ONE)
+        assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), number)
+        peer.say(registers(0x40, lba=7, aflags=0x41), number)
+    for number in range(602, 1202):
+        peer.submit(Op.FLUSH, 0, b"")
+        assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), number)
+        peer.say(registers(0x40, aflags=0), number)
+
+
+def test_p30_a_disk_of_28_bits_gets_device_bits(peer: Peer) -> None:
+    peer.find(lba48=False)
+    peer.submit(Op.READ, 0x01_2345, bytearray(512))
+    assert peer.hear() == asked(ata(0x20, 0xE001_2345, 1, aflags=0), 2)
+    peer.submit(Op.WRITE, 7, ONE)
+    assert peer.hear() == asked(ata(0x30, 0xE000_0007, 1, aflags=1, data=ONE), 3)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "sectors", "most"),
+    [(1500, 8, 2), (9000, 0, 2), (9000, 1, 1), (9000, 5, 5), (9000, 255, 17)],
+)
+def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
+    make_peer: Callable[..., Peer], mtu: int, sectors: int, most: int
+) -> None:
+    peer = make_peer(mtu)
+    peer.find(told(0, sectors=sectors))
+    peer.submit(Op.READ, 0, bytearray(512 * 2 * most))
+    peer.submit(Op.WRITE, 9, ONE * (most + 1))
+    data = ONE * most
+    for number, request in enumerate(
+        (
+            ata(0x24, 0, most),
+            ata(0x24, most, most),
+            ata(0x34, 9, most, aflags=0x41, data=data),
+            ata(0x34, 9 + most, 1, aflags=0x41, data=ONE),
+        ),
+        2,
+    ):
+        assert peer.hear() == asked(request, number)
+
+
+def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(9000)
+    peer.find(told(0, sectors=5))
+    peer.say(tagged(told(0, sectors=0), 0))
+    assert peer.hear() == asked(IDENTIFY, 2)
+    peer.submit(Op.READ, 0, bytearray(512 * 5))
+    assert peer.hear() == asked(ata(0x24, 0, 2), 3)
+
+
+def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(9000)
+    peer.find(told(0, sectors=5))
+    peer.say(tagged(told(0, sectors=3), 0), src=OTHER)
+    assert peer.hear() == asked(IDENTIFY, 2, OTHER)
+    peer.submit(Op.READ, 0, bytearray(512 * 6))
+    assert peer.hear() == asked(ata(0x24, 0, 3), 3)
+    assert peer.hear() == asked(ata(0x24, 3, 3), 4, OTHER)
+
+
+@pytest.mark.parametrize("verfl", [0x08, 0x18, 0x28])
+def test_p6_p48_an_announcement_of_any_version_is_heard(peer: Peer, verfl: int) -> None:
+    peer.say(flagged(tagged(told(0), 0), verfl))
+    assert peer.hear() == asked(IDENTIFY, 1)
+
+
+def test_p7_what_is_no_answer_is_not_heard(peer: Peer) -> None:
+    peer.say(flagged(tagged(told(0), 0), 0x10))
+    assert peer.hear(QUIET) == SILENCE
+    peer.find()
+    peer.submit(Op.WRITE, 7, ONE)
+    assert peer.hear() == asked(ata(0x34, 7, aflags=0x41, data=ONE), 2)
+    peer.say(flagged(registers(0x40, lba=7, aflags=0x41), 0x10), 2)
+    assert peer.ended == []
+
+
+def test_p8_p9_an_answer_has_the_target_s_address(peer: Peer) -> None:
+    for address in (b"\xff\xff\x03", b"\x00\x07\xff", b"\xff\xff\xff"):
+        peer.say(poke(tagged(told(0), 0), 16, address))
+    assert peer.hear(QUIET) == SILENCE
+
+
+def test_p10_p11_an_answer_has_the_tag_of_the_request(peer: Peer) -> None:
+    # What a kernel driver asked for is not for us.
+    peer.say(tagged(told(0), 0x0001_0203))
+    assert peer.hear(QUIET) == SILENCE
+    peer.find()
+    peer.submit(Op.READ, 7, bytearray(512))
+    assert peer.hear() == asked(ata(0x24, 7), 2)
+    reply = registers(0x40, lba=7, data=ONE)
+    for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 19, 0):
+        peer.say(tagged(reply, other))
+        assert peer.ended == []
+    peer.say(reply, 2)
+    assert [bio.error for bio in peer.ended] == [None]
+
+
+FAILURES = {
+    "reserved": bad(ata(0x24, 7), 6),
+    "unavailable": bad(ata(0x24, 7), 3),
+    "sector not found": registers(0x41, 0x10, count=1, lba=7),
+    "device fault": registers(0x61, 0x04, count=1, lba=7),
+    "busy": registers(0xC0, count=1, lba=7),
+}
+
+
+@pytest.mark.parametrize("words", FAILURES)
+def test_p14_p15_p33_either_kind_of_error_ends_the_request(
+    peer: Peer, words: str
+) -> None:
+    peer.find()
+    peer.submit(Op.READ, 7, bytearray(512))
+    assert peer.hear() == asked(ata(0x24, 7), 2)
+    peer.say(FAILURES[words], 2)
+    (bio,) = peer.ended
+    assert words in str(bio.error)
+
+
+def test_p2_p20_a_lost_request_is_sent_again_with_a_new_tag(
+    make_peer: Callable[..., Peer],
+) -> None:
+    peer = make_peer(options=Options(tag_base=BASE))
+    peer.find()
+    peer.submit(Op.WRITE, 7, ONE)
+    request, reply = ata(0x34, 7, aflags=0x41, data=ONE), registers(0x40, aflags=0x41)
+    assert peer.hear() == asked(request, 2)
+    # Where this takes long, there are more than two.
+    for number in range(3, 50):
+        assert peer.hear() == asked(request, number)
+        # There may be bytes behind the message.
+        peer.say(reply + b"\xee" * 40, number)
+        if peer.ended:
+            break
+    assert [bio.error for bio in peer.ended] == [None]
+
+
+def test_p60_a_client_keeps_to_the_buffer_count(peer: Peer) -> None:
+    peer.find(told(0, buffers=4))
+    for number in range(9):
+        peer.submit(Op.READ, number, bytearray(512))
+    heard = []
+    for answered in range(2, 11):
+        while frame := peer.hear(0.01):
+            heard.append(frame)
+        number = answered - 2
+        assert len(heard) - number <= 4
+        assert heard[number] == asked(ata(0x24, number), answered)
+        peer.say(registers(0x40, lba=number, data=ONE), answered)
+    assert [bio.error for bio in peer.ended] == [None] * 9
+
+
+@pytest.mark.parametrize(("buffers", "comes_up"), [(1, False), (2, True)])
+def test_p60_linux_needs_two_buffers(
+    make_peer: Callable[..., Peer], buffers: int, *, comes_up: bool
+) -> None:
+    peer = make_peer(options=Options.kernel())
+    peer.say(tagged(told(0, buffers=buffers), 0))
+    heard = peer.hear(QUIET)
+    assert bool(heard) is comes_up
+    if comes_up:
+        # P11: bit 31 is clear, the counter is above the clock.
+        (number,) = struct.unpack_from("!I", heard, 20)
+        assert number >> 16 == 1
+        assert heard == tagged(asked(IDENTIFY, 0), number)
+
+
+def test_p6_p11_p19_p23_discover_asks_everybody(wire: Wire) -> None:
+    with wire.target.entered(), open_link("aoe0", responses=False) as link:
+        command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
+        asking = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
+        assert link.wait(PATIENCE)
+        query = bytes(link.receive() or b"")
+        (number,) = struct.unpack_from("!I", query, 20)
+        assert number >> 31 == 1
+        everybody = poke(QUERY, 16, b"\xff\xff\xff")
+        assert query == tagged(everybody, number)
+        reply = ME + Wire.target_mac + tagged(told(0, sectors=0), number)[12:]
+        for answer in (
+            flagged(poke(reply, 18, b"\x01"), 0x10),
+            tagged(poke(reply, 18, b"\x02"), number ^ 1 << 31),
+            flagged(reply, 0x08),
+        ):
+            assert link.send(answer)
+        said, _ = asking.communicate(timeout=PATIENCE)
+    (target,) = json.loads(said)["targets"]
+    assert (target["address"], target["sectors_per_frame"]) == ("e7.3", 2)

@@ -1,0 +1,227 @@
+"""The rules of query config (P48-P60), each byte of them, on a real wire.
+
+P59, what a restart keeps, is with what else clients set in ``test_rules_access.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asking import (
+    ata,
+    config,
+    from_,
+    holders_are,
+    mask,
+    mask_is,
+    registers,
+    reserve,
+    sector,
+    to,
+)
+from tests.rules import (
+    AWAKE,
+    BROADCAST,
+    ME,
+    OTHER,
+    QUIET,
+    SILENCE,
+    THIRD,
+    Others,
+    poke,
+    tagged,
+    told,
+)
+from tests.serving import AT_ONCE, client, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aoe.netns import Wire
+    from tests.rules import Clients, Step
+
+pytestmark = pytest.mark.netns
+
+READ, TEST, PREFIX, SET, FORCE = range(5)
+LONGEST = bytes(range(256)) * 4
+BINARY = b"a\0b\xff\0"
+
+
+def set_to(string: bytes) -> Step:
+    return config(FORCE, string), told(FORCE, string)
+
+
+OWNED = set_to(b"hello")
+STILL = (config(READ), told(READ, b"hello"))
+
+RULES: dict[str, list[Step]] = {
+    "p49 what the target fills is nothing in a request": [
+        OWNED,
+        *(
+            (poke(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))), reply)
+            for ccmd, string in enumerate((b"x", b"hello", b"he", b"hello", b"hello"))
+            for request in [config(ccmd, string)]
+            for reply in [told(ccmd, b"hello")]
+        ),
+    ],
+    "p50 a reply has the command, and the string as it is now": [
+        (config(READ), told(READ)),
+        (config(SET, b"hello"), told(SET, b"hello")),
+        (config(TEST, b"hello"), told(TEST, b"hello")),
+        (config(PREFIX, b"he"), told(PREFIX, b"hello")),
+        (config(FORCE, b"other"), told(FORCE, b"other")),
+        (config(READ), told(READ, b"other")),
+    ],
+    "p51 reading looks at no string and no length": [
+        OWNED,
+        *(
+            (config(READ, string, length), told(READ, b"hello"))
+            for string, length in (
+                (b"", 5),
+                (b"", 1024),
+                (b"\xed" * 1024, 1024),
+                (b"\xed" * 1024, 0),
+                (b"xy", 0xFFFF),
+            )
+        ),
+    ],
+    "p52 nothing is the same as nothing": [
+        (config(TEST), told(TEST)),
+        (config(TEST, b"\0"), SILENCE),
+        AWAKE,
+    ],
+    "p52 a test is answered if it is the same": [
+        OWNED,
+        (config(TEST, b"hello"), told(TEST, b"hello")),
+        *(
+            (config(TEST, string), SILENCE)
+            for string in (b"hell", b"hello!", b"", b"Hello", b"hello\0", LONGEST)
+        ),
+        STILL,
+    ],
+    "p53 a prefix is answered if it is one": [
+        (config(PREFIX), told(PREFIX)),
+        (config(PREFIX, b"h"), SILENCE),
+        OWNED,
+        *(
+            (config(PREFIX, b"hello"[:length]), told(PREFIX, b"hello"))
+            for length in range(6)
+        ),
+        *(
+            (config(PREFIX, string), SILENCE)
+            for string in (b"hello!", b"ello", b"H", b"hello\0", LONGEST)
+        ),
+        STILL,
+    ],
+    "p54 who is first": [
+        (config(SET), told(SET)),
+        (config(SET, b"hello"), told(SET, b"hello")),
+        (config(SET, b"hello"), told(SET, b"hello")),
+        STILL,
+    ],
+    "p54 who is second is told by whom it is": [
+        OWNED,
+        *(
+            (config(SET, string), told(SET, b"hello", code=4))
+            for string in (b"other", b"", b"hell", b"hello!", LONGEST)
+        ),
+        STILL,
+    ],
+    "p55 force": [
+        OWNED,
+        *(
+            step
+            for string in (b"other", LONGEST, b"")
+            for step in (set_to(string), (config(READ), told(READ, string)))
+        ),
+        (config(SET, b"free"), told(SET, b"free")),
+    ],
+    "p56 longer than 1024, or than its frame": [
+        OWNED,
+        *(
+            (config(ccmd, string, length), told(ccmd, b"hello", code=2))
+            for ccmd in (TEST, PREFIX, SET, FORCE)
+            for string, length in (
+                (b"\xee" * 1025, 1025),
+                (b"\xee" * 1400, 0xFFFF),
+                (b"hell", 5),
+                (b"", 1),
+                (b"\xee" * 1023, 1024),
+            )
+        ),
+        STILL,
+    ],
+    "p57 another config command": [
+        OWNED,
+        *((config(ccmd, b"x"), told(ccmd, b"hello", code=2)) for ccmd in range(5, 16)),
+        STILL,
+    ],
+    "p58 a string is any bytes": [
+        step
+        for string in (b"\0", BINARY, b"\xff" * 1024, LONGEST)
+        for step in (
+            set_to(string),
+            (config(TEST, string), told(TEST, string)),
+            (config(TEST, string[:-1]), SILENCE),
+            (config(READ), told(READ, string)),
+        )
+    ],
+    "p58 a reservation does not protect it": [
+        OWNED,
+        (reserve(1, OTHER), holders_are(OTHER, rcmd=1)),
+        (config(FORCE, b"mine"), told(FORCE, b"mine")),
+        (config(SET, b"other"), told(SET, b"mine", code=4)),
+    ],
+    "p60 it says how many requests it has room for": [(config(READ), told(READ))],
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule(clients: Clients, rule: str) -> None:
+    clients.take(RULES[rule])
+
+
+def test_p60_it_has_room_for_as_many_as_it_says(clients: Clients) -> None:
+    for first in range(0, 2048, 16):
+        lbas = range(first, first + 16)
+        requests = [tagged(ata(0x24, lba), lba) for lba in lbas]
+        assert clients.me.ask_all(requests) == [
+            tagged(registers(0x40, lba=lba, data=sector(lba)), lba) for lba in lbas
+        ]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 16))
+    return path
+
+
+@pytest.mark.parametrize(("options", "buffers"), [((), 64), (("-b", 2), 2)])
+def test_p48_p60_a_ready_target_tells_all_of_itself(
+    wire: Wire, image: Path, options: tuple[str, int], buffers: int
+) -> None:
+    with client(wire) as asking, serving(wire, image, AT_ONCE, *options):
+        expected = to(BROADCAST, tagged(told(READ, buffers=buffers), 0))
+        assert asking.receive() == expected
+        assert asking.ask(config(READ)) == told(READ, buffers=buffers)
+        assert asking.receive(QUIET) == SILENCE
+
+
+def test_p48_a_target_with_a_mask_tells_those_in_it(wire: Wire, image: Path) -> None:
+    words = (AT_ONCE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
+    with (
+        contextlib.closing(Others(wire)) as everybody,
+        client(wire) as asking,
+        serving(wire, image, *words),
+    ):
+        announcement = tagged(told(READ), 0)
+        assert everybody.receive() == to(OTHER, announcement)
+        assert everybody.receive() == to(ME, announcement)
+        assert everybody.receive(QUIET) == SILENCE
+        assert asking.receive() == announcement
+        assert asking.ask(mask(0)) == mask_is(OTHER, ME)
+        assert everybody.ask(from_(THIRD, config(READ)), QUIET) == SILENCE

@@ -1,0 +1,215 @@
+"""The rules of a disk that fails or goes (P41, P46), each byte, on a real wire."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.errors import AccessError
+from aoe.netns import Wire
+from tests.asking import ata, registers
+from tests.rules import (
+    AWAKE,
+    DISK,
+    FAULT,
+    UNCORRECTABLE,
+    bad,
+    read_back,
+    refused,
+    trim,
+    write,
+    written,
+)
+from tests.serving import AT_ONCE, PATIENCE, Client, client, finish, ready_line, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.rules import Step
+
+pytestmark = pytest.mark.netns
+
+READS = (0x20, 0x24, 0xC8, 0x25, 0x40, 0x42)
+WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
+RESTS = (0xE0, 0xE2, 0xE6)
+FLUSHES = (0xE7, 0xEA)
+FLUSH = ata(0xE7, count=0)
+CACHE_OFF = ata(0xEF, count=0, feature=0x82)
+ONE = b"\xa5" * 512
+UNTOUCHED = read_back(5, DISK[2560:3072])
+
+DD = "dd status=none iflag=fullblock"
+METHODS = {
+    "get_size": "stat -c %s disk.img",
+    "pread": f"{DD},skip_bytes,count_bytes if=disk.img skip=$4 count=$3",
+    "pwrite": f"{DD} of=disk.img conv=notrunc oflag=seek_bytes seek=$4",
+    "zero": f"{DD},count_bytes if=/dev/zero count=$3 of=disk.img conv=notrunc"
+    " oflag=seek_bytes seek=$4",
+    "flush": "true",
+    **{f"can_{name}": "true" for name in ("write", "zero", "flush")},
+}
+"""A disk for nbdkit, made of shell: a file named after a method says how that fails."""
+
+
+class FailingDisk:
+    """A disk that fails as it is told to, behind an NBD server of its own."""
+
+    def __init__(self, place: Path) -> None:
+        nbdkit = shutil.which("nbdkit")
+        if nbdkit is None:
+            pytest.skip("no nbdkit; apt install nbdkit")
+        self._place = place
+        (place / "disk.img").write_bytes(DISK)
+        socket = place / "socket"
+        self.uri = f"nbd+unix:///?socket={socket}"
+        self._server = subprocess.Popen(
+            [nbdkit, "-f", "-U", socket, "eval", *map(self._method, METHODS)]
+        )
+        end = time.monotonic() + PATIENCE
+        while not socket.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def _method(self, name: str) -> str:
+        how = f"if [ -e {name} ]; then cat {name} >&2; exit 1; fi; {METHODS[name]}"
+        return f"{name}=cd {self._place}; {how}"
+
+    @contextmanager
+    def failing(self, method: str, error: str) -> Iterator[None]:
+        trigger = self._place / method
+        trigger.write_text(f"{error} as it was told to\n")
+        yield
+        trigger.unlink()
+
+    def vanish(self) -> None:
+        self._server.kill()
+        self._server.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDisk]:
+    disk = FailingDisk(tmp_path_factory.mktemp("failing"))
+    yield disk
+    disk.vanish()
+
+
+@pytest.fixture(scope="module")
+def asking(disk: FailingDisk) -> Iterator[Client]:
+    """Serve the disk once for all its failures."""
+    try:
+        wire = Wire(1500)
+    except AccessError as error:
+        pytest.skip(str(error))
+    with wire, serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
+        yield asking
+
+
+FORCED = write(9, ONE, 0x3D)
+FAILURES: dict[str, tuple[str, list[str], list[Step]]] = {
+    "p41 what cannot be read is uncorrectable": (
+        "pread",
+        ["EIO", "ENOMEM", "EPERM"],
+        [refused(ata(opcode, 5, 2), UNCORRECTABLE) for opcode in READS],
+    ),
+    "p41 what cannot be written is a fault": (
+        "pwrite",
+        ["EIO", "ENOSPC", "EPERM"],
+        [*(refused(write(5, ONE, opcode), FAULT) for opcode in WRITES), UNTOUCHED],
+    ),
+    "p41 what cannot be trimmed is a fault": (
+        "zero",
+        ["EIO", "ENOSPC"],
+        [refused(trim((5, 1)), FAULT), UNTOUCHED],
+    ),
+    "p41 p46 what does not get stable is a fault": (
+        "flush",
+        ["EIO", "ENOSPC"],
+        [
+            *(refused(ata(op, count=n), FAULT) for op in FLUSHES for n in (0, 1)),
+            *(refused(ata(opcode, count=0), FAULT) for opcode in RESTS),
+            refused(FORCED, FAULT),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", FAILURES)
+def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
+    method, errors, steps = FAILURES[rule]
+    good = (UNTOUCHED, (FORCED, written(9)))
+    for error in errors:
+        with disk.failing(method, error):
+            for request, reply in (*steps, AWAKE):
+                assert asking.ask(request) == reply
+        for request, reply in good:
+            assert asking.ask(request) == reply
+    # Who got no answer asks again and hears the same, for a while (P2).
+    end = time.monotonic() + PATIENCE
+    answers = [asking.ask(FLUSH)]
+    while answers[-1] != registers(0x40):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+        answers.append(asking.ask(FLUSH))
+    faults = {refused(FLUSH, FAULT)[1]} if method == "flush" else set()
+    assert set(answers[:-1]) == faults
+
+
+def test_p41_a_server_that_shuts_down_is_gone(
+    asking: Client, disk: FailingDisk
+) -> None:
+    for method, request in (("pread", ata(0x24, 5)), ("pwrite", write(5, ONE))):
+        with disk.failing(method, "ESHUTDOWN"):
+            assert asking.ask(request) == bad(request, 3, 36)
+        end = time.monotonic() + PATIENCE
+        while asking.ask(UNTOUCHED[0]) != UNTOUCHED[1]:
+            assert time.monotonic() < end
+
+
+def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) -> None:
+    disk = FailingDisk(tmp_path)
+    with serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
+        disk.vanish()
+        for request in (
+            *(ata(opcode, 5, 2) for opcode in READS),
+            *(write(5, ONE, opcode) for opcode in WRITES),
+            *(ata(opcode, count=0) for opcode in (*FLUSHES, *RESTS)),
+            trim((5, 1)),
+            CACHE_OFF,
+        ):
+            # The registers as they were asked with, and none of the data.
+            assert asking.ask(request) == bad(request, 3, 36)
+        assert asking.ask(AWAKE[0]) == AWAKE[1]
+
+
+def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
+    served = f"{sys.executable} -m target serve e7.3 {wire.interface}"
+    image = f"{tmp_path}/disk.img --create 1M --no-state {AT_ONCE}"
+    process = wire.target.popen(
+        ["unshare", "--mount", "sh", "-c", f"{mount} && exec {served} {image}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ready_line(process)
+    filling = [(write(lba, ONE), written(lba)) for lba in range(0, 128, 8)]
+    with client(wire) as asking:
+        for request, reply in (
+            *filling,
+            refused(write(256, ONE), FAULT),
+            read_back(256, bytes(512)),
+            *(read_back(lba, ONE + bytes(512)) for lba in range(0, 128, 8)),
+            # There is room again.
+            (trim((0, 8)), registers(0x40, aflags=0x41)),
+            (write(256, ONE), written(256)),
+            read_back(256, ONE),
+        ):
+            assert asking.ask(request) == reply
+    assert finish(process, 15) == ""

@@ -1,0 +1,182 @@
+"""The rules of padding, sizes, MTU and VLANs (P19-P25), on a real wire."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.netns import Wire
+from tests.asking import (
+    ata,
+    config,
+    frame,
+    holders_are,
+    mask,
+    mask_is,
+    registers,
+    reserve,
+    sector,
+    to,
+)
+from tests.rules import (
+    ABORTED,
+    AWAKE,
+    BROADCAST,
+    DISK,
+    ME,
+    ONE_OF_EACH,
+    OTHER,
+    QUIET,
+    UNKNOWN,
+    bad,
+    read_back,
+    tagged,
+    told,
+    write,
+    written,
+)
+from tests.serving import AT_ONCE, PATIENCE, client, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.rules import Clients, Step
+
+pytestmark = pytest.mark.netns
+
+SOL_PACKET, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 23, 3
+IDENTIFY = ata(0xEC)
+DATA = b"\xa5" * 1024
+JUNK = b"\xee" * 1440
+
+
+def junk_behind(*steps: Step) -> list[Step]:
+    """Let other bytes follow the message, up to the largest frame."""
+    return [
+        (request + JUNK[:length], reply)
+        for request, reply in steps
+        for length in (1, 28, 1514 - len(request))
+        if len(request) + length <= 1514
+    ]
+
+
+RULES: dict[str, list[Step]] = {
+    "p20 requests that are shorter than 60 bytes": [
+        *ONE_OF_EACH,
+        UNKNOWN,
+        (config(4, b"owner"), told(4, b"owner")),
+        (mask(1, (1, ME)), mask_is(ME, mcmd=1)),
+        (reserve(1, ME, OTHER), holders_are(ME, OTHER, rcmd=1)),
+    ],
+    "p20 what follows a message is no part of it": junk_behind(
+        *ONE_OF_EACH,
+        (config(3, b"owner"), told(3, b"owner")),
+        (config(1, b"owner"), told(1, b"owner")),
+        (config(2, b"own"), told(2, b"owner")),
+        (mask(1, (1, ME)), mask_is(ME, mcmd=1)),
+        (reserve(1, ME), holders_are(ME, rcmd=1)),
+        (ata(0xE7, count=0), registers(0x40)),
+        (write(8, DATA[:512]), written(8)),
+        read_back(8, DATA[:512] + sector(9)),
+    ),
+    "p21 p34 exactly the sectors behind 36 bytes": [
+        (ata(0x24, lba, count), registers(0x40, lba=lba, data=data))
+        for lba, count in ((0, 1), (0, 2), (5, 1), (2046, 2))
+        for data in [DISK[lba * 512 : (lba + count) * 512]]
+    ],
+    "p23 probes with a read": [
+        (ata(0x24, 4, count, data=bytes(512 * count)), reply)
+        for count in (1, 2)
+        for reply in [read_back(4, DISK[2048 : 2048 + 512 * count])[1]]
+    ],
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule(clients: Clients, rule: str) -> None:
+    clients.take(RULES[rule])
+
+
+def test_p23_probes_with_identify(clients: Clients) -> None:
+    page = clients.ask(IDENTIFY)
+    assert len(page) == 36 + 512
+    clients.take(junk_behind((IDENTIFY, page)))
+
+
+def test_p19_p34_padding_holds_nothing_of_earlier_frames(clients: Clients) -> None:
+    # As many as there is memory for frames, several times over.
+    clients.take([(write(0, DATA), written(0)), read_back(0, DATA)] * 1200)
+    clients.take([*ONE_OF_EACH, UNKNOWN] * 300)
+
+
+# By the formula that everybody uses, and behind the Ethernet header.
+MTUS = {548: (1, 1), 1500: (2, 2), 1560: (2, 3), 4200: (8, 8), 9000: (17, 17)}
+MTUS[65535] = (127, 127)
+
+
+@pytest.mark.parametrize("mtu", MTUS)
+def test_p21_p22_p25_p37_the_mtu_says_how_much_a_frame_holds(
+    make_wire: Callable[[int], Wire], tmp_path: Path, mtu: int
+) -> None:
+    advertised, most = MTUS[mtu]
+    wire, image = make_wire(mtu), tmp_path / "disk.img"
+    image.write_bytes(DISK)
+    data = DISK[512 : 512 * (most + 1)]
+    echoed = frame(9, bytes(range(1, 251)) * 300)[: mtu + 14]
+    with client(wire) as asking, serving(wire, image, AT_ONCE, "-b", "16"):
+        announced = to(BROADCAST, tagged(told(0, sectors=advertised), 0))
+        assert asking.receive() == announced
+        for request, reply in (
+            (config(0), told(0, sectors=advertised)),
+            (write(7, data), written(7)),
+            read_back(7, data),
+            (ata(0x24, 7, most + 1), registers(*ABORTED, count=most + 1, lba=7)),
+            (echoed, bad(echoed, 1)),
+        ):
+            assert asking.ask(request) == reply
+
+
+@pytest.fixture
+def raw(clients: Clients) -> Iterator[socket.socket]:
+    """Open a socket at the clients' end that sees frames as they are, tags and all."""
+    wire = clients.wire
+    with (
+        wire.initiator.entered(),
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as opened,
+    ):
+        opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        opened.bind((wire.interface, ETH_P_ALL))
+        yield opened
+
+
+def tagged_query(control: int) -> bytes:
+    """Put a query together as it is inside of a VLAN."""
+    tag = struct.pack("!HH", 0x8100, control)
+    return Wire.target_mac + ME + tag + config(0)[12:]
+
+
+@pytest.mark.parametrize("control", [0x0001, 0x0005, 0x6005, 0x0FFF])
+def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
+    clients: Clients, raw: socket.socket, control: int
+) -> None:
+    raw.send(tagged_query(control))
+    clients.take([AWAKE])
+    # What the barrier was answered with is all that there is.
+    assert raw.recv(2000) == ME + Wire.target_mac + AWAKE[1][12:]
+    raw.settimeout(QUIET)
+    with pytest.raises(TimeoutError):
+        raw.recv(2000)
+
+
+@pytest.mark.parametrize("control", [0x0000, 0x6000])
+def test_p24_a_priority_is_no_vlan(
+    clients: Clients, raw: socket.socket, control: int
+) -> None:
+    raw.settimeout(PATIENCE)
+    raw.send(tagged_query(control))
+    assert raw.recv(2000) == ME + Wire.target_mac + told(0)[12:]
+    assert clients.me.receive() == told(0)

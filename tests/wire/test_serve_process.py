@@ -1,0 +1,405 @@
+"""How ``aoe-target serve`` begins and ends: rights, command, parent, signs of life."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.interfaces import set_mtu
+from target.capabilities import Capability
+from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, SOMEBODY, process_status
+from tests.asking import ata, config
+from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Make a directory that SOMEBODY may write to, with a disk that nobody may read."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        image = path / "disk.img"
+        image.write_bytes(bytes(1 << 20))
+        image.chmod(0o600)
+        if SOMEBODY == "nobody":
+            os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+        yield path
+
+
+def until(is_so: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.02)
+    return is_so()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return process_status(pid)["State"].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+# --- rights ---------------------------------------------------------------------------
+
+
+def test_root_serves_with_two_capabilities(wire: Wire, place: Path) -> None:
+    with serving(wire, place / "disk.img") as process, client(wire) as asking:
+        status = process_status(process.pid)
+        kept = int(Capability.NET_RAW | Capability.DAC_OVERRIDE)
+        for name in ("CapEff", "CapPrm", "CapBnd"):
+            assert int(status[name], 16) == kept
+        assert status["NoNewPrivs"] == "1"
+        assert asking.ask(ata(0x24))
+
+
+def test_another_user_serves_on_over_a_changed_mtu(wire: Wire, place: Path) -> None:
+    words = (place / "disk.img", "--user", SOMEBODY)
+    with serving(wire, *words) as process, client(wire) as asking:
+        status = process_status(process.pid)
+        assert int(status["CapEff"], 16) == Capability.NET_RAW
+        assert int(status["CapBnd"], 16) == Capability.NET_RAW
+        assert status["NoNewPrivs"] == "1"
+        if HAS_NOBODY:
+            assert status["Uid"] == " ".join([str(NOBODY.pw_uid)] * 4)
+            assert status["Gid"] == " ".join([str(NOBODY.pw_gid)] * 4)
+            assert status["Groups"] == str(NOBODY.pw_gid)
+        # What it keeps is enough to write, and to keep what clients set.
+        assert asking.ask(ata(0x34, aflags=0x41, data=b"\x5a" * 512))[27] == 0x40
+        assert asking.ask(config(3, b"mine"))
+        kept = place / "disk.img.aoe.json"
+        assert json.loads(kept.read_bytes())["config_string"] == "mine"
+        # An interface with another MTU is opened anew, which takes CAP_NET_RAW.
+        set_mtu(wire.interface, 9000, wire.target.pid)
+        assert asking.receive()[28] == 17
+        assert asking.ask(ata(0x24))[-512:] == b"\x5a" * 512
+    assert place.joinpath("disk.img").read_bytes()[:512] == b"\x5a" * 512
+
+
+def test_a_user_who_cannot_keep_state_is_refused_at_the_start(
+    wire: Wire, place: Path
+) -> None:
+    place.chmod(0o555)
+    if IS_ROOT and HAS_NOBODY:
+        os.chown(place, 0, 0)
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", SOMEBODY)
+    process = start(wire.target, *words)
+    out, err = process.communicate(timeout=PATIENCE)
+    place.chmod(0o755)
+    assert (process.returncode, out) == (4, "")
+    assert f"{place}/disk.img.aoe.json: " in err
+    assert "--state-dir DIR" in err
+
+
+# --- a command ------------------------------------------------------------------------
+
+
+def captive(
+    wire: Wire, image: Path, command: str, *words: object, **options: object
+) -> subprocess.Popen[str]:
+    first = ("serve", "e7.3", wire.interface, image)
+    return start(wire.target, *first, "--run", command, *words, **options)
+
+
+def test_a_command_has_our_streams_and_its_exit_code_is_ours(
+    wire: Wire, place: Path
+) -> None:
+    command = 'echo "$aoe $iface"; cat; echo oops >&2; exit 7'
+    process = captive(wire, place / "disk.img", command, stdin=subprocess.PIPE)
+    out, err = process.communicate("from outside\n", timeout=PATIENCE)
+    assert out == "e7.3 aoe0\nfrom outside\n"
+    assert err == "oops\n"
+    assert process.returncode == 7
+
+
+def test_a_command_finds_its_disk_served(wire: Wire, place: Path) -> None:
+    inside = wire.initiator.command([sys.executable, "-m", "initiator"])
+    command = f'{" ".join(inside)} stat "$aoe" -i "$iface" --json'
+    process = captive(wire, place / "disk.img", command)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert '"e7.3"' in out
+    assert process.returncode == 0
+
+
+def test_a_command_keeps_the_rights_that_the_target_gives_up(
+    wire: Wire, place: Path
+) -> None:
+    command = "cat /proc/self/status; cat /proc/self/environ | tr '\\0' '\\n'"
+    environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-nobody-listens"}
+    words = ("--user", SOMEBODY)
+    process = captive(wire, place / "disk.img", command, *words, env=environ)
+    out, _ = process.communicate(timeout=PATIENCE)
+    mine = process_status("self")
+    for name in ("Uid", "Groups", "CapPrm", "CapBnd", "NoNewPrivs"):
+        assert f"{name}:\t{mine[name]}".split() in [x.split() for x in out.split("\n")]
+    assert "NOTIFY_SOCKET" not in out
+
+
+def test_a_command_that_a_signal_ended_is_told_as_a_shell_does(
+    wire: Wire, place: Path
+) -> None:
+    process = captive(wire, place / "disk.img", "kill -9 $$")
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + 9
+
+
+def test_a_target_that_cannot_start_runs_nothing(wire: Wire, place: Path) -> None:
+    process = captive(wire, place / "none.img", "echo never")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (3, "")
+    assert err.count("\n") == 1
+
+
+def test_a_signal_is_passed_on_to_the_command(wire: Wire, place: Path) -> None:
+    command = "trap 'echo asked; exit 5' TERM; echo up; while :; do sleep 0.05; done"
+    process = captive(wire, place / "disk.img", command)
+    assert ready_line(process) == "up\n"
+    process.terminate()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (5, "asked\n", "")
+
+
+def test_a_command_that_will_not_end_is_ended_when_asked_twice(
+    wire: Wire, place: Path
+) -> None:
+    command = "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done"
+    process = captive(wire, place / "disk.img", command)
+    assert ready_line(process) == "up\n"
+    process.terminate()
+    assert ready_line(process) == "no\n"
+    process.terminate()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + 9
+
+
+def test_ctrl_c_is_for_the_command_and_its_disk_stays(wire: Wire, place: Path) -> None:
+    pidfile = place / "pid"
+    command = f"""
+        trap 'sleep 0.2; kill -0 $(cat {pidfile}) && echo served; exit 6' INT
+        echo up
+        while :; do sleep 0.05; done
+    """
+    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve += [str(place / "disk.img"), "--pidfile", str(pidfile), "--run", command]
+    keyboard, terminal = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    process = wire.target.popen(["setsid", "--ctty", "--wait", *serve], **streams)
+    os.close(terminal)
+    with os.fdopen(keyboard, "r+b", buffering=0) as screen:
+        assert b"up" in screen.read(100)
+        screen.write(b"\x03")
+        seen = b""
+        while b"served" not in seen:
+            seen += screen.read(100)
+        process.wait(PATIENCE)
+    assert process.returncode == 6
+    assert not pidfile.exists()
+
+
+def test_statistics_can_be_asked_for_beside_a_command(wire: Wire, place: Path) -> None:
+    process = captive(wire, place / "disk.img", "echo up; read -r _", stdin=-1)
+    assert ready_line(process) == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("aoe-target: e7.3 on aoe0: 0 requests")
+    process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_target_that_ends_takes_its_command_along(wire: Wire, place: Path) -> None:
+    pidfile = place / "pid"
+    words = ("--pidfile", pidfile)
+    process = captive(wire, place / "disk.img", "echo up; exec sleep 60", *words)
+    assert ready_line(process) == "up\n"
+    target = int(pidfile.read_text())
+    assert target != process.pid
+    os.kill(target, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + 9
+
+
+def test_ready_is_told_before_the_command_ends(wire: Wire, place: Path) -> None:
+    listening, told = os.pipe()
+    words = ("--ready-fd", told)
+    command = "read -r _"
+    pipes = {"stdin": subprocess.PIPE, "pass_fds": [told]}
+    process = captive(wire, place / "disk.img", command, *words, **pipes)
+    os.close(told)
+    with os.fdopen(listening) as file:
+        # To the end of it: nobody else holds it open.
+        assert file.read() == "READY=1\n"
+    process.communicate("\n", timeout=PATIENCE)
+
+
+# --- parents and process ids ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), ("--user", SOMEBODY), ("--run", "sleep 60")])
+def test_a_parent_that_ends_takes_the_target_along(
+    wire: Wire, place: Path, words: tuple[str, ...]
+) -> None:
+    pidfile = place / "pid"
+    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve += [str(place / "disk.img"), "--exit-with-parent", "--pidfile", str(pidfile)]
+    shell = ["sh", "-c", '"$@" & wait', "sh", *serve, *words]
+    parent = wire.target.popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert until(pidfile.exists)
+    target = int(pidfile.read_text())
+    assert not is_gone(target)
+    parent.kill()
+    parent.wait(PATIENCE)
+    assert until(lambda: is_gone(target))
+    # It ended in order.
+    assert not pidfile.exists()
+
+
+def test_without_being_told_to_a_target_outlives_its_parent(
+    wire: Wire, place: Path
+) -> None:
+    pidfile = place / "pid"
+    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve += [str(place / "disk.img"), "--pidfile", str(pidfile)]
+    shell = ["sh", "-c", '"$@" & wait', "sh", *serve]
+    parent = wire.target.popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert until(pidfile.exists)
+    target = int(pidfile.read_text())
+    parent.kill()
+    parent.wait(PATIENCE)
+    with client(wire) as asking:
+        assert asking.ask(ata(0x24))
+    os.kill(target, signal.SIGTERM)
+    assert until(lambda: is_gone(target))
+
+
+def test_a_pidfile_is_there_while_it_serves(wire: Wire, place: Path) -> None:
+    pidfile = place / "pid"
+    with serving(wire, place / "disk.img", "--pidfile", pidfile) as process:
+        assert pidfile.read_text() == f"{process.pid}\n"
+        assert [path.name for path in place.glob(".*")] == []
+    assert not pidfile.exists()
+
+
+def test_a_pidfile_that_another_has_taken_over_stays(wire: Wire, place: Path) -> None:
+    pidfile = place / "pid"
+    with serving(wire, place / "disk.img", "--pidfile", pidfile):
+        pidfile.write_text("1\n")
+    assert pidfile.read_text() == "1\n"
+
+
+def test_a_pidfile_that_cannot_be_written_is_told(wire: Wire, place: Path) -> None:
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--pidfile")
+    process = start(wire.target, *words, place / "none" / "pid")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (3, "")
+    assert err == (
+        f"aoe-target: --pidfile {place}/none/pid: no such file or directory. "
+        "Choose a directory that the target's user may write\n"
+    )
+
+
+# --- signs of life --------------------------------------------------------------------
+
+
+@pytest.fixture
+def manager(place: Path) -> Iterator[socket.socket]:
+    """Listen as a service manager does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(place / "notify"))
+        place.joinpath("notify").chmod(0o777)
+        listener.settimeout(PATIENCE)
+        yield listener
+
+
+def test_a_service_manager_is_told_what_goes_on(
+    wire: Wire, place: Path, manager: socket.socket
+) -> None:
+    heard = {
+        "NOTIFY_SOCKET": str(place / "notify"),
+        "WATCHDOG_USEC": "100000",
+    }
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", SOMEBODY)
+    process = start(wire.target, *words, env={**os.environ, **heard})
+    line = ready_line(process)
+    assert manager.recv(4096).decode() == f"READY=1\nSTATUS={line.rstrip()}"
+    assert manager.recv(4096) == b"WATCHDOG=1"
+    process.send_signal(signal.SIGHUP)
+    said = [manager.recv(4096).decode() for _ in range(8)]
+    assert [word[:27] for word in said if word != "WATCHDOG=1"] == [
+        "RELOADING=1\nMONOTONIC_USEC=",
+        "READY=1",
+    ]
+    finish(process, signal.SIGTERM)
+    manager.setblocking(False)
+    rest = []
+    while True:
+        try:
+            rest.append(manager.recv(4096))
+        except BlockingIOError:
+            break
+    assert rest[-1] == b"STOPPING=1"
+
+
+def test_an_idle_target_gives_signs_of_life_at_half_the_time(
+    wire: Wire, place: Path, manager: socket.socket
+) -> None:
+    heard = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "400000"}
+    words = ("serve", "e7.3", wire.interface, place / "disk.img")
+    process = start(wire.target, *words, env={**os.environ, **heard})
+    manager.recv(4096)
+    manager.recv(4096)
+    begin = time.monotonic()
+    assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+    # Not all at once; how late the last may be is the machine's.
+    assert time.monotonic() - begin > 0.4
+    finish(process, signal.SIGTERM)
+
+
+def test_json_is_what_the_log_can_be(wire: Wire, place: Path) -> None:
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "-v")
+    process = start(wire.target, *words, "--log-format", "json")
+    ready_line(process)
+    lines = [json.loads(line) for line in finish(process, 15).splitlines()]
+    assert [line["level"] for line in lines] == ["info", "info"]
+    assert lines[0]["message"].startswith("e7.3 on aoe0: 0 requests")
+    refused = start(wire.target, *words[:3], place, "--log-format", "json")
+    out, err = refused.communicate(timeout=PATIENCE)
+    assert (refused.returncode, out) == (2, "")
+    assert json.loads(err)["why"] == "is a directory"
+
+
+def test_prometheus_is_shown_the_counters_while_it_serves(
+    wire: Wire, place: Path
+) -> None:
+    words = ("--metrics", "19468", "--user", SOMEBODY)
+    with serving(wire, place / "disk.img", *words), client(wire) as asking:
+        asking.ask(ata(0x24, count=2))
+        with (
+            wire.target.entered(),
+            urllib.request.urlopen("http://127.0.0.1:19468", timeout=10) as answer,
+        ):
+            text = answer.read().decode()
+    where = '{export="e7.3",interface="aoe0"}'
+    assert f"aoe_target_reads_total{where} 1.0" in text
+    assert f"aoe_target_read_bytes_total{where} 1024.0" in text
+    assert f"aoe_export_size_bytes{where} 1.048576e+06" in text
+    assert 'aoe_interface_frames_received_total{interface="aoe0"} 1.0' in text
