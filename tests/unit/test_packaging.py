@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from target.netboot import FILES
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("aoe", "target", "initiator")
 
@@ -73,6 +75,10 @@ def in_metadata(wheel: dict[str, str], name: str) -> str:
 def test_the_wheel_holds_every_module(wheel: dict[str, str]) -> None:
     assert {f"{package}/__init__.py" for package in PACKAGES} <= modules()
     assert modules() - set(wheel) == set()
+
+
+def test_the_wheel_holds_what_netboot_fills_in(wheel: dict[str, str]) -> None:
+    assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
 
 
 def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
