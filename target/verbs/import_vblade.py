@@ -33,16 +33,16 @@ _NOTES: Final = {
     default=_DIRECTORY,
 )
 def import_vblade(directory: Path) -> None:
-    """Print a TOML file that serves what Debian's vblade is told to in DIRECTORY.
+    """Print what vblade serves as a TOML file.
 
     \b
     Try:  aoe-target import-vblade >aoe-target.toml
           aoe-target check aoe-target.toml
 
-    DIRECTORY is /etc/vblade.conf.d by default. Its files, *.conf, are read and not
-    run: one that does more than to set variables is left out, is named on standard
-    error, and makes the exit code 1. Files that differ in nothing but the interface
-    become one disk on all of them.
+    DIRECTORY is /etc/vblade.conf.d, where Debian has it, if not given. Its files,
+    *.conf, are read and not run: one that does more than to set variables is left out,
+    is named on standard error, and makes the exit code 1. Files that differ in nothing
+    but the interface become one disk on all of them.
     """
     paths = sorted(directory.glob("*.conf"))
     if not paths:

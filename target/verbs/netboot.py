@@ -67,7 +67,7 @@ IP: Final = Parsed("address", parse_ip)
 def netboot(
     address: Address, form: str, client: bytes, server_ip: IPv4Address | None, root: str
 ) -> None:
-    """Print the files with which a machine boots from the disk at ADDRESS.
+    """Print files to boot from the disk at ADDRESS.
 
     \b
     Try:  aoe-target netboot e0.0 | less
