@@ -9,6 +9,8 @@ import click
 from aoe.commandline import run
 from target.verbs.check import check
 from target.verbs.doctor import doctor
+from target.verbs.import_vblade import import_vblade
+from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
 from target.verbs.running import (
     clear_config,
@@ -47,6 +49,8 @@ for command in (
     clear_reserve,
     overlay,
     doctor,
+    netboot,
+    import_vblade,
 ):
     cli.add_command(command)
 
