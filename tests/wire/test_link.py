@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe import interfaces
-from aoe.errors import AccessError, NotFoundError
+from aoe.errors import NotFoundError
 from aoe.link import Link, LinkStatistics, PlainLink, RingLink
-from aoe.netns import Namespace, Switch, Wire
+from aoe.netns import Namespace, Wire
 from tests.frames import arriving, frame_of
 
 if TYPE_CHECKING:
@@ -451,31 +451,6 @@ def test_a_full_queue_loses_nothing_in_silence(
     assert counted.sent + counted.unsent == 100
     assert counted.sent == len(received)
     assert counted.sent > 90
-
-
-@both_kinds
-def test_a_frame_that_is_never_taken_holds_up_no_other(
-    links: Callable[..., Link], *, rings: bool
-) -> None:
-    try:
-        switch = Switch(9000)
-    except AccessError as error:
-        pytest.skip(str(error))
-    with switch:
-        here, there = switch.add_host(), switch.add_host(Wire.target_mac)
-        switch.narrow(here, 1500)
-        sender, receiver = links(here, rings=rings), links(there)
-        for length in (9014, 60, 8000, 1514):
-            slot = sender.reserve()
-            assert slot is not None
-            slot[:length] = frame_of(length)
-            sender.commit(length)
-        for _ in range(3):
-            sender.flush()
-        assert arriving(receiver) == [frame_of(60), frame_of(1514)]
-        assert sender.statistics() == LinkStatistics(sent=2, unsent=2)
-        assert sender.send(frame_of(100))
-        assert arriving(receiver) == [frame_of(100)]
 
 
 @both_kinds
