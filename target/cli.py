@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from aoe.commandline import run
+from aoe.completion import completion_command
 from target.verbs.check import check
 from target.verbs.doctor import doctor
 from target.verbs.overlay import overlay
@@ -47,6 +48,7 @@ for command in (
     clear_reserve,
     overlay,
     doctor,
+    completion_command(PROGRAM),
 ):
     cli.add_command(command)
 

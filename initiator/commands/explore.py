@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aoe.commandline import json_option, print_json
+from initiator.completion import complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,15 +35,28 @@ def _bound(
 
 
 @click.command()
-@click.option("-p", "--policy", required=True, help="Who counts page references.")
-@click.option("-n", "--nic", required=True, help="The kind of card: SG, NOSG or COW.")
+@click.option(
+    "-p",
+    "--policy",
+    required=True,
+    shell_complete=complete_axis("policy"),
+    help="Who counts page references.",
+)
+@click.option(
+    "-n",
+    "--nic",
+    required=True,
+    shell_complete=complete_axis("nic"),
+    help="The kind of card: SG, NOSG or COW.",
+)
 @click.option(
     "-s",
     "--submitter",
     "submitters",
     required=True,
     multiple=True,
-    help="Whose memory is written; bios take turns if there are several.",
+    shell_complete=complete_axis("submitter"),
+    help="Whose memory is written. Repeat it, and bios take turns.",
 )
 @_bound("bios", "Writes that are submitted.", least=1)
 @_bound("buffers", "Buffers in each of them.", least=1)
@@ -58,7 +72,7 @@ def _bound(
     type=click.IntRange(min=1),
     default=2_000_000,
     show_default=True,
-    help="Give up after so many.",
+    help="Give up after so many states.",
 )
 @click.option(
     "--violation",

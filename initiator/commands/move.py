@@ -13,6 +13,7 @@ from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from aoe.sizes import format_size
 from initiator.commands.common import Connection, connects, progress
+from initiator.completion import complete_address, complete_end
 from initiator.copy import DiskEnd, Outcome, copy, verify
 from initiator.device import Disk
 from initiator.files import FileEnd, StreamEnd, open_end
@@ -42,7 +43,7 @@ _offset = click.option(
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
 @click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
@@ -72,7 +73,7 @@ def read(
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
 @click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
@@ -111,8 +112,8 @@ def _as_address(name: str) -> Address | None:
 
 
 @click.command("copy")
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", shell_complete=complete_end)
+@click.argument("destination", shell_complete=complete_end)
 @connects(3.0, moves_data=True)
 @click.option("--verify", "check", is_flag=True, help="Read both again and compare.")
 @click.option(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aoe.commandline import print_json
+from aoe.commandline import json_option, print_json
+from aoe.completion import complete_file, complete_interfaces
 
 if TYPE_CHECKING:
     from target.doctor import Finding
@@ -16,15 +17,21 @@ _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
-@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.argument(
+    "interfaces",
+    nargs=-1,
+    metavar="[IFACE]...",
+    shell_complete=complete_interfaces,
+)
 @click.option(
     "--path",
     "paths",
     multiple=True,
     metavar="PATH",
+    shell_complete=complete_file,
     help="Look at this disk image, block device or NBD export too.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(
     interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aoe.commandline import json_option, print_json
+from aoe.completion import complete_file
 from aoe.sizes import format_size, short_size
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def overlay() -> None:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 @json_option
 def status(path: str, *, as_json: bool) -> None:
     """Say how much OVERLAY holds and whether its base is still the same.
@@ -59,7 +60,7 @@ def _describe(found: OverlayStatus) -> str:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 @click.option("--force", is_flag=True, help="Although the base was changed.")
 def commit(path: str, *, force: bool) -> None:
     """Write what OVERLAY holds into its base, and empty it; neither may be in use.
@@ -84,7 +85,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 def reset(path: str) -> None:
     """Drop all that OVERLAY holds; it must not be in use.
 

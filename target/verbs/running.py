@@ -12,6 +12,7 @@ import click
 from aoe.commandline import ADDRESS, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.sizes import short_size
+from target.completion import complete_pid, complete_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,12 @@ _CLEAR_SCREEN: Final = "\x1b[H\x1b[J"
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--pid", type=int, help="The target with this process id."),
+        click.option(
+            "--pid",
+            type=int,
+            shell_complete=complete_pid,
+            help="The target with this process id.",
+        ),
         click.option(
             "--control",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -212,7 +218,7 @@ def stop(*, pid: int | None, control: Path | None) -> None:
 
 def _clearing(name: str, what: str) -> click.Command:
     @click.command(name, help=f"{what}\n\n\b\nTry:  aoe-target {name} e0.0")
-    @click.argument("address", type=ADDRESS)
+    @click.argument("address", type=ADDRESS, shell_complete=complete_served)
     @_where
     def clear(*, address: Address, pid: int | None, control: Path | None) -> None:
         from target.control import ask

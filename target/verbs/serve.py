@@ -15,9 +15,11 @@ import click
 from aoe.address import Address, parse_mac
 from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed
+from aoe.completion import complete_file
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
+from target.completion import complete_export, complete_filter
 from target.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
@@ -63,7 +65,12 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="ADDRESS IFACE PATH")
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="ADDRESS IFACE PATH",
+    shell_complete=complete_export,
+)
 @click.option(
     "-c",
     "--config",
@@ -93,7 +100,11 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
 )
 @click.option(
-    "--overlay", default="", metavar="FILE", help="Keep there what is written to PATH."
+    "--overlay",
+    default="",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Keep there what is written to PATH.",
 )
 @click.option("--serial", default="", help="Serial number; made of address and host.")
 @click.option("--model", default="pyaoe", show_default=True, help="Model name.")
@@ -130,6 +141,7 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "filters",
     type=FILTER,
     multiple=True,
+    shell_complete=complete_filter,
     help="Misbehave on purpose: delay, error, drop, duplicate, reorder, corrupt; also "
     "log and readonly. Repeat it to stack them; the first is nearest to the wire.",
 )
