@@ -52,14 +52,16 @@ _OTHERS = Needs.MASK | Needs.HAZARD
 @click.option("--strict", is_flag=True, help="Advice that is not taken is a failure.")
 @click.option("--write", is_flag=True, help="Also write to sectors, and restore them.")
 @click.option(
-    "--lba", type=click.IntRange(min=0), help="The first of them; the last by default."
+    "--lba",
+    type=click.IntRange(min=0),
+    help="The first of those sectors; by default they are the last of the disk.",
 )
 @click.option(
     "--sectors",
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="How many of them.",
+    help="How many sectors.",
 )
 @click.option(
     "--claim",

@@ -108,7 +108,7 @@ _HOW: Final = (
         type=click.Choice(sorted(TIMINGS)),
         default="prompt",
         show_default=True,
-        help="When to send again: our rules, or the Linux driver's.",
+        help="When to send again: prompt is our way, kernel the Linux driver's.",
     ),
     click.option(
         "--deadsecs",

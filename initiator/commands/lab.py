@@ -78,7 +78,7 @@ def matrix(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Play all 1,890 cases, or those chosen, and show what comes of them.
+    """Play all 1,890 cases, or some, and show what comes of it.
 
     \b
     Try:  aoe lab matrix
@@ -155,7 +155,9 @@ _case_argument = click.argument(
 
 
 def _file(option: str, help_text: str) -> Callable[[Command], Command]:
-    return click.option(option, type=click.File("w", lazy=True), help=help_text)
+    return click.option(
+        option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
+    )
 
 
 @lab.command()
@@ -245,16 +247,16 @@ def run_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Play one case, and compare what landed on the disk with what was submitted.
+    """Play one case, and look at what landed on the disk.
 
     \b
     Try:  aoe lab run none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG --wire
           aoe lab run e/pagecache/clean/SG -i eth0 --address e0.0 --overwrite
 
-    Without options target and disk are in memory. With --wire a target of ours serves
-    a file at the other end of a veth pair, which takes root or user namespaces; with
-    -i any target on your network will do. Its outcome must be that in memory; exit
-    code 1 if it is not.
+    It is compared with what was submitted. Without options target and disk are in
+    memory. With --wire a target of ours serves a file at the other end of a veth pair,
+    which takes root or user namespaces; with -i any target on your network will do. Its
+    outcome must be that in memory; exit code 1 if it is not.
     """
     from initiator.lab.wire import play
 

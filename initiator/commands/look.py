@@ -45,6 +45,7 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
 
     \b
     Try:  aoe discover -i eth0
+          aoe discover --json
     """
     with connection.links() as links:
         answers = discover(links, timeout=connection.timeout)
@@ -101,6 +102,9 @@ def stat(
 
     \b
     Try:  aoe stat e0.0 -i eth0
+
+    Without ADDRESS, all that answer. The columns are address, size, interfaces, bytes
+    in a frame and state.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)

@@ -38,7 +38,12 @@ def flush(disk: Disk) -> None:
 
 
 _offset = click.option(
-    "-o", "--offset", type=SIZE, default="0", help="Where to begin on the disk."
+    "-o",
+    "--offset",
+    type=SIZE,
+    default="0",
+    show_default=True,
+    help="Where to begin on the disk.",
 )
 
 
@@ -60,6 +65,7 @@ def read(
 
     \b
     Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
+          aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
     """
     with connection.host(address) as host:
         source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
@@ -85,6 +91,7 @@ def write(
 
     \b
     Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
+          zcat disk.img.gz | aoe write e0.0 -i eth0
     """
     source = (
         StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
@@ -135,13 +142,14 @@ def copy_command(
 ) -> None:
     """Copy a disk to a file, a file to a disk, or a disk to a disk.
 
-    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
-    address). A file copied to is emptied first and gets holes where there are zeroes.
-
     \b
     Try:  aoe copy disk.img e0.0 -i eth0 --verify
           aoe copy e0.0 backup.img -i eth0
           aoe copy e0.0 e0.1 -i eth0
+
+    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
+    address). A file copied to is emptied first and gets holes where there are zeroes. A
+    disk copied to is flushed at the end.
     """
     from_address, to_address = _addresses(source, destination)
     file = None if from_address else FileEnd(Path(source), pad=pad)

@@ -35,17 +35,17 @@ _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
 ) -> None:
-    """Look at all that a target depends on, and say how to mend what is wrong.
+    """Find what is wrong here, and say how to mend it.
 
     \b
     Try:  aoe-target doctor
           aoe-target doctor eth0 --path disk.img
 
-    Rights, interfaces, MTU, losses, buffers, other targets on the wire and those that
-    run here. Without IFACE it looks at every Ethernet interface that is up. Nothing is
-    changed; a query is broadcast on each.
+    It looks at rights, interfaces, MTU, losses, buffers, other targets on the wire and
+    those that run here; without IFACE at every Ethernet interface that is up. Nothing
+    is changed; queries are broadcast on each.
 
-    Exit codes: 0 nothing has failed, 1 something has.
+    Exit codes: 0 nothing keeps AoE from working, 1 something does.
     """
     from target.doctor import Verdict, examine
 

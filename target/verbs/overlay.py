@@ -61,14 +61,14 @@ def _describe(found: OverlayStatus) -> str:
 
 @overlay.command()
 @click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
-@click.option("--force", is_flag=True, help="Although the base was changed.")
+@click.option("--force", is_flag=True, help="Write it although the base was changed.")
 def commit(path: str, *, force: bool) -> None:
-    """Write what OVERLAY holds into its base, and empty it; neither may be in use.
-
-    Other overlays over the same base are refused afterwards.
+    """Write what OVERLAY holds into its base, and empty it.
 
     \b
     Try:  aoe-target overlay commit client3.ovl
+
+    Neither may be in use. Other overlays over the same base are refused afterwards.
     """
     from target.disks.overlay_files import commit_overlay
 
@@ -87,10 +87,12 @@ def _show_progress(done: int, total: int) -> None:
 @overlay.command()
 @click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 def reset(path: str) -> None:
-    """Drop all that OVERLAY holds; it must not be in use.
+    """Drop all that OVERLAY holds.
 
     \b
     Try:  aoe-target overlay reset client3.ovl
+
+    It must not be in use. What clients see is the base again.
     """
     from target.disks.overlay_files import reset_overlay
 
