@@ -36,7 +36,7 @@ def completion_command(program: str) -> click.Command:
 
     @click.command(
         "completion",
-        help="Print the script that a shell needs to complete this command.\n\n"
+        help="Print what a shell needs to complete this command.\n\n"
         f"\b\nTry:  {examples}\n\n"
         "An installation below /usr or /usr/local has put it in its place already.",
     )

@@ -94,7 +94,7 @@ def explore(
     as_json: bool,
     **bounds: int,
 ) -> None:
-    """Try every order of events: which breaks the policy?
+    """Try every order of events, for one that breaks the policy.
 
     \b
     Try:  aoe lab explore -p a -n COW -s rawalloc_highorder_tail
@@ -105,7 +105,7 @@ def explore(
     bio is submitted; a clone leaves its queue, is sent, is lost, is freed; an answer
     comes, or comes twice; a frame times out; the device fails; an owner frees its
     buffer or writes into it; somebody else allocates memory. Equal states count once.
-    The shortest order that breaks the policy is shown.
+    The shortest one that breaks the policy is shown.
 
     Exit codes: 0 safe within the bounds, 1 a way to break it was found.
     """

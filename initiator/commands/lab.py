@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def lab() -> None:
-    """Play what AoE does to the pages it is given, under ten policies.
+    """Play what AoE does to memory pages, under ten policies.
 
     \b
     Try:  aoe lab matrix

@@ -243,7 +243,7 @@ def _serving(address: Address, pid: int | None, control: Path | None) -> str:
 clear_config: Final = _clearing(
     "clear-config",
     "Empty the config string of ADDRESS.",
-    "Clients keep there who has claimed the disk.",
+    "It is where clients note who has claimed the disk.",
 )
 clear_mask: Final = _clearing(
     "clear-mask",

@@ -68,7 +68,7 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 @click.argument(
     "words",
     nargs=-1,
-    metavar="ADDRESS IFACE PATH",
+    metavar="[ADDRESS IFACE PATH]",
     shell_complete=complete_export,
 )
 @click.option(
