@@ -10,6 +10,8 @@ from aoe.commandline import run
 from aoe.completion import completion_command
 from target.verbs.check import check
 from target.verbs.doctor import doctor
+from target.verbs.import_vblade import import_vblade
+from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
 from target.verbs.running import (
     clear_config,
@@ -52,6 +54,8 @@ for command in (
     clear_reserve,
     overlay,
     doctor,
+    netboot,
+    import_vblade,
     completion_command(PROGRAM),
 ):
     cli.add_command(command)

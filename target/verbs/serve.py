@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aoe.address import Address, parse_mac
+from aoe.address import Address, parse_macs
 from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed
 from aoe.completion import complete_file
@@ -31,20 +30,6 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "aoe-target"
 WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
-
-
-def parse_macs(text: str) -> tuple[bytes, ...]:
-    """Read MAC addresses between commas, each with colons or, as for vblade, without.
-
-    Raises:
-        UsageError: one of them is none.
-    """
-    macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
-    return tuple(dict.fromkeys(map(parse_mac, macs)))
-
-
-def _with_colons(match: re.Match[str]) -> str:
-    return ":".join(re.findall("..", match[1]))
 
 
 def parse_filter(text: str) -> FilterSettings:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from target.netboot import FILES
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("aoe", "target", "initiator")
 
@@ -92,6 +94,10 @@ def test_the_wheel_holds_every_module(wheel: dict[str, str]) -> None:
     assert modules() - set(wheel) == set()
 
 
+def test_the_wheel_holds_what_netboot_fills_in(wheel: dict[str, str]) -> None:
+    assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
+
+
 def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel)
 
@@ -100,6 +106,18 @@ def test_the_wheel_holds_nothing_but_the_packages(wheel: dict[str, str]) -> None
     tops = {name.partition("/")[0] for name in wheel} - set(PACKAGES)
     assert {top.rpartition(".")[2] for top in tops} == {"data", "dist-info"}
     assert not [name for name in wheel if "__pycache__" in name]
+
+
+def test_the_wheel_installs_units_where_systemd_looks_below_a_prefix(
+    wheel: dict[str, str],
+) -> None:
+    # They are in the package as well, for whoever makes a package of it.
+    for unit in ("aoe-target.service", "aoe-target@.service"):
+        text = (CHECKOUT / "target/systemd" / unit).read_text()
+        (installed,) = (
+            name for name in wheel if name.endswith(f"data/lib/systemd/system/{unit}")
+        )
+        assert wheel[f"target/systemd/{unit}"] == wheel[installed] == text
 
 
 def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
