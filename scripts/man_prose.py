@@ -77,7 +77,9 @@ PATH@OFFSET.aoe.json
 /var/lib/aoe-target/ADDRESS.aoe.json
     For anything else. With --state-dir another directory has that, of images too.
 
-A configuration file has no fixed place; aoe-target.toml(5) says what is in it.
+/etc/aoe-target.toml
+    What the unit aoe-target.service of systemd serves, and `aoe-target@NAME.service`
+    what is in /etc/aoe-target/NAME.toml; see aoe-target.toml(5).
 """
 
 _INITIATOR: Final = """

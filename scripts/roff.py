@@ -162,10 +162,12 @@ class Page:
         return italic(text) if kind in ("file", "placeholder") else bold(text)
 
     def _fill(self, text: str) -> None:
-        lines = textwrap.wrap(
-            text, _WIDTH, break_long_words=False, break_on_hyphens=False
-        )
-        self._lines += map(_protected, lines)
+        # roff knows where a sentence ends if a line does too.
+        for sentence in re.split(r"(?<=[.?!]) +", text):
+            lines = textwrap.wrap(
+                sentence, _WIDTH, break_long_words=False, break_on_hyphens=False
+            )
+            self._lines += map(_protected, lines)
 
 
 def _unwrapped(lines: Iterable[str]) -> str:
