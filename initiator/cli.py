@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aoe.commandline import run
+from aoe.completion import completion_command
 from initiator.commands import look, move
 from initiator.commands.check import check
 from initiator.commands.lab import lab
@@ -36,6 +37,7 @@ for command in (
     move.copy_command,
     check,
     lab,
+    completion_command("aoe"),
 ):
     cli.add_command(command)
 
