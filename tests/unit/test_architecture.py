@@ -56,6 +56,7 @@ CORES = {
     "aoe/header.py",
     "aoe/identify.py",
     "aoe/macmask.py",
+    "aoe/nbd.py",
     "aoe/reserve.py",
     "aoe/rings.py",
     "aoe/sizes.py",
