@@ -75,6 +75,7 @@ class NbdAnswer(IntEnum):
     INVALID = OPTION_ERROR | 3
     TLS_REQUIRED = OPTION_ERROR | 5
     UNKNOWN = OPTION_ERROR | 6
+    TOO_BIG = OPTION_ERROR | 9
 
 
 class NbdCommand(IntEnum):
