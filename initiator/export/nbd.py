@@ -258,23 +258,21 @@ class Listener:
     """
 
     def __init__(self, place: str) -> None:
-        host, colon, port = place.rpartition(":")
-        self.path: Path | None = None
-        if colon and port.isdecimal() and "/" not in place:
-            self.socket = _listen_on_port(place, host.strip("[]"), int(port))
+        where = _parse_place(place)
+        self.path = where if isinstance(where, Path) else None
+        if isinstance(where, Path):
+            self.socket = _listen_on_path(where)
+            self._inode = where.stat().st_ino
         else:
-            self.path = Path(place).absolute()
-            self.socket = _listen_on_path(self.path)
-            self._inode = self.path.stat().st_ino
+            self.socket = _listen_on_port(place, *where)
         self.socket.setblocking(False)
 
     def uri(self, name: str) -> str:
         """Return the URI of an export here."""
         if self.path is not None:
-            return f"nbd+unix:///{quote(name)}?socket={quote(str(self.path))}"
+            return _path_uri(self.path, name)
         host, port = self.socket.getsockname()[:2]
-        place = f"[{host}]" if ":" in host else host
-        return f"nbd://{place}{'' if port == _PORT else f':{port}'}/{quote(name)}"
+        return _port_uri(host, port, name)
 
     def close(self) -> None:
         """Stop listening, and remove the socket from its directory."""
@@ -285,10 +283,41 @@ class Listener:
                 self.path.unlink()
 
 
+def planned_uri(place: str, name: str) -> str:
+    """Return the URI that an export will have at a ``Listener``'s place.
+
+    Raises:
+        UsageError: it is only known later, since any free port will do.
+    """
+    where = _parse_place(place)
+    if isinstance(where, Path):
+        return _path_uri(where, name)
+    host, port = where
+    if not port:
+        raise UsageError(place, "nobody knows yet which port", "Choose one")
+    return _port_uri(host, port, name)
+
+
+def _parse_place(place: str) -> Path | tuple[str, int]:
+    host, colon, port = place.rpartition(":")
+    if colon and port.isdecimal() and "/" not in place:
+        return host.strip("[]") or "localhost", int(port)
+    return Path(place).absolute()
+
+
+def _path_uri(path: Path, name: str) -> str:
+    return f"nbd+unix:///{quote(name)}?socket={quote(str(path))}"
+
+
+def _port_uri(host: str, port: int, name: str) -> str:
+    place = f"[{host}]" if ":" in host else host
+    return f"nbd://{place}{'' if port == _PORT else f':{port}'}/{quote(name)}"
+
+
 def _listen_on_port(place: str, host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(
-            host or "localhost", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family)

@@ -78,6 +78,8 @@ CORES = {
     "initiator/check/subject.py",
     "initiator/check/suite.py",
     "initiator/driver.py",
+    "initiator/export/nbd_handshake.py",
+    "initiator/export/nbd_session.py",
     "initiator/journal.py",
     "initiator/lab/cases.py",
     "initiator/lab/peer.py",
