@@ -35,6 +35,7 @@ _READS_AT_ONCE: Final = 16
 """Receptions from one client before the others, and the network, have their turn."""
 _PIECES_AT_ONCE: Final = 64
 _PORT: Final = 10809
+_PORT_LIMIT: Final = 65535
 _PATIENCE: Final = 1.0
 """Seconds for whoever listens at a socket's path to show that he does."""
 
@@ -108,7 +109,9 @@ class NbdServer:
         # Who has left again, and a lack of file descriptors, is no harm to the others.
         with suppress(OSError):
             peer, _ = self._listener.socket.accept()
-            self.connections.add(Connection(self, peer))
+            connection = Connection(self, peer)
+            self.connections.add(connection)
+            connection.begin()
         if len(self.connections) >= _CONNECTIONS:
             self.host.unwatch(self._listener.socket.fileno())
 
@@ -127,10 +130,13 @@ class Connection:
         self._events = -1
         self._is_closed = self._is_busy = False
         peer.setblocking(False)
-        if peer.family != socket.AF_UNIX:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._send()
-        self._watch()
+
+    def begin(self) -> None:
+        """Greet the client, who may have left already, and listen to it."""
+        if self._socket.family != socket.AF_UNIX:
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._go_on()
 
     def close(self) -> None:
         """Hang up. What is under way goes on, its answers are not wanted any more."""
@@ -301,6 +307,8 @@ def planned_uri(place: str, name: str) -> str:
 def _parse_place(place: str) -> Path | tuple[str, int]:
     host, colon, port = place.rpartition(":")
     if colon and port.isdecimal() and "/" not in place:
+        if int(port) > _PORT_LIMIT:
+            raise UsageError(place, "no such port", "Write HOST:PORT, 1 to 65535")
         return host.strip("[]") or "localhost", int(port)
     return Path(place).absolute()
 
@@ -323,8 +331,8 @@ def _listen_on_port(place: str, host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family)
     except OSError as error:
         raise from_os_error(place, error) from error
-    except (OverflowError, UnicodeError) as error:
-        raise UsageError(place, "no such port or host", "Write HOST:PORT") from error
+    except UnicodeError as error:
+        raise UsageError(place, "no such host", "Write HOST:PORT") from error
 
 
 def _listen_on_path(path: Path) -> socket.socket:
