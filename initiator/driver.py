@@ -17,7 +17,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
-from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
+from aoe.ata import ATA_DATA, SECTOR
 from aoe.config import Config
 from aoe.errors import (
     AoEError,
@@ -25,6 +25,7 @@ from aoe.errors import (
     DecodeError,
     DeviceError,
     NotFoundError,
+    UnsupportedError,
     UsageError,
 )
 from aoe.header import (
@@ -35,11 +36,17 @@ from aoe.header import (
     ErrorCode,
     Flag,
 )
-from aoe.identify import Identity
+from initiator import answers
 from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
-from initiator.bio import Bio, Op
+from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
-from initiator.requests import failure, put_command, put_header, put_identify, query
+from initiator.requests import (
+    put_command,
+    put_header,
+    put_identify,
+    put_trim,
+    query,
+)
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
@@ -48,13 +55,9 @@ if TYPE_CHECKING:
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
-_COUNT: Final = 26
-_STATUS: Final = 27
-_ERROR: Final = 25
 # Plain numbers: with enums, these bits would cost a frame more than all the rest.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
-_IS_BAD: Final = int(STATUS_BAD)
 _SHELF_SWITCHES: Final = 0x0FFF
 """Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
@@ -120,23 +123,33 @@ class Driver:
         """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
 
         A bio for a device that is down (K40), for sectors that it does not have or for
-        part of one fails at once.
+        part of one fails at once, as does a DISCARD where there is no TRIM (K38).
         """
         bio.error = None
-        size = bio.size
-        if d.state is not State.UP:
-            _end_bio(bio, DeviceError(str(d.address), "device is not up"))
-        elif not 0 <= bio.sector <= d.ssize - size // SECTOR:
-            _end_bio(bio, UsageError(str(d.address), "beyond the end of the device"))
-        elif size % SECTOR:
-            _end_bio(bio, UsageError("bio", "not a whole number of 512-byte sectors"))
-        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
+        refusal = self._refusal(d, bio)
+        if refusal is not None:
+            _end_bio(bio, refusal)
+        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.size):
             _end_bio(bio, None)
         else:
             if self.accounting is not None:
                 self.accounting.bio_arrives(bio)
             d.bios.append(bio)
             self._work(d, now)
+
+    def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
+        size = bio.size
+        if d.state is not State.UP:
+            return DeviceError(str(d.address), "device is not up")
+        if not 0 <= bio.sector <= d.ssize - size // SECTOR:
+            return UsageError(str(d.address), "beyond the end of the device")
+        if size % SECTOR:
+            return UsageError("bio", "not a whole number of 512-byte sectors")
+        if bio.op is Op.DISCARD and not (self.options.send_discard and d.trim_blocks):
+            return UnsupportedError(str(d.address), "the disk has no TRIM")
+        if not self.options.send_flush:
+            bio.fua = False
+        return None
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down; all its bios end with ``error`` (``downdev``, K55).
@@ -152,7 +165,7 @@ class Driver:
         if d.buf is not None:
             waiting[d.buf.bio] = None
             d.buf = None
-        waiting |= dict.fromkeys((*(buf.bio for buf, _ in d.rests), *d.bios))
+        waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
@@ -228,7 +241,7 @@ class Driver:
         elif command == Command.ATA:
             self._ata_rsp(address, src, tag, frame, now)
         elif command == Command.CONFIG:
-            self._config_rsp(address, src, frame, netdev, now)
+            self._config_rsp(address, src, tag, frame, netdev, now)
         elif command < 0xF0:
             self.log.append(f"unknown command {command} from {address}")
 
@@ -245,12 +258,13 @@ class Driver:
         if f is not None:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
-            self._frame_done(f, kind(str(address), text))
+            self._frame_done(d, f, kind(str(address), text))
 
     def _config_rsp(
         self,
         address: Address,
         src: bytes,
+        tag: int,
         frame: memoryview,
         netdev: NetDevice,
         now: float,
@@ -276,6 +290,9 @@ class Driver:
         else:
             target.window.resize(nframes)
         target.hear(netdev, config.sector_count)
+        if not tag:
+            # Nobody asked: the target starts, and may have become another (P48).
+            d.read_only = None
         d.update_maxbcnt()
         if self.options.shrink:
             d.hurry(now)
@@ -298,7 +315,9 @@ class Driver:
             return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
-        self._complete(d, f, frame)
+        self._frame_done(d, f, answers.take(d, f, frame))
+        if d.rests:
+            self._work(d, now)
 
     def _unexpected(self, d: AoeDev, src: bytes, tag: int, now: float) -> None:
         self.unexpected += 1
@@ -313,44 +332,7 @@ class Driver:
                 # last transmission is here. Sending once more would forget that one.
                 f.due = max(f.due, now + (now - sent))
 
-    def _complete(self, d: AoeDev, f: Frame, frame: memoryview) -> None:
-        """``ktiocomplete``: look at the status and copy data out (K60, K61)."""
-        status = frame[_STATUS]
-        error: AoEError | None = None
-        if status & _IS_BAD:
-            op = None if f.buf is None else f.buf.bio.op
-            error = failure(d.address, op, status, frame[_ERROR])
-        elif f.buf is None:
-            self._identified(d, frame)
-        elif f.buf.bio.op is Op.READ:
-            position = ATA_DATA
-            wanted = f.skb.head[_COUNT] * SECTOR
-            if len(frame) < ATA_DATA + wanted:
-                why = f"runt: {len(frame) - ATA_DATA} of {wanted} bytes"
-                error = DeviceError(str(d.address), why)
-            else:
-                for page, offset, length in f.segments:
-                    end = position + length
-                    page.data[offset : offset + length] = frame[position:end]
-                    position = end
-                f.target.rpkts += 1
-        elif f.buf.bio.op is Op.WRITE:
-            f.target.wpkts += 1
-        self._frame_done(f, error)
-
-    def _identified(self, d: AoeDev, frame: memoryview) -> None:
-        page = bytes(frame[ATA_DATA : ATA_DATA + SECTOR])
-        if len(page) < SECTOR:
-            self.log.append(f"runt IDENTIFY from {d.address}: {len(page)} bytes")
-            return
-        identity = Identity.unpack(page)
-        d.ident = page
-        d.ext = identity.lba48
-        # Sectors that the registers cannot name would be others (K35).
-        d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
-        d.state = State.UP
-
-    def _frame_done(self, f: Frame, error: AoEError | None) -> None:
+    def _frame_done(self, d: AoeDev, f: Frame, error: AoEError | None) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
         self._free_frame(f)
@@ -358,11 +340,17 @@ class Driver:
             if error is not None:
                 self.log.append(str(error))
             return
-        if buf.bio.error is None:
-            buf.bio.error = error
+        bio = buf.bio
+        if bio.error is None:
+            bio.error = error
         buf.nframesout -= 1
-        if buf.nframesout == 0 and not buf.iter.size:
-            self._bio_done(buf.bio, None)
+        if buf.nframesout or buf.iter.size:
+            return
+        if buf.flush and bio.error is None:
+            buf.flush = False
+            d.add_rest(buf, Op.FLUSH, BioIter([], 0))
+        else:
+            self._bio_done(bio, None)
 
     def _free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
@@ -395,17 +383,19 @@ class Driver:
 
     def _fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
-        if f.buf is None:
+        if f.buf is None or f.op is None:
             return
-        skb, bio = f.skb, f.buf.bio
-        length = sum(vec.length for vec in f.segments)
-        put_command(skb, bio.op, f.sector, length, ext=d.ext)
-        if bio.op is not Op.WRITE:
+        skb = f.skb
+        if f.op is Op.DISCARD:
+            put_trim(skb, f.sector, f.length, ext=d.ext)
+            return
+        put_command(skb, f.op, f.sector, f.length, ext=d.ext, fua=f.fua)
+        if f.op is not Op.WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(bio, skb, f.segments)
+            self.accounting.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
@@ -413,7 +403,7 @@ class Driver:
         f = d.new_frame(target) if target is not None else None
         if f is None:
             return
-        f.buf = None
+        f.buf = f.op = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)
         d.timing.reset()

@@ -27,8 +27,10 @@ class Options:
         maxout: most frames outstanding at one target (K15).
         report_errors: an AoE error ends its bio at once. The kernel logs it and sends
             the frame again until ``deadsecs`` (K62).
-        send_flush: FLUSH bios become FLUSH CACHE commands. The kernel reports success
-            without a frame (K37).
+        send_flush: FLUSH bios become FLUSH CACHE commands, and FUA is heeded. The
+            kernel reports success without a frame (K37).
+        send_discard: DISCARD bios become TRIM commands. The kernel's devices have
+            none (K38).
         shrink: a frame that is sent again is cut to what the paths carry by then. The
             kernel's keep their length for good (K52).
         only: take notice of these devices alone; of all, if empty.
@@ -42,6 +44,7 @@ class Options:
     maxout: int = 64
     report_errors: bool = True
     send_flush: bool = True
+    send_discard: bool = True
     shrink: bool = True
     only: Collection[Address] = ()
 
@@ -53,5 +56,6 @@ class Options:
             timing="kernel",
             report_errors=False,
             send_flush=False,
+            send_discard=False,
             shrink=False,
         )

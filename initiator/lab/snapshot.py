@@ -65,7 +65,7 @@ _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
-    "skb sector segments buf tag attempts born sent due ifp target earlier"
+    "skb op sector length segments buf tag attempts born sent due ifp target earlier"
 )
 _BUF: Final = attributes("nframesout")
 _ITER: Final = attributes("_index _done sector size")
@@ -200,10 +200,8 @@ def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
         yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.free_objects))
     yield attributes("unexpected"), world.driver
     yield _QUEUE, world.driver.log
-    yield (
-        attributes("state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits"),
-        device,
-    )
+    device_state = "state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits"
+    yield attributes(f"{device_state} read_only"), device
     yield from ((_DICT, device.factive), (_DICT, device.rexmitq))
     yield from ((_QUEUE, device.bios), (_QUEUE, device.skbpool))
     yield attributes("rttavg rttdev"), device.timing
