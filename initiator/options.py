@@ -29,8 +29,11 @@ class Options:
             the frame again until ``deadsecs`` (K62).
         send_flush: FLUSH bios become FLUSH CACHE commands. The kernel reports success
             without a frame (K37).
-        shrink: a frame that is sent again is cut to what the paths carry by then. The
-            kernel's keep their length for good (K52).
+        shrink: frames follow the paths at once: one that is sent again is cut to what
+            they carry by then, and they grow when a narrow interface is left. The
+            kernel's keep their length (K52), and the next answer to a query decides.
+        kick: after a while in which no frame was to be had, the timer starts the work
+            again. The kernel's, since blk-mq, waits for an answer or another bio (K44).
         only: take notice of these devices alone; of all, if empty.
     """
 
@@ -43,6 +46,7 @@ class Options:
     report_errors: bool = True
     send_flush: bool = True
     shrink: bool = True
+    kick: bool = True
     only: Collection[Address] = ()
 
     @classmethod
@@ -54,4 +58,5 @@ class Options:
             report_errors=False,
             send_flush=False,
             shrink=False,
+            kick=False,
         )

@@ -145,7 +145,7 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "accounting devices netdevs options",
+    "Driver": "_rexmit accounting devices netdevs options",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
     "ModelledCard": "_ops _wire kind mtu taps",
