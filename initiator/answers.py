@@ -14,6 +14,7 @@ from initiator.requests import failure, is_aborted, write_refused
 
 if TYPE_CHECKING:
     from initiator.aoedev import AoeDev, Frame
+    from initiator.netdev import NetDevice
 
 _STATUS: Final = 27
 _ERROR: Final = 25
@@ -21,18 +22,26 @@ _ERROR: Final = 25
 _IS_BAD: Final = int(STATUS_BAD)
 
 
-def take(d: AoeDev, f: Frame, answer: memoryview) -> AoEError | None:
+def take(d: AoeDev, f: Frame, answer: memoryview, netdev: NetDevice) -> AoEError | None:
     """Take what an ATA answer brings; return why the frame failed, or None."""
+    if f.is_probe:
+        return None
     status, op = answer[_STATUS], f.op
     if status & _IS_BAD:
         return _failed(d, f, status, answer[_ERROR])
+    if op is None:
+        return _identified(d, answer)
     if op is Op.READ:
-        return _copy_out(d, f, answer)
-    if op is Op.WRITE:
+        error = _copy_out(d, f, answer)
+        if error is not None:
+            return error
+    elif op is Op.WRITE:
         f.target.wpkts += 1
         d.read_only = False
-    elif op is None:
-        return _identified(d, answer)
+    # It came in on one that works, which need not be the one it was asked on.
+    ifp = f.ifp if f.ifp.netdev is netdev else f.target.find_if(netdev)
+    if ifp is not None:
+        ifp.lost = 0
     return None
 
 

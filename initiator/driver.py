@@ -4,7 +4,7 @@ Mirrors drivers/block/aoe/aoecmd.c as it is since v3.7 (the third generation: fr
 cross page borders, requests are cut in order) with the rules K10 to K64. It does no
 I/O and has no clock. Three things drive it: ``submit`` and its siblings, ``receive``,
 and ``handle_timer``, called when ``next_timeout`` has come; all are given ``now``, in
-seconds of any steady clock.
+seconds of any steady clock. What is done about lost frames is in ``initiator.rexmit``.
 
 Where the kernel's manners do not serve a user, ``Options`` says what is done instead;
 ``Options.kernel()`` is the kernel to the letter.
@@ -24,7 +24,6 @@ from aoe.errors import (
     BusyError,
     DecodeError,
     DeviceError,
-    NotFoundError,
     UnsupportedError,
     UsageError,
 )
@@ -35,6 +34,7 @@ from aoe.header import (
     Command,
     ErrorCode,
     Flag,
+    sectors_per_frame,
 )
 from initiator import answers
 from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
@@ -47,6 +47,7 @@ from initiator.requests import (
     put_trim,
     query,
 )
+from initiator.rexmit import Rexmit
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Driver:
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
         self.unexpected = 0
+        self._rexmit = Rexmit(self)
 
     # --- driven by the user -----------------------------------------------------
 
@@ -89,17 +91,29 @@ class Driver:
         """Use an interface from now on, for queries and for targets heard on it."""
         self.netdevs.append(netdev)
 
-    def remove_netdev(self, netdev: NetDevice) -> None:
-        """Do without an interface that is gone; bios that have no other way fail."""
-        self.netdevs.remove(netdev)
+    def netdev_changed(self, netdev: NetDevice, now: float) -> None:
+        """Take note that an interface is another by now: back, or with another MTU.
+
+        What it carries less than before is cut down at once; what it carries more, and
+        who is behind it, is asked.
+        """
         for d in self.devices.values():
+            room = sectors_per_frame(netdev.mtu) * SECTOR
             for target in d.targets:
-                for ifp in [each for each in target.ifs if each.netdev is netdev]:
-                    if len(target.ifs) > 1:
-                        target.eject(ifp)
-                        d.update_maxbcnt()
-            if all(i.netdev is netdev for target in d.targets for i in target.ifs):
-                self.fail(d, NotFoundError(netdev.name, "interface is gone"))
+                ifp = target.find_if(netdev)
+                if ifp is not None:
+                    ifp.bcnt = min(ifp.bcnt, room)
+                    target.update_minbcnt()
+            d.update_maxbcnt()
+            if self.options.shrink:
+                d.hurry(now)
+        self.discover_open()
+
+    def discover_open(self) -> None:
+        """Ask for the devices that are open: there may be more ways to them by now."""
+        for d in self.devices.values():
+            if d.nopen:
+                self.discover(d.address)
 
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
@@ -170,10 +184,10 @@ class Driver:
         d.bios.clear()
         for frame in frames:
             frame.buf = None
-            self._free_frame(frame)
+            self.free_frame(frame)
         for target in d.targets:
             target.window.reset()
-            target.window.nout = 0
+            target.window.nout = target.nout_probes = 0
         for bio in waiting:
             self._bio_done(bio, error)
 
@@ -191,32 +205,15 @@ class Driver:
                 if now < d.next_tick:
                     continue
                 d.next_tick = now + d.timing.tick
-            self._expire(d, now)
-            self._work(d, now)
+            if self._rexmit.expire(d, now):
+                self._kick(d, now)
 
-    def _expire(self, d: AoeDev, now: float) -> None:
-        expired = [f for f in d.factive.values() if d.due(f) <= now]
-        deadsecs = self.options.deadsecs
-        for frame in expired:
-            if deadsecs and int(now - frame.born) > deadsecs:
-                why = f"no answer for {int(now - frame.born)} s, device is down"
-                self.fail(d, NotFoundError(str(d.address), why))
-                return
-            target = frame.target
-            target.window.lost(frame.attempts + 1, frame.sent, now)
-            ifp = frame.ifp
-            ifp.lost += 1
-            if (
-                ifp.lost > 2 * target.window.nframes
-                and len(target.ifs) > 1
-                and ifp in target.ifs
-            ):
-                target.eject(ifp)
-                d.update_maxbcnt()
-            del d.factive[frame.tag]
-            d.rexmitq[frame.tag] = frame
-            target.window.nout -= 1
-            frame.attempts += 1
+    def _kick(self, d: AoeDev, now: float) -> None:
+        """Send lost frames again; and new ones, if we are kicked (K44, K50)."""
+        self._rexmit.resend_deferred(d, now)
+        d.kickme = False
+        if self.options.kick:
+            self._work(d, now)
 
     # --- driven by the network --------------------------------------------------
 
@@ -239,7 +236,7 @@ class Driver:
         if verfl & _IS_ERROR:
             self._error_rsp(address, error, command, tag, now)
         elif command == Command.ATA:
-            self._ata_rsp(address, src, tag, frame, now)
+            self._ata_rsp(address, tag, frame, netdev, now)
         elif command == Command.CONFIG:
             self._config_rsp(address, src, tag, frame, netdev, now)
         elif command < 0xF0:
@@ -258,7 +255,7 @@ class Driver:
         if f is not None:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
-            self._frame_done(d, f, kind(str(address), text))
+            self._frame_done(d, f, kind(str(address), text), now)
 
     def _config_rsp(
         self,
@@ -289,7 +286,9 @@ class Driver:
             d.targets.append(target)
         else:
             target.window.resize(nframes)
-        target.hear(netdev, config.sector_count)
+        if not target.hear(netdev, config.sector_count):
+            self.log.append(f"{address}: too many interfaces for s={src.hex()}")
+            return
         if not tag:
             # Nobody asked: the target starts, and may have become another (P48).
             d.read_only = None
@@ -301,7 +300,12 @@ class Driver:
             self._identify(d, now)
 
     def _ata_rsp(
-        self, address: Address, src: bytes, tag: int, frame: memoryview, now: float
+        self,
+        address: Address,
+        tag: int,
+        frame: memoryview,
+        netdev: NetDevice,
+        now: float,
     ) -> None:
         d = self.devices.get(address)
         if d is None:
@@ -311,20 +315,24 @@ class Driver:
             return
         f = d.match(tag, now)
         if f is None:
-            self._unexpected(d, src, tag, now)
+            self._unexpected(d, frame, tag, now)
             return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
-        self._frame_done(d, f, answers.take(d, f, frame))
+        self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
         if d.rests:
             self._work(d, now)
 
-    def _unexpected(self, d: AoeDev, src: bytes, tag: int, now: float) -> None:
+    def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
+        jiffies = self.jiffies(now)
         if self.options.tags == "kernel":
-            hz = self.options.hz
-            d.timing.stray_sample((int(now * hz) - tag & 0xFFFF) / hz)
-        self.log.append(f"unexpected rsp {d.address} tag={tag:08x} s={src.hex()}")
+            # It may be the end of a jiffy already.
+            d.timing.stray_sample(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
+        self.log.append(
+            f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
+            f"s={frame[6:12].hex()} d={frame[:6].hex()}"
+        )
         for f in d.factive.values():
             sent = f.earlier.get(tag)
             if sent is not None:
@@ -332,10 +340,14 @@ class Driver:
                 # last transmission is here. Sending once more would forget that one.
                 f.due = max(f.due, now + (now - sent))
 
-    def _frame_done(self, d: AoeDev, f: Frame, error: AoEError | None) -> None:
+    def _frame_done(
+        self, d: AoeDev, f: Frame, error: AoEError | None, now: float
+    ) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
-        self._free_frame(f)
+        if f.target.taint:
+            self._rexmit.redeem(d, f.target, now)
+        self.free_frame(f)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))
@@ -352,7 +364,7 @@ class Driver:
         else:
             self._bio_done(bio, None)
 
-    def _free_frame(self, f: Frame) -> None:
+    def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
         if self.accounting is not None:
             f.skb = self.accounting.frame_done(f.skb)
@@ -368,20 +380,17 @@ class Driver:
     def _work(self, d: AoeDev, now: float) -> None:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
-            self._resend_deferred(d, now)
+            self._rexmit.resend_deferred(d, now)
         while d.rests or d.buf is not None or d.bios:
-            target = d.next_target()
-            if target is None:
-                return
-            f = d.new_frame(target)
+            f = d.new_frame()
             if f is None:
                 return
             d.cut(f)
-            self._fill(d, f)
-            f.begin(now)
-            self._transmit(d, f, now)
+            self.fill(d, f)
+            f.begin()
+            self.transmit(d, f, now)
 
-    def _fill(self, d: AoeDev, f: Frame) -> None:
+    def fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
         if f.buf is None or f.op is None:
             return
@@ -399,8 +408,7 @@ class Driver:
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
-        target = d.next_target()
-        f = d.new_frame(target) if target is not None else None
+        f = d.new_frame()
         if f is None:
             return
         f.buf = f.op = None
@@ -409,44 +417,35 @@ class Driver:
         d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
-        f.begin(now)
-        self._transmit(d, f, now)
+        f.begin()
+        self.transmit(d, f, now)
 
-    def _resend_deferred(self, d: AoeDev, now: float) -> None:
-        """Send lost frames again as far as the windows allow (K50, K52)."""
-        for tag, f in list(d.rexmitq.items()):
-            if not f.target.window.is_open:
-                continue
-            del d.rexmitq[tag]
-            f.earlier[tag] = f.sent
-            if self.options.shrink and d.shrink(f):
-                self._fill(d, f)
-            self._transmit(d, f, now)
-            d.retransmits += 1
-            self.log.append(
-                f"retransmit {d.address} oldtag={tag:08x} newtag={f.tag:08x} "
-                f"s={f.ifp.netdev.mac.hex()} d={f.target.addr.hex()} "
-                f"nout={f.target.window.nout}"
-            )
+    def transmit(self, d: AoeDev, f: Frame, now: float) -> None:
+        """Send a frame on its target's present interface.
 
-    def _transmit(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Every transmission has a new tag, in the one header there is (K25, K52)."""
+        Every transmission has a new tag, in the one header there is (K25, K52).
+        """
         f.tag = tag = self._new_tag(d, now)
-        f.ifp = ifp = f.target.rotate()
+        target = f.target
+        f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
-        put_header(f.skb, f.target.addr, netdev.mac, d.address, Command.ATA, tag)
+        put_header(f.skb, target.addr, netdev.mac, d.address, Command.ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
         d.factive[tag] = f
-        f.target.window.nout += 1
+        target.window.nout += 1
         netdev.xmit(f.skb)
+
+    def jiffies(self, now: float) -> int:
+        """Return the kernel's count of ticks at this time."""
+        return int(now * self.options.hz) & 0xFFFF_FFFF
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
         options = self.options
         while True:
             d.lasttag += 1
             if options.tags == "kernel":
-                tag = (d.lasttag & 0x7FFF) << 16 | int(now * options.hz) & 0xFFFF
+                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
             else:
                 base = (options.tag_base or 0) & 0xFFF
                 tag = TAG_USER | base << 19 | d.lasttag & 0x7FFFF

@@ -31,8 +31,11 @@ class Options:
             kernel reports success without a frame (K37).
         send_discard: DISCARD bios become TRIM commands. The kernel's devices have
             none (K38).
-        shrink: a frame that is sent again is cut to what the paths carry by then. The
-            kernel's keep their length for good (K52).
+        shrink: frames follow the paths at once: one that is sent again is cut to what
+            they carry by then, and they grow when a narrow interface is left. The
+            kernel's keep their length (K52), and the next answer to a query decides.
+        kick: after a while in which no frame was to be had, the timer starts the work
+            again. The kernel's, since blk-mq, waits for an answer or another bio (K44).
         only: take notice of these devices alone; of all, if empty.
     """
 
@@ -46,6 +49,7 @@ class Options:
     send_flush: bool = True
     send_discard: bool = True
     shrink: bool = True
+    kick: bool = True
     only: Collection[Address] = ()
 
     @classmethod
@@ -58,4 +62,5 @@ class Options:
             send_flush=False,
             send_discard=False,
             shrink=False,
+            kick=False,
         )
