@@ -157,6 +157,27 @@ class ByteView:
         """Write ``length`` zeroes from byte ``offset`` on; others get between."""
         _Zeroing(self, offset, length, done, fua=fua).run()
 
+    def trim(self, offset: int, length: int, done: Done) -> None:
+        """Say that bytes are not wanted any more: the whole sectors among them.
+
+        A write to them that has not ended yet is waited for, and those that come later
+        wait for this.
+        """
+        first, end = -(-offset // SECTOR), (offset + length) // SECTOR
+        if first >= end:
+            done(None)
+            return
+
+        def begin() -> None:
+            self.submit(Bio(Op.DISCARD, first, trimmed, length=(end - first) * SECTOR))
+
+        def trimmed(bio: Bio) -> None:
+            self.locks.release(lock)
+            done(bio.error)
+
+        lock = SectorLock(first, end, exclusive=True, begin=begin)
+        self.locks.acquire(lock)
+
     def flush(self, done: Done) -> None:
         """Make all writes stable that have ended."""
         self.submit(Bio(Op.FLUSH, 0, lambda bio: done(bio.error)))
@@ -216,17 +237,14 @@ class _Write:
             self._end(self._error)
 
     def _write(self) -> None:
-        bio = Bio(Op.WRITE, self._sector, self._written)
+        bio = Bio(Op.WRITE, self._sector, self._written, fua=self._fua)
         _add(bio, self._head, self._before)
         _add(bio, self._data, len(self._data.data))
         _add(bio, self._tail, self._after, SECTOR - self._after)
         self._view.submit(bio)
 
     def _written(self, bio: Bio) -> None:
-        if self._fua and bio.error is None:
-            self._view.flush(self._end)
-        else:
-            self._end(bio.error)
+        self._end(bio.error)
 
     def _end(self, error: AoEError | None) -> None:
         self._view.locks.release(self._lock)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from initiator.export.nbd_handshake import NbdExport
-    from initiator.unaligned import ByteView
+    from initiator.unaligned import ByteView, Done
 
 _CONNECTIONS: Final = 64
 """Clients at a time; more wait to be accepted."""
@@ -224,10 +224,23 @@ class Connection:
             view.read(request.offset, data, done)
         elif request.command == NbdCommand.WRITE:
             view.write(request.offset, request.data, done, fua=request.fua)
+        elif request.command == NbdCommand.TRIM:
+            self._trim(request, done)
         elif request.command == NbdCommand.WRITE_ZEROES:
             view.write_zeroes(request.offset, request.length, done, fua=request.fua)
         else:
             view.flush(done)
+
+    def _trim(self, request: NbdRequest, done: Done) -> None:
+        view = self._server.view
+
+        def trimmed(error: AoEError | None) -> None:
+            if error is None and request.fua:
+                view.flush(done)
+            else:
+                done(error)
+
+        view.trim(request.offset, request.length, trimmed)
 
     def _answered(self) -> None:
         if self._is_closed:

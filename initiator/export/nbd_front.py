@@ -54,6 +54,7 @@ class NbdFrontEnd:
             size=disk.size,
             read_only=read_only,
             can_flush=self._flushes,
+            can_trim=disk.can_trim,
         )
         self._server = NbdServer(disk.host, ByteView(self._submit), export, listener)
         self.uri = self._server.uri

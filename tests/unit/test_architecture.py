@@ -60,6 +60,7 @@ CORES = {
     "aoe/reserve.py",
     "aoe/rings.py",
     "aoe/sizes.py",
+    "initiator/answers.py",
     "initiator/aoedev.py",
     "initiator/bio.py",
     "initiator/check/asking.py",
