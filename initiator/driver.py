@@ -24,7 +24,6 @@ from aoe.errors import (
     BusyError,
     DecodeError,
     DeviceError,
-    NotFoundError,
     UsageError,
 )
 from aoe.header import (

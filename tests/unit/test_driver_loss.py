@@ -300,7 +300,7 @@ def lose_on_the_second(world: World, *, answers: int = 0) -> list[str]:
         for frame in world.take():
             used.append(frame.port.name)
             count = used.count("eth1")
-            if frame.port is world.ports[0] or answers and not count % answers:
+            if frame.port is world.ports[0] or (answers and not count % answers):
                 world.reply(frame)
             world.now += 0.001
         if not world.frames:
