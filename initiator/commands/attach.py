@@ -68,7 +68,7 @@ def attach(
     from initiator.export.nbd_front import NbdFrontEnd
 
     if nbd is None:
-        raise UsageError("attach", "as what?", "Say where: --nbd SOCKET")
+        raise UsageError("attach", "no place to attach it to", "Name one: --nbd SOCKET")
     if command and background:
         raise UsageError("attach", "--run needs the foreground", "Choose one of them")
     life = _Life([] if ready_fd is None else [ready_fd])
@@ -77,30 +77,34 @@ def attach(
     elif background:
         life.go_to_background()
     with ExitStack() as stack:
+        # First, since this fails without a network; who calls early is kept waiting.
+        listener = stack.enter_context(closing(Listener(nbd)))
         host = stack.enter_context(connection.host(address))
         disk = stack.enter_context(Disk(host, address, connection.timeout))
         ended = stack.enter_context(ending(host))
-        front = stack.enter_context(
-            closing(
-                NbdFrontEnd(disk, Listener(nbd), read_only=read_only, report=_report)
-            )
-        )
+        front = NbdFrontEnd(disk, listener, read_only=read_only, report=_report)
+        stack.enter_context(closing(front))
         # With a command, standard output is the command's.
-        if as_json and not command:
-            print_json(
-                "attach",
-                address=str(address),
-                uri=front.uri,
-                size_bytes=disk.size,
-                read_only=read_only,
-                pid=os.getpid(),
-            )
-        elif not command:
-            flags = " [read-only]" if read_only else ""
-            size = short_size(disk.size)
-            click.echo(f"{address} {size} as {front.uri}{flags}")
+        # With a command, standard output is the command's.
+        if not command:
+            _announce(disk, front.uri, read_only=read_only, as_json=as_json)
         life.is_ready()
         front.run(ended)
+
+
+def _announce(disk: Disk, uri: str, *, read_only: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            "attach",
+            address=str(disk.address),
+            uri=uri,
+            size_bytes=disk.size,
+            read_only=read_only,
+            pid=os.getpid(),
+        )
+        return
+    flags = " [read-only]" if read_only else ""
+    click.echo(f"{disk.address} {short_size(disk.size)} as {uri}{flags}")
 
 
 def _report(line: str) -> None:

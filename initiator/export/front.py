@@ -40,9 +40,6 @@ class DiskKeeper:
 
         Returns:
             Whether it did in time.
-
-        Raises:
-            NotFoundError: the last interface is gone.
         """
         host = self._disk.host
         end = None if timeout is None else host.now() + timeout

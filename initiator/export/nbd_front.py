@@ -74,7 +74,7 @@ class NbdFrontEnd:
         """Serve until ``ended()``, then finish what is under way, and flush.
 
         Raises:
-            AoEError: the last flush failed, or the last interface is gone.
+            AoEError: the last flush failed.
         """
         self._keeper.keep(ended)
         self._server.stop()

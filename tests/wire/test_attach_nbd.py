@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -293,6 +293,21 @@ def test_in_the_background_a_failure_is_told(wire: Wire, place: Path) -> None:
     assert not place.exists()
 
 
+@contextmanager
+def stuck(
+    target: subprocess.Popen[str], place: Path, data: bytes
+) -> Iterator[IO[bytes]]:
+    """Have a write under way at a target that is stopped; yields where answers come."""
+    with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as heard:
+        client.connect(str(place))
+        client.sendall(HELLO + wish(GO))
+        heard.read(18 + 32 + 20)
+        target.send_signal(signal.SIGSTOP)
+        client.sendall(request(WRITE, 0, data=data))
+        wait_until(lambda: unread(client) == 0)
+        yield heard
+
+
 def test_a_signal_lets_what_is_under_way_be_finished(
     wire: Wire, image: Path, place: Path
 ) -> None:
@@ -300,24 +315,45 @@ def test_a_signal_lets_what_is_under_way_be_finished(
     with (
         serving(wire, image) as target,
         attached(wire, place) as process,
-        socket.socket(socket.AF_UNIX) as client,
+        stuck(target, place, data) as heard,
     ):
-        client.settimeout(PATIENCE)
-        client.connect(str(place))
-        client.sendall(HELLO + wish(GO))
-        heard = client.makefile("rb")
-        heard.read(18 + 32 + 20)
-        target.send_signal(signal.SIGSTOP)
-        client.sendall(request(WRITE, 0, data=data))
-        wait_until(lambda: unread(client) == 0)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert process.poll() is None
         target.send_signal(signal.SIGCONT)
         assert chunks(heard.read(16))[0].error == 0
-        heard.close()
         finish(process)
     assert image.read_bytes()[:MIB] == data
+
+
+def test_a_second_signal_ends_it_at_once(wire: Wire, image: Path, place: Path) -> None:
+    with serving(wire, image) as target:
+        process = wire.initiator.popen(
+            attach_command(wire, place), stdout=-1, stderr=-1, text=True
+        )
+        ready_line(process)
+        with stuck(target, place, b"x" * MIB):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            finish(process, signal.SIGINT)
+            target.send_signal(signal.SIGCONT)
+        assert process.returncode == -signal.SIGINT
+        with attached(wire, place):
+            assert run("nbdinfo", "--size", exported(place)).stdout == f"{SIZE}\n"
+
+
+def test_who_waits_for_ready_is_told(wire: Wire, image: Path, place: Path) -> None:
+    reader, writer = os.pipe()
+    command = attach_command(wire, place, "--ready-fd", writer)
+    with serving(wire, image), os.fdopen(reader) as told:
+        process = wire.initiator.popen(
+            command, stdout=-1, stderr=-1, text=True, pass_fds=[writer]
+        )
+        os.close(writer)
+        assert told.read() == "READY=1\n"
+        assert place.exists()
+        finish(process, signal.SIGTERM)
+    assert process.returncode == 0
 
 
 def unread(line: socket.socket) -> int:
