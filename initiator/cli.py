@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aoe.commandline import run
+from aoe.completion import completion_command
 from initiator.commands import look, move
 from initiator.commands.attach import attach
 from initiator.commands.check import check
@@ -38,6 +39,7 @@ for command in (
     attach,
     check,
     lab,
+    completion_command("aoe"),
 ):
     cli.add_command(command)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.commandline import SECONDS
+from aoe.completion import complete_interfaces
 from aoe.errors import NotFoundError
 from aoe.link import open_link
 from initiator.host import Host
@@ -100,6 +101,7 @@ _WHERE: Final = (
         envvar="AOE_INTERFACE",
         metavar="IFACE[,IFACE]",
         callback=_split,
+        shell_complete=complete_interfaces,
         help="Where to look; every Ethernet interface that is up, by default.",
     ),
     click.option(
@@ -114,7 +116,7 @@ _HOW: Final = (
         type=click.Choice(sorted(TIMINGS)),
         default="prompt",
         show_default=True,
-        help="When to send again: our rules, or the Linux driver's.",
+        help="When to send again: prompt is our way, kernel the Linux driver's.",
     ),
     click.option(
         "--deadsecs",

@@ -13,6 +13,7 @@ from aoe.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 from initiator.discover import Answer, Query, discover
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
 
     \b
     Try:  aoe discover -i eth0
+          aoe discover --json
     """
     with connection.links() as links:
         answers = discover(links, timeout=connection.timeout)
@@ -84,7 +86,13 @@ def _interfaces(device: AoeDev) -> list[str]:
 
 
 @click.command()
-@click.argument("addresses", nargs=-1, type=ADDRESS)
+@click.argument(
+    "addresses",
+    nargs=-1,
+    type=ADDRESS,
+    metavar="[ADDRESS]...",
+    shell_complete=complete_address,
+)
 @connects(1.0)
 @json_option
 def stat(
@@ -94,6 +102,9 @@ def stat(
 
     \b
     Try:  aoe stat e0.0 -i eth0
+
+    Without ADDRESS, all that answer. The columns are address, size, interfaces, bytes
+    in a frame and state.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)
@@ -130,8 +141,15 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
-@click.option("-c", "--count", type=click.IntRange(min=1), default=4, show_default=True)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.option(
+    "-c",
+    "--count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Queries to send.",
+)
 @click.option(
     "--interval",
     type=SECONDS,
