@@ -7,6 +7,7 @@ import click
 from aoe.commandline import run
 from aoe.completion import completion_command
 from initiator.commands import look, move
+from initiator.commands.attach import attach
 from initiator.commands.check import check
 from initiator.commands.lab import lab
 
@@ -35,6 +36,7 @@ for command in (
     move.read,
     move.write,
     move.copy_command,
+    attach,
     check,
     lab,
     completion_command("aoe"),

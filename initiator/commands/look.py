@@ -71,7 +71,7 @@ def _device_fields(device: AoeDev) -> dict[str, object]:
         "size_bytes": device.ssize * SECTOR,
         "interfaces": _interfaces(device),
         "payload_bytes": device.maxbcnt,
-        "state": device.state.value,
+        "state": device.status,
         "macs": [format_mac(target.addr) for target in device.targets],
         "model": identity.model if identity else "",
         "serial": identity.serial if identity else "",
@@ -115,7 +115,7 @@ def stat(
         size = f"{device.ssize * SECTOR / 1e9:.3f}GB"
         click.echo(
             f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
-            f"{device.maxbcnt:<5} {device.state.value}"
+            f"{device.maxbcnt:<5} {device.status}"
         )
     missing = set(addresses) - {device.address for device in devices}
     if missing or not devices:
