@@ -15,7 +15,6 @@ tpacket_rcv() and tpacket_snd() in net/packet/af_packet.c.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
@@ -215,20 +214,6 @@ class SendRing:
                 self._unsent += 1
             else:
                 self._sent += 1
-
-    def _give_up_first(self) -> None:
-        """Throw the next frame away: the kernel takes none before it has taken that."""
-        words = self._pending()
-        self._unsent += 1
-        self._tx_pending -= 1
-        self._tx_bytes -= self._tx_status[words[0] + 1]
-        for word, following in pairwise(words):
-            length = self._tx_status[following + 1]
-            self._tx_status[word + 1] = length
-            frame = self._tx_slots[self._tx_words.index(following)][:length]
-            self._tx_slots[self._tx_words.index(word)][:length] = frame
-        self._tx_status[words[-1]] = _AVAILABLE
-        self._tx = (self._tx - 1) % len(self._tx_words)
 
     def _withdraw(self) -> None:
         """Take back what the kernel has not taken: it would go out when outdated."""

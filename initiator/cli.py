@@ -7,7 +7,9 @@ from typing import Final
 import click
 
 from aoe.commandline import run
+from aoe.completion import completion_command
 from initiator.commands import bench, config, decode, disk, doctor, fence, look, move
+from initiator.commands.attach import attach
 from initiator.commands.check import check
 from initiator.commands.lab import lab
 
@@ -19,7 +21,7 @@ SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         disk.identify,
         disk.smart,
     ),
-    "Move data": (move.read, move.write, move.copy_command, disk.flush),
+    "Move data": (move.read, move.write, move.copy_command, disk.flush, attach),
     "Claim and fence": (config.config, fence.mask, fence.reserve),
     "Measure and mend": (
         bench.bench,
@@ -29,6 +31,7 @@ SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         check,
     ),
     "Understand": (lab,),
+    "Set up": (completion_command("aoe"),),
 }
 """All commands, in the order in which help lists them."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, UsageError
+from aoe.identify import Ability
 from initiator.bio import Bio, Op, bio_for
 from initiator.host import Host
 
@@ -84,6 +85,23 @@ class Disk:
         return identity
 
     @property
+    def read_only(self) -> bool:
+        """The target refused the last write; nothing else tells (P40)."""
+        return self._device.read_only is True
+
+    @property
+    def can_trim(self) -> bool:
+        """The disk has TRIM."""
+        return self._device.trim_blocks > 0
+
+    @property
+    def has_write_cache(self) -> bool:
+        """Writes may be volatile until a flush; False if the disk says they are not."""
+        identity = self.identity
+        told = Ability.WRITE_CACHE in identity.abilities
+        return not told or Ability.WRITE_CACHE in identity.enabled
+
+    @property
     def frame_size(self) -> int:
         """Bytes of data that one frame carries on all paths."""
         return self._device.maxbcnt
@@ -99,32 +117,55 @@ class Disk:
         offset: int,
         buffer: WriteBuffer | bytes,
         end_io: Callable[[Bio], None],
+        *,
+        fua: bool = False,
     ) -> None:
         """Start an operation; ``end_io`` is called with its bio when it is done.
 
         Frames move, and ``end_io`` runs, while the host takes turns. The buffer must
         stay as it is until then.
 
+        Args:
+            op: what to do; for a DISCARD there is ``submit_discard``.
+            offset: where, in bytes.
+            buffer: what to write, or where to read to.
+            end_io: called once; ``bio.error`` says how it went.
+            fua: what a write wrote is on stable storage when it ends.
+
         Raises:
             UsageError: not whole sectors, or not on the disk.
         """
-        length = len(buffer)
+        self._check(offset, len(buffer))
+        bio = bio_for(op, offset // SECTOR, buffer, end_io, fua=fua)
+        self.host.driver.submit(self._device, bio, self.host.now())
+
+    def submit_discard(
+        self, offset: int, length: int, end_io: Callable[[Bio], None]
+    ) -> None:
+        """Start to trim ``length`` bytes at ``offset``, as ``submit`` starts the rest.
+
+        Raises:
+            UsageError: not whole sectors, or not on the disk.
+        """
+        self._check(offset, length)
+        bio = Bio(Op.DISCARD, offset // SECTOR, end_io, length=length)
+        self.host.driver.submit(self._device, bio, self.host.now())
+
+    def _check(self, offset: int, length: int) -> None:
         if offset % SECTOR or length % SECTOR:
             raise UsageError(
                 str(self.address),
                 f"{length} bytes at {offset} are not whole sectors of {SECTOR} bytes",
             )
-        if offset < 0 or offset + length > self.size:
+        if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(
                 str(self.address),
                 f"{length} bytes at {offset} reach beyond the disk's {self.size} bytes",
             )
-        bio = bio_for(op, offset // SECTOR, buffer, end_io)
-        self.host.driver.submit(self._device, bio, self.host.now())
 
-    def _run(self, op: Op, offset: int, buffer: WriteBuffer | bytes) -> None:
+    def _run(self, start: Callable[[Callable[[Bio], None]], None]) -> None:
         ended: list[Bio] = []
-        self.submit(op, offset, buffer, ended.append)
+        start(ended.append)
         self.host.run_until(lambda: bool(ended))
         if ended[0].error is not None:
             raise ended[0].error
@@ -137,7 +178,7 @@ class Disk:
             DeviceError: the target failed it.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(Op.READ, offset, buffer)
+        self._run(lambda end_io: self.submit(Op.READ, offset, buffer, end_io))
 
     def read(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes from ``offset`` on; raises as ``read_into``."""
@@ -145,9 +186,27 @@ class Disk:
         self.read_into(offset, buffer)
         return bytes(buffer)
 
-    def write(self, offset: int, data: WriteBuffer | bytes) -> None:
-        """Write ``data`` from ``offset`` on; raises as ``read_into``."""
-        self._run(Op.WRITE, offset, data)
+    def write(
+        self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
+    ) -> None:
+        """Write ``data`` from ``offset`` on, with ``fua`` to stable storage.
+
+        Raises:
+            AccessError: the disk is read-only.
+            AoEError: as ``read_into``; with ``fua`` as ``flush``, too.
+        """
+        self._run(lambda end_io: self.submit(Op.WRITE, offset, data, end_io, fua=fua))
+
+    def trim(self, offset: int, length: int) -> None:
+        """Say that ``length`` bytes from ``offset`` on are not wanted any more.
+
+        What they read as afterwards is the disk's affair.
+
+        Raises:
+            UnsupportedError: it has no TRIM.
+            AoEError: as ``write``.
+        """
+        self._run(lambda end_io: self.submit_discard(offset, length, end_io))
 
     def flush(self) -> None:
         """Make all writes that have returned durable, by ATA FLUSH CACHE.
@@ -157,7 +216,7 @@ class Disk:
             DeviceError: the target failed it.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(Op.FLUSH, 0, b"")
+        self._run(lambda end_io: self.submit(Op.FLUSH, 0, b"", end_io))
 
     def close(self) -> None:
         """Let the device go, and the host if the disk opened it."""

@@ -13,6 +13,7 @@ from aoe.errors import UsageError
 from aoe.sizes import short_size
 from initiator.bio import Op
 from initiator.commands.common import Connection, connects, progress
+from initiator.completion import complete_address
 
 if TYPE_CHECKING:
     from aoe.address import Address
@@ -32,7 +33,7 @@ class _LoadOptions(TypedDict):
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument(
     "pattern",
     type=click.Choice(["read", "write", "randread", "randwrite", "mix"]),

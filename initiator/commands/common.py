@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.commandline import SECONDS
+from aoe.completion import complete_interfaces
 from aoe.errors import NotFoundError
 from aoe.link import open_link
 from initiator.host import Host
@@ -19,7 +20,7 @@ from initiator.options import Options
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aoe.address import Address
     from aoe.link import Link
@@ -47,20 +48,15 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
-    def links(self, *, others: bool = False) -> Iterator[list[Link]]:
-        """Open the interfaces, and close them again; ``others`` as in open_link."""
-        with ExitStack() as stack:
-            names = self.interfaces or usable_names()
-            record = stack.enter_context(self.recorder())
-            links = []
-            for name in names:
-                link = record(open_link(name, responses=True, others=others))
-                links.append(stack.enter_context(link))
-            yield links
+    def _opener(self, *, others: bool = False) -> Iterator[Callable[[str], Link]]:
+        """Provide what opens an interface, such that its frames are recorded."""
+        opener = functools.partial(open_link, responses=True, others=others)
+        with self.recorder() as record:
+            yield lambda name: record(opener(name))
 
     @contextmanager
     def recorder(self) -> Iterator[Callable[[Link], Link]]:
-        """Give what makes a link that records, or leaves it alone without --pcap."""
+        """Provide what makes a link record its frames; without --pcap it does not."""
         if self.pcap is None:
             yield lambda link: link
             return
@@ -68,6 +64,20 @@ class Connection:
 
         with CaptureWriter(self.pcap) as writer:
             yield lambda link: CapturingLink(link, writer)
+
+    def names(self) -> Sequence[str]:
+        """Name the interfaces to look on.
+
+        Raises:
+            NotFoundError: none are named, and none are up.
+        """
+        return self.interfaces or _usable_interfaces()
+
+    @contextmanager
+    def links(self, *, others: bool = False) -> Iterator[list[Link]]:
+        """Open the interfaces, and close them again; ``others`` as in open_link."""
+        with self._opener(others=others) as opener, ExitStack() as stack:
+            yield [stack.enter_context(opener(name)) for name in self.names()]
 
     @contextmanager
     def target(self, address: Address) -> Iterator[RemoteTarget]:
@@ -81,16 +91,14 @@ class Connection:
     def host(self, *only: Address) -> Iterator[Host]:
         """Open the interfaces and run a driver on them, for these devices or all."""
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
-        with self.links() as links, Host(links, options) as host:
+        with (
+            self._opener() as opener,
+            Host.on(*self.names(), options=options, opener=opener) as host,
+        ):
             yield host
 
 
-def usable_names() -> list[str]:
-    """Name the Ethernet interfaces that are up.
-
-    Raises:
-        NotFoundError: there are none.
-    """
+def _usable_interfaces() -> list[str]:
     from aoe.interfaces import usable_interfaces
 
     names = [interface.name for interface in usable_interfaces()]
@@ -113,6 +121,7 @@ _WHERE: Final = (
         envvar="AOE_INTERFACE",
         metavar="IFACE[,IFACE]",
         callback=_split,
+        shell_complete=complete_interfaces,
         help="Where to look; every Ethernet interface that is up, by default.",
     ),
     click.option(
@@ -127,7 +136,7 @@ _HOW: Final = (
         type=click.Choice(sorted(TIMINGS)),
         default="prompt",
         show_default=True,
-        help="When to send again: our rules, or the Linux driver's.",
+        help="When to send again: prompt is our way, kernel the Linux driver's.",
     ),
     click.option(
         "--deadsecs",

@@ -13,6 +13,7 @@ from aoe.commandline import Parsed, json_option, print_json
 from aoe.config import STRING_LIMIT, Config, ConfigCommand
 from aoe.errors import AoEError, UsageError, from_os_error
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +37,12 @@ def _parse_hex(text: str) -> bytes:
         raise UsageError(text, "not hexadecimal", "Write two digits a byte") from error
 
 
-_whom = click.argument("address", type=Parsed("address", _parse_whom))
+_whom = click.argument(
+    "address",
+    type=Parsed("address", _parse_whom),
+    metavar="ADDRESS|all",
+    shell_complete=complete_address,
+)
 
 
 def _takes_string(command: Command) -> Command:
@@ -60,7 +66,7 @@ def _takes_string(command: Command) -> Command:
 
 @click.group()
 def config() -> None:
-    """Read, test and set the string that clients claim a target with.
+    """Read, test and set the string that a target is claimed with.
 
     \b
     Try:  aoe config read all -i eth0
@@ -162,7 +168,7 @@ def set_command(
     connection: Connection,
     as_json: bool,
 ) -> None:
-    """Claim a target: set its config string, unless it has another.
+    """Set a target's config string unless it has another.
 
     \b
     Try:  aoe config set e0.0 "mine since May" -i eth0
@@ -187,10 +193,11 @@ def fset(
     connection: Connection,
     as_json: bool,
 ) -> None:
-    """Set a target's config string whoever has claimed it; an empty one gives it free.
+    """Set a target's config string whoever has claimed it.
 
     \b
-    Try:  aoe config fset e0.0 "" -i eth0
+    Try:  aoe config fset e0.0 mine -i eth0
+          aoe config fset e0.0 "" -i eth0      (nobody's any more)
     """
     wanted = Config(ConfigCommand.FORCE, _string(string, as_hex, file))
     _set(address, wanted, connection, as_json=as_json)

@@ -14,6 +14,7 @@ from aoe.identify import Ability, Identity
 from aoe.sizes import format_size, short_size
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 
 if TYPE_CHECKING:
     from aoe.address import Address
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.option("--raw", is_flag=True, help="Write the 512 bytes, and nothing else.")
 @connects(1.0)
 @json_option
 def identify(
     *, address: Address, connection: Connection, raw: bool, as_json: bool
 ) -> None:
-    """Show what a disk says of itself, in its IDENTIFY DEVICE page.
+    """Show what a disk says of itself: its IDENTIFY page.
 
     \b
     Try:  aoe identify e0.0 -i eth0
@@ -96,7 +97,7 @@ def _checksum(page: bytes) -> str:
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.option("--enable", is_flag=True, help="Switch SMART on before.")
 @click.option("--disable", is_flag=True, help="Switch SMART off, and show nothing.")
 @connects(1.0)
@@ -196,7 +197,7 @@ def _print_smart(health: str, attributes: tuple[Attribute, ...]) -> None:
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @connects(3.0, moves_data=True)
 @json_option
 def flush(*, address: Address, connection: Connection, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from aoe.address import BROADCAST, format_mac
 from aoe.ata import SECTOR
 from aoe.commandline import json_option, print_json
-from initiator.commands.common import Connection, connects, usable_names
+from initiator.commands.common import Connection, connects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def doctor(*, connection: Connection, as_json: bool) -> None:
     from aoe.doctor.report import report
     from initiator.doctor import examine
 
-    names = connection.interfaces or usable_names()
+    names = connection.names()
     with connection.recorder() as record:
         report(examine(names, connection.timeout, record), as_json=as_json)
 

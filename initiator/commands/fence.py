@@ -11,6 +11,7 @@ from aoe.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, DeviceError, UsageError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,7 +28,7 @@ _MACS_LIMIT: Final = 200
 """MAC addresses that one reservation can name in a frame of 1500 bytes."""
 
 MAC: Final = Parsed("mac", parse_mac)
-_one = click.argument("address", type=ADDRESS)
+_one = click.argument("address", type=ADDRESS, shell_complete=complete_address)
 _macs = click.argument("macs", type=MAC, nargs=-1, required=True, metavar="MAC...")
 _own_macs = click.argument("macs", type=MAC, nargs=-1, metavar="[MAC]...")
 _force = click.option(
@@ -81,10 +82,12 @@ def add_to_mask(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Let a target serve these clients too, and nobody else if it served everybody.
+    """Put clients on the list.
 
     \b
     Try:  aoe mask add e0.0 52:54:00:ae:00:02 52:54:00:ae:00:03 -i eth0
+
+    A target that served everybody serves nobody else from then on.
     """
     with connection.target(address) as target:
         before = _listed(target.mask_list())
@@ -110,10 +113,12 @@ def delete_from_mask(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Take clients off the list; without the last, a target serves everybody again.
+    """Take clients off the list.
 
     \b
     Try:  aoe mask del e0.0 52:54:00:ae:00:02 -i eth0
+
+    Without the last of them, a target serves everybody again.
     """
     with connection.target(address) as target:
         before = _listed(target.mask_list())

@@ -13,6 +13,7 @@ from aoe.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 from initiator.discover import Answer, Query, discover
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
 
     \b
     Try:  aoe discover -i eth0
+          aoe discover --json
     """
     with connection.links() as links:
         answers = discover(links, timeout=connection.timeout)
@@ -72,7 +74,7 @@ def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:
         "size_bytes": device.ssize * SECTOR,
         "interfaces": _interfaces(device),
         "payload_bytes": device.maxbcnt,
-        "state": device.state.value,
+        "state": device.status,
         "macs": [format_mac(target.addr) for target in device.targets],
         "model": identity.model if identity else "",
         "serial": identity.serial if identity else "",
@@ -88,7 +90,13 @@ def _interfaces(device: AoeDev) -> list[str]:
 
 
 @click.command()
-@click.argument("addresses", nargs=-1, type=ADDRESS)
+@click.argument(
+    "addresses",
+    nargs=-1,
+    type=ADDRESS,
+    metavar="[ADDRESS]...",
+    shell_complete=complete_address,
+)
 @click.option(
     "--probe", is_flag=True, help="Also find out what the path to each carries."
 )
@@ -106,6 +114,9 @@ def stat(
     \b
     Try:  aoe stat e0.0 -i eth0
           aoe stat e0.0 -i eth0 --probe
+
+    Without ADDRESS, all that answer. The columns are address, size, interfaces, bytes
+    in a frame and state.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)
@@ -117,7 +128,7 @@ def stat(
         size = f"{device.ssize * SECTOR / 1e9:.3f}GB"
         click.echo(
             f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
-            f"{device.maxbcnt:<5} {device.state.value}"
+            f"{device.maxbcnt:<5} {device.status}"
         )
         for _, words in paths.get(device.address, ()):
             click.echo(words)
@@ -135,7 +146,7 @@ def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
     from initiator.doctor import examine_path
     from initiator.remote import reach_all
 
-    links = [port.link for port in host.ports]
+    links = [port.link for port in host.ports if port.link is not None]
     found: Paths = {}
     for device in devices:
         with reach_all(links, device.address, timeout) as targets:
@@ -164,8 +175,15 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
-@click.option("-c", "--count", type=click.IntRange(min=1), default=4, show_default=True)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.option(
+    "-c",
+    "--count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Queries to send.",
+)
 @click.option(
     "--interval",
     type=SECONDS,

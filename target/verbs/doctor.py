@@ -5,32 +5,39 @@ from __future__ import annotations
 import click
 
 from aoe.commandline import json_option
+from aoe.completion import complete_file, complete_interfaces
 
 
 @click.command()
-@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.argument(
+    "interfaces",
+    nargs=-1,
+    metavar="[IFACE]...",
+    shell_complete=complete_interfaces,
+)
 @click.option(
     "--path",
     "paths",
     multiple=True,
     metavar="PATH",
+    shell_complete=complete_file,
     help="Look at this disk image, block device or NBD export too.",
 )
 @json_option
 def doctor(
     interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
 ) -> None:
-    """Look at all that a target depends on, and say how to mend what is wrong.
+    """Find what is wrong here, and say how to mend it.
 
     \b
     Try:  aoe-target doctor
           aoe-target doctor eth0 --path disk.img
 
-    Rights, interfaces, MTU, losses, buffers, other targets on the wire and those that
-    run here. Without IFACE it looks at every Ethernet interface that is up. Nothing is
-    changed; a query is broadcast on each.
+    It looks at rights, interfaces, MTU, losses, buffers, other targets on the wire and
+    those that run here; without IFACE at every Ethernet interface that is up. Nothing
+    is changed; queries are broadcast on each.
 
-    Exit codes: 0 nothing has failed, 1 something has.
+    Exit codes: 0 nothing keeps AoE from working, 1 something does.
     """
     from aoe.doctor.report import report
     from target.doctor import examine

@@ -9,6 +9,7 @@ import click
 from aoe.address import Address, parse_mac
 from aoe.commandline import ADDRESS, Parsed
 from aoe.errors import UsageError
+from target.completion import complete_served
 from target.netboot import FILES, Netboot
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ IP: Final = Parsed("address", parse_ip)
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_served)
 @click.option(
     "-f",
     "--format",
@@ -45,7 +46,7 @@ IP: Final = Parsed("address", parse_ip)
     type=click.Choice([_ALL, *FILES]),
     default=_ALL,
     show_default=True,
-    help="The one file to print; all of them are to be read.",
+    help="The one file to print, ready for use; all are to be read.",
 )
 @click.option(
     "--client",

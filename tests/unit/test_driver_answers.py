@@ -310,7 +310,8 @@ def test_k58_k64_the_second_answer_to_a_tag_is_unexpected(
     assert buffer == b"mine now" * 64
     assert world.driver.unexpected == 1
     assert world.driver.log[-1] == (
-        f"unexpected rsp e1.2 tag={request.tag:08x} s=525400ae0001"
+        f" unexpected rsp e1.2    tag={request.tag:08x}@00000000 "
+        f"s=525400ae0001 d=020000000000"
     )
 
 
@@ -360,7 +361,8 @@ def test_k59_the_sample_is_the_tags_age_in_jiffies(connect: Connect) -> None:
     world.now += 10 / 250
     world.reply(request)
     expected = KernelTiming()
-    for rtt in (0, 0, 0.04):
+    # Eleven ticks have begun since, though no more than ten have passed.
+    for rtt in (0, 0, 0.044):
         expected.sample(rtt)
     assert world.device.timing.timeout(0) == expected.timeout(0)
 

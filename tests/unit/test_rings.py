@@ -89,9 +89,6 @@ class Rings(ReceiveRing, SendRing):
     def withdraw(self) -> None:
         self._withdraw()
 
-    def give_up_first(self) -> None:
-        self._give_up_first()
-
     def settle(self, limit: int) -> None:
         self._settle(limit)
 
@@ -206,19 +203,3 @@ def test_what_the_kernel_throws_away_as_too_long_is_not_counted_as_sent() -> Non
         struct.pack_into("=I", rings.memory, rings.shape.length + slot * 4096, 0)
     rings.settle(100)
     assert rings.counted() == (1, 1, 0)
-
-
-def test_a_frame_that_is_given_up_makes_way_for_those_behind_it() -> None:
-    rings = Rings()
-    rings.takes = 99
-    for number in range(3):
-        rings.put(frame(number))
-        rings.flush()
-    # From here on it goes round the ring's end.
-    for number in (9, 4, 5):
-        rings.put(frame(number))
-    rings.give_up_first()
-    rings.put(frame(6))
-    rings.flush()
-    assert rings.sent == [frame(number) for number in (0, 1, 2, 4, 5, 6)]
-    assert rings.counted() == (6, 1, 0)
