@@ -21,7 +21,14 @@ SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         disk.identify,
         disk.smart,
     ),
-    "Move data": (move.read, move.write, move.copy_command, disk.flush, attach),
+    "Move data": (
+        move.read,
+        move.write,
+        move.copy_command,
+        disk.flush,
+        disk.trim,
+        attach,
+    ),
     "Claim and fence": (config.config, fence.mask, fence.reserve),
     "Measure and mend": (
         bench.bench,

@@ -1,25 +1,28 @@
-"""``aoe identify``, ``smart`` and ``flush``: the disk behind a target."""
+"""``aoe identify``, ``smart``, ``flush`` and ``trim``: the disk behind a target."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from aoe.ata import Opcode, SmartFeature
-from aoe.commandline import ADDRESS, json_option, print_json
+from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import UnsupportedError, UsageError
 from aoe.identify import Ability, Identity
 from aoe.sizes import format_size, short_size
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
-from initiator.commands.common import Connection, connects
+from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address
 
 if TYPE_CHECKING:
     from aoe.address import Address
     from aoe.smart import Attribute
     from initiator.remote import RemoteTarget
+
+_TRIM_STEP: Final = 1 << 30
+"""Bytes between two looks at how far it is."""
 
 
 @click.command()
@@ -221,3 +224,51 @@ def flush(*, address: Address, connection: Connection, as_json: bool) -> None:
         print_json("flush", address=str(address), seconds=round(seconds, 6))
     else:
         click.echo(f"{address}: flushed in {seconds * 1000:.1f} ms")
+
+
+@click.command()
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.option(
+    "-o", "--offset", type=SIZE, default="0", help="Where to begin on the disk."
+)
+@click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
+@click.option("--destroy", is_flag=True, help="Yes, lose what is on the disk there.")
+@connects(3.0, moves_data=True)
+@json_option
+def trim(
+    *,
+    address: Address,
+    connection: Connection,
+    offset: int,
+    length: int | None,
+    destroy: bool,
+    as_json: bool,
+) -> None:
+    """Tell a disk which of its contents nobody wants any more.
+
+    \b
+    Try:  aoe trim e0.0 -i eth0 --offset 1G --length 1G --destroy
+
+    A target gives the room back to its file system. What was there is LOST, and what
+    reads from there afterwards is the disk's affair, zeroes with most.
+    """
+    from initiator.device import Disk
+
+    if not destroy:
+        why = "what is trimmed is lost"
+        raise UsageError(str(address), why, "If that is what you want: --destroy")
+    with connection.host(address) as host:
+        disk = Disk(host, address, connection.timeout)
+        whole = max(0, disk.size - offset) if length is None else length
+        if offset + whole > disk.size:
+            why = f"{whole} bytes at {offset} reach beyond its {disk.size} bytes"
+            raise UsageError(str(address), why)
+        with progress(f"trimming {address}", whole) as advance:
+            for done in range(0, whole, _TRIM_STEP):
+                step = min(_TRIM_STEP, whole - done)
+                disk.trim(offset + done, step)
+                advance(step)
+    if as_json:
+        print_json("trim", address=str(address), offset_bytes=offset, bytes=whole)
+    else:
+        click.echo(f"{address}: {format_size(whole)} trimmed")

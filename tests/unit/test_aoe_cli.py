@@ -86,6 +86,7 @@ def test_check_wants_a_target_and_rules_that_exist(words: list[str], line: str) 
         (["mask", "add", "e0.0"], "Missing argument 'MAC...'"),
         (["smart", "e0.0", "--enable", "--disable"], "exclude each other"),
         (["bench", "e0.0", "write"], "e0.0: write overwrites what is on the disk"),
+        (["trim", "e0.0"], "e0.0: what is trimmed is lost"),
         (["bench", "e0.0", "mix"], "If that is what you want: --destroy"),
     ],
 )

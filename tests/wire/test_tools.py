@@ -125,6 +125,26 @@ def test_p46_flush_reaches_the_disk(served: Wire, tmp_path: Path) -> None:
     assert any(each.startswith("FLUSH e7.3") for each in words)
 
 
+def test_trim_gives_back_what_it_is_told_to_and_no_more(
+    served: Wire, image: Path
+) -> None:
+    before = image.read_bytes()
+    part = ("--offset", "256K", "--length", "128K")
+    assert aoe(served, "trim", "e7.3", *part)[0] == 2
+    assert image.read_bytes() == before
+    code, text = aoe(served, "trim", "e7.3", *part, "--destroy")
+    assert (code, text) == (0, "e7.3: 128 KiB (131,072 bytes) trimmed\n")
+    first, end = 256 << 10, 384 << 10
+    assert image.read_bytes() == before[:first] + bytes(end - first) + before[end:]
+    code, text = aoe(served, "trim", "e7.3", "--length", "2M", "--destroy")
+    assert (code, "reach beyond its 1048576 bytes" in text) == (2, True)
+
+
+def test_a_disk_without_trim_says_so(vblade: Wire) -> None:
+    code, text = aoe(vblade, "trim", "e7.3", "--destroy")
+    assert (code, text.startswith("aoe: e7.3: ")) == (1, True)
+
+
 # --- bench ----------------------------------------------------------------------------
 
 
