@@ -22,7 +22,6 @@ from aoe.interfaces import (
 from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.host import Host
-from initiator.options import Options
 from tests.serving import PATIENCE, finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -40,6 +39,11 @@ SHARE = 50
 """Frames that a path in use carries in a few megabytes, at the very least."""
 
 
+def never() -> bool:
+    """Wait for nothing but the end of the time."""
+    return False
+
+
 class Copying:
     """A disk that is written and read all the time, eight pieces at once."""
 
@@ -51,9 +55,7 @@ class Copying:
         self._started = self._running = 0
         self._last = time.monotonic()
 
-    def run(
-        self, until: Callable[[], bool] = lambda: False, seconds: float = 1
-    ) -> bool:
+    def run(self, until: Callable[[], bool] = never, seconds: float = 1.5) -> bool:
         """Go on until something is so, at most for so long; tell whether it is."""
         end = time.monotonic() + seconds
         self._last = time.monotonic()
@@ -90,21 +92,14 @@ class Copying:
 
 
 @contextmanager
-def two_paths(wire: Wire, tmp_path: Path, **options: str) -> Iterator[Copying]:
+def two_paths(wire: Wire, tmp_path: Path) -> Iterator[Copying]:
     """Serve on two cables, open the disk on both, and write all of it once."""
     lay_second_cable(wire)
-    target = start(
-        wire.target,
-        "serve",
-        "e7.3",
-        "aoe0,aoe1",
-        tmp_path / "disk.img",
-        "--create",
-        "4M",
-    )
+    image = tmp_path / "disk.img"
+    words = ["serve", "e7.3", "aoe0,aoe1", image, "--create", "4M"]
+    target = start(wire.target, *words)
     ready_line(target)
-    chosen = Options(**options)  # type: ignore[arg-type] # a name of a timing
-    with wire.initiator.entered(), Host.on("aoe0", "aoe1", options=chosen) as host:
+    with wire.initiator.entered(), Host.on("aoe0", "aoe1") as host:
         disk = Disk(host, E73)
         copying = Copying(disk)
         assert copying.run(lambda: copying.pieces >= SIZE // PIECE, PATIENCE)
@@ -112,7 +107,7 @@ def two_paths(wire: Wire, tmp_path: Path, **options: str) -> Iterator[Copying]:
         copying.drain()
     finish(target, signal.SIGTERM)
     assert target.returncode == 0
-    assert (tmp_path / "disk.img").read_bytes() == copying.data
+    assert image.read_bytes() == copying.data
 
 
 def lay_second_cable(wire: Wire) -> None:
@@ -139,10 +134,10 @@ def both_carry(copying: Copying) -> bool:
 
 
 def goes_on_over(copying: Copying, name: str) -> None:
-    """Copy for a second over one path; nothing may stop for long."""
+    """Copy for a while over one path; nothing may stop for long."""
     before, pieces = frames(name)[0], copying.pieces
     copying.longest_pause = 0.0
-    copying.run(seconds=1.5)
+    copying.run()
     assert frames(name)[0] - before > SHARE
     assert copying.pieces - pieces > 10
     assert copying.longest_pause < 3
