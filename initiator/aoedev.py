@@ -431,10 +431,13 @@ class AoeDev:
             return
         yield from (f.due for f in self.factive.values())
         if self.rexmitq and self.has_untainted:
-            pause = self.timing.probe_pause
             for f in self.rexmitq.values():
-                if f.is_probe:
-                    yield f.sent + pause(f.target.taint)
+                if f.is_probe and f.target.window.is_open:
+                    yield self.next_probe(f)
+
+    def next_probe(self, f: Frame) -> float:
+        """When a lost probe may be sent again (K57)."""
+        return f.sent + self.timing.probe_pause(f.target.taint)
 
     def reassign(self, f: Frame) -> bool:
         """Let a lost frame go to another target, if one has room (``reassign_frame``).
