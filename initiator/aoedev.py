@@ -35,6 +35,8 @@ DEFAULT_BCNT: Final = 2 * SECTOR
 """Bytes a frame while nothing better is known (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
+FIRST_GRACE: Final = 0.25
+"""Seconds that a frame is given at first when its target turns out to be late."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
 SKBPOOL_LIMIT: Final = 256
@@ -150,6 +152,7 @@ class Frame:
         attempts: transmissions that its target did not answer in time.
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
+        graces: transmissions that were waited for longer; ``graced``, the last's tag.
         sector: where on the device it begins.
         segments: the memory that it reads into or writes from.
         is_probe: it asks whether a tainted target is back; nobody waits for its data.
@@ -160,6 +163,8 @@ class Frame:
         "buf",
         "due",
         "earlier",
+        "graced",
+        "graces",
         "ifp",
         "is_probe",
         "sector",
@@ -177,17 +182,32 @@ class Frame:
         self.segments: list[BioVec] = []
         self.buf: Buf | None = None
         self.earlier: dict[int, float] = {}
-        self.tag = self.attempts = self.sector = 0
+        self.tag = self.attempts = self.sector = self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
         self.target: AoeTgt
         self.ifp: AoeIf
 
+    def grace(self, late: float) -> float:
+        """Tell how much longer to wait, as an earlier transmission is answered.
+
+        The target may be slow, so that the answer to the last transmission takes as
+        long: sending once more would forget that one. Or it stood still for a while,
+        and the last one is lost. So it is waited for, but not for long at first.
+
+        Args:
+            late: seconds that the answer took.
+        """
+        if self.graced != self.tag:
+            self.graced = self.tag
+            self.graces += 1
+        return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
+
     def begin(self, *, is_probe: bool = False) -> None:
         """Stand for a new command from now on."""
         self.is_probe = is_probe
         if self.earlier or self.attempts:
-            self.attempts = 0
+            self.attempts = self.graces = 0
             self.waited = self.waited_total = 0.0
             self.earlier.clear()
 
