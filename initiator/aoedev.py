@@ -36,6 +36,8 @@ DEFAULT_BCNT: Final = 2 * SECTOR
 """Bytes a frame while nothing better is known (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
+FIRST_GRACE: Final = 0.25
+"""Seconds that a frame is given at first when its target turns out to be late."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
 SKBPOOL_LIMIT: Final = 256
@@ -151,6 +153,7 @@ class Frame:
         attempts: transmissions that its target did not answer in time.
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
+        graces: transmissions that were waited for longer; ``graced``, the last's tag.
         op: what it does; a FUA bio has a FLUSH behind its writes where it must.
         fua: it is a write that is answered when its data is stable.
         sector, length: which bytes of the device it is about.
@@ -164,6 +167,8 @@ class Frame:
         "due",
         "earlier",
         "fua",
+        "graced",
+        "graces",
         "ifp",
         "is_probe",
         "length",
@@ -186,16 +191,32 @@ class Frame:
         self.op: Op | None = None
         self.fua = False
         self.tag = self.attempts = self.sector = self.length = 0
+        self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
         self.target: AoeTgt
         self.ifp: AoeIf
 
+    def grace(self, late: float) -> float:
+        """Tell how much longer to wait, as an earlier transmission is answered.
+
+        The target may be slow, so that the answer to the last transmission takes as
+        long: sending once more would forget that one. Or it stood still for a while,
+        and the last one is lost. So it is waited for, but not for long at first.
+
+        Args:
+            late: seconds that the answer took.
+        """
+        if self.graced != self.tag:
+            self.graced = self.tag
+            self.graces += 1
+        return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
+
     def begin(self, *, is_probe: bool = False) -> None:
         """Stand for a new command from now on."""
         self.is_probe = is_probe
         if self.earlier or self.attempts:
-            self.attempts = 0
+            self.attempts = self.graces = 0
             self.waited = self.waited_total = 0.0
             self.earlier.clear()
 

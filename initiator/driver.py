@@ -336,9 +336,7 @@ class Driver:
         for f in d.factive.values():
             sent = f.earlier.get(tag)
             if sent is not None:
-                # The target is slow, not deaf: as long again, and the answer to the
-                # last transmission is here. Sending once more would forget that one.
-                f.due = max(f.due, now + (now - sent))
+                f.due = max(f.due, now + f.grace(now - sent))
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float

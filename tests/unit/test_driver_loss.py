@@ -91,6 +91,22 @@ def test_prompt_a_target_slower_than_any_timeout_is_not_drowned(
     assert world.now < start + 10
 
 
+def test_prompt_a_target_that_stood_still_is_asked_again_at_once(
+    connect: Connect,
+) -> None:
+    """It answers what it kept; but the last transmission may have found no room."""
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    world.wait(4)
+    *kept, _ = world.take()
+    start = world.now
+    world.reply(*kept)
+    while not world.ended:
+        world.wait(0.01)
+        world.settle()
+    assert world.now - start < 0.3
+
+
 def test_k48_kernel_timeouts_follow_the_estimate_of_the_moment(
     connect: Connect,
 ) -> None:
