@@ -16,17 +16,19 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from aoe.ata import LBA28_LIMIT, LBA48_LIMIT, SECTOR
 from aoe.header import sectors_per_frame
 from aoe.identify import Ability, Identity, trim_blocks
 from initiator.bio import Bio, BioIter, BioVec, Op
+from initiator.buf import Buf, Rest
+from initiator.order import WriteOrder
 from initiator.requests import TRIM_BLOCK
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aoe.address import Address
     from initiator.netdev import NetDevice
@@ -200,30 +202,6 @@ class Frame:
             self.earlier.clear()
 
 
-class Buf:
-    """``struct buf``: a bio on its way through the driver (K6).
-
-    Attributes:
-        flush: a FLUSH has to follow when all its frames are answered.
-    """
-
-    __slots__ = ("bio", "flush", "iter", "nframesout")
-
-    def __init__(self, bio: Bio) -> None:
-        self.bio = bio
-        self.iter = BioIter(bio.vecs, bio.sector, bio.length)
-        self.nframesout = 0
-        self.flush = False
-
-
-class Rest(NamedTuple):
-    """What is left to do for a bio beside its own course."""
-
-    buf: Buf
-    op: Op
-    iter: BioIter
-
-
 class AoeDev:
     """``struct aoedev``: one AoE device, an address that answered (K1).
 
@@ -241,6 +219,9 @@ class AoeDev:
         retransmits: frames sent again since the device is known.
         takes_fua: WRITE DMA FUA EXT has not been refused yet.
         trim_blocks: 512-byte blocks of ranges that one TRIM may carry; 0: no TRIM.
+        order: which writes wait for others.
+        wants_identify: an IDENTIFY is to be sent as soon as there is a frame for it.
+        on_resize: called when an open device's size has changed.
         read_only: what became of the last write since the target was announced:
             refused, or accepted; None before there was one.
     """
@@ -270,6 +251,9 @@ class AoeDev:
         self.kicked = 0
         self.takes_fua = True
         self.trim_blocks = 0
+        self.order = WriteOrder()
+        self.wants_identify = False
+        self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
 
     @property
@@ -282,6 +266,7 @@ class AoeDev:
         if page != self.ident:
             self.takes_fua = True
         identity = Identity.unpack(page)
+        before = self.ssize
         self.ident = page
         self.ext = identity.lba48
         # Sectors that the registers cannot name would be others (K35).
@@ -289,6 +274,9 @@ class AoeDev:
         can_trim = Ability.TRIM in identity.abilities
         self.trim_blocks = trim_blocks(page) if can_trim else 0
         self.state = State.UP
+        if self.nopen and self.ssize != before:
+            for callback in list(self.on_resize):
+                callback()
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
@@ -402,6 +390,22 @@ class AoeDev:
         buf.nframesout += 1
         self.rests.append(Rest(buf, op, position))
 
+    @property
+    def is_identifying(self) -> bool:
+        """An IDENTIFY waits for its answer."""
+        frames = (*self.factive.values(), *self.rexmitq.values())
+        return any(f.op is None and not f.is_probe for f in frames)
+
+    def stray(self, tag: int, now: float) -> None:
+        """Take note that a transmission was executed that nobody waits for."""
+        self.order.answered(tag)
+        for f in (*self.factive.values(), *self.rexmitq.values()):
+            sent = f.earlier.pop(tag, None)
+            if sent is not None:
+                # The target is slow, not deaf: as long again, and the answer to the
+                # last transmission is here. Sending once more would forget that one.
+                f.due = max(f.due, now + (now - sent))
+
     def match(self, tag: int, now: float) -> Frame | None:
         """Take the frame that an answer is for: active, or lost, not resent (K51)."""
         f = self.factive.pop(tag, None)
@@ -430,6 +434,9 @@ class AoeDev:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
+        free_at = self.order.next_timeout()
+        if free_at is not None:
+            yield free_at
         if self.rexmitq and self.has_untainted:
             pause = self.timing.probe_pause
             for f in self.rexmitq.values():

@@ -482,11 +482,10 @@ def test_k55_bios_submitted_while_it_fails_end_too(
     assert second.error is not None
 
 
-@in_both_modes
-def test_k56_an_open_device_stays_down_until_its_last_close(
-    connect: Connect, options: Options
+def test_k56_an_open_device_of_the_kernels_stays_down_until_its_last_close(
+    connect: Connect,
 ) -> None:
-    world = connect(options)
+    world = connect(KERNEL)
     world.driver.open(world.device)
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     assert world.device.state.value == "down,closewait"
