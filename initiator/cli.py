@@ -6,6 +6,7 @@ import click
 
 from aoe.commandline import run
 from initiator.commands import look, move
+from initiator.commands.attach import attach
 from initiator.commands.check import check
 from initiator.commands.lab import lab
 
@@ -34,6 +35,7 @@ for command in (
     move.read,
     move.write,
     move.copy_command,
+    attach,
     check,
     lab,
 ):

@@ -294,12 +294,16 @@ class Driver:
             d.read_only = None
         if self.options.shrink:
             d.hurry(now)
-        if d.nopen == 0:
+        if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
             d.fw_ver = config.firmware
             self._identify(d, now)
-        elif self.options.follow_size and not d.is_identifying:
+        elif self._follows_size(d):
             d.wants_identify = True
             self._work(d, now)
+
+    def _follows_size(self, d: AoeDev) -> bool:
+        is_up = d.state is State.UP
+        return self.options.follow_size and is_up and not d.is_identifying
 
     def _ata_rsp(
         self,

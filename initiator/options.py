@@ -45,6 +45,8 @@ class Options:
             same sectors never overlap, and one that was sent more than once keeps them
             for so long, unless each transmission is answered; 0: no such care, as in
             the kernel.
+        revive: a device that went down is used again when it answers, though it is
+            held open. The kernel's stays down until its last user has closed it (K56).
         only: take notice of these devices alone; of all, if empty.
     """
 
@@ -62,6 +64,7 @@ class Options:
     check_answers: bool = True
     follow_size: bool = True
     linger: float = 2.0
+    revive: bool = True
     only: Collection[Address] = ()
 
     @classmethod
@@ -78,4 +81,5 @@ class Options:
             linger=0,
             shrink=False,
             kick=False,
+            revive=False,
         )

@@ -19,7 +19,7 @@ from initiator.options import Options
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aoe.address import Address
     from aoe.link import Link
@@ -46,26 +46,34 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
+    def _opener(self, *, others: bool = False) -> Iterator[Callable[[str], Link]]:
+        """Provide what opens an interface, such that its frames are recorded."""
+        opener = functools.partial(open_link, responses=True, others=others)
+        if self.pcap is None:
+            yield opener
+            return
+        from aoe.capture import CaptureWriter, CapturingLink
+
+        with CaptureWriter(self.pcap) as writer:
+            yield lambda name: CapturingLink(opener(name), writer)
+
+    def _names(self) -> Sequence[str]:
+        return self.interfaces or _usable_interfaces()
+
+    @contextmanager
     def links(self, *, others: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces, and close them again; ``others`` as in open_link."""
-        with ExitStack() as stack:
-            names = self.interfaces or _usable_interfaces()
-            links = [
-                stack.enter_context(open_link(name, responses=True, others=others))
-                for name in names
-            ]
-            if self.pcap is not None:
-                from aoe.capture import CaptureWriter, CapturingLink
-
-                writer = stack.enter_context(CaptureWriter(self.pcap))
-                links = [CapturingLink(link, writer) for link in links]
-            yield links
+        with self._opener(others=others) as opener, ExitStack() as stack:
+            yield [stack.enter_context(opener(name)) for name in self._names()]
 
     @contextmanager
     def host(self, *only: Address) -> Iterator[Host]:
         """Open the interfaces and run a driver on them, for these devices or all."""
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
-        with self.links() as links, Host(links, options) as host:
+        with (
+            self._opener() as opener,
+            Host.on(*self._names(), options=options, opener=opener) as host,
+        ):
             yield host
 
 

@@ -357,7 +357,8 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
 
 def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
     # Who waits for us to be ready, and with whom we end.
-    from target.captive import end_with_parent, run_beside
+    from aoe.beside import run_beside
+    from target.captive import end_with_parent
 
     ready_fds = [] if life.ready_fd is None else [life.ready_fd]
     parent = os.getppid() if life.exit_with_parent else None

@@ -104,3 +104,19 @@ def test_a_target_without_flush_is_warned_of(
 ) -> None:
     move.flush(cast("Disk", Unflushed(UnsupportedError("e0.0", "aborted", ""))))
     assert "warning: not flushed: aborted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "attach: no place to attach it to. Name one: --nbd SOCKET"),
+        (
+            ["--nbd", "s", "--run", "true", "--background"],
+            "attach: --run needs the foreground. Choose one of them",
+        ),
+        (["--nbd", "h:99999"], "h:99999: no such port. Write HOST:PORT, 1 to 65535"),
+    ],
+)
+def test_attach_says_what_is_missing(words: list[str], line: str) -> None:
+    done = aoe("attach", "e7.3", *words)
+    assert (done.returncode, done.stderr) == (2, f"aoe: {line}\n")

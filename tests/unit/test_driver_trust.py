@@ -150,18 +150,3 @@ def test_a_disk_that_shrank_fails_what_lies_beyond_its_end(connect: Connect) -> 
     assert type(before.error) is DeviceError
     assert type(after.error) is UsageError
     assert world.ended == [before, after]
-
-
-def test_k56_an_open_device_of_ours_comes_back_when_its_target_does(
-    connect: Connect,
-) -> None:
-    world = connect()
-    world.driver.open(world.device)
-    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
-    assert world.device.state.value == "down,closewait"
-    world.deliver(world.target.announce())
-    world.settle()
-    assert world.is_up
-    bio = world.read(3, bytearray(SECTOR))
-    world.settle()
-    assert bio.error is None
