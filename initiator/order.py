@@ -55,6 +55,7 @@ class WriteOrder:
         self._tags: dict[int, _Taken] = {}
         self._lingering: list[tuple[float, int, _Taken]] = []
         self._serial = count()
+        self._freed: list[tuple[int, int]] = []
 
     def admit(self, bio: Bio, now: float) -> bool:
         """Take a write's sectors, or let it wait; tell whether it may go."""
@@ -100,10 +101,13 @@ class WriteOrder:
     def ready(self, now: float) -> list[Bio]:
         """Return the bios that need not wait any more; their sectors are theirs."""
         self._expire(now)
+        freed, self._freed = self._freed, []
         ready: list[Bio] = []
         still: list[Bio] = []
         for bio in self.waiting:
-            if self._is_free(bio, still):
+            # The others wait for what is taken as before.
+            may_go = any(_overlaps(bio, start, end) for start, end in freed)
+            if may_go and self._is_free(bio, still):
                 self._take(bio)
                 ready.append(bio)
             else:
@@ -114,11 +118,16 @@ class WriteOrder:
     def abandon(self) -> list[Bio]:
         """Return all that wait; they wait no more, and have taken nothing."""
         waiting, self.waiting = self.waiting, []
+        self._freed.clear()
         return waiting
 
     def next_timeout(self) -> float | None:
-        """When the next sectors become free by themselves, if anybody waits."""
-        return self._lingering[0][0] if self.waiting and self._lingering else None
+        """When ``ready`` may have something that no answer brings, if anybody waits."""
+        if not self.waiting:
+            return None
+        if self._freed:
+            return float("-inf")
+        return self._lingering[0][0] if self._lingering else None
 
     def _take(self, bio: Bio) -> None:
         self._taken[bio.sector] = _Taken(bio)
@@ -129,14 +138,16 @@ class WriteOrder:
         del self._starts[bisect_left(self._starts, taken.start)]
         for tag in taken.tags:
             self._tags.pop(tag, None)
+        if self.waiting:
+            self._freed.append((taken.start, taken.end))
 
     def _is_free(self, bio: Bio, before: list[Bio]) -> bool:
-        end = _end(bio)
+        start, end = bio.sector, _end(bio)
         # What is taken has no sector in common: only the last before the end can reach.
         at = bisect_left(self._starts, end)
-        if at and self._taken[self._starts[at - 1]].end > bio.sector:
+        if at and self._taken[self._starts[at - 1]].end > start:
             return False
-        return not any(o.sector < end and bio.sector < _end(o) for o in before)
+        return not any(_overlaps(other, start, end) for other in before)
 
     def _expire(self, now: float) -> None:
         lingering = self._lingering
@@ -145,6 +156,10 @@ class WriteOrder:
             # All its tags may be answered since, and the sectors be another's.
             if self._taken.get(taken.start) is taken:
                 self._free(taken)
+
+
+def _overlaps(bio: Bio, start: int, end: int) -> bool:
+    return bio.sector < end and start < _end(bio)
 
 
 def _end(bio: Bio) -> int:

@@ -64,6 +64,7 @@ CORES = {
     "initiator/aoedev.py",
     "initiator/bio.py",
     "initiator/buf.py",
+    "initiator/bytewise.py",
     "initiator/check/asking.py",
     "initiator/check/expect.py",
     "initiator/check/keep.py",

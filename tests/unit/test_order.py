@@ -84,6 +84,21 @@ def test_an_aoe_error_to_an_earlier_transmission_counts_as_well(
     assert bio in world.ended
 
 
+def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
+    connect: Connect,
+) -> None:
+    world = connect()
+    lose_the_first(world)
+    second = world.write(0, b"n" * SECTOR)
+    world.now += 2 * LINGER
+    third = world.write(0, b"m" * SECTOR)
+    while world.driver.next_timeout() is not None:
+        world.wait(0)
+        world.settle()
+    assert world.ended[1:] == [second, third]
+    assert world.target.disk[:SECTOR] == b"m" * SECTOR
+
+
 @pytest.mark.parametrize(("sector", "waits"), [(3, False), (4, True), (5, True)])
 def test_only_writes_to_the_same_sectors_wait(
     connect: Connect, sector: int, *, waits: bool
