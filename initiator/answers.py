@@ -21,6 +21,24 @@ _ERROR: Final = 25
 # A plain number: with enums, these bits would cost a frame more than all the rest.
 _IS_BAD: Final = int(STATUS_BAD)
 
+_PATIENCE: Final = 2
+"""Retransmissions of a read after which answers that are too short count."""
+
+
+def is_runt(d: AoeDev, tag: int, answer: memoryview) -> bool:
+    """Tell whether a read's answer is too short and better waited for again.
+
+    Whoever sends nothing else, three times, is believed: the read fails.
+    """
+    f = d.factive.get(tag) or d.rexmitq.get(tag)
+    return (
+        f is not None
+        and f.op is Op.READ
+        and f.attempts < _PATIENCE
+        and not answer[_STATUS] & _IS_BAD
+        and len(answer) < ATA_DATA + f.length
+    )
+
 
 def take(d: AoeDev, f: Frame, answer: memoryview, netdev: NetDevice) -> AoEError | None:
     """Take what an ATA answer brings; return why the frame failed, or None."""

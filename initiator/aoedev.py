@@ -16,17 +16,19 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from aoe.ata import LBA28_LIMIT, LBA48_LIMIT, SECTOR
 from aoe.header import sectors_per_frame
 from aoe.identify import Ability, Identity, trim_blocks
 from initiator.bio import Bio, BioIter, BioVec, Op
+from initiator.buf import Buf, Rest
+from initiator.order import WriteOrder
 from initiator.requests import TRIM_BLOCK
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aoe.address import Address
     from initiator.netdev import NetDevice
@@ -200,12 +202,8 @@ class Frame:
     def grace(self, late: float) -> float:
         """Tell how much longer to wait, as an earlier transmission is answered.
 
-        The target may be slow, so that the answer to the last transmission takes as
-        long: sending once more would forget that one. Or it stood still for a while,
-        and the last one is lost. So it is waited for, but not for long at first.
-
-        Args:
-            late: seconds that the answer took.
+        The target may be slow, and the answer to the last transmission take as long as
+        this one's took, ``late``; or it stood still, and the last one is lost.
         """
         if self.graced != self.tag:
             self.graced = self.tag
@@ -219,30 +217,6 @@ class Frame:
             self.attempts = self.graces = 0
             self.waited = self.waited_total = 0.0
             self.earlier.clear()
-
-
-class Buf:
-    """``struct buf``: a bio on its way through the driver (K6).
-
-    Attributes:
-        flush: a FLUSH has to follow when all its frames are answered.
-    """
-
-    __slots__ = ("bio", "flush", "iter", "nframesout")
-
-    def __init__(self, bio: Bio) -> None:
-        self.bio = bio
-        self.iter = BioIter(bio.vecs, bio.sector, bio.length)
-        self.nframesout = 0
-        self.flush = False
-
-
-class Rest(NamedTuple):
-    """What is left to do for a bio beside its own course."""
-
-    buf: Buf
-    op: Op
-    iter: BioIter
 
 
 class AoeDev:
@@ -262,6 +236,9 @@ class AoeDev:
         retransmits: frames sent again since the device is known.
         takes_fua: WRITE DMA FUA EXT has not been refused yet.
         trim_blocks: 512-byte blocks of ranges that one TRIM may carry; 0: no TRIM.
+        order: which writes wait for others.
+        wants_identify: an IDENTIFY is to be sent as soon as there is a frame for it.
+        on_resize: called when an open device's size has changed.
         read_only: what became of the last write since the target was announced:
             refused, or accepted; None before there was one.
     """
@@ -291,6 +268,9 @@ class AoeDev:
         self.kicked = 0
         self.takes_fua = True
         self.trim_blocks = 0
+        self.order = WriteOrder()
+        self.wants_identify = False
+        self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
 
     @property
@@ -303,6 +283,7 @@ class AoeDev:
         if page != self.ident:
             self.takes_fua = True
         identity = Identity.unpack(page)
+        before = self.ssize
         self.ident = page
         self.ext = identity.lba48
         # Sectors that the registers cannot name would be others (K35).
@@ -310,6 +291,9 @@ class AoeDev:
         can_trim = Ability.TRIM in identity.abilities
         self.trim_blocks = trim_blocks(page) if can_trim else 0
         self.state = State.UP
+        if self.nopen and self.ssize != before:
+            for callback in list(self.on_resize):
+                callback()
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
@@ -423,6 +407,20 @@ class AoeDev:
         buf.nframesout += 1
         self.rests.append(Rest(buf, op, position))
 
+    @property
+    def is_identifying(self) -> bool:
+        """An IDENTIFY waits for its answer."""
+        frames = (*self.factive.values(), *self.rexmitq.values())
+        return any(f.op is None and not f.is_probe for f in frames)
+
+    def stray(self, tag: int, now: float) -> None:
+        """Take note that a transmission was executed that nobody waits for."""
+        self.order.answered(tag)
+        for f in (*self.factive.values(), *self.rexmitq.values()):
+            sent = f.earlier.pop(tag, None)
+            if sent is not None and f.tag in self.factive:
+                f.due = max(f.due, now + f.grace(now - sent))
+
     def match(self, tag: int, now: float) -> Frame | None:
         """Take the frame that an answer is for: active, or lost, not resent (K51)."""
         f = self.factive.pop(tag, None)
@@ -451,6 +449,9 @@ class AoeDev:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
+        free_at = self.order.next_timeout()
+        if free_at is not None:
+            yield free_at
         if self.rexmitq and self.has_untainted:
             for f in self.rexmitq.values():
                 if f.is_probe and f.target.window.is_open:

@@ -1,4 +1,4 @@
-"""An AoE device as programs like it: a disk to read and write."""
+"""An AoE device as programs like it: a disk to read and write at any byte."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.address import Address
 from aoe.ata import SECTOR
-from aoe.errors import AoEError, UsageError
+from aoe.errors import AccessError, AoEError, UsageError
 from aoe.identify import Ability
 from initiator.bio import Bio, Op, bio_for
+from initiator.bytewise import Bytewise
 from initiator.host import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aoe.buffers import WriteBuffer
     from aoe.identify import Identity
@@ -22,29 +23,45 @@ if TYPE_CHECKING:
 class Disk:
     """A blocking view of one device; offsets and lengths in bytes.
 
-    They are multiples of 512. A write that returns was answered by the target; after
-    ``flush`` returns it is on stable storage, as far as the target keeps its word.
+    >>> with Disk.open("e0.0", "eth0") as disk:
+    ...     disk.write(1000, b"any byte, any length")
+    ...     disk.writev(2048, [b"one ", b"behind the other"])
+    ...     disk.flush()
+    ...     disk.read(1000, 8), disk.read(2048, 10), len(disk) == disk.size
+    (b'any byte', b'one behind', True)
 
-        with Disk.open("e0.0", "eth0") as disk:
-            disk.write(0, b"hello".ljust(512))
-            disk.flush()
-            print(disk.read(0, 512))
+    A write that returns was answered by the target; after ``flush`` returns it is on
+    stable storage, as far as the target keeps its word. Whole sectors of 512 bytes are
+    written as they are; of others the rest is read first, and of two operations of one
+    ``Disk`` none undoes what the other did. Other hosts, and other ``Disk`` objects, do
+    not know of it.
 
     Args:
         host: runs the driver; several disks may share it.
         address: a device to find on it.
         timeout: seconds to look for it.
+        read_only: refuse to write, whatever the target allows.
 
     Raises:
         NotFoundError: no such device answers.
         DeviceError: it refuses IDENTIFY.
     """
 
-    def __init__(self, host: Host, address: Address, timeout: float = 3.0) -> None:
+    def __init__(
+        self,
+        host: Host,
+        address: Address,
+        timeout: float = 3.0,
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.host = host
         self.address = address
+        self._is_protected = read_only
         self._device = host.find(address, timeout)
         self._owns_host = False
+        self._callbacks: list[Callable[[], None]] = []
+        self.bytewise = Bytewise(str(address), lambda: self.size, self._submit)
         host.driver.open(self._device)
 
     @classmethod
@@ -54,6 +71,7 @@ class Disk:
         *interfaces: str,
         timeout: float = 3.0,
         options: Options | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open a disk with a host of its own on these interfaces.
 
@@ -64,7 +82,7 @@ class Disk:
             address = Address.parse(address)
         host = Host.on(*interfaces, options=options)
         try:
-            disk = cls(host, address, timeout)
+            disk = cls(host, address, timeout, read_only=read_only)
         except BaseException:
             host.close()
             raise
@@ -73,8 +91,11 @@ class Disk:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes, as the target last said; it may change (``on_resize``)."""
         return self._device.ssize * SECTOR
+
+    def __len__(self) -> int:
+        return self.size
 
     @property
     def identity(self) -> Identity:
@@ -86,8 +107,12 @@ class Disk:
 
     @property
     def read_only(self) -> bool:
-        """The target refused the last write; nothing else tells (P40)."""
-        return self._device.read_only is True
+        """It was opened so, or the target refused the last write.
+
+        AoE tells in no other way (P40): a disk that nobody has written to yet may be
+        read-only all the same.
+        """
+        return self._is_protected or self._device.read_only is True
 
     @property
     def can_trim(self) -> bool:
@@ -110,6 +135,20 @@ class Disk:
     def retransmits(self) -> int:
         """Frames that were sent again since the device was found."""
         return self._device.retransmits
+
+    def on_resize(self, callback: Callable[[int], None]) -> None:
+        """Have ``callback(size)`` called in a turn of the host when the size changes.
+
+        The target has to announce it; what lies beyond a new end fails from then on.
+        """
+
+        def tell() -> None:
+            callback(self.size)
+
+        self._callbacks.append(tell)
+        self._device.on_resize.append(tell)
+
+    # --- operations of whole sectors that are waited for elsewhere -------------------
 
     def submit(
         self,
@@ -136,20 +175,14 @@ class Disk:
             UsageError: not whole sectors, or not on the disk.
         """
         self._check(offset, len(buffer))
-        bio = bio_for(op, offset // SECTOR, buffer, end_io, fua=fua)
-        self.host.driver.submit(self._device, bio, self.host.now())
+        self._submit(bio_for(op, offset // SECTOR, buffer, end_io, fua=fua))
 
     def submit_discard(
         self, offset: int, length: int, end_io: Callable[[Bio], None]
     ) -> None:
-        """Start to trim ``length`` bytes at ``offset``, as ``submit`` starts the rest.
-
-        Raises:
-            UsageError: not whole sectors, or not on the disk.
-        """
+        """Start to trim ``length`` bytes at ``offset``; as ``submit``."""
         self._check(offset, length)
-        bio = Bio(Op.DISCARD, offset // SECTOR, end_io, length=length)
-        self.host.driver.submit(self._device, bio, self.host.now())
+        self._submit(Bio(Op.DISCARD, offset // SECTOR, end_io, length=length))
 
     def _check(self, offset: int, length: int) -> None:
         if offset % SECTOR or length % SECTOR:
@@ -163,6 +196,15 @@ class Disk:
                 f"{length} bytes at {offset} reach beyond the disk's {self.size} bytes",
             )
 
+    def _submit(self, bio: Bio) -> None:
+        if self._is_protected and bio.op in (Op.WRITE, Op.DISCARD):
+            bio.error = AccessError(str(self.address), "opened read-only")
+            bio.end_io(bio)
+        else:
+            self.host.driver.submit(self._device, bio, self.host.now())
+
+    # --- operations at any byte that return when they are done -----------------------
+
     def _run(self, start: Callable[[Callable[[Bio], None]], None]) -> None:
         ended: list[Bio] = []
         start(ended.append)
@@ -170,41 +212,61 @@ class Disk:
         if ended[0].error is not None:
             raise ended[0].error
 
-    def read_into(self, offset: int, buffer: WriteBuffer) -> None:
-        """Fill ``buffer`` from ``offset`` on.
+    def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
+        """Fill ``buffers``, one behind the other, from ``offset`` on.
 
         Raises:
-            UsageError: not whole sectors, or not on the disk.
+            UsageError: not on the disk.
             DeviceError: the target failed it.
+            BusyError: another host has reserved the disk.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(lambda end_io: self.submit(Op.READ, offset, buffer, end_io))
+        self._run(lambda end_io: self.bytewise.read(offset, buffers, end_io))
+
+    def read_into(self, offset: int, buffer: WriteBuffer) -> None:
+        """Fill ``buffer`` from ``offset`` on; raises as ``readv``."""
+        self.readv(offset, [buffer])
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset`` on; raises as ``read_into``."""
+        """Read ``length`` bytes from ``offset`` on; raises as ``readv``."""
         buffer = bytearray(length)
-        self.read_into(offset, buffer)
+        self.readv(offset, [buffer])
         return bytes(buffer)
+
+    def writev(
+        self,
+        offset: int,
+        pieces: Sequence[WriteBuffer | bytes],
+        *,
+        fua: bool = False,
+    ) -> None:
+        """Write ``pieces``, one behind the other, from ``offset`` on.
+
+        Args:
+            offset: where, in bytes.
+            pieces: what.
+            fua: return when it is on stable storage.
+
+        Raises:
+            AccessError: the disk is read-only.
+            AoEError: as ``readv``; with ``fua`` as ``flush``, too.
+        """
+        self._run(lambda end_io: self.bytewise.write(offset, pieces, end_io, fua=fua))
 
     def write(
         self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
     ) -> None:
-        """Write ``data`` from ``offset`` on, with ``fua`` to stable storage.
-
-        Raises:
-            AccessError: the disk is read-only.
-            AoEError: as ``read_into``; with ``fua`` as ``flush``, too.
-        """
-        self._run(lambda end_io: self.submit(Op.WRITE, offset, data, end_io, fua=fua))
+        """Write ``data`` from ``offset`` on; as ``writev``."""
+        self.writev(offset, [data], fua=fua)
 
     def trim(self, offset: int, length: int) -> None:
-        """Say that ``length`` bytes from ``offset`` on are not wanted any more.
+        """Say that whole sectors are not wanted any more.
 
         What they read as afterwards is the disk's affair.
 
         Raises:
             UnsupportedError: it has no TRIM.
-            AoEError: as ``write``.
+            AoEError: as ``write``, and for what is not whole sectors.
         """
         self._run(lambda end_io: self.submit_discard(offset, length, end_io))
 
@@ -220,6 +282,9 @@ class Disk:
 
     def close(self) -> None:
         """Let the device go, and the host if the disk opened it."""
+        for tell in self._callbacks:
+            self._device.on_resize.remove(tell)
+        self._callbacks.clear()
         self.host.driver.close(self._device)
         if self._owns_host:
             self.host.close()

@@ -16,7 +16,7 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
+from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.config import Config
 from aoe.errors import (
@@ -36,8 +36,8 @@ from aoe.header import (
     Flag,
     sectors_per_frame,
 )
-from initiator import answers
-from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
+from initiator import answers, discovery
+from initiator.aoedev import AoeDev, Frame, State
 from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
 from initiator.requests import (
@@ -48,7 +48,6 @@ from initiator.requests import (
     query,
 )
 from initiator.rexmit import Rexmit
-from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
     from initiator.netdev import NetDevice
@@ -59,8 +58,6 @@ _ANSWER: Final = Struct("!6sHBBHBBI")
 # Plain numbers: with enums, these bits would cost a frame more than all the rest.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
-_SHELF_SWITCHES: Final = 0x0FFF
-"""Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
 
 class Driver:
@@ -70,6 +67,8 @@ class Driver:
         devices: those that have answered, by address.
         log: the last 100 lines of what /dev/etherd/err would say (K58, K66).
         unexpected: answers that nothing waited for.
+        foreign: answers from who never said that the device is his.
+        runts: answers to reads that were too short, and waited for again.
         accounting: counts the pages of bios, where somebody wants to see that; None in
             everyday use.
     """
@@ -82,7 +81,7 @@ class Driver:
         self.devices: dict[Address, AoeDev] = {}
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
-        self.unexpected = 0
+        self.unexpected = self.foreign = self.runts = 0
         self._rexmit = Rexmit(self)
 
     # --- driven by the user -----------------------------------------------------
@@ -148,8 +147,10 @@ class Driver:
         else:
             if self.accounting is not None:
                 self.accounting.bio_arrives(bio)
-            d.bios.append(bio)
-            self._work(d, now)
+            changes = bio.op in (Op.WRITE, Op.DISCARD) and self.options.linger
+            if not changes or d.order.admit(bio, now):
+                d.bios.append(bio)
+                self._work(d, now)
 
     def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
         size = bio.size
@@ -180,16 +181,19 @@ class Driver:
             waiting[d.buf.bio] = None
             d.buf = None
         waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
+        waiting |= dict.fromkeys(d.order.abandon())
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
+            if frame.buf is not None:
+                d.order.leave(frame.buf.bio, {**frame.earlier, frame.tag: frame.sent})
             frame.buf = None
             self.free_frame(frame)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
         for bio in waiting:
-            self._bio_done(bio, error)
+            self._bio_done(d, bio, error)
 
     # --- driven by the timer ----------------------------------------------------
 
@@ -207,6 +211,7 @@ class Driver:
                 d.next_tick = now + d.timing.tick
             if self._rexmit.expire(d, now):
                 self._kick(d, now)
+            self._wake(d, now)
 
     def _kick(self, d: AoeDev, now: float) -> None:
         """Send lost frames again; and new ones, if we are kicked (K44, K50)."""
@@ -233,7 +238,9 @@ class Driver:
         if bool(tag & TAG_USER) != user and (tag or command != Command.CONFIG):
             return
         address = Address(shelf, slot)
-        if verfl & _IS_ERROR:
+        if command != Command.CONFIG and self._is_foreign(address, src):
+            self.foreign += 1
+        elif verfl & _IS_ERROR:
             self._error_rsp(address, error, command, tag, now)
         elif command == Command.ATA:
             self._ata_rsp(address, tag, frame, netdev, now)
@@ -241,6 +248,12 @@ class Driver:
             self._config_rsp(address, src, tag, frame, netdev, now)
         elif command < 0xF0:
             self.log.append(f"unknown command {command} from {address}")
+
+    def _is_foreign(self, address: Address, src: bytes) -> bool:
+        d = self.devices.get(address)
+        if d is None or not self.options.check_answers:
+            return False
+        return d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -252,10 +265,13 @@ class Driver:
         if d is None or command != Command.ATA or not self.options.report_errors:
             return
         f = d.match(tag, now)
-        if f is not None:
+        if f is None:
+            d.stray(tag, now)
+        else:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
+        self._wake(d, now)
 
     def _config_rsp(
         self,
@@ -270,34 +286,24 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        if address.shelf in (SHELF_ALL, _SHELF_SWITCHES) or address.slot == SLOT_ALL:
-            self.log.append(f"{address}: no address for a target, s={src.hex()}")
-            return
-        if self.options.only and address not in self.options.only:
-            return
-        d = self.devices.get(address)
+        d = discovery.hear(self, address, src, config, netdev)
         if d is None:
-            timing = TIMINGS[self.options.timing]()
-            d = self.devices[address] = AoeDev(address, timing)
-        nframes = min(config.buffer_count, self.options.maxout, FRAMES_LIMIT)
-        target = d.find_target(src)
-        if target is None:
-            target = AoeTgt(src, d.timing.window(nframes))
-            d.targets.append(target)
-        else:
-            target.window.resize(nframes)
-        if not target.hear(netdev, config.sector_count):
-            self.log.append(f"{address}: too many interfaces for s={src.hex()}")
             return
         if not tag:
             # Nobody asked: the target starts, and may have become another (P48).
             d.read_only = None
-        d.update_maxbcnt()
         if self.options.shrink:
             d.hurry(now)
         if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
             d.fw_ver = config.firmware
             self._identify(d, now)
+        elif self._follows_size(d):
+            d.wants_identify = True
+            self._work(d, now)
+
+    def _follows_size(self, d: AoeDev) -> bool:
+        is_up = d.state is State.UP
+        return self.options.follow_size and is_up and not d.is_identifying
 
     def _ata_rsp(
         self,
@@ -313,15 +319,18 @@ class Driver:
             return
         if len(frame) < ATA_DATA:
             return
+        if self.options.check_answers and answers.is_runt(d, tag, frame):
+            self.runts += 1
+            return
         f = d.match(tag, now)
         if f is None:
             self._unexpected(d, frame, tag, now)
+            self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
         self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
-        if d.rests:
-            self._work(d, now)
+        self._wake(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
@@ -333,10 +342,7 @@ class Driver:
             f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
             f"s={frame[6:12].hex()} d={frame[:6].hex()}"
         )
-        for f in d.factive.values():
-            sent = f.earlier.get(tag)
-            if sent is not None:
-                f.due = max(f.due, now + f.grace(now - sent))
+        d.stray(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -351,6 +357,8 @@ class Driver:
                 self.log.append(str(error))
             return
         bio = buf.bio
+        if f.earlier:
+            d.order.leave(bio, f.earlier)
         if bio.error is None:
             bio.error = error
         buf.nframesout -= 1
@@ -360,7 +368,7 @@ class Driver:
             buf.flush = False
             d.add_rest(buf, Op.FLUSH, BioIter([], 0))
         else:
-            self._bio_done(bio, None)
+            self._bio_done(d, bio, None)
 
     def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
@@ -368,10 +376,21 @@ class Driver:
             f.skb = self.accounting.frame_done(f.skb)
         f.target.ffree.append(f)
 
-    def _bio_done(self, bio: Bio, error: AoEError | None) -> None:
+    def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
+        if self.options.linger:
+            # What answers slowly keeps its frames as long.
+            d.order.release(bio, max(self.options.linger, 4 * d.timing.timeout(0)))
         _end_bio(bio, error)
+
+    def _wake(self, d: AoeDev, now: float) -> None:
+        """Go on with what waits for others: a FLUSH behind writes, a later write."""
+        if d.order.waiting:
+            d.bios.extend(d.order.ready(now))
+            self._work(d, now)
+        elif d.rests:
+            self._work(d, now)
 
     # --- frames out -------------------------------------------------------------
 
@@ -379,6 +398,8 @@ class Driver:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
+        if d.wants_identify:
+            self._identify(d, now)
         while d.rests or d.buf is not None or d.bios:
             f = d.new_frame()
             if f is None:
@@ -412,7 +433,9 @@ class Driver:
         f.buf = f.op = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)
-        d.timing.reset()
+        d.wants_identify = False
+        if not d.nopen:
+            d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
         f.begin()

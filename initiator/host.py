@@ -167,6 +167,14 @@ class Host:
         if self._watched.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def filenos(self) -> set[int]:
+        """Return the descriptors that wake a turn when they are ready to be read.
+
+        They may be others after each turn.
+        """
+        links = (port.link for port in self.ports)
+        return {link.fileno() for link in links if link is not None} | {*self._watched}
+
     def now(self) -> float:
         """Tell the time that the driver goes by, in seconds.
 
@@ -322,13 +330,14 @@ class Host:
         while not is_up():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._not_found(address, timeout)
+                raise self.not_found(address, timeout)
             driver.discover(address)
             self.run_until(is_up, min(patience, left))
             patience *= 2
         return driver.devices[address]
 
-    def _not_found(self, address: Address, timeout: float) -> Exception:
+    def not_found(self, address: Address, timeout: float) -> AoEError:
+        """Make the error of a search that has found no disk for ``timeout`` seconds."""
         names = ",".join(port.name for port in self.ports)
         gone = [port.gone for port in self.ports if port.gone is not None]
         if len(gone) == len(self.ports):

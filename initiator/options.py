@@ -36,6 +36,15 @@ class Options:
             kernel's keep their length (K52), and the next answer to a query decides.
         kick: after a while in which no frame was to be had, the timer starts the work
             again. The kernel's, since blk-mq, waits for an answer or another bio (K44).
+        check_answers: answers count only if they come from a MAC address that has
+            announced the device, and a read's answer that is too short is waited for
+            again. The kernel looks at neither (K13, K61).
+        follow_size: an open device that announces itself is asked for its size. The
+            kernel asks when it is closed (K19).
+        linger: seconds that a frame may live in the network, at least. Writes to the
+            same sectors never overlap, and one that was sent more than once keeps them
+            for so long, unless each transmission is answered; 0: no such care, as in
+            the kernel.
         revive: a device that went down is used again when it answers, though it is
             held open. The kernel's stays down until its last user has closed it (K56).
         only: take notice of these devices alone; of all, if empty.
@@ -52,6 +61,9 @@ class Options:
     send_discard: bool = True
     shrink: bool = True
     kick: bool = True
+    check_answers: bool = True
+    follow_size: bool = True
+    linger: float = 2.0
     revive: bool = True
     only: Collection[Address] = ()
 
@@ -64,6 +76,9 @@ class Options:
             report_errors=False,
             send_flush=False,
             send_discard=False,
+            check_answers=False,
+            follow_size=False,
+            linger=0,
             shrink=False,
             kick=False,
             revive=False,

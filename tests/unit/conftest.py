@@ -184,6 +184,7 @@ class AnsweringTarget:
     def refuse(self, request: bytes, code: int = ErrorCode.BAD_ARGUMENT) -> bytearray:
         """Answer with an AoE error."""
         reply = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
+        reply[6:12] = self.mac
         reply[14] |= Flag.RESPONSE | Flag.ERROR
         reply[15] = code
         return reply

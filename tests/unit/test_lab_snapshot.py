@@ -136,7 +136,8 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident rests takes_fua targets timing trim_blocks",
+    "AoeDev": "address ext fw_ver ident on_resize order rests takes_fua targets timing "
+    "trim_blocks wants_identify",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
     "Bio": "end_io fua length op sector vecs",
@@ -145,7 +146,7 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "_rexmit accounting devices netdevs options",
+    "Driver": "_rexmit accounting devices foreign netdevs options runts",
     "Frame": "fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
