@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from aoe.ata import LBA28_LIMIT, LBA48_LIMIT, SECTOR
+from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
-from aoe.identify import Ability, Identity, trim_blocks
+from aoe.identify import Identity
 from initiator.bio import Bio, BioIter, BioVec, Op
 from initiator.buf import Buf, Rest
 from initiator.order import WriteOrder
@@ -38,6 +38,8 @@ DEFAULT_BCNT: Final = 2 * SECTOR
 """Bytes a frame while nothing better is known (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
+FIRST_GRACE: Final = 0.25
+"""Seconds that a frame is given at first when its target turns out to be late."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
 SKBPOOL_LIMIT: Final = 256
@@ -153,6 +155,7 @@ class Frame:
         attempts: transmissions that its target did not answer in time.
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
+        graces: transmissions that were waited for longer; ``graced``, the last's tag.
         op: what it does; a FUA bio has a FLUSH behind its writes where it must.
         fua: it is a write that is answered when its data is stable.
         sector, length: which bytes of the device it is about.
@@ -166,6 +169,8 @@ class Frame:
         "due",
         "earlier",
         "fua",
+        "graced",
+        "graces",
         "ifp",
         "is_probe",
         "length",
@@ -188,16 +193,32 @@ class Frame:
         self.op: Op | None = None
         self.fua = False
         self.tag = self.attempts = self.sector = self.length = 0
+        self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
         self.target: AoeTgt
         self.ifp: AoeIf
 
+    def grace(self, late: float) -> float:
+        """Tell how much longer to wait, as an earlier transmission is answered.
+
+        The target may be slow, so that the answer to the last transmission takes as
+        long: sending once more would forget that one. Or it stood still for a while,
+        and the last one is lost. So it is waited for, but not for long at first.
+
+        Args:
+            late: seconds that the answer took.
+        """
+        if self.graced != self.tag:
+            self.graced = self.tag
+            self.graces += 1
+        return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
+
     def begin(self, *, is_probe: bool = False) -> None:
         """Stand for a new command from now on."""
         self.is_probe = is_probe
         if self.earlier or self.attempts:
-            self.attempts = 0
+            self.attempts = self.graces = 0
             self.waited = self.waited_total = 0.0
             self.earlier.clear()
 
@@ -260,23 +281,6 @@ class AoeDev:
     def identity(self) -> Identity | None:
         """What the disk last said of itself."""
         return Identity.unpack(self.ident) if self.ident else None
-
-    def identified(self, page: bytes) -> None:
-        """Take what an IDENTIFY answer says; the device is up (K21, K22)."""
-        if page != self.ident:
-            self.takes_fua = True
-        identity = Identity.unpack(page)
-        before = self.ssize
-        self.ident = page
-        self.ext = identity.lba48
-        # Sectors that the registers cannot name would be others (K35).
-        self.ssize = min(identity.sectors, LBA48_LIMIT if self.ext else LBA28_LIMIT)
-        can_trim = Ability.TRIM in identity.abilities
-        self.trim_blocks = trim_blocks(page) if can_trim else 0
-        self.state = State.UP
-        if self.nopen and self.ssize != before:
-            for callback in list(self.on_resize):
-                callback()
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
@@ -401,10 +405,10 @@ class AoeDev:
         self.order.answered(tag)
         for f in (*self.factive.values(), *self.rexmitq.values()):
             sent = f.earlier.pop(tag, None)
-            if sent is not None:
+            if sent is not None and f.tag in self.factive:
                 # The target is slow, not deaf: as long again, and the answer to the
                 # last transmission is here. Sending once more would forget that one.
-                f.due = max(f.due, now + (now - sent))
+                f.due = max(f.due, now + f.grace(now - sent))
 
     def match(self, tag: int, now: float) -> Frame | None:
         """Take the frame that an answer is for: active, or lost, not resent (K51)."""
@@ -438,10 +442,13 @@ class AoeDev:
         if free_at is not None:
             yield free_at
         if self.rexmitq and self.has_untainted:
-            pause = self.timing.probe_pause
             for f in self.rexmitq.values():
-                if f.is_probe:
-                    yield f.sent + pause(f.target.taint)
+                if f.is_probe and f.target.window.is_open:
+                    yield self.next_probe(f)
+
+    def next_probe(self, f: Frame) -> float:
+        """When a lost probe may be sent again (K57)."""
+        return f.sent + self.timing.probe_pause(f.target.taint)
 
     def reassign(self, f: Frame) -> bool:
         """Let a lost frame go to another target, if one has room (``reassign_frame``).

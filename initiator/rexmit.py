@@ -103,7 +103,7 @@ class Rexmit:
         """Tell whether it is a frame's turn; it may get another target by this."""
         target = f.target
         if target.taint and f.is_probe:
-            if now - f.sent < d.timing.probe_pause(target.taint):
+            if now < d.next_probe(f):
                 return False
         elif target.taint:
             # The kernel looks for another even if all are tainted; it takes a turn of

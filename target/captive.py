@@ -7,8 +7,8 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from aoe.capabilities import signal_at_parents_death
 from aoe.errors import from_os_error
-from target.capabilities import signal_at_parents_death
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

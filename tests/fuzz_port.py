@@ -27,7 +27,7 @@ from aoe.identify import Ability
 from target.disks import OpenFlags, open_disk
 from target.exports import Export
 from target.ports import Port
-from tests.fuzz_rules import Change, Served, hold
+from tests.fuzz_rules import FAULT, Change, Served, asks_for_stability, hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,8 @@ class Fence:
         """The error number with which an operation fails; ``passes`` succeed before."""
         self.passes = 0
         self.failed = False
+        self.unstable = False
+        """A flush has failed, and nobody who asked for one has been told."""
         self._changes: list[Change] = []
 
     def take_changes(self) -> list[Change]:
@@ -97,7 +99,12 @@ class Fence:
         self._changes.append(Change(offset, length))
 
     def flush(self) -> None:
-        self._count()
+        try:
+            self._count()
+        except OSError as error:
+            # A disk that is away says nothing about what was written.
+            self.unstable = self.unstable or error.errno != errno.ENODEV
+            raise
         self.disk.flush()
 
     def close(self) -> None:
@@ -225,7 +232,8 @@ class FuzzedPort:
         before = [each.target.export.state for each in self.served]
         self._draw(request)
         self._slot.request, self._slot.replies = request, []
-        self._port.serve(0.0)
+        # Later than any doubt about an earlier flush lasts.
+        self._port.serve(self.frames * 10.0)
         replies = self._slot.replies
         self._judge(request, list(replies), before)
         self.frames += 1
@@ -240,7 +248,8 @@ class FuzzedPort:
     ) -> None:
         for each, state in zip(self.served, before, strict=True):
             target, disk = each.target, each.disk
-            broken = disk.failed or self._is_state_lost
+            doubtful = disk.unstable and asks_for_stability(request)
+            broken = disk.failed or self._is_state_lost or doubtful
             address = target.reply_head[10:13]
             mine = [reply for reply in replies if reply[16:19] == address]
             assert len(mine) <= 1, "two replies of one target"
@@ -251,6 +260,9 @@ class FuzzedPort:
                 continue
             reply = mine[0] if mine else b""
             hold(each, request, reply, state, broken=broken)
+            if doubtful and reply and reply[14:16] == b"\x18\0":
+                assert (reply[27], reply[25]) == FAULT, "a failed flush is kept quiet"
+                disk.unstable = False
             self._count(request, reply)
             replies = [other for other in replies if other[16:19] != address]
         assert not replies, "a reply of no target of ours"

@@ -23,7 +23,9 @@ LONG = frozenset({0x24, 0x25, 0x34, 0x35, 0x3D})
 TRIM, SMART, POWER_MODE, IDENTIFY, SET_FEATURES = 0x06, 0xB0, 0xE5, 0xEC, 0xEF
 FIXED_PART = {0: 36, 1: 32, 2: 28, 3: 26}
 """Bytes that a command needs at least (P17)."""
-DONE = (0x40, 0)
+SETTLING = frozenset({0xE0, 0xE2, 0xE6, 0xE7, 0xEA})
+"""STANDBY, SLEEP and FLUSH: what was written before is to be stable."""
+DONE, FAULT = (0x40, 0), (0x61, 0x04)
 FAILURES = frozenset({(0x41, 0x04), (0x41, 0x10), (0x41, 0x40), (0x61, 0x04)})
 """Status and error registers: aborted, not found, uncorrectable, device fault."""
 NO_DISK, CONFIG_TAKEN, RESERVED = 3, 4, 6
@@ -80,6 +82,15 @@ def hold(
         assert after == state_after(served, request, reply, before), "what is set"
     if reply:
         hold_reply(served, request, reply, broken=broken)
+
+
+def asks_for_stability(request: bytes) -> bool:
+    """Tell whether a request may not succeed while a flush has failed unheard (P46)."""
+    if len(request) < 36 or request[14] >> 4 != 1 or request[19] != 0:
+        return False
+    return request[27] in SETTLING or (
+        request[27] == SET_FEATURES and request[25] == 0x82
+    )
 
 
 def is_answered(served: Served, request: bytes, before: ClientState) -> bool:

@@ -64,8 +64,8 @@ def attach(
     finished, and the disk flushed. A second one ends it at once.
     """
     from initiator.export.front import ending
-    from initiator.export.nbd import Listener, planned_uri
     from initiator.export.nbd_front import NbdFrontEnd
+    from initiator.export.nbd_listener import Listener, planned_uri
 
     if nbd is None:
         raise UsageError("attach", "no place to attach it to", "Name one: --nbd SOCKET")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.errors import UnsupportedError
 from initiator.export.front import DiskKeeper
-from initiator.export.nbd import Listener, NbdServer
+from initiator.export.nbd import NbdServer
 from initiator.export.nbd_handshake import NbdExport
 from initiator.unaligned import ByteView
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from initiator.bio import Bio
     from initiator.device import Disk
+    from initiator.export.nbd_listener import Listener
 
 _GOODBYE: Final = 2.0
 """Seconds that clients get for taking their last answers."""

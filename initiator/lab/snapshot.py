@@ -66,7 +66,7 @@ _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
     "skb op sector length segments buf tag attempts waited waited_total sent due ifp "
-    "target earlier is_probe"
+    "target earlier graced graces is_probe"
 )
 _BUF: Final = attributes("nframesout")
 _ITER: Final = attributes("_index _done sector size")

@@ -31,7 +31,7 @@ DOORS = {
         "target/notify.py",
     },
     "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
-    "scapy": {"aoe/layers.py"},
+    "scapy": {"aoe/dissection.py", "aoe/layers.py"},
 }
 
 # A protocol core is driven with frames, requests and `now`; it reaches for nothing.
@@ -60,6 +60,7 @@ CORES = {
     "aoe/reserve.py",
     "aoe/rings.py",
     "aoe/sizes.py",
+    "aoe/smart.py",
     "initiator/answers.py",
     "initiator/aoedev.py",
     "initiator/bio.py",
@@ -92,6 +93,7 @@ CORES = {
     "initiator/netdev.py",
     "initiator/options.py",
     "initiator/order.py",
+    "initiator/pathmtu.py",
     "initiator/policy.py",
     "initiator/requests.py",
     "initiator/skbuff.py",

@@ -91,6 +91,22 @@ def test_prompt_a_target_slower_than_any_timeout_is_not_drowned(
     assert world.now < start + 10
 
 
+def test_prompt_a_target_that_stood_still_is_asked_again_at_once(
+    connect: Connect,
+) -> None:
+    """It answers what it kept; but the last transmission may have found no room."""
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    world.wait(4)
+    *kept, _ = world.take()
+    start = world.now
+    world.reply(*kept)
+    while not world.ended:
+        world.wait(0.01)
+        world.settle()
+    assert world.now - start < 0.3
+
+
 def test_k48_kernel_timeouts_follow_the_estimate_of_the_moment(
     connect: Connect,
 ) -> None:
@@ -286,76 +302,6 @@ def test_k27_deferred_frames_go_before_new_ones(
     [again] = world.take()
     world.reply(again)
     assert {again.registers.lba, world.frames[0].registers.lba} == {0, 2}
-
-
-def lose_on_the_second(world: World, *, answers: int = 0) -> list[str]:
-    """Read on two interfaces; on the second, only each so-many-th frame arrives."""
-    world.driver.open(world.device)
-    for sector in range(40):
-        world.read(sector, bytearray(SECTOR))
-    used = []
-    while len(world.ended) < 40:
-        for frame in world.take():
-            used.append(frame.port.name)
-            count = used.count("eth1")
-            if frame.port is world.ports[0] or (answers and not count % answers):
-                world.reply(frame)
-            world.now += 0.001
-        if not world.frames:
-            world.wait(0.1)
-    return used
-
-
-@pytest.mark.parametrize(("options", "bytes_a_frame"), [(USER, 8704), (KERNEL, 1024)])
-def test_k50_an_interface_that_loses_too_much_is_left(
-    connect: Connect, options: Options, bytes_a_frame: int
-) -> None:
-    """The kernel forgets about its MTU only when somebody announces himself."""
-    world = connect(options, mtus=(9000, 1500), buffers=2)
-    used = lose_on_the_second(world)
-    # The fifth loss is one too many; others may have left before it showed.
-    assert 5 <= used.count("eth1") <= 7
-    assert set(used[-20:]) == {"eth0"}
-    assert world.device.maxbcnt == bytes_a_frame
-    world.deliver(world.target.announce(), 0)
-    assert world.device.maxbcnt == 17 * SECTOR
-    # The next announcement that comes in there takes it up again (K4).
-    world.deliver(world.target.announce(), 1)
-    assert world.device.maxbcnt == 1024
-
-
-@in_both_modes
-def test_k50_an_answer_makes_good_an_interfaces_losses(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options, mtus=(9000, 1500), buffers=2)
-    used = lose_on_the_second(world, answers=4)
-    assert used.count("eth1") > 20
-    assert world.device.maxbcnt == 1024
-
-
-@in_both_modes
-def test_k50_an_announcement_alone_does_not(connect: Connect, options: Options) -> None:
-    world = connect(options, mtus=(9000, 1500), buffers=2)
-    [target] = world.device.targets
-    target.ifs[1].lost = 3
-    world.deliver(world.target.announce(), 1)
-    assert target.ifs[1].lost == 3
-
-
-@in_both_modes
-def test_k50_the_next_interface_steps_into_the_place_of_one_that_is_left(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options, mtus=(1500, 1500, 1500))
-    [target] = world.device.targets
-    target.ifp = 1
-    target.eject(target.ifs[1])
-    assert target.ifs[target.ifp].netdev is world.ports[2]
-    target.eject(target.ifs[1])
-    assert not target.can_send
-    target.rotate()
-    assert target.can_send
 
 
 @in_both_modes

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from initiator.aoedev import Frame
 
-FRAMES = 40_000
+FRAMES = 30_000
 
 
 def test_no_answer_breaks_a_rule() -> None:

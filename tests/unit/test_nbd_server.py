@@ -13,8 +13,9 @@ import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
 from initiator.bio import Op
-from initiator.export.nbd import Listener, NbdServer, planned_uri
+from initiator.export.nbd import NbdServer
 from initiator.export.nbd_handshake import NbdExport
+from initiator.export.nbd_listener import Listener, planned_uri
 from initiator.host import Host
 from initiator.unaligned import ByteView
 from tests.links import QueueLink
