@@ -1,4 +1,4 @@
-"""Two cables between a target and an initiator, of which either may be cut."""
+"""Two cables, of which either may be cut, and a target that stands still."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from aoe.interfaces import (
 from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.host import Host
+from initiator.options import Options
 from tests.serving import PATIENCE, finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -141,6 +142,30 @@ def goes_on_over(copying: Copying, name: str) -> None:
     assert frames(name)[0] - before > SHARE
     assert copying.pieces - pieces > 10
     assert copying.longest_pause < 3
+
+
+@pytest.mark.parametrize("timing", ["prompt", "kernel"])
+def test_a_frozen_target_is_as_good_as_new_when_it_goes_on(
+    wire: Wire, tmp_path: Path, timing: str
+) -> None:
+    """How soon is for scripts/frozen to measure."""
+    words = ["serve", "e7.3", "aoe0", tmp_path / "disk.img", "--create", "4M"]
+    target = start(wire.target, *words)
+    ready_line(target)
+    options = Options(timing=timing)
+    with wire.initiator.entered(), Host.on("aoe0", options=options) as host:
+        copying = Copying(Disk(host, E73))
+        assert copying.run(lambda: copying.pieces >= 4 * SIZE // PIECE, 3 * PATIENCE)
+        target.send_signal(signal.SIGSTOP)
+        copying.run(seconds=2)
+        frozen = copying.pieces
+        copying.run(seconds=0.5)
+        assert copying.pieces == frozen
+        target.send_signal(signal.SIGCONT)
+        assert copying.run(lambda: copying.pieces > frozen + 100, 3 * PATIENCE)
+        copying.drain()
+    finish(target, signal.SIGTERM)
+    assert (tmp_path / "disk.img").read_bytes() == copying.data
 
 
 @pytest.mark.parametrize("cut", ["aoe0", "aoe1"])
