@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.address import Address
 from initiator.aoedev import State
-from initiator.bio import Op
 from initiator.device import Disk
 from initiator.host import Host
 
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from aoe.buffers import WriteBuffer
-    from initiator.bio import Bio
+    from aoe.errors import AoEError
     from initiator.options import Options
+    from initiator.unaligned import Done
 
 _TICK = 0.05
 """Most seconds between turns while frames are out: a host that takes none for longer
@@ -41,7 +41,7 @@ class Pump:
         self._filenos: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
-        self._waiting: set[asyncio.Future[Bio]] = set()
+        self._waiting: set[asyncio.Future[AoEError | None]] = set()
         self.kick()
 
     def kick(self) -> None:
@@ -81,28 +81,28 @@ class Pump:
             if not future.done():
                 future.set_exception(error)
 
-    async def run(self, start: Callable[[Callable[[Bio], None]], None]) -> None:
-        """Start an operation, wait until it has ended, and raise what went wrong.
+    async def run(self, start: Callable[[Done], None]) -> None:
+        """Start an operation, wait until it is done, and raise what went wrong.
 
         One that is cancelled is carried out all the same: AoE cannot call frames back.
         """
         if self.failure is not None:
             raise self.failure
-        future: asyncio.Future[Bio] = self._loop.create_future()
+        future: asyncio.Future[AoEError | None] = self._loop.create_future()
 
-        def ended(bio: Bio) -> None:
+        def done(error: AoEError | None) -> None:
             if not future.done():
-                future.set_result(bio)
+                future.set_result(error)
 
-        start(ended)
+        start(done)
         self.kick()
         self._waiting.add(future)
         try:
-            bio = await future
+            error = await future
         finally:
             self._waiting.discard(future)
-        if bio.error is not None:
-            raise bio.error
+        if error is not None:
+            raise error
 
     async def find(self, address: Address, timeout: float) -> None:  # noqa: ASYNC109 - the target's time, not the caller's
         """Discover a device and wait until it is up; as ``Host.find``."""
@@ -193,8 +193,8 @@ class AsyncDisk:
 
     async def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
         """Fill ``buffers``, one behind the other; raises as ``Disk.readv``."""
-        read = self.disk.bytewise.read
-        await self._pump.run(lambda end_io: read(offset, buffers, end_io))
+        start = self.disk.start_read
+        await self._pump.run(lambda done: start(offset, buffers, done))
 
     async def read_into(self, offset: int, buffer: WriteBuffer) -> None:
         """Fill ``buffer`` from ``offset`` on; raises as ``Disk.readv``."""
@@ -210,8 +210,8 @@ class AsyncDisk:
         self, offset: int, pieces: Sequence[WriteBuffer | bytes], *, fua: bool = False
     ) -> None:
         """Write ``pieces``, one behind the other; as ``Disk.writev``."""
-        write = self.disk.bytewise.write
-        await self._pump.run(lambda end_io: write(offset, pieces, end_io, fua=fua))
+        start = self.disk.start_write
+        await self._pump.run(lambda done: start(offset, pieces, done, fua=fua))
 
     async def write(
         self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
@@ -221,10 +221,9 @@ class AsyncDisk:
 
     async def trim(self, offset: int, length: int) -> None:
         """Say that whole sectors are not wanted any more; as ``Disk.trim``."""
-        submit = self.disk.submit_discard
-        await self._pump.run(lambda end_io: submit(offset, length, end_io))
+        start = self.disk.start_trim
+        await self._pump.run(lambda done: start(offset, length, done))
 
     async def flush(self) -> None:
         """Make all writes that have returned durable; as ``Disk.flush``."""
-        submit = self.disk.submit
-        await self._pump.run(lambda end_io: submit(Op.FLUSH, 0, b"", end_io))
+        await self._pump.run(self.disk.start_flush)

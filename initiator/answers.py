@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aoe.ata import ATA_DATA, SECTOR, STATUS_BAD
+from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
 from aoe.errors import AoEError, DeviceError
+from aoe.identify import Ability, Identity, trim_blocks
+from initiator.aoedev import State
 from initiator.bio import BioIter, Op
 from initiator.requests import failure, is_aborted, write_refused
 
@@ -77,11 +79,24 @@ def _copy_out(d: AoeDev, f: Frame, answer: memoryview) -> AoEError | None:
 
 
 def _identified(d: AoeDev, answer: memoryview) -> AoEError | None:
+    """Take what the disk says of itself; the device is up (K21, K22)."""
     page = bytes(answer[ATA_DATA : ATA_DATA + SECTOR])
     if len(page) < SECTOR:
         why = f"runt IDENTIFY: {len(page)} of {SECTOR} bytes"
         return DeviceError(str(d.address), why)
-    d.identified(page)
+    if page != d.ident:
+        d.takes_fua = True
+    identity, before = Identity.unpack(page), d.ssize
+    d.ident = page
+    d.ext = identity.lba48
+    # Sectors that the registers cannot name would be others (K35).
+    d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
+    can_trim = Ability.TRIM in identity.abilities
+    d.trim_blocks = trim_blocks(page) if can_trim else 0
+    d.state = State.UP
+    if d.nopen and d.ssize != before:
+        for callback in list(d.on_resize):
+            callback()
     return None
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from aoe.ata import LBA28_LIMIT, LBA48_LIMIT, SECTOR
+from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
-from aoe.identify import Ability, Identity, trim_blocks
+from aoe.identify import Identity
 from initiator.bio import Bio, BioIter, BioVec, Op
 from initiator.buf import Buf, Rest
 from initiator.order import WriteOrder
@@ -277,23 +277,6 @@ class AoeDev:
     def identity(self) -> Identity | None:
         """What the disk last said of itself."""
         return Identity.unpack(self.ident) if self.ident else None
-
-    def identified(self, page: bytes) -> None:
-        """Take what an IDENTIFY answer says; the device is up (K21, K22)."""
-        if page != self.ident:
-            self.takes_fua = True
-        identity = Identity.unpack(page)
-        before = self.ssize
-        self.ident = page
-        self.ext = identity.lba48
-        # Sectors that the registers cannot name would be others (K35).
-        self.ssize = min(identity.sectors, LBA48_LIMIT if self.ext else LBA28_LIMIT)
-        can_trim = Ability.TRIM in identity.abilities
-        self.trim_blocks = trim_blocks(page) if can_trim else 0
-        self.state = State.UP
-        if self.nopen and self.ssize != before:
-            for callback in list(self.on_resize):
-                callback()
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""

@@ -9,8 +9,8 @@ from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
 from aoe.identify import Ability
 from initiator.bio import Bio, Op, bio_for
-from initiator.bytewise import Bytewise
 from initiator.host import Host
+from initiator.unaligned import ByteView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aoe.buffers import WriteBuffer
     from aoe.identify import Identity
     from initiator.options import Options
+    from initiator.unaligned import Done
 
 
 class Disk:
@@ -61,7 +62,7 @@ class Disk:
         self._device = host.find(address, timeout)
         self._owns_host = False
         self._callbacks: list[Callable[[], None]] = []
-        self.bytewise = Bytewise(str(address), lambda: self.size, self._submit)
+        self._view = ByteView(self._submit)
         host.driver.open(self._device)
 
     @classmethod
@@ -190,6 +191,9 @@ class Disk:
                 str(self.address),
                 f"{length} bytes at {offset} are not whole sectors of {SECTOR} bytes",
             )
+        self._check_end(offset, length)
+
+    def _check_end(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(
                 str(self.address),
@@ -203,14 +207,48 @@ class Disk:
         else:
             self.host.driver.submit(self._device, bio, self.host.now())
 
-    # --- operations at any byte that return when they are done -----------------------
+    # --- operations at any byte -------------------------------------------------------
 
-    def _run(self, start: Callable[[Callable[[Bio], None]], None]) -> None:
-        ended: list[Bio] = []
-        start(ended.append)
-        self.host.run_until(lambda: bool(ended))
-        if ended[0].error is not None:
-            raise ended[0].error
+    def start_read(
+        self, offset: int, buffers: Sequence[WriteBuffer], done: Done
+    ) -> None:
+        """Start what ``readv`` does; ``done`` is told what went wrong, or None.
+
+        Raises:
+            UsageError: not on the disk.
+        """
+        self._check_end(offset, sum(memoryview(each).nbytes for each in buffers))
+        self._view.readv(offset, buffers, done)
+
+    def start_write(
+        self,
+        offset: int,
+        pieces: Sequence[WriteBuffer | bytes],
+        done: Done,
+        *,
+        fua: bool = False,
+    ) -> None:
+        """Start what ``writev`` does; as ``start_read``."""
+        self._check_end(offset, sum(memoryview(each).nbytes for each in pieces))
+        self._view.writev(offset, pieces, done, fua=fua)
+
+    def start_trim(self, offset: int, length: int, done: Done) -> None:
+        """Start what ``trim`` does; as ``start_read``."""
+        self._check(offset, length)
+        self._view.trim(offset, length, done)
+
+    def start_flush(self, done: Done) -> None:
+        """Start what ``flush`` does; as ``start_read``."""
+        self._view.flush(done)
+
+    # --- the same, returning when they are done ---------------------------------------
+
+    def _run(self, start: Callable[[Done], None]) -> None:
+        errors: list[AoEError | None] = []
+        start(errors.append)
+        self.host.run_until(lambda: bool(errors))
+        if errors[0] is not None:
+            raise errors[0]
 
     def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
         """Fill ``buffers``, one behind the other, from ``offset`` on.
@@ -221,7 +259,7 @@ class Disk:
             BusyError: another host has reserved the disk.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(lambda end_io: self.bytewise.read(offset, buffers, end_io))
+        self._run(lambda done: self.start_read(offset, buffers, done))
 
     def read_into(self, offset: int, buffer: WriteBuffer) -> None:
         """Fill ``buffer`` from ``offset`` on; raises as ``readv``."""
@@ -251,7 +289,7 @@ class Disk:
             AccessError: the disk is read-only.
             AoEError: as ``readv``; with ``fua`` as ``flush``, too.
         """
-        self._run(lambda end_io: self.bytewise.write(offset, pieces, end_io, fua=fua))
+        self._run(lambda done: self.start_write(offset, pieces, done, fua=fua))
 
     def write(
         self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
@@ -268,7 +306,7 @@ class Disk:
             UnsupportedError: it has no TRIM.
             AoEError: as ``write``, and for what is not whole sectors.
         """
-        self._run(lambda end_io: self.submit_discard(offset, length, end_io))
+        self._run(lambda done: self.start_trim(offset, length, done))
 
     def flush(self) -> None:
         """Make all writes that have returned durable, by ATA FLUSH CACHE.
@@ -278,7 +316,7 @@ class Disk:
             DeviceError: the target failed it.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(lambda end_io: self.submit(Op.FLUSH, 0, b"", end_io))
+        self._run(self.start_flush)
 
     def close(self) -> None:
         """Let the device go, and the host if the disk opened it."""

@@ -65,7 +65,6 @@ CORES = {
     "initiator/aoedev.py",
     "initiator/bio.py",
     "initiator/buf.py",
-    "initiator/bytewise.py",
     "initiator/check/asking.py",
     "initiator/check/expect.py",
     "initiator/check/keep.py",
