@@ -380,9 +380,12 @@ class Driver:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
         if self.options.linger:
-            # What answers slowly keeps its frames as long.
-            d.order.release(bio, max(self.options.linger, 4 * d.timing.timeout(0)))
+            d.order.release(bio, lambda: self._linger(d))
         _end_bio(bio, error)
+
+    def _linger(self, d: AoeDev) -> float:
+        # What answers slowly keeps its frames as long.
+        return max(self.options.linger, 4 * d.timing.timeout(0))
 
     def _wake(self, d: AoeDev, now: float) -> None:
         """Go on with what waits for others: a FLUSH behind writes, a later write."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from aoe.ata import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from initiator.bio import Bio
 
@@ -86,14 +86,14 @@ class WriteOrder:
         if taken.bio is None and not taken.tags:
             self._free(taken)
 
-    def release(self, bio: Bio, linger: float) -> None:
-        """A bio ends. ``linger``: seconds that a frame of it may still be about."""
+    def release(self, bio: Bio, linger: Callable[[], float]) -> None:
+        """A bio ends. ``linger``: how many seconds a frame of it may still be about."""
         taken = self._taken.get(bio.sector)
         if taken is None or taken.bio is not bio:
             return
         taken.bio = None
         if taken.tags:
-            free_at = taken.sent + linger
+            free_at = taken.sent + linger()
             heappush(self._lingering, (free_at, next(self._serial), taken))
         else:
             self._free(taken)
