@@ -257,6 +257,12 @@ def _words_number(words: tuple[int, ...]) -> int:
     return sum(word << 16 * place for place, word in enumerate(words))
 
 
+def trim_blocks(page: ReadBuffer) -> int:
+    """Count the 512-byte blocks of ranges that one TRIM may carry, at least 1."""
+    blocks: int = _WORDS.unpack_from(page)[105]
+    return max(1, blocks)
+
+
 def parse_wwn(text: str) -> int:
     """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
 

@@ -18,14 +18,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from aoe.ata import SECTOR
+from aoe.ata import LBA28_LIMIT, LBA48_LIMIT, SECTOR
 from aoe.header import sectors_per_frame
-from aoe.identify import Identity
-from initiator.bio import Bio, BioIter, BioVec
+from aoe.identify import Ability, Identity, trim_blocks
+from initiator.bio import Bio, BioIter, BioVec, Op
+from initiator.buf import Buf, Rest
+from initiator.order import WriteOrder
+from initiator.requests import TRIM_BLOCK
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aoe.address import Address
     from initiator.netdev import NetDevice
@@ -153,7 +156,9 @@ class Frame:
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
         graces: transmissions that were waited for longer; ``graced``, the last's tag.
-        sector: where on the device it begins.
+        op: what it does; a FUA bio has a FLUSH behind its writes where it must.
+        fua: it is a write that is answered when its data is stable.
+        sector, length: which bytes of the device it is about.
         segments: the memory that it reads into or writes from.
         is_probe: it asks whether a tainted target is back; nobody waits for its data.
     """
@@ -163,10 +168,13 @@ class Frame:
         "buf",
         "due",
         "earlier",
+        "fua",
         "graced",
         "graces",
         "ifp",
         "is_probe",
+        "length",
+        "op",
         "sector",
         "segments",
         "sent",
@@ -182,7 +190,10 @@ class Frame:
         self.segments: list[BioVec] = []
         self.buf: Buf | None = None
         self.earlier: dict[int, float] = {}
-        self.tag = self.attempts = self.sector = self.graces = self.graced = 0
+        self.op: Op | None = None
+        self.fua = False
+        self.tag = self.attempts = self.sector = self.length = 0
+        self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
         self.target: AoeTgt
@@ -191,12 +202,8 @@ class Frame:
     def grace(self, late: float) -> float:
         """Tell how much longer to wait, as an earlier transmission is answered.
 
-        The target may be slow, so that the answer to the last transmission takes as
-        long: sending once more would forget that one. Or it stood still for a while,
-        and the last one is lost. So it is waited for, but not for long at first.
-
-        Args:
-            late: seconds that the answer took.
+        The target may be slow, and the answer to the last transmission take as long as
+        this one's took, ``late``; or it stood still, and the last one is lost.
         """
         if self.graced != self.tag:
             self.graced = self.tag
@@ -212,17 +219,6 @@ class Frame:
             self.earlier.clear()
 
 
-class Buf:
-    """``struct buf``: a bio on its way through the driver (K6)."""
-
-    __slots__ = ("bio", "iter", "nframesout")
-
-    def __init__(self, bio: Bio) -> None:
-        self.bio = bio
-        self.iter = BioIter(bio.vecs, bio.sector)
-        self.nframesout = 0
-
-
 class AoeDev:
     """``struct aoedev``: one AoE device, an address that answered (K1).
 
@@ -231,12 +227,20 @@ class AoeDev:
         maxbcnt: bytes a frame that all paths carry (K18).
         factive: frames that wait for an answer, by tag, longest sent first.
         rexmitq: frames that are to be sent again, by their last tag (K50).
-        rests: what frames had to leave when their paths became narrower.
+        rests: what frames had to leave when their paths became narrower, and what has
+            to be done another way.
         bios: bios of which no frame has been built yet; ``buf``: the one in work.
         skbpool: skbs whose clones were not all gone when their frame was used again.
         kickme: no frame was to be had and none is out: nothing will start the work
             again but the timer (K44); ``kicked``, how often that was so.
         retransmits: frames sent again since the device is known.
+        takes_fua: WRITE DMA FUA EXT has not been refused yet.
+        trim_blocks: 512-byte blocks of ranges that one TRIM may carry; 0: no TRIM.
+        order: which writes wait for others.
+        wants_identify: an IDENTIFY is to be sent as soon as there is a frame for it.
+        on_resize: called when an open device's size has changed.
+        read_only: what became of the last write since the target was announced:
+            refused, or accepted; None before there was one.
     """
 
     def __init__(self, address: Address, timing: Timing) -> None:
@@ -254,7 +258,7 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
-        self.rests: deque[tuple[Buf, BioIter]] = deque()
+        self.rests: deque[Rest] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
@@ -262,11 +266,34 @@ class AoeDev:
         self.retransmits = 0
         self.kickme = False
         self.kicked = 0
+        self.takes_fua = True
+        self.trim_blocks = 0
+        self.order = WriteOrder()
+        self.wants_identify = False
+        self.on_resize: list[Callable[[], None]] = []
+        self.read_only: bool | None = None
 
     @property
     def identity(self) -> Identity | None:
         """What the disk last said of itself."""
         return Identity.unpack(self.ident) if self.ident else None
+
+    def identified(self, page: bytes) -> None:
+        """Take what an IDENTIFY answer says; the device is up (K21, K22)."""
+        if page != self.ident:
+            self.takes_fua = True
+        identity = Identity.unpack(page)
+        before = self.ssize
+        self.ident = page
+        self.ext = identity.lba48
+        # Sectors that the registers cannot name would be others (K35).
+        self.ssize = min(identity.sectors, LBA48_LIMIT if self.ext else LBA28_LIMIT)
+        can_trim = Ability.TRIM in identity.abilities
+        self.trim_blocks = trim_blocks(page) if can_trim else 0
+        self.state = State.UP
+        if self.nopen and self.ssize != before:
+            for callback in list(self.on_resize):
+                callback()
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
@@ -347,12 +374,18 @@ class AoeDev:
     def cut(self, f: Frame) -> None:
         """Cut the next frame's memory off what waits; there is something (K28-K30)."""
         if self.rests:
-            buf, position = self.rests[0]
+            buf, op, position = self.rests[0]
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
-            position = buf.iter
-        f.buf, f.sector = buf, position.sector
-        f.segments = position.take(min(self.maxbcnt, position.size))
+            op, position = buf.bio.op, buf.iter
+        f.buf, f.op, f.sector = buf, op, position.sector
+        f.length = min(self.limit(op), position.size)
+        f.segments = position.take(f.length)
+        f.fua = False
+        if buf.bio.fua and op is Op.WRITE:
+            # One flush costs less than frames that are each made stable alone.
+            f.fua = self.takes_fua and self.ext and f.length == buf.bio.size
+            buf.flush = not f.fua
         buf.nframesout += 1
         if position.size:
             return
@@ -361,6 +394,32 @@ class AoeDev:
             buf.nframesout -= 1
         else:
             self.buf = None
+
+    def limit(self, op: Op) -> int:
+        """Count the bytes of the device that one frame can be about."""
+        if op is not Op.DISCARD:
+            return self.maxbcnt
+        return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
+
+    def add_rest(self, buf: Buf, op: Op, position: BioIter) -> None:
+        """Have something done beside the bio's own course, before it is done."""
+        # Until it is cut into frames, it counts as one.
+        buf.nframesout += 1
+        self.rests.append(Rest(buf, op, position))
+
+    @property
+    def is_identifying(self) -> bool:
+        """An IDENTIFY waits for its answer."""
+        frames = (*self.factive.values(), *self.rexmitq.values())
+        return any(f.op is None and not f.is_probe for f in frames)
+
+    def stray(self, tag: int, now: float) -> None:
+        """Take note that a transmission was executed that nobody waits for."""
+        self.order.answered(tag)
+        for f in (*self.factive.values(), *self.rexmitq.values()):
+            sent = f.earlier.pop(tag, None)
+            if sent is not None and f.tag in self.factive:
+                f.due = max(f.due, now + f.grace(now - sent))
 
     def match(self, tag: int, now: float) -> Frame | None:
         """Take the frame that an answer is for: active, or lost, not resent (K51)."""
@@ -390,6 +449,9 @@ class AoeDev:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
+        free_at = self.order.next_timeout()
+        if free_at is not None:
+            yield free_at
         if self.rexmitq and self.has_untainted:
             for f in self.rexmitq.values():
                 if f.is_probe and f.target.window.is_open:
@@ -420,17 +482,19 @@ class AoeDev:
     def hurry(self, now: float) -> None:
         """Count the frames as lost that are longer than what all paths carry now."""
         for f in self.factive.values():
-            if sum(vec.length for vec in f.segments) > self.maxbcnt:
+            if self._is_too_long(f):
                 f.due = now
+
+    def _is_too_long(self, f: Frame) -> bool:
+        return f.op is not None and f.length > self.limit(f.op)
 
     def shrink(self, f: Frame) -> bool:
         """Cut a frame to what all paths carry now, if it is longer; keep the rest."""
-        if f.buf is None or sum(vec.length for vec in f.segments) <= self.maxbcnt:
+        if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
-        whole = BioIter(f.segments, f.sector)
-        f.segments = whole.take(self.maxbcnt)
-        rest = whole.take(whole.size)
-        # Until it is cut into frames, it counts as one: the bio is not done.
-        self.rests.append((f.buf, BioIter(rest, f.sector + self.maxbcnt // SECTOR)))
-        f.buf.nframesout += 1
+        whole = BioIter(f.segments, f.sector, f.length)
+        f.length = self.limit(f.op)
+        f.segments = whole.take(f.length)
+        left, sector = whole.size, whole.sector
+        self.add_rest(f.buf, f.op, BioIter(whole.take(left), sector, left))
         return True

@@ -16,14 +16,15 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
-from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
+from aoe.address import BROADCAST, Address
+from aoe.ata import ATA_DATA, SECTOR
 from aoe.config import Config
 from aoe.errors import (
     AoEError,
     BusyError,
     DecodeError,
     DeviceError,
+    UnsupportedError,
     UsageError,
 )
 from aoe.header import (
@@ -35,13 +36,18 @@ from aoe.header import (
     Flag,
     sectors_per_frame,
 )
-from aoe.identify import Identity
-from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
-from initiator.bio import Bio, Op
+from initiator import answers, discovery
+from initiator.aoedev import AoeDev, Frame, State
+from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
-from initiator.requests import failure, put_command, put_header, put_identify, query
+from initiator.requests import (
+    put_command,
+    put_header,
+    put_identify,
+    put_trim,
+    query,
+)
 from initiator.rexmit import Rexmit
-from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
     from initiator.netdev import NetDevice
@@ -49,15 +55,9 @@ if TYPE_CHECKING:
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
-_COUNT: Final = 26
-_STATUS: Final = 27
-_ERROR: Final = 25
 # Plain numbers: with enums, these bits would cost a frame more than all the rest.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
-_IS_BAD: Final = int(STATUS_BAD)
-_SHELF_SWITCHES: Final = 0x0FFF
-"""Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
 
 class Driver:
@@ -67,6 +67,8 @@ class Driver:
         devices: those that have answered, by address.
         log: the last 100 lines of what /dev/etherd/err would say (K58, K66).
         unexpected: answers that nothing waited for.
+        foreign: answers from who never said that the device is his.
+        runts: answers to reads that were too short, and waited for again.
         accounting: counts the pages of bios, where somebody wants to see that; None in
             everyday use.
     """
@@ -79,7 +81,7 @@ class Driver:
         self.devices: dict[Address, AoeDev] = {}
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
-        self.unexpected = 0
+        self.unexpected = self.foreign = self.runts = 0
         self._rexmit = Rexmit(self)
 
     # --- driven by the user -----------------------------------------------------
@@ -134,23 +136,35 @@ class Driver:
         """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
 
         A bio for a device that is down (K40), for sectors that it does not have or for
-        part of one fails at once.
+        part of one fails at once, as does a DISCARD where there is no TRIM (K38).
         """
         bio.error = None
-        size = bio.size
-        if d.state is not State.UP:
-            _end_bio(bio, DeviceError(str(d.address), "device is not up"))
-        elif not 0 <= bio.sector <= d.ssize - size // SECTOR:
-            _end_bio(bio, UsageError(str(d.address), "beyond the end of the device"))
-        elif size % SECTOR:
-            _end_bio(bio, UsageError("bio", "not a whole number of 512-byte sectors"))
-        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
+        refusal = self._refusal(d, bio)
+        if refusal is not None:
+            _end_bio(bio, refusal)
+        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.size):
             _end_bio(bio, None)
         else:
             if self.accounting is not None:
                 self.accounting.bio_arrives(bio)
-            d.bios.append(bio)
-            self._work(d, now)
+            changes = bio.op in (Op.WRITE, Op.DISCARD) and self.options.linger
+            if not changes or d.order.admit(bio, now):
+                d.bios.append(bio)
+                self._work(d, now)
+
+    def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
+        size = bio.size
+        if d.state is not State.UP:
+            return DeviceError(str(d.address), "device is not up")
+        if not 0 <= bio.sector <= d.ssize - size // SECTOR:
+            return UsageError(str(d.address), "beyond the end of the device")
+        if size % SECTOR:
+            return UsageError("bio", "not a whole number of 512-byte sectors")
+        if bio.op is Op.DISCARD and not (self.options.send_discard and d.trim_blocks):
+            return UnsupportedError(str(d.address), "the disk has no TRIM")
+        if not self.options.send_flush:
+            bio.fua = False
+        return None
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down; all its bios end with ``error`` (``downdev``, K55).
@@ -166,17 +180,20 @@ class Driver:
         if d.buf is not None:
             waiting[d.buf.bio] = None
             d.buf = None
-        waiting |= dict.fromkeys((*(buf.bio for buf, _ in d.rests), *d.bios))
+        waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
+        waiting |= dict.fromkeys(d.order.abandon())
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
+            if frame.buf is not None:
+                d.order.leave(frame.buf.bio, {**frame.earlier, frame.tag: frame.sent})
             frame.buf = None
             self.free_frame(frame)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
         for bio in waiting:
-            self._bio_done(bio, error)
+            self._bio_done(d, bio, error)
 
     # --- driven by the timer ----------------------------------------------------
 
@@ -194,6 +211,7 @@ class Driver:
                 d.next_tick = now + d.timing.tick
             if self._rexmit.expire(d, now):
                 self._kick(d, now)
+            self._wake(d, now)
 
     def _kick(self, d: AoeDev, now: float) -> None:
         """Send lost frames again; and new ones, if we are kicked (K44, K50)."""
@@ -220,14 +238,22 @@ class Driver:
         if bool(tag & TAG_USER) != user and (tag or command != Command.CONFIG):
             return
         address = Address(shelf, slot)
-        if verfl & _IS_ERROR:
+        if command != Command.CONFIG and self._is_foreign(address, src):
+            self.foreign += 1
+        elif verfl & _IS_ERROR:
             self._error_rsp(address, error, command, tag, now)
         elif command == Command.ATA:
             self._ata_rsp(address, tag, frame, netdev, now)
         elif command == Command.CONFIG:
-            self._config_rsp(address, src, frame, netdev, now)
+            self._config_rsp(address, src, tag, frame, netdev, now)
         elif command < 0xF0:
             self.log.append(f"unknown command {command} from {address}")
+
+    def _is_foreign(self, address: Address, src: bytes) -> bool:
+        d = self.devices.get(address)
+        if d is None or not self.options.check_answers:
+            return False
+        return d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -239,15 +265,19 @@ class Driver:
         if d is None or command != Command.ATA or not self.options.report_errors:
             return
         f = d.match(tag, now)
-        if f is not None:
+        if f is None:
+            d.stray(tag, now)
+        else:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
+        self._wake(d, now)
 
     def _config_rsp(
         self,
         address: Address,
         src: bytes,
+        tag: int,
         frame: memoryview,
         netdev: NetDevice,
         now: float,
@@ -256,31 +286,24 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        if address.shelf in (SHELF_ALL, _SHELF_SWITCHES) or address.slot == SLOT_ALL:
-            self.log.append(f"{address}: no address for a target, s={src.hex()}")
-            return
-        if self.options.only and address not in self.options.only:
-            return
-        d = self.devices.get(address)
+        d = discovery.hear(self, address, src, config, netdev)
         if d is None:
-            timing = TIMINGS[self.options.timing]()
-            d = self.devices[address] = AoeDev(address, timing)
-        nframes = min(config.buffer_count, self.options.maxout, FRAMES_LIMIT)
-        target = d.find_target(src)
-        if target is None:
-            target = AoeTgt(src, d.timing.window(nframes))
-            d.targets.append(target)
-        else:
-            target.window.resize(nframes)
-        if not target.hear(netdev, config.sector_count):
-            self.log.append(f"{address}: too many interfaces for s={src.hex()}")
             return
-        d.update_maxbcnt()
+        if not tag:
+            # Nobody asked: the target starts, and may have become another (P48).
+            d.read_only = None
         if self.options.shrink:
             d.hurry(now)
-        if d.nopen == 0:
+        if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
             d.fw_ver = config.firmware
             self._identify(d, now)
+        elif self._follows_size(d):
+            d.wants_identify = True
+            self._work(d, now)
+
+    def _follows_size(self, d: AoeDev) -> bool:
+        is_up = d.state is State.UP
+        return self.options.follow_size and is_up and not d.is_identifying
 
     def _ata_rsp(
         self,
@@ -296,14 +319,18 @@ class Driver:
             return
         if len(frame) < ATA_DATA:
             return
+        if self.options.check_answers and answers.is_runt(d, tag, frame):
+            self.runts += 1
+            return
         f = d.match(tag, now)
         if f is None:
             self._unexpected(d, frame, tag, now)
+            self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
-        error = self._complete(d, f, frame, netdev)
-        self._frame_done(d, f, error, now)
+        self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
+        self._wake(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
@@ -315,55 +342,7 @@ class Driver:
             f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
             f"s={frame[6:12].hex()} d={frame[:6].hex()}"
         )
-        for f in d.factive.values():
-            sent = f.earlier.get(tag)
-            if sent is not None:
-                f.due = max(f.due, now + f.grace(now - sent))
-
-    def _complete(
-        self, d: AoeDev, f: Frame, frame: memoryview, netdev: NetDevice
-    ) -> AoEError | None:
-        """``ktiocomplete``: look at the status and copy data out (K60, K61)."""
-        if f.is_probe:
-            return None
-        status = frame[_STATUS]
-        if status & _IS_BAD:
-            op = None if f.buf is None else f.buf.bio.op
-            return failure(d.address, op, status, frame[_ERROR])
-        target = f.target
-        if f.buf is None:
-            self._identified(d, frame)
-            return None
-        if f.buf.bio.op is Op.READ:
-            position = ATA_DATA
-            wanted = f.skb.head[_COUNT] * SECTOR
-            if len(frame) < ATA_DATA + wanted:
-                why = f"runt: {len(frame) - ATA_DATA} of {wanted} bytes"
-                return DeviceError(str(d.address), why)
-            for page, offset, length in f.segments:
-                end = position + length
-                page.data[offset : offset + length] = frame[position:end]
-                position = end
-            target.rpkts += 1
-        elif f.buf.bio.op is Op.WRITE:
-            target.wpkts += 1
-        # It came in on one that works, which need not be the one it was asked on.
-        ifp = f.ifp if f.ifp.netdev is netdev else target.find_if(netdev)
-        if ifp is not None:
-            ifp.lost = 0
-        return None
-
-    def _identified(self, d: AoeDev, frame: memoryview) -> None:
-        page = bytes(frame[ATA_DATA : ATA_DATA + SECTOR])
-        if len(page) < SECTOR:
-            self.log.append(f"runt IDENTIFY from {d.address}: {len(page)} bytes")
-            return
-        identity = Identity.unpack(page)
-        d.ident = page
-        d.ext = identity.lba48
-        # Sectors that the registers cannot name would be others (K35).
-        d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
-        d.state = State.UP
+        d.stray(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -377,11 +356,19 @@ class Driver:
             if error is not None:
                 self.log.append(str(error))
             return
-        if buf.bio.error is None:
-            buf.bio.error = error
+        bio = buf.bio
+        if f.earlier:
+            d.order.leave(bio, f.earlier)
+        if bio.error is None:
+            bio.error = error
         buf.nframesout -= 1
-        if buf.nframesout == 0 and not buf.iter.size:
-            self._bio_done(buf.bio, None)
+        if buf.nframesout or buf.iter.size:
+            return
+        if buf.flush and bio.error is None:
+            buf.flush = False
+            d.add_rest(buf, Op.FLUSH, BioIter([], 0))
+        else:
+            self._bio_done(d, bio, None)
 
     def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
@@ -389,10 +376,21 @@ class Driver:
             f.skb = self.accounting.frame_done(f.skb)
         f.target.ffree.append(f)
 
-    def _bio_done(self, bio: Bio, error: AoEError | None) -> None:
+    def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
+        if self.options.linger:
+            # What answers slowly keeps its frames as long.
+            d.order.release(bio, max(self.options.linger, 4 * d.timing.timeout(0)))
         _end_bio(bio, error)
+
+    def _wake(self, d: AoeDev, now: float) -> None:
+        """Go on with what waits for others: a FLUSH behind writes, a later write."""
+        if d.order.waiting:
+            d.bios.extend(d.order.ready(now))
+            self._work(d, now)
+        elif d.rests:
+            self._work(d, now)
 
     # --- frames out -------------------------------------------------------------
 
@@ -400,6 +398,8 @@ class Driver:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
+        if d.wants_identify:
+            self._identify(d, now)
         while d.rests or d.buf is not None or d.bios:
             f = d.new_frame()
             if f is None:
@@ -411,27 +411,31 @@ class Driver:
 
     def fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
-        if f.buf is None:
+        if f.buf is None or f.op is None:
             return
-        skb, bio = f.skb, f.buf.bio
-        length = sum(vec.length for vec in f.segments)
-        put_command(skb, bio.op, f.sector, length, ext=d.ext)
-        if bio.op is not Op.WRITE:
+        skb = f.skb
+        if f.op is Op.DISCARD:
+            put_trim(skb, f.sector, f.length, ext=d.ext)
+            return
+        put_command(skb, f.op, f.sector, f.length, ext=d.ext, fua=f.fua)
+        if f.op is not Op.WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(bio, skb, f.segments)
+            self.accounting.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
         f = d.new_frame()
         if f is None:
             return
-        f.buf = None
+        f.buf = f.op = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)
-        d.timing.reset()
+        d.wants_identify = False
+        if not d.nopen:
+            d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
         f.begin()

@@ -73,6 +73,8 @@ class Host:
     An interface may go, and come back under its name, or get another MTU or address:
     frames are lost meanwhile, and sent again on others if there are any.
 
+    Other files may be watched beside the links, in the same thread.
+
     Args:
         links: open links; the host closes them when it is closed.
         options: how the driver behaves.
@@ -95,6 +97,7 @@ class Host:
         self._query_due = time.monotonic() + _QUERY_INTERVAL
         self.ports = [LinkDevice(link) for link in links]
         self._poll = select.poll()
+        self._watched: dict[int, Callable[[int], None]] = {}
         self._timer_asked = 0.0
         self._away = 0.0
         self._seen = time.monotonic()
@@ -143,6 +146,35 @@ class Host:
                 link.close()
             raise
 
+    def watch(
+        self, fd: int, callback: Callable[[int], None], events: int = select.POLLIN
+    ) -> None:
+        """Call ``callback(events)`` in a turn whenever a file descriptor is ready.
+
+        It may submit bios, watch and unwatch; what it raises comes out of the turn.
+        Whoever watches what is watched already replaces callback and events.
+
+        Args:
+            fd: the descriptor, which stays the caller's to close.
+            callback: told which events there are. POLLERR and POLLHUP come unasked.
+            events: as for ``select.poll``.
+        """
+        self._watched[fd] = callback
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching a file descriptor, before it is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def filenos(self) -> set[int]:
+        """Return the descriptors that wake a turn when they are ready to be read.
+
+        They may be others after each turn.
+        """
+        links = (port.link for port in self.ports)
+        return {link.fileno() for link in links if link is not None} | {*self._watched}
+
     def now(self) -> float:
         """Tell the time that the driver goes by, in seconds.
 
@@ -157,6 +189,8 @@ class Host:
 
     def turn(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
+
+        What is watched is looked at in every turn, however many frames keep coming.
 
         Args:
             wait: seconds to wait at most; None waits for as long as it takes, which is
@@ -185,6 +219,8 @@ class Host:
                     port.gone = error
         if not received:
             self._wait(wait, due)
+        elif self._watched:
+            self._dispatch(0)
 
     def _hear(self, port: LinkDevice, now: float) -> bool:
         link = port.link
@@ -251,8 +287,16 @@ class Host:
         if not all(port.link is not None and port.link.up for port in self.ports):
             # That an interface comes back or goes for good wakes nobody.
             wait = _LOOK_INTERVAL if wait is None else min(wait, _LOOK_INTERVAL)
-        self._poll.poll(None if wait is None else wait * 1000)
+        self._dispatch(None if wait is None else wait * 1000)
+
+    def _dispatch(self, milliseconds: float | None) -> None:
+        ready = self._poll.poll(milliseconds)
         self._seen = time.monotonic()
+        calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
+        for fd, callback, events in calls:
+            # An earlier one may have ended this one's watch.
+            if callback is not None and self._watched.get(fd) is callback:
+                callback(events)
 
     def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
         """Take turns until ``done()`` holds; tell whether it did within ``timeout``."""
@@ -286,13 +330,14 @@ class Host:
         while not is_up():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._not_found(address, timeout)
+                raise self.not_found(address, timeout)
             driver.discover(address)
             self.run_until(is_up, min(patience, left))
             patience *= 2
         return driver.devices[address]
 
-    def _not_found(self, address: Address, timeout: float) -> Exception:
+    def not_found(self, address: Address, timeout: float) -> AoEError:
+        """Make the error of a search that has found no disk for ``timeout`` seconds."""
         names = ",".join(port.name for port in self.ports)
         gone = [port.gone for port in self.ports if port.gone is not None]
         if len(gone) == len(self.ports):

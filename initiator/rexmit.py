@@ -157,8 +157,8 @@ class Rexmit:
             return
         target.rotate()
         f.begin(is_probe=True)
-        f.buf = None
-        f.sector = 0
+        f.buf = f.op = None
+        f.sector = f.length = 0
         self._fill_probe(d, f)
         self._driver.transmit(d, f, now)
         target.nout_probes += 1

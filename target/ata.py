@@ -7,11 +7,11 @@ aborted ATA command (P43).
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, AFlag, AtaError, Opcode, Status
 from aoe.header import FRAME_MINIMUM, ErrorCode
+from target.disks.base import GONE
 from target.features import check_power_mode, identify, idle, rest, set_features, smart
 from target.frames import REPLY, REPLY_DATA, Drop, Fields
 from target.transfers import (
@@ -41,7 +41,6 @@ _READY: Final = int(Status.READY)
 _FAULT: Final = int(Status.READY | Status.DEVICE_FAULT | Status.ERROR)
 _AFLAGS: Final = int(AFlag.EXTENDED | AFlag.DEVICE | AFlag.ASYNC | AFlag.WRITE)
 _IDENTIFY: Final = int(Opcode.IDENTIFY)
-_GONE: Final = frozenset({errno.ENODEV, errno.ENXIO})
 
 
 def execute_ata(
@@ -66,7 +65,7 @@ def execute_ata(
     except OutgrownError:
         return target.drop(Drop.OUTGROWN)
     except (CommandError, OSError) as failure:
-        if isinstance(failure, OSError) and failure.errno in _GONE:
+        if isinstance(failure, OSError) and failure.errno in GONE:
             code = ErrorCode.DEVICE_UNAVAILABLE
             return target.refuse(request, reply, code, ATA_DATA)
         told = _tell(failure, opcode)

@@ -238,13 +238,16 @@ def find_targets() -> list[tuple[int, str]]:
     return sorted((int(number), f"\0{name}") for name, number in found)
 
 
-def ask(name: str, command: str, **arguments: str) -> dict[str, Any]:
+def ask(
+    name: str, command: str, *, patience: float = _LONGEST, **arguments: str
+) -> dict[str, Any]:
     """Ask a running target, and wait for its answer.
 
     Args:
         name: its socket: a path, or what ``find_targets`` says.
         command: as ``Operations.ask`` has it.
-        arguments: the same.
+        patience: seconds to wait for the answer.
+        arguments: as ``Operations.ask`` has them.
 
     Raises:
         AoEError: what the target says, or that it does not.
@@ -253,7 +256,7 @@ def ask(name: str, command: str, **arguments: str) -> dict[str, Any]:
     what = name.removeprefix("\0")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as target:
-            target.settimeout(_LONGEST)
+            target.settimeout(patience)
             target.connect(name)
             target.sendall(line)
             with target.makefile("rb") as answer:

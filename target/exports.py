@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,7 @@ from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
 from aoe.identify import Ability, Identity
+from target.disks.base import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,8 @@ LIST_LIMIT: Final = 255
 """MAC addresses in a mask list or a reservation (P61, P76)."""
 UNCORRECTABLE_LIMIT: Final = 1 << 16
 """Sectors that can be marked as unreadable at a time."""
+_DOUBT: Final = 5.0
+"""Seconds for which a client that got no answer to a flush may ask again."""
 _UNCHANGING: Final = (
     Ability.DMA
     | Ability.SMART
@@ -147,6 +151,8 @@ class Export:
         self.sync = sync
         self.uncorrectable: set[int] = set()
         """Sectors whose reading fails until they are written."""
+        self._unheard = False
+        self._doubtful_until = 0.0
         serial = identity.serial or str(address)[1:]
         self.identity = replace(
             identity,
@@ -170,6 +176,42 @@ class Export:
             enabled |= Ability.WRITE_CACHE
         self.identity = replace(self.identity, enabled=enabled)
         self.identity_page = self.identity.pack()
+
+    def make_stable(self) -> None:
+        """Flush the disk, for a write that answers for itself alone.
+
+        Raises:
+            OSError: it failed; the next ``settle`` will, too.
+        """
+        try:
+            self.disk.flush()
+        except OSError as error:
+            self._unheard = self._unheard or error.errno not in GONE
+            raise
+
+    def settle(self, now: float) -> None:
+        """Flush the disk, for a client that asks whether all before is stable (P46).
+
+        A disk tells of what it could not make stable once. A client whose answer is
+        lost asks again and must hear the same (P2), and so must others who share the
+        disk: for five seconds all are told.
+
+        Args:
+            now: seconds.
+
+        Raises:
+            OSError: it failed, or has failed so that somebody may not have heard.
+        """
+        try:
+            self.make_stable()
+        except OSError as error:
+            if error.errno in GONE:
+                raise
+        if self._unheard:
+            self._unheard = False
+            self._doubtful_until = now + _DOUBT
+        if now < self._doubtful_until:
+            raise OSError(errno.EIO, "not all that was written is stable")
 
     @property
     def enabled(self) -> Ability:

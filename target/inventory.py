@@ -189,7 +189,7 @@ class Inventory:
         self.served.remove(served)
         try:
             if not served.export.disk.read_only:
-                served.export.disk.flush()
+                served.export.make_stable()
         except OSError as error:
             raise from_os_error(served.chosen.path, error) from error
         served.resources.close()

@@ -95,7 +95,8 @@ class Target:
         self.flushes = 0
         self._errors: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._last_request: float | None = None
+        self.now = 0.0
+        """The time of the request at hand, seconds."""
 
     def adapt(self, mac: bytes, mtu: int) -> None:
         """Follow an interface that has another address or MTU now.
@@ -155,7 +156,7 @@ class Target:
         if fields[3] not in self._shelves or fields[4] not in self._slots:
             return self.drop(Drop.ADDRESS)
         self.requests += 1
-        self._last_request = now
+        self.now = now
         listed = self.export.state.listed
         if listed and fields[0] not in listed:
             return self.drop(Drop.MASKED)  # P61
@@ -243,5 +244,5 @@ class Target:
             self.flushes,
             dict(self._errors),
             dict(self._dropped),
-            self._last_request,
+            self.now if self.requests else None,
         )

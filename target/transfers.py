@@ -108,7 +108,7 @@ def write(
     offset = _locate(target, aflags, count, opcode, low, high)
     disk.write_from(offset, request[ATA_DATA : ATA_DATA + length])
     if export.write_through:
-        disk.flush()
+        export.make_stable()
     if export.uncorrectable:
         first = offset // SECTOR
         export.uncorrectable.difference_update(range(first, first + count))
@@ -162,7 +162,7 @@ def write_stable(
     result = write(target, fields, request, reply)
     export = target.export
     if not (export.write_through or export.sync):
-        export.disk.flush()
+        export.make_stable()
     return result
 
 
@@ -237,7 +237,7 @@ def trim(
         bad = {sector for sector in export.uncorrectable if first <= sector < end}
         export.uncorrectable -= bad
     if export.write_through:
-        export.disk.flush()
+        export.make_stable()
     return 0, 0
 
 
@@ -246,6 +246,6 @@ def flush(
 ) -> tuple[int, int]:
     """FLUSH CACHE and FLUSH CACHE EXT: answered when the data is stable (P46)."""
     del fields, request, reply
-    target.export.disk.flush()
+    target.export.settle(target.now)
     target.flushes += 1
     return 0, 0

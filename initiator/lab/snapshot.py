@@ -65,8 +65,8 @@ _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
-    "skb sector segments buf tag attempts waited waited_total sent due ifp target "
-    "earlier graced graces is_probe"
+    "skb op sector length segments buf tag attempts waited waited_total sent due ifp "
+    "target earlier graced graces is_probe"
 )
 _BUF: Final = attributes("nframesout")
 _ITER: Final = attributes("_index _done sector size")
@@ -204,7 +204,7 @@ def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
     yield (
         attributes(
             "state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits "
-            "kickme kicked"
+            "kickme kicked read_only"
         ),
         device,
     )

@@ -58,13 +58,17 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
     Raises:
         AoEError: it is not there any more, or cannot be served as it is now.
     """
-    from target.disks.nbd import is_nbd
+    from target.disks.nbd import measure_nbd
+    from target.disks.nbd_address import is_nbd
 
-    return None if overlay or is_nbd(path) else measure_file(Path(path), flags)
+    if overlay:
+        return None
+    return measure_nbd(path) if is_nbd(path) else measure_file(Path(path), flags)
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd import is_nbd, open_nbd
+    from target.disks.nbd import open_nbd
+    from target.disks.nbd_address import is_nbd
 
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)

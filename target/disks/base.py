@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import errno
+from typing import Final, Protocol
+
+GONE: Final = frozenset({errno.ENODEV, errno.ENXIO})
+"""The numbers of an error that mean that the disk is gone."""
 
 
 class Disk(Protocol):
@@ -10,8 +14,7 @@ class Disk(Protocol):
 
     Offsets and sizes are bytes. A caller stays within ``size`` and, where
     ``read_only`` holds, does not write. Whatever fails raises ``OSError``, and nothing
-    else; ``ENODEV`` and ``ENXIO`` mean that the disk is gone: asking again is up to the
-    client.
+    else; those in ``GONE`` mean that it is gone, and asking again is up to the client.
     """
 
     @property

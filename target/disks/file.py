@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ from aoe.ata import SECTOR
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from aoe.sizes import check_sectors, format_size
 from target.disks.holes import punch_hole
+from target.disks.uses import find_use
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+log: Final = logging.getLogger("aoe-target")
+
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 _ZEROS: Final = 1 << 20
+_BUSY_CURE: Final = "Unmount or detach it, or --read-only, or --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class FileDisk:
         if not punch_hole(self._fd, self._offset + offset, length):
             self._write_zeros(offset, length)
         elif fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DSYNC:
-            os.fdatasync(self._fd)
+            self.flush()
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _ZEROS)))
@@ -131,6 +136,7 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
     fd = _open(path, flags, is_device=stat.S_ISBLK(kind))
     try:
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        _mind_use(path, fd, flags, size)
         if not flags.force:
             _lock(path, fd, flags, size)
     except BaseException:
@@ -151,7 +157,9 @@ def measure_file(path: Path, flags: OpenFlags) -> int:
     except OSError as error:
         raise from_os_error(str(path), error) from error
     try:
-        return _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+        _mind_use(path, fd, flags, size)
+        return size
     finally:
         os.close(fd)
 
@@ -210,9 +218,8 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
 
 def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     if error.errno == errno.EBUSY:
-        return BusyError(
-            str(path), "mounted or in use", "Unmount it, or --read-only, or --force"
-        )
+        use = find_use(path.stat(), 0, 0) or "mounted or in use"
+        return BusyError(str(path), use, _BUSY_CURE)
     if error.errno == errno.EINVAL and flags.direct:
         return UsageError(
             str(path), "this file system knows no O_DIRECT", "Leave out --direct"
@@ -249,6 +256,19 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
             f"Give it a size: truncate -s 1G {path}",
         )
     return check_sectors(str(path), length)
+
+
+def _mind_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+    use = find_use(os.fstat(fd), flags.offset, size)
+    if not use:
+        return
+    if not flags.read_only and not flags.force:
+        raise BusyError(str(path), use, _BUSY_CURE)
+    log.warning(
+        "%s: %s: clients will not see what changes there, nor the other way round",
+        path,
+        use,
+    )
 
 
 def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:

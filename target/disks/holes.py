@@ -32,9 +32,12 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     Raises:
         OSError: it can, and failed.
     """
-    if not _fallocate()(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
-        return True
-    error = ctypes.get_errno()
+    error = errno.EINTR
+    # What Python's own system calls do when a signal comes in between.
+    while error == errno.EINTR:
+        if not _fallocate()(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
+            return True
+        error = ctypes.get_errno()
     if error in _UNKNOWN:
         return False
     raise OSError(error, os.strerror(error))

@@ -1,199 +1,82 @@
 """Disks of an NBD server: nbdkit, qemu-nbd and all that stands behind them.
 
 A request and its answer, reconnecting included, take a second at most, so that other
-disks of the process are not kept waiting for longer. A server that cannot be reached is
-``ENODEV``: the client is told that the disk is not available, and asks again. After an
-attempt that failed, the next waits for as long as it took, and meanwhile all requests
-fail at once.
+disks of the process are not kept waiting for longer; a flush may take half a minute,
+for it can have much to do. A server that cannot be reached is ``ENODEV``: the client is
+told that the disk is not available, and asks again. After an attempt that failed, the
+next waits for as long as it took, and meanwhile all requests fail at once.
+
+``nbd_libnbd.py`` and ``nbd_socket.py`` are the two clients there are.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
-import re
-import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TYPE_CHECKING, Final, Protocol
 
-from aoe.errors import AccessError, AoEError, DecodeError, UsageError, from_os_error
-from aoe.sizes import check_sectors
-from target.disks.nbd_wire import (
-    FUA,
-    REPLY_LENGTH,
-    NbdCommand,
-    NbdExport,
-    NbdFlag,
-    handshake,
-    pack_request,
-    parse_reply,
-)
+from aoe.ata import SECTOR
+from aoe.errors import AccessError, AoEError, UsageError, from_os_error
+from aoe.nbd import NbdCommand, NbdCommandFlag, NbdFlag
+from aoe.sizes import check_sectors, format_size
+from target.disks.blocks import BlockDisk
+from target.disks.nbd_address import NbdAddress
+from target.disks.nbd_libnbd import LibnbdConnection, find_libnbd, require_libnbd
+from target.disks.nbd_socket import SocketConnection
+from target.disks.nbd_wire import NbdExport, NbdRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from target.disks.base import Disk
     from target.disks.file import OpenFlags
 
-_PORT: Final = 10809
+    Connect: TypeAlias = Callable[[NbdAddress, float], "Connection"]
+
+log: Final = logging.getLogger("aoe-target")
+
+CLIENT_VARIABLE: Final = "AOE_NBD_CLIENT"
+"""The environment variable that names the client, ``libnbd`` or ``own``."""
 _PATIENCE: Final = 1.0
+_FLUSH_PATIENCE: Final = 30.0
 _FIRST_PATIENCE: Final = 10.0
 _PAUSE: Final = 0.05
-_SCHEME: Final = re.compile(r"nbds?(\+\w+)?:")
-_CURE: Final = "Write it as nbd://host/name or nbd+unix:///name?socket=/path"
+_PIECE: Final = 1 << 20
+"""Bytes in a request: a slow server has a second for it."""
+_DOUBTFUL: Final = "the server may have lost what was written"
+_COUNTED: Final = NbdFlag.READ_ONLY | NbdFlag.FLUSH | NbdFlag.FUA | NbdFlag.WRITE_ZEROES
+"""What a server may not change its mind about while it is served."""
 
 
-class NbdAddress:
-    """Where a server listens, and what the export is called.
+class Connection(Protocol):
+    """A connection to an export, and one request at a time on it."""
 
-    Args:
-        uri: ``nbd://host[:port]/name`` or ``nbd+unix:///name?socket=/path``.
+    @property
+    def export(self) -> NbdExport:
+        """What the server told of the export."""
+        ...
 
-    Raises:
-        UsageError: neither of them.
-        AoEError: the host has no address.
-    """
-
-    def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        self.uri = uri
-        self.export = unquote(parts.path.removeprefix("/"))
-        self.place: str | tuple[object, ...]
-        if parts.scheme == "nbd+unix":
-            paths = parse_qs(parts.query).get("socket", [])
-            if len(paths) != 1 or parts.netloc:
-                raise UsageError(uri, "names no socket", _CURE)
-            self.family, self.place = socket.AF_UNIX, paths[0]
-        elif parts.scheme == "nbd":
-            self.family, self.place = _resolve(uri)
-        else:
-            raise UsageError(uri, "not a kind of NBD that we speak", _CURE)
-
-
-def _resolve(uri: str) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-    # Once: a name server would take its time within a request.
-    parts = urlsplit(uri)
-    try:
-        host, port = parts.hostname, parts.port or _PORT
-    except ValueError as error:
-        raise UsageError(uri, "not a port", _CURE) from error
-    if not host:
-        raise UsageError(uri, "names no host", _CURE)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise AoEError(
-            host, error.strerror or "no address", "Check the name"
-        ) from error
-    family, _, _, _, place = found[0]
-    return family, place
-
-
-def is_nbd(path: str) -> bool:
-    """Tell whether a path is a URI of NBD."""
-    return bool(_SCHEME.match(path))
-
-
-class NbdConnection:
-    """One connection, and one request at a time on it.
-
-    Args:
-        address: where to.
-        deadline: of ``time.monotonic()``.
-
-    Raises:
-        OSError: no connection, or it broke.
-        AoEError: the server refuses the export, or is none.
-    """
-
-    def __init__(self, address: NbdAddress, deadline: float) -> None:
-        self._deadline = deadline
-        self._handle = 0
-        self._socket = socket.socket(address.family, socket.SOCK_STREAM)
-        try:
-            self._arm()
-            self._socket.connect(address.place)
-            if address.family != socket.AF_UNIX:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.export = self._shake_hands(address.export)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _shake_hands(self, name: str) -> NbdExport:
-        steps = handshake(name)
-        step = next(steps)
-        while True:
-            received = b""
-            if isinstance(step, int):
-                received = bytes(self._receive(memoryview(bytearray(step))))
-            else:
-                self._send(memoryview(step))
-            try:
-                step = steps.send(received)
-            except StopIteration as end:
-                export: NbdExport = end.value
-                return export
-
-    def request(
-        self,
-        command: NbdCommand,
-        deadline: float,
-        offset: int = 0,
-        length: int = 0,
-        *,
-        flags: int = 0,
-        data: memoryview | None = None,
-        into: memoryview | None = None,
-    ) -> int:
+    def request(self, request: NbdRequest, deadline: float) -> int:
         """Ask, wait for the answer, and return its error number, 0 for success.
 
         Raises:
-            OSError: the connection broke, or took too long; it is of no more use.
-            DecodeError: the same, because of nonsense.
+            OSError: the connection broke, or ``deadline`` of ``time.monotonic()`` has
+                passed; it is of no more use.
+            AoEError: the same, because of nonsense.
         """
-        self._deadline = deadline
-        self._handle += 1
-        self._send(
-            memoryview(pack_request(command, self._handle, offset, length, flags))
-        )
-        if data is not None:
-            self._send(data)
-        raw = self._receive(memoryview(bytearray(REPLY_LENGTH)))
-        error = parse_reply(bytes(raw), self._handle)
-        if not error and into is not None:
-            self._receive(into)
-        return error
+        ...
 
     def close(self) -> None:
         """Say goodbye and hang up."""
-        self._deadline = time.monotonic() + _PATIENCE
-        with suppress(OSError):
-            self._send(memoryview(pack_request(NbdCommand.DISCONNECT, 0)))
-        self._socket.close()
+        ...
 
     def abandon(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def _arm(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "the server is too slow")
-        self._socket.settimeout(left)
-
-    def _send(self, data: memoryview) -> None:
-        self._arm()
-        self._socket.sendall(data)
-
-    def _receive(self, buffer: memoryview) -> memoryview:
-        done = 0
-        while done < len(buffer):
-            self._arm()
-            got = self._socket.recv_into(buffer[done:])
-            if not got:
-                raise ConnectionResetError(errno.ECONNRESET, "the server hung up")
-            done += got
-        return buffer
+        """Hang up; no buffer of a request is touched any more."""
+        ...
 
 
 class NbdDisk:
@@ -205,7 +88,9 @@ class NbdDisk:
     fails.
 
     Args:
-        address: where it is.
+        uri: what it is called in messages.
+        connect: makes a connection, or raises as ``Connection.request`` does; it gets
+            the deadline.
         read_only: writing is refused.
         sync: a write is stable when it returns.
 
@@ -213,36 +98,45 @@ class NbdDisk:
         AoEError: one of its children: no server, no export, or not for writing.
     """
 
-    def __init__(self, address: NbdAddress, *, read_only: bool, sync: bool) -> None:
-        self._address = address
+    def __init__(
+        self,
+        uri: str,
+        connect: Callable[[float], Connection],
+        *,
+        read_only: bool,
+        sync: bool,
+    ) -> None:
+        self._uri = uri
+        self._connect = connect
         self._sync = sync
         self.read_only = read_only
         try:
-            connection = NbdConnection(address, time.monotonic() + _FIRST_PATIENCE)
+            connection = connect(time.monotonic() + _FIRST_PATIENCE)
         except OSError as error:
-            cure = "Is the server running?"
-            raise from_os_error(address.uri, error, cure) from error
-        self._connection: NbdConnection | None = connection
-        self._export = connection.export
+            raise from_os_error(uri, error, "Is the server running?") from error
+        self._connection: Connection | None = connection
+        self.export = connection.export
+        """What the server told when it was first asked, and must stay with."""
+        self._clean = False
         self._unflushed = False
         self._lost = False
+        self._replaced = False
         self._not_before = 0.0
+        self._away = False
         try:
-            self.size = self._check(self._export)
+            self.size = self._check(self.export)
         except BaseException:
             connection.close()
             raise
+        # What whoever had it before has left is made stable, so that nothing but our
+        # own writes is in question from now on.
+        with suppress(OSError):
+            self.flush()
 
     def _check(self, export: NbdExport) -> int:
-        uri = self._address.uri
+        uri = self._uri
         if export.flags & NbdFlag.READ_ONLY and not self.read_only:
             raise AccessError(uri, "not allowed to write", "Serve it --read-only")
-        if export.block > 512:
-            raise UsageError(
-                uri,
-                f"takes blocks of {export.block} bytes only",
-                "Put nbdkit's blocksize filter before it",
-            )
         if self._sync and not export.flags & (NbdFlag.FUA | NbdFlag.FLUSH):
             raise UsageError(
                 uri, "the server cannot make writes stable", "Leave out --sync"
@@ -252,24 +146,27 @@ class NbdDisk:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
         for start, end in self._parts(len(buffer)):
-            piece = buffer[start:end]
-            self._ask(NbdCommand.READ, offset + start, end - start, into=piece)
+            self._ask(
+                NbdRequest(
+                    command=NbdCommand.READ,
+                    offset=offset + start,
+                    length=end - start,
+                    into=buffer[start:end],
+                )
+            )
 
     def write_from(self, offset: int, data: memoryview) -> None:
         """Write ``data``; it is in the server's cache, or stable with ``sync``."""
         for start, end in self._parts(len(data)):
-            piece = data[start:end]
-            self._change(NbdCommand.WRITE, offset + start, end - start, piece)
+            self._change(NbdCommand.WRITE, offset + start, data[start:end])
 
     def discard(self, offset: int, length: int) -> None:
         """Have the server clear the range, or write zeros if it does not know how."""
-        zeroes = bool(self._export.flags & NbdFlag.WRITE_ZEROES)
+        command = NbdCommand.WRITE
+        if self.export.flags & NbdFlag.WRITE_ZEROES:
+            command = NbdCommand.WRITE_ZEROES
         for start, end in self._parts(length):
-            if zeroes:
-                size = end - start
-                self._change(NbdCommand.WRITE_ZEROES, offset + start, size, None)
-            else:
-                self.write_from(offset + start, memoryview(bytes(end - start)))
+            self._change(command, offset + start, memoryview(bytes(end - start)))
 
     def flush(self) -> None:
         """Return when the server says that all is stable.
@@ -277,12 +174,18 @@ class NbdDisk:
         A server that offers no flush is taken for one that has no cache, as Linux and
         qemu do.
         """
-        if self._export.flags & NbdFlag.FLUSH:
-            self._ask(NbdCommand.FLUSH)
+        if self.export.flags & NbdFlag.FLUSH:
+            try:
+                self._ask(NbdRequest(command=NbdCommand.FLUSH))
+            except OSError:
+                if self._replaced and self._clean:
+                    return  # Of ours there is nothing that this disk would not have.
+                raise
+        self._clean, self._unflushed = True, False
         if self._lost:
-            self._lost = self._unflushed = False
-            raise OSError(errno.EIO, "the server may have lost what was written")
-        self._unflushed = False
+            self._lost = False
+            log.warning("%s: %s", self._uri, _DOUBTFUL)
+            raise OSError(errno.EIO, _DOUBTFUL)
 
     def close(self) -> None:
         """Hang up; what was not flushed is the server's."""
@@ -291,69 +194,96 @@ class NbdDisk:
 
     def _parts(self, length: int) -> list[tuple[int, int]]:
         # What one request may carry.
-        unit = self._export.payload
+        unit = min(self.export.payload, max(_PIECE, self.export.block))
         return [(at, min(at + unit, length)) for at in range(0, length, unit)]
 
-    def _change(
-        self, command: NbdCommand, offset: int, length: int, data: memoryview | None
-    ) -> None:
-        stable = self._sync and bool(self._export.flags & NbdFlag.FUA)
-        flags = FUA if stable else 0
-        self._ask(command, offset, length, flags=flags, data=data)
+    def _change(self, command: NbdCommand, offset: int, data: memoryview) -> None:
+        stable = self._sync and bool(self.export.flags & NbdFlag.FUA)
+        self._ask(
+            NbdRequest(
+                command=command,
+                offset=offset,
+                length=len(data),
+                flags=NbdCommandFlag.FUA if stable else 0,
+                data=data if command is NbdCommand.WRITE else None,
+            )
+        )
         if not stable:
-            self._unflushed = True
+            self._clean, self._unflushed = False, True
             if self._sync:
                 self.flush()
 
-    def _ask(
-        self,
-        command: NbdCommand,
-        offset: int = 0,
-        length: int = 0,
-        *,
-        flags: int = 0,
-        data: memoryview | None = None,
-        into: memoryview | None = None,
-    ) -> None:
+    def _ask(self, request: NbdRequest) -> None:
         begin = time.monotonic()
         if self._connection is None and begin < self._not_before:
             raise OSError(errno.ENODEV, "waiting for the server to come back")
-        deadline = begin + _PATIENCE
-        had_one = self._connection is not None
-        for is_last in (False, True) if had_one else (True,):
+        flushing = request.command is NbdCommand.FLUSH
+        deadline = begin + (_FLUSH_PATIENCE if flushing else _PATIENCE)
+        attempts = 1 if self._connection is None else 2
+        while True:
+            attempts -= 1
             try:
-                error = self._connected(deadline).request(
-                    command, deadline, offset, length, flags=flags, data=data, into=into
-                )
+                connection = self._connected(min(deadline, begin + _PATIENCE))
+                error = connection.request(request, deadline)
+                if error == errno.ESHUTDOWN:
+                    raise ConnectionAbortedError(error, "the server shuts down")
+                break
             except (OSError, AoEError) as failure:
                 self._hang_up()
-                if is_last or time.monotonic() >= deadline:
-                    spent = time.monotonic() - begin
-                    self._not_before = time.monotonic() + max(spent, _PAUSE)
+                if not attempts or time.monotonic() >= deadline:
+                    self._give_up(begin, failure)
                     raise OSError(errno.ENODEV, str(failure)) from failure
-            else:
-                if error:
-                    raise OSError(_told(error), os.strerror(error))
-                return
+        if error:
+            raise OSError(_told(error), os.strerror(error))
 
-    def _connected(self, deadline: float) -> NbdConnection:
+    def _connected(self, deadline: float) -> Connection:
         if self._connection is not None:
             return self._connection
-        connection = NbdConnection(self._address, deadline)
-        if connection.export.size != self.size:
+        connection = self._connect(deadline)
+        why = self._differs(connection.export)
+        self._replaced = bool(why)
+        if why:
             connection.close()
-            raise DecodeError(self._address.uri, "the disk has another size now")
+            raise UsageError(self._uri, why, "Serve it anew")
         self._connection = connection
-        self._export = connection.export
+        if self._away:
+            self._away = False
+            log.warning("%s: the server is back", self._uri)
         return connection
+
+    def _differs(self, found: NbdExport) -> str:
+        # Clients were told of the first one: its size, what a flush means.
+        known = self.export
+        if found.size != known.size:
+            return (
+                f"the disk has another size now, {format_size(found.size)} "
+                f"instead of {format_size(known.size)}"
+            )
+        if (
+            (found.flags ^ known.flags) & _COUNTED
+            or found.block > known.block
+            or found.payload < known.payload
+        ):
+            return "the server offers other things than before"
+        return ""
 
     def _hang_up(self) -> None:
         if self._connection is None:
             return
         self._connection.abandon()
         self._connection = None
-        if self._unflushed and self._export.flags & NbdFlag.FLUSH:
+        if self._unflushed and self.export.flags & NbdFlag.FLUSH:
             self._lost = True
+
+    def _give_up(self, begin: float, failure: Exception) -> None:
+        now = time.monotonic()
+        self._not_before = now + max(now - begin, _PAUSE)
+        if not self._away:
+            self._away = True
+            error = failure
+            if isinstance(failure, OSError):
+                error = from_os_error(self._uri, failure)
+            log.warning("%s; clients are told that the disk is away", error)
 
 
 def _told(error: int) -> int:
@@ -361,12 +291,53 @@ def _told(error: int) -> int:
     return errno.EIO if error in (errno.ENODEV, errno.ENXIO) else error
 
 
-def open_nbd(uri: str, flags: OpenFlags) -> NbdDisk:
+def choose_client(address: NbdAddress, name: str = "") -> Connect:
+    """Choose how to talk to a server: by libnbd where there is one, or our own way.
+
+    Args:
+        address: of the server; our own client has neither TLS nor vsock.
+        name: ``libnbd`` or ``own`` leave no choice.
+
+    Raises:
+        UsageError: not a name, or the wrong one for this address.
+        NotFoundError: no libnbd, and nothing else will do; the cure says what to
+            install.
+    """
+    if name not in ("", "libnbd", "own"):
+        raise UsageError(
+            f"{CLIENT_VARIABLE}={name}", "no such client", "Write libnbd or own"
+        )
+    if name == "libnbd":
+        library = require_libnbd(f"{CLIENT_VARIABLE}=libnbd", "no libnbd here")
+    elif name == "own" and not address.places:
+        raise UsageError(
+            address.uri,
+            "libnbd alone knows TLS and vsock",
+            f"Do not set {CLIENT_VARIABLE}=own",
+        )
+    elif not address.places:
+        library = require_libnbd(address.uri, "TLS and vsock need libnbd")
+    else:
+        found = None if name == "own" else find_libnbd()
+        if found is None:
+            return SocketConnection
+        library = found
+    return lambda address, deadline: LibnbdConnection(library, address, deadline)
+
+
+def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
     """Connect to the export of an NBD server.
+
+    Args:
+        uri: ``nbd://host[:port]/name``, ``nbd+unix:///name?socket=/path``; where libnbd
+            is installed ``nbds`` for TLS and ``+vsock`` as well.
+        flags: how to open it.
+        client: as for ``choose_client``; the environment's ``AOE_NBD_CLIENT`` where not
+            given.
 
     Raises:
         AoEError: one of its children, with the cure: no such server or export, not for
-            writing, blocks larger than a sector, options that only files have.
+            writing, options that only files have.
     """
     for option, is_set in (
         ("--direct", flags.direct),
@@ -376,5 +347,40 @@ def open_nbd(uri: str, flags: OpenFlags) -> NbdDisk:
     ):
         if is_set:
             raise UsageError(uri, f"{option} is for files", f"Leave out {option}")
-    address = NbdAddress(uri)
-    return NbdDisk(address, read_only=flags.read_only, sync=flags.sync)
+    disk = NbdDisk(
+        uri, _way_to(uri, client), read_only=flags.read_only, sync=flags.sync
+    )
+    if SECTOR % disk.export.block == 0:
+        return disk
+    try:
+        return BlockDisk(disk, disk.export.block, uri)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def measure_nbd(uri: str, client: str = "") -> int | None:
+    """Ask a server how large its disk is now, in bytes.
+
+    Returns:
+        The size; None where the server keeps us waiting, as qemu-nbd does that serves
+        one client at a time and has one.
+
+    Raises:
+        AoEError: one of its children, with the cure: no such server or export.
+    """
+    connect = _way_to(uri, client)
+    try:
+        connection = connect(time.monotonic() + _PATIENCE)
+    except TimeoutError:
+        return None
+    except OSError as error:
+        raise from_os_error(uri, error, "Is the server running?") from error
+    connection.close()
+    return check_sectors(uri, connection.export.size)
+
+
+def _way_to(uri: str, client: str) -> Callable[[float], Connection]:
+    address = NbdAddress.parse(uri)
+    connect = choose_client(address, client or os.environ.get(CLIENT_VARIABLE, ""))
+    return lambda deadline: connect(address, deadline)

@@ -260,7 +260,7 @@ class Nonsense(NamedTuple):
         return (
             HEADER.pack(
                 b"\2" * 6,
-                bytes([4, self.error, 0, 0, 0, 0]),
+                KNOWN if self.error % 2 else bytes([4, self.error, 0, 0, 0, 0]),
                 self.ethertype,
                 self.verfl,
                 self.error,
@@ -273,6 +273,7 @@ class Nonsense(NamedTuple):
         )
 
 
+KNOWN = b"\x52\x54\x00\xae\x00\x01"
 BYTE = st.integers(0, 0xFF)
 NONSENSE = st.builds(
     Nonsense,

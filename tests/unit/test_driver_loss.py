@@ -9,8 +9,6 @@ import pytest
 
 from aoe.ata import SECTOR
 from aoe.errors import BusyError, DeviceError, NotFoundError
-from aoe.header import Command
-from initiator.aoedev import State
 from initiator.bio import Bio, Op, bio_for
 from initiator.options import Options
 from initiator.timing import KernelTiming
@@ -426,37 +424,3 @@ def test_k55_bios_submitted_while_it_fails_end_too(
     [second] = world.ended
     assert second.sector == 1
     assert second.error is not None
-
-
-@in_both_modes
-def test_k56_an_open_device_stays_down_until_its_last_close(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options)
-    world.driver.open(world.device)
-    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
-    assert world.device.state.value == "down,closewait"
-    world.deliver(world.target.announce())
-    assert world.take() == []
-
-    world.driver.close(world.device)
-    assert world.device.state is State.DOWN
-    assert [f.header.command for f in world.frames] == [Command.CONFIG]
-    world.settle()
-    assert world.is_up
-    assert world.device.ssize == 512
-    buffer = bytearray(SECTOR)
-    world.read(3, buffer)
-    world.settle()
-    assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
-
-
-@in_both_modes
-def test_a_closed_device_that_is_down_comes_back_with_any_announcement(
-    connect: Connect, options: Options
-) -> None:
-    world = connect(options)
-    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
-    assert not world.is_up
-    world.bring_up()
-    assert world.is_up

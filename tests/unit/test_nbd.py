@@ -2,86 +2,31 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import socket
 import struct
-import subprocess
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError, AoEError, DecodeError, NotFoundError, UsageError
-from target.disks import Disk, OpenFlags, open_disk
-from target.disks.nbd import NbdAddress
-from target.disks.nbd_wire import (
-    NbdExport,
-    NbdFlag,
-    handshake,
-    pack_request,
-    parse_reply,
+from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
+from target.disks import Disk, OpenFlags, measure_disk, open_disk
+from tests.nbd_servers import (
+    CLIENTS,
+    SIZE,
+    FakeServer,
+    exported,
+    make_qcow2,
+    nbdkit,
+    qemu_nbd,
+    raw_bytes,
+    server,
+    simple_reply,
+    use_client,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-SIZE = 4 << 20
-GREETING = b"NBDMAGICIHAVEOPT" + struct.pack("!H", 3)
-
-
-def program(name: str, package: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name}; apt install {package}")
-    return found
-
-
-def is_ready(path: Path) -> bool:
-    """Tell whether a server listens at a socket, or has written a file about itself."""
-    if not path.is_socket():
-        return path.exists()
-    with socket.socket(socket.AF_UNIX) as caller:
-        return caller.connect_ex(str(path)) == 0
-
-
-@contextmanager
-def server(command: Sequence[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until its socket is there and the test is through."""
-    path.unlink(missing_ok=True)
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 10
-        while not is_ready(path):
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.01)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def nbdkit(path: Path, *words: str) -> list[str]:
-    return [program("nbdkit", "nbdkit"), "-f", "-U", str(path), *words]
-
-
-def qemu_nbd(path: Path, image: Path, *words: str) -> list[str]:
-    name = program("qemu-nbd", "qemu-utils")
-    return [
-        name,
-        "-t",
-        "-f",
-        "qcow2",
-        "-x",
-        "disk",
-        "-k",
-        str(path),
-        *words,
-        str(image),
-    ]
 
 
 def read(disk: Disk, offset: int, length: int) -> bytes:
@@ -97,21 +42,13 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def qcow2(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.qcow2"
-    tool = program("qemu-img", "qemu-utils")
-    subprocess.run([tool, "create", "-q", "-f", "qcow2", path, str(SIZE)], check=True)
-    return path
+    return make_qcow2(tmp_path / "disk.qcow2")
 
 
-def exported(path: Path, name: str = "") -> str:
-    return f"nbd+unix:///{name}?socket={path}"
-
-
-def raw_bytes(image: Path) -> bytes:
-    raw = image.with_suffix(".raw")
-    tool = program("qemu-img", "qemu-utils")
-    subprocess.run([tool, "convert", "-O", "raw", image, raw], check=True)
-    return raw.read_bytes()
+@pytest.fixture(params=CLIENTS, autouse=True)
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    use_client(request.param, monkeypatch)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -146,8 +83,10 @@ def test_a_flush_is_one_even_if_the_server_is_killed_after_it(
     disk.close()
 
 
-def test_a_server_that_dies_is_a_disk_away_until_it_is_back(
-    place: Path, tmp_path: Path
+def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
+    place: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(SIZE))
@@ -176,6 +115,11 @@ def test_a_server_that_dies_is_a_disk_away_until_it_is_back(
             disk.flush()
         disk.flush()
     disk.close()
+    assert [line.rpartition(": ")[2] for line in caplog.messages] == [
+        "connection refused; clients are told that the disk is away",
+        "the server is back",
+        "the server may have lost what was written",
+    ]
 
 
 def test_a_server_restarted_between_two_requests_is_not_even_noticed(
@@ -215,16 +159,23 @@ def test_an_error_of_the_server_is_an_error_of_the_disk(place: Path) -> None:
         disk.close()
 
 
-def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
-    place: Path,
+def test_a_server_of_larger_blocks_is_served_in_sectors_all_the_same(
+    place: Path, tmp_path: Path
 ) -> None:
-    with server(nbdkit(place, "memory", "4M"), place):
+    image = tmp_path / "disk.img"
+    before = os.urandom(SIZE)
+    image.write_bytes(before)
+    words = ("blocksize-minimum=4096", "blocksize-error-policy=error")
+    policy = nbdkit(place, "--filter=blocksize-policy", "file", image, *words)
+    with server(policy, place):
         disk = open_disk(exported(place))
-    with server(nbdkit(place, "memory", "8M"), place):
-        with pytest.raises(OSError, match="another size") as caught:
-            read(disk, 0, 512)
-        assert caught.value.errno == errno.ENODEV
-    disk.close()
+        disk.write_from(512, memoryview(b"x" * 512))
+        disk.discard(8192 + 512, 8192)
+        disk.flush()
+        expected = before[:512] + b"x" * 512 + before[1024:8704] + bytes(8192)
+        assert read(disk, 0, 20480) == expected + before[16896:20480]
+        disk.close()
+    assert image.read_bytes() == expected + before[16896:]
 
 
 def test_an_export_for_reading_only_is_served_so_or_not_at_all(place: Path) -> None:
@@ -255,108 +206,123 @@ def test_what_cannot_be_served_says_why(place: Path, qcow2: Path) -> None:
         open_disk(exported(place), OpenFlags(offset=512))
 
 
-@pytest.mark.parametrize(
-    "uri", ["nbds://host/", "nbd+unix:///name", "nbd:///name", "nbd://host:x/"]
-)
-def test_other_uris_are_refused_with_an_example(uri: str) -> None:
-    with pytest.raises(UsageError, match=r"Write it as nbd://host/name"):
-        NbdAddress(uri)
-
-
-def shake(*answers: bytes, name: str = "") -> tuple[list[bytes], NbdExport]:
-    sent, waiting = [], list(answers)
-    steps = handshake(name)
-    step = next(steps)
-    while True:
-        answer = b""
-        if isinstance(step, int):
-            answer = waiting.pop(0)
-            assert len(answer) == step
-        else:
-            sent.append(step)
-        try:
-            step = steps.send(answer)
-        except StopIteration as end:
-            assert not waiting
-            return sent, end.value
-
-
-def option_reply(kind: int, data: bytes = b"") -> list[bytes]:
-    head = struct.pack("!QIII", 0x3E889045565A9, 7, kind, len(data))
-    return [head, data] if data else [head]
-
-
-def test_the_handshake_byte_for_byte() -> None:
-    size = option_reply(3, struct.pack("!HQH", 0, SIZE, 0b1101))
-    blocks = option_reply(3, struct.pack("!HIII", 3, 512, 4096, 1 << 20))
-    name = option_reply(3, b"\0\1ab")
-    sent, export = shake(GREETING, *name, *size, *blocks, *option_reply(1), name="ab")
-    assert b"".join(sent) == bytes.fromhex(
-        "00000003 49484156454f5054 00000007 0000000a 00000002 6162 0001 0003"
-    )
-    flags = NbdFlag(0b1101)
-    assert export == NbdExport(size=SIZE, flags=flags, block=512, payload=1 << 20)
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [(1, DecodeError), (2, AccessError), (5, AccessError), (6, NotFoundError)],
-)
-def test_a_refusal_says_what_it_is_about(reason: int, kind: type[AoEError]) -> None:
-    with pytest.raises(kind):
-        shake(GREETING, *option_reply(1 << 31 | reason, b"because"))
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        [b"SSH-2.0-OpenSSH_9.2"[:18]],
-        [b"NBDMAGICIHAVEOPT\0\0"],
-        [GREETING, bytes(20)],
-        [GREETING, *option_reply(1)],
-    ],
-)
-def test_what_is_no_nbd_server_is_told_from_one(answers: list[bytes]) -> None:
-    with pytest.raises(DecodeError):
-        shake(*answers)
-
-
-def test_requests_and_replies_byte_for_byte() -> None:
-    from target.disks.nbd_wire import FUA, NbdCommand
-
-    request = pack_request(NbdCommand.WRITE, 0x1122, 0x200, 0x400, FUA)
-    assert request == bytes.fromhex(
-        "25609513 0001 0001 0000000000001122 0000000000000200 00000400"
-    )
-    reply = bytes.fromhex("67446698 0000001c 0000000000001122")
-    assert parse_reply(reply, 0x1122) == errno.ENOSPC
-    with pytest.raises(DecodeError):
-        parse_reply(reply, 0x1123)
-
-
 def test_nonsense_from_the_server_ends_the_connection_not_the_process(
     place: Path,
 ) -> None:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(place))
-    listener.listen()
+    with FakeServer(place, lambda _: b"\xff" * 16):
+        disk = open_disk(exported(place))
+        with pytest.raises(OSError, match=r"answer that is none|hung up") as caught:
+            read(disk, 0, 512)
+        assert caught.value.errno == errno.ENODEV
+        disk.close()
 
-    def answer() -> None:
-        export = option_reply(3, struct.pack("!HQH", 0, SIZE, 1))
-        for _ in range(2):
-            peer, _where = listener.accept()
-            with peer:
-                peer.sendall(GREETING + b"".join([*export, *option_reply(1)]))
-                for length in (28, 28):
-                    peer.recv(length, socket.MSG_WAITALL)
-                peer.sendall(b"\xff" * 16)
 
-    thread = threading.Thread(target=answer)
-    thread.start()
-    disk = open_disk(exported(place))
-    with pytest.raises(OSError, match="an answer that is none") as caught:
-        read(disk, 0, 512)
-    assert caught.value.errno == errno.ENODEV
-    disk.close()
-    thread.join()
-    listener.close()
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        (errno.EPERM, errno.EPERM),
+        (errno.ENOSPC, errno.ENOSPC),
+        (errno.ESHUTDOWN, errno.ENODEV),
+    ],
+)
+def test_p41_what_the_server_says_is_told_apart_from_a_server_that_is_gone(
+    place: Path, told: int, known: int
+) -> None:
+    with FakeServer(place, lambda request: simple_reply(request, told)):
+        disk = open_disk(exported(place))
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            read(disk, 0, 512)
+        assert caught.value.errno == known
+        disk.close()
+
+
+def test_p41_no_device_behind_the_server_is_an_error_of_the_disk(place: Path) -> None:
+    with FakeServer(place, lambda request: simple_reply(request, errno.ENXIO)):
+        disk = open_disk(exported(place))
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            read(disk, 0, 512)
+        assert caught.value.errno not in (errno.ENXIO, errno.ENODEV)
+        disk.close()
+
+
+def test_p41_an_answer_that_ends_too_early_is_no_success(place: Path) -> None:
+    def answer(request: bytes) -> bytes:
+        calls.append(request)
+        return simple_reply(request, data=b"x" * 100) if len(calls) % 2 else b""
+
+    calls: list[bytes] = []
+    with FakeServer(place, answer):
+        disk = open_disk(exported(place))
+        with pytest.raises(OSError, match=r"slow|timed out") as caught:
+            read(disk, 0, 512)
+        assert caught.value.errno == errno.ENODEV
+        disk.close()
+
+
+def test_a_buffer_that_was_given_up_is_not_written_to_any_more(place: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(request: bytes) -> bytes:
+        asked.set()
+        go_on.wait(10)
+        return simple_reply(request, data=b"late" * 128)
+
+    with FakeServer(place, answer):
+        disk = open_disk(exported(place))
+        buffer = bytearray(512)
+        with pytest.raises(OSError, match=r"slow|timed out"):
+            disk.read_into(0, memoryview(buffer))
+        assert asked.is_set()
+        go_on.set()
+        # It is free: nobody holds on to it.
+        buffer.extend(b"more")
+        assert not any(buffer[:512])
+        disk.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "why"),
+    [
+        (SIZE + 512, 0b101, "another size now, 4 MiB"),
+        (SIZE - 512, 0b101, "another size now, 4 MiB"),
+        (SIZE, 0b111, "other things than before"),
+        (SIZE, 0b001, "other things than before"),
+    ],
+)
+def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
+    place: Path, size: int, flags: int, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bytes] = []
+
+    def answer(request: bytes) -> bytes:
+        asked.append(request)
+        return simple_reply(request) if len(asked) == 1 else b""
+
+    with FakeServer(place, answer, flags=0b101) as fake:
+        disk = open_disk(exported(place))
+        fake.size, fake.flags = size, flags
+        with pytest.raises(OSError, match=why) as caught:
+            read(disk, 0, 512)
+        assert caught.value.errno == errno.ENODEV
+        disk.close()
+    (line,) = caplog.messages
+    assert line.startswith(f"{exported(place)}: ")
+    assert line.endswith("Serve it anew; clients are told that the disk is away")
+
+
+def test_a_disk_is_measured_anew_while_it_is_served(place: Path, qcow2: Path) -> None:
+    words = OpenFlags()
+    with server(nbdkit(place, "memory", "4M"), place):
+        disk = open_disk(exported(place))
+        assert measure_disk(exported(place), words) == SIZE
+    with server(nbdkit(place, "memory", "8M"), place):
+        assert measure_disk(exported(place), words) == 2 * SIZE
+        # Nothing was written since, so nothing stands in the way of exchanging it.
+        disk.flush()
+        disk.close()
+    with server(qemu_nbd(place, qcow2), place):
+        disk = open_disk(exported(place, "disk"))
+        assert measure_disk(exported(place, "disk"), words) is None
+        disk.close()
+    with pytest.raises(AoEError, match="Is the server running"):
+        measure_disk(exported(place), words)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import random
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,11 @@ from target.disks.overlay_format import (
     OverlayHeader,
     find_header,
 )
+from tests.platter import SECTOR, Platter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECTOR = 512
 SECTORS = 41
 """Not a whole number of clusters: the last one is short."""
 SIZE = SECTORS * SECTOR
@@ -34,50 +33,6 @@ ranges = st.integers(0, SECTORS - 1).flatmap(
 steps = st.tuples(
     st.sampled_from(["write", "write", "discard", "flush", "reopen", "killed"]), ranges
 )
-
-
-class Platter:
-    """A disk that loses what was not flushed: any of it, sector by sector."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.read_only = False
-        self.stable = bytearray(size)
-        self.cached = bytearray(size)
-        self.pending: list[tuple[int, bytes]] = []
-        self.refuses_to_flush = False
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.cached[offset : offset + len(buffer)]
-
-    def write_from(self, offset: int, data: memoryview) -> None:
-        assert offset >= 0
-        assert offset + len(data) <= self.size
-        self.cached[offset : offset + len(data)] = data
-        end = offset + len(data)
-        while offset < end:
-            cut = min(end, offset - offset % SECTOR + SECTOR)
-            self.pending.append((offset, bytes(self.cached[offset:cut])))
-            offset = cut
-
-    def discard(self, offset: int, length: int) -> None:
-        self.write_from(offset, memoryview(bytes(length)))
-
-    def flush(self) -> None:
-        if self.refuses_to_flush:
-            raise OSError(errno.EIO, "input/output error")
-        self.stable[:] = self.cached
-        self.pending.clear()
-
-    def lose_power(self, luck: random.Random) -> None:
-        for offset, data in self.pending:
-            if luck.random() < 0.5:
-                self.stable[offset : offset + len(data)] = data
-        self.pending.clear()
-        self.cached[:] = self.stable
-
-    def close(self) -> None:
-        pass
 
 
 def platter() -> Platter:

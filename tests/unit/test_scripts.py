@@ -12,7 +12,11 @@ import pytest
 from scripts import get_pip
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SHELL = ("scripts/lib.sh", "scripts/venv", "scripts/test", "scripts/check", ".ci/run")
+SHELL = (
+    *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check")),
+    *("scripts/fuzz", "scripts/killtest", "scripts/manpages"),
+    ".ci/run",
+)
 
 
 @pytest.fixture

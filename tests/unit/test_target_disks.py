@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -132,6 +133,22 @@ def test_a_flush_that_the_kernel_refuses_is_not_swallowed_p46(
     disk.close()
 
 
+def test_a_signal_while_a_hole_is_punched_is_no_error(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [errno.EINTR, errno.EINTR, 0]
+
+    def fallocate(*_: int) -> int:
+        ctypes.set_errno(answers[0])
+        return -1 if answers.pop(0) else 0
+
+    monkeypatch.setattr("target.disks.holes._fallocate", lambda: fallocate)
+    disk = open_disk(image)
+    disk.discard(0, 4096)
+    assert answers == []
+    disk.close()
+
+
 def test_a_transfer_that_comes_in_pieces_is_completed(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +193,18 @@ def test_a_window_shows_nothing_of_what_is_around_it(image: Path) -> None:
 def test_a_window_without_length_goes_to_the_end(image: Path) -> None:
     disk = open_disk(image, OpenFlags(offset=1024))
     assert disk.size == SIZE - 1024
+    disk.close()
+
+
+def test_a_file_cut_short_is_an_error_around_the_page_cache_too_p41(
+    image: Path,
+) -> None:
+    disk = open_disk(image, OpenFlags(direct=True))
+    os.truncate(image, 8192 + 100)
+    assert read(disk, 4096, 4096) == pattern(SIZE)[4096:8192]
+    for offset in (8192, 12288):
+        with pytest.raises(OSError, match=r"Invalid argument|ends too early"):
+            read(disk, offset, 4096)
     disk.close()
 
 

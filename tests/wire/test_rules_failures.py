@@ -40,6 +40,7 @@ READS = (0x20, 0x24, 0xC8, 0x25, 0x40, 0x42)
 WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
 RESTS = (0xE0, 0xE2, 0xE6)
 FLUSHES = (0xE7, 0xEA)
+FLUSH = ata(0xE7, count=0)
 CACHE_OFF = ata(0xEF, count=0, feature=0x82)
 ONE = b"\xa5" * 512
 UNTOUCHED = read_back(5, DISK[2560:3072])
@@ -114,12 +115,12 @@ FORCED = write(9, ONE, 0x3D)
 FAILURES: dict[str, tuple[str, list[str], list[Step]]] = {
     "p41 what cannot be read is uncorrectable": (
         "pread",
-        ["EIO", "ENOMEM", "EPERM", "ESHUTDOWN"],
+        ["EIO", "ENOMEM", "EPERM"],
         [refused(ata(opcode, 5, 2), UNCORRECTABLE) for opcode in READS],
     ),
     "p41 what cannot be written is a fault": (
         "pwrite",
-        ["EIO", "ENOSPC", "EPERM", "ESHUTDOWN"],
+        ["EIO", "ENOSPC", "EPERM"],
         [*(refused(write(5, ONE, opcode), FAULT) for opcode in WRITES), UNTOUCHED],
     ),
     "p41 what cannot be trimmed is a fault": (
@@ -142,13 +143,33 @@ FAILURES: dict[str, tuple[str, list[str], list[Step]]] = {
 @pytest.mark.parametrize("rule", FAILURES)
 def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
     method, errors, steps = FAILURES[rule]
-    good = (UNTOUCHED, (FORCED, written(9)), (ata(0xE7, count=0), registers(0x40)))
+    good = (UNTOUCHED, (FORCED, written(9)))
     for error in errors:
         with disk.failing(method, error):
             for request, reply in (*steps, AWAKE):
                 assert asking.ask(request) == reply
         for request, reply in good:
             assert asking.ask(request) == reply
+    # Who got no answer asks again and hears the same, for a while (P2).
+    end = time.monotonic() + PATIENCE
+    answers = [asking.ask(FLUSH)]
+    while answers[-1] != registers(0x40):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+        answers.append(asking.ask(FLUSH))
+    faults = {refused(FLUSH, FAULT)[1]} if method == "flush" else set()
+    assert set(answers[:-1]) == faults
+
+
+def test_p41_a_server_that_shuts_down_is_gone(
+    asking: Client, disk: FailingDisk
+) -> None:
+    for method, request in (("pread", ata(0x24, 5)), ("pwrite", write(5, ONE))):
+        with disk.failing(method, "ESHUTDOWN"):
+            assert asking.ask(request) == bad(request, 3, 36)
+        end = time.monotonic() + PATIENCE
+        while asking.ask(UNTOUCHED[0]) != UNTOUCHED[1]:
+            assert time.monotonic() < end
 
 
 def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) -> None:

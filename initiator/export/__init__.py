@@ -1,0 +1,1 @@
+"""An attached disk for programs that know no AoE."""

@@ -1,0 +1,185 @@
+"""Real NBD servers, and one that says whatever a test wants."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from target.disks.nbd import CLIENT_VARIABLE
+from target.disks.nbd_libnbd import find_libnbd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+SIZE = 4 << 20
+PATIENCE = 10.0
+GREETING = b"NBDMAGICIHAVEOPT" + struct.pack("!H", 3)
+CLIENTS = ("own", "libnbd")
+
+
+def program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name}; apt install {package}")
+    return found
+
+
+def use_client(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one of the clients used, by programs that are started as well."""
+    if name == "libnbd":
+        need_libnbd()
+    monkeypatch.setenv(CLIENT_VARIABLE, name)
+
+
+def need_libnbd() -> None:
+    if find_libnbd() is None:
+        pytest.skip(
+            f"no libnbd for {sys.executable}, which loads modules that end in "
+            f"{EXTENSION_SUFFIXES[0]}; apt install python3-libnbd"
+        )
+
+
+def is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def server(command: Sequence[object], path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server from when its socket is there until the test is through.
+
+    It is killed then: what it has not written by itself is lost.
+    """
+    path.unlink(missing_ok=True)
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not is_listening(path):
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def nbdkit(path: Path, *words: object) -> list[str]:
+    return [program("nbdkit", "nbdkit"), "-f", "-U", str(path), *map(str, words)]
+
+
+def qemu_nbd(path: Path, image: Path, *words: object) -> list[str]:
+    name = program("qemu-nbd", "qemu-utils")
+    fixed = ["-t", "-f", "qcow2", "-x", "disk", "-k", str(path)]
+    return [name, *fixed, *map(str, words), str(image)]
+
+
+def make_qcow2(path: Path, size: int = SIZE) -> Path:
+    tool = program("qemu-img", "qemu-utils")
+    subprocess.run([tool, "create", "-q", "-f", "qcow2", path, str(size)], check=True)
+    return path
+
+
+def raw_bytes(source: Path | str) -> bytes:
+    """Return what qemu-img finds in an image, or at a URI."""
+    tool = program("qemu-img", "qemu-utils")
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw"
+        subprocess.run([tool, "convert", "-O", "raw", source, raw], check=True)
+        return raw.read_bytes()
+
+
+def exported(path: Path, name: str = "") -> str:
+    return f"nbd+unix:///{name}?socket={path}"
+
+
+def option_reply(kind: int, data: bytes = b"", option: int = 7) -> list[bytes]:
+    """Return a server's answer to an option, in the pieces that a client reads."""
+    head = struct.pack("!QIII", 0x3E889045565A9, option, kind, len(data))
+    return [head, data] if data else [head]
+
+
+class FakeServer:
+    """A server that shakes hands as it should, and then says what it is told to.
+
+    Args:
+        place: its socket.
+        answer: makes an answer of a request's header; an empty one hangs up.
+        flags: what it says that it can.
+        size: bytes of its disk.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        answer: Callable[[bytes], bytes],
+        *,
+        flags: int = 1,
+        size: int = SIZE,
+    ) -> None:
+        self._answer = answer
+        self.flags, self.size = flags, size
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(place))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _where = self._listener.accept()
+            except OSError:
+                return
+            with peer, suppress(OSError):
+                self._talk(peer)
+
+    def _talk(self, peer: socket.socket) -> None:
+        def take(length: int) -> bytes:
+            taken = peer.recv(length, socket.MSG_WAITALL)
+            if len(taken) < length:
+                raise ConnectionResetError
+            return taken
+
+        peer.sendall(GREETING)
+        take(4)
+        option = 0
+        while option != 7:
+            _, option, length = struct.unpack("!8sII", take(16))
+            take(length)
+            # All but GO is unknown here.
+            pieces = option_reply(1 << 31 | 1, option=option)
+            if option == 7:
+                export = struct.pack("!HQH", 0, self.size, self.flags)
+                pieces = [*option_reply(3, export), *option_reply(1)]
+            peer.sendall(b"".join(pieces))
+        while answer := self._answer(take(28)):
+            peer.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def simple_reply(request: bytes, error: int = 0, data: bytes = b"") -> bytes:
+    """Return an answer to a request, given its header."""
+    return struct.pack("!II8s", 0x67446698, error, request[8:16]) + data

@@ -1,0 +1,97 @@
+"""What a host watches beside its links."""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from initiator.host import Host
+from tests.links import QueueLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def link() -> QueueLink:
+    return QueueLink()
+
+
+@pytest.fixture
+def host(link: QueueLink) -> Iterator[Host]:
+    with Host([link]) as host:
+        yield host
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with ExitStack() as stack:
+        one, other = socket.socketpair()
+        yield stack.enter_context(closing(one)), stack.enter_context(closing(other))
+
+
+def test_what_is_ready_is_called_and_ends_the_wait(
+    host: Host, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    events: list[int] = []
+    host.watch(ours.fileno(), events.append)
+    host.turn(0)
+    assert events == []
+    theirs.send(b"x")
+    host.turn()
+    assert events == [select.POLLIN]
+    host.watch(ours.fileno(), events.append, select.POLLOUT)
+    host.turn()
+    assert events == [select.POLLIN, select.POLLOUT]
+
+
+def test_frames_that_keep_coming_starve_nobody(
+    host: Host, link: QueueLink, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    events: list[int] = []
+    host.watch(ours.fileno(), events.append)
+    link.deliver(bytes(60))
+    host.turn()
+    assert events == [select.POLLIN]
+
+
+def test_who_is_unwatched_by_another_is_not_called(host: Host) -> None:
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(2)]
+        sockets = [stack.enter_context(closing(s)) for pair in pairs for s in pair]
+        ours = [sockets[0].fileno(), sockets[2].fileno()]
+        called: list[int] = []
+
+        def end_both(fd: int, _events: int) -> None:
+            called.append(fd)
+            for each in ours:
+                host.unwatch(each)
+
+        for fd in ours:
+            host.watch(fd, partial(end_both, fd))
+        sockets[1].send(b"x")
+        sockets[3].send(b"x")
+        host.turn()
+        host.turn(0)
+    assert len(called) == 1
+    assert called[0] in ours
+
+
+def test_what_a_callback_raises_comes_out_of_the_turn(
+    host: Host, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    def fail(_events: int) -> None:
+        raise ZeroDivisionError
+
+    pair[1].send(b"x")
+    host.watch(pair[0].fileno(), fail)
+    with pytest.raises(ZeroDivisionError):
+        host.turn()

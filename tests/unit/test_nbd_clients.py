@@ -1,0 +1,224 @@
+"""Which of the two clients talks to a server, and what only libnbd can."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
+from target.disks import open_disk
+from target.disks.nbd import choose_client
+from target.disks.nbd_address import NbdAddress, dial, is_nbd
+from target.disks.nbd_libnbd import find_libnbd
+from target.disks.nbd_socket import SocketConnection
+from tests.nbd_servers import CLIENTS, exported, nbdkit, need_libnbd, server, use_client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAIN = NbdAddress.parse("nbd+unix:///?socket=/run/nbd")
+TLS = NbdAddress.parse("nbds://disks.example/name")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "socket"
+
+
+@pytest.fixture
+def without_libnbd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("target.disks.nbd.find_libnbd", lambda: None)
+    monkeypatch.setattr("target.disks.nbd_libnbd.find_libnbd", lambda: None)
+
+
+def keys(path: Path, name: str = "alice") -> Path:
+    path.write_text(f"{name}:{os.urandom(32).hex()}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("uri", "export", "places"),
+    [
+        ("nbd+unix:///a%20b?socket=/run/a+b%3F", "a b", [(1, "/run/a+b?")]),
+        ("nbd+unix://?socket=/run/nbd", "", [(1, "/run/nbd")]),
+        ("nbd://127.0.0.1/x/y", "x/y", [(2, ("127.0.0.1", 10809))]),
+        ("nbd://[::1]:99/", "", [(10, ("::1", 99, 0, 0))]),
+        ("nbds://host/x", "x", []),
+        ("nbds+unix://alice@/x?socket=/run/nbd", "x", []),
+        ("nbd+vsock://2/", "", []),
+    ],
+)
+def test_a_uri_says_where_and_what(uri: str, export: str, places: list[object]) -> None:
+    address = NbdAddress.parse(uri)
+    assert is_nbd(uri)
+    assert (address.export, [*address.places]) == (export, places)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nbdx://host/",
+        "nbd+ssh://host/",
+        "nbd+unix:///name",
+        "nbds+unix:///name",
+        "nbd+unix:///?socket=/a&socket=/b",
+        "nbd+unix:///?socket=",
+        "nbd+unix://host/?socket=/run/nbd",
+        "nbd:///name",
+        "nbds:///name",
+        "nbd://host:x/",
+        "nbd://127.0.0.1/a%00b",
+        "nbd://127.0.0.1/a\udcffb",
+    ],
+)
+def test_other_uris_are_refused_with_an_example(uri: str) -> None:
+    with pytest.raises(UsageError, match="Write it as nbd://host/name"):
+        NbdAddress.parse(uri)
+
+
+def test_a_host_without_an_address_is_an_error_with_a_cure() -> None:
+    with pytest.raises(AoEError, match="Check the name"):
+        NbdAddress.parse("nbd://" + "x" * 70 + ".invalid/")
+
+
+def test_a_host_with_several_addresses_is_tried_at_each(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        nowhere = (socket.AF_UNIX, f"{place}.none")
+        address = NbdAddress("nbd://two", "", (nowhere, (socket.AF_UNIX, str(place))))
+        dial(address, time.monotonic() + 10).close()
+        with pytest.raises(FileNotFoundError):
+            dial(NbdAddress("nbd://one", "", (nowhere,)), time.monotonic() + 10)
+
+
+@pytest.mark.usefixtures("without_libnbd")
+def test_without_libnbd_our_own_client_does_what_it_can() -> None:
+    assert choose_client(PLAIN) is SocketConnection
+    with pytest.raises(NotFoundError, match=r"need libnbd.*apt install python3-libnbd"):
+        choose_client(TLS)
+    with pytest.raises(NotFoundError, match="apt install python3-libnbd"):
+        choose_client(PLAIN, "libnbd")
+
+
+def test_libnbd_is_taken_where_there_is_one_and_nobody_said_otherwise() -> None:
+    need_libnbd()
+    assert choose_client(PLAIN) is not SocketConnection
+    assert choose_client(PLAIN, "own") is SocketConnection
+
+
+def test_a_client_that_does_not_exist_or_will_not_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UsageError, match="Do not set AOE_NBD_CLIENT=own"):
+        choose_client(TLS, "own")
+    monkeypatch.setenv("AOE_NBD_CLIENT", "curl")
+    with pytest.raises(
+        UsageError, match=r"AOE_NBD_CLIENT=curl: .* Write libnbd or own"
+    ):
+        open_disk(PLAIN.uri)
+
+
+def look_for_libnbd(folder: Path) -> str:
+    """Return what is found where this folder is all that there is."""
+    probe = (
+        "from target.disks import nbd_libnbd; nbd_libnbd._SYSTEM = ();"
+        "print(nbd_libnbd.find_libnbd())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", probe]
+    return subprocess.run(
+        command, env=environment, text=True, check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def test_another_program_called_nbd_is_not_taken_for_libnbd(tmp_path: Path) -> None:
+    (tmp_path / "nbd.py").write_text("raise SystemExit('never to be imported')\n")
+    assert look_for_libnbd(tmp_path) == "None\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["libnbdmod.cpython-39-x86_64-linux-gnu.so", "libnbdmod.so"]
+)
+def test_a_binding_that_this_python_cannot_load_is_none(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "nbd.py").write_text("import libnbdmod\n")
+    (tmp_path / name).write_bytes(b"")
+    assert look_for_libnbd(tmp_path) == "None\n"
+
+
+def test_a_binding_on_the_path_is_found_there(tmp_path: Path) -> None:
+    need_libnbd()
+    for name in ("nbd", "libnbdmod"):
+        file = sys.modules[name].__file__
+        assert file is not None
+        (tmp_path / file.rpartition("/")[2]).symlink_to(file)
+    assert str(tmp_path) in look_for_libnbd(tmp_path)
+
+
+def test_what_is_beside_the_systems_binding_stays_out_of_our_way() -> None:
+    need_libnbd()
+    library = find_libnbd()
+    assert library is not None
+    assert library.__file__ is not None
+    assert library.__file__.rpartition("/")[0] not in sys.path
+
+
+def test_tls_with_keys_that_both_sides_have(place: Path, tmp_path: Path) -> None:
+    need_libnbd()
+    key = keys(tmp_path / "keys")
+    uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={key}"
+    command = nbdkit(place, "--tls=require", f"--tls-psk={key}", "memory", "4M")
+    with server(command, place):
+        disk = open_disk(uri)
+        disk.write_from(512, memoryview(b"x" * 512))
+        disk.flush()
+    with server(command, place):
+        buffer = bytearray(512)
+        disk.read_into(512, memoryview(buffer))
+        assert bytes(buffer) == bytes(512)
+        disk.close()
+
+
+def test_tls_with_keys_that_differ_is_refused(place: Path, tmp_path: Path) -> None:
+    need_libnbd()
+    known, other = keys(tmp_path / "known"), keys(tmp_path / "other")
+    command = nbdkit(place, "--tls=require", f"--tls-psk={known}", "memory", "4M")
+    with server(command, place):
+        for file in (other, tmp_path / "none"):
+            uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={file}"
+            with pytest.raises(AccessError, match="Check the keys on both sides"):
+                open_disk(uri)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_server_that_wants_tls_says_how_to_ask(
+    place: Path, tmp_path: Path, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_client(client, monkeypatch)
+    key = keys(tmp_path / "keys")
+    command = nbdkit(place, "--tls=require", f"--tls-psk={key}", "memory", "4M")
+    with (
+        server(command, place),
+        pytest.raises(AccessError, match=r"wants TLS.* Write it as nbds://"),
+    ):
+        open_disk(exported(place))
+
+
+def test_a_server_without_tls_is_not_talked_to_where_tls_was_wanted(
+    place: Path, tmp_path: Path
+) -> None:
+    need_libnbd()
+    uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={keys(tmp_path / 'keys')}"
+    with (
+        server(nbdkit(place, "memory", "4M"), place),
+        pytest.raises(AccessError, match=r"no TLS.* Write it as nbd://"),
+    ):
+        open_disk(uri)

@@ -1,0 +1,66 @@
+"""What is said of a flush that failed, and to whom."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from target.disks.memory import MemoryDisk
+from tests.asking import ask, ata, make_target, registers
+
+
+class Forgetful(MemoryDisk):
+    """Tells of what it could not make stable once, as the kernel does."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20)
+        self.failure = 0
+
+    def flush(self) -> None:
+        if self.failure:
+            number, self.failure = self.failure, 0
+            raise OSError(number, "failed")
+
+
+FLUSH = ata(0xE7, count=0)
+GOOD, FAULT = registers(0x40), registers(0x61, 0x04)
+
+
+def test_p2_p46_a_flush_that_failed_fails_again_for_five_seconds() -> None:
+    disk = Forgetful()
+    target = make_target(disk)
+    disk.failure = errno.EIO
+    assert ask(target, FLUSH, now=100) == FAULT
+    assert ask(target, FLUSH, now=104.9) == FAULT
+    assert ask(target, FLUSH, now=105) == GOOD
+
+
+@pytest.mark.parametrize("opcode", [0xE0, 0xE2, 0xE6, 0xEA])
+def test_p2_p46_what_else_makes_stable_fails_with_it(opcode: int) -> None:
+    disk = Forgetful()
+    target = make_target(disk)
+    disk.failure = errno.EIO
+    for now in (100, 104.9):
+        assert ask(target, ata(opcode, count=0), now=now) == FAULT
+    assert ask(target, ata(opcode, count=0), now=105) == GOOD
+
+
+def test_p46_what_a_write_was_told_is_told_to_the_next_flush_too() -> None:
+    # The write answers for itself: what was written before is nobody's but the flush's.
+    disk = Forgetful()
+    target = make_target(disk)
+    forced = ata(0x3D, 5, aflags=0x41, data=bytes(512))
+    disk.failure = errno.EIO
+    assert ask(target, forced, now=100)[27] == 0x61
+    assert ask(target, forced, now=100)[27] == 0x40
+    assert ask(target, FLUSH, now=1000) == FAULT
+    assert ask(target, FLUSH, now=1005) == GOOD
+
+
+def test_p41_a_disk_that_was_away_owes_no_failure() -> None:
+    disk = Forgetful()
+    target = make_target(disk)
+    disk.failure = errno.ENODEV
+    assert ask(target, FLUSH, now=100)[14:16] == bytes.fromhex("1c03")
+    assert ask(target, FLUSH, now=100) == GOOD

@@ -1,0 +1,144 @@
+"""Answers, and what a power failure right behind one of them leaves of the disk."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from target.disks.memory import MemoryDisk
+from target.disks.overlay import OverlayDisk
+from target.disks.overlay_format import BaseIdentity, OverlayHeader, find_header
+from target.exports import Export
+from target.server import Target
+from tests.asking import TARGET, ask, make_target
+from tests.platter import SECTOR, DurablePlatter, Platter
+from tests.promises import (
+    CACHE_OFF,
+    CACHE_ON,
+    FUA,
+    SET_FEATURES,
+    STABILISERS,
+    WRITE,
+    Requests,
+    missing,
+    promises,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from target.disks import Disk
+
+SECTORS = 41
+"""Not a whole number of clusters: the last one is short."""
+SIZE = SECTORS * SECTOR
+GOLDEN = random.Random(1).randbytes(SIZE)
+HEADER = OverlayHeader(
+    base=BaseIdentity(path="/golden.img", offset=0, size=SIZE, mtime_ns=1),
+    cluster=4 * SECTOR,
+)
+
+steps = st.tuples(
+    st.sampled_from(["write"] * 4 + ["fua", "trim", "flush", "on", "off"]),
+    st.integers(0, SECTORS - 2),
+    st.integers(1, 2),
+    st.sampled_from(STABILISERS),
+)
+
+
+def conversation(plan: list[tuple[str, int, int, int]]) -> list[bytes]:
+    asked = Requests()
+    for what, lba, count, opcode in plan:
+        if what in ("write", "fua"):
+            asked.write(lba, count, WRITE if what == "write" else FUA)
+        elif what == "trim":
+            asked.trim(lba, count)
+        elif what == "flush":
+            asked.put(opcode)
+        else:
+            feature = CACHE_ON if what == "on" else CACHE_OFF
+            asked.put(SET_FEATURES, feature=feature)
+    return asked.frames
+
+
+def platter(size: int, *, is_sync: bool) -> Platter:
+    return (DurablePlatter if is_sync else Platter)(size)
+
+
+def plain(*, is_sync: bool) -> tuple[Platter, Disk]:
+    """Make a disk as ``FileDisk`` is one, opened with O_DSYNC or not."""
+    store = platter(SIZE, is_sync=is_sync)
+    return store, store
+
+
+def overlay(*, is_sync: bool) -> tuple[Platter, Disk]:
+    """Make an overlay over a golden image, in a file of which the same holds."""
+    store = platter(HEADER.file_size, is_sync=is_sync)
+    at, raw = HEADER.pack()
+    store.write_from(at, memoryview(raw))
+    store.flush()
+    return store, opened(store, "first", is_sync=is_sync)
+
+
+def opened(store: Platter, boot: str, *, is_sync: bool = False) -> OverlayDisk:
+    base = MemoryDisk(GOLDEN, read_only=True)
+    header = find_header(bytes(store.cached))
+    return OverlayDisk(base, store, header, boot=boot, sync=is_sync, clock=float)
+
+
+def after_power_failure(store: Platter, luck: random.Random) -> bytes:
+    survivor = deepcopy(store)
+    survivor.lose_power(luck)
+    if survivor.size == SIZE:
+        return bytes(survivor.stable)
+    buffer = memoryview(bytearray(SIZE))
+    opened(survivor, "second").read_into(0, buffer)
+    return bytes(buffer)
+
+
+class Unlucky(random.Random):
+    """Keeps nothing that may be lost."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("make", [plain, overlay])
+@given(
+    plan=st.lists(steps, min_size=1, max_size=25),
+    seed=st.integers(0, 1 << 16),
+    is_sync=st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_p46_what_an_answer_promises_survives_a_power_failure_right_behind_it(
+    make: Callable[..., tuple[Platter, Disk]],
+    plan: list[tuple[str, int, int, int]],
+    seed: int,
+    *,
+    is_sync: bool,
+) -> None:
+    store, disk = make(is_sync=is_sync)
+    target = Target(
+        Export(make_target().export.address, disk, sync=is_sync), TARGET, 1500
+    )
+    asked = conversation(plan)
+    for request, promised in zip(asked, promises(asked, is_sync=is_sync), strict=True):
+        reply = ask(target, request)
+        assert (reply[14], reply[27]) == (0x18, 0x40)
+        for luck in (Unlucky(), random.Random(seed)):
+            assert missing(promised, after_power_failure(store, luck)) == []
+
+
+def test_a_write_that_nobody_made_stable_is_lost_by_the_unlucky() -> None:
+    # Or else the test above would hold of any target.
+    store, disk = plain(is_sync=False)
+    target = make_target(disk)
+    asked = Requests()
+    asked.write(5)
+    ask(target, asked.frames[0])
+    assert after_power_failure(store, Unlucky()) == bytes(SIZE)

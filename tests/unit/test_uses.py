@@ -1,0 +1,160 @@
+"""Who else uses a disk, as told by files that look like /proc and /sys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.errors import BusyError
+from target.disks import OpenFlags, measure_disk, open_disk
+from target.disks.uses import find_use
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 1 << 20
+
+
+class Machine:
+    """What a machine tells of its disks and mounts.
+
+    Args:
+        root: where to write it down.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.mounts, self.disks = root / "mountinfo", root / "block"
+        self.devices = root / "dev"
+        self.devices.mkdir(parents=True)
+        self.disks.mkdir()
+        self.mounts.write_text(
+            "21 1 0:19 / /proc rw,nosuid shared:5 - proc proc rw\n"
+            "22 1 259:7 / / rw,relatime shared:1 - ext4 /dev/none rw\n"
+        )
+
+    def disk(self, name: str, number: str, parent: str = "") -> Path:
+        folder = self.disks / parent / name
+        (folder / "holders").mkdir(parents=True)
+        (folder / "dev").write_text(f"{number}\n")
+        (self.devices / number).symlink_to(folder)
+        if parent:
+            (folder / "partition").write_text("1\n")
+        return folder
+
+    def loop(self, name: str, number: str, file: Path, window: tuple[int, int]) -> None:
+        folder = self.disk(name, number) / "loop"
+        folder.mkdir()
+        values = {"backing_file": file, "offset": window[0], "sizelimit": window[1]}
+        for key, value in values.items():
+            (folder / key).write_text(f"{value}\n")
+
+    def mount(self, number: str, point: str, source: str = "/dev/none") -> None:
+        with self.mounts.open("a") as file:
+            file.write(f"40 22 {number} / {point} rw shared:9 - ext4 {source} rw\n")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    it = Machine(tmp_path / "machine")
+    monkeypatch.setattr("target.disks.uses._MOUNTS", it.mounts)
+    monkeypatch.setattr("target.disks.uses._DISKS", it.disks)
+    monkeypatch.setattr("target.disks.uses._DEVICES", it.devices)
+    return it
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    return path
+
+
+def use_of(number: str) -> str:
+    major, minor = map(int, number.split(":"))
+    mode = stat.S_IFBLK | 0o660
+    info = os.stat_result((mode, *[0] * 9), {"st_rdev": os.makedev(major, minor)})
+    return find_use(info, 0, SIZE)
+
+
+def test_a_mounted_device_is_known_by_where_it_is_mounted(machine: Machine) -> None:
+    machine.disk("sda", "8:0")
+    assert use_of("8:0") == ""
+    machine.mount("8:0", r"/mnt/my\040disk")
+    machine.mount("8:0", "/srv")
+    assert use_of("8:0") == "mounted on /mnt/my disk"
+
+
+def test_a_mounted_partition_takes_its_whole_disk(machine: Machine) -> None:
+    machine.disk("sda", "8:0")
+    machine.disk("sda1", "8:1", parent="sda")
+    machine.disk("sda2", "8:2", parent="sda")
+    machine.mount("8:2", "/home")
+    assert use_of("8:0") == "/dev/sda2 is mounted on /home"
+    assert use_of("8:1") == ""
+    assert use_of("8:2") == "mounted on /home"
+
+
+def test_a_mounted_disk_takes_its_partitions(machine: Machine) -> None:
+    machine.disk("sda", "8:0")
+    machine.disk("sda1", "8:1", parent="sda")
+    machine.mount("8:0", "/mnt")
+    assert use_of("8:1") == "/dev/sda is mounted on /mnt"
+
+
+def test_a_device_below_another_is_in_use(machine: Machine) -> None:
+    folder = machine.disk("sda", "8:0")
+    (folder / "holders" / "dm-3").mkdir()
+    assert use_of("8:0") == "in use by /dev/dm-3"
+
+
+def test_a_file_system_that_has_a_number_of_its_own_names_its_device(
+    machine: Machine,
+) -> None:
+    # /dev/null stands for a device of btrfs: it is there for everybody.
+    machine.mount("0:50", "/data", source="/dev/null")
+    assert use_of("1:3") == "mounted on /data"
+
+
+def test_a_device_that_nothing_is_known_of_is_not_in_use(machine: Machine) -> None:
+    machine.mounts.unlink()
+    assert use_of("8:0") == ""
+
+
+def test_an_image_with_a_loop_device_over_it_is_not_served_for_writing(
+    machine: Machine, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.loop("loop3", "7:3", image, (0, 0))
+    for use in ("attached to /dev/loop3", "attached to /dev/loop3, mounted on /mnt"):
+        for attempt in (open_disk, measure_disk):
+            with pytest.raises(BusyError) as caught:
+                attempt(str(image), OpenFlags())
+            assert str(caught.value) == (
+                f"{image}: {use}. Unmount or detach it, or --read-only, or --force"
+            )
+        for flags in (OpenFlags(read_only=True), OpenFlags(force=True)):
+            caplog.clear()
+            open_disk(image, flags).close()
+            (line,) = caplog.messages
+            assert line.startswith(f"{image}: {use}: clients will not see what")
+        machine.mount("7:3", "/mnt")
+
+
+def test_a_loop_device_over_another_window_stands_in_nobodys_way(
+    machine: Machine, image: Path
+) -> None:
+    machine.loop("loop3", "7:3", image, (4096, 8192))
+    open_disk(image, OpenFlags(length=4096)).close()
+    open_disk(image, OpenFlags(offset=12288)).close()
+    with pytest.raises(BusyError, match="attached to /dev/loop3"):
+        open_disk(image, OpenFlags(offset=11776))
+
+
+def test_a_loop_device_over_another_file_stands_in_nobodys_way(
+    machine: Machine, image: Path, tmp_path: Path
+) -> None:
+    machine.loop("loop3", "7:3", tmp_path / "deleted", (0, 0))
+    machine.loop("loop4", "7:4", tmp_path, (0, 0))
+    open_disk(image).close()

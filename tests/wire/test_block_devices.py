@@ -1,0 +1,142 @@
+"""Block devices and mounts that are real, where the system lets us make some.
+
+Only root of the machine may. What anybody else is told who names a device is as much a
+promise: that is what these tests hold to then.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asking import ata, registers
+from tests.nbd_servers import program
+from tests.serving import PATIENCE, client, serving, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+READ, WRITE, FLUSH, TRIM = 0x24, 0x34, 0xE7, 0x06
+SIZE = 4 << 20
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+@contextmanager
+def loop_device(image: Path) -> Iterator[str]:
+    """Put a loop device over an image; no name where we may not."""
+    losetup = program("losetup", "mount")
+    command = [losetup, "--find", "--show", str(image)]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    device = made.stdout.strip()
+    try:
+        yield device
+    finally:
+        if device:
+            subprocess.run([losetup, "--detach", device], check=True)
+
+
+def refusal(wire: Wire, path: str) -> tuple[int, str]:
+    process = start(wire.target, "serve", "e7.4", wire.interface, path)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert out == ""
+    return process.returncode, err.rstrip("\n").removeprefix(f"aoe-target: {path}: ")
+
+
+def expect_to_be_told_who_may(wire: Wire) -> None:
+    # A machine without loop devices has none to be refused.
+    assert refusal(wire, "/dev/loop0") in (
+        (4, "not allowed to read. Run as a user who may"),
+        (3, "no such file. Make one with --create 1G"),
+    )
+
+
+def test_a_block_device_is_a_disk_like_any_other(wire: Wire, image: Path) -> None:
+    expected = bytearray(image.read_bytes())
+    blocks = image.stat().st_blocks
+    with loop_device(image) as device:
+        if not device:
+            expect_to_be_told_who_may(wire)
+            return
+        ranges = struct.pack("<Q", 1024 << 48 | 2048).ljust(512, b"\0")
+        for words in ((), ("--direct",), ("--sync",)):
+            data = os.urandom(1024)
+            with (
+                serving(wire, device, "--no-state", *words),
+                client(wire) as asking,
+            ):
+                request = ata(WRITE, 5, 2, aflags=0x41, data=data)
+                assert asking.ask(request) == registers(0x40, lba=5, aflags=0x41)
+                request = ata(TRIM, aflags=0x41, feature=1, data=ranges)
+                assert asking.ask(request)[27] == 0x40
+                assert asking.ask(ata(FLUSH, count=0)) == registers(0x40)
+                assert asking.ask(ata(READ, 2048))[36:] == bytes(512)
+                # Nobody mounts it meanwhile, and nobody else serves it.
+                code, why = refusal(wire, device)
+                assert code == 5
+                assert why.startswith("mounted or in use")
+            expected[5 * 512 : 7 * 512] = data
+    expected[2048 * 512 : 3072 * 512] = bytes(1024 * 512)
+    assert image.read_bytes() == expected
+    assert image.stat().st_blocks < blocks
+
+
+def test_an_image_below_a_loop_device_is_refused_for_writing(
+    wire: Wire, image: Path
+) -> None:
+    with loop_device(image) as device:
+        if not device:
+            expect_to_be_told_who_may(wire)
+            return
+        code, why = refusal(wire, str(image))
+    assert code == 5
+    assert why.startswith(f"attached to {device}. Unmount or detach it")
+    with serving(wire, image, "--no-state"):
+        pass
+
+
+def test_what_is_mounted_is_refused_and_the_message_says_where(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    mkfs = program("mkfs.ext4", "e2fsprogs")
+    subprocess.run([mkfs, "-q", "-F", image], check=True)
+    point = tmp_path / "mount point"
+    point.mkdir()
+    # The mount goes with the namespace that it is in.
+    script = """
+        mount -o loop "$1" "$2"
+        for path in "$1" "$(findmnt --noheadings --output SOURCE "$2")"; do
+            "$3" -m target serve e7.3 "$4" "$path" || true
+        done
+    """
+    words = [str(image), str(point), sys.executable, wire.interface]
+    done = wire.target.run(
+        ["unshare", "--mount", "sh", "-ec", script, "sh", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    if done.returncode:
+        expect_to_be_told_who_may(wire)
+        return
+    of_image, of_device = done.stderr.splitlines()
+    assert of_image.startswith(f"aoe-target: {image}: attached to /dev/loop")
+    assert of_device.startswith("aoe-target: /dev/loop")
+    assert f", mounted on {point}. Unmount" in of_image
+    assert f": mounted on {point}. Unmount" in of_device

@@ -1,0 +1,156 @@
+"""What an answer promises is on stable storage before it is sent, and stays there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts import killtest
+from target.disks import open_disk
+from target.disks.memory import MemoryDisk
+from target.disks.overlay import OverlayDisk
+from target.disks.overlay_format import find_header
+from tests.asking import ata
+from tests.promises import (
+    CACHE_OFF,
+    CACHE_ON,
+    FLUSHES,
+    FUA,
+    SECTOR,
+    SET_FEATURES,
+    STABILISERS,
+    Requests,
+    changes,
+    missing,
+    promises,
+)
+from tests.serving import client
+from tests.tracing import StableFile, calls_in, traced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Wire
+
+pytestmark = pytest.mark.netns
+
+SECTORS = 1024
+ORIGINAL = bytes(range(256)) * (SECTORS * 2)
+MODES: dict[str, tuple[str, ...]] = {
+    "page cache": (),
+    "sync": ("--sync",),
+    "direct": ("--direct",),
+    "sync direct": ("--sync", "--direct"),
+    "overlay": ("--overlay",),
+    "overlay sync": ("--sync", "--overlay"),
+}
+
+
+def requests() -> list[bytes]:
+    """One after the other, each answered before the next is sent."""
+    asked = Requests()
+    for place, opcode in enumerate(STABILISERS):
+        asked.write(3)
+        asked.write(200 * place + 7, 2)
+        asked.trim(200 * place + 8, 3)
+        asked.put(opcode)
+    asked.write(3)
+    asked.write(1000, 2, FUA)
+    asked.write(4)
+    asked.put(SET_FEATURES, feature=CACHE_OFF)
+    asked.write(900)
+    asked.trim(3, 1)
+    asked.put(SET_FEATURES, feature=CACHE_ON)
+    asked.write(5)
+    asked.write(600, 2, FUA)
+    asked.write(601)
+    return asked.frames
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_p46_at_each_answer_all_that_it_promises_would_survive_a_power_failure(
+    wire: Wire, tmp_path: Path, mode: str
+) -> None:
+    image, overlay, log = (tmp_path / name for name in ("disk", "overlay", "calls"))
+    image.write_bytes(ORIGINAL)
+    options: list[object] = ["--plain", "--no-state", *MODES[mode]]
+    written = image
+    if "--overlay" in options:
+        open_disk(image, overlay=str(overlay)).close()
+        options.append(overlay)
+        written = overlay
+    file = StableFile(written, written.read_bytes())
+    asked, is_sync = requests(), "--sync" in options
+    ask_all(wire, log, asked, image, *options)
+    promised = dict(enumerate(promises(asked, is_sync=is_sync), 1))
+    unsafe = 0
+    for tag in answers(log, file):
+        disk = surviving(file, is_overlay=written is overlay)
+        assert missing(promised.pop(tag), disk) == [], tag
+        unsafe += bool(missing(changes(asked[tag - 1]), disk))
+    assert not promised
+    # The trace does tell the one from the other: without --sync, and where nothing asks
+    # for more, a write is answered before it is stable.
+    assert bool(unsafe) is not is_sync
+    assert file.is_direct is ("--direct" in options)
+    assert written is image or image.read_bytes() == ORIGINAL
+
+
+def ask_all(wire: Wire, log: Path, asked: list[bytes], *words: object) -> None:
+    """Ask one after the other, with the target under strace; all go well."""
+    with client(wire) as asking, traced(wire, log, *words):
+        assert asking.receive()[19:20] == b"\x01"
+        for request in asked:
+            reply = asking.ask(request)
+            assert reply[14:24] == b"\x18\0" + request[16:24]
+            assert reply[27] == 0x40
+
+
+def answers(log: Path, file: StableFile) -> Iterator[int]:
+    """Play a trace back, and stop at each reply to an ATA command: yield its tag."""
+    for call in calls_in(log):
+        file.play(call)
+        if call.name == "send" and call.data[14:20] == b"\x18\0\0\x07\x03\0":
+            yield int.from_bytes(call.data[20:24], "big")
+
+
+def surviving(file: StableFile, *, is_overlay: bool) -> bytes:
+    """Return the disk that clients would find after a power failure."""
+    stable = bytes(file.stable)
+    if not is_overlay:
+        return stable
+    base, store = MemoryDisk(ORIGINAL, read_only=True), MemoryDisk(stable)
+    disk = OverlayDisk(base, store, find_header(stable), boot="next")
+    content = memoryview(bytearray(disk.size))
+    disk.read_into(0, content)
+    return bytes(content)
+
+
+def test_p46_with_rings_too_fdatasync_comes_before_the_answer(
+    wire: Wire, tmp_path: Path
+) -> None:
+    image, log = tmp_path / "disk", tmp_path / "calls"
+    image.write_bytes(bytes(SECTORS * SECTOR))
+    asked = [requests()[0], *(ata(opcode) for opcode in FLUSHES)]
+    ask_all(wire, log, asked, image, "--no-state")
+    names = [
+        call.name
+        for call in calls_in(log)
+        if call.path == str(image) or (call.name == "send" and not call.data)
+    ]
+    begin = names.index("write")
+    assert names[begin : begin + 6] == ["write", "send", "sync", "send", "sync", "send"]
+
+
+def test_a_target_killed_at_work_loses_nothing_that_it_has_answered(
+    tmp_path: Path, wire: Wire
+) -> None:
+    del wire  # It says whether namespaces can be made here.
+    results = list(killtest.play_all(8, seed=3, directory=tmp_path))
+    assert [result.faults for result in results] == [[]] * 8
+    assert {result.plan.mode for result in results} == set(killtest.MODES)
+    # When they were killed, they had done and promised something, and left some undone.
+    assert sum(result.ledger.promised for result in results)
+    assert sum(len(result.ledger.in_flight) for result in results)
