@@ -30,7 +30,8 @@ from initiator.options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIZE = 64 << 20
+SIZE = 1 << 30
+"""So large that no place is written twice within ``Options.linger``."""
 PIECE = 64 << 10
 DEPTH = 8
 SPAN = 0.2
