@@ -202,12 +202,8 @@ class Frame:
     def grace(self, late: float) -> float:
         """Tell how much longer to wait, as an earlier transmission is answered.
 
-        The target may be slow, so that the answer to the last transmission takes as
-        long: sending once more would forget that one. Or it stood still for a while,
-        and the last one is lost. So it is waited for, but not for long at first.
-
-        Args:
-            late: seconds that the answer took.
+        The target may be slow, and the answer to the last transmission take as long as
+        this one's took, ``late``; or it stood still, and the last one is lost.
         """
         if self.graced != self.tag:
             self.graced = self.tag
@@ -406,8 +402,6 @@ class AoeDev:
         for f in (*self.factive.values(), *self.rexmitq.values()):
             sent = f.earlier.pop(tag, None)
             if sent is not None and f.tag in self.factive:
-                # The target is slow, not deaf: as long again, and the answer to the
-                # last transmission is here. Sending once more would forget that one.
                 f.due = max(f.due, now + f.grace(now - sent))
 
     def match(self, tag: int, now: float) -> Frame | None:

@@ -144,6 +144,19 @@ def goes_on_over(copying: Copying, name: str) -> None:
     assert copying.longest_pause < 3
 
 
+def test_k10_a_path_that_is_not_known_is_found_in_time(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody announces it; but whoever uses a device asks for it now and then."""
+    monkeypatch.setattr("initiator.host._QUERY_INTERVAL", 0.5)
+    with two_paths(wire, tmp_path) as copying:
+        copying.drain()
+        targets = copying.disk.host.driver.devices[E73].targets
+        forgotten = targets.pop()
+        assert both_carry(copying)
+        assert targets[1].addr == forgotten.addr
+
+
 @pytest.mark.parametrize("timing", ["prompt", "kernel"])
 def test_a_frozen_target_is_as_good_as_new_when_it_goes_on(
     wire: Wire, tmp_path: Path, timing: str
