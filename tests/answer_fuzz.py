@@ -188,6 +188,9 @@ class AnswerFuzz:
         ]
         for _ in range(luck.choice([1, 1, 1, 2, 3])):
             luck.choice(spoilers)(frame)
+        if frame[19:20] == b"\1":
+            # Whoever announces the disk is one of its targets: there are two.
+            frame[6:12] = self._second.mac
         return bytes(frame)
 
     def _spoil_field(self, frame: bytearray) -> None:
@@ -196,7 +199,6 @@ class AnswerFuzz:
             frame[offset] ^= bits
 
     def _spoil_bytes(self, frame: bytearray) -> None:
-        # The sender stays: whoever announces the disk is one of its targets.
         if len(frame) > 12:
             at = self._luck.randrange(12, len(frame))
             frame[at] = self._luck.randrange(256)
@@ -206,8 +208,7 @@ class AnswerFuzz:
         frame[:] = frame[: max(0, length)].ljust(max(0, length), b"\xee")
 
     def _spoil_sender(self, frame: bytearray) -> None:
-        if frame[19:20] == b"\0":
-            frame[6:12] = STRANGER[: len(frame[6:12])]
+        frame[6:12] = STRANGER[: len(frame[6:12])]
 
     def _spoil_tag(self, frame: bytearray) -> None:
         tag = self._luck.choice(self._asked).tag ^ self._luck.choice([0, 0, 1, 1 << 31])
