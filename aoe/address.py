@@ -66,6 +66,23 @@ def parse_mac(text: str) -> bytes:
     raise UsageError(text, "not a MAC address", "Write it as 52:54:00:ae:00:01")
 
 
+def parse_macs(text: str) -> tuple[bytes, ...]:
+    """Read MAC addresses between commas, each with colons or, as for vblade, without.
+
+    Returns:
+        Each address once.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
+    return tuple(dict.fromkeys(map(parse_mac, macs)))
+
+
+def _with_colons(match: re.Match[str]) -> str:
+    return ":".join(re.findall("..", match[1]))
+
+
 def format_mac(mac: bytes | bytearray | memoryview) -> str:
     """Write six bytes as ``52:54:00:ae:00:01``."""
     return bytes(mac).hex(":")

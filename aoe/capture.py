@@ -21,6 +21,7 @@ from aoe.pcapng import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader
     from pathlib import Path
 
     from aoe.abstract import LinkStatistics
@@ -31,6 +32,7 @@ __all__ = [
     "CapturedFrame",
     "CapturingLink",
     "Direction",
+    "parse_capture",
     "read_capture",
 ]
 
@@ -105,24 +107,32 @@ def read_capture(path: Path) -> Iterator[CapturedFrame]:
         DecodeError: it is no capture of Ethernet frames, or damaged.
     """
     try:
-        with _open(path) as file:
-            yield from parse(file)
-    except DecodeError as error:
-        raise DecodeError(str(path), error.why) from error
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DecodeError(str(path), "not a capture file") from error
+        with path.open("rb") as file:
+            yield from parse_capture(file, str(path))
     except OSError as error:
         raise from_os_error(str(path), error) from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    file = path.open("rb")
-    packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    if not packed:
-        return file
-    file.close()
-    return cast("IO[bytes]", gzip.open(path))
+def parse_capture(file: BufferedReader, name: str) -> Iterator[CapturedFrame]:
+    """Read an open capture, a pipe also, and each frame as soon as it is there.
+
+    Args:
+        file: where it is read from.
+        name: what errors call it.
+
+    Raises:
+        AoEError, DecodeError: as ``read_capture``.
+    """
+    packed = file.peek(2)[:2] == b"\x1f\x8b"
+    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if packed else file)
+    try:
+        yield from parse(stream)
+    except DecodeError as error:
+        raise DecodeError(name, error.why) from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DecodeError(name, "not a capture file") from error
+    except OSError as error:
+        raise from_os_error(name, error) from error
 
 
 class CapturingLink(Link):

@@ -67,6 +67,15 @@ class Config:
         """The string is all there and within 1024 bytes (P56)."""
         return self.declared is None and len(self.string) <= STRING_LIMIT
 
+    @property
+    def text(self) -> str:
+        """The string for people: what cannot be printed is escaped."""
+        text = self.string.decode("utf-8", "backslashreplace")
+        return "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+            for c in text
+        )
+
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
         """Read the message; bytes behind the declared string are padding (P20).

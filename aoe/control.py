@@ -251,7 +251,7 @@ def ask(
     command: str,
     *,
     kind: str,
-    wait: float | None = _LONGEST,
+    patience: float | None = _LONGEST,
     **arguments: str,
 ) -> dict[str, Any]:
     """Ask one that runs, and wait for its answer.
@@ -260,7 +260,7 @@ def ask(
         name: its socket: a path, or what ``find_running`` says.
         command: what is asked for.
         kind: what it is.
-        wait: seconds that the answer may take; None is for ever.
+        patience: seconds that the answer may take; None is for ever.
         arguments: those of the command.
 
     Raises:
@@ -270,7 +270,7 @@ def ask(
     what = name.removeprefix("\0")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(wait)
+            server.settimeout(patience)
             server.connect(name)
             server.sendall(line)
             with server.makefile("rb") as answer:

@@ -299,6 +299,7 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
     def _insist(self, error: OSError | None) -> None:
         # Some frames were not taken: the interface is down or its queue full; or they
         # were thrown away as too long, since somebody made the MTU smaller.
+        before = self._tx_pending
         for _ in range(_SEND_TRIES):
             self._settle(ETHERNET_LENGTH + mtu_now(self._socket, self.name, self.mtu))
             if error is not None and error.errno not in _QUEUE_FULL:
@@ -313,6 +314,10 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
                 self._socket.send(b"", socket.MSG_DONTWAIT)
             except OSError as another:
                 error = another
+        if self._tx_pending == before:
+            # Not even the first will go: a veth's other end is down, say, or its MTU
+            # too small. Those behind it shall not wait for that.
+            self._withdraw()
 
     def close(self) -> None:
         """Give back the rings and close the socket."""

@@ -18,6 +18,7 @@ _SIOCGIFMTU: Final = 0x8921
 _SIOCGIFHWADDR: Final = 0x8927
 _SIOCGIFINDEX: Final = 0x8933
 IFF_UP: Final = 0x1
+_IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
 _ARPHRD_LOOPBACK: Final = 772
 
@@ -48,7 +49,7 @@ def look_up(name: str) -> LinkFacts:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise from_os_error(name, error) from error
-            have = ", ".join(there for _, there in socket.if_nameindex())
+            have = ", ".join(interface_names())
             raise NotFoundError(
                 name, f"no such interface (have: {have})", "List them with: ip link"
             ) from error
@@ -64,6 +65,34 @@ def look_up(name: str) -> LinkFacts:
             name, "interface is down", f"Bring it up with: ip link set {name} up"
         )
     return LinkFacts(name, index, mac, mtu)
+
+
+def interface_names() -> list[str]:
+    """List all interfaces, whatever their kind.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    return [name for _, name in socket.if_nameindex()]
+
+
+def usable_names() -> list[str]:
+    """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback.
+
+    ``aoe.interfaces`` knows more of them, and takes its time to be imported.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    usable = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+        for name in interface_names():
+            # One may go, or be another kind.
+            with contextlib.suppress(AoEError, OSError):
+                look_up(name)
+                if not ask(any_socket, name, SIOCGIFFLAGS, "16xH22x") & _IFF_LOOPBACK:
+                    usable.append(name)
+    return usable
 
 
 def _request(name: str) -> bytes:

@@ -25,6 +25,7 @@ from aoe.interfaces import (
     inside,
     join_bridge,
     remove,
+    set_mtu,
 )
 
 if TYPE_CHECKING:
@@ -251,6 +252,10 @@ class Switch(_Closing):
         )
         join_bridge(near, "bridge", self._inside.pid)
         self._cables[host] = near
+
+    def narrow(self, host: Namespace, mtu: int) -> None:
+        """Let the switch carry no longer frames to and from a host, who is not told."""
+        set_mtu(self._cables[host], mtu, self._inside.pid)
 
     def unplug(self, host: Namespace) -> None:
         """Take a host's cable away, and its interface with it."""

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from initiator.bio import Bio, BioIter, BioVec
+from initiator.bio import Bio, BioIter, BioVec, Op
+from initiator.buf import Buf, Rest
+from initiator.order import WriteOrder
+from initiator.requests import TRIM_BLOCK
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aoe.address import Address
     from initiator.netdev import NetDevice
@@ -35,8 +38,10 @@ DEFAULT_BCNT: Final = 2 * SECTOR
 """Bytes a frame while nothing better is known (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
-
-
+FIRST_GRACE: Final = 0.25
+"""Seconds that a frame is given at first when its target turns out to be late."""
+IFS_LIMIT: Final = 8
+"""Interfaces that one target may be reached through (NAOEIFS, K7)."""
 SKBPOOL_LIMIT: Final = 256
 """Skbs that a device may keep because clones of them are still about (K7)."""
 
@@ -51,11 +56,17 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class AoeIf:
-    """``struct aoeif``: a local interface through which a target was heard (K4)."""
+    """``struct aoeif``: a local interface through which a target was heard (K4).
+
+    Attributes:
+        lost: losses since the last good answer came in on it.
+        lost_at: when the last of them was found out.
+    """
 
     netdev: NetDevice
     bcnt: int
     lost: int = 0
+    lost_at: float = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +74,11 @@ class AoeTgt:
     """``struct aoetgt``: one MAC address that serves a device (K3).
 
     Attributes:
+        ifp: which of ``ifs`` was used last; behind them all, if that was taken away.
         minbcnt: bytes a frame that all its interfaces carry (K18).
+        taint: answers until it is trusted again; while not 0, the others are used.
+        nout_probes: probes outstanding (K57).
+        heard: when it last answered.
         rpkts, wpkts: read and write frames answered.
     """
 
@@ -73,62 +88,101 @@ class AoeTgt:
     ifp: int = 0
     ffree: list[Frame] = field(default_factory=list)
     minbcnt: int = DEFAULT_BCNT
+    taint: int = 0
+    nout_probes: int = 0
+    heard: float = float("-inf")
     rpkts: int = 0
     wpkts: int = 0
 
-    def hear(self, netdev: NetDevice, sector_count: int) -> None:
+    @property
+    def can_send(self) -> bool:
+        """There is room in the window, and an interface to send on (K41)."""
+        window = self.window
+        return window.nout < window.maxout and self.ifp < len(self.ifs)
+
+    def hear(self, netdev: NetDevice, sector_count: int) -> bool:
         """Note that the target, which takes so many sectors, is behind ``netdev``.
 
         A frame carries what both ends can, and 1024 bytes if that is nothing: the MTU
         has no room for a sector, or the target says 0 and means 2 (K17, K18).
+
+        Returns:
+            Whether it can be used: a target has eight interfaces at most (K7).
         """
         bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
-        for ifp in self.ifs:
-            if ifp.netdev is netdev:
-                ifp.bcnt = bcnt or DEFAULT_BCNT
-                ifp.lost = 0
-                break
-        else:
+        ifp = self.find_if(netdev)
+        if ifp is not None:
+            ifp.bcnt = bcnt or DEFAULT_BCNT
+        elif len(self.ifs) < IFS_LIMIT:
             self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
-        self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
+        else:
+            return False
+        self.update_minbcnt()
+        return True
 
-    def rotate(self) -> AoeIf:
-        """Go to the next interface, as before every transmission (K42)."""
-        self.ifp = (self.ifp + 1) % len(self.ifs)
-        return self.ifs[self.ifp]
+    def find_if(self, netdev: NetDevice) -> AoeIf | None:
+        """``getif``."""
+        return next((ifp for ifp in self.ifs if ifp.netdev is netdev), None)
+
+    def rotate(self) -> None:
+        """Go to the next interface (``ifrotate``, K42)."""
+        self.ifp = self.ifp + 1 if self.ifp + 1 < len(self.ifs) else 0
 
     def eject(self, ifp: AoeIf) -> None:
-        """Stop using an interface that loses too much (``ejectif``, K50)."""
+        """Stop using an interface that loses too much (``ejectif``, K50).
+
+        The next one steps into its place. If there is none, no new frame is sent until
+        a resend has gone to the next; the kernel does not do that here either.
+        """
         self.ifs.remove(ifp)
-        self.ifp = 0
-        self.minbcnt = min(each.bcnt for each in self.ifs)
+
+    def update_minbcnt(self) -> None:
+        """The narrowest of its interfaces decides (K18)."""
+        self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
+
+    def scorn(self, limit: int) -> None:
+        """Trust it less: 3, 12, 39, 120, 363 and so on, up to ``limit`` (K57)."""
+        self.taint = min((self.taint + 1) * 3, limit)
 
 
 class Frame:
     """``struct frame``: an ATA command that waits for its answer (K5).
 
     Attributes:
-        sent: when it was last transmitted; ``born``, when first.
-        attempts: transmissions that were not answered in time.
+        sent: when it was last transmitted.
+        waited: seconds that its target let the transmissions before wait;
+            ``waited_total``, all targets.
+        attempts: transmissions that its target did not answer in time.
         due: when the present one counts as lost.
         earlier: tags of the transmissions before it, and when they were sent.
-        sector: where on the device it begins.
+        graces: transmissions that were waited for longer; ``graced``, the last's tag.
+        op: what it does; a FUA bio has a FLUSH behind its writes where it must.
+        fua: it is a write that is answered when its data is stable.
+        sector, length: which bytes of the device it is about.
         segments: the memory that it reads into or writes from.
+        is_probe: it asks whether a tainted target is back; nobody waits for its data.
     """
 
     __slots__ = (
         "attempts",
-        "born",
         "buf",
         "due",
         "earlier",
+        "fua",
+        "graced",
+        "graces",
         "ifp",
+        "is_probe",
+        "length",
+        "op",
         "sector",
         "segments",
         "sent",
         "skb",
         "tag",
         "target",
+        "waited",
+        "waited_total",
     )
 
     def __init__(self) -> None:
@@ -136,28 +190,33 @@ class Frame:
         self.segments: list[BioVec] = []
         self.buf: Buf | None = None
         self.earlier: dict[int, float] = {}
-        self.tag = self.attempts = self.sector = 0
-        self.born = self.sent = self.due = 0.0
+        self.op: Op | None = None
+        self.fua = False
+        self.tag = self.attempts = self.sector = self.length = 0
+        self.graces = self.graced = 0
+        self.sent = self.due = self.waited = self.waited_total = 0.0
+        self.is_probe = False
         self.target: AoeTgt
         self.ifp: AoeIf
 
-    def begin(self, now: float) -> None:
+    def grace(self, late: float) -> float:
+        """Tell how much longer to wait, as an earlier transmission is answered.
+
+        The target may be slow, and the answer to the last transmission take as long as
+        this one's took, ``late``; or it stood still, and the last one is lost.
+        """
+        if self.graced != self.tag:
+            self.graced = self.tag
+            self.graces += 1
+        return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
+
+    def begin(self, *, is_probe: bool = False) -> None:
         """Stand for a new command from now on."""
-        self.born = now
-        if self.attempts:
-            self.attempts = 0
+        self.is_probe = is_probe
+        if self.earlier or self.attempts:
+            self.attempts = self.graces = 0
+            self.waited = self.waited_total = 0.0
             self.earlier.clear()
-
-
-class Buf:
-    """``struct buf``: a bio on its way through the driver (K6)."""
-
-    __slots__ = ("bio", "iter", "nframesout")
-
-    def __init__(self, bio: Bio) -> None:
-        self.bio = bio
-        self.iter = BioIter(bio.vecs, bio.sector)
-        self.nframesout = 0
 
 
 class AoeDev:
@@ -168,10 +227,20 @@ class AoeDev:
         maxbcnt: bytes a frame that all paths carry (K18).
         factive: frames that wait for an answer, by tag, longest sent first.
         rexmitq: frames that are to be sent again, by their last tag (K50).
-        rests: what frames had to leave when their paths became narrower.
+        rests: what frames had to leave when their paths became narrower, and what has
+            to be done another way.
         bios: bios of which no frame has been built yet; ``buf``: the one in work.
         skbpool: skbs whose clones were not all gone when their frame was used again.
+        kickme: no frame was to be had and none is out: nothing will start the work
+            again but the timer (K44); ``kicked``, how often that was so.
         retransmits: frames sent again since the device is known.
+        takes_fua: WRITE DMA FUA EXT has not been refused yet.
+        trim_blocks: 512-byte blocks of ranges that one TRIM may carry; 0: no TRIM.
+        order: which writes wait for others.
+        wants_identify: an IDENTIFY is to be sent as soon as there is a frame for it.
+        on_resize: called when an open device's size has changed.
+        read_only: what became of the last write since the target was announced:
+            refused, or accepted; None before there was one.
     """
 
     def __init__(self, address: Address, timing: Timing) -> None:
@@ -189,12 +258,20 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
-        self.rests: deque[tuple[Buf, BioIter]] = deque()
+        self.rests: deque[Rest] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
         self.next_tick: float | None = None
         self.retransmits = 0
+        self.kickme = False
+        self.kicked = 0
+        self.takes_fua = True
+        self.trim_blocks = 0
+        self.order = WriteOrder()
+        self.wants_identify = False
+        self.on_resize: list[Callable[[], None]] = []
+        self.read_only: bool | None = None
 
     @property
     def identity(self) -> Identity | None:
@@ -205,19 +282,51 @@ class AoeDev:
         """``gettgt``."""
         return next((t for t in self.targets if t.addr == mac), None)
 
-    def next_target(self) -> AoeTgt | None:
-        """Round robin, from the one behind the last used (K41)."""
+    @property
+    def status(self) -> str:
+        """What ``aoe-stat`` prints of it (K65)."""
+        if self.kickme:
+            return "up,kickme" if self.state is State.UP else "down,kickme"
+        return self.state.value
+
+    @property
+    def has_untainted(self) -> bool:
+        """At least one target answers as it should."""
+        return not all(target.taint for target in self.targets)
+
+    def new_frame(self) -> Frame | None:
+        """Take a frame of the target whose turn it is, on its next interface.
+
+        ``newframe``: targets take turns, from the one behind the last used; tainted
+        ones only if all are (K41, K42).
+        """
         count = len(self.targets)
-        for step in range(1, count + 1):
-            index = (self.tgt + step) % count
-            target = self.targets[index]
-            if target.window.is_open:
-                self.tgt = index
-                return target
+        out = 0
+        trusted = False
+        for tainted_too in (False, True):
+            for step in range(1, count + 1):
+                index = (self.tgt + step) % count
+                target = self.targets[index]
+                if not target.taint:
+                    trusted = True
+                    out += target.window.nout
+                elif not tainted_too:
+                    continue
+                if target.can_send and (frame := self.frame_of(target)) is not None:
+                    target.rotate()
+                    self.tgt = index
+                    return frame
+            if trusted:
+                break
+        if not out:
+            self.kicked += 1
+            self.kickme = True
         return None
 
-    def new_frame(self, target: AoeTgt) -> Frame | None:
+    def frame_of(self, target: AoeTgt) -> Frame | None:
         """Take the frame that was used last, with an skb that nobody else has (K43).
+
+        ``newtframe``.
 
         While a clone is still somewhere, head and fragment table must stay as they are:
         the skb is parked, and the one parked longest is taken if its clones are gone.
@@ -248,12 +357,18 @@ class AoeDev:
     def cut(self, f: Frame) -> None:
         """Cut the next frame's memory off what waits; there is something (K28-K30)."""
         if self.rests:
-            buf, position = self.rests[0]
+            buf, op, position = self.rests[0]
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
-            position = buf.iter
-        f.buf, f.sector = buf, position.sector
-        f.segments = position.take(min(self.maxbcnt, position.size))
+            op, position = buf.bio.op, buf.iter
+        f.buf, f.op, f.sector = buf, op, position.sector
+        f.length = min(self.limit(op), position.size)
+        f.segments = position.take(f.length)
+        f.fua = False
+        if buf.bio.fua and op is Op.WRITE:
+            # One flush costs less than frames that are each made stable alone.
+            f.fua = self.takes_fua and self.ext and f.length == buf.bio.size
+            buf.flush = not f.fua
         buf.nframesout += 1
         if position.size:
             return
@@ -263,17 +378,46 @@ class AoeDev:
         else:
             self.buf = None
 
+    def limit(self, op: Op) -> int:
+        """Count the bytes of the device that one frame can be about."""
+        if op is not Op.DISCARD:
+            return self.maxbcnt
+        return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
+
+    def add_rest(self, buf: Buf, op: Op, position: BioIter) -> None:
+        """Have something done beside the bio's own course, before it is done."""
+        # Until it is cut into frames, it counts as one.
+        buf.nframesout += 1
+        self.rests.append(Rest(buf, op, position))
+
+    @property
+    def is_identifying(self) -> bool:
+        """An IDENTIFY waits for its answer."""
+        frames = (*self.factive.values(), *self.rexmitq.values())
+        return any(f.op is None and not f.is_probe for f in frames)
+
+    def stray(self, tag: int, now: float) -> None:
+        """Take note that a transmission was executed that nobody waits for."""
+        self.order.answered(tag)
+        for f in (*self.factive.values(), *self.rexmitq.values()):
+            sent = f.earlier.pop(tag, None)
+            if sent is not None and f.tag in self.factive:
+                f.due = max(f.due, now + f.grace(now - sent))
+
     def match(self, tag: int, now: float) -> Frame | None:
         """Take the frame that an answer is for: active, or lost, not resent (K51)."""
         f = self.factive.pop(tag, None)
         if f is not None:
-            window = f.target.window
-            window.answered()
-            window.nout -= 1
+            target = f.target
+            target.window.answered()
+            target.window.nout -= 1
+            target.nout_probes -= f.is_probe
         else:
             f = self.rexmitq.pop(tag, None)
             if f is None:
                 return None
+            target = f.target
+        target.heard = now
         self.timing.sample(now - f.sent)
         return f
 
@@ -286,23 +430,54 @@ class AoeDev:
         """When ``Driver.handle_timer`` may have something to do here."""
         if self.next_tick is not None:
             yield self.next_tick
-        else:
-            yield from (f.due for f in self.factive.values())
+            return
+        yield from (f.due for f in self.factive.values())
+        free_at = self.order.next_timeout()
+        if free_at is not None:
+            yield free_at
+        if self.rexmitq and self.has_untainted:
+            for f in self.rexmitq.values():
+                if f.is_probe and f.target.window.is_open:
+                    yield self.next_probe(f)
+
+    def next_probe(self, f: Frame) -> float:
+        """When a lost probe may be sent again (K57)."""
+        return f.sent + self.timing.probe_pause(f.target.taint)
+
+    def reassign(self, f: Frame) -> bool:
+        """Let a lost frame go to another target, if one has room (``reassign_frame``).
+
+        The frame that was to be had there stays, for the old target's next one: pools
+        keep their size.
+        """
+        other = self.new_frame()
+        if other is None:
+            return False
+        target = other.target
+        if target is not f.target:
+            other.target, f.target = f.target, target
+            f.waited = 0.0
+            if not target.taint:
+                f.attempts = 0
+        other.target.ffree.append(other)
+        return target is not other.target
 
     def hurry(self, now: float) -> None:
         """Count the frames as lost that are longer than what all paths carry now."""
         for f in self.factive.values():
-            if sum(vec.length for vec in f.segments) > self.maxbcnt:
+            if self._is_too_long(f):
                 f.due = now
+
+    def _is_too_long(self, f: Frame) -> bool:
+        return f.op is not None and f.length > self.limit(f.op)
 
     def shrink(self, f: Frame) -> bool:
         """Cut a frame to what all paths carry now, if it is longer; keep the rest."""
-        if f.buf is None or sum(vec.length for vec in f.segments) <= self.maxbcnt:
+        if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
-        whole = BioIter(f.segments, f.sector)
-        f.segments = whole.take(self.maxbcnt)
-        rest = whole.take(whole.size)
-        # Until it is cut into frames, it counts as one: the bio is not done.
-        self.rests.append((f.buf, BioIter(rest, f.sector + self.maxbcnt // SECTOR)))
-        f.buf.nframesout += 1
+        whole = BioIter(f.segments, f.sector, f.length)
+        f.length = self.limit(f.op)
+        f.segments = whole.take(f.length)
+        left, sector = whole.size, whole.sector
+        self.add_rest(f.buf, f.op, BioIter(whole.take(left), sector, left))
         return True

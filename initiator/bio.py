@@ -57,6 +57,7 @@ class Op(IntEnum):
     READ = 0
     WRITE = 1
     FLUSH = 2
+    DISCARD = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +70,8 @@ class Bio:
         end_io: called once, with the bio, when all of it is done (``bi_end_io``).
         vecs: the memory, in order (``bi_io_vec``).
         error: why it failed, set before ``end_io`` runs (``bi_status``).
+        fua: a write whose data is stable when it ends (``REQ_FUA``).
+        length: bytes that a DISCARD is about; it has no memory.
     """
 
     op: Op
@@ -76,11 +79,13 @@ class Bio:
     end_io: Callable[[Bio], None]
     vecs: list[BioVec] = field(default_factory=list)
     error: AoEError | None = None
+    fua: bool = False
+    length: int = 0
 
     @property
     def size(self) -> int:
-        """Bytes of all bio_vecs (``bi_iter.bi_size``)."""
-        return sum(vec.length for vec in self.vecs)
+        """Bytes of all bio_vecs, or of a DISCARD (``bi_iter.bi_size``)."""
+        return self.length or sum(vec.length for vec in self.vecs)
 
     def add_page(self, page: Page, length: int, offset: int = 0) -> None:
         """Put a piece of a page behind the others (``bio_add_page``).
@@ -107,13 +112,15 @@ def bio_for(
     sector: int,
     buffer: WriteBuffer | bytes,
     end_io: Callable[[Bio], None],
+    *,
+    fua: bool = False,
 ) -> Bio:
     """Make a bio over one buffer of the caller's, of a whole number of sectors.
 
     Raises:
         UsageError: its length is not a multiple of 512, or as ``Bio.add_page``.
     """
-    bio = Bio(op, sector, end_io)
+    bio = Bio(op, sector, end_io, fua=fua)
     if len(buffer):
         pages = UserPages(buffer)
         if len(pages.data) % SECTOR:
@@ -129,18 +136,19 @@ class BioIter:
     """``struct bvec_iter``: how far some memory has been cut into frames.
 
     Args:
-        vecs: the memory, in order.
+        vecs: the memory, in order; none for a DISCARD.
         sector: the first sector on the device.
+        length: bytes of a DISCARD.
     """
 
     __slots__ = ("_done", "_index", "_vecs", "sector", "size")
 
-    def __init__(self, vecs: list[BioVec], sector: int) -> None:
+    def __init__(self, vecs: list[BioVec], sector: int, length: int = 0) -> None:
         self._vecs = vecs
         self._index = 0
         self._done = 0
         self.sector = sector
-        self.size = sum(vec.length for vec in vecs)
+        self.size = length or sum(vec.length for vec in vecs)
 
     def take(self, length: int) -> list[BioVec]:
         """Cut the next ``length`` bytes off and return the memory they lie in.
@@ -150,7 +158,9 @@ class BioIter:
         """
         self.size -= length
         self.sector += length // SECTOR
-        taken = []
+        taken: list[BioVec] = []
+        if not self._vecs:
+            return taken
         while length:
             page, offset, whole = self._vecs[self._index]
             piece = min(length, whole - self._done)

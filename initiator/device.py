@@ -1,4 +1,4 @@
-"""An AoE device as programs like it: a disk to read and write."""
+"""An AoE device as programs like it: a disk to read and write at any byte."""
 
 from __future__ import annotations
 
@@ -6,44 +6,63 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.address import Address
 from aoe.ata import SECTOR
-from aoe.errors import AoEError, UsageError
+from aoe.errors import AccessError, AoEError, UsageError
+from aoe.identify import Ability, trims_to_zeroes
 from initiator.bio import Bio, Op, bio_for
 from initiator.host import Host
+from initiator.unaligned import ByteView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aoe.buffers import WriteBuffer
     from aoe.identify import Identity
     from initiator.options import Options
+    from initiator.unaligned import Done
 
 
 class Disk:
     """A blocking view of one device; offsets and lengths in bytes.
 
-    They are multiples of 512. A write that returns was answered by the target; after
-    ``flush`` returns it is on stable storage, as far as the target keeps its word.
+    >>> with Disk.open("e0.0", "eth0") as disk:
+    ...     disk.write(1000, b"any byte, any length")
+    ...     disk.writev(2048, [b"one ", b"behind the other"])
+    ...     disk.flush()
+    ...     disk.read(1000, 8), disk.read(2048, 10), len(disk) == disk.size
+    (b'any byte', b'one behind', True)
 
-        with Disk.open("e0.0", "eth0") as disk:
-            disk.write(0, b"hello".ljust(512))
-            disk.flush()
-            print(disk.read(0, 512))
+    A write that returns was answered by the target; after ``flush`` returns it is on
+    stable storage, as far as the target keeps its word. Whole sectors of 512 bytes are
+    written as they are; of others the rest is read first, and of two operations of one
+    ``Disk`` none undoes what the other did. Other hosts, and other ``Disk`` objects, do
+    not know of it.
 
     Args:
         host: runs the driver; several disks may share it.
         address: a device to find on it.
         timeout: seconds to look for it.
+        read_only: refuse to write, whatever the target allows.
 
     Raises:
         NotFoundError: no such device answers.
         DeviceError: it refuses IDENTIFY.
     """
 
-    def __init__(self, host: Host, address: Address, timeout: float = 3.0) -> None:
+    def __init__(
+        self,
+        host: Host,
+        address: Address,
+        timeout: float = 3.0,
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.host = host
         self.address = address
+        self._is_protected = read_only
         self._device = host.find(address, timeout)
         self._owns_host = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._view = ByteView(self._submit)
         host.driver.open(self._device)
 
     @classmethod
@@ -53,6 +72,7 @@ class Disk:
         *interfaces: str,
         timeout: float = 3.0,
         options: Options | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open a disk with a host of its own on these interfaces.
 
@@ -63,7 +83,7 @@ class Disk:
             address = Address.parse(address)
         host = Host.on(*interfaces, options=options)
         try:
-            disk = cls(host, address, timeout)
+            disk = cls(host, address, timeout, read_only=read_only)
         except BaseException:
             host.close()
             raise
@@ -72,8 +92,11 @@ class Disk:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes, as the target last said; it may change (``on_resize``)."""
         return self._device.ssize * SECTOR
+
+    def __len__(self) -> int:
+        return self.size
 
     @property
     def identity(self) -> Identity:
@@ -82,6 +105,32 @@ class Disk:
         if identity is None:
             raise AoEError(str(self.address), "not identified")
         return identity
+
+    @property
+    def read_only(self) -> bool:
+        """It was opened so, or the target refused the last write.
+
+        AoE tells in no other way (P40): a disk that nobody has written to yet may be
+        read-only all the same.
+        """
+        return self._is_protected or self._device.read_only is True
+
+    @property
+    def can_trim(self) -> bool:
+        """The disk has TRIM."""
+        return self._device.trim_blocks > 0
+
+    @property
+    def trims_to_zeroes(self) -> bool:
+        """What was trimmed reads as zeroes, every time."""
+        return self.can_trim and trims_to_zeroes(self._device.ident)
+
+    @property
+    def has_write_cache(self) -> bool:
+        """Writes may be volatile until a flush; False if the disk says they are not."""
+        identity = self.identity
+        told = Ability.WRITE_CACHE in identity.abilities
+        return not told or Ability.WRITE_CACHE in identity.enabled
 
     @property
     def frame_size(self) -> int:
@@ -93,61 +142,176 @@ class Disk:
         """Frames that were sent again since the device was found."""
         return self._device.retransmits
 
+    def on_resize(self, callback: Callable[[int], None]) -> None:
+        """Have ``callback(size)`` called in a turn of the host when the size changes.
+
+        The target has to announce it; what lies beyond a new end fails from then on.
+        """
+
+        def tell() -> None:
+            callback(self.size)
+
+        self._callbacks.append(tell)
+        self._device.on_resize.append(tell)
+
+    # --- operations of whole sectors that are waited for elsewhere -------------------
+
     def submit(
         self,
         op: Op,
         offset: int,
         buffer: WriteBuffer | bytes,
         end_io: Callable[[Bio], None],
+        *,
+        fua: bool = False,
     ) -> None:
         """Start an operation; ``end_io`` is called with its bio when it is done.
 
         Frames move, and ``end_io`` runs, while the host takes turns. The buffer must
         stay as it is until then.
 
+        Args:
+            op: what to do; for a DISCARD there is ``submit_discard``.
+            offset: where, in bytes.
+            buffer: what to write, or where to read to.
+            end_io: called once; ``bio.error`` says how it went.
+            fua: what a write wrote is on stable storage when it ends.
+
         Raises:
             UsageError: not whole sectors, or not on the disk.
         """
-        length = len(buffer)
+        self._check(offset, len(buffer))
+        self._submit(bio_for(op, offset // SECTOR, buffer, end_io, fua=fua))
+
+    def submit_discard(
+        self, offset: int, length: int, end_io: Callable[[Bio], None]
+    ) -> None:
+        """Start to trim ``length`` bytes at ``offset``; as ``submit``."""
+        self._check(offset, length)
+        self._submit(Bio(Op.DISCARD, offset // SECTOR, end_io, length=length))
+
+    def _check(self, offset: int, length: int) -> None:
         if offset % SECTOR or length % SECTOR:
             raise UsageError(
                 str(self.address),
                 f"{length} bytes at {offset} are not whole sectors of {SECTOR} bytes",
             )
-        if offset < 0 or offset + length > self.size:
+        self._check_end(offset, length)
+
+    def _check_end(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(
                 str(self.address),
                 f"{length} bytes at {offset} reach beyond the disk's {self.size} bytes",
             )
-        bio = bio_for(op, offset // SECTOR, buffer, end_io)
-        self.host.driver.submit(self._device, bio, self.host.now())
 
-    def _run(self, op: Op, offset: int, buffer: WriteBuffer | bytes) -> None:
-        ended: list[Bio] = []
-        self.submit(op, offset, buffer, ended.append)
-        self.host.run_until(lambda: bool(ended))
-        if ended[0].error is not None:
-            raise ended[0].error
+    def _submit(self, bio: Bio) -> None:
+        if self._is_protected and bio.op in (Op.WRITE, Op.DISCARD):
+            bio.error = AccessError(str(self.address), "opened read-only")
+            bio.end_io(bio)
+        else:
+            self.host.driver.submit(self._device, bio, self.host.now())
 
-    def read_into(self, offset: int, buffer: WriteBuffer) -> None:
-        """Fill ``buffer`` from ``offset`` on.
+    # --- operations at any byte -------------------------------------------------------
+
+    def start_read(
+        self, offset: int, buffers: Sequence[WriteBuffer], done: Done
+    ) -> None:
+        """Start what ``readv`` does; ``done`` is told what went wrong, or None.
 
         Raises:
-            UsageError: not whole sectors, or not on the disk.
+            UsageError: not on the disk.
+        """
+        self._check_end(offset, sum(memoryview(each).nbytes for each in buffers))
+        self._view.readv(offset, buffers, done)
+
+    def start_write(
+        self,
+        offset: int,
+        pieces: Sequence[WriteBuffer | bytes],
+        done: Done,
+        *,
+        fua: bool = False,
+    ) -> None:
+        """Start what ``writev`` does; as ``start_read``."""
+        self._check_end(offset, sum(memoryview(each).nbytes for each in pieces))
+        self._view.writev(offset, pieces, done, fua=fua)
+
+    def start_trim(self, offset: int, length: int, done: Done) -> None:
+        """Start what ``trim`` does; as ``start_read``."""
+        self._check(offset, length)
+        self._view.trim(offset, length, done)
+
+    def start_flush(self, done: Done) -> None:
+        """Start what ``flush`` does; as ``start_read``."""
+        self._view.flush(done)
+
+    # --- the same, returning when they are done ---------------------------------------
+
+    def _run(self, start: Callable[[Done], None]) -> None:
+        errors: list[AoEError | None] = []
+        start(errors.append)
+        self.host.run_until(lambda: bool(errors))
+        if errors[0] is not None:
+            raise errors[0]
+
+    def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
+        """Fill ``buffers``, one behind the other, from ``offset`` on.
+
+        Raises:
+            UsageError: not on the disk.
             DeviceError: the target failed it.
+            BusyError: another host has reserved the disk.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(Op.READ, offset, buffer)
+        self._run(lambda done: self.start_read(offset, buffers, done))
+
+    def read_into(self, offset: int, buffer: WriteBuffer) -> None:
+        """Fill ``buffer`` from ``offset`` on; raises as ``readv``."""
+        self.readv(offset, [buffer])
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset`` on; raises as ``read_into``."""
+        """Read ``length`` bytes from ``offset`` on; raises as ``readv``."""
         buffer = bytearray(length)
-        self.read_into(offset, buffer)
+        self.readv(offset, [buffer])
         return bytes(buffer)
 
-    def write(self, offset: int, data: WriteBuffer | bytes) -> None:
-        """Write ``data`` from ``offset`` on; raises as ``read_into``."""
-        self._run(Op.WRITE, offset, data)
+    def writev(
+        self,
+        offset: int,
+        pieces: Sequence[WriteBuffer | bytes],
+        *,
+        fua: bool = False,
+    ) -> None:
+        """Write ``pieces``, one behind the other, from ``offset`` on.
+
+        Args:
+            offset: where, in bytes.
+            pieces: what.
+            fua: return when it is on stable storage.
+
+        Raises:
+            AccessError: the disk is read-only.
+            AoEError: as ``readv``; with ``fua`` as ``flush``, too.
+        """
+        self._run(lambda done: self.start_write(offset, pieces, done, fua=fua))
+
+    def write(
+        self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
+    ) -> None:
+        """Write ``data`` from ``offset`` on; as ``writev``."""
+        self.writev(offset, [data], fua=fua)
+
+    def trim(self, offset: int, length: int) -> None:
+        """Say that whole sectors are not wanted any more.
+
+        What they read as afterwards is the disk's affair.
+
+        Raises:
+            UnsupportedError: it has no TRIM.
+            AoEError: as ``write``, and for what is not whole sectors.
+        """
+        self._run(lambda done: self.start_trim(offset, length, done))
 
     def flush(self) -> None:
         """Make all writes that have returned durable, by ATA FLUSH CACHE.
@@ -157,10 +321,13 @@ class Disk:
             DeviceError: the target failed it.
             NotFoundError: no answer for ``Options.deadsecs``.
         """
-        self._run(Op.FLUSH, 0, b"")
+        self._run(self.start_flush)
 
     def close(self) -> None:
         """Let the device go, and the host if the disk opened it."""
+        for tell in self._callbacks:
+            self._device.on_resize.remove(tell)
+        self._callbacks.clear()
         self.host.driver.close(self._device)
         if self._owns_host:
             self.host.close()

@@ -4,7 +4,7 @@ Mirrors drivers/block/aoe/aoecmd.c as it is since v3.7 (the third generation: fr
 cross page borders, requests are cut in order) with the rules K10 to K64. It does no
 I/O and has no clock. Three things drive it: ``submit`` and its siblings, ``receive``,
 and ``handle_timer``, called when ``next_timeout`` has come; all are given ``now``, in
-seconds of any steady clock.
+seconds of any steady clock. What is done about lost frames is in ``initiator.rexmit``.
 
 Where the kernel's manners do not serve a user, ``Options`` says what is done instead;
 ``Options.kernel()`` is the kernel to the letter.
@@ -16,15 +16,15 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.address import BROADCAST, SHELF_ALL, SLOT_ALL, Address
-from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
+from aoe.address import BROADCAST, Address
+from aoe.ata import ATA_DATA, SECTOR
 from aoe.config import Config
 from aoe.errors import (
     AoEError,
     BusyError,
     DecodeError,
     DeviceError,
-    NotFoundError,
+    UnsupportedError,
     UsageError,
 )
 from aoe.header import (
@@ -34,13 +34,20 @@ from aoe.header import (
     Command,
     ErrorCode,
     Flag,
+    sectors_per_frame,
 )
-from aoe.identify import Identity
-from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt, Frame, State
-from initiator.bio import Bio, Op
+from initiator import answers, discovery
+from initiator.aoedev import AoeDev, Frame, State
+from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
-from initiator.requests import failure, put_command, put_header, put_identify, query
-from initiator.timing import TIMINGS
+from initiator.requests import (
+    put_command,
+    put_header,
+    put_identify,
+    put_trim,
+    query,
+)
+from initiator.rexmit import Rexmit
 
 if TYPE_CHECKING:
     from initiator.netdev import NetDevice
@@ -48,15 +55,9 @@ if TYPE_CHECKING:
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
-_COUNT: Final = 26
-_STATUS: Final = 27
-_ERROR: Final = 25
 # Plain numbers: with enums, these bits would cost a frame more than all the rest.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
-_IS_BAD: Final = int(STATUS_BAD)
-_SHELF_SWITCHES: Final = 0x0FFF
-"""Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
 
 class Driver:
@@ -66,6 +67,8 @@ class Driver:
         devices: those that have answered, by address.
         log: the last 100 lines of what /dev/etherd/err would say (K58, K66).
         unexpected: answers that nothing waited for.
+        foreign: answers from who never said that the device is his.
+        runts: answers to reads that were too short, and waited for again.
         accounting: counts the pages of bios, where somebody wants to see that; None in
             everyday use.
     """
@@ -78,7 +81,8 @@ class Driver:
         self.devices: dict[Address, AoeDev] = {}
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
-        self.unexpected = 0
+        self.unexpected = self.foreign = self.runts = 0
+        self._rexmit = Rexmit(self)
 
     # --- driven by the user -----------------------------------------------------
 
@@ -86,17 +90,29 @@ class Driver:
         """Use an interface from now on, for queries and for targets heard on it."""
         self.netdevs.append(netdev)
 
-    def remove_netdev(self, netdev: NetDevice) -> None:
-        """Do without an interface that is gone; bios that have no other way fail."""
-        self.netdevs.remove(netdev)
+    def netdev_changed(self, netdev: NetDevice, now: float) -> None:
+        """Take note that an interface is another by now: back, or with another MTU.
+
+        What it carries less than before is cut down at once; what it carries more, and
+        who is behind it, is asked.
+        """
         for d in self.devices.values():
+            room = sectors_per_frame(netdev.mtu) * SECTOR
             for target in d.targets:
-                for ifp in [each for each in target.ifs if each.netdev is netdev]:
-                    if len(target.ifs) > 1:
-                        target.eject(ifp)
-                        d.update_maxbcnt()
-            if all(i.netdev is netdev for target in d.targets for i in target.ifs):
-                self.fail(d, NotFoundError(netdev.name, "interface is gone"))
+                ifp = target.find_if(netdev)
+                if ifp is not None:
+                    ifp.bcnt = min(ifp.bcnt, room)
+                    target.update_minbcnt()
+            d.update_maxbcnt()
+            if self.options.shrink:
+                d.hurry(now)
+        self.discover_open()
+
+    def discover_open(self) -> None:
+        """Ask for the devices that are open: there may be more ways to them by now."""
+        for d in self.devices.values():
+            if d.nopen:
+                self.discover(d.address)
 
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
@@ -120,23 +136,35 @@ class Driver:
         """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
 
         A bio for a device that is down (K40), for sectors that it does not have or for
-        part of one fails at once.
+        part of one fails at once, as does a DISCARD where there is no TRIM (K38).
         """
         bio.error = None
-        size = bio.size
-        if d.state is not State.UP:
-            _end_bio(bio, DeviceError(str(d.address), "device is not up"))
-        elif not 0 <= bio.sector <= d.ssize - size // SECTOR:
-            _end_bio(bio, UsageError(str(d.address), "beyond the end of the device"))
-        elif size % SECTOR:
-            _end_bio(bio, UsageError("bio", "not a whole number of 512-byte sectors"))
-        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.vecs):
+        refusal = self._refusal(d, bio)
+        if refusal is not None:
+            _end_bio(bio, refusal)
+        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.size):
             _end_bio(bio, None)
         else:
             if self.accounting is not None:
                 self.accounting.bio_arrives(bio)
-            d.bios.append(bio)
-            self._work(d, now)
+            changes = bio.op in (Op.WRITE, Op.DISCARD) and self.options.linger
+            if not changes or d.order.admit(bio, now):
+                d.bios.append(bio)
+                self._work(d, now)
+
+    def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
+        size = bio.size
+        if d.state is not State.UP:
+            return DeviceError(str(d.address), "device is not up")
+        if not 0 <= bio.sector <= d.ssize - size // SECTOR:
+            return UsageError(str(d.address), "beyond the end of the device")
+        if size % SECTOR:
+            return UsageError("bio", "not a whole number of 512-byte sectors")
+        if bio.op is Op.DISCARD and not (self.options.send_discard and d.trim_blocks):
+            return UnsupportedError(str(d.address), "the disk has no TRIM")
+        if not self.options.send_flush:
+            bio.fua = False
+        return None
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down; all its bios end with ``error`` (``downdev``, K55).
@@ -152,17 +180,20 @@ class Driver:
         if d.buf is not None:
             waiting[d.buf.bio] = None
             d.buf = None
-        waiting |= dict.fromkeys((*(buf.bio for buf, _ in d.rests), *d.bios))
+        waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
+        waiting |= dict.fromkeys(d.order.abandon())
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
+            if frame.buf is not None:
+                d.order.leave(frame.buf.bio, {**frame.earlier, frame.tag: frame.sent})
             frame.buf = None
-            self._free_frame(frame)
+            self.free_frame(frame)
         for target in d.targets:
             target.window.reset()
-            target.window.nout = 0
+            target.window.nout = target.nout_probes = 0
         for bio in waiting:
-            self._bio_done(bio, error)
+            self._bio_done(d, bio, error)
 
     # --- driven by the timer ----------------------------------------------------
 
@@ -178,32 +209,16 @@ class Driver:
                 if now < d.next_tick:
                     continue
                 d.next_tick = now + d.timing.tick
-            self._expire(d, now)
-            self._work(d, now)
+            if self._rexmit.expire(d, now):
+                self._kick(d, now)
+            self._wake(d, now)
 
-    def _expire(self, d: AoeDev, now: float) -> None:
-        expired = [f for f in d.factive.values() if d.due(f) <= now]
-        deadsecs = self.options.deadsecs
-        for frame in expired:
-            if deadsecs and int(now - frame.born) > deadsecs:
-                why = f"no answer for {int(now - frame.born)} s, device is down"
-                self.fail(d, NotFoundError(str(d.address), why))
-                return
-            target = frame.target
-            target.window.lost(frame.attempts + 1, frame.sent, now)
-            ifp = frame.ifp
-            ifp.lost += 1
-            if (
-                ifp.lost > 2 * target.window.nframes
-                and len(target.ifs) > 1
-                and ifp in target.ifs
-            ):
-                target.eject(ifp)
-                d.update_maxbcnt()
-            del d.factive[frame.tag]
-            d.rexmitq[frame.tag] = frame
-            target.window.nout -= 1
-            frame.attempts += 1
+    def _kick(self, d: AoeDev, now: float) -> None:
+        """Send lost frames again; and new ones, if we are kicked (K44, K50)."""
+        self._rexmit.resend_deferred(d, now)
+        d.kickme = False
+        if self.options.kick:
+            self._work(d, now)
 
     # --- driven by the network --------------------------------------------------
 
@@ -223,14 +238,22 @@ class Driver:
         if bool(tag & TAG_USER) != user and (tag or command != Command.CONFIG):
             return
         address = Address(shelf, slot)
-        if verfl & _IS_ERROR:
+        if command != Command.CONFIG and self._is_foreign(address, src):
+            self.foreign += 1
+        elif verfl & _IS_ERROR:
             self._error_rsp(address, error, command, tag, now)
         elif command == Command.ATA:
-            self._ata_rsp(address, src, tag, frame, now)
+            self._ata_rsp(address, tag, frame, netdev, now)
         elif command == Command.CONFIG:
-            self._config_rsp(address, src, frame, netdev, now)
+            self._config_rsp(address, src, tag, frame, netdev, now)
         elif command < 0xF0:
             self.log.append(f"unknown command {command} from {address}")
+
+    def _is_foreign(self, address: Address, src: bytes) -> bool:
+        d = self.devices.get(address)
+        if d is None or not self.options.check_answers:
+            return False
+        return d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -242,15 +265,19 @@ class Driver:
         if d is None or command != Command.ATA or not self.options.report_errors:
             return
         f = d.match(tag, now)
-        if f is not None:
+        if f is None:
+            d.stray(tag, now)
+        else:
             self._work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
-            self._frame_done(f, kind(str(address), text))
+            self._frame_done(d, f, kind(str(address), text), now)
+        self._wake(d, now)
 
     def _config_rsp(
         self,
         address: Address,
         src: bytes,
+        tag: int,
         frame: memoryview,
         netdev: NetDevice,
         now: float,
@@ -259,32 +286,32 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        if address.shelf in (SHELF_ALL, _SHELF_SWITCHES) or address.slot == SLOT_ALL:
-            self.log.append(f"{address}: no address for a target, s={src.hex()}")
-            return
-        if self.options.only and address not in self.options.only:
-            return
-        d = self.devices.get(address)
+        d = discovery.hear(self, address, src, config, netdev)
         if d is None:
-            timing = TIMINGS[self.options.timing]()
-            d = self.devices[address] = AoeDev(address, timing)
-        nframes = min(config.buffer_count, self.options.maxout, FRAMES_LIMIT)
-        target = d.find_target(src)
-        if target is None:
-            target = AoeTgt(src, d.timing.window(nframes))
-            d.targets.append(target)
-        else:
-            target.window.resize(nframes)
-        target.hear(netdev, config.sector_count)
-        d.update_maxbcnt()
+            return
+        if not tag:
+            # Nobody asked: the target starts, and may have become another (P48).
+            d.read_only = None
         if self.options.shrink:
             d.hurry(now)
         if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
             d.fw_ver = config.firmware
             self._identify(d, now)
+        elif self._follows_size(d):
+            d.wants_identify = True
+            self._work(d, now)
+
+    def _follows_size(self, d: AoeDev) -> bool:
+        is_up = d.state is State.UP
+        return self.options.follow_size and is_up and not d.is_identifying
 
     def _ata_rsp(
-        self, address: Address, src: bytes, tag: int, frame: memoryview, now: float
+        self,
+        address: Address,
+        tag: int,
+        frame: memoryview,
+        netdev: NetDevice,
+        now: float,
     ) -> None:
         d = self.devices.get(address)
         if d is None:
@@ -292,171 +319,157 @@ class Driver:
             return
         if len(frame) < ATA_DATA:
             return
+        if self.options.check_answers and answers.is_runt(d, tag, frame):
+            self.runts += 1
+            return
         f = d.match(tag, now)
         if f is None:
-            self._unexpected(d, src, tag, now)
+            self._unexpected(d, frame, tag, now)
+            self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
         self._work(d, now)
-        self._complete(d, f, frame)
+        self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
+        self._wake(d, now)
 
-    def _unexpected(self, d: AoeDev, src: bytes, tag: int, now: float) -> None:
+    def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
+        jiffies = self.jiffies(now)
         if self.options.tags == "kernel":
-            hz = self.options.hz
-            d.timing.stray_sample((int(now * hz) - tag & 0xFFFF) / hz)
-        self.log.append(f"unexpected rsp {d.address} tag={tag:08x} s={src.hex()}")
-        for f in d.factive.values():
-            sent = f.earlier.get(tag)
-            if sent is not None:
-                # The target is slow, not deaf: as long again, and the answer to the
-                # last transmission is here. Sending once more would forget that one.
-                f.due = max(f.due, now + (now - sent))
+            # It may be the end of a jiffy already.
+            d.timing.stray_sample(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
+        self.log.append(
+            f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
+            f"s={frame[6:12].hex()} d={frame[:6].hex()}"
+        )
+        d.stray(tag, now)
 
-    def _complete(self, d: AoeDev, f: Frame, frame: memoryview) -> None:
-        """``ktiocomplete``: look at the status and copy data out (K60, K61)."""
-        status = frame[_STATUS]
-        error: AoEError | None = None
-        if status & _IS_BAD:
-            op = None if f.buf is None else f.buf.bio.op
-            error = failure(d.address, op, status, frame[_ERROR])
-        elif f.buf is None:
-            self._identified(d, frame)
-        elif f.buf.bio.op is Op.READ:
-            position = ATA_DATA
-            wanted = f.skb.head[_COUNT] * SECTOR
-            if len(frame) < ATA_DATA + wanted:
-                why = f"runt: {len(frame) - ATA_DATA} of {wanted} bytes"
-                error = DeviceError(str(d.address), why)
-            else:
-                for page, offset, length in f.segments:
-                    end = position + length
-                    page.data[offset : offset + length] = frame[position:end]
-                    position = end
-                f.target.rpkts += 1
-        elif f.buf.bio.op is Op.WRITE:
-            f.target.wpkts += 1
-        self._frame_done(f, error)
-
-    def _identified(self, d: AoeDev, frame: memoryview) -> None:
-        page = bytes(frame[ATA_DATA : ATA_DATA + SECTOR])
-        if len(page) < SECTOR:
-            self.log.append(f"runt IDENTIFY from {d.address}: {len(page)} bytes")
-            return
-        identity = Identity.unpack(page)
-        d.ident = page
-        d.ext = identity.lba48
-        # Sectors that the registers cannot name would be others (K35).
-        d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
-        d.state = State.UP
-
-    def _frame_done(self, f: Frame, error: AoEError | None) -> None:
+    def _frame_done(
+        self, d: AoeDev, f: Frame, error: AoEError | None, now: float
+    ) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
-        self._free_frame(f)
+        if f.target.taint:
+            self._rexmit.redeem(d, f.target, now)
+        self.free_frame(f)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))
             return
-        if buf.bio.error is None:
-            buf.bio.error = error
+        bio = buf.bio
+        if f.earlier:
+            d.order.leave(bio, f.earlier)
+        if bio.error is None:
+            bio.error = error
         buf.nframesout -= 1
-        if buf.nframesout == 0 and not buf.iter.size:
-            self._bio_done(buf.bio, None)
+        if buf.nframesout or buf.iter.size:
+            return
+        if buf.flush and bio.error is None:
+            buf.flush = False
+            d.add_rest(buf, Op.FLUSH, BioIter([], 0))
+        else:
+            self._bio_done(d, bio, None)
 
-    def _free_frame(self, f: Frame) -> None:
+    def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
         if self.accounting is not None:
             f.skb = self.accounting.frame_done(f.skb)
         f.target.ffree.append(f)
 
-    def _bio_done(self, bio: Bio, error: AoEError | None) -> None:
+    def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
+        if self.options.linger:
+            d.order.release(bio, lambda: self._linger(d))
         _end_bio(bio, error)
+
+    def _linger(self, d: AoeDev) -> float:
+        # What answers slowly keeps its frames as long.
+        return max(self.options.linger, 4 * d.timing.timeout(0))
+
+    def _wake(self, d: AoeDev, now: float) -> None:
+        """Go on with what waits for others: a FLUSH behind writes, a later write."""
+        if d.order.waiting:
+            d.bios.extend(d.order.ready(now))
+            self._work(d, now)
+        elif d.rests:
+            self._work(d, now)
 
     # --- frames out -------------------------------------------------------------
 
     def _work(self, d: AoeDev, now: float) -> None:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
-            self._resend_deferred(d, now)
+            self._rexmit.resend_deferred(d, now)
+        if d.wants_identify:
+            self._identify(d, now)
         while d.rests or d.buf is not None or d.bios:
-            target = d.next_target()
-            if target is None:
-                return
-            f = d.new_frame(target)
+            f = d.new_frame()
             if f is None:
                 return
             d.cut(f)
-            self._fill(d, f)
-            f.begin(now)
-            self._transmit(d, f, now)
+            self.fill(d, f)
+            f.begin()
+            self.transmit(d, f, now)
 
-    def _fill(self, d: AoeDev, f: Frame) -> None:
+    def fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
-        if f.buf is None:
+        if f.buf is None or f.op is None:
             return
-        skb, bio = f.skb, f.buf.bio
-        length = sum(vec.length for vec in f.segments)
-        put_command(skb, bio.op, f.sector, length, ext=d.ext)
-        if bio.op is not Op.WRITE:
+        skb = f.skb
+        if f.op is Op.DISCARD:
+            put_trim(skb, f.sector, f.length, ext=d.ext)
+            return
+        put_command(skb, f.op, f.sector, f.length, ext=d.ext, fua=f.fua)
+        if f.op is not Op.WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(bio, skb, f.segments)
+            self.accounting.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
-        target = d.next_target()
-        f = d.new_frame(target) if target is not None else None
+        f = d.new_frame()
         if f is None:
             return
-        f.buf = None
+        f.buf = f.op = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)
-        d.timing.reset()
+        d.wants_identify = False
+        if not d.nopen:
+            d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
-        f.begin(now)
-        self._transmit(d, f, now)
+        f.begin()
+        self.transmit(d, f, now)
 
-    def _resend_deferred(self, d: AoeDev, now: float) -> None:
-        """Send lost frames again as far as the windows allow (K50, K52)."""
-        for tag, f in list(d.rexmitq.items()):
-            if not f.target.window.is_open:
-                continue
-            del d.rexmitq[tag]
-            f.earlier[tag] = f.sent
-            if self.options.shrink and d.shrink(f):
-                self._fill(d, f)
-            self._transmit(d, f, now)
-            d.retransmits += 1
-            self.log.append(
-                f"retransmit {d.address} oldtag={tag:08x} newtag={f.tag:08x} "
-                f"s={f.ifp.netdev.mac.hex()} d={f.target.addr.hex()} "
-                f"nout={f.target.window.nout}"
-            )
+    def transmit(self, d: AoeDev, f: Frame, now: float) -> None:
+        """Send a frame on its target's present interface.
 
-    def _transmit(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Every transmission has a new tag, in the one header there is (K25, K52)."""
+        Every transmission has a new tag, in the one header there is (K25, K52).
+        """
         f.tag = tag = self._new_tag(d, now)
-        f.ifp = ifp = f.target.rotate()
+        target = f.target
+        f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
-        put_header(f.skb, f.target.addr, netdev.mac, d.address, Command.ATA, tag)
+        put_header(f.skb, target.addr, netdev.mac, d.address, Command.ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
         d.factive[tag] = f
-        f.target.window.nout += 1
+        target.window.nout += 1
         netdev.xmit(f.skb)
+
+    def jiffies(self, now: float) -> int:
+        """Return the kernel's count of ticks at this time."""
+        return int(now * self.options.hz) & 0xFFFF_FFFF
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
         options = self.options
         while True:
             d.lasttag += 1
             if options.tags == "kernel":
-                tag = (d.lasttag & 0x7FFF) << 16 | int(now * options.hz) & 0xFFFF
+                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
             else:
                 base = (options.tag_base or 0) & 0xFFF
                 tag = TAG_USER | base << 19 | d.lasttag & 0x7FFFF

@@ -7,11 +7,13 @@ import os
 import select
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from aoe.errors import BusyError, DeviceError, NotFoundError, UsageError
+from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.link import hold_name, open_link
+from aoe.netdevice import look_up
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
 from initiator.netdev import LinkDevice
@@ -29,8 +31,10 @@ _AWAY = 0.1
 """Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
 """While frames keep coming, the timer is asked this often, in seconds."""
-_DOWN_INTERVAL = 0.2
-"""Seconds between looks at an interface that is down."""
+_LOOK_INTERVAL = 0.2
+"""Seconds between looks at the interfaces: whether they are there, and as they were."""
+_QUERY_INTERVAL = 10.0
+"""Seconds between questions for more ways to the open devices; the kernel takes 60."""
 
 
 def tag_base() -> int:
@@ -64,19 +68,33 @@ class Host:
 
     Nothing happens in the background: frames move while one of the methods waits.
     Retransmissions too wait for the next call, and the driver's clock stands still
-    until then. An interface that goes for good is done without, unless it is the last.
+    until then.
+
+    An interface may go, and come back under its name, or get another MTU or address:
+    frames are lost meanwhile, and sent again on others if there are any.
+
     Other files may be watched beside the links, in the same thread.
 
     Args:
         links: open links; the host closes them when it is closed.
         options: how the driver behaves.
+        opener: opens an interface anew that came back or has changed; without it, one
+            that goes is gone for good.
 
     Raises:
         UsageError: an interface's MTU has no room for one sector.
         BusyError: there are too many hosts on this machine.
     """
 
-    def __init__(self, links: Iterable[Link], options: Options | None = None) -> None:
+    def __init__(
+        self,
+        links: Iterable[Link],
+        options: Options | None = None,
+        opener: Callable[[str], Link] | None = None,
+    ) -> None:
+        self._opener = opener
+        self._look_due = 0.0
+        self._query_due = time.monotonic() + _QUERY_INTERVAL
         self.ports = [LinkDevice(link) for link in links]
         self._poll = select.poll()
         self._watched: dict[int, Callable[[int], None]] = {}
@@ -94,7 +112,7 @@ class Host:
         self.driver = Driver(self._with_tags(options or Options()))
         for port in self.ports:
             self.driver.add_netdev(port)
-            self._poll.register(port.link.fileno(), select.POLLIN)
+            self._listen(port)
 
     def _with_tags(self, options: Options) -> Options:
         if options.tags != "user" or options.tag_base is not None:
@@ -104,15 +122,25 @@ class Host:
 
     @classmethod
     def on(
-        cls, *interfaces: str, options: Options | None = None, rings: bool | None = None
+        cls,
+        *interfaces: str,
+        options: Options | None = None,
+        rings: bool | None = None,
+        opener: Callable[[str], Link] | None = None,
     ) -> Self:
-        """Open a host on these interfaces; ``rings`` is as for ``open_link``."""
+        """Open a host on these interfaces.
+
+        Args:
+            interfaces: their names.
+            options: as for the class.
+            rings: as for ``open_link``.
+            opener: what opens them, now and later, instead of that.
+        """
+        opener = opener or partial(open_link, rings=rings, responses=True)
         links: list[Link] = []
         try:
-            links.extend(
-                open_link(name, rings=rings, responses=True) for name in interfaces
-            )
-            return cls(links, options)
+            links.extend(map(opener, interfaces))
+            return cls(links, options, opener)
         except BaseException:
             for link in links:
                 link.close()
@@ -139,6 +167,14 @@ class Host:
         if self._watched.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def filenos(self) -> set[int]:
+        """Return the descriptors that wake a turn when they are ready to be read.
+
+        They may be others after each turn.
+        """
+        links = (port.link for port in self.ports)
+        return {link.fileno() for link in links if link is not None} | {*self._watched}
+
     def now(self) -> float:
         """Tell the time that the driver goes by, in seconds.
 
@@ -163,8 +199,10 @@ class Host:
         driver = self.driver
         now = self.now()
         received = False
-        for port in tuple(self.ports):
+        for port in self.ports:
             received = self._hear(port, now) or received
+        if now >= self._look_due:
+            self._look_around(now)
         due = None
         if not received or now >= self._timer_asked:
             self._timer_asked = now + _TIMER_SLACK
@@ -173,53 +211,85 @@ class Host:
                 driver.handle_timer(now)
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
-        for port in tuple(self.ports):
-            try:
-                port.link.flush()
-            except NotFoundError as error:
-                self._do_without(port, error)
-                received = True
+        for port in self.ports:
+            if port.link is not None:
+                try:
+                    port.link.flush()
+                except NotFoundError as error:
+                    port.gone = error
         if not received:
             self._wait(wait, due)
         elif self._watched:
-            self._look(0)
+            self._dispatch(0)
 
     def _hear(self, port: LinkDevice, now: float) -> bool:
+        link = port.link
+        if link is None:
+            return False
         received = False
-        while True:
+        while port.gone is None:
             try:
-                frame = port.link.receive()
+                frame = link.receive()
             except NotFoundError as error:
                 port.gone = error
                 break
             if frame is None:
-                break
+                return received
             self.driver.receive(frame, port, now)
             received = True
-        if port.gone is None:
-            return received
-        self._do_without(port, port.gone)
-        # Bios may have ended by it: that is something, too.
-        return True
+        self._let_go(port)
+        return received
 
-    def _do_without(self, port: LinkDevice, error: NotFoundError) -> None:
-        if len(self.ports) == 1:
-            raise error
-        self.ports.remove(port)
-        self._poll.unregister(port.link.fileno())
-        port.link.close()
-        self.driver.remove_netdev(port)
+    # --- interfaces that change ---------------------------------------------------
+
+    def _listen(self, port: LinkDevice) -> None:
+        if port.link is not None:
+            self._poll.register(port.link.fileno(), select.POLLIN)
+
+    def _let_go(self, port: LinkDevice) -> None:
+        if port.link is not None:
+            self._poll.unregister(port.link.fileno())
+            port.close()
+
+    def _look_around(self, now: float) -> None:
+        self._look_due = now + _LOOK_INTERVAL
+        if self._opener is not None:
+            for port in self.ports:
+                self._follow(port, self._opener, now)
+        if now >= self._query_due:
+            self._query_due = now + _QUERY_INTERVAL
+            self.driver.discover_open()
+
+    def _follow(
+        self, port: LinkDevice, opener: Callable[[str], Link], now: float
+    ) -> None:
+        """Open an interface anew if it is another than it was."""
+        link = port.link
+        try:
+            facts = look_up(port.name)
+            if link is not None and facts[1:] == (link.index, port.mac, port.mtu):
+                return
+            if sectors_per_frame(facts.mtu) == 0:
+                return
+            another = opener(port.name)
+        except AoEError:
+            # Away, or down: if it was there, its link finds out which.
+            return
+        self._let_go(port)
+        port.use(another)
+        self._listen(port)
+        self.driver.netdev_changed(port, now)
 
     def _wait(self, wait: float | None, due: float | None) -> None:
         if due is not None:
             until_due = max(0.0, due - self.now())
             wait = until_due if wait is None else min(wait, until_due)
-        if not all(port.link.up for port in self.ports):
+        if not all(port.link is not None and port.link.up for port in self.ports):
             # That an interface comes back or goes for good wakes nobody.
-            wait = _DOWN_INTERVAL if wait is None else min(wait, _DOWN_INTERVAL)
-        self._look(None if wait is None else wait * 1000)
+            wait = _LOOK_INTERVAL if wait is None else min(wait, _LOOK_INTERVAL)
+        self._dispatch(None if wait is None else wait * 1000)
 
-    def _look(self, milliseconds: float | None) -> None:
+    def _dispatch(self, milliseconds: float | None) -> None:
         ready = self._poll.poll(milliseconds)
         self._seen = time.monotonic()
         calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
@@ -260,14 +330,18 @@ class Host:
         while not is_up():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._not_found(address, timeout)
+                raise self.not_found(address, timeout)
             driver.discover(address)
             self.run_until(is_up, min(patience, left))
             patience *= 2
         return driver.devices[address]
 
-    def _not_found(self, address: Address, timeout: float) -> Exception:
+    def not_found(self, address: Address, timeout: float) -> AoEError:
+        """Make the error of a search that has found no disk for ``timeout`` seconds."""
         names = ",".join(port.name for port in self.ports)
+        gone = [port.gone for port in self.ports if port.gone is not None]
+        if len(gone) == len(self.ports):
+            return gone[0]
         if address in self.driver.devices:
             why = self.driver.log[-1] if self.driver.log else "no answer to IDENTIFY"
             return DeviceError(str(address), f"target found, but not its disk: {why}")
@@ -280,7 +354,7 @@ class Host:
     def close(self) -> None:
         """Close the links. Bios that are not done never end. Safe to call twice."""
         for port in self.ports:
-            port.link.close()
+            port.close()
         if self._tags >= 0:
             os.close(self._tags)
             self._tags = -1

@@ -43,32 +43,45 @@ class LinkDevice:
     """A real interface: it copies header and fragments into the send ring at once.
 
     As nothing is looked at later, there is nothing to clone and nothing to count.
-    Frames leave at the next ``flush`` of the link.
+    Frames leave at the next ``flush`` of the link. While the interface is away they are
+    lost, as on any wire.
 
     Attributes:
+        link: what it is open by; None while it is away.
         unsent: frames that found no room in the ring, even after a flush.
-        gone: what the link said when the interface had gone for good.
+        gone: what the link said when the interface had gone.
     """
 
     __slots__ = ("gone", "link", "mac", "mtu", "name", "unsent")
 
     def __init__(self, link: Link) -> None:
-        self.link = link
         self.name = link.name
+        self.unsent = 0
+        self.use(link)
+
+    def use(self, link: Link) -> None:
+        """Use this link from now on; the interface's address and MTU may be others."""
+        self.link: Link | None = link
         self.mac = link.mac
         self.mtu = link.mtu
-        self.unsent = 0
         self.gone: NotFoundError | None = None
+
+    def close(self) -> None:
+        """Close the link, if there is one."""
+        if self.link is not None:
+            self.link.close()
+            self.link = None
 
     def xmit(self, skb: Skb) -> None:
         """Copy the frame out, padded with zeroes to 60 bytes (P19)."""
+        if self.link is None:
+            return
         try:
-            self._put(skb)
+            self._put(self.link, skb)
         except NotFoundError as error:
             self.gone = error
 
-    def _put(self, skb: Skb) -> None:
-        link = self.link
+    def _put(self, link: Link, skb: Skb) -> None:
         slot = link.reserve()
         if slot is None:
             link.flush()

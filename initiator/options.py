@@ -27,10 +27,24 @@ class Options:
         maxout: most frames outstanding at one target (K15).
         report_errors: an AoE error ends its bio at once. The kernel logs it and sends
             the frame again until ``deadsecs`` (K62).
-        send_flush: FLUSH bios become FLUSH CACHE commands. The kernel reports success
-            without a frame (K37).
-        shrink: a frame that is sent again is cut to what the paths carry by then. The
-            kernel's keep their length for good (K52).
+        send_flush: FLUSH bios become FLUSH CACHE commands, and FUA is heeded. The
+            kernel reports success without a frame (K37).
+        send_discard: DISCARD bios become TRIM commands. The kernel's devices have
+            none (K38).
+        shrink: frames follow the paths at once: one that is sent again is cut to what
+            they carry by then, and they grow when a narrow interface is left. The
+            kernel's keep their length (K52), and the next answer to a query decides.
+        kick: after a while in which no frame was to be had, the timer starts the work
+            again. The kernel's, since blk-mq, waits for an answer or another bio (K44).
+        check_answers: answers count only if they come from a MAC address that has
+            announced the device, and a read's answer that is too short is waited for
+            again. The kernel looks at neither (K13, K61).
+        follow_size: an open device that announces itself is asked for its size. The
+            kernel asks when it is closed (K19).
+        linger: seconds that a frame may live in the network, at least. Writes to the
+            same sectors never overlap, and one that was sent more than once keeps them
+            for so long, unless each transmission is answered; 0: no such care, as in
+            the kernel.
         revive: a device that went down is used again when it answers, though it is
             held open. The kernel's stays down until its last user has closed it (K56).
         only: take notice of these devices alone; of all, if empty.
@@ -44,7 +58,12 @@ class Options:
     maxout: int = 64
     report_errors: bool = True
     send_flush: bool = True
+    send_discard: bool = True
     shrink: bool = True
+    kick: bool = True
+    check_answers: bool = True
+    follow_size: bool = True
+    linger: float = 2.0
     revive: bool = True
     only: Collection[Address] = ()
 
@@ -56,6 +75,11 @@ class Options:
             timing="kernel",
             report_errors=False,
             send_flush=False,
+            send_discard=False,
+            check_answers=False,
+            follow_size=False,
+            linger=0,
             shrink=False,
+            kick=False,
             revive=False,
         )

@@ -1,11 +1,12 @@
 """What the driver's frames look like, and what a failed answer means.
 
-Frames are queries, IDENTIFY, reads and writes. They are written into the head of an
-skb; the data of a write are its fragments.
+Frames are queries, IDENTIFY, reads, writes, flushes and TRIM. They are written into the
+head of an skb; the data of a write and the ranges of a TRIM are its fragments.
 """
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from aoe.address import MAC_BROADCAST, Address
@@ -20,9 +21,9 @@ from aoe.ata import (
     describe_failure,
 )
 from aoe.config import CONFIG_STRING, Config
-from aoe.errors import DeviceError, UnsupportedError
+from aoe.errors import AccessError, AoEError, DeviceError, UnsupportedError
 from aoe.header import ETH_P_AOE, HEADER, HEADER_LENGTH, VERSION, Command
-from initiator.bio import Op
+from initiator.bio import BioVec, Op, UserPages
 from initiator.skbuff import Skb
 
 _WRITES: Final = int(AFlag.WRITE)
@@ -36,6 +37,16 @@ _COMMANDS: Final = {
     (Op.FLUSH, True): (0, int(Opcode.FLUSH)),
 }
 """aflags and opcode; a device that takes 48 bits gets them for every LBA (K35)."""
+
+_FUA: Final = _LBA48 | _WRITES, int(Opcode.WRITE_DMA_FUA_EXT)
+_TRIM: Final = 1
+"""The feature of DATA SET MANAGEMENT."""
+_RANGE: Final = Struct("<Q")
+"""A range to trim: the address in 48 bits, the count of sectors above them."""
+_RANGE_SECTORS: Final = 0xFFF8
+"""Most sectors of one range: whole blocks of 4096 bytes, lest the seams be kept."""
+TRIM_BLOCK: Final = SECTOR // _RANGE.size * _RANGE_SECTORS * SECTOR
+"""Bytes of a device that one block of ranges covers."""
 
 
 def query(src: bytes, address: Address, tag: int) -> Skb:
@@ -65,9 +76,11 @@ def put_header(
     )
 
 
-def put_command(skb: Skb, op: Op, lba: int, length: int, *, ext: bool) -> None:
+def put_command(
+    skb: Skb, op: Op, lba: int, length: int, *, ext: bool, fua: bool = False
+) -> None:
     """Write the registers that move ``length`` bytes at sector ``lba`` (K34-K36)."""
-    aflags, opcode = _COMMANDS[op, ext]
+    aflags, opcode = _FUA if fua else _COMMANDS[op, ext]
     if not ext and length:
         # Bits 32 to 47 stay, as in the kernel: nothing looks at them.
         lba = lba & ~0xF000_0000 | DEVICE_LBA << 24
@@ -84,6 +97,21 @@ def put_command(skb: Skb, op: Op, lba: int, length: int, *, ext: bool) -> None:
     )
 
 
+def put_trim(skb: Skb, sector: int, length: int, *, ext: bool) -> None:
+    """Write a TRIM of ``length`` bytes, and the blocks of ranges that it carries."""
+    end = sector + length // SECTOR
+    ranges = b"".join(
+        _RANGE.pack(min(end - first, _RANGE_SECTORS) << 48 | first)
+        for first in range(sector, end, _RANGE_SECTORS)
+    )
+    blocks = -(-len(ranges) // SECTOR)
+    payload = ranges.ljust(blocks * SECTOR, b"\0")
+    skb.frags = [BioVec(UserPages(payload), 0, len(payload))]
+    aflags = _WRITES | _LBA48 if ext else _WRITES
+    opcode = Opcode.DATA_SET_MANAGEMENT
+    REGISTERS.pack_into(skb.head, HEADER_LENGTH, aflags, _TRIM, blocks, opcode, 0, 0, 0)
+
+
 def put_identify(skb: Skb) -> None:
     """Write the registers of IDENTIFY DEVICE (K20)."""
     REGISTERS.pack_into(
@@ -91,14 +119,25 @@ def put_identify(skb: Skb) -> None:
     )
 
 
+def is_aborted(status: int, error: int) -> bool:
+    """Tell whether a reply says no more than that the command was not executed."""
+    return status == Status.READY | Status.ERROR and error == AtaError.ABORTED
+
+
 def failure(address: Address, op: Op | None, status: int, error: int) -> DeviceError:
     """Make the error that a failed reply's registers mean; ``op`` is None for IDENTIFY.
 
-    A FLUSH that is aborted, without a fault, is one that the target does not know;
-    ggaoed sends its opcode back as the status.
+    A FLUSH or TRIM that is aborted, without a fault, is one that the target does not
+    know; ggaoed sends the opcode of a FLUSH back as the status.
     """
-    aborted = status == Status.READY | Status.ERROR and error == AtaError.ABORTED
-    echoed = status in (Opcode.FLUSH, Opcode.FLUSH_EXT)
-    unknown = op is Op.FLUSH and (aborted or echoed)
+    aborted = is_aborted(status, error)
+    echoed = op is Op.FLUSH and status in (Opcode.FLUSH, Opcode.FLUSH_EXT)
+    unknown = echoed or (aborted and op in (Op.FLUSH, Op.DISCARD))
     kind = UnsupportedError if unknown else DeviceError
     return kind(str(address), describe_failure(status, error))
+
+
+def write_refused(address: Address, status: int, error: int) -> AoEError:
+    """Make the error of a write to a disk that takes none (P40)."""
+    words = describe_failure(status, error)
+    return AccessError(str(address), f"read-only, the target aborts writes: {words}")

@@ -5,12 +5,14 @@ Two sets of rules, chosen by name:
 ``kernel``
     What drivers/block/aoe/aoecmd.c does since v3.7: an RTT estimate that starts at
     250 ms with a deviation of 2 s, so that the first timeout is 16.5 s; a timer that
-    looks every 100 ms; no back-off; the window falls to one frame at every loss
-    (K45-K50).
+    looks every 100 ms; no back-off; the window falls to one frame at every loss; a
+    target is given up for another after more than 10 s (K45-K50, K57).
 ``prompt``
     Ours, the default: the first timeout is 250 ms, later ones follow the estimate down
     to 20 ms and double with jitter at each loss of the same frame up to 500 ms; the
-    window halves, once in a round trip; only answers to the latest transmission count.
+    window halves, once in a round trip; only answers to the latest transmission count;
+    a target that has answered nothing since a frame was lost there twice is given up
+    for another, and an interface after four losses in a row.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import random
 from typing import Final, Protocol
 
 MICROSECOND: Final = 1e-6
+_U32: Final = 0xFFFF_FFFF
 
 
 class Window:
@@ -114,6 +117,22 @@ class Timing(Protocol):
     def tick(self) -> float:
         """The timer looks only so often; 0 when it fires exactly."""
 
+    @property
+    def buckets(self) -> int:
+        """Frames lost together are sent again bucket by bucket, by their tags (K49)."""
+
+    @property
+    def by_burst(self) -> bool:
+        """Frames that an interface lost together count as one loss of it."""
+
+    @property
+    def probes_only(self) -> bool:
+        """A tainted target gets probes alone while another is not, and all of them."""
+
+    @property
+    def max_taint(self) -> int:
+        """Answers that the most tainted target owes."""
+
     def reset(self) -> None:
         """Forget the estimate."""
 
@@ -129,13 +148,34 @@ class Timing(Protocol):
     def window(self, nframes: int) -> Window:
         """Make the window for a new target."""
 
+    def losses(self, nframes: int) -> int:
+        """Losses in a row that an interface may have before it is left (K50)."""
+
+    def scorns(self, waited: float, unheard: int, deadsecs: float, count: int) -> bool:
+        """Tell whether a target shall be avoided after a loss (K50, K57).
+
+        Args:
+            waited: seconds that the frame has waited for it.
+            unheard: transmissions that were lost there since it answered anything.
+            deadsecs: as ``Options`` has it.
+            count: targets that the device has.
+        """
+
+    def probe_pause(self, taint: int) -> float:
+        """How long after a lost probe the next one goes out."""
+
 
 class KernelTiming:
     """The Linux driver's estimate, in its own scaled integers (K46, K47)."""
 
     RTTSCALE: Final = 8
     RTTDSCALE: Final = 3
+    HARD_SCORN_SECS: Final = 10
     tick = 0.1
+    buckets = 61
+    by_burst = False
+    probes_only = False
+    max_taint = 1000
 
     __slots__ = ("rttavg", "rttdev")
 
@@ -150,21 +190,35 @@ class KernelTiming:
     def sample(self, rtt: float) -> None:
         """``calc_rttavg``: gains of 1/256 and 1/8."""
         error = round(rtt / MICROSECOND) - (self.rttavg >> self.RTTSCALE)
-        self.rttavg += error
-        self.rttdev += abs(error) - (self.rttdev >> self.RTTDSCALE)
+        self.rttavg = self.rttavg + error & _U32
+        deviation = abs(error) - (self.rttdev >> self.RTTDSCALE)
+        self.rttdev = self.rttdev + deviation & _U32
 
     stray_sample = sample
 
     def timeout(self, attempts: int) -> float:  # noqa: ARG002 - no back-off (K48)
-        """Return 2 * average + 8 * deviation, at least 1 us."""
-        microseconds = (2 * self.rttavg >> self.RTTSCALE) + (
-            8 * self.rttdev >> self.RTTDSCALE
+        """Return 2 * average + 8 * deviation, at least 1 us, in 32 bits each."""
+        microseconds = ((2 * self.rttavg & _U32) >> self.RTTSCALE) + (
+            (8 * self.rttdev & _U32) >> self.RTTDSCALE
         )
         return max(microseconds, 1) * MICROSECOND
 
     def window(self, nframes: int) -> Window:
         """Make a window of half the buffer count, be it 0 (K16)."""
         return Window(nframes)
+
+    def losses(self, nframes: int) -> int:
+        """Return twice the buffer count."""
+        return 2 * nframes
+
+    def scorns(self, waited: float, _: int, deadsecs: float, count: int) -> bool:
+        """Tell whether it let a frame wait too long, in whole seconds."""
+        limit = min(deadsecs // count, self.HARD_SCORN_SECS)
+        return bool(deadsecs) and int(waited) > limit
+
+    def probe_pause(self, taint: int) -> float:
+        """Return so many timeouts: 1000 of them, if it was silent for long."""
+        return taint * self.timeout(0)
 
 
 class PromptTiming:
@@ -173,7 +227,12 @@ class PromptTiming:
     FIRST: Final = 0.25
     SHORTEST: Final = 0.02
     BACKED_OFF: Final = 0.5
+    LOST_TWICE: Final = 2
     tick = 0.0
+    buckets = 1
+    by_burst = True
+    probes_only = True
+    max_taint = 12
 
     __slots__ = ("_random", "_rtt", "_variation")
 
@@ -216,6 +275,18 @@ class PromptTiming:
     def window(self, nframes: int) -> Window:
         """Make a window that opens at half the buffer count, at least at one frame."""
         return PromptWindow(nframes)
+
+    def losses(self, _nframes: int) -> int:
+        """Return 4, of bursts: about 100 ms without any answer."""
+        return 4
+
+    def scorns(self, _waited: float, unheard: int, _: float, _count: int) -> bool:
+        """Tell whether a frame was lost there twice and nothing answered since."""
+        return unheard >= self.LOST_TWICE
+
+    def probe_pause(self, taint: int) -> float:
+        """Return so many timeouts, at most 500 ms."""
+        return min(taint * self.timeout(0), self.BACKED_OFF)
 
 
 TIMINGS: Final[dict[str, type[KernelTiming | PromptTiming]]] = {

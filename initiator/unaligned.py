@@ -14,15 +14,15 @@ wait for nothing else. No I/O here: bios are handed to whoever sends them.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from aoe.ata import SECTOR
 from initiator.bio import Bio, Op, UserPages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aoe.buffers import WriteBuffer
     from aoe.errors import AoEError
@@ -64,7 +64,8 @@ class SectorLocks:
 
     def __init__(self) -> None:
         self._held: dict[SectorLock, None] = {}
-        self._waiting: deque[SectorLock] = deque()
+        self._waiting: list[SectorLock] = []
+        self._released: list[SectorLock] = []
         self._exclusive = 0
         self._granting = False
 
@@ -82,26 +83,26 @@ class SectorLocks:
         """Give up a claim that was granted, and grant those that waited for it."""
         del self._held[lock]
         self._exclusive -= lock.exclusive
-        if self._granting or not self._waiting:
+        if self._waiting:
+            self._released.append(lock)
+        if self._granting:
             return
         # Who is granted his claim may be done with it before begin() returns.
         self._granting = True
-        while (following := self._next()) is not None:
-            self._waiting.remove(following)
-            self._held[following] = None
-            following.begin()
+        while self._released:
+            freed = self._released.pop()
+            # The others wait for somebody else.
+            for each in [w for w in self._waiting if w.conflicts_with(freed)]:
+                ahead = self._waiting.index(each)
+                if self._is_free(each, ahead):
+                    del self._waiting[ahead]
+                    self._held[each] = None
+                    each.begin()
         self._granting = False
 
-    def _next(self) -> SectorLock | None:
-        for ahead, lock in enumerate(self._waiting):
-            if self._is_free(lock, ahead):
-                return lock
-        return None
-
     def _is_free(self, lock: SectorLock, ahead: int) -> bool:
-        return not any(lock.conflicts_with(other) for other in self._held) and not any(
-            lock.conflicts_with(self._waiting[index]) for index in range(ahead)
-        )
+        before = chain(self._held, islice(self._waiting, ahead))
+        return not any(lock.conflicts_with(other) for other in before)
 
 
 class ByteView:
@@ -120,20 +121,27 @@ class ByteView:
 
     def read(self, offset: int, buffer: WriteBuffer, done: Done) -> None:
         """Fill ``buffer`` from byte ``offset`` on."""
+        self.readv(offset, [buffer], done)
+
+    def readv(self, offset: int, buffers: Sequence[WriteBuffer], done: Done) -> None:
+        """Fill ``buffers``, one behind the other, from byte ``offset`` on."""
         sector, before = divmod(offset, SECTOR)
         bio = Bio(Op.READ, sector, lambda bio: done(bio.error))
-        if len(buffer):
-            after = -(offset + len(buffer)) % SECTOR
+        pages = [UserPages(buffer) for buffer in buffers]
+        length = _length(pages)
+        if length:
+            after = -(offset + length) % SECTOR
             scratch = UserPages(bytearray(SECTOR if before or after else 0))
             _add(bio, scratch, before)
-            _add(bio, UserPages(buffer), len(buffer))
+            for page in pages:
+                _add(bio, page, len(page.data))
             _add(bio, scratch, after)
         self.submit(bio)
 
     def write(
         self,
         offset: int,
-        data: WriteBuffer | bytes | memoryview,
+        data: WriteBuffer | bytes,
         done: Done,
         *,
         fua: bool = False,
@@ -146,8 +154,20 @@ class ByteView:
             done: told how it went.
             fua: it shall be on stable storage when ``done`` is called.
         """
-        if len(data):
-            _Write(self, offset, data, done, fua=fua)
+        self.writev(offset, [data], done, fua=fua)
+
+    def writev(
+        self,
+        offset: int,
+        pieces: Sequence[WriteBuffer | bytes],
+        done: Done,
+        *,
+        fua: bool = False,
+    ) -> None:
+        """Write ``pieces``, one behind the other, as ``write`` does."""
+        pages = [UserPages(piece) for piece in pieces]
+        if _length(pages):
+            _Write(self, offset, pages, done, fua=fua)
         else:
             done(None)
 
@@ -156,6 +176,27 @@ class ByteView:
     ) -> None:
         """Write ``length`` zeroes from byte ``offset`` on; others get between."""
         _Zeroing(self, offset, length, done, fua=fua).run()
+
+    def trim(self, offset: int, length: int, done: Done) -> None:
+        """Say that bytes are not wanted any more: the whole sectors among them.
+
+        A write to them that has not ended yet is waited for, and those that come later
+        wait for this.
+        """
+        first, end = -(-offset // SECTOR), (offset + length) // SECTOR
+        if first >= end:
+            done(None)
+            return
+
+        def begin() -> None:
+            self.submit(Bio(Op.DISCARD, first, trimmed, length=(end - first) * SECTOR))
+
+        def trimmed(bio: Bio) -> None:
+            self.locks.release(lock)
+            done(bio.error)
+
+        lock = SectorLock(first, end, exclusive=True, begin=begin)
+        self.locks.acquire(lock)
 
     def flush(self, done: Done) -> None:
         """Make all writes stable that have ended."""
@@ -169,17 +210,17 @@ class _Write:
         self,
         view: ByteView,
         offset: int,
-        data: WriteBuffer | bytes | memoryview,
+        pages: Sequence[UserPages],
         done: Done,
         *,
         fua: bool,
     ) -> None:
         self._view = view
-        self._data = UserPages(data)
+        self._pages = pages
         self._done = done
         self._fua = fua
         self._sector, self._before = divmod(offset, SECTOR)
-        length = len(self._data.data)
+        length = _length(pages)
         self._after = -(offset + length) % SECTOR
         end = (offset + length + self._after) // SECTOR
         self._head = self._tail = UserPages(b"")
@@ -216,17 +257,15 @@ class _Write:
             self._end(self._error)
 
     def _write(self) -> None:
-        bio = Bio(Op.WRITE, self._sector, self._written)
+        bio = Bio(Op.WRITE, self._sector, self._written, fua=self._fua)
         _add(bio, self._head, self._before)
-        _add(bio, self._data, len(self._data.data))
+        for page in self._pages:
+            _add(bio, page, len(page.data))
         _add(bio, self._tail, self._after, SECTOR - self._after)
         self._view.submit(bio)
 
     def _written(self, bio: Bio) -> None:
-        if self._fua and bio.error is None:
-            self._view.flush(self._end)
-        else:
-            self._end(bio.error)
+        self._end(bio.error)
 
     def _end(self, error: AoEError | None) -> None:
         self._view.locks.release(self._lock)
@@ -267,6 +306,10 @@ class _Zeroing:
         self._between = True
         if not self._running:
             self.run()
+
+
+def _length(pages: Sequence[UserPages]) -> int:
+    return sum(len(page.data) for page in pages)
 
 
 def _add(bio: Bio, page: UserPages, length: int, offset: int = 0) -> None:

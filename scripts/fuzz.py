@@ -46,6 +46,10 @@ MEMORY_SLACK: Final = 4 << 20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
+PATIENCE: Final = 30.0
+"""Seconds that are spent on making a find shorter."""
+
+
 class Find(NamedTuple):
     """Frames that make a port break a rule, the last of them at once.
 
@@ -191,15 +195,17 @@ def shorten(find: Find) -> Find:
     """Leave out frames, then bytes of the last one, as long as it fails without them.
 
     Returns:
-        The same find where it does not fail on a port of its own.
+        The same find where it does not fail on a port of its own, and one that could
+        be shorter where this took longer than ``PATIENCE``.
     """
+    end = time.monotonic() + PATIENCE
     *earlier, last = find.frames
     if not failure_of(find, find.frames):
         return find
     piece = len(earlier)
     while piece:
         start = 0
-        while start < len(earlier):
+        while start < len(earlier) and time.monotonic() < end:
             fewer = earlier[:start] + earlier[start + piece :]
             if failure_of(find, [*fewer, last]):
                 earlier = fewer

@@ -7,8 +7,11 @@ from typing import Final
 import click
 
 from aoe.commandline import run
+from aoe.completion import completion_command
 from target.verbs.check import check
 from target.verbs.doctor import doctor
+from target.verbs.import_vblade import import_vblade
+from target.verbs.netboot import netboot
 from target.verbs.overlay import overlay
 from target.verbs.running import (
     clear_config,
@@ -30,6 +33,10 @@ def cli() -> None:
 
     \b
     Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
+          aoe-target doctor eth0
+
+    An address is a shelf and a slot, e0.0 or 0.0. Sizes are bytes and take the
+    suffixes K, M, G and T, powers of 1024.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or timed out,
     4 not permitted, 5 busy.
@@ -47,6 +54,9 @@ for command in (
     clear_reserve,
     overlay,
     doctor,
+    netboot,
+    import_vblade,
+    completion_command(PROGRAM),
 ):
     cli.add_command(command)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -43,39 +43,46 @@ _OPTION: Final = re.compile(r"^--([a-z-]+)")
 _UNKNOWN: Final = re.compile(r"unknown field `(.*?)`")
 
 
+Size = Annotated[int | str, msgspec.Meta(title="size")]
+"""Bytes, or text with a suffix. Its title is what the manual calls it."""
+
+
 class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What ``[defaults]`` can say, and every ``[[export]]`` too.
 
     Args:
-        interfaces: a name, or a list of names.
+        interfaces: a name, or a list of names; here or in ``[defaults]``.
         read_only: refuse writes.
-        sync: answer writes when they are stable.
-        direct: go around the page cache.
-        offset: where the disk begins in the file, a size.
-        length: how long it is, a size; to the end where not given.
-        create: make the file, sparse, with this size, if there is none.
+        sync: answer writes when they are on stable storage.
+        direct: read and write around the page cache.
+        offset: where the disk begins in ``path``.
+        length: how long it is; to the end where not given.
+        create: make ``path``, sparse, with this size, if there is none.
         overlay: a file that takes what is written, so that ``path`` is only read.
         buffers: requests that a client may have outstanding, at least 2.
-        serial: serial number, at most 20 ASCII characters; made of address and host.
+        serial: serial number, at most 20 ASCII characters; made of address and host
+            where not given.
         model: model name, at most 40 ASCII characters.
-        wwn: world wide name, 16 hexadecimal digits; made of address and serial.
+        wwn: world wide name, 16 hexadecimal digits; made of address and serial where
+            not given.
         rotation: turns a minute that clients are told, 1 for a disk that does not turn.
         physical_block: bytes that clients are told to write at a time, 512 or 4096.
         mask: MAC addresses of the only clients to serve, whatever list was kept.
         keep_state: keep what clients set.
-        state_dir: where to keep it; beside ``path`` where that is an image.
+        state_dir: where to keep that; by default beside ``path`` where that is an
+            image, in /var/lib/aoe-target where not.
         force: serve it although it seems to be in use.
-        filter: tables of filters, each with its ``name`` and keys, the one nearest to
-            the wire first.
+        filter: what is done wrong on purpose, each a ``name`` and its keys, the one
+            nearest to the wire first.
     """
 
     interfaces: str | list[str] = []
     read_only: bool = False
     sync: bool = False
     direct: bool = False
-    offset: int | str = 0
-    length: int | str | None = None
-    create: int | str | None = None
+    offset: Size = 0
+    length: Size | None = None
+    create: Size | None = None
     overlay: str = ""
     buffers: int = BUFFER_COUNT
     serial: str = ""

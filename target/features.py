@@ -7,11 +7,11 @@ reply's registers, and the sector count register of a success (P35).
 from __future__ import annotations
 
 from dataclasses import replace
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Feature, SmartFeature
 from aoe.identify import Ability
+from aoe.smart import SMART_KEY, Attribute, pack_attributes
 from target.transfers import CommandError
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ _WRITE: Final = int(AFlag.WRITE)
 _POWER_ACTIVE: Final = 0xFF
 _FEATURE: Final = 25
 """Offset of the feature register in a request."""
-_SMART_KEY: Final = 0xC24F
-"""lba1 and lba2 of every SMART command; in a reply they mean: all is well."""
-_SMART_VERSION: Final = Struct("<H")
-_SMART_ATTRIBUTE: Final = Struct("<BHBB6sx")
-"""id, flags, value now, worst value, raw value."""
 _SMART_COUNTS: Final = 0x0032
 """Flags of an attribute: counts events, always, and foretells nothing."""
 _TRANSFER_MODES: Final = frozenset(
@@ -117,7 +112,7 @@ def smart(
     export = target.export
     is_on = Ability.SMART in export.enabled
     if (
-        low >> 8 & 0xFFFF != _SMART_KEY
+        low >> 8 & 0xFFFF != SMART_KEY
         or aflags & _WRITE
         or not (is_on or feature == SmartFeature.ENABLE)
     ):
@@ -139,23 +134,12 @@ def smart(
 
 def _smart_page(target: Target) -> bytes:
     # Only what we know: how much went over this interface since the program began.
-    page = bytearray(SECTOR)
-    _SMART_VERSION.pack_into(page, 0, 0x10)
-    for place, (attribute, raw) in enumerate(
-        (
-            (187, target.uncorrectable_errors),
-            (241, target.written_bytes // SECTOR),
-            (242, target.read_bytes // SECTOR),
-        )
-    ):
-        _SMART_ATTRIBUTE.pack_into(
-            page,
-            _SMART_VERSION.size + place * _SMART_ATTRIBUTE.size,
-            attribute,
-            _SMART_COUNTS,
-            100,
-            100,
-            (raw & 0xFFFF_FFFF_FFFF).to_bytes(6, "little"),
-        )
-    page[511] = -sum(page) & 0xFF
-    return bytes(page)
+    counts = {
+        187: target.uncorrectable_errors,
+        241: target.written_bytes // SECTOR,
+        242: target.read_bytes // SECTOR,
+    }
+    return pack_attributes(
+        Attribute(number, _SMART_COUNTS, 100, 100, raw & 0xFFFF_FFFF_FFFF)
+        for number, raw in counts.items()
+    )

@@ -192,7 +192,8 @@ class MetricsServer:
     Raises:
         BusyError: the port is in use.
         AccessError: the port is not for us.
-        AoEError: prometheus-client is missing, or the address is not ours.
+        UsageError: prometheus-client is missing.
+        AoEError: the address is not ours.
     """
 
     def __init__(
@@ -201,7 +202,8 @@ class MetricsServer:
         try:
             handler = _make_handler(StatusCollector(snapshot))
         except ImportError as error:
-            raise AoEError(
+            # No restart of the program will mend it: its exit code says so.
+            raise UsageError(
                 "--metrics",
                 "prometheus-client is not installed",
                 "Install it with: pip install 'pyaoe[metrics]'",

@@ -21,8 +21,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
-from target.capabilities import (
+from aoe.capabilities import (
     Capability,
     CapabilitySets,
     capability_sets,
@@ -31,6 +30,7 @@ from target.capabilities import (
     limit_capabilities,
     set_capabilities,
 )
+from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
+from hypothesis import settings
 
 from aoe.errors import AccessError
 from aoe.link import open_link
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from aoe.netns import Namespace
 
     MakeWire: TypeAlias = Callable[[int | tuple[int, int]], Wire]
+
+
+# A machine that is busy with something else is no failure.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def hold(
 
 def asks_for_stability(request: bytes) -> bool:
     """Tell whether a request may not succeed while a flush has failed unheard (P46)."""
-    if request[14] >> 4 != 1 or request[19] != 0 or len(request) < 36:
+    if len(request) < 36 or request[14] >> 4 != 1 or request[19] != 0:
         return False
     return request[27] in SETTLING or (
         request[27] == SET_FEATURES and request[25] == 0x82

@@ -1,14 +1,15 @@
-"""A link between two queues, for what would otherwise need an interface."""
+"""Links that need no interface: between two queues, and to a target in memory."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from aoe.abstract import Link, LinkStatistics
 from aoe.errors import NotFoundError
-from tests.asking import TARGET
+from tests.asking import CLIENT, TARGET, ask, make_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,3 +73,49 @@ class QueueLink(Link):
             os.close(self._readable)
             os.close(self._writable)
         self.is_closed = True
+
+
+class Cable(Link):
+    """A link with a target at its other end, and trouble on the way.
+
+    Args:
+        replies: what comes back, for a request and the target's reply to it.
+    """
+
+    name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
+
+    def __init__(self, replies: Callable[[bytes, bytes], list[bytes]]) -> None:
+        self.target = make_target()
+        self.sent: list[bytes] = []
+        self._replies = replies
+        self._arrived: deque[bytes] = deque()
+        self._slot = bytearray(1514)
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive(self) -> memoryview | None:
+        return memoryview(self._arrived.popleft()) if self._arrived else None
+
+    def reserve(self) -> memoryview | None:
+        return memoryview(self._slot)
+
+    def commit(self, length: int) -> None:
+        request = bytes(self._slot[:length])
+        self.sent.append(request)
+        reply = ask(self.target, request)
+        self._arrived.extend(each for each in self._replies(request, reply) if each)
+
+    def flush(self) -> None:
+        pass
+
+    def wait(self, timeout: float | None) -> bool:
+        if not self._arrived:
+            time.sleep(min(timeout or 0.0, 0.001))
+        return bool(self._arrived)
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics()
+
+    def close(self) -> None:
+        pass

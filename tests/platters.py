@@ -19,6 +19,7 @@ class Platter:
         data: what is on it.
         bios: those that wait, oldest first.
         done: the operations that have ended, with their sectors.
+        stable: the bios that were FUA.
         failure: what the next bio fails with.
     """
 
@@ -26,6 +27,7 @@ class Platter:
         self.data = bytearray(sectors * SECTOR)
         self.bios: list[Bio] = []
         self.done: list[tuple[Op, int, int]] = []
+        self.stable = 0
         self.failure: AoEError | None = None
         self.at_once = at_once
 
@@ -42,6 +44,7 @@ class Platter:
     def end(self, index: int = 0) -> None:
         """Do what a bio wants, and end it."""
         bio = self.bios.pop(index)
+        self.stable += bio.fua
         self.done.append((bio.op, bio.sector, bio.size // SECTOR))
         bio.error, self.failure = self.failure, None
         at = bio.sector * SECTOR
@@ -51,6 +54,8 @@ class Platter:
             else:
                 self.data[at : at + length] = page.data[offset : offset + length]
             at += length
+        if bio.op is Op.DISCARD and bio.error is None:
+            self.data[at : at + bio.size] = b"\xdb" * bio.size
         bio.end_io(bio)
 
     def end_all(self, dice: random.Random | None = None) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aoe.link import Link
     from aoe.netns import Namespace, Wire
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""
 AT_ONCE = "--force"
 """Where nobody else is on the wire, a target need not search for another there."""

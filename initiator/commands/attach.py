@@ -1,53 +1,47 @@
-"""``aoe attach`` and ``detach``: a disk for programs that know no AoE."""
+"""``aoe attach``: a disk for programs that know no AoE."""
 
 from __future__ import annotations
 
 import os
-import select
+import signal
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aoe.address import Address
 from aoe.commandline import ADDRESS, json_option, print_json
-from aoe.errors import AccessError, NotFoundError, UsageError
-from aoe.sizes import format_size
-from initiator.background import into_background, log_line
+from aoe.errors import UsageError, from_os_error
 from initiator.commands.common import Connection, connects
+from initiator.commands.detach import attached_line
 from initiator.device import Disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from initiator.export.attachment import Attachment, Place
-
-_GOODBYE: Final = 10.0
-"""Seconds that a process gets to end when it has nothing left to do."""
-
-
-def _absolute(path: str) -> Path:
-    # libfuse goes to the root directory, and so does a process in the background.
-    return Path(os.path.realpath(path))
+    from aoe.address import Address
+    from initiator.export.attachment import Place
 
 
 def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
-    return None if value is None else _absolute(value)
+    # libfuse goes to the root directory, and so does a process in the background.
+    return None if value is None else Path(os.path.realpath(value))
 
 
 @click.command()
 @click.argument("address", type=ADDRESS)
-@connects(3.0, moves_data=True)
+@click.option(
+    "--nbd",
+    metavar="SOCKET|HOST:PORT",
+    help="Serve it to NBD clients, at a Unix socket or a TCP port.",
+)
 @click.option(
     "--fuse",
     "file",
     callback=_resolve,
     metavar="FILE",
-    help="As a file, through FUSE; made if it is not there.",
+    help="Show it as a file, through FUSE; made if it is not there.",
 )
-@click.option("--loop", is_flag=True, help="As a block device, /dev/loopN.")
+@click.option("--loop", is_flag=True, help="Make it a block device, /dev/loopN.")
 @click.option(
     "--mount",
     "directory",
@@ -56,177 +50,207 @@ def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path |
     metavar="DIR",
     help="Mount the file system that is on it.",
 )
-@click.option("--fstype", default="", help="Of what kind it is, if mount cannot tell.")
+@click.option("--fstype", default="", help="What file system, if mount cannot tell.")
 @click.option("--mount-options", "options", default="", help="As of mount -o.")
-@click.option("--read-only", is_flag=True, help="Nothing can be written.")
-@click.option("--background", is_flag=True, help="Go on in the background, once ready.")
+@click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
+@click.option(
+    "--run",
+    "command",
+    default="",
+    metavar="CMD",
+    help="Serve NBD while this shell command runs, with $uri in its environment; exit "
+    "as it does.",
+)
+@click.option(
+    "--background", is_flag=True, help="Return when it is ready, and go on serving."
+)
+@click.option(
+    "--ready-fd", type=int, metavar="N", help="Write READY=1 there when it is ready."
+)
+@connects(3.0, moves_data=True)
 @json_option
 def attach(
     *,
     address: Address,
     connection: Connection,
+    nbd: str | None,
+    read_only: bool,
+    command: str,
     background: bool,
+    ready_fd: int | None,
     as_json: bool,
-    **place: Any,  # noqa: ANN401 - the fields of a Place, as their options say
+    **place: Any,  # noqa: ANN401 - the other fields of a Place, as their options say
 ) -> None:
-    """Attach a disk as a file, a block device or a mounted file system.
-
-    It stays until `aoe detach`, Ctrl-C or, if it is mounted, umount. Who uses it then
-    keeps it. Block devices and mounts take root and mfusepy: pip install 'pyaoe[fuse]'.
+    """Attach a disk for programs that know no AoE.
 
     \b
-    Try:  aoe attach e0.0 -i eth0 --mount /mnt
-          aoe attach e0.0 -i eth0 --loop --background
+    Try:  aoe attach e0.0 -i eth0 --nbd /run/e0.0.sock
+          aoe attach e0.0 -i eth0 --nbd e0.0.sock --run 'qemu-img info "$uri"'
+          aoe attach e0.0 -i eth0 --mount /mnt --background
+          aoe attach e0.0 -i eth0 --loop
           aoe attach e0.0 -i eth0 --fuse disk.img --read-only
+
+    It is there until Ctrl-C, SIGTERM or `aoe detach`; what is under way is then
+    finished, and the disk flushed. Served by NBD, a second signal ends it at once.
+    Otherwise who uses it keeps it, and umount is enough to detach what is mounted.
+
+    --loop and --mount take root, they and --fuse mfusepy: pip install 'pyaoe[fuse]'.
     """
+    _check(nbd, command, place, background=background)
+    life = _Life([] if ready_fd is None else [ready_fd])
+    if command:
+        from initiator.export.nbd_listener import planned_uri
+
+        life.run_beside(command, planned_uri(str(nbd), str(address)))
+    elif background:
+        life.go_to_background()
+    say = _Announcer(life, as_json=as_json, quiet=bool(command))
+    if nbd is not None:
+        _serve_nbd(address, connection, nbd, say, read_only=read_only)
+        return
     from initiator.export.attachment import Place
 
-    where = Place(**place)
-    if where.file is None and where.directory is None and not where.loop:
-        raise UsageError(
-            str(address), "attach it as what?", "Add --mount DIR, --loop or --fuse FILE"
-        )
-    if where.directory is None and (where.fstype or where.options):
-        raise UsageError(
-            "--fstype, --mount-options", "nothing is mounted", "Add --mount DIR"
-        )
-    ready = into_background() if background else None
-    with connection.host(address) as host:
-        disk = Disk(host, address, connection.timeout)
-        try:
-            _keep_attached(disk, where, ready, as_json=as_json)
-        finally:
-            disk.close()
+    _show(address, connection, Place(read_only=read_only, **place), say)
 
 
-def _keep_attached(
-    disk: Disk, place: Place, ready: Callable[[], None] | None, *, as_json: bool
+def _check(
+    nbd: str | None, command: str, place: dict[str, Any], *, background: bool
+) -> None:
+    places = "--nbd SOCKET, --mount DIR, --loop or --fuse FILE"
+    if nbd is None and not any(place.values()):
+        raise UsageError("attach", "no place to attach it to", f"Name one: {places}")
+    if nbd is not None and any(place.values()):
+        raise UsageError("--nbd", "goes alone", "Attach the disk once more")
+    if not place["directory"] and (place["fstype"] or place["options"]):
+        raise UsageError("--fstype, --mount-options", "no --mount DIR")
+    if command and nbd is None:
+        raise UsageError("--run", "no $uri for the command", "Add --nbd SOCKET")
+    if command and background:
+        raise UsageError("attach", "--run needs the foreground", "Choose one of them")
+
+
+def _serve_nbd(
+    address: Address,
+    connection: Connection,
+    nbd: str,
+    say: _Announcer,
+    *,
+    read_only: bool,
+) -> None:
+    from initiator.export.detaching import announced
+    from initiator.export.front import ending
+    from initiator.export.nbd_front import NbdFrontEnd
+    from initiator.export.nbd_listener import Listener
+
+    def end(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with ExitStack() as stack:
+        # First, since this fails without a network; who calls early is kept waiting.
+        listener = stack.enter_context(closing(Listener(nbd)))
+        host = stack.enter_context(connection.host(address))
+        disk = stack.enter_context(Disk(host, address, connection.timeout))
+        ended = stack.enter_context(ending(host))
+        front = NbdFrontEnd(disk, listener, read_only=read_only, report=report)
+        stack.enter_context(closing(front))
+        about = describe(disk, read_only=read_only, uri=front.uri, socket=listener.path)
+        stack.enter_context(announced(about, end))
+        say.ready(about)
+        front.run(ended)
+
+
+def _show(
+    address: Address, connection: Connection, place: Place, say: _Announcer
 ) -> None:
     from initiator.export.attachment import Attachment
-    from initiator.export.keeper import Keeper, flush, signals
+    from initiator.export.detaching import Detacher, flush, signals
     from initiator.export.reclaim import serve_reclaim
     from initiator.export.thread import DiskThread
 
     serve_reclaim()
-    keeper = Keeper(log_line if ready else _warn)
-    with signals(keeper), DiskThread(disk, keeper.wake) as thread:
+    detacher = Detacher(report)
+    with ExitStack() as stack:
+        host = stack.enter_context(connection.host(address))
+        disk = Disk(host, address, connection.timeout, read_only=place.read_only)
+        stack.enter_context(disk)
+        stack.enter_context(signals(detacher))
+        thread = stack.enter_context(DiskThread(disk, report, detacher.wake))
         if not place.read_only and not flush(thread):
-            _warn(f"{disk.address}: warning: the target knows no flush")
-        attachment = Attachment(thread, place, keeper.wake)
+            report(f"{address}: warning: the target knows no flush")
+        attachment = Attachment(thread, place, detacher.wake)
         attachment.attach()
-        about = _describe(disk, attachment, place)
-        if as_json:
-            print_json("attach", **about)
-        else:
-            click.echo(_line(about))
-        sys.stdout.flush()
-        if ready is not None:
-            ready()
-        keeper.keep(thread, attachment, about)
+        about = describe(
+            disk,
+            read_only=place.read_only,
+            file=place.file,
+            device=attachment.device,
+            directory=place.directory,
+        )
+        say.ready(about)
+        detacher.wait(thread, attachment, about)
 
 
-def _describe(disk: Disk, attachment: Attachment, place: Place) -> dict[str, Any]:
+def describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any]:
+    """Say of an attached disk what scripts and ``aoe detach`` want to know."""
+    named = {name: None if each is None else str(each) for name, each in places.items()}
     return {
         "address": str(disk.address),
+        **named,
         "size_bytes": disk.size,
-        "interfaces": [port.name for port in disk.host.ports],
-        "read_only": place.read_only,
-        "file": None if place.file is None else str(place.file),
-        "device": None if attachment.device is None else str(attachment.device),
-        "directory": None if place.directory is None else str(place.directory),
+        "read_only": read_only,
         "pid": os.getpid(),
     }
 
 
-def _line(about: dict[str, Any]) -> str:
-    size = format_size(about["size_bytes"])
-    mode = ", read-only" if about["read_only"] else ""
-    at = " on ".join(str(about[key]) for key in ("device", "directory") if about[key])
-    places = " and ".join(filter(None, (about["file"], at)))
-    return (
-        f"{about['address']} {size} on {','.join(about['interfaces'])}{mode}: {places}"
-    )
-
-
-def _warn(line: str) -> None:
+def report(line: str) -> None:
+    """Show a line, behind our name."""
     click.echo(f"aoe: {line}", err=True)
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--lazy", is_flag=True, help="Out of sight now, gone with its last user.")
-@click.option("--list", "listing", is_flag=True, help="Show what is attached.")
-@json_option
-def detach(*, name: str | None, lazy: bool, listing: bool, as_json: bool) -> None:
-    """Detach a disk: unmount, let go of the device and the file, and flush.
+class _Announcer:
+    # Says that it is attached; not where standard output is a command's.
 
-    NAME is its address, or where it is attached: the directory, file or device. Who
-    still uses it is named, and nothing changes.
+    def __init__(self, life: _Life, *, as_json: bool, quiet: bool) -> None:
+        self._life = life
+        self._as_json = as_json
+        self._quiet = quiet
 
-    \b
-    Try:  aoe detach e0.0
-          aoe detach /mnt
-          aoe detach --list
-    """
-    from initiator.export.keeper import ask
-
-    attached = _attached()
-    if listing:
-        documents = [about for _, about in attached]
-        if as_json:
-            print_json("detach", attachments=documents)
-        else:
-            click.echo("".join(f"{_line(about)}\n" for about in documents), nl=False)
-        return
-    socket, about = _find(name, attached)
-    ask(socket, "detach", lazy="yes" if lazy else "no", wait=None)
-    if not lazy:
-        _wait_for_end(about["pid"])
-    if as_json:
-        print_json("detach", attachments=[about])
+    def ready(self, about: dict[str, Any]) -> None:
+        if self._as_json and not self._quiet:
+            print_json("attach", **about)
+        elif not self._quiet:
+            click.echo(attached_line(about))
+        sys.stdout.flush()
+        self._life.is_ready()
 
 
-def _attached() -> list[tuple[str, dict[str, Any]]]:
-    from initiator.export.keeper import ask, find_attachments
+class _Life:
+    # Who waits for us to be ready, and what becomes of us then.
 
-    found = []
-    for _, socket in find_attachments():
-        # One that ends just now is none; another user's is none of ours.
-        with suppress(NotFoundError, AccessError):
-            found.append((socket, ask(socket, "status")))
-    return found
+    def __init__(self, ready_fds: list[int]) -> None:
+        self._ready_fds = ready_fds
+        self._leaves_terminal = False
 
+    def run_beside(self, command: str, uri: str) -> None:
+        from aoe.beside import run_beside
 
-def _find(
-    name: str | None, attached: list[tuple[str, dict[str, Any]]]
-) -> tuple[str, dict[str, Any]]:
-    have = ", ".join(about["address"] for _, about in attached) or "nothing"
-    if name is None:
-        raise UsageError("aoe detach", "which one?", f"Attached: {have}")
-    names = {name, str(_absolute(name))}
-    with suppress(UsageError):
-        names.add(str(Address.parse(name)))
-    found = [
-        (socket, about)
-        for socket, about in attached
-        if names & {about[key] for key in ("address", "file", "device", "directory")}
-    ]
-    if not found:
-        raise NotFoundError(name, f"not attached here (attached: {have})")
-    if len(found) > 1:
-        raise UsageError(
-            name,
-            f"attached {len(found)} times",
-            "Name the directory, file or device: aoe detach --list",
-        )
-    return found[0]
+        beside = run_beside(command, {"uri": uri}, self._ready_fds)
+        self._ready_fds.append(beside.ready_fd)
 
+    def go_to_background(self) -> None:
+        from aoe.beside import go_to_background
 
-def _wait_for_end(pid: int) -> None:
-    # It has nothing left to do; what it held of the machine is free when it is gone.
-    with suppress(OSError):
-        process = os.pidfd_open(pid)
-        try:
-            select.select([process], [], [], _GOODBYE)
-        finally:
-            os.close(process)
+        self._ready_fds.append(go_to_background(self._ready_fds))
+        self._leaves_terminal = True
+
+    def is_ready(self) -> None:
+        for fd in self._ready_fds:
+            try:
+                os.write(fd, b"READY=1\n")
+                os.close(fd)
+            except OSError as error:
+                raise from_os_error(f"--ready-fd {fd}", error) from error
+        if self._leaves_terminal:
+            from aoe.beside import leave_terminal
+
+            leave_terminal()

@@ -20,6 +20,7 @@ from initiator.check.subject import Subject, meet
 from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireAsk
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 from initiator.discover import Answer, discover
 from initiator.host import claim_tag_base
 
@@ -37,7 +38,9 @@ _OTHERS = Needs.MASK | Needs.HAZARD
 
 
 @click.command()
-@click.argument("address", type=ADDRESS, required=False)
+@click.argument(
+    "address", type=ADDRESS, required=False, shell_complete=complete_address
+)
 @click.option("--list", "is_list", is_flag=True, help="List the checks, ask nobody.")
 @click.option(
     "--only",
@@ -49,14 +52,16 @@ _OTHERS = Needs.MASK | Needs.HAZARD
 @click.option("--strict", is_flag=True, help="Advice that is not taken is a failure.")
 @click.option("--write", is_flag=True, help="Also write to sectors, and restore them.")
 @click.option(
-    "--lba", type=click.IntRange(min=0), help="The first of them; the last by default."
+    "--lba",
+    type=click.IntRange(min=0),
+    help="The first of those sectors; by default they are the last of the disk.",
 )
 @click.option(
     "--sectors",
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="How many of them.",
+    help="How many sectors.",
 )
 @click.option(
     "--claim",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.commandline import SECONDS
+from aoe.completion import complete_interfaces
 from aoe.errors import NotFoundError
 from aoe.link import open_link
 from initiator.host import Host
@@ -19,10 +20,11 @@ from initiator.options import Options
 from initiator.timing import TIMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aoe.address import Address
     from aoe.link import Link
+    from initiator.remote import RemoteTarget
 
     Command = Callable[..., None]
 
@@ -46,26 +48,53 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
+    def _opener(self, *, others: bool = False) -> Iterator[Callable[[str], Link]]:
+        """Provide what opens an interface, such that its frames are recorded."""
+        opener = functools.partial(open_link, responses=True, others=others)
+        with self.recorder() as record:
+            yield lambda name: record(opener(name))
+
+    @contextmanager
+    def recorder(self) -> Iterator[Callable[[Link], Link]]:
+        """Provide what makes a link record its frames; without --pcap it does not."""
+        if self.pcap is None:
+            yield lambda link: link
+            return
+        from aoe.capture import CaptureWriter, CapturingLink
+
+        with CaptureWriter(self.pcap) as writer:
+            yield lambda link: CapturingLink(link, writer)
+
+    def names(self) -> Sequence[str]:
+        """Name the interfaces to look on.
+
+        Raises:
+            NotFoundError: none are named, and none are up.
+        """
+        return self.interfaces or _usable_interfaces()
+
+    @contextmanager
     def links(self, *, others: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces, and close them again; ``others`` as in open_link."""
-        with ExitStack() as stack:
-            names = self.interfaces or _usable_interfaces()
-            links = [
-                stack.enter_context(open_link(name, responses=True, others=others))
-                for name in names
-            ]
-            if self.pcap is not None:
-                from aoe.capture import CaptureWriter, CapturingLink
+        with self._opener(others=others) as opener, ExitStack() as stack:
+            yield [stack.enter_context(opener(name)) for name in self.names()]
 
-                writer = stack.enter_context(CaptureWriter(self.pcap))
-                links = [CapturingLink(link, writer) for link in links]
-            yield links
+    @contextmanager
+    def target(self, address: Address) -> Iterator[RemoteTarget]:
+        """Open the interfaces and find a target, to ask it things without a driver."""
+        from initiator.remote import reach
+
+        with self.links() as links, reach(links, address, self.timeout) as target:
+            yield target
 
     @contextmanager
     def host(self, *only: Address) -> Iterator[Host]:
         """Open the interfaces and run a driver on them, for these devices or all."""
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
-        with self.links() as links, Host(links, options) as host:
+        with (
+            self._opener() as opener,
+            Host.on(*self.names(), options=options, opener=opener) as host,
+        ):
             yield host
 
 
@@ -92,6 +121,7 @@ _WHERE: Final = (
         envvar="AOE_INTERFACE",
         metavar="IFACE[,IFACE]",
         callback=_split,
+        shell_complete=complete_interfaces,
         help="Where to look; every Ethernet interface that is up, by default.",
     ),
     click.option(
@@ -106,7 +136,7 @@ _HOW: Final = (
         type=click.Choice(sorted(TIMINGS)),
         default="prompt",
         show_default=True,
-        help="When to send again: our rules, or the Linux driver's.",
+        help="When to send again: prompt is our way, kernel the Linux driver's.",
     ),
     click.option(
         "--deadsecs",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aoe.commandline import json_option, print_json
+from initiator.completion import complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,15 +35,28 @@ def _bound(
 
 
 @click.command()
-@click.option("-p", "--policy", required=True, help="Who counts page references.")
-@click.option("-n", "--nic", required=True, help="The kind of card: SG, NOSG or COW.")
+@click.option(
+    "-p",
+    "--policy",
+    required=True,
+    shell_complete=complete_axis("policy"),
+    help="Who counts page references.",
+)
+@click.option(
+    "-n",
+    "--nic",
+    required=True,
+    shell_complete=complete_axis("nic"),
+    help="The kind of card: SG, NOSG or COW.",
+)
 @click.option(
     "-s",
     "--submitter",
     "submitters",
     required=True,
     multiple=True,
-    help="Whose memory is written; bios take turns if there are several.",
+    shell_complete=complete_axis("submitter"),
+    help="Whose memory is written. Repeat it, and bios take turns.",
 )
 @_bound("bios", "Writes that are submitted.", least=1)
 @_bound("buffers", "Buffers in each of them.", least=1)
@@ -58,7 +72,7 @@ def _bound(
     type=click.IntRange(min=1),
     default=2_000_000,
     show_default=True,
-    help="Give up after so many.",
+    help="Give up after so many states.",
 )
 @click.option(
     "--violation",
@@ -80,7 +94,7 @@ def explore(
     as_json: bool,
     **bounds: int,
 ) -> None:
-    """Try every order of events, and show the shortest that breaks the policy.
+    """Try every order of events, for one that breaks the policy.
 
     \b
     Try:  aoe lab explore -p a -n COW -s rawalloc_highorder_tail
@@ -91,6 +105,7 @@ def explore(
     bio is submitted; a clone leaves its queue, is sent, is lost, is freed; an answer
     comes, or comes twice; a frame times out; the device fails; an owner frees its
     buffer or writes into it; somebody else allocates memory. Equal states count once.
+    The shortest one that breaks the policy is shown.
 
     Exit codes: 0 safe within the bounds, 1 a way to break it was found.
     """

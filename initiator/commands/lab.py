@@ -9,8 +9,10 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from aoe.commandline import ADDRESS, json_option, print_json
+from aoe.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.commands.explore import explore
+from initiator.completion import complete_address, complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def lab() -> None:
-    """Play what AoE does to the pages it is given, under ten policies.
+    """Play what AoE does to memory pages, under ten policies.
 
     \b
     Try:  aoe lab matrix
@@ -38,26 +40,33 @@ def lab() -> None:
     """
 
 
-def _names(axis: str) -> Callable[..., tuple[str, ...]]:
+def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
     def check(
         _: click.Context, __: click.Parameter, value: tuple[str, ...]
     ) -> tuple[str, ...]:
         if value:
             from initiator.lab.report import check_names
 
-            check_names(axis, value)
+            check_names(name, value)
         return value
 
-    return check
+    plural = "policies" if name == "policy" else f"{name}s"
+    return click.option(
+        f"-{name[0]}",
+        f"--{name}",
+        plural,
+        multiple=True,
+        callback=check,
+        shell_complete=complete_axis(name),
+        help=help_text,
+    )
 
 
 @lab.command()
-@click.option("-p", "--policy", "policies", multiple=True, callback=_names("policy"))
-@click.option(
-    "-s", "--submitter", "submitters", multiple=True, callback=_names("submitter")
-)
-@click.option("-e", "--event", "events", multiple=True, callback=_names("event"))
-@click.option("-n", "--nic", "nics", multiple=True, callback=_names("nic"))
+@_axis("policy", "Who counts page references.")
+@_axis("submitter", "Whose memory is written.")
+@_axis("event", "What happens on the way.")
+@_axis("nic", "The kind of card: SG, NOSG or COW.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print a line for each case.")
 @json_option
 def matrix(
@@ -69,7 +78,7 @@ def matrix(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Play all 1,890 cases, or those chosen, and show what comes of them.
+    """Play all 1,890 cases, or some, and show what comes of it.
 
     \b
     Try:  aoe lab matrix
@@ -146,7 +155,9 @@ _case_argument = click.argument(
 
 
 def _file(option: str, help_text: str) -> Callable[[Command], Command]:
-    return click.option(option, type=click.File("w", lazy=True), help=help_text)
+    return click.option(
+        option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
+    )
 
 
 @lab.command()
@@ -209,10 +220,21 @@ def _tell(result: Result) -> None:
 
 @lab.command("run")
 @_case_argument
-@click.option("--wire", is_flag=True, help="Send real frames to a real target.")
-@click.option("-i", "--interface", metavar="IFACE", help="Play against a target there.")
+@click.option("--wire", is_flag=True, help="Send real frames to a target of ours.")
 @click.option(
-    "--address", type=ADDRESS, default="e0.0", show_default=True, help="Which target."
+    "-i",
+    "--interface",
+    metavar="IFACE",
+    shell_complete=complete_interfaces,
+    help="Send them to a target on this interface.",
+)
+@click.option(
+    "--address",
+    type=ADDRESS,
+    default="e0.0",
+    show_default=True,
+    shell_complete=complete_address,
+    help="Which target that is.",
 )
 @click.option("--overwrite", is_flag=True, help="Its first sectors may be overwritten.")
 @json_option
@@ -225,16 +247,16 @@ def run_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Play one case, and compare what landed on the disk with what was submitted.
+    """Play one case, and look at what landed on the disk.
 
     \b
     Try:  aoe lab run none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG --wire
           aoe lab run e/pagecache/clean/SG -i eth0 --address e0.0 --overwrite
 
-    Without options target and disk are in memory. With --wire a target of ours serves
-    a file at the other end of a veth pair, which takes root or user namespaces; with
-    -i any target on your network will do. Its outcome must be that in memory; exit
-    code 1 if it is not.
+    It is compared with what was submitted. Without options target and disk are in
+    memory. With --wire a target of ours serves a file at the other end of a veth pair,
+    which takes root or user namespaces; with -i any target on your network will do. Its
+    outcome must be that in memory; exit code 1 if it is not.
     """
     from initiator.lab.wire import play
 

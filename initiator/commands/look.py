@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -13,6 +13,7 @@ from aoe.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
 from initiator.commands.common import Connection, connects
+from initiator.completion import complete_address
 from initiator.discover import Answer, Query, discover
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from initiator.aoedev import AoeDev
     from initiator.host import Host
+
+    Paths: TypeAlias = dict[Address, list[tuple[dict[str, object], str]]]
 
 
 def _answer_fields(answer: Answer) -> dict[str, object]:
@@ -44,6 +47,7 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
 
     \b
     Try:  aoe discover -i eth0
+          aoe discover --json
     """
     with connection.links() as links:
         answers = discover(links, timeout=connection.timeout)
@@ -51,30 +55,32 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
         print_json("discover", targets=[_answer_fields(each) for each in answers])
     for answer in answers if not as_json else ():
         config = answer.config
-        claimed = f"  {config.string.decode('utf-8', 'backslashreplace')}"
         click.echo(
             f"{answer.address!s:<10} {format_mac(answer.mac)}  {answer.interface:<8} "
             f"{config.buffer_count:>4} buffers  {config.sector_count or 2:>3} sectors"
-            f"{claimed if config.string else ''}"
+            f"{f'  {config.text}' if config.string else ''}"
         )
     if not answers:
         names = ",".join(link.name for link in links)
         raise NotFoundError("discover", f"nobody answered on {names}")
 
 
-def _device_fields(device: AoeDev) -> dict[str, object]:
+def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:
     identity = device.identity
+    probed = paths.get(device.address)
+    found = {} if probed is None else {"paths": [fields for fields, _ in probed]}
     return {
         "address": str(device.address),
         "size_bytes": device.ssize * SECTOR,
         "interfaces": _interfaces(device),
         "payload_bytes": device.maxbcnt,
-        "state": device.state.value,
+        "state": device.status,
         "macs": [format_mac(target.addr) for target in device.targets],
         "model": identity.model if identity else "",
         "serial": identity.serial if identity else "",
         "firmware": identity.firmware if identity else "",
         "lba48": device.ext,
+        **found,
     }
 
 
@@ -84,33 +90,72 @@ def _interfaces(device: AoeDev) -> list[str]:
 
 
 @click.command()
-@click.argument("addresses", nargs=-1, type=ADDRESS)
+@click.argument(
+    "addresses",
+    nargs=-1,
+    type=ADDRESS,
+    metavar="[ADDRESS]...",
+    shell_complete=complete_address,
+)
+@click.option(
+    "--probe", is_flag=True, help="Also find out what the path to each carries."
+)
 @connects(1.0)
 @json_option
 def stat(
-    *, addresses: Sequence[Address], connection: Connection, as_json: bool
+    *,
+    addresses: Sequence[Address],
+    connection: Connection,
+    probe: bool,
+    as_json: bool,
 ) -> None:
     """Show size and state of disks, in the columns of aoe-stat.
 
     \b
     Try:  aoe stat e0.0 -i eth0
+          aoe stat e0.0 -i eth0 --probe
+
+    Without ADDRESS, all that answer. The columns are address, size, interfaces, bytes
+    in a frame and state.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)
         names = ",".join(port.name for port in host.ports)
+        paths = _probe(host, devices, connection.timeout) if probe else {}
     if as_json:
-        print_json("stat", devices=[_device_fields(each) for each in devices])
+        print_json("stat", devices=[_device_fields(each, paths) for each in devices])
     for device in devices if not as_json else ():
         size = f"{device.ssize * SECTOR / 1e9:.3f}GB"
         click.echo(
             f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
-            f"{device.maxbcnt:<5} {device.state.value}"
+            f"{device.maxbcnt:<5} {device.status}"
         )
+        for _, words in paths.get(device.address, ()):
+            click.echo(words)
     missing = set(addresses) - {device.address for device in devices}
     if missing or not devices:
         who = ", ".join(map(str, sorted(missing))) or "stat"
         why = f"no answer on {names} within {connection.timeout:g} s"
         raise NotFoundError(who, why)
+
+
+def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
+    """Measure the paths to each device, one by one; the driver rests meanwhile."""
+    from aoe.doctor.report import describe_finding
+    from initiator.commands.doctor import path_fields
+    from initiator.doctor import examine_path
+    from initiator.remote import reach_all
+
+    links = [port.link for port in host.ports if port.link is not None]
+    found: Paths = {}
+    for device in devices:
+        with reach_all(links, device.address, timeout) as targets:
+            examined = [(target, *examine_path(target)) for target in targets]
+        found[device.address] = [
+            (path_fields(target, path), describe_finding(finding))
+            for target, path, finding in examined
+        ]
+    return found
 
 
 def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[AoeDev]:
@@ -130,8 +175,15 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
-@click.option("-c", "--count", type=click.IntRange(min=1), default=4, show_default=True)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.option(
+    "-c",
+    "--count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Queries to send.",
+)
 @click.option(
     "--interval",
     type=SECONDS,

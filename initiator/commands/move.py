@@ -13,6 +13,7 @@ from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from aoe.sizes import format_size
 from initiator.commands.common import Connection, connects, progress
+from initiator.completion import complete_address, complete_end
 from initiator.copy import DiskEnd, Outcome, copy, verify
 from initiator.device import Disk
 from initiator.files import FileEnd, StreamEnd, open_end
@@ -37,12 +38,17 @@ def flush(disk: Disk) -> None:
 
 
 _offset = click.option(
-    "-o", "--offset", type=SIZE, default="0", help="Where to begin on the disk."
+    "-o",
+    "--offset",
+    type=SIZE,
+    default="0",
+    show_default=True,
+    help="Where to begin on the disk.",
 )
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
 @click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
@@ -59,6 +65,7 @@ def read(
 
     \b
     Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
+          aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
     """
     with connection.host(address) as host:
         source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
@@ -72,7 +79,7 @@ def read(
 
 
 @click.command()
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
 @click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
@@ -84,6 +91,7 @@ def write(
 
     \b
     Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
+          zcat disk.img.gz | aoe write e0.0 -i eth0
     """
     source = (
         StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
@@ -111,8 +119,8 @@ def _as_address(name: str) -> Address | None:
 
 
 @click.command("copy")
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", shell_complete=complete_end)
+@click.argument("destination", shell_complete=complete_end)
 @connects(3.0, moves_data=True)
 @click.option("--verify", "check", is_flag=True, help="Read both again and compare.")
 @click.option(
@@ -134,13 +142,14 @@ def copy_command(
 ) -> None:
     """Copy a disk to a file, a file to a disk, or a disk to a disk.
 
-    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
-    address). A file copied to is emptied first and gets holes where there are zeroes.
-
     \b
     Try:  aoe copy disk.img e0.0 -i eth0 --verify
           aoe copy e0.0 backup.img -i eth0
           aoe copy e0.0 e0.1 -i eth0
+
+    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
+    address). A file copied to is emptied first and gets holes where there are zeroes. A
+    disk copied to is flushed at the end.
     """
     from_address, to_address = _addresses(source, destination)
     file = None if from_address else FileEnd(Path(source), pad=pad)

@@ -1,1 +1,1 @@
-"""A disk for programs that know no AoE: as a file, a block device, a mount."""
+"""An attached disk for programs that know no AoE."""

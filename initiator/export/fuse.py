@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _DEVICE: Final = "/dev/fuse"
 _INSTALL: Final = "Install it with: pip install 'pyaoe[fuse]', apt install fuse3"
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
 _BACKGROUND: Final = 64
 """Requests that the kernel may have under way that nobody waits for: readahead, and
 what a loop device hands on."""
@@ -160,6 +162,24 @@ class DiskFile:
         except AoEError as error:
             raise _os_error(error) from error
         return length
+
+    def fallocate(self, _: str, mode: int, offset: int, length: int, __: int) -> int:
+        """Let go of what is punched out, if it then reads as zeroes as it has to.
+
+        Of everything else the disk has room already, or others write the zeroes.
+        """
+        if offset + length > self._disk.size:
+            raise OSError(errno.ENOSPC, "the disk ends here")
+        if not mode & ~_KEEP_SIZE:
+            return 0
+        if not mode & _PUNCH_HOLE or not self._disk.disk.trims_to_zeroes:
+            raise OSError(errno.EOPNOTSUPP, "no such thing")
+        self._unflushed = True
+        try:
+            self._disk.trim(offset, length)
+        except AoEError as error:
+            raise _os_error(error) from error
+        return 0
 
     def flush(self, _: str, __: int) -> int:
         """Make durable what was written, as somebody closes the file."""

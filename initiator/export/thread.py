@@ -1,56 +1,53 @@
-"""A disk that any thread may use: the host takes its turns in a thread of its own."""
+"""A disk that any thread may use: its host takes turns in a thread of its own."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, TypeAlias
 
-from aoe.errors import AoEError, from_os_error
-from initiator.aoedev import State
-from initiator.unaligned import ByteView
+from aoe.errors import AoEError
+from initiator.export.front import DiskKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from aoe.buffers import WriteBuffer
-    from initiator.bio import Bio
     from initiator.device import Disk
+    from initiator.unaligned import Done
 
-    Start = Callable[[Callable[[AoEError | None], None]], None]
-
-_ASK_INTERVAL: Final = 1.0
-"""Seconds between questions to a device that is down: nobody tells us it is back."""
+    Start: TypeAlias = Callable[[Done], None]
 
 
 class DiskThread:
-    """Runs a disk's host; its methods block the thread that calls them, no other.
+    """Runs a disk's host; its methods block the thread that calls them, and no other.
 
     Operations of several threads are under way at the same time. Offsets and lengths
-    are bytes, of any value; what is no whole sector is read, changed and written.
+    are bytes, as the disk takes them.
 
     A target that is silent is waited for as long as ``Options.deadsecs`` says. One that
     was given up and answers again is used again.
 
     Args:
-        disk: nobody else may use its host while the thread runs.
-        ended: called in the thread when it ends by itself, as no interface is left.
+        disk: nobody else uses its host while the thread runs.
+        report: takes a line for the user, when it goes down and when it is back.
+        ended: called in the thread if it ends by itself, as no interface is left.
+
+    Attributes:
+        error: why it has ended by itself.
     """
 
-    def __init__(self, disk: Disk, ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, disk: Disk, report: Callable[[str], None], ended: Callable[[], None]
+    ) -> None:
         self.disk = disk
         self.error: AoEError | None = None
         self._ended = ended
-        self._host = disk.host
-        self._device = disk.host.driver.devices[disk.address]
-        self._view = ByteView(self._submit)
+        self._keeper = DiskKeeper(disk, report)
         self._calls: deque[tuple[Start, Future[None]]] = deque()
         self._pending: set[Future[None]] = set()
-        self._asked = 0.0
         self._stopping = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
@@ -64,37 +61,38 @@ class DiskThread:
     def read(self, offset: int, length: int) -> bytearray:
         """Read ``length`` bytes; raises as ``Disk.read``."""
         buffer = bytearray(length)
-        self._wait(lambda done: self._view.read(offset, buffer, done))
+        self._wait(lambda done: self.disk.start_read(offset, [buffer], done))
         return buffer
 
-    def write(self, offset: int, data: WriteBuffer | bytes) -> None:
+    def write(self, offset: int, data: bytes) -> None:
         """Write ``data``; raises as ``Disk.write``."""
-        self._wait(lambda done: self._view.write(offset, data, done))
+        self._wait(lambda done: self.disk.start_write(offset, [data], done))
 
-    def write_zeroes(self, offset: int, length: int) -> None:
-        """Write ``length`` zeroes; raises as ``Disk.write``."""
-        self._wait(lambda done: self._view.write_zeroes(offset, length, done))
+    def trim(self, offset: int, length: int) -> None:
+        """Let go of ``length`` bytes; raises as ``Disk.trim``."""
+        self._wait(lambda done: self.disk.start_trim(offset, length, done))
 
     def flush(self) -> None:
         """Make all writes durable that have returned; raises as ``Disk.flush``."""
-        self._wait(self._view.flush)
+        self._wait(self.disk.start_flush)
 
     def start(self) -> None:
         """Begin to take turns."""
-        self._host.watch(self._wakeup, lambda _: self._drain())
+        self.disk.host.watch(self._wakeup, lambda _: self._drain())
         self._thread.start()
 
     def close(self) -> None:
         """Take no more turns; what is under way fails. Safe to call twice."""
         with self._lock:
             self._stopping = True
-        if self._thread.is_alive():
+            if self._wakeup < 0:
+                return
             os.eventfd_write(self._wakeup, 1)
+        if self._thread.is_alive():
             self._thread.join()
-        if self._wakeup >= 0:
-            self._host.unwatch(self._wakeup)
-            os.close(self._wakeup)
-            self._wakeup = -1
+        self.disk.host.unwatch(self._wakeup)
+        os.close(self._wakeup)
+        self._wakeup = -1
 
     def __enter__(self) -> Self:
         self.start()
@@ -103,7 +101,7 @@ class DiskThread:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- the callers' side --------------------------------------------------------
+    # --- the callers' side ------------------------------------------------------------
 
     def _wait(self, start: Start) -> None:
         future: Future[None] = Future()
@@ -117,18 +115,16 @@ class DiskThread:
     def _closed(self) -> AoEError:
         return self.error or AoEError(str(self.disk.address), "is let go")
 
-    # --- the thread's side --------------------------------------------------------
+    # --- the thread's side ------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 while self._calls:
                     self._begin(*self._calls.popleft())
-                self._host.turn(self._ask_if_down())
+                self._keeper.keep(lambda: self._stopping or bool(self._calls))
         except AoEError as error:
             self.error = error
-        except OSError as error:
-            self.error = from_os_error(str(self.disk.address), error)
         with self._lock:
             self._stopping = True
         self._pending.update(future for _, future in self._calls)
@@ -146,20 +142,10 @@ class DiskThread:
                 future.set_exception(error)
 
         self._pending.add(future)
-        start(done)
-
-    def _submit(self, bio: Bio) -> None:
-        self._host.driver.submit(self._device, bio, self._host.now())
+        try:
+            start(done)
+        except AoEError as error:
+            done(error)
 
     def _drain(self) -> None:
         os.eventfd_read(self._wakeup)
-
-    def _ask_if_down(self) -> float | None:
-        """Ask a device that is down; return how long the next turn may wait."""
-        if self._device.state is State.UP:
-            return None
-        now = time.monotonic()
-        if now >= self._asked + _ASK_INTERVAL:
-            self._asked = now
-            self._host.driver.discover(self.disk.address)
-        return _ASK_INTERVAL

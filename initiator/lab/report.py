@@ -43,12 +43,13 @@ COLOURS: Final = {
     "bad-page": "yellow",
     "ok": "green",
 }
-_CHOICES: Final = {
+AXES: Final = {
     "policy": tuple(POLICIES),
     "submitter": tuple(ALL_SUBMITTERS),
     "event": tuple(EVENTS),
     "nic": tuple(Nic.__members__),
 }
+"""The names of each."""
 _CELL: Final = 16
 """Columns of a terminal that a cell takes at most, its borders included."""
 
@@ -60,8 +61,8 @@ def check_names(axis: str, names: Iterable[str]) -> None:
         UsageError: with the names that there are.
     """
     for name in names:
-        if name not in _CHOICES[axis]:
-            have = ", ".join(_CHOICES[axis])
+        if name not in AXES[axis]:
+            have = ", ".join(AXES[axis])
             raise UsageError(name, f"no such {axis} (have: {have})")
 
 
@@ -192,7 +193,7 @@ def _cell_table(
 
 def _policy_then_nic(result: Result) -> tuple[int, int]:
     policy, _, _, nic = result.case
-    return _CHOICES["policy"].index(policy), _CHOICES["nic"].index(nic)
+    return AXES["policy"].index(policy), AXES["nic"].index(nic)
 
 
 def _unrepeated(names: list[str], last: list[str]) -> list[str]:

@@ -65,7 +65,8 @@ _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
-    "skb sector segments buf tag attempts born sent due ifp target earlier"
+    "skb op sector length segments buf tag attempts waited waited_total sent due ifp "
+    "target earlier graced graces is_probe"
 )
 _BUF: Final = attributes("nframesout")
 _ITER: Final = attributes("_index _done sector size")
@@ -201,18 +202,21 @@ def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
     yield attributes("unexpected"), world.driver
     yield _QUEUE, world.driver.log
     yield (
-        attributes("state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits"),
+        attributes(
+            "state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits "
+            "kickme kicked read_only"
+        ),
         device,
     )
     yield from ((_DICT, device.factive), (_DICT, device.rexmitq))
     yield from ((_QUEUE, device.bios), (_QUEUE, device.skbpool))
     yield attributes("rttavg rttdev"), device.timing
     for target in device.targets:
-        yield attributes("ifp minbcnt rpkts wpkts"), target
+        yield attributes("ifp minbcnt taint nout_probes heard rpkts wpkts"), target
         yield _SEQUENCE, target.ffree
         yield attributes("nframes nout maxout ssthresh next_cwnd"), target.window
         for ifp in target.ifs:
-            yield attributes("bcnt lost"), ifp
+            yield attributes("bcnt lost lost_at"), ifp
     yield from _lasting_outside(world)
 
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
+from aoe.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from aoe.sizes import check_sectors, format_size
 from target.disks.blocks import BlockDisk
 from target.disks.nbd_address import NbdAddress
 from target.disks.nbd_libnbd import LibnbdConnection, find_libnbd, require_libnbd
 from target.disks.nbd_socket import SocketConnection
-from target.disks.nbd_wire import FUA, NbdCommand, NbdExport, NbdFlag, NbdRequest
+from target.disks.nbd_wire import NbdExport, NbdRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,7 +204,7 @@ class NbdDisk:
                 command=command,
                 offset=offset,
                 length=len(data),
-                flags=FUA if stable else 0,
+                flags=NbdCommandFlag.FUA if stable else 0,
                 data=data if command is NbdCommand.WRITE else None,
             )
         )

@@ -24,15 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import AccessError, AoEError, NotFoundError
+from aoe.nbd import PAYLOAD, NbdCommand, NbdFlag
 from target.disks.nbd_address import NbdAddress, dial, time_left
-from target.disks.nbd_wire import (
-    PAYLOAD,
-    NbdCommand,
-    NbdExport,
-    NbdFlag,
-    NbdRequest,
-    no_such_export,
-)
+from target.disks.nbd_wire import NbdExport, NbdRequest, no_such_export
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec

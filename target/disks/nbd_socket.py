@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 
+from aoe.nbd import NbdCommand
 from target.disks.nbd_address import NbdAddress, dial, time_left
 from target.disks.nbd_wire import (
     REPLY_LENGTH,
-    NbdCommand,
     NbdExport,
     NbdRequest,
     handshake,

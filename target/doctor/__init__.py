@@ -4,27 +4,27 @@
 
     host --> targets that run here --> each interface and its wire --> images
 
-Looking (``examine_...``) and judging (``judge_...``) are apart, so that what this
-machine has not got can be judged too. Nothing is changed, and nothing sent but three
-query config requests an interface, and IDENTIFY to those that share an address.
+What a client's doctor looks at too is in ``aoe.doctor``. Nothing is changed, and
+nothing sent but three query config requests an interface, and IDENTIFY to those that
+share an address.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aoe.doctor.findings import Finding, Verdict, fail, from_error
+from aoe.doctor.host import examine_host
+from aoe.doctor.interfaces import examine_one
+from aoe.doctor.wire import examine_targets, open_wire
+from aoe.errors import AoEError
 from aoe.interfaces import usable_interfaces
-from target.doctor.findings import Finding, Verdict, fail
-from target.doctor.host import examine_host
+from aoe.survey import survey
 from target.doctor.image import examine_image
-from target.doctor.interfaces import examine_one
 from target.doctor.running import examine_running
-from target.doctor.wire import examine_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["Finding", "Verdict", "examine"]
 
 
 def examine(
@@ -46,6 +46,18 @@ def examine(
         findings = list(examine_one(name))
         yield from findings
         if not any(each.verdict is Verdict.FAIL for each in findings):
-            yield from examine_wire(name)
+            yield from _examine_wire(name)
     for path in paths:
         yield from examine_image(path)
+
+
+def _examine_wire(name: str) -> Iterator[Finding]:
+    link, findings = open_wire(name)
+    yield from findings
+    if link is None:
+        return
+    with link:
+        try:
+            yield from examine_targets(link, survey(link))
+        except AoEError as error:
+            yield from_error("targets", error, subject=name)

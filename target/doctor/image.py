@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
 from aoe.errors import AccessError, AoEError, BusyError
 from aoe.sizes import format_size, short_size
 from target.disks import open_disk
-from target.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

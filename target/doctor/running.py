@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from aoe.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.errors import AoEError
 from target.control import ask, find_targets
-from target.doctor.findings import Finding, Verdict, from_error, ok, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

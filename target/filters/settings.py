@@ -281,6 +281,11 @@ def make_filter(table: Mapping[str, Any]) -> FilterSettings:
     return kind(**values)
 
 
+def allowed(key: str) -> str:
+    """Say in words what a key can be."""
+    return _KEYS[key].allowed
+
+
 class _Key(NamedTuple):
     read: Callable[[object], object]
     """Takes text or a value; raises ``TypeError`` or ``ValueError``."""

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def check(config: Path, *, as_json: bool) -> None:
-    """Read the TOML file CONFIG, and look at the disks and interfaces that it names.
-
-    Nothing is opened for writing, made or locked, and nothing is sent.
+    """Say whether a configuration file can be served.
 
     \b
     Try:  aoe-target check /etc/aoe-target.toml
+
+    The TOML file CONFIG is read, and the disks and interfaces that it names are looked
+    at. Nothing is opened for writing, made or locked, and nothing is sent.
     """
     from target.config_file import load_settings
 

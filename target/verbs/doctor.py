@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
-
 import click
 
-from aoe.commandline import print_json
-
-if TYPE_CHECKING:
-    from target.doctor import Finding
-
-_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+from aoe.commandline import json_option
+from aoe.completion import complete_file, complete_interfaces
 
 
 @click.command()
-@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.argument(
+    "interfaces",
+    nargs=-1,
+    metavar="[IFACE]...",
+    shell_complete=complete_interfaces,
+)
 @click.option(
     "--path",
     "paths",
     multiple=True,
     metavar="PATH",
+    shell_complete=complete_file,
     help="Look at this disk image, block device or NBD export too.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(
     interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
 ) -> None:
-    """Look at all that a target depends on, and say how to mend what is wrong.
+    """Find what is wrong here, and say how to mend it.
 
     \b
     Try:  aoe-target doctor
           aoe-target doctor eth0 --path disk.img
 
-    Rights, interfaces, MTU, losses, buffers, other targets on the wire and those that
-    run here. Without IFACE it looks at every Ethernet interface that is up. Nothing is
-    changed; a query is broadcast on each.
+    It looks at rights, interfaces, MTU, losses, buffers, other targets on the wire and
+    those that run here; without IFACE at every Ethernet interface that is up. Nothing
+    is changed; queries are broadcast on each.
 
-    Exit codes: 0 nothing has failed, 1 something has.
+    Exit codes: 0 nothing keeps AoE from working, 1 something does.
     """
-    from target.doctor import Verdict, examine
+    from aoe.doctor.report import report
+    from target.doctor import examine
 
-    findings = []
-    for finding in examine(interfaces, paths):
-        findings.append(finding)
-        if not as_json:
-            # At once: asking the wire takes its time.
-            click.echo(_describe(finding))
-    if as_json:
-        print_json("doctor", findings=[asdict(each) for each in findings])
-    if any(each.verdict is Verdict.FAIL for each in findings):
-        raise click.exceptions.Exit(1)
-
-
-def _describe(finding: Finding) -> str:
-    verdict = click.style(f"{finding.verdict:<4}", fg=_COLOURS[finding.verdict])
-    line = f"{verdict}  {finding.subject}: {finding.check}: {finding.text}"
-    return f"{line}\n      {finding.cure}" if finding.cure else line
+    report(examine(interfaces, paths), as_json=as_json)

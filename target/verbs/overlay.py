@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aoe.commandline import json_option, print_json
+from aoe.completion import complete_file
 from aoe.sizes import format_size, short_size
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def overlay() -> None:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 @json_option
 def status(path: str, *, as_json: bool) -> None:
     """Say how much OVERLAY holds and whether its base is still the same.
@@ -59,15 +60,15 @@ def _describe(found: OverlayStatus) -> str:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
-@click.option("--force", is_flag=True, help="Although the base was changed.")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
+@click.option("--force", is_flag=True, help="Write it although the base was changed.")
 def commit(path: str, *, force: bool) -> None:
-    """Write what OVERLAY holds into its base, and empty it; neither may be in use.
-
-    Other overlays over the same base are refused afterwards.
+    """Write what OVERLAY holds into its base, and empty it.
 
     \b
     Try:  aoe-target overlay commit client3.ovl
+
+    Neither may be in use. Other overlays over the same base are refused afterwards.
     """
     from target.disks.overlay_files import commit_overlay
 
@@ -84,12 +85,14 @@ def _show_progress(done: int, total: int) -> None:
 
 
 @overlay.command()
-@click.argument("path", metavar="OVERLAY")
+@click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 def reset(path: str) -> None:
-    """Drop all that OVERLAY holds; it must not be in use.
+    """Drop all that OVERLAY holds.
 
     \b
     Try:  aoe-target overlay reset client3.ovl
+
+    It must not be in use. What clients see is the base again.
     """
     from target.disks.overlay_files import reset_overlay
 

@@ -12,6 +12,7 @@ import click
 from aoe.commandline import ADDRESS, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.sizes import short_size
+from target.completion import complete_pid, complete_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +26,16 @@ _CLEAR_SCREEN: Final = "\x1b[H\x1b[J"
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--pid", type=int, help="The target with this process id."),
+        click.option(
+            "--pid",
+            type=int,
+            shell_complete=complete_pid,
+            help="Ask the target with this process id.",
+        ),
         click.option(
             "--control",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="The target that listens at this socket.",
+            help="Ask the target that listens at this socket.",
         ),
     ):
         option(command)
@@ -85,10 +91,13 @@ def _survey(pid: int | None, control: Path | None) -> list[tuple[dict[str, Any],
 def status(
     *, pid: int | None, control: Path | None, as_json: bool, watch: bool
 ) -> None:
-    """Show what the targets on this machine serve, to whom, and how much.
+    """Show what is served here, to whom, and how much.
 
     \b
     Try:  aoe-target status --watch
+          aoe-target status --json
+
+    All targets of this network namespace are asked.
     """
     before: list[dict[str, Any]] = []
     while True:
@@ -182,13 +191,13 @@ def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:
 @click.command()
 @_where
 def reload(*, pid: int | None, control: Path | None) -> None:
-    """Have a target read its configuration again, and look at the sizes of its disks.
-
-    What stays the same is served on without a pause. If anything cannot be opened,
-    nothing changes.
+    """Have a target read its configuration again.
 
     \b
     Try:  aoe-target reload
+
+    The sizes of its disks are looked at too. What stays the same is served on without a
+    pause. If anything cannot be opened, nothing changes.
     """
     from target.control import ask
 
@@ -210,9 +219,9 @@ def stop(*, pid: int | None, control: Path | None) -> None:
     ask(_only(pid, control), "stop")
 
 
-def _clearing(name: str, what: str) -> click.Command:
-    @click.command(name, help=f"{what}\n\n\b\nTry:  aoe-target {name} e0.0")
-    @click.argument("address", type=ADDRESS)
+def _clearing(name: str, what: str, why: str) -> click.Command:
+    @click.command(name, help=f"{what}\n\n\b\nTry:  aoe-target {name} e0.0\n\n{why}")
+    @click.argument("address", type=ADDRESS, shell_complete=complete_served)
     @_where
     def clear(*, address: Address, pid: int | None, control: Path | None) -> None:
         from target.control import ask
@@ -231,6 +240,18 @@ def _serving(address: Address, pid: int | None, control: Path | None) -> str:
     )
 
 
-clear_config: Final = _clearing("clear-config", "Empty the config string of ADDRESS.")
-clear_mask: Final = _clearing("clear-mask", "Empty the MAC mask list of ADDRESS.")
-clear_reserve: Final = _clearing("clear-reserve", "Lift the reservation of ADDRESS.")
+clear_config: Final = _clearing(
+    "clear-config",
+    "Empty the config string of ADDRESS.",
+    "It is where clients note who has claimed the disk.",
+)
+clear_mask: Final = _clearing(
+    "clear-mask",
+    "Empty the MAC mask list of ADDRESS.",
+    "All clients are served again, also where none of those listed is left.",
+)
+clear_reserve: Final = _clearing(
+    "clear-reserve",
+    "Lift the reservation of ADDRESS.",
+    "All clients are served again, also where the one that reserved it is gone.",
+)

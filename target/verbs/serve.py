@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aoe.address import Address, parse_mac
+from aoe.address import Address, parse_macs
 from aoe.ata import SECTOR
 from aoe.commandline import SIZE, Parsed
+from aoe.completion import complete_file
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from aoe.sizes import parse_size
+from target.completion import complete_export, complete_filter
 from target.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "aoe-target"
 WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
-
-
-def parse_macs(text: str) -> tuple[bytes, ...]:
-    """Read MAC addresses between commas, each with colons or, as for vblade, without.
-
-    Raises:
-        UsageError: one of them is none.
-    """
-    macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
-    return tuple(dict.fromkeys(map(parse_mac, macs)))
-
-
-def _with_colons(match: re.Match[str]) -> str:
-    return ":".join(re.findall("..", match[1]))
 
 
 def parse_filter(text: str) -> FilterSettings:
@@ -63,7 +50,12 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="ADDRESS IFACE PATH")
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="[ADDRESS IFACE PATH]",
+    shell_complete=complete_export,
+)
 @click.option(
     "-c",
     "--config",
@@ -71,8 +63,12 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     help="Serve what this TOML file says; HUP, or aoe-target reload, reads it again.",
 )
 @click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
-@click.option("-s", "--sync", is_flag=True, help="Answer writes when they are stable.")
-@click.option("-d", "--direct", is_flag=True, help="Go around the page cache.")
+@click.option(
+    "-s", "--sync", is_flag=True, help="Answer writes when they are on stable storage."
+)
+@click.option(
+    "-d", "--direct", is_flag=True, help="Read and write around the page cache."
+)
 @click.option(
     "-b",
     "--buffers",
@@ -93,11 +89,28 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
 )
 @click.option(
-    "--overlay", default="", metavar="FILE", help="Keep there what is written to PATH."
+    "--overlay",
+    default="",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Keep there what is written to PATH.",
 )
-@click.option("--serial", default="", help="Serial number; made of address and host.")
-@click.option("--model", default="pyaoe", show_default=True, help="Model name.")
-@click.option("--wwn", type=WWN, help="World wide name; made of address and serial.")
+@click.option(
+    "--serial",
+    default="",
+    help="Serial number, at most 20 characters; made of address and host by default.",
+)
+@click.option(
+    "--model",
+    default="pyaoe",
+    show_default=True,
+    help="Model name, at most 40 characters.",
+)
+@click.option(
+    "--wwn",
+    type=WWN,
+    help="World wide name, 16 hex digits; made of address and serial by default.",
+)
 @click.option(
     "--rotation",
     default=1,
@@ -122,7 +135,8 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep what clients set there; beside PATH where it is an image.",
+    help="Keep there what clients set; by default beside PATH where that is an image, "
+    "in /var/lib/aoe-target where not.",
 )
 @click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
 @click.option(
@@ -130,8 +144,10 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "filters",
     type=FILTER,
     multiple=True,
+    shell_complete=complete_filter,
     help="Misbehave on purpose: delay, error, drop, duplicate, reorder, corrupt; also "
-    "log and readonly. Repeat it to stack them; the first is nearest to the wire.",
+    "log and readonly. Repeat it to stack them; the first is nearest to the wire. "
+    "aoe-target.toml(5) has their keys.",
 )
 @click.option(
     "--force", is_flag=True, help="Serve although address or disk seem to be in use."
@@ -144,7 +160,7 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 @click.option(
     "--control",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Listen there too for aoe-target status, reload and the like.",
+    help="Listen at this socket too, for aoe-target status and the like.",
 )
 @click.option("--plain", is_flag=True, help="Do without packet rings.")
 @click.option(
@@ -182,11 +198,14 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     help="How messages on standard error are written.",
 )
 @click.option(
-    "--ready-fd", type=int, metavar="N", help="Write the ready line there too."
+    "--ready-fd",
+    type=int,
+    metavar="N",
+    help="Write READY=1 to this file descriptor once it is ready.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log statistics at the end.")
 def serve(words: tuple[str, ...], **options: object) -> None:
-    """Serve the disk at PATH under ADDRESS on the interface IFACE.
+    """Serve a disk under an address on an interface.
 
     \b
     Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
@@ -197,9 +216,11 @@ def serve(words: tuple[str, ...], **options: object) -> None:
           aoe-target serve --config /etc/aoe-target.toml
           aoe-target serve e0.0 eth0 disk.img --run './test-with "$aoe" "$iface"'
 
-    PATH is a disk image, a block device, or an NBD export: nbd://host/name or
-    nbd+unix:///name?socket=/path. It is served in the foreground until Ctrl-C or
-    SIGTERM; SIGUSR1 logs statistics. See aoe-target status for how it is doing.
+    ADDRESS is a shelf and a slot, e0.0. IFACE is an Ethernet interface, or several with
+    commas between them. PATH is a disk image, a block device, or an NBD export:
+    nbd://host/name or nbd+unix:///name?socket=/path. It is served in the foreground
+    until Ctrl-C or SIGTERM; SIGUSR1 logs statistics. See aoe-target status for how it
+    is doing.
 
     A write is answered when it is in the page cache, with --sync when it is on stable
     storage.
@@ -357,7 +378,8 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
 
 def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
     # Who waits for us to be ready, and with whom we end.
-    from target.captive import end_with_parent, run_beside
+    from aoe.beside import run_beside
+    from target.captive import end_with_parent
 
     ready_fds = [] if life.ready_fd is None else [life.ready_fd]
     parent = os.getppid() if life.exit_with_parent else None

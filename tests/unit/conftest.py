@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import iter_unpack
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
@@ -10,7 +11,7 @@ from aoe.address import Address
 from aoe.ata import ATA_DATA, LBA28_LIMIT, SECTOR, AtaError, Opcode, Registers, Status
 from aoe.config import CONFIG_STRING, Config
 from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
-from aoe.identify import Identity
+from aoe.identify import Ability, Identity
 from initiator.aoedev import State
 from initiator.bio import Bio, Op, bio_for
 from initiator.driver import Driver
@@ -94,11 +95,20 @@ class AnsweringTarget:
             version=1,
         )
         self.lba48 = lba48
+        self.abilities = Ability.NONE
+        self.enabled = Ability.NONE
+        self.takes_fua = False
+        self.read_only = False
         self.flushes = 0
 
     @property
     def identity(self) -> Identity:
-        return Identity(len(self.disk) // SECTOR, lba48=self.lba48)
+        return Identity(
+            len(self.disk) // SECTOR,
+            lba48=self.lba48,
+            abilities=self.abilities,
+            enabled=self.enabled,
+        )
 
     def announce(self, tag: int = 0) -> bytearray:
         """Say who is there, as a target does when it starts (P48)."""
@@ -112,13 +122,24 @@ class AnsweringTarget:
         if header.command == Command.CONFIG:
             return self.announce(header.tag)
         opcode = Registers.unpack_from(request).command
-        if opcode in _READS or opcode in _WRITES:
-            return self._move(request)
         if opcode == Opcode.IDENTIFY:
             return self.report(request, data=self.identity.pack())
         if opcode == Opcode.FLUSH:
             self.flushes += 1
             return self.report(request)
+        return self._execute(opcode, request)
+
+    def _execute(self, opcode: int, request: bytes) -> bytearray:
+        trims = opcode == Opcode.DATA_SET_MANAGEMENT and Ability.TRIM in self.abilities
+        writes = opcode in _WRITES or (
+            opcode == Opcode.WRITE_DMA_FUA_EXT and self.takes_fua
+        )
+        if self.read_only and (writes or trims):
+            return self.report(request, Status.ERROR, AtaError.ABORTED)
+        if opcode in _READS or writes:
+            return self._move(request)
+        if trims:
+            return self._trim(request)
         return self.report(request, Status.ERROR, AtaError.ABORTED)
 
     def _move(self, request: bytes) -> bytearray:
@@ -133,6 +154,18 @@ class AnsweringTarget:
             return self.report(request, data=bytes(self.disk[place]))
         assert len(request) == ATA_DATA + length
         self.disk[place] = request[ATA_DATA:]
+        return self.report(request)
+
+    def _trim(self, request: bytes) -> bytearray:
+        ranges = request[
+            ATA_DATA : ATA_DATA + Registers.unpack_from(request).count * SECTOR
+        ]
+        for (entry,) in iter_unpack("<Q", ranges):
+            first, length = entry & 0xFFFF_FFFF_FFFF, (entry >> 48) * SECTOR
+            place = slice(first * SECTOR, first * SECTOR + length)
+            if place.stop > len(self.disk):
+                return self.report(request, Status.ERROR, AtaError.NOT_FOUND)
+            self.disk[place] = bytes(length)
         return self.report(request)
 
     def report(
@@ -151,6 +184,7 @@ class AnsweringTarget:
     def refuse(self, request: bytes, code: int = ErrorCode.BAD_ARGUMENT) -> bytearray:
         """Answer with an AoE error."""
         reply = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
+        reply[6:12] = self.mac
         reply[14] |= Flag.RESPONSE | Flag.ERROR
         reply[15] = code
         return reply
@@ -243,8 +277,13 @@ class World:
     def read(self, sector: int, buffer: bytearray | memoryview) -> Bio:
         return self.submit(bio_for(Op.READ, sector, buffer, self.ended.append))
 
-    def write(self, sector: int, data: bytes) -> Bio:
-        return self.submit(bio_for(Op.WRITE, sector, data, self.ended.append))
+    def write(self, sector: int, data: bytes, *, fua: bool = False) -> Bio:
+        bio = bio_for(Op.WRITE, sector, data, self.ended.append, fua=fua)
+        return self.submit(bio)
+
+    def discard(self, sector: int, count: int) -> Bio:
+        length = count * SECTOR
+        return self.submit(Bio(Op.DISCARD, sector, self.ended.append, length=length))
 
     def flush(self) -> Bio:
         return self.submit(bio_for(Op.FLUSH, 0, b"", self.ended.append))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+import click
 import pytest
 
 from aoe.errors import DeviceError, NotFoundError, UnsupportedError
+from initiator.cli import cli
 from initiator.commands import move
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click import Command
+
     from initiator.device import Disk
 
 
@@ -66,6 +73,58 @@ def test_check_wants_a_target_and_rules_that_exist(words: list[str], line: str) 
     assert line in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["config", "set", "e0.0"], 'STRING: missing. Write one of STRING (""'),
+        (["config", "set", "e0.0", "a", "--hex", "00"], "STRING: given twice"),
+        (["config", "set", "e0.0", "--hex", "0g"], "0g: not hexadecimal"),
+        (["config", "set", "e0.0", "x" * 1025], "1025 bytes, of 1024 at most"),
+        (["config", "set", "all", "x"], "all: cannot be claimed together"),
+        (["config", "read", "all", "--raw"], "--raw: is for one target"),
+        (["mask", "add", "e0.0", "52:54"], "52:54: not a MAC address"),
+        (["mask", "add", "e0.0"], "Missing argument 'MAC...'"),
+        (["smart", "e0.0", "--enable", "--disable"], "exclude each other"),
+        (["bench", "e0.0", "write"], "e0.0: write overwrites what is on the disk"),
+        (["trim", "e0.0"], "e0.0: what is trimmed is lost"),
+        (["bench", "e0.0", "mix"], "If that is what you want: --destroy"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_anybody_is_asked(
+    words: list[str], line: str
+) -> None:
+    done = aoe(*words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert line in done.stderr
+
+
+def commands(group: click.Group, path: str = "aoe") -> Iterator[tuple[str, Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+COMMANDS = dict(commands(cli))
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_what_speaks_aoe_records_it_and_tells_scripts(path: str) -> None:
+    options = {name for each in COMMANDS[path].params for name in each.opts}
+    speaks = path not in ("aoe decode", "aoe completion")
+    if speaks and not path.startswith("aoe lab "):
+        assert "--pcap" in options
+        # What these move goes to standard output, or comes from it, or goes on.
+        assert "--json" in options or path in ("aoe read", "aoe write", "aoe attach")
+
+
+def test_help_lists_every_command_once() -> None:
+    done = aoe("--help")
+    for name in cli.commands:
+        assert len(re.findall(rf"^  {name} ", done.stdout, re.MULTILINE)) == 1
+
+
 def test_no_command_shows_the_help() -> None:
     done = aoe()
     assert done.returncode == 2
@@ -104,3 +163,19 @@ def test_a_target_without_flush_is_warned_of(
 ) -> None:
     move.flush(cast("Disk", Unflushed(UnsupportedError("e0.0", "aborted", ""))))
     assert "warning: not flushed: aborted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "attach: no place to attach it to. Name one: --nbd SOCKET"),
+        (
+            ["--nbd", "s", "--run", "true", "--background"],
+            "attach: --run needs the foreground. Choose one of them",
+        ),
+        (["--nbd", "h:99999"], "h:99999: no such port. Write HOST:PORT, 1 to 65535"),
+    ],
+)
+def test_attach_says_what_is_missing(words: list[str], line: str) -> None:
+    done = aoe("attach", "e7.3", *words)
+    assert (done.returncode, done.stderr) == (2, f"aoe: {line}\n")

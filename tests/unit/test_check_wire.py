@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.config import Config
 from aoe.errors import AoEError
-from aoe.link import Link, LinkStatistics
 from initiator.check.model import Check, Needs, Result, Verdict
 from initiator.check.play import GoneError, Session, drive
 from initiator.check.subject import Subject, meet
 from initiator.check.suite import CHECKS
 from initiator.check.wire import WireAsk
-from tests.asking import CLIENT, TARGET, ask, make_target, settings
+from tests.asking import CLIENT, TARGET, settings
+from tests.links import Cable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOON = 0.04
 NEVER = 3600.0
-
-
-class Cable(Link):
-    """A link with a target at its other end, and trouble on the way.
-
-    Args:
-        replies: what comes back, for a request and the target's reply to it.
-    """
-
-    name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
-
-    def __init__(self, replies: Callable[[bytes, bytes], list[bytes]]) -> None:
-        self.target = make_target()
-        self.sent: list[bytes] = []
-        self._replies = replies
-        self._arrived: deque[bytes] = deque()
-        self._slot = bytearray(1514)
-
-    def fileno(self) -> int:
-        return -1
-
-    def receive(self) -> memoryview | None:
-        return memoryview(self._arrived.popleft()) if self._arrived else None
-
-    def reserve(self) -> memoryview | None:
-        return memoryview(self._slot)
-
-    def commit(self, length: int) -> None:
-        request = bytes(self._slot[:length])
-        self.sent.append(request)
-        reply = ask(self.target, request)
-        self._arrived.extend(each for each in self._replies(request, reply) if each)
-
-    def flush(self) -> None:
-        pass
-
-    def wait(self, timeout: float | None) -> bool:
-        if not self._arrived:
-            time.sleep(min(timeout or 0.0, 0.001))
-        return bool(self._arrived)
-
-    def statistics(self) -> LinkStatistics:
-        return LinkStatistics()
-
-    def close(self) -> None:
-        pass
 
 
 def plugged(

@@ -9,27 +9,27 @@ import pytest
 
 from aoe import interfaces
 from aoe.address import Address
+from aoe.capabilities import Capability
+from aoe.doctor.findings import Finding, Verdict
+from aoe.doctor.host import judge_rights
+from aoe.doctor.interfaces import (
+    Card,
+    judge_buffers,
+    judge_card,
+    judge_interface,
+)
+from aoe.doctor.wire import judge_answer, judge_namesakes
 from aoe.ethtool import Cable, Pause, ReceiveQueue
 from aoe.identify import Identity
 from aoe.interfaces import Details, Interface
-from target.capabilities import Capability
-from target.doctor.findings import Finding, Verdict
-from target.doctor.host import judge_rights
+from aoe.survey import Heard
 from target.doctor.image import (
     examine_image,
     filesystem_of,
     judge_filesystem,
     judge_room,
 )
-from target.doctor.interfaces import (
-    Card,
-    judge_buffers,
-    judge_card,
-    judge_interface,
-)
 from target.doctor.running import judge_port
-from target.doctor.wire import judge_answer, judge_namesakes
-from target.probe import Heard
 from tests.statuses import STATUS
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_a_good_interface_has_nothing_to_be_cured() -> None:
             500,
             9216,
             "fail",
-            "500 has no room for a sector: nothing can be served",
+            "500 has no room for a sector: no data gets through",
             "ip link set eth0 mtu 1500",
         ),
     ],
@@ -155,7 +155,7 @@ def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
         judge_interface(eth0(master="br0", master_kind="bridge", watchers=1))
     )
     assert port["bridge"].verdict is Verdict.FAIL
-    assert port["bridge"].cure == "serve on br0"
+    assert port["bridge"].cure == "use br0"
     assert "promiscuous" not in port
     port = by_check(judge_interface(eth0(master="bond0", master_kind="bond")))
     assert port["master"].verdict is Verdict.WARN
@@ -163,7 +163,7 @@ def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
 
 def test_vlans_are_mentioned_and_watchers_warned_of() -> None:
     found = by_check(judge_interface(eth0(above=("eth0.5",), watchers=1)))
-    assert found["VLANs"].text.startswith("eth0.5 on top: frames for those are served")
+    assert found["VLANs"].text.startswith("eth0.5 on top: frames for those arrive")
     assert found["promiscuous"].verdict is Verdict.WARN
 
 
@@ -231,7 +231,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
     (small,) = judge_buffers("eth0", 9000, limits)
     assert small.verdict is Verdict.WARN
     assert small.text.startswith(
-        "38 frames fit into a socket, clients send 64 at a time"
+        "38 frames fit into a socket, and 64 may come at a time"
     )
     wanted = 64 * (14 + 9000 + 2048)
     assert small.cure == f"sysctl -w net.core.rmem_max={wanted}"

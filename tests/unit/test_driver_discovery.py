@@ -230,11 +230,10 @@ def test_k19_every_answer_of_a_closed_device_is_followed_by_identify(
     assert commands(world.take()) == [0xEC, 0xEC]
 
 
-@in_both_modes
-def test_k19_the_view_of_an_open_device_does_not_change(
-    connect: Connect, options: Options
+def test_k19_the_kernels_view_of_an_open_device_does_not_change(
+    connect: Connect,
 ) -> None:
-    world = connect(options)
+    world = connect(Options.kernel())
     world.driver.open(world.device)
     world.target.config = replace(world.target.config, firmware=2, sector_count=1)
     del world.target.disk[SECTOR:]

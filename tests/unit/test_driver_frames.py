@@ -205,7 +205,11 @@ def test_a_flush_that_the_target_refuses_fails(
 
 
 def test_a_write_that_is_aborted_is_known_but_failed(connect: Connect) -> None:
+    """Where writes were accepted before, this is no read-only disk."""
     world = connect()
+    world.write(8, bytes(SECTOR))
+    world.settle()
+    world.ended.clear()
     world.write(0, bytes(SECTOR))
     [request] = world.take()
     world.deliver(world.target.report(request.raw, 0x01, 0x04))

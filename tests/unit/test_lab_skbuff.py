@@ -332,7 +332,8 @@ def test_k82_scrubbing_the_fragments_puts_no_page() -> None:
     assert counts(world.journal, page) == []
 
 
-def test_k7_k43_past_256_parked_skbs_there_is_no_frame_until_clones_go() -> None:
+def test_k7_k43_k44_past_256_parked_skbs_there_is_no_frame_until_clones_go() -> None:
+    """Then it takes another bio to start the work: the timer's kick goes nowhere."""
     world = make_world("none@6.1", Nic.SG)
     device = world.device
     for _ in range(SKBPOOL_LIMIT):
@@ -346,7 +347,11 @@ def test_k7_k43_past_256_parked_skbs_there_is_no_frame_until_clones_go() -> None
     assert device.targets[0].ffree[-1] is frame
     assert len(device.skbpool) == SKBPOOL_LIMIT
     device.skbpool[0].dataref = 1
+    assert device.status == "up,kickme"
     world.driver.handle_timer(device.next_tick or 0)
+    assert (device.status, device.kicked) == ("up", 1)
+    assert not world.answers
+    submit(world, "pagecache")
     world.answer()
     assert waiting.ended
     assert len(device.skbpool) == SKBPOOL_LIMIT

@@ -136,16 +136,18 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident rests targets timing",
+    "AoeDev": "address ext fw_ver ident on_resize order rests takes_fua targets timing "
+    "trim_blocks wants_identify",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
-    "Bio": "end_io op sector vecs",
+    "Bio": "end_io fua length op sector vecs",
     "BioIter": "_vecs",
-    "Buf": "bio iter",
+    "Buf": "bio flush iter",
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "accounting devices netdevs options",
+    "Driver": "_rexmit accounting devices foreign netdevs options runts",
+    "Frame": "fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
     "ModelledCard": "_ops _wire kind mtu taps",

@@ -13,11 +13,9 @@ from aoe.errors import (
     DecodeError,
     NotFoundError,
 )
+from aoe.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from target.disks.nbd_wire import (
-    FUA,
-    NbdCommand,
     NbdExport,
-    NbdFlag,
     NbdRequest,
     handshake,
     pack_request,
@@ -81,7 +79,7 @@ def test_what_is_no_nbd_server_is_told_from_one(answers: list[bytes]) -> None:
 
 def test_requests_and_replies_byte_for_byte() -> None:
     request = NbdRequest(
-        command=NbdCommand.WRITE, offset=0x200, length=0x400, flags=FUA
+        command=NbdCommand.WRITE, offset=0x200, length=0x400, flags=NbdCommandFlag.FUA
     )
     assert pack_request(request, 0x1122) == bytes.fromhex(
         "25609513 0001 0001 0000000000001122 0000000000000200 00000400"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from target.netboot import FILES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("aoe", "target", "initiator")
@@ -40,12 +43,23 @@ def git(*arguments: str, directory: Path) -> list[str]:
     return output.split("\0")
 
 
+def build(source: Path, directory: Path, *options: str) -> None:
+    """Build on a day that stays the same."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(
+        [*command, *options],
+        cwd=source,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        capture_output=True,
+        check=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the wheel and the sdist, built without a network."""
     directory = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
-    subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True)
+    build(CHECKOUT, directory)
     return directory
 
 
@@ -70,9 +84,18 @@ def in_metadata(wheel: dict[str, str], name: str) -> str:
     return wheel[found]
 
 
+def in_prefix(wheel: dict[str, str], name: str) -> str:
+    (found,) = (path for path in wheel if path.endswith(f".data/data/{name}"))
+    return wheel[found]
+
+
 def test_the_wheel_holds_every_module(wheel: dict[str, str]) -> None:
     assert {f"{package}/__init__.py" for package in PACKAGES} <= modules()
     assert modules() - set(wheel) == set()
+
+
+def test_the_wheel_holds_what_netboot_fills_in(wheel: dict[str, str]) -> None:
+    assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
 
 
 def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
@@ -80,10 +103,21 @@ def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -
 
 
 def test_the_wheel_holds_nothing_but_the_packages(wheel: dict[str, str]) -> None:
-    tops = {name.partition("/")[0] for name in wheel}
-    (metadata,) = tops - set(PACKAGES)
-    assert metadata.endswith(".dist-info")
+    tops = {name.partition("/")[0] for name in wheel} - set(PACKAGES)
+    assert {top.rpartition(".")[2] for top in tops} == {"data", "dist-info"}
     assert not [name for name in wheel if "__pycache__" in name]
+
+
+def test_the_wheel_installs_units_where_systemd_looks_below_a_prefix(
+    wheel: dict[str, str],
+) -> None:
+    # They are in the package as well, for whoever makes a package of it.
+    for unit in ("aoe-target.service", "aoe-target@.service"):
+        text = (CHECKOUT / "target/systemd" / unit).read_text()
+        (installed,) = (
+            name for name in wheel if name.endswith(f"data/lib/systemd/system/{unit}")
+        )
+        assert wheel[f"target/systemd/{unit}"] == wheel[installed] == text
 
 
 def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
@@ -99,6 +133,36 @@ def test_the_wheel_carries_the_licence(wheel: dict[str, str]) -> None:
     licence = in_metadata(wheel, "licenses/LICENSE")
     assert licence == (CHECKOUT / "LICENSE").read_text()
     assert "License-Expression: GPL-2.0-only" in in_metadata(wheel, "METADATA")
+
+
+@pytest.mark.parametrize("page", ["man1/aoe.1", "man7/aoe.7", "man8/aoe-target.8"])
+def test_the_wheel_installs_the_manual(wheel: dict[str, str], page: str) -> None:
+    text = in_prefix(wheel, f"share/man/{page}")
+    title = Path(page).stem.upper().replace("-", r"\-")
+    assert f'.TH {title} {page[-1]} "2023-11-14" "pyaoe ' in text
+
+
+def test_the_wheel_installs_the_manual_of_the_file(wheel: dict[str, str]) -> None:
+    assert "[[export]]" in in_prefix(wheel, "share/man/man5/aoe-target.toml.5")
+
+
+@pytest.mark.parametrize("program", ["aoe", "aoe-target"])
+def test_the_wheel_installs_completions(wheel: dict[str, str], program: str) -> None:
+    bash = in_prefix(wheel, f"share/bash-completion/completions/{program}")
+    zsh = in_prefix(wheel, f"share/zsh/site-functions/_{program}")
+    fish = in_prefix(wheel, f"share/fish/vendor_completions.d/{program}.fish")
+    assert re.search(rf"^ *complete .* {program}$", bash, re.MULTILINE)
+    assert zsh.startswith(f"#compdef {program}\n")
+    assert f"complete --no-files --command {program} " in fish
+
+
+def test_a_wheel_from_the_sdist_is_the_same(built: Path, tmp_path: Path) -> None:
+    (packed,) = built.glob("*.tar.gz")
+    subprocess.run(["tar", "-xf", packed, "-C", tmp_path], check=True)
+    (source,) = tmp_path.iterdir()
+    build(source, tmp_path, "-t", "wheel")
+    (again,), (wheel,) = tmp_path.glob("*.whl"), built.glob("*.whl")
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 def test_the_sdist_can_be_built_and_tested_from(sdist: set[str]) -> None:

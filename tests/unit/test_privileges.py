@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aoe.capabilities import Capability, capability_sets
 from aoe.errors import AccessError, NotFoundError, UsageError
-from target.capabilities import Capability, capability_sets
 from target.privileges import Account, find_account
 from tests.accounts import (
     HAS_NOBODY,

@@ -14,7 +14,8 @@ from scripts import get_pip
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHELL = (
     *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check")),
-    *("scripts/fuzz", "scripts/killtest"),
+    *("scripts/fuzz", "scripts/fuzz_answers"),
+    *("scripts/killtest", "scripts/manpages"),
     ".ci/run",
 )
 

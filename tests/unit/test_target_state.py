@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoe.address import Address
+from aoe.address import Address, parse_macs
 from aoe.errors import AccessError, AoEError, UsageError
 from target.disks import OpenFlags
 from target.exports import ClientState
 from target.settings import ExportSettings
 from target.state import StateFile, open_state, state_path
-from target.verbs.serve import parse_macs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

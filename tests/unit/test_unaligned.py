@@ -180,12 +180,38 @@ def test_zeroes_end_with_the_first_piece_that_fails() -> None:
     assert len(platter.done) == 1
 
 
-def test_a_stable_write_is_flushed_before_it_ends() -> None:
-    platter = filled()
+def test_a_stable_write_is_one_whatever_its_ends() -> None:
+    platter = filled(at_once=True)
     ends, done = ending()
-    ByteView(platter.submit).write(512, b"x" * 512, done, fua=True)
-    platter.end()
-    assert ends == []
-    platter.end()
+    view = ByteView(platter.submit)
+    view.write(512, b"x" * 512, done, fua=True)
+    view.write(3, b"x", done, fua=True)
+    assert platter.stable == 2
+    view.write(3, b"x", done)
+    assert platter.stable == 2
+    assert ends == [None] * 3
+
+
+@given(windows)
+def test_whole_sectors_are_trimmed_and_nothing_else(window: list[int]) -> None:
+    start, end = window
+    platter = filled(at_once=True)
+    wanted = bytearray(platter.data)
+    inner = slice(-(-start // 512) * 512, end // 512 * 512)
+    wanted[inner] = b"\xdb" * len(wanted[inner])
+    ends, done = ending()
+    ByteView(platter.submit).trim(start, end - start, done)
     assert ends == [None]
-    assert [op for op, _, _ in platter.done] == [Op.WRITE, Op.FLUSH]
+    assert platter.data == wanted
+
+
+def test_a_trim_and_a_write_of_the_same_keep_their_order() -> None:
+    platter = filled()
+    view = ByteView(platter.submit)
+    ends, done = ending()
+    view.trim(0, 1024, done)
+    view.write(512, b"x" * 512, done)
+    assert len(platter.bios) == 1
+    platter.end_all()
+    assert ends == [None] * 2
+    assert platter.data[:1024] == b"\xdb" * 512 + b"x" * 512

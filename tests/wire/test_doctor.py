@@ -64,7 +64,7 @@ def test_a_good_wire_has_no_failure(wire: Wire) -> None:
     assert found["aoe0", "state"]["verdict"] == "ok"
     assert found["aoe0", "MTU"]["text"].startswith("1500: a frame carries 1 KiB; ")
     assert found["aoe0", "rings"]["verdict"] == "ok"
-    assert found["aoe0", "targets"]["text"] == "no other target answers on this wire"
+    assert found["aoe0", "targets"]["text"] == "nobody else answers on this wire"
 
 
 def test_people_get_a_line_each_and_the_cure_below(wire: Wire) -> None:
@@ -117,11 +117,11 @@ def test_a_target_that_runs_here_is_asked(wire: Wire, image: Path) -> None:
     assert found[str(image), "opening"]["verdict"] == "warn"
 
 
-def test_a_port_of_a_bridge_is_told_where_to_serve(wire: Wire) -> None:
+def test_a_port_of_a_bridge_is_told_what_to_use(wire: Wire) -> None:
     for words in ("add br0 type bridge", "set aoe0 master br0", "set br0 up"):
         wire.target.run(["ip", "link", *words.split()], check=True)
     found = doctor(wire.target, "aoe0")["aoe0", "bridge"]
-    assert (found["verdict"], found["cure"]) == ("fail", "serve on br0")
+    assert (found["verdict"], found["cure"]) == ("fail", "use br0")
 
 
 def test_two_targets_at_one_address_are_found_out(

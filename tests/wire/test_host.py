@@ -11,17 +11,24 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import NotFoundError
-from aoe.interfaces import VethEnd, create_veth, remove, set_down, set_up
+from aoe.interfaces import (
+    VethEnd,
+    create_veth,
+    find_interface,
+    remove,
+    set_down,
+    set_mtu,
+    set_up,
+)
+from aoe.netns import Wire
 from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.host import Host
 from initiator.options import Options
-from tests.serving import ready_line, serving, start
+from tests.serving import PATIENCE, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from aoe.netns import Wire
 
 pytestmark = pytest.mark.netns
 
@@ -101,7 +108,42 @@ def test_an_interface_that_is_not_needed_may_go(
             remove("other0")
             for _ in range(200):
                 assert disk.read(0, 512) == bytes(512)
-            assert [port.name for port in host.ports] == [wire.interface]
+            away, port = host.ports
+            assert away.link is None
+            assert port.link is not None
+
+
+@pytest.mark.parametrize("rings", [None, False])
+def test_an_interface_that_comes_back_is_used_again(
+    wire: Wire, tmp_path: Path, *, rings: bool | None
+) -> None:
+    """It may have another address and another MTU by then, and be the only one."""
+    interface = wire.interface
+    with (
+        serving(wire, tmp_path / "disk.img", "--create", "1M"),
+        wire.initiator.entered(),
+        Host.on(interface, rings=rings) as host,
+    ):
+        disk = Disk(host, E73)
+        ended: list[Bio] = []
+        remove(interface)
+        disk.submit(Op.WRITE, 0, b"x" * 512, ended.append)
+        assert not host.run_until(lambda: bool(ended), 0.5)
+        far = VethEnd(interface, 9000, wire.target_mac, wire.target.pid)
+        create_veth(VethEnd(interface), far)
+        assert host.run_until(lambda: bool(ended), 10)
+        assert ended[0].error is None
+        [port] = host.ports
+        assert port.mac == find_interface(interface).mac != Wire.initiator_mac
+        assert disk.frame_size == 1024
+        set_mtu(interface, 9000)
+        end = time.monotonic() + PATIENCE
+        while disk.frame_size != 17 * 512 and time.monotonic() < end:
+            assert disk.read(0, 65536)[:512] == b"x" * 512
+        assert disk.frame_size == 17 * 512
+        set_mtu(interface, 1500)
+        assert disk.read(512, 65536) == bytes(65536)
+        assert disk.frame_size == 1024
 
 
 def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> None:
@@ -110,11 +152,14 @@ def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> N
     ready_line(target)
     with wire.initiator.entered():
         create_veth(VethEnd("other0"), VethEnd("other1"))
-        with Host.on("other0", wire.interface) as host:
+        with Host.on("other0", wire.interface, options=Options(deadsecs=1)) as host:
             disk = Disk(host, E73)
             remove(wire.interface)
-            with pytest.raises(NotFoundError, match="interface is gone"):
+            with pytest.raises(NotFoundError, match="no answer for 2 s"):
                 disk.read(0, 512)
+            remove("other0")
+            with pytest.raises(NotFoundError, match="other0: interface is gone"):
+                Disk(host, Address(7, 4), timeout=1)
 
 
 def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) -> None:

@@ -308,6 +308,23 @@ def test_a_frame_too_long_since_the_mtu_was_lowered_is_counted(
 
 
 @both_kinds
+def test_a_frame_that_the_other_end_cannot_take_holds_up_no_other(
+    make_wire: Callable[[tuple[int, int]], Wire],
+    links: Callable[..., Link],
+    *,
+    rings: bool,
+) -> None:
+    """A veth refuses what is longer than the MTU of its other end."""
+    wire = make_wire((1500, 9000))
+    target = links(wire.target)
+    initiator = links(wire.initiator, rings=rings)
+    initiator.send(frame_of(9000))
+    initiator.send(frame_of(60))
+    initiator.flush()
+    assert arriving(target) == [frame_of(60)]
+
+
+@both_kinds
 def test_a_link_that_goes_down_and_up_again_is_survived(
     wire: Wire, links: Callable[..., Link], *, rings: bool
 ) -> None:

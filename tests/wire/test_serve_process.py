@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aoe.capabilities import Capability
 from aoe.interfaces import set_mtu
-from target.capabilities import Capability
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, SOMEBODY, process_status
 from tests.asking import ata, config
 from tests.serving import PATIENCE, client, finish, ready_line, serving, start

@@ -1,4 +1,4 @@
-"""What keeps an attached disk attached, and lets it go when somebody says so.
+"""What waits while a disk is attached, and lets it go when somebody says so.
 
 Signals, ``aoe detach``, umount and the loss of the interface all come to one queue, and
 are taken one after the other in the main thread.
@@ -36,71 +36,92 @@ ask: Final = partial(control.ask, kind=_KIND)
 class _Request:
     # To detach it; whoever waits for that finds out how it went.
     lazy: bool = False
-    done: Future[dict[str, Any]] = field(default_factory=Future)
+    done: Future[None] = field(default_factory=Future)
 
 
-class Keeper:
+@contextmanager
+def announced(
+    about: dict[str, Any], detach: Callable[[bool], object]
+) -> Iterator[None]:
+    """Let ``aoe detach`` find what is attached.
+
+    Args:
+        about: what is told to those who ask.
+        detach: called in a thread of its own, told whether to be lazy. When it returns,
+            so does ``aoe detach``, as soon as the process has ended.
+    """
+
+    def answer(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if command == "detach":
+            detach(arguments.get("lazy") == "yes")
+        elif command != "status":
+            raise UsageError(command, "not a command")
+        return about
+
+    log = logging.getLogger("aoe")
+    with control.ControlServer(answer, kind=_KIND, log=log):
+        yield
+
+
+class Detacher:
     """Waits until a disk is to be detached, and does it.
 
     Args:
-        tell: shows a line to whoever attached the disk.
+        report: takes a line for the user.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
         self._requests: SimpleQueue[_Request] = SimpleQueue()
-        self._about: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._ended = False
+        self._over = False
 
     def wake(self, *_: object) -> None:
         """Detach it if that can be; from any thread, or as a signal's handler."""
         self._requests.put(_Request())
 
-    def keep(
+    def wait(
         self, disk: DiskThread, attachment: Attachment, about: dict[str, Any]
     ) -> None:
-        """Return when it is detached.
+        """Return when it is detached, and flushed.
 
         Args:
-            disk: flushed at the end.
-            attachment: what is to be undone.
-            about: what others are told who ask.
+            disk: what is flushed.
+            attachment: what is undone.
+            about: as ``announced`` has it.
 
         Raises:
             AoEError: the disk's interface is gone, or its last flush failed.
         """
-        self._about = about
-        log = logging.getLogger("aoe")
-        with control.ControlServer(self._answer, kind=_KIND, log=log):
-            request = self._wait(disk, attachment)
+        with announced(about, self._detach):
+            request = self._undone(disk, attachment)
             try:
                 flush(disk)
             except AoEError as error:
-                self._end(request, error)
+                self._answer(request, error)
                 raise
-            self._end(request)
+            self._answer(request, None)
 
-    def _wait(self, disk: DiskThread, attachment: Attachment) -> _Request:
+    def _undone(self, disk: DiskThread, attachment: Attachment) -> _Request:
         while True:
             request = self._requests.get()
             if disk.error is not None:
-                self._tell(str(disk.error))
+                self._report(str(disk.error))
             try:
                 attachment.detach(lazy=request.lazy)
             except AoEError as error:
                 request.done.set_exception(error)
-                self._tell(f"still attached: {error}")
+                self._report(f"still attached: {error}")
                 continue
             if request.lazy:
-                request.done.set_result(self._about)
+                request.done.set_result(None)
                 attachment.join()
             return request
 
-    def _end(self, request: _Request, error: AoEError | None = None) -> None:
-        # Those who have come too late to be heard get the same answer.
+    def _answer(self, request: _Request, error: AoEError | None) -> None:
+        # Those who came too late to be heard get the same answer.
         with self._lock:
-            self._ended = True
+            self._over = True
             requests = [request]
             while not self._requests.empty():
                 requests.append(self._requests.get())
@@ -108,22 +129,17 @@ class Keeper:
             if each.done.done():
                 continue
             if error is None:
-                each.done.set_result(self._about)
+                each.done.set_result(None)
             else:
                 each.done.set_exception(error)
 
-    def _answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        # In the thread of the control socket.
-        if command == "status":
-            return self._about
-        if command != "detach":
-            raise UsageError(command, "not a command")
-        request = _Request(lazy=arguments.get("lazy") == "yes")
+    def _detach(self, lazy: bool) -> None:  # noqa: FBT001 - what ``announced`` calls
+        request = _Request(lazy)
         with self._lock:
-            if self._ended:
-                return self._about
+            if self._over:
+                return
             self._requests.put(request)
-        return request.done.result()
+        request.done.result()
 
 
 def flush(disk: DiskThread) -> bool:
@@ -140,9 +156,9 @@ def flush(disk: DiskThread) -> bool:
 
 
 @contextmanager
-def signals(keeper: Keeper) -> Iterator[None]:
+def signals(detacher: Detacher) -> Iterator[None]:
     """Detach when we are told to end, by SIGINT, SIGTERM or SIGHUP."""
-    before = {number: signal.signal(number, keeper.wake) for number in _SIGNALS}
+    before = {number: signal.signal(number, detacher.wake) for number in _SIGNALS}
     try:
         yield
     finally:

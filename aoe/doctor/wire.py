@@ -6,56 +6,58 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
+from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
 from aoe.errors import AccessError, AoEError
 from aoe.header import sectors_per_frame
 from aoe.link import open_link
 from aoe.sizes import short_size
-from target.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
-from target.probe import identify, survey
+from aoe.survey import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aoe.abstract import Link
     from aoe.address import Address
     from aoe.identify import Identity
-    from target.probe import Heard
-
-_CHECK = "targets"
+    from aoe.survey import Heard
 
 
-def examine_wire(name: str) -> Iterator[Finding]:
-    """Open an interface as a target does, and ask who is there."""
+def open_wire(name: str) -> tuple[Link | None, list[Finding]]:
+    """Open an interface as AoE does, with packet rings where they can be had.
+
+    Returns:
+        The link, to be closed; None if there is none. And what was found thereby:
+        nothing where only a right is missing, which is told once, of the host.
+    """
     try:
         link = open_link(name, rings=True, responses=True)
-        yield ok(name, "rings", "packet rings can be had: a batch of frames a call")
     except AccessError:
-        # Told once, of the host.
-        return
+        return None, []
     except AoEError as error:
-        yield from_error("rings", error, Verdict.WARN, name)
-        try:
-            link = open_link(name, rings=False, responses=True)
-        except AoEError as again:
-            yield from_error("open", again, subject=name)
-            return
-    with link:
-        try:
-            yield from _examine_targets(link)
-        except AoEError as error:
-            yield from_error(_CHECK, error, subject=name)
+        refused = from_error("rings", error, Verdict.WARN, name)
+    else:
+        text = "packet rings can be had: a batch of frames a call"
+        return link, [ok(name, "rings", text)]
+    try:
+        return open_link(name, rings=False, responses=True), [refused]
+    except AoEError as error:
+        return None, [refused, from_error("open", error, subject=name)]
 
 
-def _examine_targets(link: Link) -> Iterator[Finding]:
-    ways: defaultdict[Address, list[Heard]] = defaultdict(list)
-    for heard in survey(link):
-        ways[heard.address].append(heard)
+def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]:
+    """Look at those that answered on a wire, and whether they get on.
+
+    Raises:
+        NotFoundError: the interface is gone.
+    """
+    ways: defaultdict[Address, dict[bytes, Heard]] = defaultdict(dict)
+    for heard in all_heard:
+        ways[heard.address][heard.mac] = heard
     if not ways:
-        yield ok(link.name, _CHECK, "no other target answers on this wire")
-    for address, all_heard in ways.items():
-        for heard in all_heard:
+        yield ok(link.name, "targets", "nobody else answers on this wire")
+    for address, macs in ways.items():
+        for heard in macs.values():
             yield judge_answer(link.name, link.mtu, heard)
-        macs = {heard.mac: heard for heard in all_heard}
         if len(macs) > 1:
             pages = {mac: identify(link, heard) for mac, heard in macs.items()}
             yield judge_namesakes(address, pages)
@@ -72,16 +74,16 @@ def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
     if heard.buffers < 2:
         # Linux begins with half of them (P60).
         cure = "serve it with --buffers 64, or -b 16 for vblade"
-        return warn(subject, _CHECK, f"{text}; Linux brings no such disk up", cure)
+        return warn(subject, "targets", f"{text}; Linux brings no such disk up", cure)
     if heard.sectors < here:
         more = f"{text}, where this end could carry {short_size(here * 512)}"
         cure = "raise the MTU of its interface, and of all between"
-        return warn(subject, _CHECK, more, cure)
+        return warn(subject, "targets", more, cure)
     if heard.sectors > here:
         more = f"{text}, where this end can carry {short_size(here * 512)}"
         cure = f"raise the MTU here: ip link set {name} mtu 9000"
-        return warn(subject, _CHECK, more, cure)
-    return ok(subject, _CHECK, text)
+        return warn(subject, "targets", more, cure)
+    return ok(subject, "targets", text)
 
 
 def judge_namesakes(address: Address, pages: dict[bytes, Identity | None]) -> Finding:

@@ -6,10 +6,10 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
+from aoe.capabilities import Capability, capability_sets
+from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok
 from aoe.errors import AoEError
 from aoe.netns import check_user_namespaces
-from target.capabilities import Capability, capability_sets
-from target.doctor.findings import Finding, Verdict, fail, from_error, ok
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def judge_rights(effective: int) -> Finding:
     return fail(
         _HOST,
         "rights",
-        "CAP_NET_RAW is missing: no raw socket can be opened, and so nothing served",
+        "CAP_NET_RAW is missing: no raw socket can be opened, and so no AoE spoken",
         "run as root; or AmbientCapabilities=CAP_NET_RAW in a systemd unit; or, to try "
         "it on interfaces of your own: unshare -Urn",
     )
@@ -47,7 +47,7 @@ def _examine_namespaces() -> Finding:
     try:
         check_user_namespaces()
     except AoEError as error:
-        # The tests and the demo want them, serving does not.
+        # The tests and the demo want them, AoE itself does not.
         return from_error(check, error, Verdict.WARN, _HOST)
     return ok(
         _HOST, check, "user namespaces are allowed: tests and demo run without root"

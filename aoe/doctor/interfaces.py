@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from aoe.capabilities import Capability, capability_sets
+from aoe.doctor.findings import Finding, fail, from_error, ok, warn
 from aoe.errors import NotFoundError
 from aoe.ethtool import cable, pause, receive_queue
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame
 from aoe.interfaces import examine_interface
 from aoe.sizes import short_size
-from target.capabilities import Capability, capability_sets
-from target.doctor.findings import Finding, fail, from_error, ok, warn
-from target.exports import BUFFER_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from aoe.interfaces import Details
 
 _JUMBO: Final = 9000
+_FRAMES: Final = 64
+"""So many may come at a time: a target's buffers, and a client's window at most."""
 _GIGABIT: Final = 1000
 _OVERHEAD: Final = 2048
 """Bytes that the kernel counts for a frame beside its own, roughly."""
@@ -35,7 +36,7 @@ _LOSSES: Final = {
 """Counters of struct rtnl_link_stats64, and what they mean."""
 _RARE: Final = 100_000
 """One lost frame in so many is nothing to worry about."""
-_RETRY: Final = "each is a request that its client sends again, after a wait"
+_RETRY: Final = "for each a client sends its request again, after a wait"
 
 
 class Card(NamedTuple):
@@ -92,7 +93,7 @@ def _judge_mtu(details: Details) -> Finding:
     )
     sectors = sectors_per_frame(mtu)
     if not sectors:
-        text = f"{mtu} has no room for a sector: nothing can be served"
+        text = f"{mtu} has no room for a sector: no data gets through"
         return fail(name, "MTU", text, f"ip link set {name} mtu 1500")
     carries = f"{mtu}: a frame carries {short_size(sectors * 512)}"
     better = min(_JUMBO, limit)
@@ -112,29 +113,29 @@ def _judge_company(details: Details) -> Iterator[Finding]:
             name,
             "bridge",
             f"is a port of {details.master}, which takes all frames that arrive: "
-            "a target here is never asked",
-            f"serve on {details.master}",
+            "nobody here ever gets one",
+            f"use {details.master}",
         )
     elif details.master:
         yield warn(
             name,
             "master",
             f"is a port of {details.master}: frames go their own way past it",
-            f"serve on {details.master}",
+            f"use {details.master}",
         )
     if details.above:
         yield ok(
             name,
             "VLANs",
-            f"{', '.join(details.above)} on top: frames for those are served there, "
+            f"{', '.join(details.above)} on top: frames for those arrive there, "
             "not here",
         )
     if details.watchers and not details.master:
         yield warn(
             name,
             "promiscuous",
-            "takes in frames for other machines too; a target looks at none of them, "
-            "but they cost time",
+            "takes in frames for other machines too; AoE looks at none of them, but "
+            "they cost time",
             f"end tcpdump and the like; or ip link set {name} promisc off",
         )
 
@@ -162,8 +163,8 @@ def judge_card(name: str, card: Card) -> Iterator[Finding]:
     queue = card.queue
     if queue is not None and queue.limit:
         text = f"the card keeps {queue.frames} frames until the kernel takes them"
-        if queue.frames < min(queue.limit, 4 * BUFFER_COUNT):
-            more = f"{text}, and could keep {queue.limit}: bursts of writes get lost"
+        if queue.frames < min(queue.limit, 4 * _FRAMES):
+            more = f"{text}, and could keep {queue.limit}: bursts get lost"
             yield warn(name, "queue", more, f"ethtool -G {name} rx {queue.limit}")
         else:
             yield ok(name, "queue", text)
@@ -200,18 +201,18 @@ def judge_buffers(name: str, mtu: int, limits: Mapping[str, int]) -> Iterator[Fi
     """
     if not limits:
         return
-    wanted = BUFFER_COUNT * (ETHERNET_LENGTH + mtu + _OVERHEAD)
+    wanted = _FRAMES * (ETHERNET_LENGTH + mtu + _OVERHEAD)
     # The kernel doubles what it is asked for.
     small = {sysctl: size for sysctl, size in limits.items() if 2 * size < wanted}
     if not small:
-        yield ok(name, "buffers", f"{BUFFER_COUNT} frames fit into a socket")
+        yield ok(name, "buffers", f"{_FRAMES} frames fit into a socket")
         return
-    held = min(small.values()) * 2 // (wanted // BUFFER_COUNT)
+    held = min(small.values()) * 2 // (wanted // _FRAMES)
     yield warn(
         name,
         "buffers",
-        f"{held} frames fit into a socket, clients send {BUFFER_COUNT} at a time: the "
-        "rest may get lost",
+        f"{held} frames fit into a socket, and {_FRAMES} may come at a time: the "
+        "rest gets lost",
         "sysctl -w " + " ".join(f"{sysctl}={wanted}" for sysctl in small),
     )
 

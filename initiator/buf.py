@@ -1,0 +1,31 @@
+"""``struct buf``: a bio on its way through the driver (K6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from initiator.bio import Bio, BioIter, Op
+
+
+class Buf:
+    """``struct buf``: a bio on its way through the driver (K6).
+
+    Attributes:
+        flush: a FLUSH has to follow when all its frames are answered.
+    """
+
+    __slots__ = ("bio", "flush", "iter", "nframesout")
+
+    def __init__(self, bio: Bio) -> None:
+        self.bio = bio
+        self.iter = BioIter(bio.vecs, bio.sector, bio.length)
+        self.nframesout = 0
+        self.flush = False
+
+
+class Rest(NamedTuple):
+    """What is left to do for a bio beside its own course."""
+
+    buf: Buf
+    op: Op
+    iter: BioIter

@@ -1,0 +1,130 @@
+"""``aoe decode``: frames in words."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import click
+
+from aoe.address import format_mac
+from aoe.commandline import json_option, print_json
+from aoe.describe import describe
+from aoe.errors import DecodeError, NotFoundError, UsageError
+from aoe.header import ETH_P_AOE, ETHERNET_LENGTH
+from aoe.pcapng import CapturedFrame, Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedReader
+
+_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}[\s:.-]*)+")
+_HEX_START: Final = re.compile(rb"[0-9a-fA-F\s]*")
+_PCAPNG: Final = b"\n\r\r\n"
+"""What a capture begins with, and a file of hexadecimal digits does not."""
+_WAYS: Final = {Direction.IN: "in", Direction.OUT: "out", Direction.UNKNOWN: "-"}
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="FILE|HEX...")
+@click.option("-v", "--verbose", is_flag=True, help="Show all fields of each frame.")
+@json_option
+def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
+    """Say in words what frames ask and answer.
+
+    \b
+    Try:  aoe decode capture.pcapng
+          tcpdump -i eth0 -w - ether proto 0x88a2 | aoe decode -
+          aoe decode ffffffffffff525400ae000288a210000000000100000007
+
+    FILE is a capture, pcap or pcapng, by gzip or not; HEX the digits of a frame from
+    its first Ethernet byte. - reads either from standard input: a capture, or a frame
+    of digits in each line. Frames that are not AoE are counted, not shown.
+    """
+    frames = (frame for source in sources for frame in _frames(source))
+    others = 0
+    first: float | None = None
+    shown: list[dict[str, object]] = []
+    for number, frame in enumerate(frames, start=1):
+        if not _is_aoe(frame.data):
+            others += 1
+            continue
+        first = frame.time if first is None else first
+        if as_json:
+            shown.append(_fields(number, frame))
+        else:
+            click.echo(_line(number, frame, frame.time - first))
+            if verbose:
+                # It takes a quarter of a second to come.
+                from aoe.dissection import dissect
+
+                click.echo(dissect(frame.data))
+    if as_json:
+        print_json("decode", frames=shown, others=others)
+    elif others:
+        click.echo(f"aoe: {others} frames that are not AoE", err=True)
+
+
+def _frames(source: str) -> Iterator[CapturedFrame]:
+    from aoe.capture import read_capture
+
+    if source == "-":
+        yield from _standard_input()
+    elif Path(source).exists():
+        yield from read_capture(Path(source))
+    elif _HEX.fullmatch(source.strip()):
+        yield _from_hex(source)
+    else:
+        cure = "Write a capture's path, or two hexadecimal digits for each byte"
+        raise NotFoundError(source, "no such file, and no frame in hexadecimal", cure)
+
+
+def _standard_input() -> Iterator[CapturedFrame]:
+    from aoe.capture import parse_capture
+
+    stdin = cast("BufferedReader", sys.stdin.buffer)
+    start = stdin.peek(4)[:4]
+    if start == _PCAPNG or not _HEX_START.fullmatch(start):
+        yield from parse_capture(stdin, "standard input")
+        return
+    for line in stdin:
+        text = line.decode("ascii", "replace").strip()
+        if not text:
+            continue
+        if not _HEX.fullmatch(text):
+            raise UsageError(text[:40], "not a frame in hexadecimal")
+        yield _from_hex(text)
+
+
+def _from_hex(text: str) -> CapturedFrame:
+    data = bytes.fromhex(re.sub(r"[\s:.-]", "", text))
+    if not _is_aoe(data):
+        raise DecodeError(text.strip()[:40], describe(data))
+    return CapturedFrame(0.0, data)
+
+
+def _is_aoe(data: bytes) -> bool:
+    return data[12:ETHERNET_LENGTH] == ETH_P_AOE.to_bytes(2, "big")
+
+
+def _line(number: int, frame: CapturedFrame, seconds: float) -> str:
+    data = frame.data
+    return (
+        f"{number:>6} {seconds:>12.6f} {_WAYS[frame.direction]:<3} "
+        f"{format_mac(data[6:12])} > {format_mac(data[:6])}  {describe(data)}"
+    )
+
+
+def _fields(number: int, frame: CapturedFrame) -> dict[str, object]:
+    return {
+        "number": number,
+        "time": frame.time,
+        "direction": frame.direction.name.lower(),
+        "source": format_mac(frame.data[6:12]),
+        "destination": format_mac(frame.data[:6]),
+        "bytes": len(frame.data),
+        "text": describe(frame.data),
+        "comment": frame.comment,
+    }

@@ -1,0 +1,89 @@
+"""An attached disk as an NBD export, from its first client to the last flush."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aoe.errors import UnsupportedError
+from initiator.export.front import DiskKeeper
+from initiator.export.nbd import NbdServer
+from initiator.export.nbd_handshake import NbdExport
+from initiator.unaligned import ByteView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from initiator.bio import Bio
+    from initiator.device import Disk
+    from initiator.export.nbd_listener import Listener
+
+_GOODBYE: Final = 2.0
+"""Seconds that clients get for taking their last answers."""
+
+
+class NbdFrontEnd:
+    """Serves a disk while it is open; nothing else uses the disk meanwhile.
+
+    Args:
+        disk: the disk, which stays the caller's.
+        listener: where clients come from; closed with this.
+        read_only: refuse writes.
+        report: takes a line for the user.
+
+    Attributes:
+        uri: what clients open.
+
+    Raises:
+        AoEError: the disk fails a flush.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        listener: Listener,
+        *,
+        read_only: bool,
+        report: Callable[[str], None],
+    ) -> None:
+        self._disk = disk
+        self._host = disk.host
+        self._device = disk.host.driver.devices[disk.address]
+        self._keeper = DiskKeeper(disk, report)
+        self._flushes = not read_only and self._can_flush(report)
+        export = NbdExport(
+            name=str(disk.address),
+            size=disk.size,
+            read_only=read_only,
+            can_flush=self._flushes,
+            can_trim=disk.can_trim,
+        )
+        self._server = NbdServer(disk.host, ByteView(self._submit), export, listener)
+        self.uri = self._server.uri
+
+    def _submit(self, bio: Bio) -> None:
+        self._host.driver.submit(self._device, bio, self._host.now())
+
+    def _can_flush(self, report: Callable[[str], None]) -> bool:
+        try:
+            self._disk.flush()
+        except UnsupportedError as error:
+            report(f"{self._disk.address}: clients cannot flush: {error.why}")
+            return False
+        return True
+
+    def run(self, ended: Callable[[], bool]) -> None:
+        """Serve until ``ended()``, then finish what is under way, and flush.
+
+        Raises:
+            AoEError: the last flush failed.
+        """
+        self._keeper.keep(ended)
+        self._server.stop()
+        self._keeper.keep(lambda: not self._server.running)
+        self._keeper.keep(lambda: self._server.is_idle, _GOODBYE)
+        if self._flushes:
+            self._disk.flush()
+
+    def close(self) -> None:
+        """Hang up on everybody, and remove the socket."""
+        self._server.close()

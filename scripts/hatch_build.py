@@ -1,0 +1,55 @@
+"""Puts the manual pages and the shells' completions into the wheel, as it is built."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_PLACES: Final = {
+    "bash": "share/bash-completion/completions/{}",
+    "zsh": "share/zsh/site-functions/_{}",
+    "fish": "share/fish/vendor_completions.d/{}.fish",
+}
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no configuration
+    """Generates them from the commands that are packed; nothing of it is in git."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Write them, and tell where they belong below the prefix."""
+        if version != "standard":
+            # An editable installation is made often, and is for those who have these.
+            return
+        self._directory = TemporaryDirectory()
+        for number, (place, text) in enumerate(self._generate().items()):
+            source = Path(self._directory.name, str(number))
+            source.write_text(text, "ascii")
+            build_data["shared_data"][str(source)] = place
+
+    def finalize(self, version: str, *_: object) -> None:
+        """Remove what is packed by now."""
+        if version == "standard":
+            self._directory.cleanup()
+
+    def _generate(self) -> dict[str, str]:
+        sys.path.insert(0, self.root)
+        try:
+            from aoe.completion import completion_script
+            from initiator.cli import cli as aoe
+            from scripts.manpages import pages
+            from target.cli import cli as aoe_target
+        finally:
+            sys.path.remove(self.root)
+        texts = {
+            f"share/man/man{page.section}/{page.file_name}": str(page)
+            for page in pages()
+        }
+        for program, cli in (("aoe", aoe), ("aoe-target", aoe_target)):
+            for shell, place in _PLACES.items():
+                script = completion_script(cli, program, shell)
+                texts[place.format(program)] = script
+        return texts

@@ -1,0 +1,68 @@
+"""The ``aoe`` command, called at one end of a wire."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.serving import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Namespace, Wire
+
+
+def program(name: str, package: str) -> str:
+    """Find a program, or skip the test and say how to get it."""
+    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        pytest.skip(f"no {name}; apt install {package}")
+    return path
+
+
+@contextmanager
+def vblade_serving(wire: Wire, image: Path, *options: str) -> Iterator[None]:
+    """Serve 7.3 with Debian's vblade."""
+    words = [*options, "7", "3", wire.interface, str(image)]
+    command = [program("vblade", "vblade"), *words]
+    process = wire.target.popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def call(
+    where: Namespace, *words: object, **options: object
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "initiator", *map(str, words)]
+    about: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+    done: subprocess.CompletedProcess[str] = where.run(command, **{**about, **options})
+    return done
+
+
+def aoe(wire: Wire, *words: object, **options: object) -> tuple[int, str]:
+    """Return the exit code and what is said, wherever it is said."""
+    patience = () if "-t" in words else ("-t", "2")
+    about = ("-i", wire.interface, *patience)
+    done = call(wire.initiator, *words, *about, **options)
+    return done.returncode, done.stdout + done.stderr
+
+
+def aoe_json(wire: Wire, *words: object) -> dict[str, Any]:
+    code, text = aoe(wire, *words, "--json")
+    assert code in (0, 1), text
+    document: dict[str, Any] = json.loads(text)
+    assert document["schema_version"] == 1
+    return document

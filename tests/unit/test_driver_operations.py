@@ -1,0 +1,322 @@
+"""What the kernel's driver has not: FUA, TRIM, and disks that take no writes."""
+
+from __future__ import annotations
+
+from struct import iter_unpack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import ATA_DATA, SECTOR, AFlag, Opcode
+from aoe.errors import AccessError, DeviceError, UnsupportedError, UsageError
+from aoe.identify import Ability
+from initiator.bio import Bio, Op
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect, Sent, World
+
+LARGEST_RANGE = 65535
+
+
+def opcodes(frames: list[Sent]) -> list[int]:
+    return [frame.registers.command for frame in frames]
+
+
+def play(world: World) -> list[int]:
+    """Let the target answer everything, and tell the opcodes that it saw."""
+    seen = []
+    while frames := world.take():
+        seen += opcodes(frames)
+        world.reply(*frames)
+    return seen
+
+
+def ranges(frame: Sent) -> list[tuple[int, int]]:
+    """Return first sector and count of what a TRIM is about."""
+    data = frame.raw[ATA_DATA:]
+    assert len(data) == frame.registers.count * SECTOR
+    entries = [entry for (entry,) in iter_unpack("<Q", data)]
+    return [(entry & (1 << 48) - 1, entry >> 48) for entry in entries if entry >> 48]
+
+
+# --- FUA ------------------------------------------------------------------------------
+
+
+def test_fua_is_one_frame_where_the_target_knows_the_command(connect: Connect) -> None:
+    world = connect()
+    world.target.takes_fua = True
+    for sector in (0, 8):
+        world.write(sector, b"x" * SECTOR, fua=True)
+    [first, _] = world.take()
+    assert first.registers.command == Opcode.WRITE_DMA_FUA_EXT
+    assert first.registers.aflags == AFlag.EXTENDED | AFlag.WRITE
+    world.reply(first)
+    assert [bio.error for bio in world.ended] == [None]
+    assert world.target.disk[:SECTOR] == b"x" * SECTOR
+    assert world.target.flushes == 0
+
+
+def test_fua_that_is_refused_is_a_write_and_a_flush_for_good(connect: Connect) -> None:
+    world = connect()
+    world.write(0, b"x" * SECTOR, fua=True)
+    assert play(world) == [Opcode.WRITE_DMA_FUA_EXT, Opcode.WRITE_EXT, Opcode.FLUSH]
+    world.write(1, b"y" * SECTOR, fua=True)
+    assert play(world) == [Opcode.WRITE_EXT, Opcode.FLUSH]
+    assert [bio.error for bio in world.ended] == [None, None]
+    assert world.target.disk[: 2 * SECTOR] == b"x" * SECTOR + b"y" * SECTOR
+
+
+def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
+    connect: Connect,
+) -> None:
+    world = connect()
+    world.write(0, b"x" * SECTOR, fua=True)
+    play(world)
+    world.bring_up()
+    world.write(0, b"y" * SECTOR, fua=True)
+    assert Opcode.WRITE_DMA_FUA_EXT not in play(world)
+    world.target.takes_fua = True
+    world.target.abilities = Ability.DMA
+    world.bring_up()
+    world.write(0, b"z" * SECTOR, fua=True)
+    assert play(world) == [Opcode.WRITE_DMA_FUA_EXT]
+
+
+def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) -> None:
+    world = connect()
+    world.target.takes_fua = True
+    data = bytes(range(256)) * 20
+    world.write(0, data, fua=True)
+    frames = world.take()
+    assert opcodes(frames) == [Opcode.WRITE_EXT] * 5
+    world.reply(*frames[1:])
+    assert world.take() == []
+    world.reply(frames[0])
+    [flush] = world.take()
+    assert flush.registers.command == Opcode.FLUSH
+    assert world.ended == []
+    world.reply(flush)
+    assert [bio.error for bio in world.ended] == [None]
+    assert world.target.disk[: len(data)] == data
+
+
+def test_fua_without_lba48_is_a_write_and_a_flush(connect: Connect) -> None:
+    world = connect(lba48=False)
+    world.target.takes_fua = True
+    world.write(0, bytes(SECTOR), fua=True)
+    assert play(world) == [Opcode.WRITE, Opcode.FLUSH]
+
+
+def test_fua_fails_when_its_flush_fails(connect: Connect) -> None:
+    world = connect()
+    world.write(0, bytes(2048), fua=True)
+    world.reply(*world.take())
+    [flush] = world.take()
+    world.deliver(world.target.report(flush.raw, 0x21, 0x04))
+    [bio] = world.ended
+    assert "device fault" in str(bio.error)
+
+
+def test_fua_whose_write_failed_is_not_flushed(connect: Connect) -> None:
+    world = connect()
+    world.write(0, bytes(2048), fua=True)
+    first, second = world.take()
+    world.deliver(world.target.report(first.raw, 0x21, 0x04))
+    world.reply(second)
+    assert world.take() == []
+    assert len(world.ended) == 1
+
+
+def test_fua_survives_lost_frames_of_every_kind(connect: Connect) -> None:
+    world = connect()
+    world.write(0, b"x" * 2048, fua=True)
+    seen = []
+    for number in range(20):
+        frames = world.take()
+        seen += opcodes(frames)
+        if number % 2:
+            world.reply(*frames)
+        world.wait(0.6)
+    assert [bio.error for bio in world.ended] == [None]
+    assert seen[-1] == Opcode.FLUSH
+
+
+def test_k37_the_kernel_knows_no_fua(connect: Connect) -> None:
+    world = connect(Options.kernel())
+    world.target.takes_fua = True
+    world.write(0, bytes(SECTOR), fua=True)
+    assert play(world) == [Opcode.WRITE_EXT]
+
+
+def test_fua_ends_with_the_device(connect: Connect) -> None:
+    world = connect()
+    bio = world.write(0, bytes(2048), fua=True)
+    world.reply(*world.take())
+    world.driver.fail(world.device, DeviceError("e1.2", "is gone"))
+    assert world.ended == [bio]
+    assert "is gone" in str(bio.error)
+
+
+# --- TRIM -----------------------------------------------------------------------------
+
+
+def trimming(connect: Connect, sectors: int = 512) -> World:
+    world = connect(is_up=False)
+    world.target.abilities = Ability.TRIM
+    world.target.disk = bytearray(b"\xee" * SECTOR * sectors)
+    world.bring_up()
+    return world
+
+
+def test_a_discard_is_a_trim_of_its_sectors(connect: Connect) -> None:
+    world = trimming(connect)
+    world.discard(3, 7)
+    [frame] = world.take()
+    assert frame.registers.command == Opcode.DATA_SET_MANAGEMENT
+    assert frame.registers.feature == 1
+    assert AFlag.WRITE & frame.registers.aflags
+    assert ranges(frame) == [(3, 7)]
+    world.reply(frame)
+    assert [bio.error for bio in world.ended] == [None]
+    disk = bytes(world.target.disk)
+    assert disk.count(0) == 7 * SECTOR
+    assert disk[3 * SECTOR : 10 * SECTOR] == bytes(7 * SECTOR)
+
+
+def test_a_large_discard_is_cut_to_what_ranges_and_frames_hold(
+    connect: Connect,
+) -> None:
+    world = connect(is_up=False)
+    world.target.abilities = Ability.TRIM
+    world.bring_up()
+    count = 3 * 64 * LARGEST_RANGE
+    world.device.ssize = count + 8
+    world.discard(8, count)
+    frames = world.take()
+    pieces = [each for frame in frames for each in ranges(frame)]
+    assert all(frame.registers.count == 1 for frame in frames)
+    assert all(length <= LARGEST_RANGE for _, length in pieces)
+    assert pieces[0][0] == 8
+    ends = [first + length for first, length in pieces]
+    assert ends[:-1] == [first for first, _ in pieces[1:]]
+    assert ends[-1] == 8 + count
+    # Blocks of 4096 bytes stay whole, so that a file system can free all of them.
+    assert all(end % 8 == 0 for end in ends[:-1])
+
+
+def test_a_discard_of_nothing_needs_no_frame(connect: Connect) -> None:
+    world = trimming(connect)
+    bio = world.discard(3, 0)
+    assert world.ended == [bio]
+    assert world.take() == []
+
+
+def test_a_discard_beyond_the_end_is_refused(connect: Connect) -> None:
+    world = trimming(connect, 16)
+    bio = world.discard(15, 2)
+    assert isinstance(bio.error, UsageError)
+    assert world.take() == []
+
+
+@pytest.mark.parametrize("options", [Options(), Options.kernel()])
+def test_k38_a_discard_without_trim_is_unsupported_at_once(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    if options.tags == "kernel":
+        world.target.abilities = Ability.TRIM
+        world.bring_up()
+    bio = world.discard(0, 1)
+    assert type(bio.error) is UnsupportedError
+    assert world.take() == []
+
+
+def test_a_trim_that_is_claimed_and_then_aborted_is_unsupported(
+    connect: Connect,
+) -> None:
+    world = trimming(connect)
+    bio = world.discard(0, 1)
+    [frame] = world.take()
+    world.deliver(world.target.report(frame.raw, 0x01, 0x04))
+    assert type(bio.error) is UnsupportedError
+    assert world.ended == [bio]
+
+
+def test_a_lost_trim_is_sent_again_as_it_was(connect: Connect) -> None:
+    world = trimming(connect)
+    world.discard(0, 5)
+    [lost] = world.take()
+    world.wait(1)
+    again = world.take()[-1]
+    assert again.raw[ATA_DATA:] == lost.raw[ATA_DATA:]
+    assert again.tag != lost.tag
+    world.reply(again)
+    assert [bio.error for bio in world.ended] == [None]
+
+
+# --- read-only disks ------------------------------------------------------------------
+
+
+def test_p40_a_write_to_a_read_only_disk_says_so(connect: Connect) -> None:
+    world = connect()
+    world.target.read_only = True
+    assert world.device.read_only is None
+    bio = world.write(0, bytes(SECTOR))
+    world.settle()
+    assert isinstance(bio.error, AccessError)
+    assert "read-only" in str(bio.error)
+    assert world.device.read_only is True
+
+
+def test_p40_fua_and_trim_say_so_too(connect: Connect) -> None:
+    world = trimming(connect)
+    world.target.read_only = True
+    written = world.write(0, bytes(SECTOR), fua=True)
+    world.settle()
+    trimmed = world.discard(0, 1)
+    world.settle()
+    assert isinstance(written.error, AccessError)
+    assert isinstance(trimmed.error, AccessError)
+
+
+def test_p40_a_disk_that_was_only_read_is_not_called_read_only(
+    connect: Connect,
+) -> None:
+    world = connect()
+    world.target.read_only = True
+    world.read(0, bytearray(SECTOR))
+    world.settle()
+    assert world.device.read_only is None
+
+
+def test_p40_a_read_only_disk_that_takes_writes_again_is_found_out(
+    connect: Connect,
+) -> None:
+    world = connect()
+    world.target.read_only = True
+    world.write(0, bytes(SECTOR))
+    world.settle()
+    world.target.read_only = False
+    bio = world.write(0, bytes(SECTOR))
+    world.settle()
+    assert bio.error is None
+    assert world.device.read_only is False
+
+
+def test_p48_a_target_that_starts_anew_may_be_read_only_now(connect: Connect) -> None:
+    world = connect()
+    world.write(0, bytes(SECTOR))
+    world.settle()
+    world.target.read_only = True
+    world.bring_up()
+    bio = world.write(0, bytes(SECTOR))
+    world.settle()
+    assert isinstance(bio.error, AccessError)
+
+
+def test_an_empty_write_is_no_discard(connect: Connect) -> None:
+    world = connect()
+    bio = world.submit(Bio(Op.WRITE, 0, world.ended.append))
+    assert world.ended == [bio]
+    assert bio.error is None

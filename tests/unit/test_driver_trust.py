@@ -1,0 +1,152 @@
+"""Which answers count, and what an open disk may become meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import SECTOR, Opcode
+from aoe.errors import DeviceError, UsageError
+from aoe.header import ErrorCode
+from initiator.bio import Op, bio_for
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect
+
+STRANGER = b"\x52\x54\x00\xae\x00\x66"
+
+
+def spoof(answer: bytearray) -> bytearray:
+    """Put another sender into an answer that is good otherwise."""
+    answer[6:12] = STRANGER
+    return answer
+
+
+# --- answers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", [Op.READ, Op.WRITE])
+def test_i1_an_answer_of_a_stranger_does_not_count(connect: Connect, op: Op) -> None:
+    world = connect()
+    data = bytearray(b"\xee" * SECTOR)
+    bio = world.submit(bio_for(op, 0, data, world.ended.append))
+    [request] = world.take()
+    answer = world.target.answer(request.raw)
+    world.deliver(spoof(bytearray(answer)))
+    assert world.ended == []
+    assert data == b"\xee" * SECTOR
+    assert world.driver.foreign == 1
+    world.deliver(answer)
+    assert world.ended == [bio]
+
+
+def test_i1_nor_does_an_error_of_a_stranger(connect: Connect) -> None:
+    world = connect()
+    world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(spoof(world.target.refuse(request.raw, ErrorCode.RESERVED)))
+    assert world.ended == []
+
+
+def test_k13_the_kernel_believes_a_stranger(connect: Connect) -> None:
+    world = connect(Options.kernel())
+    bio = world.read(0, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(spoof(world.target.answer(request.raw)))
+    assert world.ended == [bio]
+
+
+def test_k25_a_stale_answer_to_a_read_brings_no_old_data_to_a_new_one(
+    connect: Connect,
+) -> None:
+    """The read was sent twice; the answer to the first comes when all is over."""
+    world = connect()
+    old = bytearray(SECTOR)
+    world.read(0, old)
+    [first] = world.take()
+    stale = world.target.answer(first.raw)
+    world.wait(0.3)
+    [second] = world.take()
+    world.reply(second)
+    world.write(0, b"n" * SECTOR)
+    world.settle()
+    new = bytearray(SECTOR)
+    bio = world.read(0, new)
+    [third] = world.take()
+    assert third.tag not in (first.tag, second.tag)
+    world.deliver(stale)
+    assert bio not in world.ended
+    assert new == bytes(SECTOR)
+    world.reply(third)
+    assert new == b"n" * SECTOR
+
+
+# --- size -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sectors", [100, 2000])
+def test_k19_an_open_disk_of_ours_takes_its_new_size(
+    connect: Connect, sectors: int
+) -> None:
+    world = connect()
+    told: list[int] = []
+    world.device.on_resize.append(lambda: told.append(world.device.ssize))
+    world.driver.open(world.device)
+    world.target.disk = bytearray(sectors * SECTOR)
+    world.deliver(world.target.announce())
+    world.settle()
+    assert world.device.ssize == sectors
+    assert told == [sectors]
+    world.deliver(world.target.announce())
+    world.settle()
+    assert told == [sectors]
+
+
+def test_a_size_is_asked_for_while_all_windows_are_full(connect: Connect) -> None:
+    world = connect(buffers=1)
+    world.driver.open(world.device)
+    world.read(0, bytearray(8 * SECTOR))
+    frames = world.take()
+    assert len(frames) == 1
+    world.target.disk += bytes(SECTOR)
+    world.deliver(world.target.announce())
+    world.deliver(world.target.announce())
+    assert world.take() == []
+    world.reply(*frames)
+    asked = []
+    while frames := world.take():
+        asked += [f.registers.command for f in frames]
+        world.reply(*frames)
+    assert asked.count(Opcode.IDENTIFY) == 1
+    assert world.device.ssize == 513
+    assert len(world.ended) == 1
+
+
+def test_what_is_asked_while_open_leaves_the_estimate_alone(connect: Connect) -> None:
+    world = connect()
+    world.driver.open(world.device)
+    for _ in range(50):
+        world.read(0, bytearray(SECTOR))
+        [request] = world.take()
+        world.now += 0.001
+        world.reply(request)
+    before = world.device.timing.timeout(0)
+    world.deliver(world.target.announce())
+    assert world.device.timing.timeout(0) == before
+
+
+def test_a_disk_that_shrank_fails_what_lies_beyond_its_end(connect: Connect) -> None:
+    world = connect()
+    world.driver.open(world.device)
+    before = world.read(400, bytearray(SECTOR))
+    frames = world.take()
+    del world.target.disk[100 * SECTOR :]
+    world.deliver(world.target.announce())
+    world.reply(*frames)
+    world.settle()
+    after = world.read(400, bytearray(SECTOR))
+    assert type(before.error) is DeviceError
+    assert type(after.error) is UsageError
+    assert world.ended == [before, after]

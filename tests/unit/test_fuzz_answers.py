@@ -1,0 +1,61 @@
+"""A short run of scripts/fuzz_answers, and what it would find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from initiator import answers
+from initiator.aoedev import AoeDev
+from scripts import fuzz_answers
+from tests.answer_fuzz import AnswerFuzz
+
+if TYPE_CHECKING:
+    import pytest
+
+    from initiator.aoedev import Frame
+
+FRAMES = 30_000
+
+
+def test_no_answer_breaks_a_rule() -> None:
+    fuzz = AnswerFuzz(seed=3)
+    assert fuzz_answers.run(fuzz, FRAMES) == ""
+    assert fuzz.frames == FRAMES
+    assert fuzz.verdicts.keys() == {"ignored", "done", "failed", "unknown"}
+    assert fuzz.ended.keys() == {"well", "failed", "refused"}
+    assert min(fuzz.ended["well"], fuzz.ended["failed"]) > FRAMES / 100
+    driver = fuzz.world.driver
+    assert min(driver.unexpected, driver.foreign, driver.runts) > FRAMES / 100
+    assert len(fuzz.world.device.targets) == 2
+
+
+def test_it_finds_a_driver_that_believes_anybody() -> None:
+    fuzz = AnswerFuzz(seed=3, check_answers=False)
+    assert "AssertionError" in fuzz_answers.run(fuzz, FRAMES)
+
+
+def test_it_finds_a_driver_that_takes_short_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "is_runt", lambda *_: False)
+    assert "AssertionError" in fuzz_answers.run(AnswerFuzz(seed=3), FRAMES)
+
+
+def test_it_finds_a_driver_that_takes_stale_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer to an earlier read of the same frame object, for example."""
+    match = AoeDev.match
+
+    def matches_loosely(d: AoeDev, tag: int, now: float) -> Frame | None:
+        tags = [each for each in d.factive if each & 0xF == tag & 0xF]
+        return match(d, tags[0] if tags else tag, now)
+
+    monkeypatch.setattr(AoeDev, "match", matches_loosely)
+    assert "AssertionError" in fuzz_answers.run(AnswerFuzz(seed=3), FRAMES)
+
+
+def test_its_command_counts_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz_answers.main(["--frames", "500", "--seed", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "500 frames, seed 4, no rule broken" in said

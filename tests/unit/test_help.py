@@ -1,0 +1,109 @@
+"""What the commands say of themselves: all of it, in the same words, and it is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import click
+import pytest
+
+from initiator.cli import cli as aoe
+from scripts.man_commands import options_of, read_help, walk
+from target.cli import cli as aoe_target
+
+CLIS = {"aoe": aoe, "aoe-target": aoe_target}
+CONTEXTS = [ctx for program, cli in CLIS.items() for ctx in walk(cli, program)]
+EXAMPLES = [line for ctx in CONTEXTS for line in read_help(ctx.command).examples]
+SAME_EVERYWHERE = (
+    *("--control", "--deadsecs", "--interface", "--json", "--pad", "--pcap", "--pid"),
+    *("--timeout", "--timing", "--policy", "--nic"),
+)
+MEANT_OTHERWISE = {
+    ("aoe lab run", "--interface"),
+    ("aoe-target serve", "--control"),
+}
+every_command = pytest.mark.parametrize(
+    "ctx", CONTEXTS, ids=[ctx.command_path for ctx in CONTEXTS]
+)
+
+
+def stages(line: str) -> list[list[str]]:
+    """Return the commands of a pipeline, without redirections and a remark."""
+    line = re.sub(r" {2,}\(.*\)$", "", line)
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|>")
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if word == "|":
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [stage[: stage.index(">")] if ">" in stage else stage for stage in found]
+
+
+def parse(words: list[str]) -> None:
+    """Have click parse a command line, down to the last subcommand, and run nothing."""
+    name, *rest = words
+    command: click.Command | None = CLIS[name]
+    ctx = None
+    while isinstance(command, click.Group):
+        ctx = click.Context(command, info_name=name, parent=ctx)
+        name, command, rest = command.resolve_command(ctx, rest)  # type: ignore[assignment] # no name without a command
+    assert command is not None
+    command.make_context(name, rest, parent=ctx)
+
+
+@every_command
+def test_a_command_begins_with_one_sentence_and_something_to_try(
+    ctx: click.Context,
+) -> None:
+    first, second = str(ctx.command.help).strip().split("\n\n")[:2]
+    assert re.fullmatch(r"[A-Z][^.\n]*\.", first)
+    assert re.match(r"\s*\x08\s*Try:  aoe", second)
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_what_there_is_to_try_is_understood(line: str) -> None:
+    ours = [stage for stage in stages(line) if stage[0] in CLIS]
+    assert ours
+    for stage in ours:
+        parse(stage)
+
+
+@pytest.mark.parametrize(
+    "line", ["aoe discovr", "aoe discover --al", "aoe ping", "x | aoe copy e0.0 | y"]
+)
+def test_what_is_wrong_to_try_would_be_noticed(line: str) -> None:
+    (ours,) = (stage for stage in stages(line) if stage[0] in CLIS)
+    with pytest.raises(click.UsageError):
+        parse(ours)
+
+
+@every_command
+def test_every_option_says_what_it_does(ctx: click.Context) -> None:
+    for names, text in options_of(ctx):
+        assert re.match(r"[A-Z]", text), names
+        assert re.search(r"\.($|  \[)", text), names
+
+
+@every_command
+def test_the_list_of_commands_is_not_cut_short(ctx: click.Context) -> None:
+    if isinstance(ctx.command, click.Group):
+        page = click.Context(ctx.command, info_name=ctx.info_name, terminal_width=78)
+        listed = page.get_help().partition("Show this message")[2]
+        assert listed
+        assert "..." not in listed
+
+
+@pytest.mark.parametrize("name", SAME_EVERYWHERE)
+def test_an_option_is_told_in_the_same_words_everywhere(name: str) -> None:
+    told = {
+        parameter.help
+        for ctx in CONTEXTS
+        for parameter in ctx.command.params
+        if isinstance(parameter, click.Option)
+        and name in parameter.opts
+        and (ctx.command_path, name) not in MEANT_OTHERWISE
+    }
+    assert len(told) == 1

@@ -1,0 +1,261 @@
+"""The rules of the kernel's driver, K1 to K64: that each has a test, and some of them.
+
+Those that belong to a larger subject are beside it, in ``test_driver_*.py``,
+``test_timing.py`` and ``test_lab_*.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aoe.ata import SECTOR
+from aoe.errors import DeviceError, UsageError
+from aoe.identify import Identity
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect, Sent, World
+
+KERNEL = Options.kernel()
+USER = Options()
+in_both_modes = pytest.mark.parametrize(
+    "options", [USER, KERNEL], ids=["user", "kernel"]
+)
+RULES = {*map(str, range(1, 65)), "57a", "57b", "61a"}
+NOT_HERE = {
+    "9": "kernel threads: frames and answers are handled where they come",
+    "30": "drivers before 3.7, whose frames do not cross pages",
+    "32": "the room for fragments in a kernel's skb, which a link does not have",
+    "38": "refused by the block layer, above the driver",
+    "39": "limits of the block layer's queue",
+    "57b": "timers of drivers before 3.7",
+    "61a": "runts in drivers before 3.7",
+}
+"""Rules of which there is nothing to try, and what they are about."""
+
+
+def names_of_tests() -> set[str]:
+    """Return the names of all tests in this folder."""
+    return {
+        node.name
+        for path in Path(__file__).parent.glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_every_rule_has_a_test_with_its_number_in_the_name() -> None:
+    tested = {
+        number
+        for name in names_of_tests()
+        for number in re.findall(r"(?<![a-z0-9])k([0-9]+[ab]?)(?![a-z0-9])", name)
+    }
+    assert RULES - NOT_HERE.keys() - tested == set()
+
+
+# --- objects --------------------------------------------------------------------------
+
+
+@in_both_modes
+def test_k1_k3_k4_a_device_is_an_address_with_its_macs_and_their_interfaces(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, mtus=(1500, 1500))
+    world.deliver(world.second_mac().announce(), 1)
+    assert list(world.driver.devices) == [world.target.address]
+    ways = [
+        (target.addr, [ifp.netdev for ifp in target.ifs])
+        for target in world.device.targets
+    ]
+    assert ways == [
+        (world.target.mac, world.ports),
+        (world.second_mac().mac, world.ports[1:]),
+    ]
+
+
+def test_k2_k65_what_a_device_says_of_its_state(connect: Connect) -> None:
+    world = connect(is_up=False)
+    world.deliver(world.target.announce())
+    device = world.device
+    seen = [device.status]
+    world.settle()
+    seen.append(device.status)
+    device.kickme = True
+    seen.append(device.status)
+    device.kickme = False
+    world.driver.open(device)
+    world.driver.fail(device, DeviceError("e1.2", "pulled out"))
+    seen.append(device.status)
+    device.kickme = True
+    seen.append(device.status)
+    assert seen == ["down", "up", "up,kickme", "down,closewait", "down,kickme"]
+
+
+@in_both_modes
+def test_k5_k54_a_frame_knows_how_long_it_has_waited(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options)
+    world.read(0, bytearray(SECTOR))
+    world.wait(60)
+    [frame] = world.device.factive.values()
+    assert frame.waited == frame.waited_total == pytest.approx(frame.sent)
+    assert frame.sent > 30
+
+
+@in_both_modes
+def test_k6_one_bio_at_a_time_is_cut_into_frames(
+    connect: Connect, options: Options
+) -> None:
+    world = connect(options, buffers=4)
+    bios = [world.read(8 * number, bytearray(8 * SECTOR)) for number in range(3)]
+    buf = world.device.buf
+    assert buf is not None
+    assert (buf.bio, buf.nframesout) == (bios[0], 2)
+    assert list(world.device.bios) == bios[1:]
+
+
+def test_k7_a_target_has_eight_interfaces_at_most(connect: Connect) -> None:
+    world = connect(mtus=[1500] * 9)
+    [target] = world.device.targets
+    assert [ifp.netdev for ifp in target.ifs] == world.ports[:8]
+    assert "too many interfaces" in world.driver.log[-1]
+
+
+def test_k8_parameters() -> None:
+    assert (KERNEL.deadsecs, KERNEL.maxout) == (USER.deadsecs, USER.maxout) == (180, 64)
+
+
+def test_k23_a_device_may_shrink_under_what_is_on_its_way(connect: Connect) -> None:
+    world = connect(KERNEL)
+    last = world.read(511, bytearray(SECTOR))
+    [request] = world.take()
+    world.deliver(world.target.announce())
+    [identify] = world.take()
+    page = Identity(256).pack()
+    world.deliver(world.target.report(identify.raw, data=page))
+    assert world.device.ssize == 256
+    world.reply(request)
+    beyond = world.read(256, bytearray(SECTOR))
+    assert world.ended == [last, beyond]
+    assert last.error is None
+    assert isinstance(beyond.error, UsageError)
+
+
+def test_k37_the_kernel_calls_a_flush_done_without_a_frame(connect: Connect) -> None:
+    world = connect(KERNEL)
+    bio = world.flush()
+    assert (world.ended, bio.error, world.frames) == ([bio], None, [])
+
+
+# --- interfaces that change -----------------------------------------------------------
+
+
+def test_what_an_interface_carries_less_is_cut_and_who_is_there_is_asked(
+    connect: Connect,
+) -> None:
+    world = connect(USER, mtus=[9000])
+    world.driver.open(world.device)
+    buffer = bytearray(17 * SECTOR)
+    world.read(0, buffer)
+    world.take()
+    world.ports[0].mtu = 1500
+    world.driver.netdev_changed(world.ports[0], world.now)
+    [query] = world.take()
+    assert query.raw[:6] == b"\xff" * 6
+    header = query.header
+    assert (header.shelf, header.slot) == world.target.address
+    world.wait(0.001)
+    assert {f.registers.count for f in world.frames} == {2}
+    world.settle()
+    assert buffer == world.target.disk[: 17 * SECTOR]
+
+
+def test_nobody_asks_for_devices_that_are_closed(connect: Connect) -> None:
+    world = connect()
+    world.driver.discover_open()
+    assert world.frames == []
+
+
+# --- step by step ---------------------------------------------------------------------
+
+
+def figures(world: World) -> tuple[int, int, int, int, int]:
+    """Return what the window and the taint of the first target are."""
+    target = world.device.targets[0]
+    window = target.window
+    return window.nout, window.maxout, window.ssthresh, window.next_cwnd, target.taint
+
+
+def ways(frames: list[Sent]) -> list[tuple[float, int, str]]:
+    """Say when which sector left on which interface."""
+    return [(round(f.time, 3), f.registers.lba, f.port.name) for f in frames]
+
+
+def test_k41_to_k57_losses_step_by_step(connect: Connect) -> None:
+    """Worked out by hand: two interfaces, eight buffers, twelve sectors."""
+    world = connect(KERNEL, mtus=(1500, 1500), buffers=8)
+    world.driver.open(world.device)
+    timing = world.device.timing
+    # K15, K46, K47: one answer, to IDENTIFY, in no time.
+    assert figures(world) == (0, 4, 4, 8, 0)
+    assert timing.timeout(0) == pytest.approx(14.748046)
+
+    # K42, K45: half the buffers, on interfaces in turn.
+    world.read(0, bytearray(12 * SECTOR))
+    first = world.take()
+    assert ways(first) == [
+        (0, 0, "eth0"),
+        (0, 2, "eth1"),
+        (0, 4, "eth0"),
+        (0, 6, "eth1"),
+    ]
+
+    # K45: one of eight answers to the next widening; K27: and room for one frame.
+    world.wait(1)
+    world.reply(first[0])
+    assert ways(world.take()) == [(1, 8, "eth0")]
+    assert figures(world) == (4, 4, 4, 7, 0)
+    assert timing.timeout(0) == pytest.approx(13.723640)
+
+    # K48-K50: the tick behind that. Three are lost, and the window is full with one.
+    world.wait(12.85)
+    assert world.take() == []
+    assert figures(world) == (1, 1, 2, 7, 39)
+    assert [f.sector for f in world.device.rexmitq.values()] == [6, 2, 4]
+    # K44: three looked for another target, and nobody trusted has anything out.
+    assert world.device.kicked == 3
+
+    # K42, K57: the one is lost too. A turn to look for others, a turn to resend.
+    world.wait(1)
+    [again] = world.take()
+    assert ways([again]) == [(14.8, 6, "eth0")]
+    assert figures(world) == (1, 1, 2, 7, 120)
+    assert [f.sector for f in world.device.rexmitq.values()] == [2, 4, 8]
+    assert [ifp.lost for ifp in world.device.targets[0].ifs] == [2, 2]
+
+    # K45: slow start up to ssthresh; K50: a good answer clears its interface.
+    world.wait(0.45)
+    world.reply(again)
+    third = world.take()
+    assert ways(third) == [(15.3, 2, "eth0"), (15.3, 4, "eth0")]
+    assert figures(world) == (2, 2, 2, 7, 119)
+    assert [ifp.lost for ifp in world.device.targets[0].ifs] == [0, 2]
+
+    # K51: what waits to be sent again is answered all the same, the window as it is.
+    [waiting] = world.device.rexmitq.values()
+    assert waiting.sector == 8
+    before = figures(world)
+    stale = world.target.report(bytes(waiting.skb.head), data=bytes(1024))
+    world.deliver(stale)
+    assert figures(world) == (*before[:4], 118)
+
+    # K45: both answers came while the window was full: two of eight.
+    world.reply(*third)
+    assert ways(world.take()) == [(15.3, 10, "eth1")]
+    assert figures(world) == (1, 2, 2, 5, 116)

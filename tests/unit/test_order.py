@@ -1,0 +1,306 @@
+"""Writes to the same sectors: never two on their way, never over a late duplicate."""
+
+from __future__ import annotations
+
+import random
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoe.ata import SECTOR, Opcode
+from aoe.errors import DeviceError
+from aoe.identify import Ability
+from initiator.bio import Bio, Op, bio_for
+from initiator.options import Options
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Connect, Sent, World
+
+LINGER = Options().linger
+
+
+def lose_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
+    """Write; return the frame that the network still has, and the one answered."""
+    world.write(sector, b"o" * SECTOR)
+    [late] = world.take()
+    world.wait(0.3)
+    [again] = world.take()
+    world.reply(again)
+    assert len(world.ended) == 1
+    return late, again
+
+
+def test_a_write_waits_for_one_before_it_that_may_still_arrive(
+    connect: Connect,
+) -> None:
+    world = connect()
+    lose_the_first(world)
+    bio = world.write(0, b"n" * SECTOR)
+    assert world.take() == []
+    assert world.device.order.held == 1
+    world.wait(LINGER - 0.31)
+    assert world.take() == []
+    world.wait(0.02)
+    world.settle()
+    assert bio in world.ended
+    assert world.target.disk[:SECTOR] == b"n" * SECTOR
+
+
+def test_it_waits_no_longer_than_for_an_answer_to_each_transmission(
+    connect: Connect,
+) -> None:
+    world = connect()
+    late, _ = lose_the_first(world)
+    bio = world.write(0, b"n" * SECTOR)
+    world.reply(late)
+    world.settle()
+    assert bio in world.ended
+    assert world.now < 1
+
+
+def test_an_earlier_answer_before_the_last_counts_as_well(connect: Connect) -> None:
+    world = connect()
+    world.write(0, b"o" * SECTOR)
+    [late] = world.take()
+    world.wait(0.3)
+    [again] = world.take()
+    world.reply(late, again)
+    bio = world.write(0, b"n" * SECTOR)
+    world.settle()
+    assert bio in world.ended
+
+
+def test_an_aoe_error_to_an_earlier_transmission_counts_as_well(
+    connect: Connect,
+) -> None:
+    world = connect()
+    late, _ = lose_the_first(world)
+    bio = world.write(0, b"n" * SECTOR)
+    world.deliver(world.target.refuse(late.raw))
+    world.settle()
+    assert bio in world.ended
+
+
+def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
+    connect: Connect,
+) -> None:
+    world = connect()
+    lose_the_first(world)
+    second = world.write(0, b"n" * SECTOR)
+    world.now += 2 * LINGER
+    third = world.write(0, b"m" * SECTOR)
+    while world.driver.next_timeout() is not None:
+        world.wait(0)
+        world.settle()
+    assert world.ended[1:] == [second, third]
+    assert world.target.disk[:SECTOR] == b"m" * SECTOR
+
+
+@pytest.mark.parametrize(("sector", "waits"), [(3, False), (4, True), (5, True)])
+def test_only_writes_to_the_same_sectors_wait(
+    connect: Connect, sector: int, *, waits: bool
+) -> None:
+    world = connect()
+    world.write(4, b"o" * 2 * SECTOR)
+    world.take()
+    world.wait(0.3)
+    world.reply(*world.take())
+    world.write(sector, b"n" * SECTOR)
+    assert bool(world.take()) is not waits
+
+
+def test_reads_and_flushes_wait_for_nothing(connect: Connect) -> None:
+    world = connect()
+    lose_the_first(world)
+    world.read(0, bytearray(SECTOR))
+    world.flush()
+    assert len(world.take()) == 2
+
+
+def test_a_write_that_overlaps_one_on_its_way_waits_for_its_end(
+    connect: Connect,
+) -> None:
+    """Or the older could be sent again, and arrive after the newer was answered."""
+    world = connect()
+    older = world.write(0, b"o" * 2 * SECTOR)
+    newer = world.write(1, b"n" * SECTOR)
+    [frame] = world.take()
+    assert frame.registers.count == 2
+    world.reply(frame)
+    world.settle()
+    assert world.ended == [older, newer]
+    assert world.target.disk[: 2 * SECTOR] == b"o" * SECTOR + b"n" * SECTOR
+
+
+def test_those_that_wait_keep_their_order(connect: Connect) -> None:
+    world = connect()
+    for letter, sector, count in ((b"a", 0, 2), (b"b", 1, 2), (b"c", 2, 2)):
+        world.write(sector, letter * count * SECTOR)
+    free = world.write(8, b"d" * SECTOR)
+    [first, other] = world.take()
+    world.reply(other, first)
+    world.settle()
+    assert world.ended[0] is free
+    expected = b"a" * SECTOR + b"b" * SECTOR + b"c" * 2 * SECTOR
+    assert world.target.disk[: 4 * SECTOR] == expected
+
+
+def test_a_trim_waits_and_is_waited_for(connect: Connect) -> None:
+    world = connect(is_up=False)
+    world.target.abilities = Ability.TRIM
+    world.bring_up()
+    world.discard(0, 8)
+    world.write(7, b"n" * SECTOR)
+    [trim] = world.take()
+    assert trim.registers.command == Opcode.DATA_SET_MANAGEMENT
+    world.wait(0.3)
+    world.reply(*world.take())
+    assert world.take() == []
+    world.reply(trim)
+    world.settle()
+    assert world.target.disk[7 * SECTOR : 8 * SECTOR] == b"n" * SECTOR
+
+
+def test_k81_after_a_device_failed_its_frames_are_waited_for(connect: Connect) -> None:
+    """The bio has ended with an error; its frame may arrive all the same."""
+    world = connect()
+    world.write(0, b"o" * SECTOR)
+    [ghost] = world.take()
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    world.bring_up()
+    bio = world.write(0, b"n" * SECTOR)
+    assert world.take() == []
+    world.target.answer(ghost.raw)
+    world.wait(LINGER + 0.01)
+    world.settle()
+    assert bio in world.ended
+    assert world.target.disk[:SECTOR] == b"n" * SECTOR
+
+
+def test_what_waits_ends_with_the_device(connect: Connect) -> None:
+    world = connect()
+    lose_the_first(world)
+    bio = world.write(0, b"n" * SECTOR)
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    assert world.ended[-1] is bio
+    assert "pulled out" in str(bio.error)
+
+
+def test_the_kernel_waits_for_nothing(connect: Connect) -> None:
+    world = connect(Options.kernel())
+    world.write(0, b"o" * SECTOR)
+    world.write(0, b"n" * SECTOR)
+    assert len(world.take()) == 2
+
+
+def test_a_slow_target_keeps_frames_for_longer(connect: Connect) -> None:
+    world = connect()
+    for _ in range(50):
+        world.device.timing.sample(3.0)
+    world.write(0, b"o" * SECTOR)
+    world.take()
+    world.wait(3.5)
+    world.reply(world.take()[-1])
+    world.write(0, b"n" * SECTOR)
+    world.wait(LINGER)
+    assert world.take() == []
+
+
+# --- any network that keeps no frame longer than that ---------------------------------
+
+
+class Network:
+    """Loses, delays and reorders frames, and doubles answers; forgets none by itself.
+
+    Args:
+        world: a driver and its target.
+        seed: of its luck.
+        life: seconds that a frame may be under way.
+    """
+
+    def __init__(self, world: World, seed: int, life: float) -> None:
+        self.world = world
+        self.luck = random.Random(seed)
+        self.life = life
+        self._events: list[tuple[float, int, bytes, bool]] = []
+        self._serial = 0
+
+    def _carry(self, frame: bytes, *, to_target: bool) -> None:
+        delay = self.luck.choice([0.001, 0.001, 0.01, 0.2, 0.9]) * self.life
+        self._serial += 1
+        event = (self.world.now + delay, self._serial, frame, to_target)
+        heappush(self._events, event)
+
+    def pick_up(self) -> None:
+        """Take what the driver has sent."""
+        for sent in self.world.take():
+            if self.luck.random() > 0.3:
+                self._carry(sent.raw, to_target=True)
+
+    def step(self) -> bool:
+        """Let the next thing happen; tell whether anything did."""
+        self.pick_up()
+        world = self.world
+        due = world.driver.next_timeout()
+        arrival = self._events[0][0] if self._events else None
+        if due is None and arrival is None:
+            return False
+        if arrival is None or (due is not None and due < arrival):
+            assert due is not None
+            world.now = max(world.now, due)
+            world.driver.handle_timer(world.now)
+            return True
+        world.now, _, frame, to_target = heappop(self._events)
+        if not to_target:
+            world.deliver(frame)
+            return True
+        answer = world.target.answer(frame)
+        for _ in range(self.luck.choice([0, 1, 1, 1, 2])):
+            self._carry(bytes(answer), to_target=False)
+        return True
+
+
+def rewrite(world: World, seed: int, life: float) -> list[int]:
+    """Write at random, some at once; return the sectors that hold the wrong write."""
+    network = Network(world, seed, life)
+    luck = network.luck
+    world.target.disk[:] = bytes(len(world.target.disk))
+    acknowledged = [0] * 16
+    out = 0
+
+    def ended(bio: Bio) -> None:
+        nonlocal out
+        out -= 1
+        assert bio.error is None
+        [vec] = bio.vecs
+        first, count = bio.sector, bio.size // SECTOR
+        acknowledged[first : first + count] = [vec.page.data[0]] * count
+
+    for number in range(1, 41):
+        first = luck.randrange(12)
+        data = bytes([number]) * SECTOR * luck.randint(1, 4)
+        out += 1
+        world.submit(bio_for(Op.WRITE, first, data, ended))
+        network.pick_up()
+        while out > luck.randrange(3):
+            assert network.step()
+    while network.step():
+        pass
+    disk = world.target.disk
+    return [s for s in range(16) if disk[s * SECTOR] != acknowledged[s]]
+
+
+@given(seed=st.integers(0, 1 << 32))
+@settings(max_examples=60, deadline=None)
+def test_a_disk_holds_what_was_acknowledged_last(connect: Connect, seed: int) -> None:
+    """However late a frame arrives, as long as none lives longer than ``linger``."""
+    assert rewrite(connect(), seed, LINGER) == []
+
+
+def test_without_care_for_late_duplicates_a_disk_does_not(connect: Connect) -> None:
+    careless = Options(linger=0)
+    spoilt = [seed for seed in range(60) if rewrite(connect(careless), seed, LINGER)]
+    assert len(spoilt) > 10

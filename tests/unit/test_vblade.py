@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoe.address import Address
+from aoe.errors import UsageError
+from target.cli import cli
+from target.config_file import load_settings
+from target.disks import OpenFlags
+from target.settings import ExportSettings
+from target.vblade import read_fragment, settings_of, to_toml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The example of vblade-persistence(5), and that of Debian's skeleton.conf.
+MANUAL = """\
+shelf=14
+slot=2
+netif=ens3
+filename=/dev/mapper/export
+options='-r -m 11:22:33:44:55:66,22:33:44:55:66:77 -o 8'
+ionice='--class best-effort --classdata 7'
+"""
+SKELETON = """
+# This is a POSIX shell fragment
+
+# shelf address. Mandatory
+# shelf=
+shelf=10
+slot=3
+netif=em3
+filename=/dev/mapper/export
+options='-m 11:22:33:44:55:66 -o 8'
+"""
+LEAST = "shelf=1 slot=2 netif=eth0 filename=/srv/disk.img\n"
+MACS = (bytes.fromhex("112233445566"), bytes.fromhex("223344556677"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "vblade.conf.d").mkdir()
+    return tmp_path / "vblade.conf.d"
+
+
+def write(directory: Path, name: str, text: str) -> Path:
+    path = directory / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def import_vblade(directory: Path) -> Result:
+    return CliRunner().invoke(cli, ["import-vblade", str(directory)])
+
+
+def reread(toml: str, directory: Path) -> tuple[ExportSettings, ...]:
+    """Read a configuration as ``serve`` does."""
+    return load_settings(write(directory, "aoe-target.toml", toml)).exports
+
+
+def read(directory: Path, text: str) -> ExportSettings:
+    return settings_of(read_fragment(write(directory, "a.conf", text)))
+
+
+def test_the_example_of_the_manual_is_served_as_vblade_did(directory: Path) -> None:
+    write(directory, "export.conf", MANUAL)
+    write(directory, "other.conf", SKELETON)
+    done = import_vblade(directory)
+    assert done.exit_code == 0, done.output
+    assert tomllib.loads(done.stdout) == {
+        "export": [
+            {
+                "address": "e14.2",
+                "interfaces": ["ens3"],
+                "path": "/dev/mapper/export",
+                "read_only": True,
+                "offset": 8 * 512,
+                "mask": ["11:22:33:44:55:66", "22:33:44:55:66:77"],
+            },
+            {
+                "address": "e10.3",
+                "interfaces": ["em3"],
+                "path": "/dev/mapper/export",
+                "offset": 8 * 512,
+                "mask": ["11:22:33:44:55:66"],
+            },
+        ]
+    }
+    assert reread(done.stdout, directory)[0] == ExportSettings(
+        address=Address(14, 2),
+        interfaces=("ens3",),
+        path="/dev/mapper/export",
+        disk=OpenFlags(read_only=True, offset=4096),
+        mask=MACS,
+    )
+
+
+def test_each_disk_names_its_file_and_what_was_left_behind(directory: Path) -> None:
+    path = write(directory, "export.conf", MANUAL + "colour=red\n")
+    lines = import_vblade(directory).stdout.splitlines()
+    here = lines.index(f"# From {path}")
+    assert lines[here + 1 : here + 4] == [
+        "# colour means nothing here.",
+        "# ionice is for systemd: see IOSchedulingClass= in systemd.exec(5).",
+        "[[export]]",
+    ]
+
+
+def test_what_vblade_ignores_is_no_mistake(directory: Path) -> None:
+    skeleton = write(directory, "skeleton.conf", "# shelf=\n# slot=\nnetif=eth0")
+    write(directory, "a.conf", LEAST)
+    write(directory, "README", "`reboot`")
+    done = import_vblade(directory)
+    assert done.exit_code == 0
+    assert f"# {skeleton} sets no shelf, slot, filename: vblade" in done.stdout
+    assert len(reread(done.stdout, directory)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "disk", "rest"),
+    [
+        ("-s", OpenFlags(sync=True), {}),
+        ("-d", OpenFlags(direct=True), {}),
+        ("-rsd", OpenFlags(read_only=True, sync=True, direct=True), {}),
+        ("-b 32", OpenFlags(), {"buffers": 32}),
+        ("-b32 -b 16", OpenFlags(), {"buffers": 16}),
+        ("-o 0 -l 1", OpenFlags(length=512), {}),
+        # vblade reads sectors as C does.
+        ("-o 0x10 -l 010", OpenFlags(offset=16 * 512, length=8 * 512), {}),
+        ("-m 112233445566", OpenFlags(), {"mask": MACS[:1]}),
+        ("-m '11:22:33:44:55:66' -m 22:33:44:55:66:77", OpenFlags(), {"mask": MACS}),
+    ],
+)
+def test_options_mean_what_they_mean_to_vblade(
+    directory: Path, options: str, disk: OpenFlags, rest: dict[str, object]
+) -> None:
+    expected = {
+        "address": Address(1, 2),
+        "interfaces": ("eth0",),
+        "path": "/srv/disk.img",
+        "disk": disk,
+        **rest,
+    }
+    found = read(directory, f"{LEAST}options={shlex.quote(options)}")
+    assert found == ExportSettings(**expected)  # type: ignore[arg-type] # as listed
+
+
+def test_a_path_begins_where_vblade_runs(directory: Path) -> None:
+    text = LEAST.replace("/srv/disk.img", "disk.img")
+    assert read(directory, text).path == "/disk.img"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("shelf=$(cat /shelf)", 1, "a substitution, $"),
+        ("shelf=1\nslot=`cat /slot`", 2, "a substitution, `"),
+        ('\n\nfilename="/srv/$HOME"', 3, "a substitution, $"),
+        ('filename="two\nlines $x"', 1, "a substitution, $"),
+        ("filename=~/disk.img", 1, "a ~ to be replaced"),
+        ("echo shelf=1", 1, "'echo' is no NAME=VALUE"),
+        ("shelf=1 slot=2 reboot", 1, "'reboot' is no NAME=VALUE"),
+        ("options=-r -s", 1, "'-s' is no NAME=VALUE"),
+        ("export shelf=1", 1, "'export' is no NAME=VALUE"),
+        ("shelf=1 && slot=2", 1, "'&&' is no NAME=VALUE"),
+        ("shelf=1&reboot", 1, "a command, &"),
+        ("shelf=1 # one\nslot=2>/etc/passwd", 2, "a command, >"),
+        ("filename='/srv/disk.img", 1, "a quote that does not end"),
+        ('filename="/srv/disk.img', 1, "a quote that does not end"),
+        ("shelf=1\\", 1, "a quote that does not end"),
+        ("shelf=1\r\n", 1, "a '\\r'"),
+    ],
+)
+def test_what_does_more_than_to_set_is_refused_and_never_run(
+    directory: Path, text: str, line: int, why: str
+) -> None:
+    path = write(directory, "bad.conf", text)
+    write(directory, "good.conf", LEAST)
+    done = import_vblade(directory)
+    cure = "Write plain values: the file is read, not run"
+    assert done.stderr == f"aoe-target: {path}:{line}: {why}. {cure}\n"
+    assert str(done.exception) == f"{directory}: 1 of 2 files were left out"
+    assert f"# {path} is left out." in done.stdout
+    assert len(reread(done.stdout, directory)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("options=-q", "a.conf:2: options: option -q not recognized. See vblade(8)"),
+        ("options=-b", "a.conf:2: options: option -b requires argument. See vblade"),
+        ("options='-r x'", "a.conf:2: options: 'x' is none. See vblade(8)"),
+        ('options="-m \'x"', "a.conf:2: options: No closing quotation. See vblade"),
+        ("options='-o 8k'", "a.conf:2: options: -o '8k' cannot be. Write a number"),
+        ("options='-o 08'", "a.conf:2: options: -o '08' cannot be. Write a number"),
+        ("options='-l 0'", "a.conf:2: options: -l '0' cannot be. Write a number"),
+        ("options='-b 0x20'", "a.conf:2: options: -b '0x20' cannot be. Write a nu"),
+        ("options='-b 1'", "a.conf: --buffers 1: Linux brings no disk up with fewe"),
+        ("options='-m 1:2'", "a.conf:2: options: -m 1:2: not a MAC address. Write"),
+        ("shelf=0x1", "a.conf:2: shelf '0x1' is no number. Write shelf=0"),
+        ("shelf=65535", "a.conf: 65535 2: AoE address out of range. Write it as e0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(
+    directory: Path, change: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(directory, f"{LEAST}{change}")
+    assert str(caught.value).startswith(f"{directory}/{message}")
+
+
+def test_two_disks_at_one_address_are_one_too_many(directory: Path) -> None:
+    first = write(directory, "a.conf", LEAST)
+    write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
+    second = write(directory, "c.conf", LEAST)
+    done = import_vblade(directory)
+    assert done.stderr == (
+        f"aoe-target: {second}: e1.2 on eth0 is already that of {first}. "
+        "Give each disk an address of its own\n"
+    )
+    assert len(reread(done.stdout, directory)) == 1
+
+
+def test_files_that_differ_in_the_interface_are_one_disk(directory: Path) -> None:
+    # vblade serves a disk on two interfaces as two processes, which share it unlocked.
+    first = write(directory, "a.conf", LEAST)
+    second = write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
+    write(directory, "c.conf", LEAST.replace("eth0", "eth2") + "options=-r")
+    done = import_vblade(directory)
+    assert done.exit_code == 0
+    assert f"# From {first}\n# From {second}\n[[export]]" in done.stdout
+    both, other = reread(done.stdout, directory)
+    assert both.interfaces == ("eth0", "eth1")
+    assert other.interfaces == ("eth2",)
+    assert other.disk.read_only
+
+
+def test_the_next_step_is_told_first(directory: Path) -> None:
+    write(directory, "a.conf", LEAST)
+    lines = import_vblade(directory).stdout.splitlines()
+    assert "aoe-target check /etc/aoe-target.toml" in "".join(lines[:3])
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ((), "holds no *.conf"),
+        (("skeleton.conf",), "nothing is served from there"),
+        (None, "no such directory"),
+    ],
+)
+def test_where_there_is_nothing_it_says_so(
+    directory: Path, files: tuple[str, ...] | None, why: str
+) -> None:
+    for name in files or ():
+        write(directory, name, "# shelf=\n")
+    if files is None:
+        directory.rmdir()
+    done = import_vblade(directory)
+    assert str(done.exception).startswith(f"{directory}: {why}")
+    assert getattr(done.exception, "exit_code", 0) == 3
+
+
+def test_bytes_that_are_no_text_are_refused(directory: Path) -> None:
+    (directory / "a.conf").write_bytes(b"filename=/srv/\xff.img")
+    assert import_vblade(directory).stderr.startswith(
+        f"aoe-target: {directory}/a.conf: not text: "
+    )
+    (directory / "a.conf").write_bytes(b"filename=/srv/\0.img")
+    assert import_vblade(directory).stderr == (
+        f"aoe-target: {directory}/a.conf: not text: a zero byte\n"
+    )
+
+
+_TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
+)
+
+
+@st.composite
+def quoted(draw: st.DrawFn, value: str) -> str:
+    """Write a value as a shell may have it: any quoting, changing within the word."""
+    said, rest = "", value
+    while rest:
+        cut = draw(st.integers(1, len(rest)))
+        part, rest = rest[:cut], rest[cut:]
+        ways = [f'"{part.translate(_IN_QUOTES)}"', shlex.quote(part)]
+        if "'" not in part:
+            ways.append(f"'{part}'")
+        if "\n" not in part:
+            ways.append("".join(f"\\{char}" for char in part))
+        said += draw(st.sampled_from(ways))
+        said += draw(st.sampled_from(["", "''", '""', "\\\n"]))
+    return said or draw(st.sampled_from(["", "''", '""']))
+
+
+_IN_QUOTES = str.maketrans({char: f"\\{char}" for char in '$`"\\'})
+_SPACES = st.sampled_from(
+    [" ", "\n", ";", " ;\t", " # shelf=7\n", "\\\n \n", "\n#\\\n"]
+)
+
+
+@st.composite
+def fragments(draw: st.DrawFn) -> tuple[str, ExportSettings]:
+    """Make a fragment and what it means."""
+    mac = st.binary(min_size=6, max_size=6)
+    expected = ExportSettings(
+        address=Address(draw(st.integers(0, 65534)), draw(st.integers(0, 254))),
+        interfaces=(draw(_NAME),),
+        path="/" + draw(_TEXT.map(lambda text: text.strip("/."))),
+        disk=OpenFlags(
+            read_only=draw(st.booleans()),
+            sync=draw(st.booleans()),
+            direct=draw(st.booleans()),
+            offset=512 * draw(st.integers(0, 1 << 40)),
+            length=draw(st.none() | st.integers(1, 1 << 40).map(lambda n: 512 * n)),
+        ),
+        buffers=draw(st.integers(2, 65535)),
+        mask=tuple(draw(st.lists(mac, max_size=3, unique=True))),
+    )
+    values = {
+        "shelf": str(expected.address.shelf),
+        "slot": str(expected.address.slot),
+        "netif": expected.interfaces[0],
+        "filename": expected.path,
+        "options": draw(options(expected)),
+    }
+    order = draw(st.permutations(list(values.items())))
+    said = [f"{name}={draw(quoted(value))}" for name, value in order]
+    text = "".join(each + draw(_SPACES) for each in said)
+    return draw(st.sampled_from(["", "# shelf='\n", " \t"])) + text, expected
+
+
+_NAME = st.from_regex(r"[a-z][a-z0-9.@-]{0,14}", fullmatch=True)
+
+
+@st.composite
+def options(draw: st.DrawFn, expected: ExportSettings) -> str:
+    disk = expected.disk
+    said = [f"-b {expected.buffers}"]
+    for letter, is_set in (("r", disk.read_only), ("s", disk.sync), ("d", disk.direct)):
+        said += [f"-{letter}"] * is_set
+    for letter, size in (("o", disk.offset), ("l", disk.length)):
+        if size:
+            form = draw(st.sampled_from(["-{}{}", "-{} {}", "-{} {:#x}", "-{} 0{:o}"]))
+            said.append(form.format(letter, size // 512))
+    separator = draw(st.sampled_from(["", ":"]))
+    macs = [mac.hex(":").replace(":", separator) for mac in expected.mask]
+    if macs:
+        joined = draw(st.booleans())
+        said += ["-m " + ",".join(macs)] if joined else [f"-m {mac}" for mac in macs]
+    return draw(st.sampled_from([" ", "  ", "\t"])).join(draw(st.permutations(said)))
+
+
+@given(made=fragments())
+def test_any_fragment_means_the_same_in_toml(
+    tmp_path_factory: pytest.TempPathFactory, made: tuple[str, ExportSettings]
+) -> None:
+    text, expected = made
+    directory = tmp_path_factory.getbasetemp()
+    found = read(directory, text)
+    # A mask's order is that of the options, which come in any.
+    assert sorted(found.mask) == sorted(expected.mask)
+    (again,) = reread(to_toml(found), directory)
+    assert again == found
+    for name in ("address", "interfaces", "path", "disk", "buffers"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(made=fragments())
+def test_any_fragment_means_what_it_means_to_the_shell(
+    tmp_path_factory: pytest.TempPathFactory, made: tuple[str, ExportSettings]
+) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "a.conf", made[0])
+    names = ("shelf", "slot", "netif", "filename", "options")
+    show = 'printf "%s\\0" ' + " ".join(f'"${name}"' for name in names)
+    shell = subprocess.run(
+        ["sh", "-c", f'. "$0"; {show}', str(path)], capture_output=True, check=True
+    )
+    found = read_fragment(path)
+    assert [found.text(name) for name in names] == (
+        shell.stdout.decode().split("\0")[:-1]
+    )

@@ -1,0 +1,303 @@
+"""aoe's tools that look at disks and paths, on a real wire, beside aoetools."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aoe.capture import read_capture
+from aoe.describe import describe
+from aoe.errors import AccessError
+from aoe.netns import Switch
+from tests.serving import AT_ONCE, finish, ready_line, serving, start
+from tests.tools import aoe, aoe_json, call, program, vblade_serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aoe.netns import Namespace, Wire
+    from tests.conftest import MakeWire
+
+pytestmark = pytest.mark.netns
+
+MIB = 1 << 20
+OTHER = "52:54:00:00:00:07"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+@pytest.fixture
+def served(wire: Wire, image: Path) -> Iterator[Wire]:
+    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
+        yield wire
+
+
+@pytest.fixture
+def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
+    with vblade_serving(wire, image):
+        yield wire
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    try:
+        made = Switch(9000)
+    except AccessError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made
+
+
+# --- the disk -------------------------------------------------------------------------
+
+
+def test_aoeping_and_ours_see_the_same_page(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    theirs = served.initiator.run(
+        [aoeping, "-i", "7", "3", "aoe0"], capture_output=True, text=True, timeout=20
+    ).stdout
+    command = ("identify", "e7.3", "-i", "aoe0", "--raw")
+    ours: Any = call(served.initiator, *command, text=False)
+    assert ours.stdout.hex() == "".join(theirs.splitlines()[1:]).replace(" ", "")
+    fields = aoe_json(served, "identify", "e7.3")
+    assert (fields["serial"], fields["size_bytes"]) == ("S-7", MIB)
+    assert fields["checksum"] == "right"
+    assert fields["page"] == ours.stdout.hex()
+
+
+def test_p74_a_reserved_disk_is_identified_and_not_asked_for_more(
+    served: Wire,
+) -> None:
+    aoe(served, "reserve", "force", "e7.3", OTHER)
+    assert aoe(served, "identify", "e7.3")[0] == 0
+    code, text = aoe(served, "smart", "e7.3")
+    assert (code, f"reserved for {OTHER}" in text) == (5, True)
+
+
+def test_aoeping_and_ours_see_the_same_smart_page(served: Wire) -> None:
+    aoeping = program("aoeping", "aoetools")
+    aoe(served, "read", "e7.3", "/dev/null", "--length", "8K")
+    out = served.initiator.run(
+        [aoeping, "-s", "5", "-S", "read_data", "7", "3", "aoe0"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    ).stdout
+    page = bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", out)))
+    found = aoe_json(served, "smart", "e7.3")
+    assert found["health"] == "well"
+    raws = {each["name"]: each["raw"] for each in found["attributes"]}
+    assert raws["sectors read"] == 16
+    places = range(2, 38, 12)
+    theirs = {
+        page[at]: int.from_bytes(page[at + 5 : at + 11], "little") for at in places
+    }
+    assert {each["id"]: each["raw"] for each in found["attributes"]} == theirs
+
+
+def test_smart_is_switched_off_and_on(served: Wire) -> None:
+    assert aoe(served, "smart", "e7.3", "--disable") == (0, "SMART is switched off\n")
+    code, text = aoe(served, "smart", "e7.3")
+    assert (code, text.endswith("Switch it on: aoe smart e7.3 --enable\n")) == (1, True)
+    assert aoe(served, "smart", "e7.3", "--enable")[0] == 0
+
+
+def test_a_disk_without_smart_says_so(vblade: Wire) -> None:
+    assert aoe(vblade, "smart", "e7.3") == (1, "aoe: e7.3: its disk knows no SMART\n")
+
+
+def test_p46_flush_reaches_the_disk(served: Wire, tmp_path: Path) -> None:
+    pcap = tmp_path / "flush.pcapng"
+    code, text = aoe(served, "flush", "e7.3", "--pcap", pcap)
+    assert (code, text.startswith("e7.3: flushed in ")) == (0, True)
+    words = [describe(frame.data) for frame in read_capture(pcap)]
+    assert any(each.startswith("FLUSH e7.3") for each in words)
+
+
+def test_trim_gives_back_what_it_is_told_to_and_no_more(
+    served: Wire, image: Path
+) -> None:
+    before = image.read_bytes()
+    part = ("--offset", "256K", "--length", "128K")
+    assert aoe(served, "trim", "e7.3", *part)[0] == 2
+    assert image.read_bytes() == before
+    code, text = aoe(served, "trim", "e7.3", *part, "--destroy")
+    assert (code, text) == (0, "e7.3: 128 KiB (131,072 bytes) trimmed\n")
+    first, end = 256 << 10, 384 << 10
+    assert image.read_bytes() == before[:first] + bytes(end - first) + before[end:]
+    code, text = aoe(served, "trim", "e7.3", "--length", "2M", "--destroy")
+    assert (code, "reach beyond its 1048576 bytes" in text) == (2, True)
+
+
+def test_a_disk_without_trim_says_so(vblade: Wire) -> None:
+    code, text = aoe(vblade, "trim", "e7.3", "--destroy")
+    assert (code, text.startswith("aoe: e7.3: ")) == (1, True)
+
+
+# --- bench ----------------------------------------------------------------------------
+
+
+def test_a_bench_that_reads_changes_nothing(served: Wire, image: Path) -> None:
+    before = image.read_bytes()
+    found = aoe_json(served, "bench", "e7.3", "randread", "--seconds", "0.3")
+    assert image.read_bytes() == before
+    (kind,) = found["kinds"]
+    assert kind == "read"
+    reads = found["kinds"]["read"]
+    assert reads["operations"] == found["operations"] > 0
+    latency = reads["latency_seconds"]
+    order = [latency[name] for name in ("min", "p50", "p90", "p99", "p999", "max")]
+    assert order == sorted(order)
+    assert order[0] > 0
+    assert found["bytes_per_second"] == pytest.approx(found["iops"] * 4096, rel=0.01)
+    assert found["retransmits"] >= 0
+
+
+def test_a_bench_destroys_what_it_is_told_to_and_no_more(
+    served: Wire, image: Path
+) -> None:
+    before = image.read_bytes()
+    part = ("--offset", "256K", "--size", "128K")
+    code, text = aoe(served, "bench", "e7.3", "write", *part, "--seconds", "0.3")
+    assert (code, "--destroy" in text) == (2, True)
+    assert image.read_bytes() == before
+    words = ("bench", "e7.3", "mix", *part, "--seconds", "0.3", "--destroy")
+    found = aoe_json(served, *words)
+    assert set(found["kinds"]) == {"read", "write"}
+    after = image.read_bytes()
+    first, end = 256 << 10, 384 << 10
+    assert after[first:end] != before[first:end]
+    assert after[:first] + after[end:] == before[:first] + before[end:]
+
+
+def test_a_bench_of_a_reserved_disk_ends_as_busy(served: Wire) -> None:
+    aoe(served, "reserve", "force", "e7.3", OTHER)
+    code, text = aoe(served, "bench", "e7.3", "--seconds", "5")
+    assert code == 5, text
+
+
+def test_a_bench_beyond_the_disk_is_refused(served: Wire) -> None:
+    code, text = aoe(served, "bench", "e7.3", "--offset", "512K", "--size", "1M")
+    assert (code, "reach beyond its 1048576 bytes" in text) == (2, True)
+
+
+# --- paths ----------------------------------------------------------------------------
+
+
+def findings(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(each["subject"], each["check"]): each for each in document["findings"]}
+
+
+def test_aoe_sancheck_and_ours_agree(make_wire: MakeWire, image: Path) -> None:
+    sancheck = program("aoe-sancheck", "aoetools")
+    wire = make_wire(4200)
+    with serving(wire, image, AT_ONCE, "--no-state"):
+        theirs = wire.initiator.run(
+            [sancheck], capture_output=True, text=True, timeout=60
+        ).stdout
+        ours = call(wire.initiator, "sancheck").stdout
+    pattern = r"^e7\.3\s+(\d+)\s+(\d+)\s+(\S+)$"
+    (their_row,) = re.findall(pattern, theirs, re.MULTILINE)
+    (our_row,) = re.findall(pattern, ours, re.MULTILINE)
+    assert our_row == their_row == ("1", "4096", "aoe0")
+
+
+@pytest.fixture
+def narrow(switch: Switch, image: Path) -> Iterator[Namespace]:
+    """Serve with an MTU of 9000 behind a switch that carries 4200 of it."""
+    server, here = switch.add_host(), switch.add_host()
+    words = ("aoe0", image, "--no-state", "--force")
+    process = start(server, "serve", "e7.3", *words)
+    ready_line(process)
+    switch.narrow(here, 4200)
+    yield here
+    finish(process, 15)
+
+
+def test_p23_a_narrow_path_is_found_without_writing(
+    narrow: Namespace, image: Path, tmp_path: Path
+) -> None:
+    before = image.read_bytes()
+    pcap = tmp_path / "san.pcapng"
+    done = call(narrow, "sancheck", "--json", "--pcap", pcap)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    found = findings(document)["e7.3", "path"]
+    assert found["verdict"] == "fail"
+    assert "carries only 4 KiB there and 4 KiB back" in found["text"]
+    (device,) = document["devices"]
+    (path,) = device["paths"]
+    assert (path["there_bytes"], path["back_bytes"]) == (4096, 4096)
+    assert path["payload_bytes"] == 8704
+    assert image.read_bytes() == before
+    asked = [describe(frame.data) for frame in read_capture(pcap)]
+    assert not [words for words in asked if "WRITE" in words]
+
+
+def test_p23_a_narrow_path_is_told_by_doctor_and_stat_too(narrow: Namespace) -> None:
+    done = call(narrow, "doctor", "-i", "aoe0")
+    assert done.returncode == 1
+    (line,) = [each for each in done.stdout.splitlines() if ": path: " in each]
+    assert line.startswith("fail  e7.3: path: aoe0 to ")
+    done = call(narrow, "stat", "--probe", "--json")
+    assert done.returncode == 0
+    (device,) = json.loads(done.stdout)["devices"]
+    assert device["paths"][0]["there_bytes"] == 4096
+    assert (
+        "paths" not in json.loads(call(narrow, "stat", "--json").stdout)["devices"][0]
+    )
+
+
+# --- doctor ---------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_all_there_is(served: Wire, tmp_path: Path) -> None:
+    pcap = tmp_path / "doctor.pcapng"
+    document = aoe_json(served, "doctor", "--pcap", pcap)
+    found = findings(document)
+    assert {each["verdict"] for each in found.values()} <= {"ok", "warn"}
+    assert {subject for subject, _ in found} == {"host", "aoe0", "e7.3"}
+    assert found["host", "rights"]["verdict"] == "ok"
+    assert ("host", "kernel driver") in found
+    assert found["e7.3", "targets"]["text"].startswith(
+        "on aoe0, 52:54:00:ae:00:01: 64 "
+    )
+    assert "carries 1 KiB both ways" in found["e7.3", "path"]["text"]
+    assert list(read_capture(pcap))
+
+
+def test_doctor_warns_of_a_wire_without_targets(wire: Wire) -> None:
+    found = findings(aoe_json(wire, "doctor", "-t", "0.3"))["aoe0", "targets"]
+    assert (found["verdict"], found["text"]) == ("warn", "no target answers")
+    assert "MAC mask list" in found["cure"]
+
+
+def test_p60_doctor_warns_of_a_target_with_one_buffer(wire: Wire, image: Path) -> None:
+    with vblade_serving(wire, image, "-b", "1"):
+        found = findings(aoe_json(wire, "doctor"))["e7.3", "targets"]
+    assert found["verdict"] == "warn"
+    assert "Linux brings no such disk up" in found["text"]
+
+
+def test_doctor_without_the_capability_says_so_and_looks_on(wire: Wire) -> None:
+    bare = [program("setpriv", "util-linux"), "--bounding-set=-all", "--inh-caps=-all"]
+    done = wire.initiator.run(
+        [*bare, sys.executable, "-m", "initiator", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    found = findings(json.loads(done.stdout))
+    assert done.returncode == 1
+    assert found["host", "rights"]["verdict"] == "fail"
+    assert found["aoe0", "state"]["verdict"] == "ok"
