@@ -1,9 +1,15 @@
-"""``aoe attach`` in a mount namespace of its own, so that nothing can stay behind."""
+"""``aoe attach`` in a mount namespace of its own, so that nothing can stay behind.
+
+The namespace outlives it, in the unshare(1) that waits for it. If it ended with a
+killed ``aoe attach``, the kernel would unmount what is on the disk before it took the
+disk for gone, and would wait for it for ever.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -34,7 +40,7 @@ class Attached:
     """A running ``aoe attach``, and what one does beside it.
 
     Args:
-        process: the command, in a mount namespace of its own.
+        process: unshare, which ends as the command does.
         about: what it said of itself when it was ready.
     """
 
@@ -65,6 +71,9 @@ class Attached:
     def popen(self, *words: object, stdout: int | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(self.inside(*words), text=True, stdout=stdout)
 
+    def signal(self, number: int) -> None:
+        os.kill(self.about["pid"], number)
+
     def ended(self) -> int:
         """Wait for its end, and return its exit code."""
         return self.process.wait(PATIENCE * 3)
@@ -72,7 +81,15 @@ class Attached:
 
 def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
     """Start ``aoe attach e7.3`` with these words behind."""
-    command = ["unshare", "--mount", sys.executable, "-m", "initiator", "attach"]
+    command = [
+        "unshare",
+        "--mount",
+        "--fork",
+        sys.executable,
+        "-m",
+        "initiator",
+        "attach",
+    ]
     command += ["e7.3", "-i", wire.interface, *map(str, words)]
     process: subprocess.Popen[str] = wire.initiator.popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -89,8 +106,10 @@ def attached(wire: Wire, *words: object) -> Iterator[Attached]:
     while (line := process.stdout.readline()) not in ("", "}\n"):
         lines.append(line)
     assert line, process.communicate(timeout=PATIENCE)[1]
+    attachment = Attached(process, json.loads("".join((*lines, line))))
     try:
-        yield Attached(process, json.loads("".join((*lines, line))))
+        yield attachment
     finally:
-        process.kill()
+        if process.poll() is None:
+            attachment.signal(signal.SIGKILL)
         process.communicate(timeout=LONG)
