@@ -174,7 +174,7 @@ def _show(
         disk = Disk(host, address, connection.timeout, read_only=place.read_only)
         stack.enter_context(disk)
         stack.enter_context(signals(detacher))
-        thread = stack.enter_context(DiskThread(disk, report, detacher.wake))
+        thread = stack.enter_context(DiskThread(disk, report))
         if not place.read_only and not flush(thread):
             report(f"{address}: warning: the target knows no flush")
         attachment = Attachment(thread, place, detacher.wake)

@@ -26,15 +26,15 @@ _GOODBYE: Final = 60.0
 @click.option("--list", "listing", is_flag=True, help="Show what is attached.")
 @json_option
 def detach(*, name: str | None, lazy: bool, listing: bool, as_json: bool) -> None:
-    """Detach a disk: unmount, let go of the device and the file, and flush.
-
-    NAME is its address, or where it is attached: the directory, file or device. Who
-    still uses it is named, and nothing changes.
+    """Detach a disk from where it was attached, and flush it.
 
     \b
     Try:  aoe detach e0.0
           aoe detach /mnt
           aoe detach --list
+
+    NAME is its address, or its place: the directory, file, device or socket. It is
+    unmounted first, and given up last. Who still uses it is named, and it stays.
     """
     from initiator.export.detaching import ask
 

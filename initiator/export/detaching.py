@@ -1,7 +1,7 @@
 """What waits while a disk is attached, and lets it go when somebody says so.
 
-Signals, ``aoe detach``, umount and the loss of the interface all come to one queue, and
-are taken one after the other in the main thread.
+Signals, ``aoe detach`` and umount all come to one queue, and are taken one after the
+other in the main thread.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ class Detacher:
             about: as ``announced`` has it.
 
         Raises:
-            AoEError: the disk's interface is gone, or its last flush failed.
+            AoEError: the last flush failed.
         """
         with announced(about, self._detach):
-            request = self._undone(disk, attachment)
+            request = self._undone(attachment)
             try:
                 flush(disk)
             except AoEError as error:
@@ -102,11 +102,9 @@ class Detacher:
                 raise
             self._answer(request, None)
 
-    def _undone(self, disk: DiskThread, attachment: Attachment) -> _Request:
+    def _undone(self, attachment: Attachment) -> _Request:
         while True:
             request = self._requests.get()
-            if disk.error is not None:
-                self._report(str(disk.error))
             try:
                 attachment.detach(lazy=request.lazy)
             except AoEError as error:

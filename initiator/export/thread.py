@@ -33,18 +33,10 @@ class DiskThread:
     Args:
         disk: nobody else uses its host while the thread runs.
         report: takes a line for the user, when it goes down and when it is back.
-        ended: called in the thread if it ends by itself, as no interface is left.
-
-    Attributes:
-        error: why it has ended by itself.
     """
 
-    def __init__(
-        self, disk: Disk, report: Callable[[str], None], ended: Callable[[], None]
-    ) -> None:
+    def __init__(self, disk: Disk, report: Callable[[str], None]) -> None:
         self.disk = disk
-        self.error: AoEError | None = None
-        self._ended = ended
         self._keeper = DiskKeeper(disk, report)
         self._calls: deque[tuple[Start, Future[None]]] = deque()
         self._pending: set[Future[None]] = set()
@@ -113,7 +105,7 @@ class DiskThread:
         future.result()
 
     def _closed(self) -> AoEError:
-        return self.error or AoEError(str(self.disk.address), "is let go")
+        return AoEError(str(self.disk.address), "is let go")
 
     # --- the thread's side ------------------------------------------------------------
 
@@ -123,15 +115,12 @@ class DiskThread:
                 while self._calls:
                     self._begin(*self._calls.popleft())
                 self._keeper.keep(lambda: self._stopping or bool(self._calls))
-        except AoEError as error:
-            self.error = error
-        with self._lock:
-            self._stopping = True
-        self._pending.update(future for _, future in self._calls)
-        for future in self._pending:
-            future.set_exception(self._closed())
-        if self.error is not None:
-            self._ended()
+        finally:
+            with self._lock:
+                self._stopping = True
+            self._pending.update(future for _, future in self._calls)
+            for future in self._pending:
+                future.set_exception(self._closed())
 
     def _begin(self, start: Start, future: Future[None]) -> None:
         def done(error: AoEError | None) -> None:
