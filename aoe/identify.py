@@ -263,6 +263,12 @@ def trim_blocks(page: ReadBuffer) -> int:
     return max(1, blocks)
 
 
+def trims_to_zeroes(page: ReadBuffer) -> bool:
+    """Tell whether what was trimmed reads as zeroes, every time (DRAT and RZAT)."""
+    told: int = _WORDS.unpack_from(page)[69]
+    return told & 0x4020 == 0x4020
+
+
 def parse_wwn(text: str) -> int:
     """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
 

@@ -11,6 +11,7 @@ from aoe.completion import completion_command
 from initiator.commands import bench, config, decode, disk, doctor, fence, look, move
 from initiator.commands.attach import attach
 from initiator.commands.check import check
+from initiator.commands.detach import detach
 from initiator.commands.lab import lab
 
 SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
@@ -28,6 +29,7 @@ SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         disk.flush,
         disk.trim,
         attach,
+        detach,
     ),
     "Claim and fence": (config.config, fence.mask, fence.reserve),
     "Measure and mend": (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
-from aoe.identify import Ability
+from aoe.identify import Ability, trims_to_zeroes
 from initiator.bio import Bio, Op, bio_for
 from initiator.host import Host
 from initiator.unaligned import ByteView
@@ -119,6 +119,11 @@ class Disk:
     def can_trim(self) -> bool:
         """The disk has TRIM."""
         return self._device.trim_blocks > 0
+
+    @property
+    def trims_to_zeroes(self) -> bool:
+        """What was trimmed reads as zeroes, every time."""
+        return self.can_trim and trims_to_zeroes(self._device.ident)
 
     @property
     def has_write_cache(self) -> bool:

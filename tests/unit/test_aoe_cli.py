@@ -112,7 +112,7 @@ COMMANDS = dict(commands(cli))
 @pytest.mark.parametrize("path", COMMANDS)
 def test_what_speaks_aoe_records_it_and_tells_scripts(path: str) -> None:
     options = {name for each in COMMANDS[path].params for name in each.opts}
-    speaks = path not in ("aoe decode", "aoe completion")
+    speaks = path not in ("aoe decode", "aoe completion", "aoe detach")
     if speaks and not path.startswith("aoe lab "):
         assert "--pcap" in options
         # What these move goes to standard output, or comes from it, or goes on.
@@ -168,7 +168,19 @@ def test_a_target_without_flush_is_warned_of(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "attach: no place to attach it to. Name one: --nbd SOCKET"),
+        (
+            [],
+            (
+                "attach: no place to attach it to. "
+                "Name one: --nbd SOCKET, --mount DIR, --loop or --fuse FILE"
+            ),
+        ),
+        (["--nbd", "s", "--loop"], "--nbd: goes alone. Attach the disk once more"),
+        (["--loop", "--fstype", "xfs"], "--fstype, --mount-options: no --mount DIR"),
+        (
+            ["--loop", "--run", "true"],
+            "--run: no $uri for the command. Add --nbd SOCKET",
+        ),
         (
             ["--nbd", "s", "--run", "true", "--background"],
             "attach: --run needs the foreground. Choose one of them",

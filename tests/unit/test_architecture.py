@@ -20,12 +20,12 @@ LAYERS = {
 # Each kind of outside world has its few doors; a folder ends in a slash.
 DOORS = {
     "socket": {
+        "aoe/control.py",
         "aoe/ethtool.py",
         "aoe/link.py",
         "aoe/netdevice.py",
         "initiator/export/",
         "target/claims.py",
-        "target/control.py",
         "target/disks/nbd_address.py",
         "target/metrics.py",
         "target/notify.py",

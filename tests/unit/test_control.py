@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from aoe import control
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
-from target import control
 from target.control import ControlServer, ask, find_targets
 
 if TYPE_CHECKING:

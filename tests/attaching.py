@@ -1,0 +1,115 @@
+"""``aoe attach`` in a mount namespace of its own, so that nothing can stay behind.
+
+The namespace outlives it, in the unshare(1) that waits for it. If it ended with a
+killed ``aoe attach``, the kernel would unmount what is on the disk before it took the
+disk for gone, and would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.accounts import IS_ROOT
+from tests.serving import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aoe.netns import Wire
+
+LONG = 120.0
+"""Seconds for what moves much data on a busy machine."""
+
+
+def may_use_fuse() -> bool:
+    return os.access("/dev/fuse", os.R_OK | os.W_OK)
+
+
+def may_mount() -> bool:
+    """Tell whether we are root of a machine with loop devices, or root just here."""
+    return IS_ROOT and os.access("/dev/loop-control", os.R_OK | os.W_OK)
+
+
+class Attached:
+    """A running ``aoe attach``, and what one does beside it.
+
+    Args:
+        process: unshare, which ends as the command does.
+        about: what it said of itself when it was ready.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], about: dict[str, Any]) -> None:
+        self.process = process
+        self.about = about
+
+    def inside(self, *words: object) -> list[str]:
+        """Make a command line that runs beside it."""
+        spaces = ["--target", str(self.process.pid), "--mount", "--net"]
+        return ["nsenter", *spaces, "--", *map(str, words)]
+
+    def run(self, *words: object, code: int = 0) -> str:
+        """Run a program there, which has to end with that code; return what it says."""
+        done = subprocess.run(
+            self.inside(*words),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONG,
+        )
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    def aoe(self, *words: object, code: int = 0) -> str:
+        return self.run(sys.executable, "-m", "initiator", *words, code=code)
+
+    def popen(self, *words: object, stdout: int | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.inside(*words), text=True, stdout=stdout)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.about["pid"], number)
+
+    def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+        return self.process.wait(PATIENCE * 3)
+
+
+def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
+    """Start ``aoe attach e7.3`` with these words behind."""
+    command = [
+        "unshare",
+        "--mount",
+        "--fork",
+        sys.executable,
+        "-m",
+        "initiator",
+        "attach",
+    ]
+    command += ["e7.3", "-i", wire.interface, *map(str, words)]
+    process: subprocess.Popen[str] = wire.initiator.popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return process
+
+
+@contextmanager
+def attached(wire: Wire, *words: object) -> Iterator[Attached]:
+    """Attach 7.3; what remains of it at the end is killed."""
+    process = start_attach(wire, *words, "--json")
+    assert process.stdout is not None
+    lines = []
+    while (line := process.stdout.readline()) not in ("", "}\n"):
+        lines.append(line)
+    assert line, process.communicate(timeout=PATIENCE)[1]
+    attachment = Attached(process, json.loads("".join((*lines, line))))
+    try:
+        yield attachment
+    finally:
+        if process.poll() is None:
+            attachment.signal(signal.SIGKILL)
+        process.communicate(timeout=LONG)

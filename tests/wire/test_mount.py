@@ -1,0 +1,389 @@
+"""Attached disks as files, block devices and mounts: the kernel's file systems on AoE.
+
+Block devices and mounts are for root of the machine. What anybody else is told is as
+much a promise: that is what these tests hold to then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.attaching import LONG, attached, may_mount, may_use_fuse, start_attach
+from tests.nbd_servers import program
+from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aoe.netns import Wire
+    from tests.attaching import Attached
+    from tests.conftest import MakeWire
+
+pytestmark = pytest.mark.netns
+
+CHECKOUT = Path(__file__).parents[2]
+FOLDERS = ("aoe", "target", "initiator", "tests")
+MIB = 1 << 20
+XFS_NEEDS = 300 * MIB
+LOSSY = ("--filter", "drop:probability=0.02", "--filter", "duplicate:probability=0.02")
+PACKAGES = "xfsprogs e2fsprogs"
+FSCK = {
+    "xfs": ["xfs_repair", "-n", "-f"],
+    "ext4": ["fsck.ext4", "-fn"],
+    "ext3": ["fsck.ext3", "-fn"],
+}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(XFS_NEEDS)
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    return path
+
+
+def expect_to_be_told_who_may(wire: Wire, *words: object) -> None:
+    process = start_attach(wire, *words)
+    out, err = process.communicate(timeout=PATIENCE * 3)
+    assert out == ""
+    assert process.returncode in (3, 4)
+    line = err.splitlines()[-1]
+    if may_use_fuse():
+        assert line.startswith("aoe: /dev/loop-control: ")
+        assert "a user may have --fuse FILE" in line or "modprobe loop" in line
+    else:
+        assert line.startswith("aoe: /dev/fuse: ")
+        assert "who may open /dev/fuse" in line or "modprobe fuse" in line
+
+
+@contextmanager
+def mounted(wire: Wire, directory: Path, *words: object) -> Iterator[Attached]:
+    """Mount what is on the disk, and have it detached in order."""
+    with attached(wire, "--mount", directory, *words) as attachment:
+        yield attachment
+        attachment.aoe("detach", directory)
+        assert attachment.ended() == 0
+
+
+def make_filesystem(kind: str, disk: Path) -> None:
+    make = program(f"mkfs.{kind}", PACKAGES)
+    subprocess.run([make, "-q", str(disk)], check=True, capture_output=True)
+
+
+def fsck(kind: str, disk: Path) -> None:
+    words = [program(FSCK[kind][0], PACKAGES), *FSCK[kind][1:], str(disk)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def copy_tree(attachment: Attached, directory: Path) -> subprocess.Popen[str]:
+    """Copy this checkout's sources and some noise, and sync."""
+    script = f"""
+        cp -a {" ".join(FOLDERS)} {directory}/
+        head -c {32 * MIB} /dev/urandom >{directory}/noise
+        sha256sum <{directory}/noise >{directory}/sum
+        sync --file-system {directory}
+    """
+    return attachment.popen("sh", "-ec", f"cd {CHECKOUT}; {script}")
+
+
+def compare(attachment: Attached, directory: Path) -> None:
+    for folder in FOLDERS:
+        # The tests that run meanwhile compile more of them.
+        words = ["diff", "-r", "--exclude=__pycache__"]
+        attachment.run(*words, CHECKOUT / folder, directory / folder)
+    read = attachment.run("sh", "-ec", f"sha256sum <{directory}/noise")
+    assert read == attachment.run("cat", directory / "sum")
+
+
+@pytest.mark.parametrize("wire_loses", [False, True], ids=["clean", "lossy"])
+@pytest.mark.parametrize("kind", FSCK)
+def test_a_file_system_keeps_a_source_tree(
+    make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, wire_loses: bool
+) -> None:
+    wire = make_wire(9000)
+    with serving(wire, disk, AT_ONCE, *(LOSSY if wire_loses else [])):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory)
+            return
+        with attached(wire, "--loop") as attachment:
+            device = attachment.about["device"]
+            attachment.run(program(f"mkfs.{kind}", PACKAGES), "-q", device)
+            attachment.aoe("detach", device)
+            assert attachment.ended() == 0
+        with mounted(wire, directory) as attachment:
+            assert copy_tree(attachment, directory).wait(LONG) == 0
+        fsck(kind, disk)
+        with mounted(wire, directory) as attachment:
+            compare(attachment, directory)
+    fsck(kind, disk)
+
+
+@pytest.mark.parametrize("kind", FSCK)
+def test_a_file_system_waits_for_a_target_that_comes_back(
+    make_wire: MakeWire, disk: Path, directory: Path, kind: str
+) -> None:
+    wire = make_wire(9000)
+    make_filesystem(kind, disk)
+    words = ["serve", "e7.3", wire.interface, disk, AT_ONCE]
+    target = start(wire.target, *words)
+    ready_line(target)
+    if not may_mount():
+        expect_to_be_told_who_may(wire, "--mount", directory)
+        finish(target, signal.SIGTERM)
+        return
+    with mounted(wire, directory) as attachment:
+        before = disk.stat().st_blocks
+        copying = copy_tree(attachment, directory)
+        until = time.monotonic() + LONG
+        while disk.stat().st_blocks < before + 4 * MIB // 512:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        finish(target, signal.SIGKILL)
+        time.sleep(1)
+        assert copying.poll() is None
+        target = start(wire.target, *words)
+        ready_line(target)
+        assert copying.wait(LONG) == 0
+        compare(attachment, directory)
+    fsck(kind, disk)
+    finish(target, signal.SIGTERM)
+
+
+def test_who_uses_a_mount_keeps_it(wire: Wire, disk: Path, directory: Path) -> None:
+    make_filesystem("ext4", disk)
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory)
+            return
+        with attached(wire, "--mount", directory) as attachment:
+            wait_there = f"cd {directory}; echo; exec sleep 999"
+            user = attachment.popen("sh", "-c", wait_there, stdout=subprocess.PIPE)
+            assert user.stdout is not None
+            user.stdout.readline()
+            refusal = attachment.aoe("detach", "e7.3", code=5)
+            in_use = f"{directory}: in use by sleep ({user.pid})."
+            assert refusal.startswith(f"aoe: {in_use}")
+            assert attachment.process.stderr is not None
+            attachment.signal(signal.SIGTERM)
+            for _ in ("aoe detach", "the signal"):
+                told = attachment.process.stderr.readline()
+                assert told.startswith(f"aoe: still attached: {in_use}")
+            attachment.run("touch", directory / "still-there")
+            user.kill()
+            user.communicate()
+            attachment.aoe("detach", "e7.3")
+            assert attachment.ended() == 0
+    fsck("ext4", disk)
+
+
+def test_umount_is_all_it_takes(wire: Wire, disk: Path, directory: Path) -> None:
+    make_filesystem("xfs", disk)
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory)
+            return
+        with attached(wire, "--mount", directory) as attachment:
+            attachment.run("umount", directory)
+            assert attachment.ended() == 0
+
+
+def backing_file(device: Path) -> str:
+    try:
+        return Path("/sys/block", device.name, "loop/backing_file").read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def test_a_signal_undoes_it_all(wire: Wire, disk: Path, directory: Path) -> None:
+    make_filesystem("ext4", disk)
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--loop")
+            return
+        with attached(wire, "--mount", directory, "--loop") as attachment:
+            device = Path(attachment.about["device"])
+            ours = backing_file(device)
+            attachment.signal(signal.SIGINT)
+            assert attachment.ended() == 0
+        assert backing_file(device) != ours
+
+
+def test_a_killed_attachment_leaves_no_device(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
+    make_filesystem("ext4", disk)
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--loop")
+            return
+        with attached(wire, "--mount", directory) as attachment:
+            device = Path(attachment.about["device"])
+            ours = backing_file(device)
+            attachment.signal(signal.SIGKILL)
+            assert attachment.ended() != 0
+        until = time.monotonic() + PATIENCE
+        while backing_file(device) == ours:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        # All that remains is the empty file that it was mounted over.
+        shutil.rmtree(Path(ours).parent)
+
+
+def test_a_mount_that_fails_leaves_nothing(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory)
+            return
+        before = set(Path("/run").glob("aoe-*"))
+        process = start_attach(wire, "--mount", directory)
+        out, err = process.communicate(timeout=PATIENCE * 3)
+        assert (process.returncode, out) == (1, "")
+        assert err.startswith(f"aoe: {directory}: not mounted: ")
+        assert err.count("\n") == 1
+        assert set(Path("/run").glob("aoe-*")) <= before
+
+
+def test_lazily_detached_it_is_gone_with_its_last_user(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
+    make_filesystem("ext4", disk)
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory)
+            return
+        with attached(wire, "--mount", directory) as attachment:
+            write = f"cd {directory}; echo; read line; echo $line >late; sync late"
+            user = subprocess.Popen(
+                attachment.inside("sh", "-c", write),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert user.stdout is not None
+            user.stdout.readline()
+            attachment.aoe("detach", directory, "--lazy")
+            attachment.run("mountpoint", directory, code=32)
+            assert attachment.process.poll() is None
+            user.communicate("written\n", timeout=PATIENCE * 3)
+            assert user.returncode == 0
+            assert attachment.ended() == 0
+        fsck("ext4", disk)
+        with mounted(wire, directory) as attachment:
+            assert attachment.run("cat", directory / "late") == "written\n"
+
+
+def test_read_only_is_read_only_all_the_way(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
+    make_filesystem("ext4", disk)
+    before = disk.stat()
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--mount", directory, "--read-only")
+            return
+        with mounted(wire, directory, "--read-only", "--loop") as attachment:
+            device = attachment.about["device"]
+            assert attachment.run("blockdev", "--getro", device) == "1\n"
+            refusal = attachment.run("touch", directory / "x", code=1)
+            assert "Read-only file system" in refusal
+    assert disk.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_several_are_told_apart_by_their_place(wire: Wire, disk: Path) -> None:
+    file, place = disk.with_name("again"), disk.with_name("socket")
+    with serving(wire, disk, AT_ONCE):
+        if not may_mount():
+            expect_to_be_told_who_may(wire, "--loop", "--background")
+            return
+        with attached(wire, "--loop") as first:
+            device = first.about["device"]
+            words = ["attach", "e7.3", "-i", wire.interface, "--background"]
+            second = first.aoe(*words, "--fuse", file, "--read-only")
+            assert second == f"e7.3 300 MiB as {file} [read-only]\n"
+            third = first.aoe(*words, "--nbd", place)
+            listed = first.aoe("detach", "--list").splitlines(keepends=True)
+            assert sorted(listed) == sorted(
+                (f"e7.3 300 MiB as {device}\n", second, third)
+            )
+            refusal = first.aoe("detach", "e7.3", code=2)
+            assert "attached 3 times. Name the directory, file or device" in refusal
+            for name in (file, place, device):
+                first.aoe("detach", name)
+            assert first.ended() == 0
+    assert not file.exists()
+    assert not place.exists()
+
+
+def test_a_file_is_the_disk(wire: Wire, disk: Path, tmp_path: Path) -> None:
+    content = os.urandom(4 * MIB)
+    disk.write_bytes(content)
+    file = tmp_path / "e7.3"
+    with serving(wire, disk, AT_ONCE):
+        if not may_use_fuse():
+            expect_to_be_told_who_may(wire, "--fuse", file)
+            return
+        with attached(wire, "--fuse", file) as attachment:
+            assert attachment.run("stat", "--format=%s", file) == f"{4 * MIB}\n"
+            attachment.run("cmp", file, disk)
+            # Any bytes will do, and its size stays as it is.
+            write = f"printf hello | dd of={file} bs=5 oflag=seek_bytes seek=1021"
+            attachment.run("sh", "-ec", f"{write} conv=notrunc,fsync")
+            attachment.run("sh", "-ec", f"printf start >{file}")
+            beyond = [f"of={file}", "bs=1M", "count=1", "seek=4", "conv=notrunc"]
+            told = attachment.run("dd", "if=/dev/zero", *beyond, code=1)
+            assert "No space left on device" in told
+            attachment.aoe("detach", file)
+            assert attachment.ended() == 0
+        assert not file.exists()
+    expected = b"start" + content[5:1021] + b"hello" + content[1026:]
+    assert disk.read_bytes() == expected
+
+
+def test_what_is_punched_out_of_the_file_is_trimmed(
+    wire: Wire, disk: Path, tmp_path: Path
+) -> None:
+    disk.write_bytes(os.urandom(4 * MIB))
+    file = tmp_path / "e7.3"
+    with serving(wire, disk, AT_ONCE):
+        if not may_use_fuse():
+            expect_to_be_told_who_may(wire, "--fuse", file)
+            return
+        before = disk.stat().st_blocks
+        with attached(wire, "--fuse", file) as attachment:
+            punch = ["--punch-hole", "--offset", MIB, "--length", 2 * MIB]
+            attachment.run("fallocate", *punch, file)
+            attachment.run("cmp", file, disk)
+            attachment.aoe("detach", file)
+        assert before - disk.stat().st_blocks == 2 * MIB // 512
+    assert disk.read_bytes()[MIB : 3 * MIB] == bytes(2 * MIB)
+
+
+def test_what_is_not_attached_is_not_found(wire: Wire) -> None:
+    done = wire.initiator.run(
+        [sys.executable, "-m", "initiator", "detach", "e7.3"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 3,
+    )
+    assert done.returncode == 3
+    assert done.stderr == "aoe: e7.3: not attached here (attached: nothing)\n"
