@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 _OTHERS: Final = (signal.SIGHUP, signal.SIGUSR1)
 """What a server reloads and reports at."""
+_PASSED_ON: Final = (*_ENDINGS, *_OTHERS)
 _PATIENCE: Final = 2.0
 """Seconds that CMD gets between being asked to end and being killed."""
 _LOOK: Final = 0.01
@@ -85,19 +86,23 @@ class _Supervisor:
     def supervise(
         self, command: str, variables: Mapping[str, str], waiting: int
     ) -> int:
-        for number in (*_ENDINGS, *_OTHERS):
+        for number in _PASSED_ON:
             signal.signal(number, self._pass_on)
         with os.fdopen(waiting, "rb") as pipe:
             is_ready = bool(pipe.read(1))
         if not is_ready:
             return _code(os.waitpid(self._server, 0)[1])
+        # It may run, and a signal come that is for it, before its number is known here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         self._command = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", command],
             {**os.environ, **variables},
             # Python ignores these; programs expect them not to be.
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            setsigmask=before,
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._wait(self._command)
 
     def _wait(self, command: int) -> int:
