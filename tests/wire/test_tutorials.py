@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.consoles import Console, Step, is_like, steps
+from tests.consoles import PATIENCE, Console, Step, is_like, steps
 
 pytestmark = pytest.mark.netns
 
@@ -72,7 +73,10 @@ def test_nothing_that_went_to_the_background_stays(tmp_path: Path) -> None:
     with Console(tmp_path) as console:
         pid = console.run(Step(1, "setsid sleep 600 >/dev/null 2>&1 & echo $!", ""))
         assert Path(f"/proc/{pid}/stat").exists()
-    assert not _lives(int(pid))
+    end = time.monotonic() + PATIENCE
+    while _lives(int(pid)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _lives(pid: int) -> bool:
