@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 30.0
 """Seconds that a busy machine gets to end a target."""
-_ADVICE: Final = "an ordinary user can run all of it with: unshare -Urn pytest"
+_CURE: Final = "Run as root, or root-free as: unshare -Urn pytest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def serve_aoe(tmp_path: Path) -> Iterator[ServeAoe]:
             try:
                 return stack.enter_context(serve(place, **options))
             except AccessError as error:
-                pytest.skip(f"{error}; {_ADVICE}")
+                pytest.skip(f"{error.what}: {error.why}. {_CURE}")
 
         yield make
 
