@@ -42,6 +42,8 @@ FIRST_GRACE: Final = 0.25
 """Seconds that a frame is given at first when its target turns out to be late."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
+_WRITE: Final = Op.WRITE
+_DISCARD: Final = Op.DISCARD
 SKBPOOL_LIMIT: Final = 256
 """Skbs that a device may keep because clones of them are still about (K7)."""
 
@@ -301,6 +303,14 @@ class AoeDev:
         ones only if all are (K41, K42).
         """
         count = len(self.targets)
+        if count == 1:
+            # As below, in short: everyday's only target, or all of them tainted.
+            [target] = self.targets
+            frame = self.frame_of(target) if target.can_send else None
+            if frame is not None:
+                target.rotate()
+                self.tgt = 0
+                return frame
         out = 0
         trusted = False
         for tainted_too in (False, True):
@@ -362,12 +372,13 @@ class AoeDev:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
             op, position = buf.bio.op, buf.iter
         f.buf, f.op, f.sector = buf, op, position.sector
-        f.length = min(self.limit(op), position.size)
-        f.segments = position.take(f.length)
+        length = self.maxbcnt if op is not _DISCARD else self.limit(op)
+        f.length = length = min(length, position.size)
+        f.segments = position.take(length)
         f.fua = False
-        if buf.bio.fua and op is Op.WRITE:
+        if buf.bio.fua and op is _WRITE:
             # One flush costs less than frames that are each made stable alone.
-            f.fua = self.takes_fua and self.ext and f.length == buf.bio.size
+            f.fua = self.takes_fua and self.ext and length == buf.bio.size
             buf.flush = not f.fua
         buf.nframesout += 1
         if position.size:
@@ -409,8 +420,9 @@ class AoeDev:
         f = self.factive.pop(tag, None)
         if f is not None:
             target = f.target
-            target.window.answered()
-            target.window.nout -= 1
+            window = target.window
+            window.answered()
+            window.nout -= 1
             target.nout_probes -= f.is_probe
         else:
             f = self.rexmitq.pop(tag, None)
