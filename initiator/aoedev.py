@@ -128,7 +128,8 @@ class AoeTgt:
 
     def rotate(self) -> None:
         """Go to the next interface (``ifrotate``, K42)."""
-        self.ifp = self.ifp + 1 if self.ifp + 1 < len(self.ifs) else 0
+        ifp = self.ifp + 1
+        self.ifp = ifp if ifp < len(self.ifs) else 0
 
     def eject(self, ifp: AoeIf) -> None:
         """Stop using an interface that loses too much (``ejectif``, K50).
@@ -282,7 +283,10 @@ class AoeDev:
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
-        return next((t for t in self.targets if t.addr == mac), None)
+        for target in self.targets:
+            if target.addr == mac:
+                return target
+        return None
 
     @property
     def status(self) -> str:
@@ -304,13 +308,13 @@ class AoeDev:
         """
         count = len(self.targets)
         if count == 1:
-            # As below, in short: everyday's only target, or all of them tainted.
+            # As below, in short, for the only target of everyday.
             [target] = self.targets
-            frame = self.frame_of(target) if target.can_send else None
-            if frame is not None:
+            free = target.ffree
+            if free and free[-1].skb.dataref == 1 and target.can_send:
                 target.rotate()
                 self.tgt = 0
-                return frame
+                return free.pop()
         out = 0
         trusted = False
         for tainted_too in (False, True):

@@ -91,6 +91,7 @@ class Driver:
         self.log: deque[str] = deque(maxlen=100)
         self.unexpected = self.foreign = self.runts = 0
         self._user_tags = self.options.tags == "user"
+        self._tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
         self._checks = self.options.check_answers
         self._rexmit = Rexmit(self)
 
@@ -264,7 +265,7 @@ class Driver:
                 self.log.append(f"unknown command {command} from {address}")
 
     def _is_foreign(self, d: AoeDev, src: bytes) -> bool:
-        return self._checks and all(target.addr != src for target in d.targets)
+        return self._checks and d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -387,13 +388,11 @@ class Driver:
     def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
-        if self.options.linger:
-            d.order.release(bio, lambda: self._linger(d))
+        if bio.op is not _READ and self.options.linger:
+            # What answers slowly keeps its frames as long.
+            linger = max(self.options.linger, 4 * d.timing.timeout(0))
+            d.order.release(bio, linger)
         _end_bio(bio, error)
-
-    def _linger(self, d: AoeDev) -> float:
-        # What answers slowly keeps its frames as long.
-        return max(self.options.linger, 4 * d.timing.timeout(0))
 
     def _wake(self, d: AoeDev, now: float) -> None:
         """Go on with what waits for others: a FLUSH behind writes, a later write."""
@@ -417,19 +416,20 @@ class Driver:
                 return
             d.cut(f)
             self.fill(d, f)
-            f.begin()
+            if f.is_probe or f.earlier or f.attempts:
+                f.begin()
             self.transmit(d, f, now)
 
     def fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
-        if f.buf is None or f.op is None:
+        skb, op = f.skb, f.op
+        if f.buf is None or op is None:
             return
-        skb = f.skb
-        if f.op is _DISCARD:
+        if op is _DISCARD:
             put_trim(skb, f.sector, f.length, ext=d.ext)
             return
-        put_command(skb, f.op, f.sector, f.length, ext=d.ext, fua=f.fua)
-        if f.op is not _WRITE:
+        put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
+        if op is not _WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
@@ -461,7 +461,7 @@ class Driver:
         target = f.target
         f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
-        put_header(f.skb, target.addr, netdev.mac, d.address, Command.ATA, tag)
+        put_header(f.skb, target.addr, netdev.mac, d.address, _ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
         d.factive[tag] = f
@@ -473,14 +473,12 @@ class Driver:
         return int(now * self.options.hz) & 0xFFFF_FFFF
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
-        options = self.options
         while True:
             d.lasttag += 1
-            if options.tags == "kernel":
-                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
+            if self._user_tags:
+                tag = self._tag_base | d.lasttag & 0x7FFFF
             else:
-                base = (options.tag_base or 0) & 0xFFF
-                tag = TAG_USER | base << 19 | d.lasttag & 0x7FFFF
+                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
             # The kernel does not guard against a tag that is still in use (K26).
             if tag not in d.factive and tag not in d.rexmitq:
                 return tag

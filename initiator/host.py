@@ -31,6 +31,8 @@ _AWAY = 0.1
 """Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
 """While frames keep coming, the timer is asked this often, in seconds."""
+_BATCH = 8
+"""Frames taken in one go: more of them, and the target would wait for us meanwhile."""
 _LOOK_INTERVAL = 0.2
 """Seconds between looks at the interfaces: whether they are there, and as they were."""
 _QUERY_INTERVAL = 10.0
@@ -226,19 +228,20 @@ class Host:
         link = port.link
         if link is None:
             return False
-        received = False
-        while port.gone is None:
-            try:
-                frame = link.receive()
-            except NotFoundError as error:
-                port.gone = error
-                break
-            if frame is None:
-                return received
-            self.driver.receive(frame, port, now)
-            received = True
-        self._let_go(port)
-        return received
+        receive, take = link.receive, self.driver.receive
+        count = 0
+        try:
+            while count < _BATCH and port.gone is None:
+                frame = receive()
+                if frame is None:
+                    break
+                take(frame, port, now)
+                count += 1
+        except NotFoundError as error:
+            port.gone = error
+        if port.gone is not None:
+            self._let_go(port)
+        return count > 0
 
     # --- interfaces that change ---------------------------------------------------
 

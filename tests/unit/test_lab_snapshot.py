@@ -146,8 +146,8 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags accounting devices foreign netdevs options "
-    "runts",
+    "Driver": "_at _checks _rexmit _tag_base _user_tags accounting devices foreign "
+    "netdevs options runts",
     "Frame": "fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
