@@ -311,7 +311,10 @@ class AoeDev:
             # As below, in short, for the only target of everyday.
             [target] = self.targets
             free = target.ffree
-            if free and free[-1].skb.dataref == 1 and target.can_send:
+            if not target.can_send:
+                if target.window.nout and not target.taint:
+                    return None
+            elif free and free[-1].skb.dataref == 1:
                 target.rotate()
                 self.tgt = 0
                 return free.pop()
