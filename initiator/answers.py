@@ -15,7 +15,8 @@ from initiator.bio import BioIter, Op
 from initiator.requests import failure, is_aborted, write_refused
 
 if TYPE_CHECKING:
-    from initiator.aoedev import AoeDev, AoeIf, Frame
+    from initiator.aoedev import AoeDev, AoeIf
+    from initiator.frame import Frame
     from initiator.netdev import NetDevice
 
 _STATUS: Final = 27

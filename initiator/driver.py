@@ -37,7 +37,7 @@ from aoe.header import (
     sectors_per_frame,
 )
 from initiator import answers, discovery
-from initiator.aoedev import AoeDev, Frame, State
+from initiator.aoedev import AoeDev, State
 from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
 from initiator.requests import (
@@ -50,6 +50,7 @@ from initiator.requests import (
 from initiator.rexmit import Rexmit
 
 if TYPE_CHECKING:
+    from initiator.frame import Frame
     from initiator.netdev import NetDevice
     from initiator.policy import PageAccounting
 
