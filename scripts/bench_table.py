@@ -1,0 +1,132 @@
+"""A run as text: a head, a row for each goal, and notes beneath."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from scripts.bench_stats import Goal, Report, Result
+
+_PREFIXES: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BUSY: Final = 0.5
+"""Load average from which on others were there before us."""
+
+
+def show(value: float, unit: str) -> str:
+    """Write a value with its unit.
+
+    >>> show(227621.0, "IOPS"), show(1.45e9, "B/s"), show(80 << 20, "B")
+    ('228 k', '1.45 GB/s', '80.0 MiB')
+    """
+    if unit == "B":
+        return f"{value / (1 << 20):.1f} MiB"
+    if unit == "%":
+        return f"{value:.2f} %"
+    unit = "" if unit == "IOPS" else unit
+    for size, prefix in _PREFIXES:
+        if value >= size:
+            return f"{_three(value / size)} {prefix}{unit}"
+    return f"{_three(value)} {unit}".rstrip()
+
+
+def _three(value: float) -> str:
+    # Three digits that count, as 1.45, 14.5, 145.
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f}"
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    # Without the unit, which stands in front.
+    least, most = (show(value, unit).split()[0] for value in (min(values), max(values)))
+    return f"{least}..{most}"
+
+
+def head(report: Report) -> str:
+    """Say what was measured where and how, in a few lines."""
+    facts, how = report.machine, report.settings
+    peers = [
+        f"{name} {facts[name]}"
+        for name in ("vblade", "nbdkit", "nbdcopy")
+        if name in facts
+    ]
+    return "\n".join(
+        (
+            f"pyaoe {facts['pyaoe']}, {facts['python']}, {facts['kernel']}, "
+            f"{facts['cpu']}, cores: {facts['cores']}",
+            f"Peers: {', '.join(peers) or 'none'}. Load: "
+            f"{facts.get('load', 'aoe bench')}. Images on {facts['filesystem']}.",
+            f"Medians of {how['rounds']} rounds in turns, {how['seconds']} s each, "
+            f"least..most behind them; {how['cores']}.",
+        )
+    )
+
+
+def column_names() -> str:
+    """Return the names of the columns of ``block``."""
+    names = ("median", "least..most", "us each", "ratio", "least..most", "goal")
+    return _line("", names)
+
+
+def block(result: Result) -> Iterator[str]:
+    """Yield the lines of a cell: its title, then one for each side.
+
+    A ratio stands beside the later of its two sides, in the order of measurement.
+    """
+    yield result.title
+    beside = {_later(result, goal): goal for goal in result.goals}
+    for side in result.series:
+        cpu = side.detail("server_cpu_seconds_per_request")
+        columns = [
+            show(side.median, result.unit),
+            _spread(side.values, result.unit),
+            "" if cpu is None else f"{cpu * 1e6:.2f}",
+        ]
+        if side.name in beside:
+            columns += _judged(result, beside[side.name])
+        yield _line(side.name, columns)
+
+
+def notes(report: Report) -> Iterator[str]:
+    """Yield what a reader must know to read the table, and what is not in it."""
+    yield (
+        "ratio: pyaoe to the peer in its line; among our own, the line to the first. "
+        "us each: processor time of the target for a request."
+    )
+    if any(r.is_load_full(goal) for r in report.results for goal in r.goals):
+        yield (
+            "*: the load's core was full. The ratio may say more of the load generator "
+            "than of the targets; compare the processor time."
+        )
+    if float(report.machine["load_average"]) > _BUSY:
+        yield (
+            f"The machine was busy with something else (load average "
+            f"{report.machine['load_average']}): ratios come out too high or too low."
+        )
+    yield from (f"left out: {line}" for line in report.left_out)
+
+
+def _line(name: str, columns: Sequence[str]) -> str:
+    widths = (10, 14, 8, 6, 12)
+    padded = [f"{text:<{width}}" for text, width in zip(columns, widths, strict=False)]
+    return "  ".join((f"  {name:<12}", *padded, *columns[len(widths) :])).rstrip()
+
+
+def _later(result: Result, goal: Goal) -> str:
+    return [side.name for side in result.series if side.name in (goal.of, goal.to)][-1]
+
+
+def _judged(result: Result, goal: Goal) -> tuple[str, str, str]:
+    figure = result.figure(goal)
+    verdict = ""
+    if goal.bound is not None:
+        bound = f"{goal.bound}" if goal.to else show(goal.bound, result.unit)
+        is_met = goal.is_met(figure.value)
+        sign = "<=" if goal.at_most else ">="
+        verdict = f"{sign} {bound} {'met' if is_met else 'MISSED'}"
+    if not goal.to:
+        return "", "", verdict
+    star = "*" if result.is_load_full(goal) else ""
+    least_most = f"{figure.least:.2f}..{figure.most:.2f}"
+    return f"{figure.value:.2f}{star}", least_most, verdict
