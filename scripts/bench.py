@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from scripts.bench_cells import Cell
     from scripts.bench_stats import Report
 
-USUAL: Final = Pace(rounds=5, seconds=1.0, copy_size=1 << 30)
-QUICK: Final = Pace(rounds=1, seconds=0.2, copy_size=16 << 20)
+USUAL: Final = Pace(rounds=5, seconds=1.0, copy_size=1 << 30, tries=3)
+QUICK: Final = Pace(rounds=1, seconds=0.2, copy_size=16 << 20, tries=1)
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 PROGRAM: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 SPARE: Final = 1 << 30
@@ -174,7 +174,8 @@ def bench(
           scripts/bench --only read --only write --load ./aoeload --echo ./aoeecho
 
     All of it takes about six minutes, in two network namespaces with a wire between
-    them. Ours and theirs take turns, the servers on one core and the load on another.
+    them. Ours and theirs take turns, the servers on one core and the load on another;
+    what something else disturbs is measured again, three times at most.
 
     A load generator is called with -i IF -t SHELF.SLOT -q DEPTH -n SECTORS
     -o read|write -p rand -S SECTORS-OF-DISK -T SECONDS -V 0, and prints one line of

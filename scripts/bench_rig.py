@@ -42,11 +42,13 @@ class Pace:
         rounds: measurements of each side.
         seconds: of one measurement.
         copy_size: bytes that a copy moves.
+        tries: for a measurement that nobody disturbs.
     """
 
     rounds: int
     seconds: float
     copy_size: int
+    tries: int
 
     @property
     def idle_seconds(self) -> float:
@@ -193,9 +195,9 @@ class Rig:
         """Load the first bytes of what is served; the value is in requests a second."""
         seconds = self.pace.seconds
         words = generator.words(self._wire.interface, shape, size, seconds)
-        before = server.cpu_seconds()
+        before, waited = server.cpu_seconds(), _pressure_seconds()
         done = self._run(words, seconds)
-        used = server.cpu_seconds() - before
+        used, waited = server.cpu_seconds() - before, _pressure_seconds() - waited
         said = generator.parse(done.output)
         details = {
             "p50_seconds": said.p50,
@@ -205,6 +207,7 @@ class Rig:
             "server_cpu_seconds_per_request": used / (said.iops * seconds),
             "server_resident_bytes": server.resident_bytes(),
             "load_busy": done.cpu_seconds / done.seconds,
+            "cpu_pressure": waited / done.seconds,
         }
         return Sample(said.iops, details)
 
@@ -285,6 +288,15 @@ def _children_seconds() -> float:
     # Of those that were waited for: meanwhile that is what we run, not the server.
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def _pressure_seconds() -> float:
+    # How long anybody on this machine has waited for a core; 0 where it is not known.
+    try:
+        some = Path("/proc/pressure/cpu").read_text().partition("\n")[0]
+    except OSError:
+        return 0.0
+    return int(some.rpartition("total=")[2]) / 1e6
 
 
 def _has_said_so(process: subprocess.Popen[str]) -> bool:

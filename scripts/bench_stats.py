@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = 1
 FULL: Final = 0.97
 """Share of its core from which on a load generator counts as having none left."""
+DISTURBED: Final = 0.05
+"""Share of the time, waited for a core, from which on somebody else was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Sample:
 
     value: float
     details: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Somebody else wanted the cores meanwhile."""
+        return self.details.get("cpu_pressure", 0.0) >= DISTURBED
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +131,15 @@ class Result:
 
     def is_load_full(self, goal: Goal) -> bool:
         """Tell whether the load generator, not a target, may have set the pace."""
-        busy = (
-            side.detail("load_busy") or 0.0
-            for side in self.series
-            if side.name in (goal.of, goal.to)
-        )
-        return max(busy, default=0.0) >= FULL
+        return self._most(goal, "load_busy") >= FULL
+
+    def is_disturbed(self, goal: Goal) -> bool:
+        """Tell whether somebody else wanted the cores meanwhile."""
+        return self._most(goal, "cpu_pressure") >= DISTURBED
+
+    def _most(self, goal: Goal, detail: str) -> float:
+        sides = (side for side in self.series if side.name in (goal.of, goal.to))
+        return max((side.detail(detail) or 0.0 for side in sides), default=0.0)
 
 
 def ratio(one: float, two: float) -> float:
@@ -193,6 +203,7 @@ def _goal_fields(result: Result, goal: Goal) -> dict[str, object]:
         **figure._asdict(),
         "is_met": goal.is_met(figure.value),
         "is_load_full": result.is_load_full(goal),
+        "is_disturbed": result.is_disturbed(goal),
     }
 
 

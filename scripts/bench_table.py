@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from scripts.bench_stats import Goal, Report, Result
 
 _PREFIXES: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BUSY: Final = 0.5
-"""Load average from which on others were there before us."""
 
 
 def show(value: float, unit: str) -> str:
@@ -51,15 +49,12 @@ def head(report: Report) -> str:
         for name in ("vblade", "nbdkit", "nbdcopy")
         if name in facts
     ]
-    return "\n".join(
-        (
-            f"pyaoe {facts['pyaoe']}, {facts['python']}, {facts['kernel']}, "
-            f"{facts['cpu']}, cores: {facts['cores']}",
-            f"Peers: {', '.join(peers) or 'none'}. Load: "
-            f"{facts.get('load', 'aoe bench')}. Images on {facts['filesystem']}.",
-            f"Medians of {how['rounds']} rounds in turns, {how['seconds']} s each, "
-            f"least..most behind them; {how['cores']}.",
-        )
+    ours = [f"pyaoe {facts['pyaoe']}", *peers, f"load {facts.get('load', 'aoe bench')}"]
+    where = [facts["python"], facts["kernel"], facts["cpu"], f"cores: {facts['cores']}"]
+    return (
+        f"{', '.join(ours)}\n{', '.join(map(str, where))}\n"
+        f"{how['cores']}; images on {facts['filesystem']}; rounds: {how['rounds']} of "
+        f"{how['seconds']} s, in turns"
     )
 
 
@@ -90,25 +85,18 @@ def block(result: Result) -> Iterator[str]:
 
 def notes(report: Report) -> Iterator[str]:
     """Yield what a reader must know to read the table, and what is not in it."""
-    yield (
-        "ratio: pyaoe to the peer in its line; among our own, the line to the first. "
-        "us each: processor time of the target for a request."
-    )
-    if any(r.is_load_full(goal) for r in report.results for goal in r.goals):
-        yield (
-            "*: the load's core was full. The ratio may say more of the load generator "
-            "than of the targets; compare the processor time."
-        )
-    if float(report.machine["load_average"]) > _BUSY:
-        yield (
-            f"The machine was busy with something else (load average "
-            f"{report.machine['load_average']}): ratios come out too high or too low."
-        )
+    yield "ratio: pyaoe to the peer in its line; among our own, the line to the first."
+    yield "us each: processor time of the target for a request, in microseconds."
+    judged = [(result, goal) for result in report.results for goal in result.goals]
+    if any(result.is_load_full(goal) for result, goal in judged):
+        yield "*: the load's core was full, and may have set the pace for both sides."
+    if any(result.is_disturbed(goal) for result, goal in judged):
+        yield "~: something else wanted the cores. Trust no such ratio; measure again."
     yield from (f"left out: {line}" for line in report.left_out)
 
 
 def _line(name: str, columns: Sequence[str]) -> str:
-    widths = (10, 14, 8, 6, 12)
+    widths = (10, 14, 7, 7, 12)
     padded = [f"{text:<{width}}" for text, width in zip(columns, widths, strict=False)]
     return "  ".join((f"  {name:<12}", *padded, *columns[len(widths) :])).rstrip()
 
@@ -127,6 +115,6 @@ def _judged(result: Result, goal: Goal) -> tuple[str, str, str]:
         verdict = f"{sign} {bound} {'met' if is_met else 'MISSED'}"
     if not goal.to:
         return "", "", verdict
-    star = "*" if result.is_load_full(goal) else ""
+    marks = "*" * result.is_load_full(goal) + "~" * result.is_disturbed(goal)
     least_most = f"{figure.least:.2f}..{figure.most:.2f}"
-    return f"{figure.value:.2f}{star}", least_most, verdict
+    return f"{figure.value:.2f}{marks}", least_most, verdict

@@ -134,7 +134,7 @@ def machine_facts(tools: Tools, place: Path) -> dict[str, str | int | float]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """Return the model that ``/proc/cpuinfo`` names, the architecture where it does not.
+    """Return the model that ``/proc/cpuinfo`` names, or else the architecture.
 
     >>> cpu_model("processor: 0\\nmodel name\\t: A CPU @ 2 GHz\\n")
     'A CPU @ 2 GHz'
