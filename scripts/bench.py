@@ -44,6 +44,7 @@ class How(TypedDict):
     quick: bool
     rounds: int | None
     seconds: float | None
+    tries: int | None
     load: Path | None
     echo: Path | None
     where: Path | None
@@ -141,6 +142,7 @@ def _end(_number: int, _frame: object) -> NoReturn:
 @click.option("--quick", is_flag=True, help="One short round: does it work at all?")
 @click.option("--rounds", type=click.IntRange(1), help="Of each cell: 5.")
 @click.option("--seconds", type=SECONDS, help="Of one measurement: 1.")
+@click.option("--tries", type=click.IntRange(1), help="For one nobody disturbs: 3.")
 @click.option(
     "--load",
     type=PROGRAM,
@@ -175,7 +177,7 @@ def bench(
 
     All of it takes about six minutes, in two network namespaces with a wire between
     them. Ours and theirs take turns, the servers on one core and the load on another;
-    what something else disturbs is measured again, three times at most.
+    what something else disturbs is measured again.
 
     A load generator is called with -i IF -t SHELF.SLOT -q DEPTH -n SECTORS
     -o read|write -p rand -S SECTORS-OF-DISK -T SECONDS -V 0, and prints one line of
@@ -228,6 +230,7 @@ def choose_pace(how: How) -> Pace:
         pace,
         rounds=how["rounds"] or pace.rounds,
         seconds=how["seconds"] or pace.seconds,
+        tries=how["tries"] or pace.tries,
     )
 
 
