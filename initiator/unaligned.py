@@ -177,6 +177,34 @@ class ByteView:
         """Write ``length`` zeroes from byte ``offset`` on; others get between."""
         _Zeroing(self, offset, length, done, fua=fua).run()
 
+    def punch(self, offset: int, length: int, done: Done, *, fua: bool = False) -> None:
+        """Make zeroes of ``length`` bytes, trimming the whole sectors among them.
+
+        For disks on which trimmed sectors read as zeroes.
+        """
+        first, end = -(-offset // SECTOR), (offset + length) // SECTOR
+        if first >= end:
+            self.write_zeroes(offset, length, done, fua=fua)
+            return
+        left = 3
+        failure: AoEError | None = None
+
+        def part_done(error: AoEError | None) -> None:
+            nonlocal left, failure
+            left -= 1
+            failure = failure or error
+            if left:
+                return
+            if fua and failure is None:
+                self.flush(done)
+            else:
+                done(failure)
+
+        tail = end * SECTOR
+        self.write_zeroes(offset, first * SECTOR - offset, part_done)
+        self.trim(first * SECTOR, tail - first * SECTOR, part_done)
+        self.write_zeroes(tail, offset + length - tail, part_done)
+
     def trim(self, offset: int, length: int, done: Done) -> None:
         """Say that bytes are not wanted any more: the whole sectors among them.
 

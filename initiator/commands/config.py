@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +47,14 @@ _whom = click.argument(
 
 
 def _takes_string(command: Command) -> Command:
+    """Give a command the bytes of a config string, however they were written."""
+
+    @wraps(command)
+    def run(
+        *, string: str | None, as_hex: bytes | None, file: Path | None, **others: object
+    ) -> None:
+        command(content=_string(string, as_hex, file), **others)
+
     for option in (
         click.argument("string", required=False),
         click.option(
@@ -60,8 +69,8 @@ def _takes_string(command: Command) -> Command:
             help="Take the string from a file as it is; - is standard input.",
         ),
     ):
-        option(command)
-    return command
+        option(run)
+    return run
 
 
 @click.group()
@@ -109,13 +118,7 @@ def read(*, address: Address, connection: Connection, raw: bool, as_json: bool) 
 @connects(1.0)
 @json_option
 def test_command(
-    *,
-    address: Address,
-    string: str | None,
-    as_hex: bytes | None,
-    file: Path | None,
-    connection: Connection,
-    as_json: bool,
+    *, address: Address, content: bytes, connection: Connection, as_json: bool
 ) -> None:
     """Ask whether a target's config string is STRING.
 
@@ -124,7 +127,7 @@ def test_command(
 
     Exit codes: 0 it is, 1 it is another, 3 nobody answers.
     """
-    wanted = Config(ConfigCommand.TEST, _string(string, as_hex, file))
+    wanted = Config(ConfigCommand.TEST, content)
     _test(address, wanted, connection, as_json=as_json)
 
 
@@ -134,13 +137,7 @@ def test_command(
 @connects(1.0)
 @json_option
 def prefix(
-    *,
-    address: Address,
-    string: str | None,
-    as_hex: bytes | None,
-    file: Path | None,
-    connection: Connection,
-    as_json: bool,
+    *, address: Address, content: bytes, connection: Connection, as_json: bool
 ) -> None:
     """Ask whether a target's config string begins with STRING.
 
@@ -150,7 +147,7 @@ def prefix(
 
     Exit codes: 0 it does, 1 it does not, 3 nobody answers.
     """
-    wanted = Config(ConfigCommand.PREFIX, _string(string, as_hex, file))
+    wanted = Config(ConfigCommand.PREFIX, content)
     _test(address, wanted, connection, as_json=as_json)
 
 
@@ -160,13 +157,7 @@ def prefix(
 @connects(1.0)
 @json_option
 def set_command(
-    *,
-    address: Address,
-    string: str | None,
-    as_hex: bytes | None,
-    file: Path | None,
-    connection: Connection,
-    as_json: bool,
+    *, address: Address, content: bytes, connection: Connection, as_json: bool
 ) -> None:
     """Set a target's config string unless it has another.
 
@@ -175,7 +166,7 @@ def set_command(
 
     Exit codes: 0 it is set, 5 somebody else has claimed it, who is named.
     """
-    wanted = Config(ConfigCommand.SET, _string(string, as_hex, file))
+    wanted = Config(ConfigCommand.SET, content)
     _set(address, wanted, connection, as_json=as_json)
 
 
@@ -185,13 +176,7 @@ def set_command(
 @connects(1.0)
 @json_option
 def fset(
-    *,
-    address: Address,
-    string: str | None,
-    as_hex: bytes | None,
-    file: Path | None,
-    connection: Connection,
-    as_json: bool,
+    *, address: Address, content: bytes, connection: Connection, as_json: bool
 ) -> None:
     """Set a target's config string whoever has claimed it.
 
@@ -199,7 +184,7 @@ def fset(
     Try:  aoe config fset e0.0 mine -i eth0
           aoe config fset e0.0 "" -i eth0      (nobody's any more)
     """
-    wanted = Config(ConfigCommand.FORCE, _string(string, as_hex, file))
+    wanted = Config(ConfigCommand.FORCE, content)
     _set(address, wanted, connection, as_json=as_json)
 
 

@@ -220,7 +220,9 @@ class Connection:
         elif request.command == NbdCommand.TRIM:
             self._trim(request, done)
         elif request.command == NbdCommand.WRITE_ZEROES:
-            view.write_zeroes(request.offset, request.length, done, fua=request.fua)
+            holes = request.allows_holes and self._server.export.trims_to_zeroes
+            make = view.punch if holes else view.write_zeroes
+            make(request.offset, request.length, done, fua=request.fua)
         else:
             view.flush(done)
 

@@ -56,6 +56,7 @@ class NbdFrontEnd:
             read_only=read_only,
             can_flush=self._flushes,
             can_trim=disk.can_trim,
+            trims_to_zeroes=disk.trims_to_zeroes,
         )
         self._server = NbdServer(disk.host, ByteView(self._submit), export, listener)
         self.uri = self._server.uri

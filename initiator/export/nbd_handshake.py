@@ -47,6 +47,7 @@ class NbdExport:
         read_only: writes are refused.
         can_flush: there are FLUSH and FUA.
         can_trim: there is TRIM.
+        trims_to_zeroes: what was trimmed reads as zeroes, every time.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NbdExport:
     read_only: bool = False
     can_flush: bool = True
     can_trim: bool = False
+    trims_to_zeroes: bool = False
 
     def flags(self, *, structured: bool) -> NbdFlag:
         """Return what clients are told that they may do.

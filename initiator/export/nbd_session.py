@@ -60,12 +60,13 @@ _CARRIES_DATA: Final = (NbdCommand.READ, NbdCommand.WRITE)
 # Plain numbers: with enums, these bits would cost more than the rest of a request.
 _FUA: Final = int(NbdCommandFlag.FUA)
 _FAST_ZERO: Final = int(NbdCommandFlag.FAST_ZERO)
+_NO_HOLE: Final = int(NbdCommandFlag.NO_HOLE)
 _FLAGS: Final[dict[int, int]] = {
     NbdCommand.READ: _FUA | int(NbdCommandFlag.DONT_FRAGMENT),
     NbdCommand.WRITE: _FUA,
     NbdCommand.FLUSH: _FUA,
     NbdCommand.TRIM: _FUA,
-    NbdCommand.WRITE_ZEROES: _FUA | int(NbdCommandFlag.NO_HOLE) | _FAST_ZERO,
+    NbdCommand.WRITE_ZEROES: _FUA | _NO_HOLE | _FAST_ZERO,
 }
 """What each command may have; FUA is allowed where it means nothing."""
 
@@ -96,6 +97,11 @@ class NbdRequest:
     def fua(self) -> bool:
         """It shall be stable when it is answered."""
         return bool(self.flags & _FUA)
+
+    @property
+    def allows_holes(self) -> bool:
+        """Where zeroes are wanted, nothing need be allocated for them."""
+        return not self.flags & _NO_HOLE
 
 
 class NbdSession:
@@ -251,7 +257,11 @@ class NbdSession:
                 errno.EINVAL,
                 "too much at once",
             ),
-            (flags & _FAST_ZERO, errno.EOPNOTSUPP, "zeroes take as long as data"),
+            (
+                flags & _FAST_ZERO and (flags & _NO_HOLE or not export.trims_to_zeroes),
+                errno.EOPNOTSUPP,
+                "zeroes take as long as data",
+            ),
         )
         return next(((number, why) for case, number, why in cases if case), None)
 

@@ -302,6 +302,7 @@ def test_errors_have_their_numbers_and_words(error: AoEError, number: int) -> No
 
 READ_ONLY = NbdExport(name="e7.3", size=SIZE, read_only=True)
 NO_FLUSH = NbdExport(name="e7.3", size=SIZE, can_flush=False)
+THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, trims_to_zeroes=True)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,7 @@ NO_FLUSH = NbdExport(name="e7.3", size=SIZE, can_flush=False)
         (request(WRITE, 0, data=b"ab"), READ_ONLY, errno.EPERM),
         (request(ZEROES, 0, 1), READ_ONLY, errno.EPERM),
         (request(ZEROES, 0, 1, flags=FAST_ZERO), EXPORT, errno.EOPNOTSUPP),
+        (request(ZEROES, 0, 1, flags=FAST_ZERO | NO_HOLE), THIN, errno.EOPNOTSUPP),
         (request(TRIM, 0, 512), EXPORT, errno.EINVAL),
         (request(FLUSH), NO_FLUSH, errno.EINVAL),
         (request(WRITE, 0, data=b"a", flags=FUA), NO_FLUSH, errno.EINVAL),
@@ -332,6 +334,12 @@ def test_what_cannot_be_is_refused_and_the_next_is_done(
     assert (reply.cookie, reply.error) == (1, number)
     assert reply.data
     assert [each.cookie for each in talk.requests] == [2]
+
+
+def test_zeroes_are_fast_where_trimming_makes_them() -> None:
+    talk = agreed(export=THIN)
+    assert talk.say(request(ZEROES, 0, 1, flags=FAST_ZERO)) == b""
+    assert [each.allows_holes for each in talk.requests] == [True]
 
 
 def test_too_much_at_once_is_refused_and_its_data_skipped() -> None:

@@ -205,6 +205,35 @@ def test_whole_sectors_are_trimmed_and_nothing_else(window: list[int]) -> None:
     assert platter.data == wanted
 
 
+@given(window=windows, at_once=st.booleans())
+def test_holes_are_trimmed_and_what_is_around_them_zeroed(
+    *, window: list[int], at_once: bool
+) -> None:
+    start, end = window
+    platter = filled(at_once=at_once)
+    wanted = bytearray(platter.data)
+    wanted[start:end] = bytes(end - start)
+    inner = slice(-(-start // 512) * 512, end // 512 * 512)
+    wanted[inner] = b"\xdb" * len(wanted[inner])
+    ends, done = ending()
+    ByteView(platter.submit).punch(start, end - start, done, fua=True)
+    platter.end_all()
+    assert ends == [None]
+    assert platter.data == wanted
+    trimmed = inner.start < inner.stop
+    assert not trimmed or platter.done[-1][0] is Op.FLUSH
+
+
+def test_a_hole_that_fails_is_told_once() -> None:
+    platter = filled()
+    ends, done = ending()
+    ByteView(platter.submit).punch(500, 1024, done, fua=True)
+    platter.failure = failure = DeviceError("e7.3", "no such sector")
+    platter.end_all()
+    assert ends == [failure]
+    assert Op.FLUSH not in {operation for operation, _, _ in platter.done}
+
+
 def test_a_trim_and_a_write_of_the_same_keep_their_order() -> None:
     platter = filled()
     view = ByteView(platter.submit)

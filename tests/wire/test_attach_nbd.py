@@ -234,6 +234,19 @@ def test_qemu_io_reads_what_it_wrote_at_any_byte(
     assert "failed" in beyond
 
 
+def test_zeroes_take_no_room_unless_they_are_to(
+    wire: Wire, image: Path, place: Path
+) -> None:
+    image.write_bytes(os.urandom(SIZE))
+    before = image.stat().st_blocks
+    with our_target(wire, image), attached(wire, place):
+        qemu_io(exported(place, "e7.3"), [f"write -z 0 {MIB}"])
+        assert image.stat().st_blocks >= before
+        qemu_io(exported(place, "e7.3"), [f"write -z -u 512 {2 * MIB}"])
+    assert before - image.stat().st_blocks >= (2 * MIB - 8192) // 512
+    assert not any(image.read_bytes()[: 2 * MIB + 512])
+
+
 def test_what_is_read_only_stays_as_it_is(wire: Wire, image: Path, place: Path) -> None:
     before = sha256(image)
     uri = exported(place, "e7.3")

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.netns
 
 MIB = 1 << 20
 SIZE = 96 * MIB
+SLOWLY = ("--filter", "delay:seconds=0.01")
+"""So that a copy is still at work when something has happened to it."""
 MAC = bytes.fromhex("525400ae0001")
 LONG = 120.0
 
@@ -129,7 +131,8 @@ def test_a_copy_survives(
         (rig.image, rig.file) if direction == "read" else (rig.file, rig.image)
     )
     make_random(source)
-    rig.serve(*(() if direction == "read" else ("--create", str(SIZE))))
+    create = () if direction == "read" else ("--create", str(SIZE))
+    rig.serve(*SLOWLY, *create)
     words = ("e0.0", rig.file) if direction == "read" else (rig.file, "e0.0")
     copying = rig.copy(*words)
     rig.wait_for_more(SIZE // 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.host import Host
 from initiator.options import Options
+from tests.nbd_servers import program
 from tests.serving import PATIENCE, finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -212,3 +214,27 @@ def test_either_of_two_paths_may_vanish_and_come_back(
             VethEnd("aoe0", 1500, wire.initiator_mac),
         )
         assert both_carry(copying)
+
+
+def test_what_is_attached_on_both_goes_on_over_either(
+    wire: Wire, tmp_path: Path
+) -> None:
+    """A copy through an NBD client, of which the first cable is cut on the way."""
+    lay_second_cable(wire)
+    image, source = tmp_path / "disk.img", tmp_path / "source"
+    source.write_bytes(os.urandom(64 << 20))
+    target = start(wire.target, "serve", "e7.3", "aoe0,aoe1", image, "--create", "64M")
+    ready_line(target)
+    copy = f'nbdcopy --flush {source} "$uri"'
+    command = [sys.executable, "-m", "initiator", "attach", "e7.3", "-i", "aoe0,aoe1"]
+    command += ["--nbd", str(tmp_path / "socket"), "--run", copy]
+    program("nbdcopy", "libnbd-bin")
+    process = wire.initiator.popen(command)
+    until = time.monotonic() + PATIENCE
+    while image.stat().st_blocks < (4 << 20) // 512:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    set_down("aoe0", wire.initiator.pid)
+    assert process.wait(3 * PATIENCE) == 0
+    finish(target, signal.SIGTERM)
+    assert image.read_bytes() == source.read_bytes()

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from aoe.errors import AccessError
+from aoe.errors import AccessError, UsageError
 from aoe.link import open_link
 from aoe.netns import Switch
+from initiator.device import Disk
 from tests.asking import ata, config
-from tests.serving import Client, finish, start
+from tests.serving import PATIENCE, Client, finish, start
 
 if TYPE_CHECKING:
     import subprocess
@@ -209,6 +210,25 @@ def test_others_are_added_resized_exchanged_and_removed_under_load(
     counters = served.exports_now()["e7.0"]["interfaces"][0]["statistics"]
     assert counters["reads"] > 100
     assert (two.read_bytes()[512:1024], two.stat().st_size) == (bytes(512), MIB)
+
+
+def test_an_open_disk_follows_its_size(served: Served, switch: Switch) -> None:
+    """What has no use for a larger disk notices nothing; a smaller one has an end."""
+    image = served.image("0.img", 2 * MIB)
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    sizes: list[int] = []
+    with switch.add_host().entered(), Disk.open("e7.0", "aoe0") as disk:
+        disk.on_resize(sizes.append)
+        for size in (3 * MIB, MIB):
+            os.truncate(image, size)
+            assert served.reload() == "resized e7.0\n"
+            assert disk.host.run_until(lambda: disk.size == size, PATIENCE)  # noqa: B023 - called at once
+            disk.write(size - 3, b"end")
+        with pytest.raises(UsageError, match="beyond the disk's 1048576 bytes"):
+            disk.write(2 * MIB, b"too far")
+    assert sizes == [3 * MIB, MIB]
+    assert image.read_bytes()[-3:] == b"end"
 
 
 def test_an_image_may_move_to_another_address(served: Served, asking: Client) -> None:
