@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scripts.bench_stats import Goal, Report, Result
+    from scripts.bench_stats import Goal, Report, Result, Series
 
 _PREFIXES: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_DECIMALS: Final = {"B": 1, "%": 2}
 
 
 def show(value: float, unit: str) -> str:
@@ -18,27 +19,35 @@ def show(value: float, unit: str) -> str:
     >>> show(227621.0, "IOPS"), show(1.45e9, "B/s"), show(80 << 20, "B")
     ('228 k', '1.45 GB/s', '80.0 MiB')
     """
+    size, suffix = _scale(value, unit)
+    return f"{_digits(value / size, unit)} {suffix}".rstrip()
+
+
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    # What to divide by, and what then stands behind it.
     if unit == "B":
-        return f"{value / (1 << 20):.1f} MiB"
+        return 1 << 20, "MiB"
     if unit == "%":
-        return f"{value:.2f} %"
+        return 1, "%"
     unit = "" if unit == "IOPS" else unit
     for size, prefix in _PREFIXES:
         if value >= size:
-            return f"{_three(value / size)} {prefix}{unit}"
-    return f"{_three(value)} {unit}".rstrip()
+            return size, f"{prefix}{unit}"
+    return 1, unit
 
 
-def _three(value: float) -> str:
-    # Three digits that count, as 1.45, 14.5, 145.
-    decimals = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{decimals}f}"
+def _digits(value: float, unit: str) -> str:
+    # Three that count, as 1.45, 14.5, 145.
+    if unit in _DECIMALS:
+        return f"{value:.{_DECIMALS[unit]}f}"
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def _spread(values: Sequence[float], unit: str) -> str:
-    # Without the unit, which stands in front.
-    least, most = (show(value, unit).split()[0] for value in (min(values), max(values)))
-    return f"{least}..{most}"
+def _spread(side: Series, unit: str) -> str:
+    # Scaled as the median in front of it, which has the unit.
+    size, _ = _scale(side.median, unit)
+    least, most = min(side.values), max(side.values)
+    return f"{_digits(least / size, unit)}..{_digits(most / size, unit)}"
 
 
 def head(report: Report) -> str:
@@ -75,7 +84,7 @@ def block(result: Result) -> Iterator[str]:
         cpu = side.detail("server_cpu_seconds_per_request")
         columns = [
             show(side.median, result.unit),
-            _spread(side.values, result.unit),
+            _spread(side, result.unit),
             "" if cpu is None else f"{cpu * 1e6:.2f}",
         ]
         if side.name in beside:

@@ -93,6 +93,18 @@ def test_values_have_three_digits_and_a_unit(
     assert bench_table.show(value, unit) == text
 
 
+def test_a_spread_has_the_unit_of_its_median() -> None:
+    cell = Result(
+        name="read",
+        title="read",
+        unit="IOPS",
+        series=[series("pyaoe", 234e3, 590e3, 1.14e6)],
+        goals=[],
+    )
+    _, ours = bench_table.block(cell)
+    assert ours.split() == ["pyaoe", "590", "k", "234..1140"]
+
+
 def test_a_ratio_stands_beside_the_peer(report: Report) -> None:
     title, ours, vblade, echo = bench_table.block(report.results[0])
     assert title == "4 KiB read & more"
