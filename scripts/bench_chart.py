@@ -26,6 +26,10 @@ _TITLE: Final = "How fast pyaoe is beside its peers"
 _SUBTITLE: Final = (
     "ratio of medians, more is better; thin lines: from the worst round to the best"
 )
+_MARKS: Final = {
+    "*": "* at the pace of the load generator",
+    "~": "~ disturbed by other work on the machine",
+}
 _STYLE: Final = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }
   .head { font-size: 16px; font-weight: 600 }
@@ -51,12 +55,13 @@ class Bar(NamedTuple):
     title: str
     peer: str
     figure: Figure
+    marks: str
 
 
 def bars(report: Report) -> list[Bar]:
     """Return the comparisons with peers, in the order of the table."""
     return [
-        Bar(result.title, goal.to, result.figure(goal))
+        Bar(result.title, goal.to, result.figure(goal), result.marks(goal))
         for result in report.results
         for goal in result.goals
         if goal.to in PEERS
@@ -71,9 +76,9 @@ def draw(report: Report) -> ET.Element:
         "svg",
         {
             "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {WIDTH} {bottom + 36}",
+            "viewBox": f"0 0 {WIDTH} {bottom + 54}",
             "width": str(WIDTH),
-            "height": str(bottom + 36),
+            "height": str(bottom + 54),
             "role": "img",
             "aria-labelledby": "title desc",
         },
@@ -88,6 +93,7 @@ def draw(report: Report) -> ET.Element:
         _draw_bar(root, row, _TOP + _ROW * number, scale)
     _draw_one(root, _LEFT + scale, bottom)
     _text(root, 16, bottom + 22, _small_print(report), "quiet")
+    _text(root, 16, bottom + 40, _legend(rows), "quiet")
     return root
 
 
@@ -109,7 +115,7 @@ def _draw_bar(root: ET.Element, row: Bar, top: float, scale: float) -> None:
     left, right = _LEFT + least * scale, _LEFT + most * scale
     _draw_line(root, "spread", (left, middle), (right, middle))
     end = max(right, _LEFT + value * scale, _LEFT + scale)
-    _text(root, end + 8, middle + 4, f"{value:.2f} x {row.peer}")
+    _text(root, end + 8, middle + 4, f"{value:.2f}{row.marks} x {row.peer}")
 
 
 def _draw_one(root: ET.Element, x: float, bottom: float) -> None:
@@ -136,6 +142,11 @@ def _text(root: ET.Element, x: float, y: float, words: str, kind: str = "") -> N
 def _spoken(rows: Sequence[Bar]) -> str:
     said = (f"{row.title}: {row.figure.value:.2f} times {row.peer}" for row in rows)
     return f"A bar for each. {'; '.join(said)}." if rows else "Nothing was compared."
+
+
+def _legend(rows: Sequence[Bar]) -> str:
+    marks = {mark for row in rows for mark in row.marks}
+    return "   ".join(words for mark, words in _MARKS.items() if mark in marks)
 
 
 def _small_print(report: Report) -> str:

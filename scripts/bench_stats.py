@@ -137,6 +137,10 @@ class Result:
         """Tell whether somebody else wanted the cores meanwhile."""
         return self._most(goal, "cpu_pressure") >= DISTURBED
 
+    def marks(self, goal: Goal) -> str:
+        """Return what stands behind a figure that is not to be taken at its word."""
+        return "*" * self.is_load_full(goal) + "~" * self.is_disturbed(goal)
+
     def _most(self, goal: Goal, detail: str) -> float:
         sides = (side for side in self.series if side.name in (goal.of, goal.to))
         return max((side.detail(detail) or 0.0 for side in sides), default=0.0)

@@ -124,6 +124,5 @@ def _judged(result: Result, goal: Goal) -> tuple[str, str, str]:
         verdict = f"{sign} {bound} {'met' if is_met else 'MISSED'}"
     if not goal.to:
         return "", "", verdict
-    marks = "*" * result.is_load_full(goal) + "~" * result.is_disturbed(goal)
     least_most = f"{figure.least:.2f}..{figure.most:.2f}"
-    return f"{figure.value:.2f}{marks}", least_most, verdict
+    return f"{figure.value:.2f}{result.marks(goal)}", least_most, verdict

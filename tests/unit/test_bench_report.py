@@ -185,6 +185,13 @@ def test_the_chart_can_be_read_aloud(report: Report) -> None:
     assert ids == [root[0].attrib["id"], root[1].attrib["id"]]
 
 
+def test_a_figure_that_is_no_clean_one_is_marked_and_explained(report: Report) -> None:
+    texts = [text.text or "" for text in bench_chart.draw(report).iter("text")]
+    assert "2.30* x vblade" in texts
+    assert "0.50 x nbdcopy" in texts
+    assert texts[-1] == "* at the pace of the load generator"
+
+
 def test_the_chart_is_read_on_dark_pages_too(report: Report) -> None:
     assert "prefers-color-scheme: dark" in bench_chart.write(report)
 
