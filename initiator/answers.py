@@ -15,13 +15,17 @@ from initiator.bio import BioIter, Op
 from initiator.requests import failure, is_aborted, write_refused
 
 if TYPE_CHECKING:
-    from initiator.aoedev import AoeDev, Frame
+    from initiator.aoedev import AoeDev, AoeIf
+    from initiator.frame import Frame
     from initiator.netdev import NetDevice
 
 _STATUS: Final = 27
 _ERROR: Final = 25
 # A plain number: with enums, these bits would cost a frame more than all the rest.
 _IS_BAD: Final = int(STATUS_BAD)
+
+_READ: Final = Op.READ
+_WRITE: Final = Op.WRITE
 
 _PATIENCE: Final = 2
 """Retransmissions of a read after which answers that are too short count."""
@@ -32,10 +36,12 @@ def is_runt(d: AoeDev, tag: int, answer: memoryview) -> bool:
 
     Whoever sends nothing else, three times, is believed: the read fails.
     """
-    f = d.factive.get(tag) or d.rexmitq.get(tag)
+    f = d.factive.get(tag)
+    if f is None:
+        f = d.rexmitq.get(tag)
     return (
         f is not None
-        and f.op is Op.READ
+        and f.op is _READ
         and f.attempts < _PATIENCE
         and not answer[_STATUS] & _IS_BAD
         and len(answer) < ATA_DATA + f.length
@@ -49,17 +55,19 @@ def take(d: AoeDev, f: Frame, answer: memoryview, netdev: NetDevice) -> AoEError
     status, op = answer[_STATUS], f.op
     if status & _IS_BAD:
         return _failed(d, f, status, answer[_ERROR])
-    if op is None:
-        return _identified(d, answer)
-    if op is Op.READ:
+    if op is _READ:
         error = _copy_out(d, f, answer)
         if error is not None:
             return error
-    elif op is Op.WRITE:
+    elif op is _WRITE:
         f.target.wpkts += 1
         d.read_only = False
+    elif op is None:
+        return _identified(d, answer)
     # It came in on one that works, which need not be the one it was asked on.
-    ifp = f.ifp if f.ifp.netdev is netdev else f.target.find_if(netdev)
+    ifp: AoeIf | None = f.ifp
+    if f.ifp.netdev is not netdev:
+        ifp = f.target.find_if(netdev)
     if ifp is not None:
         ifp.lost = 0
     return None

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from initiator.bio import Bio, BioIter, BioVec, Op
+from initiator.bio import Bio, BioIter, Op
 from initiator.buf import Buf, Rest
+from initiator.frame import Frame
 from initiator.order import WriteOrder
 from initiator.requests import TRIM_BLOCK
 from initiator.skbuff import Skb
@@ -38,10 +39,10 @@ DEFAULT_BCNT: Final = 2 * SECTOR
 """Bytes a frame while nothing better is known (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
-FIRST_GRACE: Final = 0.25
-"""Seconds that a frame is given at first when its target turns out to be late."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
+_WRITE: Final = Op.WRITE
+_DISCARD: Final = Op.DISCARD
 SKBPOOL_LIMIT: Final = 256
 """Skbs that a device may keep because clones of them are still about (K7)."""
 
@@ -126,7 +127,8 @@ class AoeTgt:
 
     def rotate(self) -> None:
         """Go to the next interface (``ifrotate``, K42)."""
-        self.ifp = self.ifp + 1 if self.ifp + 1 < len(self.ifs) else 0
+        ifp = self.ifp + 1
+        self.ifp = ifp if ifp < len(self.ifs) else 0
 
     def eject(self, ifp: AoeIf) -> None:
         """Stop using an interface that loses too much (``ejectif``, K50).
@@ -143,80 +145,6 @@ class AoeTgt:
     def scorn(self, limit: int) -> None:
         """Trust it less: 3, 12, 39, 120, 363 and so on, up to ``limit`` (K57)."""
         self.taint = min((self.taint + 1) * 3, limit)
-
-
-class Frame:
-    """``struct frame``: an ATA command that waits for its answer (K5).
-
-    Attributes:
-        sent: when it was last transmitted.
-        waited: seconds that its target let the transmissions before wait;
-            ``waited_total``, all targets.
-        attempts: transmissions that its target did not answer in time.
-        due: when the present one counts as lost.
-        earlier: tags of the transmissions before it, and when they were sent.
-        graces: transmissions that were waited for longer; ``graced``, the last's tag.
-        op: what it does; a FUA bio has a FLUSH behind its writes where it must.
-        fua: it is a write that is answered when its data is stable.
-        sector, length: which bytes of the device it is about.
-        segments: the memory that it reads into or writes from.
-        is_probe: it asks whether a tainted target is back; nobody waits for its data.
-    """
-
-    __slots__ = (
-        "attempts",
-        "buf",
-        "due",
-        "earlier",
-        "fua",
-        "graced",
-        "graces",
-        "ifp",
-        "is_probe",
-        "length",
-        "op",
-        "sector",
-        "segments",
-        "sent",
-        "skb",
-        "tag",
-        "target",
-        "waited",
-        "waited_total",
-    )
-
-    def __init__(self) -> None:
-        self.skb = Skb()
-        self.segments: list[BioVec] = []
-        self.buf: Buf | None = None
-        self.earlier: dict[int, float] = {}
-        self.op: Op | None = None
-        self.fua = False
-        self.tag = self.attempts = self.sector = self.length = 0
-        self.graces = self.graced = 0
-        self.sent = self.due = self.waited = self.waited_total = 0.0
-        self.is_probe = False
-        self.target: AoeTgt
-        self.ifp: AoeIf
-
-    def grace(self, late: float) -> float:
-        """Tell how much longer to wait, as an earlier transmission is answered.
-
-        The target may be slow, and the answer to the last transmission take as long as
-        this one's took, ``late``; or it stood still, and the last one is lost.
-        """
-        if self.graced != self.tag:
-            self.graced = self.tag
-            self.graces += 1
-        return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
-
-    def begin(self, *, is_probe: bool = False) -> None:
-        """Stand for a new command from now on."""
-        self.is_probe = is_probe
-        if self.earlier or self.attempts:
-            self.attempts = self.graces = 0
-            self.waited = self.waited_total = 0.0
-            self.earlier.clear()
 
 
 class AoeDev:
@@ -280,7 +208,10 @@ class AoeDev:
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
         """``gettgt``."""
-        return next((t for t in self.targets if t.addr == mac), None)
+        for target in self.targets:
+            if target.addr == mac:
+                return target
+        return None
 
     @property
     def status(self) -> str:
@@ -300,6 +231,19 @@ class AoeDev:
         ``newframe``: targets take turns, from the one behind the last used; tainted
         ones only if all are (K41, K42).
         """
+        if len(self.targets) == 1:
+            [target] = self.targets
+            free = target.ffree
+            if not target.can_send and target.window.nout and not target.taint:
+                return None
+            if free and free[-1].skb.dataref == 1 and target.can_send:
+                target.rotate()
+                self.tgt = 0
+                return free.pop()
+        return self._search_frame()
+
+    def _search_frame(self) -> Frame | None:
+        """Do as ``new_frame``, for any number of targets in any state."""
         count = len(self.targets)
         out = 0
         trusted = False
@@ -362,12 +306,13 @@ class AoeDev:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
             op, position = buf.bio.op, buf.iter
         f.buf, f.op, f.sector = buf, op, position.sector
-        f.length = min(self.limit(op), position.size)
-        f.segments = position.take(f.length)
+        length = self.maxbcnt if op is not _DISCARD else self.limit(op)
+        f.length = length = min(length, position.size)
+        f.segments = position.take(length)
         f.fua = False
-        if buf.bio.fua and op is Op.WRITE:
+        if buf.bio.fua and op is _WRITE:
             # One flush costs less than frames that are each made stable alone.
-            f.fua = self.takes_fua and self.ext and f.length == buf.bio.size
+            f.fua = self.takes_fua and self.ext and length == buf.bio.size
             buf.flush = not f.fua
         buf.nframesout += 1
         if position.size:
@@ -409,8 +354,9 @@ class AoeDev:
         f = self.factive.pop(tag, None)
         if f is not None:
             target = f.target
-            target.window.answered()
-            target.window.nout -= 1
+            window = target.window
+            window.answered()
+            window.nout -= 1
             target.nout_probes -= f.is_probe
         else:
             f = self.rexmitq.pop(tag, None)

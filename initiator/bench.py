@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aoe.ata import SECTOR
 from aoe.errors import UsageError
-from initiator.bio import Op
+from initiator.bio import Op, bio_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,15 +78,14 @@ class Load:
     def operations(self) -> Iterator[tuple[Op, int]]:
         """Yield kinds and places, in bytes, without end."""
         chance = random.Random(self.seed)  # noqa: S311 - places, not secrets
-        slots = self.size // self.length
-        number = 0
+        number, slots = 0, self.size // self.length
+        in_order = self.pattern in ("read", "write")
+        op = Op.WRITE if self.writes else Op.READ
         while True:
-            slot = number % slots
-            if self.pattern not in ("read", "write"):
-                slot = chance.randrange(slots)
-            op = Op.WRITE if self.writes else Op.READ
-            if self.pattern == "mix" and chance.random() < self.read_share:
-                op = Op.READ
+            slot = number % slots if in_order else int(chance.random() * slots)
+            if self.pattern == "mix":
+                reads = chance.random() < self.read_share
+                op = Op.READ if reads else Op.WRITE
             yield op, self.offset + slot * self.length
             number += 1
 
@@ -154,7 +153,7 @@ def run_bench(
 
 
 class _Run:
-    """One run: as many buffers as may be in flight, used again and again."""
+    """One run: as many bios as may be in flight, used again and again."""
 
     def __init__(self, disk: Disk, load: Load, advance: Callable[[int], None]) -> None:
         self._disk = disk
@@ -163,7 +162,8 @@ class _Run:
         self._operations = load.operations()
         self._outstanding = 0
         self._error: AoEError | None = None
-        self._idle: list[bytearray] = []
+        self._idle: list[Bio] = []
+        self._began: dict[Bio, float] = {}
         self._told = 0
         self.result = Result(
             load, latencies={Op.READ: array("d"), Op.WRITE: array("d")}
@@ -172,10 +172,9 @@ class _Run:
     def run(self) -> Result:
         before = self._disk.retransmits
         # A target may keep zeroes in less room, and random bytes not.
-        buffers = [
-            bytearray(os.urandom(self._load.length)) for _ in range(self._load.depth)
-        ]
-        self._idle = buffers
+        for _ in range(self._load.depth):
+            buffer = bytearray(os.urandom(self._load.length))
+            self._idle.append(bio_for(Op.READ, 0, buffer, self._end))
         started = tell_at = time.monotonic()
         deadline = started + self._load.seconds
         while (now := time.monotonic()) < deadline and self._error is None:
@@ -193,19 +192,19 @@ class _Run:
         self.result.retransmits = self._disk.retransmits - before
         return self.result
 
-    def _start(self, buffer: bytearray) -> None:
-        op, offset = next(self._operations)
-        began = time.monotonic()
-
-        def end(bio: Bio) -> None:
-            self._outstanding -= 1
-            self.result.latencies[op].append(time.monotonic() - began)
-            self._idle.append(buffer)
-            if bio.error is not None and self._error is None:
-                self._error = bio.error
-
+    def _start(self, bio: Bio) -> None:
+        bio.op, offset = next(self._operations)
+        bio.sector = offset // SECTOR
+        self._began[bio] = time.monotonic()
         self._outstanding += 1
-        self._disk.submit(op, offset, buffer, end)
+        self._disk.submit_bio(bio)
+
+    def _end(self, bio: Bio) -> None:
+        self._outstanding -= 1
+        self.result.latencies[bio.op].append(time.monotonic() - self._began[bio])
+        self._idle.append(bio)
+        if bio.error is not None and self._error is None:
+            self._error = bio.error
 
     def _tell(self) -> None:
         done = self.result.operations() * self._load.length

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, UsageError
@@ -60,6 +60,10 @@ class Op(IntEnum):
     DISCARD = 3
 
 
+# Members of an enum take a search each time they are named.
+_READ: Final = Op.READ
+
+
 @dataclass(slots=True, eq=False)
 class Bio:
     """``struct bio``.
@@ -72,6 +76,9 @@ class Bio:
         error: why it failed, set before ``end_io`` runs (``bi_status``).
         fua: a write whose data is stable when it ends (``REQ_FUA``).
         length: bytes that a DISCARD is about; it has no memory.
+
+    Attributes:
+        size: bytes of all bio_vecs, or of a DISCARD (``bi_iter.bi_size``).
     """
 
     op: Op
@@ -81,11 +88,13 @@ class Bio:
     error: AoEError | None = None
     fua: bool = False
     length: int = 0
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all bio_vecs, or of a DISCARD (``bi_iter.bi_size``)."""
-        return self.length or sum(vec.length for vec in self.vecs)
+    def __post_init__(self) -> None:
+        """Count the bytes; ``add_page`` goes on counting."""
+        self.size = self.length
+        for _, _, length in self.vecs:
+            self.size += length
 
     def add_page(self, page: Page, length: int, offset: int = 0) -> None:
         """Put a piece of a page behind the others (``bio_add_page``).
@@ -102,9 +111,14 @@ class Bio:
             raise UsageError("bio", f"a piece of {length} bytes")
         if offset < 0 or offset + length > len(page.data):
             raise UsageError("bio", "the piece lies outside its page")
-        if self.op is Op.READ and page.data.readonly:
-            raise UsageError("bio", "cannot read into memory that is read-only")
+        _check_writable(self.op, page)
         self.vecs.append(BioVec(page, offset, length))
+        self.size += length
+
+
+def _check_writable(op: Op, page: Page) -> None:
+    if op is _READ and page.data.readonly:
+        raise UsageError("bio", "cannot read into memory that is read-only")
 
 
 def bio_for(
@@ -120,16 +134,15 @@ def bio_for(
     Raises:
         UsageError: its length is not a multiple of 512, or as ``Bio.add_page``.
     """
-    bio = Bio(op, sector, end_io, fua=fua)
-    if len(buffer):
-        pages = UserPages(buffer)
-        if len(pages.data) % SECTOR:
-            raise UsageError(
-                "bio",
-                f"{len(pages.data)} bytes are not a whole number of 512-byte sectors",
-            )
-        bio.add_page(pages, len(pages.data))
-    return bio
+    if not len(buffer):
+        return Bio(op, sector, end_io, fua=fua)
+    pages = UserPages(buffer)
+    length = len(pages.data)
+    if length % SECTOR:
+        why = f"{length} bytes are not a whole number of 512-byte sectors"
+        raise UsageError("bio", why)
+    _check_writable(op, pages)
+    return Bio(op, sector, end_io, [BioVec(pages, 0, length)], fua=fua)
 
 
 class BioIter:
@@ -138,7 +151,7 @@ class BioIter:
     Args:
         vecs: the memory, in order; none for a DISCARD.
         sector: the first sector on the device.
-        length: bytes of a DISCARD.
+        length: bytes of a DISCARD, or of all the memory if they are known.
     """
 
     __slots__ = ("_done", "_index", "_vecs", "sector", "size")
@@ -156,6 +169,10 @@ class BioIter:
         ``length`` is a multiple of 512 and at most ``size``. The cut goes across
         bio_vec and page borders (K29).
         """
+        if length and length == self.size and not (self._done or self._index):
+            self.size = 0
+            self.sector += length // SECTOR
+            return self._vecs
         self.size -= length
         self.sector += length // SECTOR
         taken: list[BioVec] = []

@@ -18,7 +18,7 @@ class Buf:
 
     def __init__(self, bio: Bio) -> None:
         self.bio = bio
-        self.iter = BioIter(bio.vecs, bio.sector, bio.length)
+        self.iter = BioIter(bio.vecs, bio.sector, bio.size)
         self.nframesout = 0
         self.flush = False
 

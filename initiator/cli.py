@@ -1,48 +1,124 @@
-"""The ``aoe`` command: find AoE disks, look at them, read, write and copy them."""
+"""The ``aoe`` command: find AoE disks, look at them, read, write and copy them.
+
+A command is imported when it is asked for: each costs the others nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Final, NamedTuple
 
 import click
 
 from aoe.commandline import run
-from aoe.completion import completion_command
-from initiator.commands import bench, config, decode, disk, doctor, fence, look, move
-from initiator.commands.attach import attach
-from initiator.commands.check import check
-from initiator.commands.detach import detach
-from initiator.commands.lab import lab
 
-SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
-    "Look": (
-        look.discover_command,
-        look.stat,
-        look.ping,
-        disk.identify,
-        disk.smart,
-    ),
-    "Move data": (
-        move.read,
-        move.write,
-        move.copy_command,
-        disk.flush,
-        disk.trim,
-        attach,
-        detach,
-    ),
-    "Claim and fence": (config.config, fence.mask, fence.reserve),
-    "Measure and mend": (
-        bench.bench,
-        doctor.doctor,
-        doctor.sancheck,
-        decode.decode,
-        check,
-    ),
-    "Understand": (lab,),
-    "Set up": (completion_command("aoe"),),
+
+class Entry(NamedTuple):
+    """A command that can be imported.
+
+    Args:
+        place: its module in ``initiator.commands``, and its name there.
+        summary: the first sentence of its help.
+    """
+
+    place: str
+    summary: str
+
+
+SECTIONS: Final[dict[str, dict[str, Entry]]] = {
+    "Look": {
+        "discover": Entry("look:discover_command", "List the targets that answer."),
+        "stat": Entry(
+            "look:stat", "Show size and state of disks, in the columns of aoe-stat."
+        ),
+        "ping": Entry("look:ping", "Measure how fast a target answers config queries."),
+        "identify": Entry(
+            "disk:identify", "Show what a disk says of itself: its IDENTIFY page."
+        ),
+        "smart": Entry("disk:smart", "Show how well a disk says it is."),
+    },
+    "Move data": {
+        "read": Entry("move:read", "Read from a disk to a file or to standard output."),
+        "write": Entry(
+            "move:write", "Write a file or standard input to a disk, and flush it."
+        ),
+        "copy": Entry(
+            "move:copy_command",
+            "Copy a disk to a file, a file to a disk, or a disk to a disk.",
+        ),
+        "flush": Entry(
+            "disk:flush", "Make durable what a target has taken so far, from anybody."
+        ),
+        "trim": Entry(
+            "disk:trim", "Tell a disk which of its contents nobody wants any more."
+        ),
+        "attach": Entry(
+            "attach:attach", "Attach a disk for programs that know no AoE."
+        ),
+        "detach": Entry(
+            "detach:detach", "Detach a disk from where it was attached, and flush it."
+        ),
+    },
+    "Claim and fence": {
+        "config": Entry(
+            "config:config",
+            "Read, test and set the string that a target is claimed with.",
+        ),
+        "mask": Entry(
+            "fence:mask", "Read and edit the list of clients that a target serves."
+        ),
+        "reserve": Entry(
+            "fence:reserve", "Reserve a target for some clients, or release it."
+        ),
+    },
+    "Measure and mend": {
+        "bench": Entry("bench:bench", "Measure how fast a disk reads or writes."),
+        "doctor": Entry(
+            "doctor:doctor",
+            "Say what is wrong here and on the wire, and how to mend it.",
+        ),
+        "sancheck": Entry(
+            "doctor:sancheck",
+            "Check the interfaces at both ends, and what paths carry.",
+        ),
+        "decode": Entry("decode:decode", "Say in words what frames ask and answer."),
+        "check": Entry(
+            "check:check", "Check whether a target keeps the rules of the protocol."
+        ),
+    },
+    "Understand": {
+        "lab": Entry(
+            "lab:lab", "Play what AoE does to memory pages, under ten policies."
+        ),
+    },
+    "Set up": {
+        "completion": Entry(
+            "completion:completion",
+            "Print what a shell needs to complete this command.",
+        ),
+    },
 }
-"""All commands, in the order in which help lists them."""
+"""All commands, in the order in which help lists them, under what they are for."""
+ENTRIES: Final = {
+    name: entry for section in SECTIONS.values() for name, entry in section.items()
+}
+
+
+class _Commands(Mapping[str, click.Command]):
+    # Knows the names of all commands, and imports those that are looked up.
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, _, attribute = ENTRIES[name].place.partition(":")
+        found = import_module(f"initiator.commands.{module}")
+        command: click.Command = getattr(found, attribute)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ENTRIES)
+
+    def __len__(self) -> int:
+        return len(ENTRIES)
 
 
 class _Sections(click.Group):
@@ -51,14 +127,13 @@ class _Sections(click.Group):
     ) -> None:
         """List the commands under what they are for."""
         del ctx
-        widest = max(map(len, self.commands))
-        limit = formatter.width - widest - 6
-        for title, commands in SECTIONS.items():
+        widest = max(map(len, ENTRIES))
+        for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (f"{each.name:<{widest}}", each.get_short_help_str(limit))
-                        for each in commands
+                        (f"{name:<{widest}}", each.summary)
+                        for name, each in section.items()
                     ]
                 )
 
@@ -81,9 +156,7 @@ def cli() -> None:
     """
 
 
-for section in SECTIONS.values():
-    for command in section:
-        cli.add_command(command)
+cli.commands = _Commands()  # type: ignore[assignment] # nobody adds to it
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ class Chunk:
         start = None
         view = self.view
         for at in range(0, 0 if self.is_hole else self.length, _BLOCK):
-            is_zero = _ZEROES.startswith(bytes(view[at : at + _BLOCK]))
+            # Most of what is not begins with it.
+            is_zero = not view[at] and _ZEROES.startswith(bytes(view[at : at + _BLOCK]))
             if is_zero and start is not None:
                 yield start, at
                 start = None

@@ -62,7 +62,7 @@ class Disk:
         self._device = host.find(address, timeout)
         self._owns_host = False
         self._callbacks: list[Callable[[], None]] = []
-        self._view = ByteView(self._submit)
+        self._view = ByteView(self.submit_bio)
         host.driver.open(self._device)
 
     @classmethod
@@ -180,15 +180,16 @@ class Disk:
         Raises:
             UsageError: not whole sectors, or not on the disk.
         """
-        self._check(offset, len(buffer))
-        self._submit(bio_for(op, offset // SECTOR, buffer, end_io, fua=fua))
+        bio = bio_for(op, offset // SECTOR, buffer, end_io, fua=fua)
+        self._check(offset, bio.size)
+        self.submit_bio(bio)
 
     def submit_discard(
         self, offset: int, length: int, end_io: Callable[[Bio], None]
     ) -> None:
         """Start to trim ``length`` bytes at ``offset``; as ``submit``."""
         self._check(offset, length)
-        self._submit(Bio(Op.DISCARD, offset // SECTOR, end_io, length=length))
+        self.submit_bio(Bio(Op.DISCARD, offset // SECTOR, end_io, length=length))
 
     def _check(self, offset: int, length: int) -> None:
         if offset % SECTOR or length % SECTOR:
@@ -205,7 +206,11 @@ class Disk:
                 f"{length} bytes at {offset} reach beyond the disk's {self.size} bytes",
             )
 
-    def _submit(self, bio: Bio) -> None:
+    def submit_bio(self, bio: Bio) -> None:
+        """Start what a bio says: a new one, or one that has ended, used again.
+
+        What cannot be done ends it with an error, before this returns.
+        """
         if self._is_protected and bio.op in (Op.WRITE, Op.DISCARD):
             bio.error = AccessError(str(self.address), "opened read-only")
             bio.end_io(bio)

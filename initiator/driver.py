@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA, SECTOR
@@ -37,7 +37,7 @@ from aoe.header import (
     sectors_per_frame,
 )
 from initiator import answers, discovery
-from initiator.aoedev import AoeDev, Frame, State
+from initiator.aoedev import AoeDev, State
 from initiator.bio import Bio, BioIter, Op
 from initiator.options import Options
 from initiator.requests import (
@@ -50,6 +50,7 @@ from initiator.requests import (
 from initiator.rexmit import Rexmit
 
 if TYPE_CHECKING:
+    from initiator.frame import Frame
     from initiator.netdev import NetDevice
     from initiator.policy import PageAccounting
 
@@ -58,6 +59,13 @@ _ANSWER: Final = Struct("!6sHBBHBBI")
 # Plain numbers: with enums, these bits would cost a frame more than all the rest.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
+_ATA: Final = int(Command.ATA)
+_CONFIG: Final = int(Command.CONFIG)
+_READ: Final = Op.READ
+_WRITE: Final = Op.WRITE
+_DISCARD: Final = Op.DISCARD
+_FLUSH: Final = Op.FLUSH
+_UP: Final = State.UP
 
 
 class Driver:
@@ -79,9 +87,13 @@ class Driver:
         self.options = options or Options()
         self.accounting = accounting
         self.devices: dict[Address, AoeDev] = {}
+        self._at = cast("dict[tuple[int, int], AoeDev]", self.devices)
         self.netdevs: list[NetDevice] = []
         self.log: deque[str] = deque(maxlen=100)
         self.unexpected = self.foreign = self.runts = 0
+        self._user_tags = self.options.tags == "user"
+        self._tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
+        self._checks = self.options.check_answers
         self._rexmit = Rexmit(self)
 
     # --- driven by the user -----------------------------------------------------
@@ -139,28 +151,29 @@ class Driver:
         part of one fails at once, as does a DISCARD where there is no TRIM (K38).
         """
         bio.error = None
+        op = bio.op
         refusal = self._refusal(d, bio)
         if refusal is not None:
             _end_bio(bio, refusal)
-        elif not (self.options.send_flush if bio.op is Op.FLUSH else bio.size):
+        elif not (self.options.send_flush if op is _FLUSH else bio.size):
             _end_bio(bio, None)
         else:
             if self.accounting is not None:
                 self.accounting.bio_arrives(bio)
-            changes = bio.op in (Op.WRITE, Op.DISCARD) and self.options.linger
+            changes = (op is _WRITE or op is _DISCARD) and self.options.linger
             if not changes or d.order.admit(bio, now):
                 d.bios.append(bio)
                 self._work(d, now)
 
     def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
         size = bio.size
-        if d.state is not State.UP:
+        if d.state is not _UP:
             return DeviceError(str(d.address), "device is not up")
         if not 0 <= bio.sector <= d.ssize - size // SECTOR:
             return UsageError(str(d.address), "beyond the end of the device")
         if size % SECTOR:
             return UsageError("bio", "not a whole number of 512-byte sectors")
-        if bio.op is Op.DISCARD and not (self.options.send_discard and d.trim_blocks):
+        if bio.op is _DISCARD and not (self.options.send_discard and d.trim_blocks):
             return UnsupportedError(str(d.address), "the disk has no TRIM")
         if not self.options.send_flush:
             bio.fua = False
@@ -234,26 +247,26 @@ class Driver:
         )
         if ethertype != ETH_P_AOE or not verfl & _IS_RESPONSE:
             return
-        user = self.options.tags == "user"
-        if bool(tag & TAG_USER) != user and (tag or command != Command.CONFIG):
+        if bool(tag & TAG_USER) != self._user_tags and (tag or command != _CONFIG):
             return
-        address = Address(shelf, slot)
-        if command != Command.CONFIG and self._is_foreign(address, src):
+        d = self._at.get((shelf, slot))
+        if command != _CONFIG and d is not None and self._is_foreign(d, src):
             self.foreign += 1
-        elif verfl & _IS_ERROR:
-            self._error_rsp(address, error, command, tag, now)
-        elif command == Command.ATA:
-            self._ata_rsp(address, tag, frame, netdev, now)
-        elif command == Command.CONFIG:
-            self._config_rsp(address, src, tag, frame, netdev, now)
-        elif command < 0xF0:
-            self.log.append(f"unknown command {command} from {address}")
+        elif command == _ATA and d is not None and not verfl & _IS_ERROR:
+            self._ata_rsp(d, tag, frame, netdev, now)
+        else:
+            address = Address(shelf, slot)
+            if verfl & _IS_ERROR:
+                self._error_rsp(address, error, command, tag, now)
+            elif command == _CONFIG:
+                self._config_rsp(address, src, tag, frame, netdev, now)
+            elif command == _ATA:
+                self.log.append(f"aoecmd_ata_rsp: no such device {address}")
+            elif command < 0xF0:
+                self.log.append(f"unknown command {command} from {address}")
 
-    def _is_foreign(self, address: Address, src: bytes) -> bool:
-        d = self.devices.get(address)
-        if d is None or not self.options.check_answers:
-            return False
-        return d.find_target(src) is None
+    def _is_foreign(self, d: AoeDev, src: bytes) -> bool:
+        return self._checks and d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -306,20 +319,11 @@ class Driver:
         return self.options.follow_size and is_up and not d.is_identifying
 
     def _ata_rsp(
-        self,
-        address: Address,
-        tag: int,
-        frame: memoryview,
-        netdev: NetDevice,
-        now: float,
+        self, d: AoeDev, tag: int, frame: memoryview, netdev: NetDevice, now: float
     ) -> None:
-        d = self.devices.get(address)
-        if d is None:
-            self.log.append(f"aoecmd_ata_rsp: no such device {address}")
-            return
         if len(frame) < ATA_DATA:
             return
-        if self.options.check_answers and answers.is_runt(d, tag, frame):
+        if self._checks and answers.is_runt(d, tag, frame):
             self.runts += 1
             return
         f = d.match(tag, now)
@@ -328,9 +332,11 @@ class Driver:
             self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
-        self._work(d, now)
+        if d.bios or d.buf is not None or d.rexmitq or d.rests or d.wants_identify:
+            self._work(d, now)
         self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
-        self._wake(d, now)
+        if d.rests or d.order.waiting:
+            self._wake(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
@@ -349,9 +355,13 @@ class Driver:
     ) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
-        if f.target.taint:
-            self._rexmit.redeem(d, f.target, now)
-        self.free_frame(f)
+        target = f.target
+        if target.taint:
+            self._rexmit.redeem(d, target, now)
+        if self.accounting is None:
+            target.ffree.append(f)
+        else:
+            self.free_frame(f)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))
@@ -379,13 +389,11 @@ class Driver:
     def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.accounting is not None:
             self.accounting.bio_ends(bio)
-        if self.options.linger:
-            d.order.release(bio, lambda: self._linger(d))
+        if bio.op is not _READ and self.options.linger:
+            # What answers slowly keeps its frames as long.
+            linger = max(self.options.linger, 4 * d.timing.timeout(0))
+            d.order.release(bio, linger)
         _end_bio(bio, error)
-
-    def _linger(self, d: AoeDev) -> float:
-        # What answers slowly keeps its frames as long.
-        return max(self.options.linger, 4 * d.timing.timeout(0))
 
     def _wake(self, d: AoeDev, now: float) -> None:
         """Go on with what waits for others: a FLUSH behind writes, a later write."""
@@ -409,19 +417,20 @@ class Driver:
                 return
             d.cut(f)
             self.fill(d, f)
-            f.begin()
+            if f.is_probe or f.earlier or f.attempts:
+                f.begin()
             self.transmit(d, f, now)
 
     def fill(self, d: AoeDev, f: Frame) -> None:
         """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
-        if f.buf is None or f.op is None:
+        skb, op = f.skb, f.op
+        if f.buf is None or op is None:
             return
-        skb = f.skb
-        if f.op is Op.DISCARD:
+        if op is _DISCARD:
             put_trim(skb, f.sector, f.length, ext=d.ext)
             return
-        put_command(skb, f.op, f.sector, f.length, ext=d.ext, fua=f.fua)
-        if f.op is not Op.WRITE:
+        put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
+        if op is not _WRITE:
             skb.frags = []
         elif self.accounting is None:
             skb.frags = f.segments
@@ -453,7 +462,7 @@ class Driver:
         target = f.target
         f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
-        put_header(f.skb, target.addr, netdev.mac, d.address, Command.ATA, tag)
+        put_header(f.skb, target.addr, netdev.mac, d.address, _ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
         d.factive[tag] = f
@@ -465,14 +474,12 @@ class Driver:
         return int(now * self.options.hz) & 0xFFFF_FFFF
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
-        options = self.options
         while True:
             d.lasttag += 1
-            if options.tags == "kernel":
-                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
+            if self._user_tags:
+                tag = self._tag_base | d.lasttag & 0x7FFFF
             else:
-                base = (options.tag_base or 0) & 0xFFF
-                tag = TAG_USER | base << 19 | d.lasttag & 0x7FFFF
+                tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
             # The kernel does not guard against a tag that is still in use (K26).
             if tag not in d.factive and tag not in d.rexmitq:
                 return tag

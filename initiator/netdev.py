@@ -74,31 +74,31 @@ class LinkDevice:
 
     def xmit(self, skb: Skb) -> None:
         """Copy the frame out, padded with zeroes to 60 bytes (P19)."""
-        if self.link is None:
+        link = self.link
+        if link is None:
             return
         try:
-            self._put(self.link, skb)
+            slot = link.reserve()
+            if slot is None:
+                link.flush()
+                slot = link.reserve()
+            if slot is None:
+                self.unsent += 1
+            else:
+                link.commit(_copy(skb, slot))
         except NotFoundError as error:
             self.gone = error
 
-    def _put(self, link: Link, skb: Skb) -> None:
-        slot = link.reserve()
-        if slot is None:
-            link.flush()
-            slot = link.reserve()
-            if slot is None:
-                self.unsent += 1
-                return
-        head = skb.head
-        end = len(head)
-        slot[:end] = head
-        for page, offset, length in skb.frags:
-            slot[end : end + length] = page.data[offset : offset + length]
-            end += length
-        if end < FRAME_MINIMUM:
-            slot[end:FRAME_MINIMUM] = bytes(FRAME_MINIMUM - end)
-            end = FRAME_MINIMUM
-        link.commit(end)
+
+def _copy(skb: Skb, slot: memoryview) -> int:
+    """Copy a frame into memory to be sent; return how long it is there."""
+    head = skb.head.ljust(FRAME_MINIMUM, b"\0")
+    slot[: len(head)] = head
+    end = len(skb.head)
+    for page, offset, length in skb.frags:
+        slot[end : end + length] = page.data[offset : offset + length]
+        end += length
+    return max(end, FRAME_MINIMUM)
 
 
 class Nic(Enum):

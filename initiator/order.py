@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from aoe.ata import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from initiator.bio import Bio
 
@@ -59,7 +59,8 @@ class WriteOrder:
 
     def admit(self, bio: Bio, now: float) -> bool:
         """Take a write's sectors, or let it wait; tell whether it may go."""
-        self._expire(now)
+        if self._lingering:
+            self._expire(now)
         if self._is_free(bio, self.waiting):
             self._take(bio)
             return True
@@ -86,14 +87,14 @@ class WriteOrder:
         if taken.bio is None and not taken.tags:
             self._free(taken)
 
-    def release(self, bio: Bio, linger: Callable[[], float]) -> None:
+    def release(self, bio: Bio, linger: float) -> None:
         """A bio ends. ``linger``: how many seconds a frame of it may still be about."""
         taken = self._taken.get(bio.sector)
         if taken is None or taken.bio is not bio:
             return
         taken.bio = None
         if taken.tags:
-            free_at = taken.sent + linger()
+            free_at = taken.sent + linger
             heappush(self._lingering, (free_at, next(self._serial), taken))
         else:
             self._free(taken)

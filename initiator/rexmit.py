@@ -22,8 +22,9 @@ from initiator.bio import BioVec, Op, UserPages
 from initiator.requests import put_command
 
 if TYPE_CHECKING:
-    from initiator.aoedev import AoeDev, AoeTgt, Frame
+    from initiator.aoedev import AoeDev, AoeTgt
     from initiator.driver import Driver
+    from initiator.frame import Frame
 
 _PAGE_SIZE: Final = 4096
 _EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))

@@ -201,7 +201,11 @@ def _suggest(why: str) -> str:
     unknown = _UNKNOWN.search(why)
     if unknown is None:
         return ""
-    names = {*Export.__struct_fields__, *Document.__struct_fields__}
+    in_export = {*Export.__struct_fields__}
+    names = {*in_export, *Document.__struct_fields__}
+    if unknown[1] in names:
+        place = "in an [[export]]" if unknown[1] in in_export else "above all tables"
+        return f"It belongs {place}"
     close = difflib.get_close_matches(unknown[1], names, 1, 0.5)
     return (
         f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(names))}"

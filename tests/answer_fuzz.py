@@ -23,7 +23,7 @@ from tests.unit.conftest import ADDRESS, AnsweringTarget, World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initiator.aoedev import Frame
+    from initiator.frame import Frame
     from tests.unit.conftest import Sent
 
 SECTORS: Final = 2048

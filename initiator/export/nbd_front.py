@@ -13,7 +13,6 @@ from initiator.unaligned import ByteView
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initiator.bio import Bio
     from initiator.device import Disk
     from initiator.export.nbd_listener import Listener
 
@@ -58,11 +57,8 @@ class NbdFrontEnd:
             can_trim=disk.can_trim,
             trims_to_zeroes=disk.trims_to_zeroes,
         )
-        self._server = NbdServer(disk.host, ByteView(self._submit), export, listener)
+        self._server = NbdServer(disk.host, ByteView(disk.submit_bio), export, listener)
         self.uri = self._server.uri
-
-    def _submit(self, bio: Bio) -> None:
-        self._host.driver.submit(self._device, bio, self._host.now())
 
     def _can_flush(self, report: Callable[[str], None]) -> bool:
         try:

@@ -21,7 +21,7 @@ from initiator.memory import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from initiator.aoedev import Frame
+    from initiator.frame import Frame
     from initiator.lab.world import World
     from initiator.netdev import ModelledCard
     from initiator.skbuff import Clone

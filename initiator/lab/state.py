@@ -20,9 +20,9 @@ from initiator.lab.steps import tag_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from initiator.aoedev import Frame
     from initiator.bio import BioVec
     from initiator.buf import Buf
+    from initiator.frame import Frame
     from initiator.lab.steps import Run
     from initiator.lab.world import Write
     from initiator.memory import Page

@@ -21,7 +21,7 @@ from initiator.memory import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from initiator.aoedev import Frame
+    from initiator.frame import Frame
     from initiator.journal import Journal
     from initiator.netdev import Nic
     from initiator.policy import Policy

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from aoe.errors import DeviceError, NotFoundError, UnsupportedError
-from initiator.cli import cli
+from initiator.cli import ENTRIES, cli
 from initiator.commands import move
 
 if TYPE_CHECKING:
@@ -123,6 +123,25 @@ def test_help_lists_every_command_once() -> None:
     done = aoe("--help")
     for name in cli.commands:
         assert len(re.findall(rf"^  {name} ", done.stdout, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_help_lists_a_command_as_it_speaks_of_itself(name: str) -> None:
+    command = cli.commands[name]
+    said = (command.name, command.get_short_help_str(limit=100))
+    assert said == (name, ENTRIES[name].summary)
+
+
+def test_help_is_there_at_once_since_no_command_is_imported_for_it() -> None:
+    probe = (
+        "import sys, initiator.cli as c\n"
+        "c.cli.main(['--help'], standalone_mode=False)\n"
+        "sys.exit(' '.join(m for m in sys.modules if m.startswith('initiator.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.split() == ["initiator.cli"]
 
 
 def test_no_command_shows_the_help() -> None:

@@ -127,6 +127,8 @@ def test_what_is_not_said_is_as_on_the_command_line(tmp_path: Path) -> None:
         ("export = []", "nothing to serve. Add an [[export]]"),
         (MINIMAL + "read-only = true", "export[0]: object contains unknown field"),
         (MINIMAL + "readonly = true", "Did you mean read_only?"),
+        (MINIMAL + "[defaults]\npath = 'x'", "`path`. It belongs in an [[export]]"),
+        (MINIMAL + "metrics = '9468'", "`metrics`. It belongs above all tables"),
         (MINIMAL + "colour = 1", "Known: address, buffers, control, create"),
         ("[defaults]\nbufers = 3\n" + MINIMAL, "defaults: object contains unknown"),
         (

@@ -15,7 +15,7 @@ import pytest
 
 from aoe.address import Address
 from aoe.header import Command, Flag, Header
-from initiator.bio import Bio, BioVec, Op, UserPages
+from initiator.bio import Bio, Op, UserPages
 from initiator.driver import Driver
 from initiator.options import Options
 
@@ -63,7 +63,7 @@ def paged_bio(op: Op, sector: int, data: bytearray, ended: list[Bio]) -> Bio:
     bio = Bio(op, sector, ended.append)
     for start in range(0, len(data), PAGE):
         page = UserPages(memoryview(data)[start : start + PAGE])
-        bio.vecs.append(BioVec(page, 0, PAGE))
+        bio.add_page(page, PAGE)
     return bio
 
 

@@ -12,7 +12,7 @@ from tests.answer_fuzz import AnswerFuzz
 if TYPE_CHECKING:
     import pytest
 
-    from initiator.aoedev import Frame
+    from initiator.frame import Frame
 
 FRAMES = 30_000
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -146,6 +146,8 @@ def walk(
             stateful_step_count=40,
             deadline=None,
             report_multiple_bugs=False,
+            # Where little is possible, most of what is drawn is not.
+            suppress_health_check=[HealthCheck.filter_too_much],
         ),
     )
 

@@ -129,6 +129,12 @@ def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
     }
 
 
+def test_the_wheel_installs_the_plugin_of_pytest(wheel: dict[str, str]) -> None:
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(in_metadata(wheel, "entry_points.txt"))
+    assert dict(entry_points["pytest11"]) == {"pyaoe": "initiator.pytest_plugin"}
+
+
 def test_the_wheel_carries_the_licence(wheel: dict[str, str]) -> None:
     licence = in_metadata(wheel, "licenses/LICENSE")
     assert licence == (CHECKOUT / "LICENSE").read_text()

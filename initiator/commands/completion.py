@@ -1,0 +1,9 @@
+"""``aoe completion``: what a shell needs to complete the command."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aoe.completion import completion_command
+
+completion: Final = completion_command("aoe")
