@@ -14,7 +14,7 @@ from scripts import get_pip
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHELL = (
     *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check")),
-    *("scripts/fuzz", "scripts/fuzz_answers"),
+    *("scripts/bench", "scripts/fuzz", "scripts/fuzz_answers"),
     *("scripts/killtest", "scripts/manpages"),
     ".ci/run",
 )
