@@ -330,10 +330,11 @@ class RingLink(Rings, _PacketLink):
             return
         self._rx_slots.clear()
         self._tx_slots.clear()
-        self.received.clear()
-        self.replies.clear()
+        self.arrivals.clear()
+        self.departures.clear()
         self._rx_status.release()
         self._tx_status.release()
+        self.memory.release()
         # A frame that somebody still looks at keeps the memory, as it must.
         with contextlib.suppress(BufferError):
             self._memory.close()

@@ -237,34 +237,46 @@ class SendRing:
         self._tx_pending = self._tx_bytes = 0
 
 
-class DataViews:
-    """The sector data of every slot, as lists of one for ``preadv`` and its like.
+class Slots:
+    """The slots of one ring, for those who go from one to the next by themselves.
 
     Args:
-        memory: what the slots are in.
-        offsets: where they begin.
-        capacity: bytes of data that fit one.
+        memory: what they are in.
+        starts: where they begin, bytes.
+        capacity: bytes of a frame that fit one.
     """
 
     def __init__(
-        self, memory: memoryview, offsets: Sequence[int], capacity: int
+        self, memory: memoryview, starts: Sequence[int], capacity: int
     ) -> None:
-        self._starts = [offset + DATA for offset in offsets]
+        self.starts = [*starts, *starts]
+        """Where they begin, twice over: from any of them on, all follow."""
+        self._starts = starts
         self._memory = memory
-        self._capacity = capacity
-        self._views: dict[int, list[list[memoryview]]] = {}
+        self._room = capacity - (DATA - FRAME)
+        self._views: dict[int, dict[int, list[memoryview]]] = {}
 
-    def of(self, length: int) -> list[list[memoryview]] | None:
-        """Return those of so many bytes; None if they do not fit or are one too many.
+    def data(self, length: int) -> dict[int, list[memoryview]] | None:
+        """Return the memory for sector data of each slot, by where the slot begins.
 
-        There are 32 lengths at most: each takes some memory.
+        It stands in a list, as ``preadv`` and its like want it.
+
+        Args:
+            length: bytes of data; they are kept for 32 lengths at most, for each takes
+                some memory.
+
+        Returns:
+            None if it does not fit, or is a length too many.
         """
         views = self._views.get(length)
-        if views is None and length <= self._capacity:
+        if views is None and length <= self._room:
             if len(self._views) == _LENGTHS_LIMIT:
                 return None
             memory = self._memory
-            views = [[memory[start : start + length]] for start in self._starts]
+            views = {
+                start: [memory[start + DATA : start + DATA + length]]
+                for start in self._starts
+            }
             self._views[length] = views
         return views
 
@@ -287,19 +299,11 @@ class Rings(ReceiveRing, SendRing):
         """All slots of both rings, in bytes."""
         self.status = self._rx_status
         """The same in words of four bytes."""
-        room = capacity - (DATA - FRAME)
-        starts = shape.offsets(0)
-        self.arrivals = list(zip(self._rx_words, starts, strict=True))
-        """Of each slot to receive in: the word of its status, the byte it begins at."""
-        self.received = DataViews(whole, starts, room)
-        """Their data."""
-        starts = shape.offsets(shape.length)
-        self.departures = list(zip(self._tx_words, starts, strict=True))
-        """The same of each slot to send from."""
-        self.replies = DataViews(whole, starts, room)
+        self.arrivals = Slots(whole, shape.offsets(0), capacity)
+        self.departures = Slots(whole, shape.offsets(shape.length), capacity)
 
     def begin(self) -> tuple[int, int]:
-        """Return the positions of the next slots to receive in and to send from.
+        """Return the numbers of the next slots to receive in and to send from.
 
         Memory that was handed out before is given back.
         """
@@ -310,22 +314,18 @@ class Rings(ReceiveRing, SendRing):
         self._tx_reserved = -1
         return self._rx, self._tx
 
-    def advance(self, rx: int, tx: int, frames: int, length: int) -> None:
-        """Note the next positions, and what was put meanwhile.
+    def advance(self, frames: int, length: int) -> None:
+        """Note what was received since ``begin``, and put in answer to it.
 
         Args:
-            rx: the next slot to receive in; those before it are the kernel's.
-            tx: the next slot to send from.
-            frames: frames that were put before it, in a row since ``begin``.
-            length: bytes of all of them.
+            frames: frames received, whose slots are the kernel's again, and as many to
+                be sent.
+            length: bytes of all those to be sent.
         """
-        self._rx, self._tx = rx, tx
+        self._rx = (self._rx + frames) % len(self._rx_words)
+        self._tx = (self._tx + frames) % len(self._tx_words)
         self._tx_pending += frames
         self._tx_bytes += length
-
-    def nothing_there(self) -> None:
-        """Do what is to be done when no frame was found."""
-        self._empty()
 
     def arrived(self) -> bool:
         """Tell whether a frame waits, and do nothing else."""

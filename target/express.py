@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_OPCODES, SECTOR, AFlag, Status
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command
-from aoe.rings import FRAME, IN_FLIGHT, KERNEL, SEND_REQUEST, SLOT_HEADER, USER
+from aoe.rings import FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
 from target.ata import OPERATIONS
 from target.disks.file import FileDisk
 from target.transfers import read, write
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from aoe.rings import Rings
     from target.server import Target
 
-_REQUEST: Final = Struct("<4xIIH462x6x6sQIIQ")
-"""A slot up to its data. Of the ring: length on the wire, in the slot, offset of the
-frame. Of the frame: src, the lane, tag, the plan, the LBA and two reserved bytes."""
+_REQUEST: Final = Struct("<4x10s462x6x6sQIIQ")
+"""A slot up to its data. Of the ring: the shape. Of the frame: src, the lane, tag, the
+plan, the LBA and two reserved bytes."""
+_SHAPE: Final = Struct("<IIH")
+"""Length on the wire, in the slot, offset of the frame."""
 _DATA_REPLY: Final = Struct("<16s460x6s14sIIQ")
 """A slot up to its data: the ring's header, dst, ``Target.reply_head``, tag, registers,
 LBA."""
@@ -45,10 +47,14 @@ _REPLY: Final = Struct(_DATA_REPLY.format + "24x")
 _LANE: Final = Struct("!HBBHBB")
 """What a request to one target has in common with the next: EtherType, version and no
 flags, no error, shelf, slot, command 0."""
-_PLAN: Final = Struct("BBBB")
+_REGISTERS: Final = Struct("BBBB")
 """aflags, error/feature, count, status/opcode."""
 _PLANS_LIMIT: Final = 512
 """Kinds of request that are known for each target; the rest is done with care."""
+_SHAPES_LIMIT: Final = 8
+"""Lengths of such a request that are known: clients pad, or do not."""
+_CAREFUL: Final = 8
+"""Frames that are answered with care before something everyday is looked for again."""
 _AFLAGS: Final = int(AFlag.EXTENDED | AFlag.DEVICE | AFlag.ASYNC | AFlag.WRITE)
 _EXTENDED: Final = int(AFlag.EXTENDED)
 _WRITE: Final = int(AFlag.WRITE)
@@ -62,11 +68,12 @@ class Plan:
         target: whose requests they are.
         disk: its disk.
         registers: aflags, feature, count and opcode.
-        views: memory for the data, of each slot to send from, or that was received in.
+        data: memory for the data, of each slot to send from, or that was received in.
     """
 
     __slots__ = (
         "count",
+        "data",
         "disk",
         "fd",
         "head",
@@ -80,8 +87,8 @@ class Plan:
         "reads",
         "registers",
         "replied",
+        "shapes",
         "target",
-        "views",
     )
 
     def __init__(
@@ -89,12 +96,12 @@ class Plan:
         target: Target,
         disk: FileDisk,
         registers: tuple[int, int, int, int],
-        views: list[list[memoryview]],
+        data: dict[int, list[memoryview]],
     ) -> None:
         aflags, _, sectors, opcode = registers
         self.target, self.disk = target, disk
         self.reads = OPERATIONS[opcode] is read
-        self.views = views
+        self.data = data
         self.fd, self.offset = disk.fd, disk.offset
         self.move = os.preadv if self.reads else os.pwritev
         self.length = sectors * SECTOR
@@ -108,11 +115,21 @@ class Plan:
         """The last LBA that is within the disk. Device bits and reserved bytes that are
         not zero are beyond it, too."""
         self.head = target.reply_head
-        self.registers = int.from_bytes(_PLAN.pack(aflags, 0, 0, _READY), "little")
+        self.registers = int.from_bytes(_REGISTERS.pack(aflags, 0, 0, _READY), "little")
         self.order = SLOT_HEADER.pack(SEND_REQUEST, self.replied, 0, FRAME, 0)
         self.pack = (_DATA_REPLY if self.reads else _REPLY).pack_into
+        self.shapes: set[bytes] = set()
         self.count = 0
         """Requests that were answered and not yet counted."""
+
+    def learn(self, shape: bytes) -> bool:
+        """Take note of what a whole request can look like; tell whether that is new."""
+        length, stored, at = _SHAPE.unpack(shape)
+        is_whole = length == stored and at == FRAME and length >= self.needed
+        if not is_whole or shape in self.shapes or len(self.shapes) == _SHAPES_LIMIT:
+            return False
+        self.shapes.add(shape)
+        return True
 
     def applies(self) -> bool:
         """Tell whether nobody has arranged for something else meanwhile."""
@@ -156,7 +173,8 @@ class Express:
         self._targets: dict[int, Target] = {}
         self._lanes: dict[int, dict[int, Plan]] = {}
         self._used: list[Plan] = []
-        self._unknown: tuple[int, int] | None = None
+        self._is_empty = False
+        self._slots = len(rings.arrivals.starts) // 2
 
     def add(self, target: Target) -> None:
         """Serve a target from now on."""
@@ -167,73 +185,66 @@ class Express:
     def remove(self, target: Target) -> None:
         """Serve it no longer."""
         lane = _lane(target)
-        self._targets.pop(lane, None)
-        self._lanes.pop(lane, None)
+        del self._targets[lane], self._lanes[lane]
 
     def serve(self, limit: int, now: float) -> int:
         """Answer what waits, so many frames at most, and return how many it were."""
         taken = 0
         while taken < limit:
-            rushed = self._rush(limit - taken)
+            rushed = self._rush(min(limit - taken, self._slots))
             self._settle(now)
             taken += rushed
-            while taken < limit:
-                if not self._answer_next(now):
+            if self._is_empty and taken:
+                break
+            if self._learn():
+                continue
+            # Where there is nothing everyday, it is not worth a look each time.
+            for _ in range(1 if rushed else _CAREFUL):
+                if taken == limit or not self._answer_next(now):
                     return taken
                 taken += 1
-                if rushed:
-                    break
-            self._learn()
         return taken
 
     def _rush(self, limit: int) -> int:
-        # Up to the first frame that there is no plan for, or that has more to it.
-        rings, lanes = self._rings, self._lanes
+        # Up to the first frame that there is no plan for, or that has more to it. All
+        # that the loop needs more than once is a local variable.
+        rings, lanes, used = self._rings, self._lanes, self._used
         memory, status = rings.memory, rings.status
-        arrivals, departures = rings.arrivals, rings.departures
-        slots, spaces = len(arrivals), len(departures)
+        rx, tx = rings.begin()
+        starts, spaces = rings.arrivals.starts, rings.departures.starts
         unpack = _REQUEST.unpack_from
-        used = self._used.append
-        first, tx = rings.begin()
-        rx, size, count = first, 0, 0
-        self._unknown = None
-        while count < limit:
-            word, start = arrivals[rx]
-            if not status[word] & USER:
-                break
-            length, stored, at, src, key, tag, registers, lba = unpack(memory, start)
-            plan = lanes.get(key, _NOTHING).get(registers)
-            if plan is None:
-                self._unknown = key, registers
-                break
-            free, space = departures[tx]
-            if (
-                length < plan.needed
-                or lba > plan.last
-                or length != stored
-                or at != FRAME
-                or status[free] & IN_FLIGHT
-                or not (plan.count or plan.applies())
-            ):
-                break
-            view = plan.views[tx if plan.reads else rx]
-            try:
-                if plan.move(plan.fd, view, plan.offset + lba * SECTOR) != plan.length:
+        self._is_empty = False
+        count = 0
+        try:
+            for count in range(limit):
+                start, space = starts[rx + count], spaces[tx + count]
+                if not memory[start]:
+                    self._is_empty = True
                     break
-            except OSError:
-                break
-            plan.pack(
-                memory, space, plan.order, src, plan.head, tag, plan.registers, lba
-            )
-            status[word] = KERNEL
-            if not plan.count:
-                used(plan)
-            plan.count += 1
-            size += plan.replied
-            count += 1
-            rx = rx + 1 if rx + 1 < slots else 0
-            tx = tx + 1 if tx + 1 < spaces else 0
-        rings.advance(rx, tx, count, size)
+                shape, src, key, tag, registers, lba = unpack(memory, start)
+                plan = lanes[key][registers]
+                if (
+                    lba > plan.last
+                    or shape not in plan.shapes
+                    or memory[space]
+                    or not (plan.count or plan.applies())
+                ):
+                    break
+                data = plan.data[space if plan.reads else start]
+                if plan.move(plan.fd, data, plan.offset + lba * SECTOR) != plan.length:
+                    break
+                plan.pack(
+                    memory, space, plan.order, src, plan.head, tag, plan.registers, lba
+                )
+                status[start >> 2] = KERNEL
+                if not plan.count:
+                    used.append(plan)
+                plan.count += 1
+            else:
+                count = limit
+        except (KeyError, OSError):
+            pass
+        rings.advance(count, sum(plan.count * plan.replied for plan in used))
         return count
 
     def _settle(self, now: float) -> None:
@@ -241,40 +252,45 @@ class Express:
             plan.settle(now)
         self._used.clear()
 
-    def _learn(self) -> None:
-        if self._unknown is None:
-            return
-        key, packed = self._unknown
-        lane, target = self._lanes.get(key), self._targets.get(key)
-        if lane is None or target is None or len(lane) >= _PLANS_LIMIT:
-            return
-        plan = self._plan(target, _PLAN.unpack(packed.to_bytes(4, "little")))
-        if plan is not None:
-            lane[packed] = plan
+    def _learn(self) -> bool:
+        # Whether there is a plan for the frame at hand that there was not before.
+        start = self._rings.arrivals.starts[self._rings.begin()[0]]
+        shape, _, key, _, packed, _ = _REQUEST.unpack_from(self._rings.memory, start)
+        if not self._rings.memory[start] or key not in self._lanes:
+            return False
+        lane = self._lanes[key]
+        plan = lane.get(packed)
+        if plan is None and len(lane) < _PLANS_LIMIT:
+            registers = _REGISTERS.unpack(packed.to_bytes(4, "little"))
+            plan = self._plan(self._targets[key], registers)
+        if plan is None or not plan.learn(shape):
+            return False
+        lane[packed] = plan
+        return True
 
     def _plan(
         self, target: Target, registers: tuple[int, int, int, int]
     ) -> Plan | None:
-        # Only what `Target.handle` would do as well, and without a word.
+        # Only for what `Target.handle` would do, and without another word.
         aflags, feature, sectors, opcode = registers
         operation, disk = OPERATIONS.get(opcode), target.export.disk
         reads = operation is read
         if (
-            type(disk) is not FileDisk
+            operation not in (read, write)
+            or type(disk) is not FileDisk
             or feature
             or aflags & ~_AFLAGS
-            or not 0 < sectors <= min(target.sector_limit, target.export.sectors)
             or bool(aflags & _WRITE) is reads
+            or not 0 < sectors <= target.sector_limit
+            # A disk that is stable at once tells of a failure once: it is not asked
+            # again by those who take more care.
+            or (not reads and (disk.read_only or target.export.sync))
         ):
-            return None
-        if not reads and (
-            operation is not write or disk.read_only or target.export.sync
-        ):
-            # A disk that is to be stable at once tells of a failure only once.
             return None
         rings = self._rings
-        views = (rings.replies if reads else rings.received).of(sectors * SECTOR)
-        return None if views is None else Plan(target, disk, registers, views)
+        slots = rings.departures if reads else rings.arrivals
+        data = slots.data(sectors * SECTOR)
+        return None if data is None else Plan(target, disk, registers, data)
 
 
 def _lane(target: Target) -> int:
@@ -282,6 +298,3 @@ def _lane(target: Target) -> int:
         ETH_P_AOE, VERSION << 4, 0, target.shelf, target.slot, Command.ATA
     )
     return int.from_bytes(head, "little")
-
-
-_NOTHING: Final[dict[int, Plan]] = {}

@@ -307,6 +307,8 @@ class Port:
         self.announce()
 
     def _retire(self, link: Link) -> None:
+        # It has views of the link's memory.
+        self._express = None
         link.close()
         self._before += link.statistics()
 
