@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.netns
 
 MIB = 1 << 20
-SIZE = 96 * MIB
+SIZE = 256 * MIB
 MAC = bytes.fromhex("525400ae0001")
 LONG = 120.0
 
@@ -137,7 +137,7 @@ def test_a_copy_survives(
     assert copying.poll() is None
     output, errors = copying.communicate(timeout=LONG)
     assert (copying.returncode, errors) == (0, "")
-    assert "96 MiB" in output
+    assert "256 MiB" in output
     assert sha256(copied) == sha256(source)
     finish(rig.served, signal.SIGTERM)
     assert rig.served.returncode == 0
