@@ -8,12 +8,13 @@ import select
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.link import hold_name, open_link
 from aoe.netdevice import look_up
+from aoe.spinning import Spinner
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
 from initiator.netdev import LinkDevice
@@ -65,41 +66,6 @@ def claim_tag_base() -> tuple[int, int]:
     raise BusyError("tags", f"{_TAG_BASES} initiators run on this machine")
 
 
-class Spin:
-    """How long to look for an answer before going to sleep for it.
-
-    Who sleeps is woken late, which costs more than all else where answers come within
-    microseconds. Where they do not, or where the target needs this very processor to
-    answer, looking on is a waste: it begins after naps that turned out short, and each
-    time that it was for nothing it takes twice as many of them.
-
-    Attributes:
-        lasts: seconds; 0 for not at all.
-    """
-
-    LONGEST: Final = 0.000_1
-
-    def __init__(self) -> None:
-        self.lasts = 0.0
-        self._failures = 0
-        self._naps = 0
-
-    def slept(self, seconds: float) -> None:
-        """Learn from a sleep that an event has ended."""
-        self._naps = self._naps + 1 if seconds < self.LONGEST else 0
-        if self._naps >= 1 << self._failures:
-            self.lasts = self.LONGEST
-
-    def paid(self) -> None:
-        """An answer came while we looked."""
-        self._failures = 0
-
-    def failed(self) -> None:
-        """Nothing came while we looked."""
-        self.lasts, self._naps = 0.0, 0
-        self._failures = min(self._failures + 1, 10)
-
-
 class Host:
     """Runs a driver over real links, in the caller's thread.
 
@@ -136,7 +102,8 @@ class Host:
         self._poll = select.poll()
         self._watched: dict[int, Callable[[int], None]] = {}
         self._timer_asked = 0.0
-        self._spin = Spin()
+        self._spinner = Spinner()
+        self._looks: list[Callable[[], bool]] = []
         self._away = 0.0
         self._seen = time.monotonic()
         self._tags = -1
@@ -250,8 +217,9 @@ class Host:
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
         self._flush()
-        if not received and wait != 0 and self._spin.lasts and self._look_on(now):
-            received = True
+        if not received and wait != 0 and self._looks:
+            # Whoever sleeps is woken late, where answers come within microseconds.
+            received = self._spinner.spin(self._looks)
         if not received:
             self._wait(wait, due)
         elif self._watched:
@@ -264,17 +232,6 @@ class Host:
                     port.link.flush()
                 except NotFoundError as error:
                     port.gone = error
-
-    def _look_on(self, now: float) -> bool:
-        """Look for answers for a while, instead of going to sleep at once."""
-        end = time.monotonic() + self._spin.lasts
-        while time.monotonic() < end:
-            for port in self.ports:
-                if self._hear(port, now):
-                    self._spin.paid()
-                    return True
-        self._spin.failed()
-        return False
 
     def _hear(self, port: LinkDevice, now: float) -> bool:
         link = port.link
@@ -300,11 +257,18 @@ class Host:
     def _listen(self, port: LinkDevice) -> None:
         if port.link is not None:
             self._poll.register(port.link.fileno(), select.POLLIN)
+        self._look_again()
 
     def _let_go(self, port: LinkDevice) -> None:
         if port.link is not None:
             self._poll.unregister(port.link.fileno())
             port.close()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        links = [port.link for port in self.ports if port.link is not None]
+        rings = [link.rings for link in links if link.rings is not None]
+        self._looks = [each.arrived for each in rings]
 
     def _look_around(self, now: float) -> None:
         self._look_due = now + _LOOK_INTERVAL
@@ -349,7 +313,7 @@ class Host:
         ready = self._poll.poll(milliseconds)
         self._seen = time.monotonic()
         if ready and milliseconds != 0:
-            self._spin.slept(self._seen - asleep)
+            self._spinner.slept(self._seen - asleep)
         calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
         for fd, callback, events in calls:
             # An earlier one may have ended this one's watch.

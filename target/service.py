@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aoe.errors import AoEError, NotFoundError
 from aoe.sizes import short_size
-from target.spinning import Spinner
+from aoe.spinning import Spinner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

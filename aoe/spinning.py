@@ -1,15 +1,15 @@
 """Looking for the next frame for a while before going to sleep.
 
 To be put to sleep and woken takes longer than a client with one request at a time takes
-to ask again. To look all the time would take a core. So a target looks for some
-microseconds after a frame, and only for as long as that pays::
+to ask again, and longer than a target takes to answer. To look all the time would take
+a core. So both look for some microseconds, and only for as long as that pays::
 
     awake --- looked in vain ---> sober --- woken soon enough, as often as it takes --+
       ^                                                                               |
       +-------------------------------------------------------------------------------+
 
 Each time in vain doubles how often that is, and once with success makes it one again.
-A client that has to wait for our core, because it shares it, makes us give up so.
+A peer that has to wait for our core, because it shares it, makes us give up so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Spinner:
         while not _any(looks):
             if time.monotonic() > end:
                 break
-            # Whoever wants the core is worth more than we are, and may be the client.
+            # Whoever wants the core is worth more than we are, and may be the peer.
             os.sched_yield()
         else:
             if time.monotonic() <= end:
