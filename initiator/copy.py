@@ -273,7 +273,6 @@ class _Comparison:
 
     def __init__(self, there: Source) -> None:
         self._there = there
-        self._buffers: list[bytearray] = []
 
     def prepare(self, size: int | None) -> None:
         """Nothing to make room for."""
