@@ -100,7 +100,11 @@ class Disk:
 
     @property
     def identity(self) -> Identity:
-        """What the disk says of itself."""
+        """What the disk says of itself.
+
+        Raises:
+            AoEError: it has not said so yet.
+        """
         identity = self._device.identity
         if identity is None:
             raise AoEError(str(self.address), "not identified")
