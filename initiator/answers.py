@@ -42,9 +42,9 @@ def is_runt(d: AoeDev, tag: int, answer: memoryview) -> bool:
     return (
         f is not None
         and f.op is _READ
+        and len(answer) < ATA_DATA + f.length
         and f.attempts < _PATIENCE
         and not answer[_STATUS] & _IS_BAD
-        and len(answer) < ATA_DATA + f.length
     )
 
 

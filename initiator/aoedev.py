@@ -41,6 +41,8 @@ FRAMES_LIMIT: Final = 512
 """Frames that one target's pool may grow to (K7)."""
 IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
+_CUT_UP: Final = BioIter([], 0)
+"""Where a bio stands of which all has been cut into frames."""
 _WRITE: Final = Op.WRITE
 _DISCARD: Final = Op.DISCARD
 SKBPOOL_LIMIT: Final = 256
@@ -234,9 +236,10 @@ class AoeDev:
         if len(self.targets) == 1:
             [target] = self.targets
             free = target.ffree
-            if not target.can_send and target.window.nout and not target.taint:
-                return None
-            if free and free[-1].skb.dataref == 1 and target.can_send:
+            if not target.can_send:
+                if target.window.nout and not target.taint:
+                    return None
+            elif free and free[-1].skb.dataref == 1:
                 target.rotate()
                 self.tgt = 0
                 return free.pop()
@@ -302,6 +305,8 @@ class AoeDev:
         """Cut the next frame's memory off what waits; there is something (K28-K30)."""
         if self.rests:
             buf, op, position = self.rests[0]
+        elif self.buf is None and self._cut_whole(f):
+            return
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
             op, position = buf.bio.op, buf.iter
@@ -322,6 +327,19 @@ class AoeDev:
             buf.nframesout -= 1
         else:
             self.buf = None
+
+    def _cut_whole(self, f: Frame) -> bool:
+        """Make one frame of the next bio, if it is so simple; most are."""
+        bio = self.bios[0]
+        op, length = bio.op, bio.size
+        if not 0 < length <= self.maxbcnt or op is _DISCARD or bio.fua:
+            return False
+        self.bios.popleft()
+        f.buf = buf = Buf(bio, _CUT_UP)
+        buf.nframesout = 1
+        f.op, f.sector, f.length = op, bio.sector, length
+        f.segments, f.fua = bio.vecs, False
+        return True
 
     def limit(self, op: Op) -> int:
         """Count the bytes of the device that one frame can be about."""
@@ -355,9 +373,11 @@ class AoeDev:
         if f is not None:
             target = f.target
             window = target.window
-            window.answered()
+            if window.maxout < window.nframes:
+                window.answered()
             window.nout -= 1
-            target.nout_probes -= f.is_probe
+            if f.is_probe:
+                target.nout_probes -= 1
         else:
             f = self.rexmitq.pop(tag, None)
             if f is None:

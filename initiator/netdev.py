@@ -92,13 +92,17 @@ class LinkDevice:
 
 def _copy(skb: Skb, slot: memoryview) -> int:
     """Copy a frame into memory to be sent; return how long it is there."""
-    head = skb.head.ljust(FRAME_MINIMUM, b"\0")
-    slot[: len(head)] = head
-    end = len(skb.head)
-    for page, offset, length in skb.frags:
+    head, frags = skb.head, skb.frags
+    end = len(head)
+    if not frags:
+        padded = head.ljust(FRAME_MINIMUM, b"\0")
+        slot[: len(padded)] = padded
+        return len(padded)
+    slot[:end] = head
+    for page, offset, length in frags:
         slot[end : end + length] = page.data[offset : offset + length]
         end += length
-    return max(end, FRAME_MINIMUM)
+    return end
 
 
 class Nic(Enum):

@@ -6,6 +6,7 @@ head of an skb; the data of a write and the ranges of a TRIM are its fragments.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -38,6 +39,9 @@ _COMMANDS: Final = {
 }
 """aflags and opcode; a device that takes 48 bits gets them for every LBA (K35)."""
 
+_TAG_LENGTH: Final = 4
+_TAGGED: Final = Struct(f"!{HEADER_LENGTH - _TAG_LENGTH}sI")
+"""A header, and the tag at its end."""
 _FUA: Final = _LBA48 | _WRITES, int(Opcode.WRITE_DMA_FUA_EXT)
 _TRIM: Final = 1
 """The feature of DATA SET MANAGEMENT."""
@@ -61,19 +65,15 @@ def put_header(
     skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
 ) -> None:
     """Write Ethernet and AoE headers, over those of an earlier transmission (K52)."""
-    HEADER.pack_into(
-        skb.head,
-        0,
-        dst,
-        src,
-        ETH_P_AOE,
-        VERSION << 4,
-        0,
-        address.shelf,
-        address.slot,
-        command,
-        tag,
-    )
+    _TAGGED.pack_into(skb.head, 0, _untagged(dst, src, address, command), tag)
+
+
+@lru_cache(maxsize=256)
+def _untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
+    """Make a header without its tag: each pair of interfaces has but one."""
+    shelf, slot = address
+    fields = dst, src, ETH_P_AOE, VERSION << 4, 0, shelf, slot, command, 0
+    return HEADER.pack(*fields)[:-_TAG_LENGTH]
 
 
 def put_command(
