@@ -103,6 +103,13 @@ def test_a_folders_readme_names_all_that_is_in_it(folder: str) -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
+def test_the_scripts_readme_names_each_of_them() -> None:
+    names = [path.name for path in (CHECKOUT / "scripts").iterdir() if not path.suffix]
+    names = [name for name in names if name[0] not in "_."]
+    text = (CHECKOUT / "scripts/README.md").read_text()
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
 @pytest.mark.parametrize("folder", ["aoe", "target", "initiator"])
 def test_a_folders_readme_names_nothing_that_is_gone(folder: str) -> None:
     text = (CHECKOUT / folder / "README.md").read_text()
