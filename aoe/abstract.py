@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
+    from aoe.rings import Rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,11 @@ class Link(ABC):
     """As it was when the link was opened."""
     up: bool
     """False once the interface was seen switched off, True when it is on again."""
+
+    @property
+    def rings(self) -> Rings | None:
+        """Return the memory that frames travel through, if it may be worked in."""
+        return None
 
     @abstractmethod
     def fileno(self) -> int:

@@ -28,7 +28,7 @@ from aoe.bpf import INSTRUCTION_LENGTH, build_filter
 from aoe.errors import AccessError, NotFoundError, from_os_error
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM
 from aoe.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
-from aoe.rings import RESERVE, ReceiveRing, RingShape, SendRing
+from aoe.rings import RESERVE, Rings, RingShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,7 +246,7 @@ class _PacketLink(Link):
         self._look_at_interface()
 
 
-class RingLink(ReceiveRing, SendRing, _PacketLink):
+class RingLink(Rings, _PacketLink):
     """Frames through packet rings. Opened by ``open_link``."""
 
     def __init__(self, facts: LinkFacts, frames: int, wishes: _Wishes) -> None:
@@ -255,6 +255,11 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
             self._map(RingShape.for_frames(ETHERNET_LENGTH + self.mtu, frames))
             _enlarge_buffers(self._socket, frames, self._capacity)
             self._bind()
+
+    @property
+    def rings(self) -> Rings:
+        """Return the link itself."""
+        return self
 
     def _map(self, shape: RingShape) -> None:
         for option, value in (
@@ -269,8 +274,7 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
             self._socket.setsockopt(_SOL_PACKET, option, value)
         self._memory = mmap.mmap(self._socket.fileno(), 2 * shape.length)
         whole = memoryview(self._memory)
-        self._map_receive(whole, 0, shape)
-        self._map_send(whole, shape.length, shape, self._capacity)
+        self._map_both(whole, shape, self._capacity)
 
     def _empty(self) -> None:
         self._idle += 1
@@ -326,8 +330,11 @@ class RingLink(ReceiveRing, SendRing, _PacketLink):
             return
         self._rx_slots.clear()
         self._tx_slots.clear()
+        self.arrivals.clear()
+        self.departures.clear()
         self._rx_status.release()
         self._tx_status.release()
+        self.memory.release()
         # A frame that somebody still looks at keeps the memory, as it must.
         with contextlib.suppress(BufferError):
             self._memory.close()

@@ -16,9 +16,12 @@ tpacket_rcv() and tpacket_snd() in net/packet/af_packet.c.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from aoe.header import ETHERNET_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESERVE: Final = 512 - 36 - (80 - ETHERNET_LENGTH)
 """Bytes that the kernel is asked to leave in front of each received frame.
@@ -26,20 +29,30 @@ RESERVE: Final = 512 - 36 - (80 - ETHERNET_LENGTH)
 On its own it puts what follows the Ethernet header at offset 80.
 """
 
-_FRAME: Final = 512 - 36
+FRAME: Final = 512 - 36
+"""Where a frame begins in its slot, bytes: received ones but for rare exceptions."""
+DATA: Final = 512
+"""Where its sector data begins then."""
 _ALIGNMENT: Final = 512
 _VLAN_TAG: Final = 4
 _SLOTS_MINIMUM: Final = 32
 _MEMORY_LIMIT: Final = 16 << 20
 _BLOCK_MINIMUM: Final = 64 << 10
 
-_HEADER: Final = Struct("=IIIHH")
+SLOT_HEADER: Final = Struct("=IIIHH")
 """Status, length on the wire, length in the slot, offset of the frame, of its data."""
-_KERNEL: Final = 0
-_USER: Final = 1
-_AVAILABLE: Final = 0
-_SEND_REQUEST: Final = 1
-_IN_FLIGHT: Final = 1 | 2
+KERNEL: Final = 0
+"""The status of a slot to receive in, when it is the kernel's."""
+USER: Final = 1
+"""A bit of its status when it holds a frame for us."""
+AVAILABLE: Final = 0
+"""The status of a slot to send from, when it is ours."""
+SEND_REQUEST: Final = 1
+"""Its status when it holds a frame for the kernel."""
+IN_FLIGHT: Final = 1 | 2
+"""Bits of its status that say that it is not ours yet."""
+_LENGTHS_LIMIT: Final = 32
+"""How many lengths of data a ring has views of."""
 
 
 class RingShape(NamedTuple):
@@ -63,7 +76,7 @@ class RingShape(NamedTuple):
 
         No more than 16 MiB are taken, but enough for 32 frames.
         """
-        slot = -(-(_FRAME + length + _VLAN_TAG) // _ALIGNMENT) * _ALIGNMENT
+        slot = -(-(FRAME + length + _VLAN_TAG) // _ALIGNMENT) * _ALIGNMENT
         block = _BLOCK_MINIMUM
         while block % slot > block // 16 or block < slot:
             block *= 2
@@ -113,16 +126,16 @@ class ReceiveRing:
         while True:
             position = self._rx
             if self._rx_held:
-                self._rx_status[self._rx_words[position]] = _KERNEL
+                self._rx_status[self._rx_words[position]] = KERNEL
                 position = position + 1 if position < self._rx_last else 0
                 self._rx = position
                 self._rx_held = False
-            if not self._rx_status[self._rx_words[position]] & _USER:
+            if not self._rx_status[self._rx_words[position]] & USER:
                 self._empty()
                 return None
             self._rx_held = True
             slot = self._rx_slots[position]
-            _, length, stored, start, _ = _HEADER.unpack_from(slot)
+            _, length, stored, start, _ = SLOT_HEADER.unpack_from(slot)
             if stored == length:
                 return slot[start : start + length]
             self._truncated += 1
@@ -130,10 +143,10 @@ class ReceiveRing:
     def _has_frame(self) -> bool:
         position = self._rx
         if self._rx_held:
-            self._rx_status[self._rx_words[position]] = _KERNEL
+            self._rx_status[self._rx_words[position]] = KERNEL
             self._rx = position = position + 1 if position < self._rx_last else 0
             self._rx_held = False
-        return bool(self._rx_status[self._rx_words[position]] & _USER)
+        return bool(self._rx_status[self._rx_words[position]] & USER)
 
 
 class SendRing:
@@ -147,8 +160,8 @@ class SendRing:
     ) -> None:
         offsets = shape.offsets(base)
         for offset in offsets:
-            _HEADER.pack_into(whole, offset, _AVAILABLE, 0, 0, _FRAME, 0)
-        starts = [offset + _FRAME for offset in offsets]
+            SLOT_HEADER.pack_into(whole, offset, AVAILABLE, 0, 0, FRAME, 0)
+        starts = [offset + FRAME for offset in offsets]
         self._capacity = capacity
         self._tx_status = whole.cast("I")
         self._tx_words = [offset // 4 for offset in offsets]
@@ -170,10 +183,10 @@ class SendRing:
         reserved = self._tx_reserved
         if reserved < 0:
             reserved = self._tx
-            if self._tx_status[self._tx_words[reserved]] & _IN_FLIGHT:
+            if self._tx_status[self._tx_words[reserved]] & IN_FLIGHT:
                 self.flush()
                 reserved = self._tx
-                if self._tx_status[self._tx_words[reserved]] & _IN_FLIGHT:
+                if self._tx_status[self._tx_words[reserved]] & IN_FLIGHT:
                     return None
             self._tx_reserved = reserved
         return self._tx_slots[reserved]
@@ -189,7 +202,7 @@ class SendRing:
             self._tx_slots[position][:length] = self._tx_slots[reserved][:length]
         word = self._tx_words[position]
         self._tx_status[word + 1] = length
-        self._tx_status[word] = _SEND_REQUEST
+        self._tx_status[word] = SEND_REQUEST
         self._tx = position + 1 if position < self._tx_last else 0
         self._tx_reserved = -1
         self._tx_pending += 1
@@ -206,7 +219,7 @@ class SendRing:
         """Count what the kernel took; what is longer than ``limit`` it threw away."""
         for word in self._pending():
             length = self._tx_status[word + 1]
-            if self._tx_status[word] & _IN_FLIGHT == _SEND_REQUEST:
+            if self._tx_status[word] & IN_FLIGHT == SEND_REQUEST:
                 return
             self._tx_pending -= 1
             self._tx_bytes -= length
@@ -218,7 +231,104 @@ class SendRing:
     def _withdraw(self) -> None:
         """Take back what the kernel has not taken: it would go out when outdated."""
         for word in self._pending():
-            self._tx_status[word] = _AVAILABLE
+            self._tx_status[word] = AVAILABLE
         self._tx = (self._tx - self._tx_pending) % len(self._tx_words)
         self._unsent += self._tx_pending
         self._tx_pending = self._tx_bytes = 0
+
+
+class Slots:
+    """The slots of one ring, for those who go from one to the next by themselves.
+
+    Args:
+        memory: what they are in.
+        starts: where they begin, bytes.
+        capacity: bytes of a frame that fit one.
+    """
+
+    def __init__(
+        self, memory: memoryview, starts: Sequence[int], capacity: int
+    ) -> None:
+        self.starts = [*starts, *starts]
+        """Where they begin, twice over: from any of them on, all follow."""
+        self._starts = starts
+        self._memory = memory
+        self._room = capacity - (DATA - FRAME)
+        self._views: dict[int, dict[int, list[memoryview]]] = {}
+
+    def data(self, length: int) -> dict[int, list[memoryview]] | None:
+        """Return the memory for sector data of each slot, by where the slot begins.
+
+        It stands in a list, as ``preadv`` and its like want it.
+
+        Args:
+            length: bytes of data; they are kept for 32 lengths at most, for each takes
+                some memory.
+
+        Returns:
+            None if it does not fit, or is a length too many.
+        """
+        views = self._views.get(length)
+        if views is None and length <= self._room:
+            if len(self._views) == _LENGTHS_LIMIT:
+                return None
+            memory = self._memory
+            views = {
+                start: [memory[start + DATA : start + DATA + length]]
+                for start in self._starts
+            }
+            self._views[length] = views
+        return views
+
+    def clear(self) -> None:
+        """Let go of the memory."""
+        self._views.clear()
+
+
+class Rings(ReceiveRing, SendRing):
+    """Both rings of an interface, open to those who take a batch of frames at one go.
+
+    ``begin`` tells where the next frame is looked for and put, ``advance`` how far one
+    got. What ``receive`` and ``commit`` do is up to the caller in between.
+    """
+
+    def _map_both(self, whole: memoryview, shape: RingShape, capacity: int) -> None:
+        self._map_receive(whole, 0, shape)
+        self._map_send(whole, shape.length, shape, capacity)
+        self.memory = whole
+        """All slots of both rings, in bytes."""
+        self.status = self._rx_status
+        """The same in words of four bytes."""
+        self.arrivals = Slots(whole, shape.offsets(0), capacity)
+        self.departures = Slots(whole, shape.offsets(shape.length), capacity)
+
+    def begin(self) -> tuple[int, int]:
+        """Return the numbers of the next slots to receive in and to send from.
+
+        Memory that was handed out before is given back.
+        """
+        if self._rx_held:
+            self.status[self._rx_words[self._rx]] = KERNEL
+            self._rx = self._rx + 1 if self._rx < self._rx_last else 0
+            self._rx_held = False
+        self._tx_reserved = -1
+        return self._rx, self._tx
+
+    def advance(self, frames: int, length: int) -> None:
+        """Note what was received since ``begin``, and put in answer to it.
+
+        Args:
+            frames: frames received, whose slots are the kernel's again, and as many to
+                be sent.
+            length: bytes of all those to be sent.
+        """
+        self._rx = (self._rx + frames) % len(self._rx_words)
+        self._tx = (self._tx + frames) % len(self._tx_words)
+        self._tx_pending += frames
+        self._tx_bytes += length
+
+    def arrived(self) -> bool:
+        """Tell whether a frame waits, and do nothing else."""
+        position = self._rx + self._rx_held
+        word = self._rx_words[position if position <= self._rx_last else 0]
+        return bool(self.status[word] & USER)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from aoe.abstract import LinkStatistics
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import HEADER_LENGTH, sectors_per_frame
+from target.express import Express
 from target.filters.stack import filtered
 from target.filters.target import FilteredTarget
 from target.server import Target
@@ -84,6 +86,7 @@ class Port:
         self._before = LinkStatistics()
         self._by_address: dict[tuple[int, int], Target | FilteredTarget] = {}
         self._filtered: list[FilteredTarget] = []
+        self._express = self._make_express(link)
         for export in exports:
             self.add(export)
 
@@ -96,6 +99,8 @@ class Port:
         served = self._by_address[export.address] = filtered(target)
         if isinstance(served, FilteredTarget):
             self._filtered.append(served)
+        elif self._express is not None:
+            self._express.add(target)
         return target
 
     def remove(self, address: Address) -> None:
@@ -104,6 +109,8 @@ class Port:
         if isinstance(served, FilteredTarget):
             self._filtered.remove(served)
             served = served.target
+        elif self._express is not None:
+            self._express.remove(served)
         self.targets.remove(served)
 
     def target(self, address: Address) -> Target | None:
@@ -129,6 +136,16 @@ class Port:
 
     # --- frames -------------------------------------------------------------------
 
+    def _make_express(self, link: Link) -> Express | None:
+        rings = link.rings
+        if rings is None or sys.byteorder != "little":
+            return None
+        express = Express(rings, self._answer_next)
+        for served in self._by_address.values():
+            if not isinstance(served, FilteredTarget):
+                express.add(served)
+        return express
+
     def serve(self, now: float) -> bool:
         """Answer a batch of frames, and tell whether there were any.
 
@@ -141,27 +158,34 @@ class Port:
         link = self.link
         if link is None:
             return False
-        by_address = self._by_address
-        count = 0
-        while count < _BATCH:
-            reply = link.reserve()
-            if reply is None:
-                time.sleep(_FULL_PAUSE)
-                break
-            request = link.receive()
-            if request is None:
-                break
-            if len(request) < HEADER_LENGTH:
-                self.strays += 1
-            elif (target := by_address.get(_ADDRESS.unpack_from(request))) is None:
-                self._serve_all(link, request, now)
-            elif length := target.handle(request, reply, now):
-                link.commit(length)
-            count += 1
+        if self._express is not None:
+            count = self._express.serve(_BATCH, now)
+        else:
+            count = 0
+            while count < _BATCH and self._answer_next(now):
+                count += 1
         for served in self._filtered:
             self._serve_due(link, served, now)
         link.flush()
         return count > 0
+
+    def _answer_next(self, now: float) -> bool:
+        # Whether there was a frame, and memory for a reply.
+        link = self.last
+        reply = link.reserve()
+        if reply is None:
+            time.sleep(_FULL_PAUSE)
+            return False
+        request = link.receive()
+        if request is None:
+            return False
+        if len(request) < HEADER_LENGTH:
+            self.strays += 1
+        elif (target := self._by_address.get(_ADDRESS.unpack_from(request))) is None:
+            self._serve_all(link, request, now)
+        elif length := target.handle(request, reply, now):
+            link.commit(length)
+        return True
 
     def _serve_due(self, link: Link, served: FilteredTarget, now: float) -> None:
         # What finds no slot stays due.
@@ -279,9 +303,12 @@ class Port:
         self._ready = True
         for target in self.targets:
             target.adapt(link.mac, link.mtu)
+        self._express = self._make_express(link)
         self.announce()
 
     def _retire(self, link: Link) -> None:
+        # It has views of the link's memory.
+        self._express = None
         link.close()
         self._before += link.statistics()
 

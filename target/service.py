@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aoe.errors import AoEError, NotFoundError
 from aoe.sizes import short_size
+from target.spinning import Spinner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,8 @@ class Service:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._poller = select.poll()
         self._polled: dict[Port, int] = {}
+        self._spinner = Spinner()
+        self._looks: list[Callable[[], bool]] = []
         self._awake, self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The pipe that ends a poll; ``signal.set_wakeup_fd`` takes ``wakeup``."""
 
@@ -145,6 +148,7 @@ class Service:
             busy = self._serve_ports(now)
             if now >= tick:
                 tick = self._tick(now)
+            busy = busy or self._spinner.spin(self._looks)
             if not busy or now - polled > _NEWS_INTERVAL:
                 self._poll(0 if busy else self._due(tick) - time.monotonic())
                 # Whatever came of it, there may be new timers.
@@ -185,8 +189,11 @@ class Service:
     def _poll(self, wait: float) -> None:
         if not all(port.link.up for port in self.ports if port.link is not None):
             wait = min(wait, _DOWN_INTERVAL)
-        timeout = None if wait == math.inf else max(0, math.ceil(wait * 1000))
+        timeout = -1 if wait == math.inf else max(0, math.ceil(wait * 1000))
+        asleep = time.monotonic()
         ready = {fd for fd, _ in self._poller.poll(timeout)}
+        if timeout and ready:
+            self._spinner.slept(time.monotonic() - asleep)
         if self._awake in ready:
             os.read(self._awake, 4096)
         if self._interfaces is not None and self._interfaces.fileno() in ready:
@@ -215,6 +222,8 @@ class Service:
             if port not in self._polled:
                 self._poller.register(link, select.POLLIN)
                 self._polled[port] = link.fileno()
+        rings = [link.rings for link in links.values()]
+        self._looks = [each.arrived for each in rings if each is not None]
 
     def _attend(self) -> None:
         while self._signals:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aoe.abstract import Link, LinkStatistics
 from aoe.errors import NotFoundError
+from aoe.rings import FRAME, SEND_REQUEST, SLOT_HEADER, USER, Rings, RingShape
 from tests.asking import CLIENT, TARGET, ask, make_target
 
 if TYPE_CHECKING:
@@ -73,6 +74,77 @@ class QueueLink(Link):
             os.close(self._readable)
             os.close(self._writable)
         self.is_closed = True
+
+
+class MemoryRings(Rings, Link):
+    """Rings in memory, whose kernel sends at each flush and fills what is free."""
+
+    def __init__(self, mtu: int = 1500, slots: int = 32) -> None:
+        self.name, self.index, self.mac, self.mtu, self.up = (
+            "eth0",
+            2,
+            TARGET,
+            mtu,
+            True,
+        )
+        self.waiting: deque[bytes] = deque()
+        self.sent: list[bytes] = []
+        self._shape = RingShape.for_frames(14 + mtu, slots)
+        whole = memoryview(bytearray(b"\xdb" * (2 * self._shape.length)))
+        for start in self._shape.offsets(0):
+            whole[start : start + 4] = bytes(4)
+        self._map_both(whole, self._shape, max(14 + mtu, 60))
+        self._filled = self._emptied = 0
+
+    @property
+    def rings(self) -> Rings:
+        return self
+
+    def deliver(self, *frames: bytes) -> None:
+        self.waiting.extend(frames)
+        self._fill()
+
+    def _fill(self) -> None:
+        starts = self.arrivals.starts
+        while self.waiting:
+            start = starts[self._filled % self._shape.slots]
+            if self.memory[start]:
+                return
+            frame = self.waiting.popleft()
+            begin = start + FRAME
+            stored = min(len(frame), self._shape.slot - FRAME)
+            self.memory[begin : begin + stored] = frame[:stored]
+            SLOT_HEADER.pack_into(
+                self.memory, start, USER, len(frame), stored, FRAME, FRAME + 14
+            )
+            self._filled += 1
+
+    def flush(self) -> None:
+        while self._tx_pending:
+            start = self.departures.starts[self._emptied % self._shape.slots]
+            status, length, _, at, _ = SLOT_HEADER.unpack_from(self.memory, start)
+            assert (status, at) == (SEND_REQUEST, FRAME)
+            self.sent.append(bytes(self.memory[start + at : start + at + length]))
+            self.memory[start : start + 4] = bytes(4)
+            self._emptied += 1
+            self._tx_pending -= 1
+            self._tx_bytes -= length
+        assert self._tx_bytes == 0
+        self._fill()
+
+    def fileno(self) -> int:
+        return -1
+
+    def wait(self, timeout: float | None) -> bool:
+        del timeout
+        return self.arrived()
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(sent=len(self.sent), truncated=self._truncated)
+
+    def close(self) -> None:
+        self.arrivals.clear()
+        self.departures.clear()
 
 
 class Cable(Link):

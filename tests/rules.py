@@ -197,8 +197,12 @@ class Clients:
 
 
 @contextlib.contextmanager
-def serve_clients(image: Path) -> Iterator[Clients]:
+def serve_clients(image: Path, *words: str) -> Iterator[Clients]:
     """Serve a disk, each sector of which differs, for many tests.
+
+    Args:
+        image: the disk's file.
+        words: more of them for ``aoe-target serve``.
 
     Raises:
         AccessError: namespaces need root or a user namespace.
@@ -206,7 +210,7 @@ def serve_clients(image: Path) -> Iterator[Clients]:
     image.write_bytes(DISK)
     with (
         Wire(1500) as wire,
-        serving(wire, image, AT_ONCE, "-b", "16"),
+        serving(wire, image, AT_ONCE, "-b", "16", *words),
         client(wire) as me,
         contextlib.closing(Others(wire)) as others,
     ):

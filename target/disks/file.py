@@ -66,43 +66,43 @@ class FileDisk:
     """
 
     def __init__(self, fd: int, offset: int, size: int, *, read_only: bool) -> None:
-        self._fd = fd
-        self._offset = offset
+        self.fd = fd
+        self.offset = offset
         self.size = size
         self.read_only = read_only
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``; a file cut short meanwhile is an input/output error."""
-        position = self._offset + offset
-        length = os.preadv(self._fd, [buffer], position)
+        position = self.offset + offset
+        length = os.preadv(self.fd, [buffer], position)
         while length < len(buffer):
-            got = os.preadv(self._fd, [buffer[length:]], position + length)
+            got = os.preadv(self.fd, [buffer[length:]], position + length)
             if not got:
                 raise OSError(errno.EIO, "the file ends too early")
             length += got
 
     def write_from(self, offset: int, data: memoryview) -> None:
         """Write the whole of ``data``."""
-        position = self._offset + offset
-        length = os.pwritev(self._fd, [data], position)
+        position = self.offset + offset
+        length = os.pwritev(self.fd, [data], position)
         while length < len(data):
-            put = os.pwritev(self._fd, [data[length:]], position + length)
+            put = os.pwritev(self.fd, [data[length:]], position + length)
             if not put:
                 raise OSError(errno.EIO, "nothing was written")
             length += put
 
     def flush(self) -> None:
         """Have the kernel and the drive put everything on stable storage."""
-        os.fdatasync(self._fd)
+        os.fdatasync(self.fd)
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros where the file system knows no holes.
 
         With O_DSYNC a hole is made stable as a write would be.
         """
-        if not punch_hole(self._fd, self._offset + offset, length):
+        if not punch_hole(self.fd, self.offset + offset, length):
             self._write_zeros(offset, length)
-        elif fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DSYNC:
+        elif fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DSYNC:
             self.flush()
 
     def _write_zeros(self, offset: int, length: int) -> None:
@@ -112,7 +112,7 @@ class FileDisk:
 
     def close(self) -> None:
         """Close the file, and with it give up its lock."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:

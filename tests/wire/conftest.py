@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from tests.rules import Clients
 
 
-@pytest.fixture(scope="module")
-def served_for_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """Serve once for all rules; skip only where no namespaces can be made."""
+@pytest.fixture(scope="module", params=[(), ("--plain",)], ids=["rings", "plain"])
+def served_for_rules(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Clients]:
+    """Serve for all rules, from ring to ring, and with care and a call for each frame.
+
+    It skips only where no namespaces can be made.
+    """
     image = tmp_path_factory.mktemp("rules") / "disk.img"
     with ExitStack() as stack:
         try:
-            clients = stack.enter_context(serve_clients(image))
+            clients = stack.enter_context(serve_clients(image, *request.param))
         except AccessError as error:
             pytest.skip(str(error))
         yield clients

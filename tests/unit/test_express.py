@@ -1,0 +1,220 @@
+"""What is answered from ring to ring is answered as ``Target.handle`` would."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import islice
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoe.address import Address
+from target.disks.file import FileDisk
+from target.exports import Export
+from target.filters.settings import parse_filter
+from target.filters.stack import Filters
+from target.ports import Port
+from target.server import Target
+from tests.asking import SECTORS, ata, mask, sector
+from tests.fuzz_frames import Mutator, at
+from tests.links import MemoryRings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aoe.rings import Rings
+
+READ, WRITE, SPOIL = 0x24, 0x34, 0x45
+CONTENT = b"".join(sector(number) for number in range(SECTORS))
+GUARD = 4096
+"""Bytes of the file in front of the disk, and behind it."""
+
+
+class ShutRings(MemoryRings):
+    """The same link, but nobody may work in its memory."""
+
+    @property
+    def rings(self) -> Rings:
+        return None  # type: ignore[return-value] # as a link without rings has it
+
+
+class Side:
+    """A port with four targets on files, by one way or the other."""
+
+    def __init__(self, link: MemoryRings, stack: ExitStack) -> None:
+        self.link = link
+        self.files: list[int] = []
+        self._stack = stack
+        self.port = Port(link)
+        self._add(Address(7, 3))
+        self._add(Address(0, 0), offset=GUARD)
+        self._add(Address(7, 4), read_only=True)
+        self._add(Address(9, 1), sync=True)
+        stack.callback(self.port.close)
+
+    def _add(
+        self,
+        address: Address,
+        *,
+        offset: int = 0,
+        read_only: bool = False,
+        sync: bool = False,
+    ) -> None:
+        fd = os.memfd_create(str(address))
+        os.pwrite(fd, CONTENT, offset)
+        os.truncate(fd, offset + len(CONTENT) + offset)
+        self.files.append(fd)
+        disk = FileDisk(fd, offset, len(CONTENT), read_only=read_only)
+        self._stack.callback(disk.close)
+        self.port.add(Export(address, disk, sync=sync))
+
+    def serve(self, *requests: bytes, now: float = 0.0) -> list[bytes]:
+        """Hand them over at once, and return the replies."""
+        self.link.sent.clear()
+        self.link.deliver(*requests)
+        while self.port.serve(now):
+            pass
+        assert not self.link.waiting
+        return list(self.link.sent)
+
+    def disks(self) -> list[bytes]:
+        return [os.pread(fd, os.fstat(fd).st_size, 0) for fd in self.files]
+
+    def counted(self) -> list[object]:
+        counts = [asdict(each.statistics()) for each in self.port.targets]
+        return [*counts, self.port.strays, self.link.statistics()]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def rushing(stack: ExitStack) -> Side:
+    return Side(MemoryRings(), stack)
+
+
+def everyday(chance: Random) -> bytes:
+    """Draw a request as clients send most of the time, at the disk's edges too."""
+    writes = chance.random() < 0.5
+    count = chance.choice((1, 1, 2, 2, 3))
+    lba = chance.choice((chance.randrange(SECTORS), SECTORS - count, SECTORS - 1))
+    data = chance.randbytes(count * 512) if writes else bytes(chance.choice((0, 24)))
+    opcode = chance.choice((0x30, 0x34, 0x35, 0xCA) if writes else (0x20, 0x24, 0x25))
+    aflags = (0x40, 0x00, 0x50, 0x42)[chance.randrange(4)] | writes
+    address = chance.choice(((7, 3), (7, 3), (0, 0), (7, 4), (9, 1), (5, 5)))
+    return at(address, ata(opcode, lba, count, aflags=aflags, data=data))
+
+
+def traffic(seed: int) -> Iterator[bytes]:
+    """Draw mostly everyday requests, and anything between them."""
+    chance, mutator = Random(seed), Mutator(seed)
+    while True:
+        yield everyday(chance) if chance.random() < 0.8 else next(mutator)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    batches=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    mtu=st.sampled_from((548, 1500, 9000)),
+    cut=st.integers(0, 12),
+)
+def test_both_ways_give_the_same_replies_disks_and_counters(
+    seed: int, batches: list[int], mtu: int, cut: int
+) -> None:
+    with ExitStack() as stack:
+        rushing = Side(MemoryRings(mtu), stack)
+        careful = Side(ShutRings(mtu), stack)
+        frames = traffic(seed)
+        for number, size in enumerate(batches):
+            requests = list(islice(frames, size))
+            if number == cut:
+                # Somebody cuts a file short underneath: reads fail beyond.
+                for side in (rushing, careful):
+                    os.truncate(side.files[0], len(CONTENT) // 2)
+            now = number * 10.0
+            assert rushing.serve(*requests, now=now) == careful.serve(
+                *requests, now=now
+            )
+            assert rushing.counted() == careful.counted()
+        assert rushing.disks() == careful.disks()
+
+
+def never(*_: object) -> int:
+    raise AssertionError
+
+
+def test_everyday_requests_go_from_ring_to_ring(
+    rushing: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Target, "handle", never)
+    data = b"\xa5" * 1024
+    write = ata(WRITE, 100, 2, aflags=0x41, data=data)
+    replies = rushing.serve(*[ata(READ, lba, 2) for lba in range(30)], write)
+    assert [reply[36:44] for reply in replies[:30]] == [
+        CONTENT[lba * 512 :][:8] for lba in range(30)
+    ]
+    assert replies[30][24:28] == b"A\0\0@"
+    assert rushing.disks()[0][100 * 512 : 102 * 512] == data
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        mask(1, (1, bytes.fromhex("525400000001"))),
+        ata(SPOIL, 0, 1, feature=0x55),
+    ],
+    ids=["mask", "uncorrectable"],
+)
+def test_what_changes_an_export_holds_for_the_very_next_frame_p61(
+    rushing: Side, before: bytes
+) -> None:
+    read = ata(READ, 0, 1)
+    replies = rushing.serve(read, read, before, read)
+    assert [len(reply) for reply in replies[:2]] == [548, 548]
+    assert all(len(reply) == 60 for reply in replies[2:])
+
+
+def test_a_target_that_is_gone_is_silent_and_one_that_comes_is_heard(
+    rushing: Side,
+) -> None:
+    read = ata(READ, 0, 1)
+    assert len(rushing.serve(read)) == 1
+    target = rushing.port.targets[0]
+    rushing.port.remove(target.export.address)
+    assert rushing.serve(read, read) == []
+    rushing.port.add(target.export)
+    assert len(rushing.serve(read)) == 1
+
+
+def test_frames_for_a_target_with_filters_meet_them(stack: ExitStack) -> None:
+    rushing = Side(MemoryRings(), stack)
+    disk = rushing.port.targets[0].export.disk
+    export = Export(Address(8, 1), disk)
+    export.filters = Filters(
+        [parse_filter("drop")], exists=lambda _: True, say=lambda _: None
+    )
+    rushing.port.add(export)
+    assert rushing.serve(at((8, 1), ata(READ)), ata(READ))[0][16:19] == b"\0\x07\x03"
+
+
+def test_frames_that_were_cut_are_left_out(rushing: Side) -> None:
+    read = ata(READ, 0, 1)
+    too_long = ata(READ, 1, 1, data=bytes(4000))
+    assert len(rushing.serve(read, too_long, read)) == 2
+    assert rushing.port.statistics().truncated == 1
+
+
+def test_more_requests_than_slots_are_all_answered_in_order(rushing: Side) -> None:
+    replies = rushing.serve(*[ata(READ, lba, 1) for lba in range(500)])
+    assert [int.from_bytes(reply[28:34], "little") for reply in replies] == [
+        *range(500)
+    ]
