@@ -56,6 +56,9 @@ def completion_script(cli: click.Command, program: str, shell: str) -> str:
         cli: the whole command.
         program: its name.
         shell: bash, zsh or fish.
+
+    Raises:
+        ValueError: another shell.
     """
     from click.shell_completion import get_completion_class
 

@@ -171,7 +171,11 @@ class DiskEnd:
         self.disk.submit(Op.READ, self.start + chunk.offset, chunk.view, chunk.ended)
 
     def prepare(self, size: int | None) -> None:
-        """See that the disk is large enough."""
+        """See that the disk is large enough.
+
+        Raises:
+            UsageError: it is not.
+        """
         room = self.disk.size - self.start
         if size is not None and size > room:
             raise UsageError(
@@ -273,13 +277,16 @@ class _Comparison:
 
     def __init__(self, there: Source) -> None:
         self._there = there
-        self._buffers: list[bytearray] = []
 
     def prepare(self, size: int | None) -> None:
         """Nothing to make room for."""
 
     def write(self, chunk: Chunk) -> int:
-        """Read the same place and compare."""
+        """Read the same place and compare.
+
+        Raises:
+            AoEError: it could not be read, or differs.
+        """
         other = Chunk(chunk.offset, chunk.length, bytearray(CHUNK))
         self._there.read(other)
         while not other.is_done:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
-from aoe.identify import Ability, trims_to_zeroes
+from aoe.identify import trims_to_zeroes
 from initiator.bio import Bio, Op, bio_for
 from initiator.host import Host
 from initiator.unaligned import ByteView
@@ -100,7 +100,11 @@ class Disk:
 
     @property
     def identity(self) -> Identity:
-        """What the disk says of itself."""
+        """What the disk says of itself.
+
+        Raises:
+            AoEError: it has not said so yet.
+        """
         identity = self._device.identity
         if identity is None:
             raise AoEError(str(self.address), "not identified")
@@ -124,13 +128,6 @@ class Disk:
     def trims_to_zeroes(self) -> bool:
         """What was trimmed reads as zeroes, every time."""
         return self.can_trim and trims_to_zeroes(self._device.ident)
-
-    @property
-    def has_write_cache(self) -> bool:
-        """Writes may be volatile until a flush; False if the disk says they are not."""
-        identity = self.identity
-        told = Ability.WRITE_CACHE in identity.abilities
-        return not told or Ability.WRITE_CACHE in identity.enabled
 
     @property
     def frame_size(self) -> int:
@@ -171,7 +168,7 @@ class Disk:
         stay as it is until then.
 
         Args:
-            op: what to do; for a DISCARD there is ``submit_discard``.
+            op: what to do, but not a DISCARD, which has no buffer.
             offset: where, in bytes.
             buffer: what to write, or where to read to.
             end_io: called once; ``bio.error`` says how it went.
@@ -183,13 +180,6 @@ class Disk:
         bio = bio_for(op, offset // SECTOR, buffer, end_io, fua=fua)
         self._check(offset, bio.size)
         self.submit_bio(bio)
-
-    def submit_discard(
-        self, offset: int, length: int, end_io: Callable[[Bio], None]
-    ) -> None:
-        """Start to trim ``length`` bytes at ``offset``; as ``submit``."""
-        self._check(offset, length)
-        self.submit_bio(Bio(Op.DISCARD, offset // SECTOR, end_io, length=length))
 
     def _check(self, offset: int, length: int) -> None:
         if offset % SECTOR or length % SECTOR:

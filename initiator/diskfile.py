@@ -43,7 +43,11 @@ class DiskFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go somewhere, beyond the end too; return where that is."""
+        """Go somewhere, beyond the end too; return where that is.
+
+        Raises:
+            UsageError: in front of the disk, or by another way to count.
+        """
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._disk.size}
         if whence not in start or start[whence] + offset < 0:
             raise UsageError(str(self._disk.address), f"cannot seek to {offset}")

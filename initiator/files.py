@@ -71,7 +71,11 @@ class FileEnd:
         return end if found >= self._end else found
 
     def read(self, chunk: Chunk) -> None:
-        """Read the chunk at once."""
+        """Read the chunk at once.
+
+        Raises:
+            AoEError: the file cannot be read, or became shorter.
+        """
         done = 0
         wanted = min(chunk.length, self._end - chunk.offset)
         chunk.view[wanted:] = bytes(chunk.length - wanted)
@@ -85,7 +89,12 @@ class FileEnd:
         chunk.is_done = True
 
     def prepare(self, size: int | None) -> None:
-        """Empty the file and give it its length: all of it is a hole now."""
+        """Empty the file and give it its length: all of it is a hole now.
+
+        Raises:
+            UsageError: a device has no room for it.
+            AoEError: the file system would not have it.
+        """
         if self._is_file:
             with _explained(str(self.path)):
                 os.ftruncate(self._fd, 0)

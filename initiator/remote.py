@@ -234,7 +234,12 @@ class RemoteTarget:
         return registers, reply[ATA_DATA:]
 
     def identity_page(self) -> bytes:
-        """Ask for the 512 bytes of IDENTIFY DEVICE; raises as ``ata``."""
+        """Ask for the 512 bytes of IDENTIFY DEVICE.
+
+        Raises:
+            AoEError: as ``ata`` raises it.
+            DeviceError: the page is too short.
+        """
         _, page = self.ata(self.asking.identify(), "IDENTIFY")
         if len(page) < SECTOR:
             why = f"{len(page)} bytes"

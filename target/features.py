@@ -1,7 +1,8 @@
 """ATA commands about the disk itself: IDENTIFY, SMART, SET FEATURES and power.
 
 Each operation does its work and returns the bytes of data that it put behind the
-reply's registers, and the sector count register of a success (P35).
+reply's registers, and the sector count register of a success (P35). What cannot be done
+raises ``CommandError``, which becomes the status and error registers (P15).
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from aoe.errors import AoEError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FORMATS: Final = ("text", "json")
 _PROGRAM: Final = "aoe-target"
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
@@ -83,7 +82,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 def choose_formatter(
     log_format: str, stream: TextIO, environ: Mapping[str, str] = os.environ
 ) -> logging.Formatter:
-    """Return the formatter for one of ``FORMATS`` and the stream that it writes to.
+    """Return the formatter for ``text`` or ``json``, and the stream that it writes to.
 
     Text that goes to the journal is written for it.
     """
@@ -108,7 +107,7 @@ def logging_to_stderr(log_format: str = "text") -> Iterator[None]:
     """Have the log on standard error, and an error that ends the program in it as well.
 
     Args:
-        log_format: one of ``FORMATS``.
+        log_format: ``text`` or ``json``.
 
     Raises:
         AoEError: passed on as it came, for the program to print, in text.

@@ -165,7 +165,7 @@ def connects(
         @functools.wraps(command)
         def connected(**kwargs: object) -> None:
             mine = {name: kwargs.pop(name) for name in names}
-            command(connection=Connection(**mine), **kwargs)  # type: ignore[arg-type]
+            command(connection=Connection(**mine), **kwargs)  # type: ignore[arg-type] # as click made them
 
         names = ["interfaces", "pcap", "timeout"]
         names += ["timing", "deadsecs"] if moves_data else []

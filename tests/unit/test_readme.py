@@ -92,6 +92,34 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert not heading or heading in headings(linked), link
 
 
+@pytest.mark.parametrize("folder", ["aoe", "target", "initiator"])
+def test_a_folders_readme_names_all_that_is_in_it(folder: str) -> None:
+    inside = [
+        path for path in (CHECKOUT / folder).iterdir() if path.name[0] not in "_."
+    ]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in inside]
+    names = [name for name in names if name.endswith((".py", "/"))]
+    text = (CHECKOUT / folder / "README.md").read_text()
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_scripts_readme_names_each_of_them() -> None:
+    names = [path.name for path in (CHECKOUT / "scripts").iterdir() if not path.suffix]
+    names = [name for name in names if name[0] not in "_."]
+    text = (CHECKOUT / "scripts/README.md").read_text()
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("folder", ["aoe", "target", "initiator"])
+def test_a_folders_readme_names_nothing_that_is_gone(folder: str) -> None:
+    text = (CHECKOUT / folder / "README.md").read_text()
+    rows = "".join(re.findall(r"^\| `.*\n", text, re.MULTILINE))
+    there = {path.name for path in (CHECKOUT / folder).rglob("*.py")}
+    named = re.findall(r"`(?:\w+/)*(\w+\.py)`", rows)
+    assert named
+    assert [name for name in named if name not in there] == []
+
+
 def headings(path: Path) -> set[str]:
     """Return the names under which GitHub finds the headings of a document."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)

@@ -13,9 +13,10 @@ from scripts import get_pip
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHELL = (
-    *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check")),
-    *("scripts/bench", "scripts/fuzz", "scripts/fuzz_answers"),
-    *("scripts/killtest", "scripts/manpages"),
+    *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check", "demo")),
+    *("scripts/bench", "scripts/diagrams", "scripts/frozen", "scripts/fuzz"),
+    *("scripts/fuzz_answers", "scripts/killtest", "scripts/manpages"),
+    "scripts/mutants",
     ".ci/run",
 )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -7,15 +8,19 @@ import pytest
 
 from aoe.errors import AccessError
 from tests.rules import serve_clients
+from tests.serving import AT_ONCE, serving
+from tests.tools import vblade_serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from aoe.netns import Wire
     from tests.rules import Clients
 
 
 @pytest.fixture(scope="module", params=[(), ("--plain",)], ids=["rings", "plain"])
-def served(
+def served_for_rules(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clients]:
     """Serve for all rules, from ring to ring, and with care and a call for each frame.
@@ -32,7 +37,29 @@ def served(
 
 
 @pytest.fixture
-def clients(served: Clients) -> Clients:
+def clients(served_for_rules: Clients) -> Clients:
     """Begin with empty lists and the disk as it was, whatever was asked before."""
-    served.begin()
-    return served
+    served_for_rules.begin()
+    return served_for_rules
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Make an image of 1 MiB of noise."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+@pytest.fixture
+def served(wire: Wire, image: Path) -> Iterator[Wire]:
+    """Serve the image as e7.3."""
+    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
+        yield wire
+
+
+@pytest.fixture
+def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
+    """Serve the image as e7.3, with Debian's vblade."""
+    with vblade_serving(wire, image):
+        yield wire

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.netns
 
 CHECK = [sys.executable, "-m", "initiator", "check", "e7.3", "-i", "aoe0"]
 EVERYTHING = ("--write", "--claim", "--hazardous")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(os.urandom(1 << 20))
-    return path
 
 
 def check(wire: Wire, *words: str) -> subprocess.CompletedProcess[str]:

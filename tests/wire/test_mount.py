@@ -6,6 +6,7 @@ much a promise: that is what these tests hold to then.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.nbd_servers import program
 from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aoe.netns import Wire
     from tests.attaching import Attached
@@ -73,6 +74,29 @@ def expect_to_be_told_who_may(wire: Wire, *words: object) -> None:
         assert "who may open /dev/fuse" in line or "modprobe fuse" in line
 
 
+def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Where we may not mount, expect ``aoe attach`` to say so in place of the test.
+
+    Args:
+        words: its options; a fixture's name in braces is that fixture.
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def tested(**fixtures: Any) -> None:  # noqa: ANN401 - each has its own type
+            if may_mount():
+                test(**fixtures)
+                return
+            wire = fixtures.get("wire") or fixtures["make_wire"](9000)
+            told = [word.format_map(fixtures) for word in words]
+            with serving(wire, fixtures["disk"], AT_ONCE):
+                expect_to_be_told_who_may(wire, *told)
+
+        return tested
+
+    return decorate
+
+
 @contextmanager
 def mounted(wire: Wire, directory: Path, *words: object) -> Iterator[Attached]:
     """Mount what is on the disk, and have it detached in order."""
@@ -115,14 +139,12 @@ def compare(attachment: Attached, directory: Path) -> None:
 
 @pytest.mark.parametrize("wire_loses", [False, True], ids=["clean", "lossy"])
 @pytest.mark.parametrize("kind", FSCK)
+@mounting("--mount", "{directory}")
 def test_a_file_system_keeps_a_source_tree(
     make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, wire_loses: bool
 ) -> None:
     wire = make_wire(9000)
     with serving(wire, disk, AT_ONCE, *(LOSSY if wire_loses else [])):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory)
-            return
         with attached(wire, "--loop") as attachment:
             device = attachment.about["device"]
             attachment.run(program(f"mkfs.{kind}", PACKAGES), "-q", device)
@@ -137,6 +159,7 @@ def test_a_file_system_keeps_a_source_tree(
 
 
 @pytest.mark.parametrize("kind", FSCK)
+@mounting("--mount", "{directory}")
 def test_a_file_system_waits_for_a_target_that_comes_back(
     make_wire: MakeWire, disk: Path, directory: Path, kind: str
 ) -> None:
@@ -145,10 +168,6 @@ def test_a_file_system_waits_for_a_target_that_comes_back(
     words = ["serve", "e7.3", wire.interface, disk, AT_ONCE]
     target = start(wire.target, *words)
     ready_line(target)
-    if not may_mount():
-        expect_to_be_told_who_may(wire, "--mount", directory)
-        finish(target, signal.SIGTERM)
-        return
     with mounted(wire, directory) as attachment:
         before = disk.stat().st_blocks
         copying = copy_tree(attachment, directory)
@@ -167,42 +186,42 @@ def test_a_file_system_waits_for_a_target_that_comes_back(
     finish(target, signal.SIGTERM)
 
 
+@mounting("--mount", "{directory}")
 def test_who_uses_a_mount_keeps_it(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("ext4", disk)
-    with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory)
-            return
-        with attached(wire, "--mount", directory) as attachment:
-            wait_there = f"cd {directory}; echo; exec sleep 999"
-            user = attachment.popen("sh", "-c", wait_there, stdout=subprocess.PIPE)
-            assert user.stdout is not None
-            user.stdout.readline()
-            refusal = attachment.aoe("detach", "e7.3", code=5)
-            in_use = f"{directory}: in use by sleep ({user.pid})."
-            assert refusal.startswith(f"aoe: {in_use}")
-            assert attachment.process.stderr is not None
-            attachment.signal(signal.SIGTERM)
-            for _ in ("aoe detach", "the signal"):
-                told = attachment.process.stderr.readline()
-                assert told.startswith(f"aoe: still attached: {in_use}")
-            attachment.run("touch", directory / "still-there")
-            user.kill()
-            user.communicate()
-            attachment.aoe("detach", "e7.3")
-            assert attachment.ended() == 0
+    with (
+        serving(wire, disk, AT_ONCE),
+        attached(wire, "--mount", directory) as attachment,
+    ):
+        wait_there = f"cd {directory}; echo; exec sleep 999"
+        user = attachment.popen("sh", "-c", wait_there, stdout=subprocess.PIPE)
+        assert user.stdout is not None
+        user.stdout.readline()
+        refusal = attachment.aoe("detach", "e7.3", code=5)
+        in_use = f"{directory}: in use by sleep ({user.pid})."
+        assert refusal.startswith(f"aoe: {in_use}")
+        assert attachment.process.stderr is not None
+        attachment.signal(signal.SIGTERM)
+        for _ in ("aoe detach", "the signal"):
+            told = attachment.process.stderr.readline()
+            assert told.startswith(f"aoe: still attached: {in_use}")
+        attachment.run("touch", directory / "still-there")
+        user.kill()
+        user.communicate()
+        attachment.aoe("detach", "e7.3")
+        assert attachment.ended() == 0
     fsck("ext4", disk)
 
 
+@mounting("--mount", "{directory}")
 def test_umount_is_all_it_takes(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("xfs", disk)
-    with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory)
-            return
-        with attached(wire, "--mount", directory) as attachment:
-            attachment.run("umount", directory)
-            assert attachment.ended() == 0
+    with (
+        serving(wire, disk, AT_ONCE),
+        attached(wire, "--mount", directory) as attachment,
+    ):
+        attachment.run("umount", directory)
+        assert attachment.ended() == 0
 
 
 def backing_file(device: Path) -> str:
@@ -212,12 +231,10 @@ def backing_file(device: Path) -> str:
         return ""
 
 
+@mounting("--loop")
 def test_a_signal_undoes_it_all(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("ext4", disk)
     with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--loop")
-            return
         with attached(wire, "--mount", directory, "--loop") as attachment:
             device = Path(attachment.about["device"])
             ours = backing_file(device)
@@ -226,14 +243,12 @@ def test_a_signal_undoes_it_all(wire: Wire, disk: Path, directory: Path) -> None
         assert backing_file(device) != ours
 
 
+@mounting("--loop")
 def test_a_killed_attachment_leaves_no_device(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
     with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--loop")
-            return
         with attached(wire, "--mount", directory) as attachment:
             device = Path(attachment.about["device"])
             ours = backing_file(device)
@@ -247,13 +262,11 @@ def test_a_killed_attachment_leaves_no_device(
         shutil.rmtree(Path(ours).parent)
 
 
+@mounting("--mount", "{directory}")
 def test_a_mount_that_fails_leaves_nothing(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory)
-            return
         before = set(Path("/run").glob("aoe-*"))
         process = start_attach(wire, "--mount", directory)
         out, err = process.communicate(timeout=PATIENCE * 3)
@@ -263,14 +276,12 @@ def test_a_mount_that_fails_leaves_nothing(
         assert set(Path("/run").glob("aoe-*")) <= before
 
 
+@mounting("--mount", "{directory}")
 def test_lazily_detached_it_is_gone_with_its_last_user(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
     with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory)
-            return
         with attached(wire, "--mount", directory) as attachment:
             write = f"cd {directory}; echo; read line; echo $line >late; sync late"
             user = subprocess.Popen(
@@ -292,44 +303,39 @@ def test_lazily_detached_it_is_gone_with_its_last_user(
             assert attachment.run("cat", directory / "late") == "written\n"
 
 
+@mounting("--mount", "{directory}", "--read-only")
 def test_read_only_is_read_only_all_the_way(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
     before = disk.stat()
-    with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--mount", directory, "--read-only")
-            return
-        with mounted(wire, directory, "--read-only", "--loop") as attachment:
-            device = attachment.about["device"]
-            assert attachment.run("blockdev", "--getro", device) == "1\n"
-            refusal = attachment.run("touch", directory / "x", code=1)
-            assert "Read-only file system" in refusal
+    with (
+        serving(wire, disk, AT_ONCE),
+        mounted(wire, directory, "--read-only", "--loop") as attachment,
+    ):
+        device = attachment.about["device"]
+        assert attachment.run("blockdev", "--getro", device) == "1\n"
+        refusal = attachment.run("touch", directory / "x", code=1)
+        assert "Read-only file system" in refusal
     assert disk.stat().st_mtime_ns == before.st_mtime_ns
 
 
+@mounting("--loop", "--background")
 def test_several_are_told_apart_by_their_place(wire: Wire, disk: Path) -> None:
     file, place = disk.with_name("again"), disk.with_name("socket")
-    with serving(wire, disk, AT_ONCE):
-        if not may_mount():
-            expect_to_be_told_who_may(wire, "--loop", "--background")
-            return
-        with attached(wire, "--loop") as first:
-            device = first.about["device"]
-            words = ["attach", "e7.3", "-i", wire.interface, "--background"]
-            second = first.aoe(*words, "--fuse", file, "--read-only")
-            assert second == f"e7.3 300 MiB as {file} [read-only]\n"
-            third = first.aoe(*words, "--nbd", place)
-            listed = first.aoe("detach", "--list").splitlines(keepends=True)
-            assert sorted(listed) == sorted(
-                (f"e7.3 300 MiB as {device}\n", second, third)
-            )
-            refusal = first.aoe("detach", "e7.3", code=2)
-            assert "attached 3 times. Name the directory, file or device" in refusal
-            for name in (file, place, device):
-                first.aoe("detach", name)
-            assert first.ended() == 0
+    with serving(wire, disk, AT_ONCE), attached(wire, "--loop") as first:
+        device = first.about["device"]
+        words = ["attach", "e7.3", "-i", wire.interface, "--background"]
+        second = first.aoe(*words, "--fuse", file, "--read-only")
+        assert second == f"e7.3 300 MiB as {file} [read-only]\n"
+        third = first.aoe(*words, "--nbd", place)
+        listed = first.aoe("detach", "--list").splitlines(keepends=True)
+        assert sorted(listed) == sorted((f"e7.3 300 MiB as {device}\n", second, third))
+        refusal = first.aoe("detach", "e7.3", code=2)
+        assert "attached 3 times. Name the directory, file or device" in refusal
+        for name in (file, place, device):
+            first.aoe("detach", name)
+        assert first.ended() == 0
     assert not file.exists()
     assert not place.exists()
 

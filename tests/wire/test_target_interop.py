@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import pytest
 from aoe.identify import Identity
 from tests.asking import ata, config, frame
 from tests.serving import Client, client, serving
+from tests.tools import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,20 +18,6 @@ if TYPE_CHECKING:
     from aoe.netns import Wire
 
 pytestmark = pytest.mark.netns
-
-
-def program(name: str, package: str) -> str:
-    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        pytest.skip(f"no {name}; apt install {package}")
-    return path
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(os.urandom(1 << 20))
-    return path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,25 +27,6 @@ pytestmark = pytest.mark.netns
 
 MIB = 1 << 20
 OTHER = "52:54:00:00:00:07"
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(os.urandom(1 << 20))
-    return path
-
-
-@pytest.fixture
-def served(wire: Wire, image: Path) -> Iterator[Wire]:
-    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
-        yield wire
-
-
-@pytest.fixture
-def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
-    with vblade_serving(wire, image):
-        yield wire
 
 
 @pytest.fixture

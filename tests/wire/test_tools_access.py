@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving import AT_ONCE, finish, ready_line, serving, start
-from tests.tools import aoe, aoe_json, call, program, vblade_serving
+from tests.serving import finish, ready_line, start
+from tests.tools import aoe, aoe_json, call, program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from aoe.netns import Wire
@@ -20,25 +18,6 @@ pytestmark = pytest.mark.netns
 
 OURS = "52:54:00:ae:00:02"
 OTHER, THIRD = "52:54:00:00:00:07", "52:54:00:00:00:08"
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(os.urandom(1 << 20))
-    return path
-
-
-@pytest.fixture
-def served(wire: Wire, image: Path) -> Iterator[Wire]:
-    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
-        yield wire
-
-
-@pytest.fixture
-def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
-    with vblade_serving(wire, image):
-        yield wire
 
 
 # --- config string --------------------------------------------------------------------
