@@ -307,7 +307,7 @@ class Driver:
             d.read_only = None
         if self.options.shrink:
             d.hurry(now)
-        if d.nopen == 0 or (self.options.revive and d.state is State.CLOSEWAIT):
+        if d.nopen == 0 or (self.options.revive and d.state is not _UP):
             d.fw_ver = config.firmware
             self._identify(d, now)
         elif self._follows_size(d):

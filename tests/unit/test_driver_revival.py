@@ -60,6 +60,17 @@ def test_k56_ours_uses_an_open_device_again_when_it_answers(connect: Connect) ->
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
 
+def test_one_that_was_opened_while_it_was_down_is_used_when_it_answers(
+    connect: Connect,
+) -> None:
+    world = connect(Options())
+    world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
+    world.driver.open(world.device)
+    world.deliver(world.target.announce())
+    world.settle()
+    assert world.is_up
+
+
 @in_both_modes
 def test_a_closed_device_that_is_down_comes_back_with_any_announcement(
     connect: Connect, options: Options
