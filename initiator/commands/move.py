@@ -66,6 +66,8 @@ def read(
     \b
     Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
           aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
+
+    Any byte will do to begin and to end at.
     """
     with connection.host(address) as host:
         source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
@@ -92,6 +94,9 @@ def write(
     \b
     Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
           zcat disk.img.gz | aoe write e0.0 -i eth0
+
+    Any byte will do to begin and to end at. Of a sector that is only written in part,
+    the rest is read first and stays as it was, unless somebody else writes to it.
     """
     source = (
         StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
