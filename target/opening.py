@@ -14,7 +14,7 @@ from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from aoe.interfaces import InterfaceWatch
 from aoe.link import open_link
-from aoe.sizes import short_size
+from aoe.sizes import counted, short_size
 from target.claims import claim
 from target.disks import open_disk
 from target.exports import Export
@@ -209,11 +209,9 @@ def ready_lines(inventory: Inventory) -> list[str]:
 
 
 def _describe_link(link: Link) -> str:
-    sectors = sectors_per_frame(link.mtu)
-    plural = "" if sectors == 1 else "s"
     return (
         f"{link.name} ({format_mac(link.mac)}, MTU {link.mtu}, "
-        f"{sectors} sector{plural} a frame)"
+        f"{counted(sectors_per_frame(link.mtu), 'sector')} a frame)"
     )
 
 

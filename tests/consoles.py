@@ -45,7 +45,7 @@ _FORMS = {
 _ANY_FORM = re.compile(
     "|".join(f"({re.escape(f) if f == '...' else f})" for f in _FORMS)
 )
-_SENT_AGAIN = re.compile(r", \d+ frames? sent again")
+_SENT_AGAIN = re.compile(r", [\d,]+ frames? sent again")
 
 
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ import click
 from aoe.address import Address
 from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import AoEError, UnsupportedError, UsageError
-from aoe.sizes import format_size
+from aoe.sizes import counted, format_size
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address, complete_end
 from initiator.copy import DiskEnd, Outcome, copy, verify
@@ -209,7 +209,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{retransmits} frames sent again")
+        details.append(f"{counted(retransmits, 'frame')} sent again")
     if check:
         details.append("verified")
     return details
