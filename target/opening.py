@@ -224,5 +224,10 @@ def _describe_flags(chosen: ExportSettings) -> str:
     if chosen.overlay:
         names[f"overlay {chosen.overlay}"] = True
     flags = [name for name, is_set in names.items() if is_set]
-    flags += [f"filter {each}" for each in chosen.filters]
+    if len(chosen.filters) == 1:
+        flags.append(f"filter {chosen.filters[0]}")
+    elif chosen.filters:
+        # All that each was told is in the status, where there is room.
+        those = ", ".join(each.name for each in chosen.filters)
+        flags.append(f"{len(chosen.filters)} filters: {those}")
     return f" [{', '.join(flags)}]" if flags else ""

@@ -38,6 +38,7 @@ _FORMS = {
     r"(?<=\": )\d+(?:\.\d+)?": r"\d+(?:\.\d+)?",
     r"\bprocess \d+, up [\d:]+": r"process \d+, up [\d:]+",
     r"\b\d+(?= (?:received|sent|reads|writes|flushes)\b)": r"\d+",
+    r"\b[\d,]+(?= times\b)": r"[\d,]+",
     r"\b\d+(?:\.\d+)?(?= *(?:ms|s|MB/s)\b)": r"\d+(?:\.\d+)?",
     r"\s+": r"\s+",
 }
