@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
@@ -14,7 +15,7 @@ from aoe.errors import AoEError, UsageError, from_os_error
 from aoe.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 _SCHEMA_VERSION: Final = 1
@@ -63,6 +64,28 @@ _MONTH: Final = 30 * 24 * 3600
 ADDRESS: Final = Parsed("address", Address.parse)
 SECONDS: Final = Parsed("seconds", parse_seconds)
 SIZE: Final = Parsed("size", parse_size)
+
+
+class SectionedCommand(click.Command):
+    """A command whose options are listed under headings, as subcommands are."""
+
+    headings: Mapping[str, str] = MappingProxyType({})
+    """Above which parameter, by its name in Python, there is which heading."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """List the options in their order, and their headings."""
+        heading = "Options"
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            heading = self.headings.get(str(parameter.name), heading)
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

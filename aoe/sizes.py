@@ -77,6 +77,15 @@ def short_size(size: int) -> str:
     return f"{number} {_PREFIXES[power - 1].upper()}iB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things, as many as there are.
+
+    >>> counted(1, "frame"), counted(1890, "frame")
+    ('1 frame', '1,890 frames')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_size(size: int) -> str:
     """Write a size in bytes, both readable and exact.
 

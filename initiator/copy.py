@@ -11,10 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from aoe.ata import SECTOR
 from aoe.errors import AoEError, UsageError
 from aoe.sizes import format_size
-from initiator.bio import Bio, Op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,9 +37,9 @@ class Chunk:
     is_done: bool = False
     error: AoEError | None = None
 
-    def ended(self, bio: Bio) -> None:
-        """Take over how the bio went (its ``end_io``)."""
-        self.error = bio.error
+    def ended(self, error: AoEError | None) -> None:
+        """Take over how reading or writing it went."""
+        self.error = error
         self.is_done = True
 
     @property
@@ -131,7 +129,7 @@ class DiskEnd:
         is_zero: all that is written to holds zeroes already.
 
     Raises:
-        UsageError: the window is not on the disk, or not whole sectors.
+        UsageError: the window is not on the disk.
     """
 
     def __init__(
@@ -145,12 +143,6 @@ class DiskEnd:
         if length is None:
             length = max(0, disk.size - start)
         # Now, before anything is emptied for a copy that cannot succeed.
-        if start % SECTOR or length % SECTOR:
-            raise UsageError(
-                str(disk.address),
-                f"{length} bytes at {start} are not whole sectors of {SECTOR} bytes",
-                "Choose multiples of it",
-            )
         if not 0 <= start < disk.size or start + length > disk.size:
             raise UsageError(
                 str(disk.address),
@@ -167,8 +159,8 @@ class DiskEnd:
         return cut(0, self.size or 0, is_hole=False)
 
     def read(self, chunk: Chunk) -> None:
-        """Submit a read bio."""
-        self.disk.submit(Op.READ, self.start + chunk.offset, chunk.view, chunk.ended)
+        """Start to read."""
+        self.disk.start_read(self.start + chunk.offset, [chunk.view], chunk.ended)
 
     def prepare(self, size: int | None) -> None:
         """See that the disk is large enough.
@@ -184,12 +176,12 @@ class DiskEnd:
             )
 
     def write(self, chunk: Chunk) -> int:
-        """Submit a write bio, of zeroes too unless they are there already."""
+        """Start to write, zeroes too unless they are there already."""
         if self.is_zero and not any(True for _ in chunk.data_runs()):
             chunk.is_done = True
             return 0
         chunk.fill_hole()
-        self.disk.submit(Op.WRITE, self.start + chunk.offset, chunk.view, chunk.ended)
+        self.disk.start_write(self.start + chunk.offset, [chunk.view], chunk.ended)
         return chunk.length
 
     def turn(self) -> None:

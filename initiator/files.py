@@ -27,16 +27,22 @@ class FileEnd:
         path: of a file or block device. To copy to, a file is made or emptied first.
         writable: open it to copy to.
         pad: fill up the last sector with zeroes.
+        any_size: it may end within a sector.
 
     Raises:
         UsageError: neither a file nor a block device; or its size is no multiple of
-            512, and neither ``pad`` nor ``writable`` is set.
+            512, and neither ``pad``, ``writable`` nor ``any_size`` is set.
         BusyError: to be copied to while somebody serves it.
         AoEError: it cannot be opened.
     """
 
     def __init__(
-        self, path: Path, *, writable: bool = False, pad: bool = False
+        self,
+        path: Path,
+        *,
+        writable: bool = False,
+        pad: bool = False,
+        any_size: bool = False,
     ) -> None:
         self.path = path
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
@@ -47,7 +53,8 @@ class FileEnd:
             self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
             if writable:
                 _lock(path, self._fd)
-        self.size: int | None = -(-self._end // SECTOR) * SECTOR
+        unit = SECTOR if pad or not any_size else 1
+        self.size: int | None = -(-self._end // unit) * unit
         if self.size != self._end and not (pad or writable):
             raise not_sectors(str(path), self._end)
 
@@ -158,9 +165,8 @@ class StreamEnd:
                 self._ended = True
                 break
             done += got
-        whole = -(-done // SECTOR) * SECTOR
-        if whole != done and not self._pad:
-            raise not_sectors(self.name, chunk.offset + done)
+        unit = SECTOR if self._pad else 1
+        whole = -(-done // unit) * unit
         chunk.view[done:whole] = bytes(whole - done)
         chunk.length = whole
         chunk.is_done = True
@@ -188,14 +194,14 @@ class StreamEnd:
 def open_end(
     path: Path, *, writable: bool = False, pad: bool = False
 ) -> FileEnd | StreamEnd:
-    """Open what may be a pipe, a terminal or /dev/null as well as a file.
+    """Open what may be a pipe, a terminal or /dev/null as well as a file; of any size.
 
     Raises:
         AoEError: as ``FileEnd``.
     """
     with _explained(str(path)):
         if not path.exists() or not _is_stream(path):
-            return FileEnd(path, writable=writable, pad=pad)
+            return FileEnd(path, writable=writable, pad=pad, any_size=True)
         flags = os.O_WRONLY if writable else os.O_RDONLY
         return StreamEnd(os.open(path, flags | os.O_CLOEXEC), str(path), pad=pad)
 

@@ -14,7 +14,7 @@ from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from aoe.interfaces import InterfaceWatch
 from aoe.link import open_link
-from aoe.sizes import short_size
+from aoe.sizes import counted, short_size
 from target.claims import claim
 from target.disks import open_disk
 from target.exports import Export
@@ -209,11 +209,9 @@ def ready_lines(inventory: Inventory) -> list[str]:
 
 
 def _describe_link(link: Link) -> str:
-    sectors = sectors_per_frame(link.mtu)
-    plural = "" if sectors == 1 else "s"
     return (
         f"{link.name} ({format_mac(link.mac)}, MTU {link.mtu}, "
-        f"{sectors} sector{plural} a frame)"
+        f"{counted(sectors_per_frame(link.mtu), 'sector')} a frame)"
     )
 
 
@@ -226,5 +224,10 @@ def _describe_flags(chosen: ExportSettings) -> str:
     if chosen.overlay:
         names[f"overlay {chosen.overlay}"] = True
     flags = [name for name, is_set in names.items() if is_set]
-    flags += [f"filter {each}" for each in chosen.filters]
+    if len(chosen.filters) == 1:
+        flags.append(f"filter {chosen.filters[0]}")
+    elif chosen.filters:
+        # All that each was told is in the status, where there is room.
+        those = ", ".join(each.name for each in chosen.filters)
+        flags.append(f"{len(chosen.filters)} filters: {those}")
     return f" [{', '.join(flags)}]" if flags else ""

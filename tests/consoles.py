@@ -38,6 +38,7 @@ _FORMS = {
     r"(?<=\": )\d+(?:\.\d+)?": r"\d+(?:\.\d+)?",
     r"\bprocess \d+, up [\d:]+": r"process \d+, up [\d:]+",
     r"\b\d+(?= (?:received|sent|reads|writes|flushes)\b)": r"\d+",
+    r"\b[\d,]+(?= times\b)": r"[\d,]+",
     r"\b\d+(?:\.\d+)?(?= *(?:ms|s|MB/s)\b)": r"\d+(?:\.\d+)?",
     r"\s+": r"\s+",
 }
@@ -45,7 +46,7 @@ _FORMS = {
 _ANY_FORM = re.compile(
     "|".join(f"({re.escape(f) if f == '...' else f})" for f in _FORMS)
 )
-_SENT_AGAIN = re.compile(r", \d+ frames? sent again")
+_SENT_AGAIN = re.compile(r", [\d,]+ frames? sent again")
 
 
 class Step(NamedTuple):

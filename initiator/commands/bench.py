@@ -10,7 +10,7 @@ import click
 from aoe.ata import SECTOR
 from aoe.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
 from aoe.errors import UsageError
-from aoe.sizes import short_size
+from aoe.sizes import counted, short_size
 from initiator.bio import Op
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address
@@ -163,7 +163,8 @@ def _print(address: Address, result: Result) -> None:
     load = result.load
     click.echo(
         f"{address}: {load.pattern}, {short_size(load.length)} each, {load.depth} in "
-        f"flight, {result.seconds:.2f} s, {result.retransmits} frames sent again"
+        f"flight, {result.seconds:.2f} s, {counted(result.retransmits, 'frame')} "
+        "sent again"
     )
     names = ("min", "mean", *_SHARES, "max")
     heads = " ".join(f"{name:>8}" for name in names)

@@ -15,6 +15,7 @@ from aoe.describe import describe
 from aoe.errors import DecodeError, NotFoundError, UsageError
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH
 from aoe.pcapng import CapturedFrame, Direction
+from aoe.sizes import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json("decode", frames=shown, others=others)
     elif others:
-        click.echo(f"aoe: {others} frames that are not AoE", err=True)
+        click.echo(f"aoe: not AoE: {counted(others, 'frame')}", err=True)
 
 
 def _frames(source: str) -> Iterator[CapturedFrame]:

@@ -11,7 +11,7 @@ import click
 from aoe.address import Address
 from aoe.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.errors import AoEError, UnsupportedError, UsageError
-from aoe.sizes import format_size
+from aoe.sizes import counted, format_size
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address, complete_end
 from initiator.copy import DiskEnd, Outcome, copy, verify
@@ -66,6 +66,8 @@ def read(
     \b
     Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
           aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
+
+    Any byte will do to begin and to end at.
     """
     with connection.host(address) as host:
         source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
@@ -92,6 +94,9 @@ def write(
     \b
     Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
           zcat disk.img.gz | aoe write e0.0 -i eth0
+
+    Any byte will do to begin and to end at. Of a sector that is only written in part,
+    the rest is read first and stays as it was, unless somebody else writes to it.
     """
     source = (
         StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
@@ -204,7 +209,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{retransmits} frames sent again")
+        details.append(f"{counted(retransmits, 'frame')} sent again")
     if check:
         details.append("verified")
     return details

@@ -11,7 +11,7 @@ import click
 
 from aoe.commandline import ADDRESS, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
-from aoe.sizes import short_size
+from aoe.sizes import counted, short_size
 from target.completion import complete_pid, complete_served
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def _describe(target: dict[str, Any], before: list[dict[str, Any]]) -> str:
             _describe_counters(place, _named(was.get("interfaces", []), "name", place))
             for place in export["interfaces"]
         ]
+        lines += map(_describe_filter, export["filters"])
     return "\n".join(lines)
 
 
@@ -162,6 +163,13 @@ def _describe_export(export: dict[str, Any]) -> str:
     words = f"  [{', '.join(flags)}]" if flags else ""
     size = short_size(export["size_bytes"])
     return f"{export['address']:<10} {size:>10}  {export['path']}{words}"
+
+
+def _describe_filter(filtering: dict[str, Any]) -> str:
+    # None is how often one has struck that is just there.
+    times = filtering["strikes"]
+    struck = "" if times is None else f" struck {counted(times, 'time')}"
+    return f"  filter {filtering['filter']}{struck}"
 
 
 def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:

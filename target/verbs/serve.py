@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aoe.address import Address, parse_macs
 from aoe.ata import SECTOR
-from aoe.commandline import SIZE, Parsed
+from aoe.commandline import SIZE, Parsed, SectionedCommand
 from aoe.completion import complete_file
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
@@ -49,7 +50,19 @@ MACS: Final = Parsed("mac[,mac]", parse_macs)
 ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 
 
-@click.command()
+class _Serve(SectionedCommand):
+    headings = MappingProxyType(
+        {
+            "config": "What is served",
+            "buffers": "What clients are told",
+            "mask": "What clients may do, and what is kept of it",
+            "filters": "For tests",
+            "force": "How it runs",
+        }
+    )
+
+
+@click.command(cls=_Serve)
 @click.argument(
     "words",
     nargs=-1,
@@ -70,13 +83,6 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "-d", "--direct", is_flag=True, help="Read and write around the page cache."
 )
 @click.option(
-    "-b",
-    "--buffers",
-    default=64,
-    show_default=True,
-    help="Requests that a client may have outstanding, at least 2.",
-)
-@click.option(
     "-o",
     "--offset",
     type=WINDOW,
@@ -94,6 +100,13 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     metavar="FILE",
     shell_complete=complete_file,
     help="Keep there what is written to PATH.",
+)
+@click.option(
+    "-b",
+    "--buffers",
+    default=64,
+    show_default=True,
+    help="Requests that a client may have outstanding, at least 2.",
 )
 @click.option(
     "--serial",
@@ -150,19 +163,27 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     "aoe-target.toml(5) has their keys.",
 )
 @click.option(
-    "--force", is_flag=True, help="Serve although address or disk seem to be in use."
-)
-@click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Record all frames, annotated, as pcapng.",
 )
 @click.option(
+    "--run",
+    "command",
+    default="",
+    metavar="CMD",
+    help="Serve while this shell command runs, with $aoe and $iface in its "
+    "environment; exit as it does.",
+)
+@click.option(
+    "--force", is_flag=True, help="Serve although address or disk seem to be in use."
+)
+@click.option("--plain", is_flag=True, help="Do without packet rings.")
+@click.option(
     "--control",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Listen at this socket too, for aoe-target status and the like.",
 )
-@click.option("--plain", is_flag=True, help="Do without packet rings.")
 @click.option(
     "--metrics",
     type=ENDPOINT,
@@ -173,14 +194,6 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
     default="",
     metavar="NAME[:GROUP]",
     help="Become this user once everything is open.",
-)
-@click.option(
-    "--run",
-    "command",
-    default="",
-    metavar="CMD",
-    help="Serve while this shell command runs, with $aoe and $iface in its "
-    "environment; exit as it does.",
 )
 @click.option(
     "--exit-with-parent", is_flag=True, help="End when whoever started this ends."

@@ -51,7 +51,7 @@ LINES = [
 def test_a_capture_is_told_frame_by_frame(capture: Path) -> None:
     done = decode(str(capture))
     assert done.stdout.splitlines() == LINES
-    assert done.stderr == b"aoe: 1 frames that are not AoE\n"
+    assert done.stderr == b"aoe: not AoE: 1 frame\n"
     assert done.returncode == 0
 
 

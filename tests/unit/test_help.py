@@ -87,6 +87,17 @@ def test_every_option_says_what_it_does(ctx: click.Context) -> None:
         assert re.search(r"\.($|  \[)", text), names
 
 
+def test_the_options_of_serve_stand_under_headings() -> None:
+    (ctx,) = (each for each in CONTEXTS if each.command_path == "aoe-target serve")
+    sections = re.split(r"^(\S.*):$", ctx.get_help(), flags=re.MULTILINE)[1:]
+    titles, bodies = sections[::2], sections[1::2]
+    assert len(titles) == len(set(titles)) > 3
+    assert all(body.startswith("\n  -") for body in bodies)
+    listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", ctx.get_help(), re.MULTILINE)
+    options = [each for each in ctx.command.get_params(ctx) if each.opts[0][:1] == "-"]
+    assert listed == [each.opts[-1] for each in options]
+
+
 @every_command
 def test_the_list_of_commands_is_not_cut_short(ctx: click.Context) -> None:
     if isinstance(ctx.command, click.Group):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
-from aoe.sizes import check_sectors, format_size, parse_size, short_size
+from aoe.sizes import check_sectors, counted, format_size, parse_size, short_size
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,10 @@ def test_sizes_are_written_readably_and_exactly(size: int, text: str) -> None:
 def test_any_whole_number_is_read_back(number: int, suffix: str) -> None:
     units = {"": 1, "B": 1, "s": 512, "K": 1 << 10, "m": 1 << 20, "GiB": 1 << 30}
     assert parse_size(f"{number}{suffix}") == number * units[suffix]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 frames"), (1, "1 frame"), (1890, "1,890 frames")]
+)
+def test_things_are_as_many_as_they_are(number: int, text: str) -> None:
+    assert counted(number, "frame") == text

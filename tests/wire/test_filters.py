@@ -238,14 +238,16 @@ def test_corrupt_data_is_found_by_a_copy_that_verifies(
 def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
     filters = with_filters("log:where=disk", "log:on=read", "drop:on=write,count=1")
     process = start(wire.target, "serve", "e7.3", "aoe0", image, "-v", *filters)
-    assert ready_line(process).endswith(
-        f"from {image} "
-        "[filter log:where=disk, filter log:on=read, filter drop:count=1,on=write]\n"
-    )
+    assert ready_line(process).endswith(f"from {image} [3 filters: log, log, drop]\n")
     with client(wire) as asking:
         asking.ask(write(5, bytes(512)), SILENCE)
         asking.ask(ata(READ, 8))
         me = "52:54:00:ae:00:02"
+    assert ask_target(wire, "status").splitlines()[-3:] == [
+        "  filter log:where=disk struck 1 time",
+        "  filter log:on=read struck 2 times",
+        "  filter drop:count=1,on=write struck 1 time",
+    ]
     lines = finish(process, signal.SIGTERM).splitlines()
     said = [line.removeprefix("aoe-target: ") for line in lines]
     there, back = (

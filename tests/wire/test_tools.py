@@ -105,6 +105,38 @@ def test_p46_flush_reaches_the_disk(served: Wire, tmp_path: Path) -> None:
     assert any(each.startswith("FLUSH e7.3") for each in words)
 
 
+def test_any_byte_is_read_and_written(served: Wire, image: Path) -> None:
+    """Sectors are the wire's affair; the rest of one stays as it was."""
+    before = image.read_bytes()
+    words = ("write", "e7.3", "-", "--offset", 1000)
+    assert aoe(served, *words, input="any byte") == (0, "")
+    assert image.read_bytes() == before[:1000] + b"any byte" + before[1008:]
+    read = ("read", "e7.3", "-", "--offset", 1003, "--length", 5)
+    assert aoe(served, *read) == (0, " byte")
+
+
+def test_what_begins_and_ends_within_a_sector_is_as_long_as_it_is(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    """Several chunks, the last of them short: each shares sectors with the next."""
+    whole = os.urandom(4 * MIB)
+    image.write_bytes(whole)
+    part, back = tmp_path / "part", tmp_path / "back"
+    part.write_bytes(whole[:-1001][::-1])
+    length = ("--offset", 1, "--length", part.stat().st_size)
+    with serving(wire, image, AT_ONCE, "--no-state"):
+        assert aoe(wire, "write", "e7.3", part, "--offset", 1) == (0, "")
+        assert aoe(wire, "read", "e7.3", back, *length) == (0, "")
+    assert image.read_bytes() == whole[:1] + part.read_bytes() + whole[-1000:]
+    assert back.read_bytes() == part.read_bytes()
+
+
+def test_padding_is_zeroes(served: Wire, image: Path) -> None:
+    before = image.read_bytes()
+    assert aoe(served, "write", "e7.3", "--pad", input="x") == (0, "")
+    assert image.read_bytes() == b"x" + bytes(511) + before[512:]
+
+
 def test_trim_gives_back_what_it_is_told_to_and_no_more(
     served: Wire, image: Path
 ) -> None:
