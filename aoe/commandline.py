@@ -143,6 +143,6 @@ def _explain(error: click.ClickException, program: str) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         cure = f" Try: {error.ctx.command_path} --help"
     words = error.format_message().rstrip(".")
-    click.echo(
-        f"{program}: {words}.{cure}" if cure else f"{program}: {words}", err=True
-    )
+    if cure and not words.endswith(("?", "?)")):
+        words += "."
+    click.echo(f"{program}: {words}{cure}", err=True)

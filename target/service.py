@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aoe.errors import AoEError, NotFoundError
-from aoe.sizes import short_size
+from aoe.sizes import counted, short_size
 from aoe.spinning import Spinner
 
 if TYPE_CHECKING:
@@ -272,8 +272,8 @@ class Service:
         for export in exports.values():
             for name, times in export.filters.strikes() if export.filters else ():
                 if times is not None:
-                    message = "%s: filter %s struck %d times"
-                    log.info(message, export.address, name, times)
+                    often = counted(times, "time")
+                    log.info("%s: filter %s struck %s", export.address, name, often)
 
     def close(self) -> None:
         """Close the pipe and the ports."""

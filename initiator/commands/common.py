@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from aoe.address import Address
 from aoe.commandline import SECONDS
 from aoe.completion import complete_interfaces
-from aoe.errors import NotFoundError
+from aoe.errors import NotFoundError, UsageError
 from aoe.link import open_link
 from initiator.host import Host
 from initiator.options import Options
@@ -22,11 +23,31 @@ from initiator.timing import TIMINGS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aoe.address import Address
     from aoe.link import Link
     from initiator.remote import RemoteTarget
 
     Command = Callable[..., None]
+
+
+class VerbGroup(click.Group):
+    """Commands that differ in a verb, which is easily forgotten."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; say what goes first if an address stands in its place."""
+        if args[0] not in self.commands and _is_address(args[0]):
+            cure = f"To look: {ctx.command_path} read {args[0]}"
+            raise UsageError(args[0], "a verb comes first", cure)
+        return super().resolve_command(ctx, args)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        Address.parse(text)
+    except UsageError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from aoe.address import BROADCAST, Address, format_mac
 from aoe.commandline import Parsed, json_option, print_json
 from aoe.config import STRING_LIMIT, Config, ConfigCommand
 from aoe.errors import AoEError, UsageError, from_os_error
-from initiator.commands.common import Connection, connects
+from initiator.commands.common import Connection, VerbGroup, connects
 from initiator.completion import complete_address
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _takes_string(command: Command) -> Command:
     return run
 
 
-@click.group()
+@click.group(cls=VerbGroup)
 def config() -> None:
     """Read, test and set the string that a target is claimed with.
 

@@ -10,7 +10,7 @@ from aoe.address import format_mac, parse_mac
 from aoe.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, DeviceError, UsageError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
-from initiator.commands.common import Connection, connects
+from initiator.commands.common import Connection, VerbGroup, connects
 from initiator.completion import complete_address
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _force = click.option(
 # --- the MAC mask list ----------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=VerbGroup)
 def mask() -> None:
     """Read and edit the list of clients that a target serves.
 
@@ -188,7 +188,7 @@ def _not_edited(
 # --- reservations ---------------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=VerbGroup)
 def reserve() -> None:
     """Reserve a target for some clients, or release it.
 

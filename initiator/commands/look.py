@@ -62,7 +62,8 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
         )
     if not answers:
         names = ",".join(link.name for link in links)
-        raise NotFoundError("discover", f"nobody answered on {names}")
+        cure = f"See what is in the way: aoe doctor -i {names}"
+        raise NotFoundError("discover", f"nobody answered on {names}", cure)
 
 
 def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:

@@ -51,8 +51,8 @@ def _find(pid: int | None, control: Path | None) -> list[str]:
     found = [name for number, name in find_targets() if pid in (None, number)]
     if not found:
         raise NotFoundError(
-            "aoe-target" if pid is None else f"process {pid}",
-            "no target runs in this network namespace",
+            "targets" if pid is None else f"process {pid}",
+            "none runs in this network namespace",
             "Start one: aoe-target serve e0.0 eth0 disk.img",
         )
     return found

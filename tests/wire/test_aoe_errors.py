@@ -98,8 +98,19 @@ def test_nobody_answers(wire: Wire) -> None:
         "e5.1: no answer on aoe0 within 0.2 s. See who is there: aoe discover -i aoe0"
     )
     assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (
-        "discover: nobody answered on aoe0"
+        "discover: nobody answered on aoe0. See what is in the way: aoe doctor -i aoe0"
     )
+
+
+@pytest.mark.parametrize("command", ["config", "mask", "reserve"])
+def test_a_verb_that_was_forgotten(wire: Wire, command: str) -> None:
+    line = fails(wire, 2, command, "e7.3", "-i", "aoe0")
+    assert line == f"e7.3: a verb comes first. To look: aoe {command} read e7.3"
+
+
+def test_a_question_ends_with_its_mark(wire: Wire) -> None:
+    line = fails(wire, 2, "discovr", "-i", "aoe0")
+    assert "? Try: aoe --help" in line or "?) Try: aoe --help" in line
 
 
 def test_not_an_address(wire: Wire) -> None:

@@ -264,9 +264,9 @@ def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
         ),
     ]
     assert said[-3:] == [
-        "e7.3: filter log:where=disk struck 1 times",
+        "e7.3: filter log:where=disk struck 1 time",
         "e7.3: filter log:on=read struck 2 times",
-        "e7.3: filter drop:count=1,on=write struck 1 times",
+        "e7.3: filter drop:count=1,on=write struck 1 time",
     ]
 
 
