@@ -226,16 +226,20 @@ class _PacketLink(Link):
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not error and self.up and not self._gone:
             return
-        try:
-            # It may have another name by now.
-            request = struct.pack("=16xi20x", self.index)
-            answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
+        flags = None
+        while flags is None:
+            try:
+                # It may have another name by now.
+                request = struct.pack("=16xi20x", self.index)
+                answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
+            except OSError as problem:
+                self._gone = True
+                raise NotFoundError(self.name, "interface is gone") from problem
             name = os.fsdecode(answer[:16].rstrip(b"\0"))
-            flags = ask(self._socket, name, SIOCGIFFLAGS, "16xH22x")
-            self.up = bool(flags & IFF_UP)
-        except OSError as problem:
-            self._gone = True
-            raise NotFoundError(self.name, "interface is gone") from problem
+            # And another one since, in which case we look once more.
+            with contextlib.suppress(OSError):
+                flags = ask(self._socket, name, SIOCGIFFLAGS, "16xH22x")
+        self.up = bool(flags & IFF_UP)
 
     def _bind(self) -> None:
         try:

@@ -263,16 +263,18 @@ class Port:
         self.link = None
 
     def _look_for_return(self, interfaces: Sequence[Interface]) -> None:
-        here = next((each for each in interfaces if each.name == self.name), None)
-        usable = here is not None and here.up and sectors_per_frame(here.mtu)
+        # One of its name, or itself by another, which it got meanwhile.
+        like = [e for e in interfaces if self.last.index == e.index]
+        like += [e for e in interfaces if e.name == self.name]
+        usable = [e for e in like if e.up and sectors_per_frame(e.mtu)]
         if not usable:
             return
         try:
-            self._begin(self._reopen(self.name, self._frames))
+            self._begin(self._reopen(usable[0].name, self._frames))
         except AoEError as error:
             log.warning("%s", error)
             return
-        log.info("%s: is back, MTU %d", self.name, self.last.mtu)
+        log.info("%s: is back, MTU %d", self.last.name, self.last.mtu)
 
     def _change(self, here: Interface) -> None:
         if not sectors_per_frame(here.mtu):

@@ -180,6 +180,17 @@ def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
     ]
 
 
+def test_one_that_was_given_up_is_known_by_another_name(
+    cable: Cable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aoe-target")
+    cable.change(mtu=500)
+    assert cable.port.state == "gone"
+    cable.change(name="lan0", mtu=1500)
+    assert (cable.port.state, cable.port.last.name) == ("up", "lan0")
+    assert caplog.messages[-1] == "lan0: is back, MTU 1500"
+
+
 def test_an_interface_that_cannot_be_opened_again_is_waited_for(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aoe import interfaces
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.link import open_link
+from aoe.netdevice import ask
 from tests.frames import arriving, frame_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from aoe.netns import Namespace, Wire
@@ -164,3 +166,25 @@ def test_permission_is_not_asked_for_before_the_name_is_known(wire: Wire) -> Non
     without = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
     answer = opened_by(wire.target, without, OPEN.replace("aoe0", "eth9"), None)
     assert answer.startswith("NotFoundError; eth9: no such interface (have: lo, aoe0)")
+
+
+@both_kinds
+def test_a_link_is_not_lost_when_its_interface_is_renamed_under_a_look(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, *, rings: bool
+) -> None:
+    """Its name is asked for, then whether what is called so is up."""
+    asked: list[str] = []
+
+    def rename_first(asking: socket.socket, name: str, *rest: Any) -> int:  # noqa: ANN401 - handed on
+        if not asked:
+            interfaces.rename("aoe0", "disk0", wire.target.pid)
+        asked.append(name)
+        return ask(asking, name, *rest)
+
+    with wire.target.entered(), open_link("aoe0", rings=rings) as link:
+        interfaces.set_down("aoe0")
+        monkeypatch.setattr("aoe.link.ask", rename_first)
+        assert link.receive() is None
+        assert not link.wait(0.01)
+        assert asked[:2] == ["aoe0", "disk0"]
+        assert not link.up
