@@ -160,9 +160,19 @@ class Console:
         self._shell.stdout.close()
 
     def _end_all(self) -> None:
-        # Some have gone to the background for good; all have our directory's name.
-        mine = f"TMPDIR={self._directory}".encode()
+        # Some have gone to the background for good. Who is just becoming another
+        # program has no environment for a moment: it takes two looks to be sure.
+        end, quiet = time.monotonic() + PATIENCE, 0
+        while quiet < 2 and time.monotonic() < end:
+            quiet = 0 if self._kill_ours() else quiet + 1
+            time.sleep(0.05)
+
+    def _kill_ours(self) -> bool:
+        # Tells whether there was any; all of ours have our directory's name.
+        mine, found = f"TMPDIR={self._directory}".encode(), False
         for environment in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 if mine in environment.read_bytes().split(b"\0"):
                     os.kill(int(environment.parent.name), signal.SIGKILL)
+                    found = True
+        return found
