@@ -265,8 +265,8 @@ def trim_blocks(page: ReadBuffer) -> int:
 
 def trims_to_zeroes(page: ReadBuffer) -> bool:
     """Tell whether what was trimmed reads as zeroes, every time (DRAT and RZAT)."""
-    told: int = _WORDS.unpack_from(page)[69]
-    return told & 0x4020 == 0x4020
+    told, zeroes = _WORDS.unpack_from(page)[69], _ALONG[Ability.TRIM][69]
+    return bool(told & zeroes == zeroes)
 
 
 def parse_wwn(text: str) -> int:

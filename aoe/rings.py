@@ -140,13 +140,16 @@ class ReceiveRing:
                 return slot[start : start + length]
             self._truncated += 1
 
-    def _has_frame(self) -> bool:
-        position = self._rx
+    def _give_back(self) -> None:
+        """Let the kernel have the slot of the frame that was handed out, if one was."""
         if self._rx_held:
-            self._rx_status[self._rx_words[position]] = KERNEL
-            self._rx = position = position + 1 if position < self._rx_last else 0
+            self._rx_status[self._rx_words[self._rx]] = KERNEL
+            self._rx = self._rx + 1 if self._rx < self._rx_last else 0
             self._rx_held = False
-        return bool(self._rx_status[self._rx_words[position]] & USER)
+
+    def _has_frame(self) -> bool:
+        self._give_back()
+        return bool(self._rx_status[self._rx_words[self._rx]] & USER)
 
 
 class SendRing:
@@ -307,10 +310,7 @@ class Rings(ReceiveRing, SendRing):
 
         Memory that was handed out before is given back.
         """
-        if self._rx_held:
-            self.status[self._rx_words[self._rx]] = KERNEL
-            self._rx = self._rx + 1 if self._rx < self._rx_last else 0
-            self._rx_held = False
+        self._give_back()
         self._tx_reserved = -1
         return self._rx, self._tx
 

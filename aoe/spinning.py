@@ -19,7 +19,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aoe.abstract import Link
 
 SPIN_LIMIT: Final = 0.000_1
 """Seconds of looking, at the most: a wake-up's worth, and a little."""
@@ -61,6 +63,12 @@ class Spinner:
         """Take note of how long it took until something woke us."""
         if seconds < SPIN_LIMIT:
             self._soon += 1
+
+
+def looks_at(links: Iterable[Link]) -> list[Callable[[], bool]]:
+    """Return what ``spin`` takes: the looks at those links that have rings."""
+    rings = (link.rings for link in links)
+    return [each.arrived for each in rings if each is not None]
 
 
 def _any(looks: Sequence[Callable[[], bool]]) -> bool:

@@ -15,7 +15,7 @@ from initiator.bio import BioIter, Op
 from initiator.requests import failure, is_aborted, write_refused
 
 if TYPE_CHECKING:
-    from initiator.aoedev import AoeDev, AoeIf
+    from initiator.aoedev import AoeDev
     from initiator.frame import Frame
     from initiator.netdev import NetDevice
 
@@ -65,9 +65,7 @@ def take(d: AoeDev, f: Frame, answer: memoryview, netdev: NetDevice) -> AoEError
     elif op is None:
         return _identified(d, answer)
     # It came in on one that works, which need not be the one it was asked on.
-    ifp: AoeIf | None = f.ifp
-    if f.ifp.netdev is not netdev:
-        ifp = f.target.find_if(netdev)
+    ifp = f.ifp if f.ifp.netdev is netdev else f.target.find_if(netdev)
     if ifp is not None:
         ifp.lost = 0
     return None

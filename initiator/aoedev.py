@@ -311,8 +311,7 @@ class AoeDev:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
             op, position = buf.bio.op, buf.iter
         f.buf, f.op, f.sector = buf, op, position.sector
-        length = self.maxbcnt if op is not _DISCARD else self.limit(op)
-        f.length = length = min(length, position.size)
+        f.length = length = min(self.limit(op), position.size)
         f.segments = position.take(length)
         f.fua = False
         if buf.bio.fua and op is _WRITE:
@@ -343,7 +342,7 @@ class AoeDev:
 
     def limit(self, op: Op) -> int:
         """Count the bytes of the device that one frame can be about."""
-        if op is not Op.DISCARD:
+        if op is not _DISCARD:
             return self.maxbcnt
         return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
 
@@ -372,12 +371,9 @@ class AoeDev:
         f = self.factive.pop(tag, None)
         if f is not None:
             target = f.target
-            window = target.window
-            if window.maxout < window.nframes:
-                window.answered()
-            window.nout -= 1
-            if f.is_probe:
-                target.nout_probes -= 1
+            target.window.answered()
+            target.window.nout -= 1
+            target.nout_probes -= f.is_probe
         else:
             f = self.rexmitq.pop(tag, None)
             if f is None:

@@ -169,10 +169,6 @@ class BioIter:
         ``length`` is a multiple of 512 and at most ``size``. The cut goes across
         bio_vec and page borders (K29).
         """
-        if length and length == self.size and not (self._done or self._index):
-            self.size = 0
-            self.sector += length // SECTOR
-            return self._vecs
         self.size -= length
         self.sector += length // SECTOR
         taken: list[BioVec] = []

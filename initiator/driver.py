@@ -332,11 +332,9 @@ class Driver:
             self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
-        if d.bios or d.buf is not None or d.rexmitq or d.rests or d.wants_identify:
-            self._work(d, now)
+        self._work(d, now)
         self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
-        if d.rests or d.order.waiting:
-            self._wake(d, now)
+        self._wake(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
@@ -355,13 +353,9 @@ class Driver:
     ) -> None:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
-        target = f.target
-        if target.taint:
-            self._rexmit.redeem(d, target, now)
-        if self.accounting is None:
-            target.ffree.append(f)
-        else:
-            self.free_frame(f)
+        if f.target.taint:
+            self._rexmit.redeem(d, f.target, now)
+        self.free_frame(f)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))
@@ -417,8 +411,7 @@ class Driver:
                 return
             d.cut(f)
             self.fill(d, f)
-            if f.is_probe or f.earlier or f.attempts:
-                f.begin()
+            f.begin()
             self.transmit(d, f, now)
 
     def fill(self, d: AoeDev, f: Frame) -> None:

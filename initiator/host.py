@@ -14,7 +14,7 @@ from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageErr
 from aoe.header import sectors_per_frame
 from aoe.link import hold_name, open_link
 from aoe.netdevice import look_up
-from aoe.spinning import Spinner
+from aoe.spinning import Spinner, looks_at
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
 from initiator.netdev import LinkDevice
@@ -266,9 +266,8 @@ class Host:
         self._look_again()
 
     def _look_again(self) -> None:
-        links = [port.link for port in self.ports if port.link is not None]
-        rings = [link.rings for link in links if link.rings is not None]
-        self._looks = [each.arrived for each in rings]
+        links = (port.link for port in self.ports)
+        self._looks = looks_at(link for link in links if link is not None)
 
     def _look_around(self, now: float) -> None:
         self._look_due = now + _LOOK_INTERVAL

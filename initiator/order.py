@@ -59,8 +59,7 @@ class WriteOrder:
 
     def admit(self, bio: Bio, now: float) -> bool:
         """Take a write's sectors, or let it wait; tell whether it may go."""
-        if self._lingering:
-            self._expire(now)
+        self._expire(now)
         if self._is_free(bio, self.waiting):
             self._take(bio)
             return True

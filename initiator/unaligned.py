@@ -182,7 +182,7 @@ class ByteView:
 
         For disks on which trimmed sectors read as zeroes.
         """
-        first, end = -(-offset // SECTOR), (offset + length) // SECTOR
+        first, end = _whole_sectors(offset, length)
         if first >= end:
             self.write_zeroes(offset, length, done, fua=fua)
             return
@@ -211,7 +211,7 @@ class ByteView:
         A write to them that has not ended yet is waited for, and those that come later
         wait for this.
         """
-        first, end = -(-offset // SECTOR), (offset + length) // SECTOR
+        first, end = _whole_sectors(offset, length)
         if first >= end:
             done(None)
             return
@@ -334,6 +334,11 @@ class _Zeroing:
         self._between = True
         if not self._running:
             self.run()
+
+
+def _whole_sectors(offset: int, length: int) -> tuple[int, int]:
+    """Return the first sector that lies wholly in these bytes, and the end of them."""
+    return -(-offset // SECTOR), (offset + length) // SECTOR
 
 
 def _length(pages: Sequence[UserPages]) -> int:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aoe.errors import AoEError, NotFoundError
 from aoe.sizes import counted, short_size
-from aoe.spinning import Spinner
+from aoe.spinning import Spinner, looks_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -222,8 +222,7 @@ class Service:
             if port not in self._polled:
                 self._poller.register(link, select.POLLIN)
                 self._polled[port] = link.fileno()
-        rings = [link.rings for link in links.values()]
-        self._looks = [each.arrived for each in rings if each is not None]
+        self._looks = looks_at(links.values())
 
     def _attend(self) -> None:
         while self._signals:

@@ -151,9 +151,11 @@ def _serve_nbd(
         host = stack.enter_context(connection.host(address))
         disk = stack.enter_context(Disk(host, address, connection.timeout))
         ended = stack.enter_context(ending(host))
-        front = NbdFrontEnd(disk, listener, read_only=read_only, report=report)
+        front = NbdFrontEnd(disk, listener, read_only=read_only, report=_report)
         stack.enter_context(closing(front))
-        about = describe(disk, read_only=read_only, uri=front.uri, socket=listener.path)
+        about = _describe(
+            disk, read_only=read_only, uri=front.uri, socket=listener.path
+        )
         stack.enter_context(announced(about, end))
         say.ready(about)
         front.run(ended)
@@ -168,18 +170,18 @@ def _show(
     from initiator.export.thread import DiskThread
 
     serve_reclaim()
-    detacher = Detacher(report)
+    detacher = Detacher(_report)
     with ExitStack() as stack:
         host = stack.enter_context(connection.host(address))
         disk = Disk(host, address, connection.timeout, read_only=place.read_only)
         stack.enter_context(disk)
         stack.enter_context(signals(detacher))
-        thread = stack.enter_context(DiskThread(disk, report))
+        thread = stack.enter_context(DiskThread(disk, _report))
         if not place.read_only and not flush(thread):
-            report(f"{address}: warning: the target knows no flush")
+            _report(f"{address}: warning: the target knows no flush")
         attachment = Attachment(thread, place, detacher.wake)
         attachment.attach()
-        about = describe(
+        about = _describe(
             disk,
             read_only=place.read_only,
             file=place.file,
@@ -190,7 +192,7 @@ def _show(
         detacher.wait(thread, attachment, about)
 
 
-def describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any]:
+def _describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any]:
     """Say of an attached disk what scripts and ``aoe detach`` want to know."""
     named = {name: None if each is None else str(each) for name, each in places.items()}
     return {
@@ -202,7 +204,7 @@ def describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any]
     }
 
 
-def report(line: str) -> None:
+def _report(line: str) -> None:
     """Show a line, behind our name."""
     click.echo(f"aoe: {line}", err=True)
 

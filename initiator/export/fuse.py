@@ -53,8 +53,8 @@ _ERRNO: Final = (
 
 
 def _os_error(error: AoEError) -> OSError:
-    number = next((number for kind, number in _ERRNO if isinstance(error, kind)), 0)
-    number = number or errno.EIO
+    known = (number for kind, number in _ERRNO if isinstance(error, kind))
+    number = next(known, errno.EIO)
     return OSError(number, os.strerror(number))
 
 

@@ -11,8 +11,9 @@ import os
 import struct
 from fcntl import ioctl
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+from aoe.ata import SECTOR
 from aoe.errors import NotFoundError, from_os_error
 
 _CONTROL: Final = "/dev/loop-control"
@@ -28,7 +29,6 @@ the file's name, behind five and three fields that stay zero.::
     0     4     8                 48        60      64      128                240   304
     | fd  | bs  | device .. limit | number  | flags | name  | crypt, key, init | 0   |
 """
-_SECTOR: Final = 512
 _ATTEMPTS: Final = 100
 """Others look for a free device at the same time."""
 
@@ -58,7 +58,7 @@ class LoopDevice:
 
     def _attach(self, backing: int, name: str, mode: int) -> None:
         flags = _AUTOCLEAR | _DIRECT_IO | (_READ_ONLY if mode == os.O_RDONLY else 0)
-        config = _CONFIG.pack(backing, _SECTOR, flags, os.fsencode(name)[:63])
+        config = _CONFIG.pack(backing, SECTOR, flags, os.fsencode(name)[:63])
         for attempt in range(_ATTEMPTS):
             path = Path(f"/dev/loop{_free_number()}")
             try:
@@ -81,12 +81,6 @@ class LoopDevice:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _free_number() -> int:

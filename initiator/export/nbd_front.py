@@ -45,8 +45,6 @@ class NbdFrontEnd:
         report: Callable[[str], None],
     ) -> None:
         self._disk = disk
-        self._host = disk.host
-        self._device = disk.host.driver.devices[disk.address]
         self._keeper = DiskKeeper(disk, report)
         self._flushes = not read_only and self._can_flush(report)
         export = NbdExport(
