@@ -291,8 +291,9 @@ class Slots:
 class Rings(ReceiveRing, SendRing):
     """Both rings of an interface, open to those who take a batch of frames at one go.
 
-    ``begin`` tells where the next frame is looked for and put, ``advance`` how far one
-    got. What ``receive`` and ``commit`` do is up to the caller in between.
+    ``begin`` tells where the next frame is looked for and put; ``emptied`` and
+    ``filled`` are told how far one got. What ``receive`` and ``commit`` do is up to the
+    caller in between.
     """
 
     def _map_both(self, whole: memoryview, shape: RingShape, capacity: int) -> None:
@@ -302,6 +303,8 @@ class Rings(ReceiveRing, SendRing):
         """All slots of both rings, in bytes."""
         self.status = self._rx_status
         """The same in words of four bytes."""
+        self.slots = shape.slots
+        """How many each ring has."""
         self.arrivals = Slots(whole, shape.offsets(0), capacity)
         self.departures = Slots(whole, shape.offsets(shape.length), capacity)
 
@@ -314,15 +317,15 @@ class Rings(ReceiveRing, SendRing):
         self._tx_reserved = -1
         return self._rx, self._tx
 
-    def advance(self, frames: int, length: int) -> None:
-        """Note what was received since ``begin``, and put in answer to it.
+    def emptied(self, frames: int) -> None:
+        """Note how many frames were received since ``begin``.
 
-        Args:
-            frames: frames received, whose slots are the kernel's again, and as many to
-                be sent.
-            length: bytes of all those to be sent.
+        Their slots are the kernel's again.
         """
         self._rx = (self._rx + frames) % len(self._rx_words)
+
+    def filled(self, frames: int, length: int) -> None:
+        """Note how many frames were put since ``begin``, and their bytes in all."""
         self._tx = (self._tx + frames) % len(self._tx_words)
         self._tx_pending += frames
         self._tx_bytes += length

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
+from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from initiator.bio import Bio, BioIter, Op
@@ -43,6 +44,7 @@ IFS_LIMIT: Final = 8
 """Interfaces that one target may be reached through (NAOEIFS, K7)."""
 _CUT_UP: Final = BioIter([], 0)
 """Where a bio stands of which all has been cut into frames."""
+_READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
 _DISCARD: Final = Op.DISCARD
 SKBPOOL_LIMIT: Final = 256
@@ -222,6 +224,19 @@ class AoeDev:
             return "up,kickme" if self.state is State.UP else "down,kickme"
         return self.state.value
 
+    def refusal(self, bio: Bio, *, trims: bool) -> AoEError | None:
+        """Tell why a bio cannot be done here; ``trims``: TRIM may be sent."""
+        size = bio.size
+        if self.state is not State.UP:
+            return DeviceError(str(self.address), "device is not up")
+        if not 0 <= bio.sector <= self.ssize - size // SECTOR:
+            return UsageError(str(self.address), "beyond the end of the device")
+        if size % SECTOR:
+            return UsageError("bio", "not a whole number of 512-byte sectors")
+        if bio.op is _DISCARD and not (trims and self.trim_blocks):
+            return UnsupportedError(str(self.address), "the disk has no TRIM")
+        return None
+
     @property
     def has_untainted(self) -> bool:
         """At least one target answers as it should."""
@@ -279,11 +294,7 @@ class AoeDev:
         the skb is parked, and the one parked longest is taken if its clones are gone.
         If not, and no more may be parked, there is no frame (K7).
         """
-        if target.ffree:
-            frame = target.ffree.pop()
-        else:
-            frame = Frame()
-            frame.target = target
+        frame = target.ffree.pop() if target.ffree else self.frame_for(target)
         if frame.skb.dataref != 1:
             pool = self.skbpool
             if pool and pool[0].dataref == 1:
@@ -297,6 +308,12 @@ class AoeDev:
             frame.skb = free
         return frame
 
+    def frame_for(self, target: AoeTgt) -> Frame:
+        """Make a frame that stays with this target until it is lost there."""
+        frame = Frame()
+        frame.target = target
+        return frame
+
     def update_maxbcnt(self) -> None:
         """The smallest path decides for all frames built from now on (K18)."""
         self.maxbcnt = min(t.minbcnt for t in self.targets)
@@ -305,7 +322,7 @@ class AoeDev:
         """Cut the next frame's memory off what waits; there is something (K28-K30)."""
         if self.rests:
             buf, op, position = self.rests[0]
-        elif self.buf is None and self._cut_whole(f):
+        elif self.buf is None and self.cut_whole(f):
             return
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
@@ -327,17 +344,40 @@ class AoeDev:
         else:
             self.buf = None
 
-    def _cut_whole(self, f: Frame) -> bool:
+    def cut_whole(self, f: Frame) -> bool:
         """Make one frame of the next bio, if it is so simple; most are."""
         bio = self.bios[0]
         op, length = bio.op, bio.size
-        if not 0 < length <= self.maxbcnt or op is _DISCARD or bio.fua:
+        if (
+            not 0 < length <= self.maxbcnt
+            or op is _DISCARD
+            or bio.fua
+            or self.buf is not None
+        ):
             return False
         self.bios.popleft()
         f.buf = buf = Buf(bio, _CUT_UP)
         buf.nframesout = 1
         f.op, f.sector, f.length = op, bio.sector, length
         f.segments, f.fua = bio.vecs, False
+        return True
+
+    def cut_piece(self, f: Frame) -> bool:
+        """Cut the next frame off, as ``cut`` does, of what is just read or written."""
+        buf = self.buf
+        if buf is None:
+            buf = Buf(self.bios[0])
+        bio, position = buf.bio, buf.iter
+        op = bio.op
+        if bio.fua or (op is not _READ and op is not _WRITE):
+            return False
+        if self.buf is None:
+            self.bios.popleft()
+        length = min(self.maxbcnt, position.size)
+        f.buf, f.op, f.sector, f.length = buf, op, position.sector, length
+        f.segments, f.fua = position.take(length), False
+        buf.nframesout += 1
+        self.buf = buf if position.size else None
         return True
 
     def limit(self, op: Op) -> int:

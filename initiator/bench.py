@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PATTERNS: Final = ("read", "write", "randread", "randwrite", "mix")
 _REPORT_INTERVAL: Final = 0.1
+# Members of an enum take a search each time they are named or hashed.
+_READ: Final = Op.READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +167,10 @@ class _Run:
         self._idle: list[Bio] = []
         self._began: dict[Bio, float] = {}
         self._told = 0
+        self._reads: array[float] = array("d")
+        self._writes: array[float] = array("d")
         self.result = Result(
-            load, latencies={Op.READ: array("d"), Op.WRITE: array("d")}
+            load, latencies={Op.READ: self._reads, Op.WRITE: self._writes}
         )
 
     def run(self) -> Result:
@@ -201,7 +205,8 @@ class _Run:
 
     def _end(self, bio: Bio) -> None:
         self._outstanding -= 1
-        self.result.latencies[bio.op].append(time.monotonic() - self._began[bio])
+        latencies = self._reads if bio.op is _READ else self._writes
+        latencies.append(time.monotonic() - self._began[bio])
         self._idle.append(bio)
         if bio.error is not None and self._error is None:
             self._error = bio.error

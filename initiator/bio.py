@@ -172,8 +172,13 @@ class BioIter:
         self.size -= length
         self.sector += length // SECTOR
         taken: list[BioVec] = []
-        if not self._vecs:
+        if not self._vecs or not length:
             return taken
+        page, offset, whole = self._vecs[self._index]
+        done = self._done
+        if done + length < whole:
+            self._done += length
+            return [BioVec(page, offset + done, length)]
         while length:
             page, offset, whole = self._vecs[self._index]
             piece = min(length, whole - self._done)

@@ -205,7 +205,7 @@ class Disk:
             bio.error = AccessError(str(self.address), "opened read-only")
             bio.end_io(bio)
         else:
-            self.host.driver.submit(self._device, bio, self.host.now())
+            self.host.submit(self._device, bio)
 
     # --- operations at any byte -------------------------------------------------------
 

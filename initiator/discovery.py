@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import SHELF_ALL, SLOT_ALL, Address
+from aoe.ata import SECTOR
+from aoe.header import sectors_per_frame
 from initiator.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt
 from initiator.timing import TIMINGS
 
@@ -49,3 +51,17 @@ def hear(
         return None
     d.update_maxbcnt()
     return d
+
+
+def follow(driver: Driver, netdev: NetDevice, now: float) -> None:
+    """Cut down at once what an interface carries less than before."""
+    for d in driver.devices.values():
+        room = sectors_per_frame(netdev.mtu) * SECTOR
+        for target in d.targets:
+            ifp = target.find_if(netdev)
+            if ifp is not None:
+                ifp.bcnt = min(ifp.bcnt, room)
+                target.update_minbcnt()
+        d.update_maxbcnt()
+        if driver.options.shrink:
+            d.hurry(now)

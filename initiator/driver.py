@@ -24,8 +24,6 @@ from aoe.errors import (
     BusyError,
     DecodeError,
     DeviceError,
-    UnsupportedError,
-    UsageError,
 )
 from aoe.header import (
     ETH_P_AOE,
@@ -34,13 +32,14 @@ from aoe.header import (
     Command,
     ErrorCode,
     Flag,
-    sectors_per_frame,
 )
 from initiator import answers, discovery
 from initiator.aoedev import AoeDev, State
 from initiator.bio import Bio, BioIter, Op
+from initiator.frame import NEVER
 from initiator.options import Options
 from initiator.requests import (
+    TAG_COUNTER,
     put_command,
     put_header,
     put_identify,
@@ -50,6 +49,7 @@ from initiator.requests import (
 from initiator.rexmit import Rexmit
 
 if TYPE_CHECKING:
+    from initiator.buf import Buf
     from initiator.frame import Frame
     from initiator.netdev import NetDevice
     from initiator.policy import PageAccounting
@@ -79,6 +79,9 @@ class Driver:
         runts: answers to reads that were too short, and waited for again.
         accounting: counts the pages of bios, where somebody wants to see that; None in
             everyday use.
+        later: devices for which there is something to do; whoever sets it to a
+            dictionary calls ``work`` for them before time passes. With None the driver
+            does it at once.
     """
 
     def __init__(
@@ -92,9 +95,10 @@ class Driver:
         self.log: deque[str] = deque(maxlen=100)
         self.unexpected = self.foreign = self.runts = 0
         self._user_tags = self.options.tags == "user"
-        self._tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
+        self.tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
         self._checks = self.options.check_answers
         self._rexmit = Rexmit(self)
+        self.later: dict[AoeDev, None] | None = None
 
     # --- driven by the user -----------------------------------------------------
 
@@ -108,16 +112,7 @@ class Driver:
         What it carries less than before is cut down at once; what it carries more, and
         who is behind it, is asked.
         """
-        for d in self.devices.values():
-            room = sectors_per_frame(netdev.mtu) * SECTOR
-            for target in d.targets:
-                ifp = target.find_if(netdev)
-                if ifp is not None:
-                    ifp.bcnt = min(ifp.bcnt, room)
-                    target.update_minbcnt()
-            d.update_maxbcnt()
-            if self.options.shrink:
-                d.hurry(now)
+        discovery.follow(self, netdev, now)
         self.discover_open()
 
     def discover_open(self) -> None:
@@ -151,33 +146,29 @@ class Driver:
         part of one fails at once, as does a DISCARD where there is no TRIM (K38).
         """
         bio.error = None
-        op = bio.op
-        refusal = self._refusal(d, bio)
-        if refusal is not None:
-            _end_bio(bio, refusal)
-        elif not (self.options.send_flush if op is _FLUSH else bio.size):
-            _end_bio(bio, None)
-        else:
-            if self.accounting is not None:
-                self.accounting.bio_arrives(bio)
-            changes = (op is _WRITE or op is _DISCARD) and self.options.linger
-            if not changes or d.order.admit(bio, now):
-                d.bios.append(bio)
-                self._work(d, now)
-
-    def _refusal(self, d: AoeDev, bio: Bio) -> AoEError | None:
-        size = bio.size
-        if d.state is not _UP:
-            return DeviceError(str(d.address), "device is not up")
-        if not 0 <= bio.sector <= d.ssize - size // SECTOR:
-            return UsageError(str(d.address), "beyond the end of the device")
-        if size % SECTOR:
-            return UsageError("bio", "not a whole number of 512-byte sectors")
-        if bio.op is _DISCARD and not (self.options.send_discard and d.trim_blocks):
-            return UnsupportedError(str(d.address), "the disk has no TRIM")
-        if not self.options.send_flush:
+        op, size = bio.op, bio.size
+        sends_flush = self.options.send_flush
+        if (
+            d.state is not _UP
+            or size % SECTOR
+            or not 0 <= bio.sector <= d.ssize - size // SECTOR
+            or op is _DISCARD
+        ):
+            refusal = d.refusal(bio, trims=self.options.send_discard)
+            if refusal is not None:
+                _end_bio(bio, refusal)
+                return
+        if not sends_flush:
             bio.fua = False
-        return None
+        if not (size or (sends_flush and op is _FLUSH)):
+            _end_bio(bio, None)
+            return
+        if self.accounting is not None:
+            self.accounting.bio_arrives(bio)
+        changes = op is _WRITE or op is _DISCARD
+        if not (changes and self.options.linger) or d.order.admit(bio, now):
+            d.bios.append(bio)
+            self.work_soon(d, now)
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down; all its bios end with ``error`` (``downdev``, K55).
@@ -231,7 +222,7 @@ class Driver:
         self._rexmit.resend_deferred(d, now)
         d.kickme = False
         if self.options.kick:
-            self._work(d, now)
+            self.work_soon(d, now)
 
     # --- driven by the network --------------------------------------------------
 
@@ -281,7 +272,7 @@ class Driver:
         if f is None:
             d.stray(tag, now)
         else:
-            self._work(d, now)
+            self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
         self._wake(d, now)
@@ -312,7 +303,7 @@ class Driver:
             self._identify(d, now)
         elif self._follows_size(d):
             d.wants_identify = True
-            self._work(d, now)
+            self.work_soon(d, now)
 
     def _follows_size(self, d: AoeDev) -> bool:
         is_up = d.state is State.UP
@@ -332,7 +323,7 @@ class Driver:
             self._wake(d, now)
             return
         # New frames go out before the answer is looked at (K27).
-        self._work(d, now)
+        self.work(d, now)
         self._frame_done(d, f, answers.take(d, f, frame, netdev), now)
         self._wake(d, now)
 
@@ -366,13 +357,16 @@ class Driver:
         if bio.error is None:
             bio.error = error
         buf.nframesout -= 1
-        if buf.nframesout or buf.iter.size:
-            return
-        if buf.flush and bio.error is None:
+        if not (buf.nframesout or buf.iter.size):
+            self.buf_done(d, buf)
+
+    def buf_done(self, d: AoeDev, buf: Buf) -> None:
+        """All frames of a bio are answered: it ends, or a FLUSH is still to come."""
+        if buf.flush and buf.bio.error is None:
             buf.flush = False
             d.add_rest(buf, Op.FLUSH, BioIter([], 0))
         else:
-            self._bio_done(d, bio, None)
+            self._bio_done(d, buf.bio, None)
 
     def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
@@ -385,21 +379,35 @@ class Driver:
             self.accounting.bio_ends(bio)
         if bio.op is not _READ and self.options.linger:
             # What answers slowly keeps its frames as long.
-            linger = max(self.options.linger, 4 * d.timing.timeout(0))
-            d.order.release(bio, linger)
+            d.order.release(
+                bio, lambda: max(self.options.linger, 4 * d.timing.timeout(0))
+            )
         _end_bio(bio, error)
+
+    def go_on(self, d: AoeDev, now: float) -> None:
+        """Go on where answers may have made room."""
+        if d.bios or d.buf is not None or d.rexmitq or d.wants_identify:
+            self.work_soon(d, now)
+        self._wake(d, now)
 
     def _wake(self, d: AoeDev, now: float) -> None:
         """Go on with what waits for others: a FLUSH behind writes, a later write."""
         if d.order.waiting:
             d.bios.extend(d.order.ready(now))
-            self._work(d, now)
+            self.work_soon(d, now)
         elif d.rests:
-            self._work(d, now)
+            self.work_soon(d, now)
 
     # --- frames out -------------------------------------------------------------
 
-    def _work(self, d: AoeDev, now: float) -> None:
+    def work_soon(self, d: AoeDev, now: float) -> None:
+        """Have ``work`` done."""
+        if self.later is None:
+            self.work(d, now)
+        else:
+            self.later[d] = None
+
+    def work(self, d: AoeDev, now: float) -> None:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
@@ -451,13 +459,14 @@ class Driver:
 
         Every transmission has a new tag, in the one header there is (K25, K52).
         """
-        f.tag = tag = self._new_tag(d, now)
+        f.tag = tag = self.new_tag(d, now)
         target = f.target
         f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
         put_header(f.skb, target.addr, netdev.mac, d.address, _ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
+        f.everyday = NEVER
         d.factive[tag] = f
         target.window.nout += 1
         netdev.xmit(f.skb)
@@ -466,11 +475,12 @@ class Driver:
         """Return the kernel's count of ticks at this time."""
         return int(now * self.options.hz) & 0xFFFF_FFFF
 
-    def _new_tag(self, d: AoeDev, now: float) -> int:
+    def new_tag(self, d: AoeDev, now: float) -> int:
+        """Make the tag of the next transmission (K24, K25)."""
         while True:
             d.lasttag += 1
             if self._user_tags:
-                tag = self._tag_base | d.lasttag & 0x7FFFF
+                tag = self.tag_base | d.lasttag & TAG_COUNTER
             else:
                 tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
             # The kernel does not guard against a tag that is still in use (K26).

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from initiator.bio import BioVec, Op
     from initiator.buf import Buf
 
+NEVER: Final = 1 << 30
+"""More bytes than any answer has."""
 FIRST_GRACE: Final = 0.25
 """Seconds that a frame is given at first when its target turns out to be late."""
 
@@ -31,6 +33,8 @@ class Frame:
         sector, length: which bytes of the device it is about.
         segments: the memory that it reads into or writes from.
         is_probe: it asks whether a tainted target is back; nobody waits for its data.
+        everyday: it was sent by ``initiator.express``, its skb is as it was before, and
+            an answer of at least so many bytes is for there; otherwise ``NEVER``.
     """
 
     __slots__ = (
@@ -38,6 +42,7 @@ class Frame:
         "buf",
         "due",
         "earlier",
+        "everyday",
         "fua",
         "graced",
         "graces",
@@ -66,6 +71,7 @@ class Frame:
         self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
+        self.everyday = NEVER
         self.target: AoeTgt
         self.ifp: AoeIf
 

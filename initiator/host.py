@@ -17,6 +17,7 @@ from aoe.netdevice import look_up
 from aoe.spinning import Spinner, looks_at
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
+from initiator.express import Express
 from initiator.netdev import LinkDevice
 from initiator.options import Options
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from aoe.link import Link
+    from initiator.bio import Bio
+    from initiator.netdev import NetDevice
 
 _driver_number = itertools.count()
 _TAG_BASES = 1 << 12
@@ -32,7 +35,7 @@ _AWAY = 0.1
 """Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
 """While frames keep coming, the timer is asked this often, in seconds."""
-_BATCH = 64
+_BATCH = 32
 """Frames taken in one go, before anything else has its turn."""
 _LOOK_INTERVAL = 0.2
 """Seconds between looks at the interfaces: whether they are there, and as they were."""
@@ -115,6 +118,9 @@ class Host:
                     f"Raise it: ip link set {port.name} mtu 1500",
                 )
         self.driver = Driver(self._with_tags(options or Options()))
+        self._later: dict[AoeDev, None] = {}
+        self.driver.later = self._later
+        self._express: dict[NetDevice, Express] = {}
         for port in self.ports:
             self.driver.add_netdev(port)
             self._listen(port)
@@ -192,6 +198,11 @@ class Host:
         self._seen = present
         return present - self._away
 
+    def submit(self, d: AoeDev, bio: Bio) -> None:
+        """Take a bio, as ``Driver.submit``; its frames leave with the next turn."""
+        # Time of the last turn: nothing that an earlier time allows is wrong later.
+        self.driver.submit(d, bio, self._seen - self._away)
+
     def turn(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
 
@@ -201,31 +212,41 @@ class Host:
             wait: seconds to wait at most; None waits for as long as it takes, which is
                 for ever if no frame is outstanding.
         """
-        driver = self.driver
         now = self.now()
-        received = False
-        for port in self.ports:
-            received = self._hear(port, now) or received
+        # What is waiting goes out before answers are looked at: others can work then.
+        self._send(now)
+        received = self._hear(now)
         if now >= self._look_due:
             self._look_around(now)
         due: float | None = self._timer_asked
         if now >= self._timer_asked:
             self._timer_asked = now + _TIMER_SLACK
-            due = driver.next_timeout()
+            due = self.driver.next_timeout()
             if due is not None and due <= now:
-                driver.handle_timer(now)
+                self.driver.handle_timer(now)
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
-        self._flush()
-        if not received and wait != 0 and self._looks:
-            # Whoever sleeps is woken late, where answers come within microseconds.
-            received = self._spinner.spin(self._looks)
+        received = received or bool(self._later)
+        # Whoever sleeps is woken late, where answers come within microseconds.
+        spins = not received and wait != 0 and self._looks
+        if spins and self._spinner.spin(self._looks):
+            received = self._hear(self.now())
+        self._send(now)
         if not received:
             self._wait(wait, due)
         elif self._watched:
             self._dispatch(0)
 
-    def _flush(self) -> None:
+    def _send(self, now: float) -> None:
+        """Send what is to be sent, the everyday part of it fast."""
+        driver, later = self.driver, self._later
+        while later:
+            d, _ = later.popitem()
+            if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
+                express = self._express.get(d.targets[0].ifs[0].netdev)
+                if express is not None:
+                    express.send(d, now)
+            driver.work(d, now)
         for port in self.ports:
             if port.link is not None:
                 try:
@@ -233,34 +254,49 @@ class Host:
                 except NotFoundError as error:
                     port.gone = error
 
-    def _hear(self, port: LinkDevice, now: float) -> bool:
-        link = port.link
-        if link is None:
-            return False
-        receive, take = link.receive, self.driver.receive
+    def _hear(self, now: float) -> bool:
+        received = False
+        for port in self.ports:
+            received = self._hear_on(port, now) or received
+        return received
+
+    def _hear_on(self, port: LinkDevice, now: float) -> bool:
         count = 0
         try:
-            while count < _BATCH and port.gone is None:
-                frame = receive()
-                if frame is None:
-                    break
-                take(frame, port, now)
-                count += 1
+            if port.gone is None:
+                express = self._express.get(port)
+                if express is not None:
+                    count = express.receive(_BATCH, now)
+                elif port.link is not None:
+                    count = self._receive(port, port.link, now)
         except NotFoundError as error:
             port.gone = error
         if port.gone is not None:
             self._let_go(port)
         return count > 0
 
+    def _receive(self, port: LinkDevice, link: Link, now: float) -> int:
+        receive, take = link.receive, self.driver.receive
+        for count in range(_BATCH):
+            frame = receive()
+            if frame is None:
+                return count
+            take(frame, port, now)
+        return _BATCH
+
     # --- interfaces that change ---------------------------------------------------
 
     def _listen(self, port: LinkDevice) -> None:
-        if port.link is not None:
-            self._poll.register(port.link.fileno(), select.POLLIN)
+        link = port.link
+        if link is not None:
+            self._poll.register(link.fileno(), select.POLLIN)
+            if link.rings is not None and self.driver.options.everyday:
+                self._express[port] = Express(self.driver, port, link.rings)
         self._look_again()
 
     def _let_go(self, port: LinkDevice) -> None:
         if port.link is not None:
+            self._express.pop(port, None)
             self._poll.unregister(port.link.fileno())
             port.close()
         self._look_again()

@@ -67,6 +67,16 @@ class Options:
     revive: bool = True
     only: Collection[Address] = ()
 
+    @property
+    def everyday(self) -> bool:
+        """``initiator.express`` may be used, which has none of the kernel's manners."""
+        return (
+            self.tags == "user"
+            and self.timing == "prompt"
+            and self.report_errors
+            and self.check_answers
+        )
+
     @classmethod
     def kernel(cls) -> Options:
         """Everything as Linux 6.1 does it."""

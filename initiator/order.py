@@ -13,7 +13,7 @@ until no frame lives that long, the write's sectors stay taken::
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from aoe.ata import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from initiator.bio import Bio
 
@@ -31,11 +31,12 @@ class _Taken:
 
     __slots__ = ("bio", "end", "sent", "start", "tags")
 
-    def __init__(self, bio: Bio) -> None:
+    def __init__(self, bio: Bio, start: int, end: int) -> None:
         self.bio: Bio | None = bio
-        self.start = bio.sector
-        self.end = _end(bio)
-        self.tags: set[int] = set()
+        self.start = start
+        self.end = end
+        self.tags: set[int] | None = None
+        """Transmissions that nobody waits for any more; most have none, ever."""
         self.sent = 0.0
 
 
@@ -59,9 +60,9 @@ class WriteOrder:
 
     def admit(self, bio: Bio, now: float) -> bool:
         """Take a write's sectors, or let it wait; tell whether it may go."""
-        self._expire(now)
-        if self._is_free(bio, self.waiting):
-            self._take(bio)
+        if self._lingering:
+            self._expire(now)
+        if self._take(bio, self.waiting):
             return True
         self.waiting.append(bio)
         self.held += 1
@@ -72,6 +73,8 @@ class WriteOrder:
         taken = self._taken.get(bio.sector)
         if taken is None or taken.bio is not bio:
             return
+        if taken.tags is None:
+            taken.tags = set()
         for tag, sent in tags.items():
             taken.tags.add(tag)
             taken.sent = max(taken.sent, sent)
@@ -80,20 +83,25 @@ class WriteOrder:
     def answered(self, tag: int) -> None:
         """Take note that one of those was executed."""
         taken = self._tags.pop(tag, None)
-        if taken is None:
+        if taken is None or taken.tags is None:
             return
         taken.tags.discard(tag)
         if taken.bio is None and not taken.tags:
             self._free(taken)
 
-    def release(self, bio: Bio, linger: float) -> None:
-        """A bio ends. ``linger``: how many seconds a frame of it may still be about."""
+    def release(self, bio: Bio, linger: Callable[[], float]) -> None:
+        """A bio ends.
+
+        Args:
+            bio: whose sectors are free now, unless a frame of it may still be about.
+            linger: tells for how many seconds that may be so.
+        """
         taken = self._taken.get(bio.sector)
         if taken is None or taken.bio is not bio:
             return
         taken.bio = None
         if taken.tags:
-            free_at = taken.sent + linger
+            free_at = taken.sent + linger()
             heappush(self._lingering, (free_at, next(self._serial), taken))
         else:
             self._free(taken)
@@ -107,8 +115,7 @@ class WriteOrder:
         for bio in self.waiting:
             # The others wait for what is taken as before.
             may_go = any(_overlaps(bio, start, end) for start, end in freed)
-            if may_go and self._is_free(bio, still):
-                self._take(bio)
+            if may_go and self._take(bio, still):
                 ready.append(bio)
             else:
                 still.append(bio)
@@ -129,25 +136,30 @@ class WriteOrder:
             return float("-inf")
         return self._lingering[0][0] if self._lingering else None
 
-    def _take(self, bio: Bio) -> None:
-        self._taken[bio.sector] = _Taken(bio)
-        insort(self._starts, bio.sector)
+    def _take(self, bio: Bio, before: list[Bio]) -> bool:
+        """Take a bio's sectors, if nobody has them and none ``before`` wants them."""
+        start = bio.sector
+        end = start + bio.size // SECTOR
+        starts = self._starts
+        # What is taken has no sector in common: only the last before the end can reach.
+        at = bisect_left(starts, end)
+        if at and self._taken[starts[at - 1]].end > start:
+            return False
+        for other in before:
+            if _overlaps(other, start, end):
+                return False
+        starts.insert(at, start)
+        self._taken[start] = _Taken(bio, start, end)
+        return True
 
     def _free(self, taken: _Taken) -> None:
-        del self._taken[taken.start]
-        del self._starts[bisect_left(self._starts, taken.start)]
-        for tag in taken.tags:
+        start = taken.start
+        del self._taken[start]
+        del self._starts[bisect_left(self._starts, start)]
+        for tag in taken.tags or ():
             self._tags.pop(tag, None)
         if self.waiting:
-            self._freed.append((taken.start, taken.end))
-
-    def _is_free(self, bio: Bio, before: list[Bio]) -> bool:
-        start, end = bio.sector, _end(bio)
-        # What is taken has no sector in common: only the last before the end can reach.
-        at = bisect_left(self._starts, end)
-        if at and self._taken[self._starts[at - 1]].end > start:
-            return False
-        return not any(_overlaps(other, start, end) for other in before)
+            self._freed.append((start, taken.end))
 
     def _expire(self, now: float) -> None:
         lingering = self._lingering

@@ -39,6 +39,8 @@ _COMMANDS: Final = {
 }
 """aflags and opcode; a device that takes 48 bits gets them for every LBA (K35)."""
 
+TAG_COUNTER: Final = 0x7FFFF
+"""Bits of a ``user`` tag that count transmissions."""
 _TAG_LENGTH: Final = 4
 _TAGGED: Final = Struct(f"!{HEADER_LENGTH - _TAG_LENGTH}sI")
 """A header, and the tag at its end."""
@@ -65,11 +67,11 @@ def put_header(
     skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
 ) -> None:
     """Write Ethernet and AoE headers, over those of an earlier transmission (K52)."""
-    _TAGGED.pack_into(skb.head, 0, _untagged(dst, src, address, command), tag)
+    _TAGGED.pack_into(skb.head, 0, untagged(dst, src, address, command), tag)
 
 
 @lru_cache(maxsize=256)
-def _untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
+def untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
     """Make a header without its tag: each pair of interfaces has but one."""
     shelf, slot = address
     fields = dst, src, ETH_P_AOE, VERSION << 4, 0, shelf, slot, command, 0
@@ -95,6 +97,12 @@ def put_command(
         lba >> 32,
         0,
     )
+
+
+def everyday_registers(length: int, *, writes: bool) -> bytes:
+    """Make aflags, feature, count and opcode of a READ or WRITE EXT (K34, K35)."""
+    aflags, opcode = _COMMANDS[Op.WRITE if writes else Op.READ, True]
+    return bytes((aflags, 0, length // SECTOR, opcode))
 
 
 def put_trim(skb: Skb, sector: int, length: int, *, ext: bool) -> None:

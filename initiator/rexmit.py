@@ -18,8 +18,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import NotFoundError
+from aoe.header import Command
 from initiator.bio import BioVec, Op, UserPages
-from initiator.requests import put_command
+from initiator.frame import NEVER
+from initiator.requests import put_command, put_header
 
 if TYPE_CHECKING:
     from initiator.aoedev import AoeDev, AoeTgt
@@ -54,12 +56,21 @@ class Rexmit:
                 why = f"no answer for {waited} s, device is down"
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
+            if f.everyday < NEVER:
+                self._dress(d, f)
             self._blame(d, f, now)
             del d.factive[f.tag]
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
             f.attempts += 1
         return True
+
+    def _dress(self, d: AoeDev, f: Frame) -> None:
+        # An everyday frame gets the skb that it would have, had the driver sent it.
+        f.everyday = NEVER
+        mac = f.ifp.netdev.mac
+        put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
+        self._driver.fill(d, f)
 
     def _blame(self, d: AoeDev, f: Frame, now: float) -> None:
         """Count a loss against its target and its interface."""

@@ -244,7 +244,8 @@ class Express:
                 count = limit
         except (KeyError, OSError):
             pass
-        rings.advance(count, sum(plan.count * plan.replied for plan in used))
+        rings.emptied(count)
+        rings.filled(count, sum(plan.count * plan.replied for plan in used))
         return count
 
     def _settle(self, now: float) -> None:

@@ -146,9 +146,9 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _tag_base _user_tags accounting devices foreign "
-    "netdevs options runts",
-    "Frame": "fua",
+    "Driver": "_at _checks _rexmit _user_tags accounting devices foreign later netdevs "
+    "options runts tag_base",
+    "Frame": "everyday fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
     "ModelledCard": "_ops _wire kind mtu taps",

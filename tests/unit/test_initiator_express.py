@@ -1,0 +1,374 @@
+"""What goes from rings to bios and back does as the driver's careful way does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from random import Random
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoe.header import Command, Header
+from initiator.bio import Bio, BioVec, Op, UserPages, bio_for
+from initiator.host import Host
+from initiator.options import Options
+from tests.asking import CLIENT
+from tests.links import MemoryRings
+from tests.unit.conftest import ADDRESS, AnsweringTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aoe.rings import Rings
+    from initiator.aoedev import AoeDev
+
+SECTORS = 2048
+BAD = 1900
+"""Sectors from here on can be neither read nor written."""
+STEP = 0.01
+"""Seconds between two turns."""
+CONTENT = Random(0).randbytes(SECTORS * 512)
+
+
+class HostRings(MemoryRings):
+    """Rings that a host can poll."""
+
+    def __init__(self, mtu: int) -> None:
+        super().__init__(mtu)
+        self.mac = CLIENT
+        self._ends = os.pipe()
+
+    def fileno(self) -> int:
+        return self._ends[0]
+
+    def close(self) -> None:
+        super().close()
+        for end in self._ends:
+            os.close(end)
+
+
+class ShutRings(HostRings):
+    """The same link, but nobody may work in its memory."""
+
+    @property
+    def rings(self) -> Rings:
+        return None  # type: ignore[return-value] # as a link without rings has it
+
+
+class Wire:
+    """A host, a target, what lies between them, and the time.
+
+    Args:
+        link: the host's.
+        trouble: of everything that goes wrong, how often; from 0 to 1.
+        seed: of what goes wrong.
+    """
+
+    def __init__(self, link: HostRings, trouble: float = 0, seed: int = 0) -> None:
+        self.link = link
+        self.disk = bytearray(CONTENT)
+        self.target = AnsweringTarget(self.disk, buffers=24)
+        self.now = 1000.0
+        self.requests: list[bytes] = []
+        self._chance, self._trouble = Random(seed), 0.0
+        self._held: deque[tuple[float, bytes]] = deque()
+        with mock.patch("initiator.host.time", self):
+            self.host = Host([link], Options(tag_base=7))
+        self.host.driver.discover(ADDRESS)
+        self.run(lambda: ADDRESS in self.host.driver.devices and self._device.ssize > 0)
+        self.host.driver.open(self._device)
+        self._trouble = trouble
+
+    @property
+    def _device(self) -> AoeDev:
+        return self.host.driver.devices[ADDRESS]
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def turn(self) -> None:
+        """Let the host take a turn, and carry frames to and fro."""
+        with mock.patch("initiator.host.time", self):
+            self.host.turn(0)
+        self.requests += self.link.sent
+        for request in self.link.sent:
+            self._carry(request)
+        self.link.sent.clear()
+        while self._held and self._held[0][0] <= self.now:
+            self.link.deliver(self._held.popleft()[1])
+        self.now += STEP
+
+    def run(self, done: Callable[[], bool]) -> None:
+        for _ in range(20_000):
+            if done():
+                return
+            self.turn()
+        raise AssertionError
+
+    def submit(self, bio: Bio) -> None:
+        self.host.submit(self._device, bio)
+
+    def _happens(self) -> bool:
+        return self._chance.random() < self._trouble
+
+    def _carry(self, request: bytes) -> None:
+        if self._happens():
+            return
+        for _ in range(1 + self._happens()):
+            answer = bytes(self.answer(request))
+            if self._happens():
+                continue
+            if self._happens():
+                self.link.deliver(answer[: self._chance.randrange(14, 36)])
+            if self._happens() and answer[19] == Command.ATA:
+                stranger = answer[:6] + b"\2\0\0\0\0\x99" + bytes(len(answer) - 12)
+                self.link.deliver(stranger[:12] + answer[12:36] + stranger[36:])
+            if self._happens():
+                late = self.now + self._chance.random()
+                self._held.append((late, answer))
+                self._held = deque(sorted(self._held))
+            else:
+                self.link.deliver(answer)
+
+    def answer(self, request: bytes) -> bytearray:
+        is_ata = Header.unpack_from(request).command == Command.ATA
+        lba = int.from_bytes(request[28:34], "little")
+        if is_ata and request[27] in (0x24, 0x34) and lba + request[26] > BAD:
+            return self.target.report(request, 1, 0x10)
+        return self.target.answer(request)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    link = HostRings(9000)
+    yield Wire(link)
+    link.close()
+
+
+class Script:
+    """Bios of all kinds, no two of which have a sector in common."""
+
+    def __init__(self, wire: Wire, seed: int) -> None:
+        self._wire = wire
+        self._chance = Random(seed)
+        self.ended: Counter[Bio] = Counter()
+        self.bios: list[Bio] = []
+        sector = 0
+        while sector < SECTORS - 80:
+            sector += self._chance.choice((0, 1, 9))
+            count = self._chance.choice((1, 2, 8, 8, 17, 40, 64))
+            self.bios.append(self._bio(sector, count))
+            sector += count
+
+    def _bio(self, sector: int, count: int) -> Bio:
+        op = self._chance.choice((Op.READ, Op.READ, Op.WRITE, Op.WRITE, Op.FLUSH))
+        if op is Op.FLUSH:
+            return Bio(op, 0, self._end)
+        data = bytearray(count * 512)
+        if op is Op.WRITE:
+            data[:] = self._chance.randbytes(len(data))
+        fua = op is Op.WRITE and self._chance.random() < 0.1
+        at = self._chance.randrange(1, len(data))
+        page = UserPages(data)
+        vecs = [BioVec(page, 0, at), BioVec(page, at, len(data) - at)]
+        if self._chance.random() < 0.7:
+            return bio_for(op, sector, data, self._end, fua=fua)
+        return Bio(op, sector, self._end, vecs, fua=fua)
+
+    def _end(self, bio: Bio) -> None:
+        self.ended[bio] += 1
+
+    def play(self) -> list[tuple[str, bytes]]:
+        """Do it all, some at a time, and tell what came of each."""
+        for bio in self.bios:
+            self._wire.submit(bio)
+            while self._chance.random() < 0.3:
+                self._wire.turn()
+        self._wire.run(lambda: len(self.ended) == len(self.bios))
+        assert set(self.ended.values()) == {1}
+        return [(str(bio.error), _memory(bio)) for bio in self.bios]
+
+    def expected(self, disk: bytes) -> list[bytes]:
+        """Tell what reads bring from a disk that all this has been done to."""
+        return [
+            disk[bio.sector * 512 :][: bio.size]
+            for bio in self.bios
+            if bio.error is None and bio.op is not Op.FLUSH
+        ]
+
+
+def _memory(bio: Bio) -> bytes:
+    return b"".join(
+        bytes(page.data[offset : offset + length]) for page, offset, length in bio.vecs
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    trouble=st.sampled_from((0.0, 0.02, 0.1)),
+    mtu=st.sampled_from((1500, 9000)),
+)
+def test_both_ways_do_the_same_to_bios_and_disk(
+    seed: int, trouble: float, mtu: int
+) -> None:
+    outcomes, disks = [], []
+    for kind in (HostRings, ShutRings):
+        link = kind(mtu)
+        wire = Wire(link, trouble, seed)
+        script = Script(wire, seed)
+        outcomes.append(script.play())
+        good = [_memory(bio) for bio in script.bios if not bio.error and bio.size]
+        assert good == script.expected(bytes(wire.disk))
+        disks.append(bytes(wire.disk))
+        link.close()
+    assert outcomes[0] == outcomes[1]
+    assert disks[0] == disks[1]
+
+
+def test_without_trouble_the_very_same_frames_go_out() -> None:
+    sent = []
+    for kind in (HostRings, ShutRings):
+        link = kind(9000)
+        wire = Wire(link)
+        ended: list[Bio] = []
+        for lba in range(0, 200, 8):
+            op = Op.WRITE if lba % 3 else Op.READ
+            wire.submit(bio_for(op, lba, bytearray(4096), ended.append))
+        wire.submit(bio_for(Op.READ, 300, bytearray(100 * 512), ended.append))
+        wire.run(lambda ended=ended: len(ended) == 26)  # type: ignore[misc] # of this turn
+        sent.append(wire.requests)
+        link.close()
+    assert sent[0] == sent[1]
+
+
+def test_everyday_frames_do_not_go_through_the_driver(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Bio] = []
+
+    def bios() -> list[Bio]:
+        # The first answers of their lengths are looked at with care.
+        pairs = [(Op.READ, 8 * number) for number in range(40)]
+        pairs += [(Op.WRITE, 8 * number) for number in range(40, 80)]
+        return [bio_for(op, at, bytearray(4096), ended.append) for op, at in pairs]
+
+    for bio in bios():
+        wire.submit(bio)
+    wire.run(lambda: len(ended) == 80)
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    driver = wire.host.driver
+    monkeypatch.setattr(driver, "receive", never)
+    monkeypatch.setattr(driver, "transmit", never)
+    for bio in bios():
+        wire.submit(bio)
+    wire.run(lambda: len(ended) == 160)
+    assert not any(bio.error for bio in ended)
+
+
+def test_a_lost_everyday_frame_is_sent_again_as_it_was_but_for_its_tag_k52(
+    wire: Wire,
+) -> None:
+    ended: list[Bio] = []
+    data = bytearray(b"\x5a" * 4096)
+    wire.submit(bio_for(Op.WRITE, 16, data, ended.append))
+    with mock.patch.object(wire, "_carry"):
+        wire.turn()
+    [lost] = wire.requests[-1:]
+    wire.run(lambda: bool(ended))
+    again = wire.requests[-1]
+    assert lost[:20] == again[:20]
+    assert lost[20:24] != again[20:24]
+    assert lost[24:] == again[24:]
+    assert wire.disk[16 * 512 : 24 * 512] == data
+
+
+def test_an_answer_that_is_too_short_is_waited_for_again_k61(wire: Wire) -> None:
+    ended: list[Bio] = []
+
+    def cut_answer(request: bytes) -> bytearray:
+        return wire.target.answer(request)[:548]
+
+    for number in range(2):
+        # The second time, their lengths are known.
+        buffers = [bytearray(4096) for _ in range(2)]
+        for buffer in buffers:
+            wire.submit(bio_for(Op.READ, 8 * number, buffer, ended.append))
+        with mock.patch.object(wire, "answer", cut_answer):
+            wire.turn()
+        wire.run(lambda number=number: len(ended) == 2 * number + 2)  # type: ignore[misc] # of this turn
+        assert buffers == [CONTENT[number * 4096 :][:4096]] * 2
+    assert wire.host.driver.runts == 4
+
+
+def test_a_strangers_answer_says_nothing_of_the_target_k13(wire: Wire) -> None:
+    ended: list[Bio] = []
+    for number in range(2):
+        wire.submit(bio_for(Op.READ, 0, bytearray(4096), ended.append))
+        with mock.patch.object(wire, "_carry"):
+            wire.turn()
+        [ifp] = wire.host.driver.devices[ADDRESS].targets[0].ifs
+        ifp.lost = 3
+        answer = wire.answer(wire.requests[-1])
+        answer[6:12] = b"\2\0\0\0\0\x99"
+        wire.link.deliver(answer)
+        wire.turn()
+        assert (ifp.lost, len(ended), wire.host.driver.foreign) == (
+            3,
+            number,
+            number + 1,
+        )
+        wire.run(lambda number=number: len(ended) == number + 1)  # type: ignore[misc] # of this turn
+        assert ifp.lost == 0
+
+
+def test_who_is_told_of_an_end_may_wait_for_another(wire: Wire) -> None:
+    ended: list[str] = []
+    other = bio_for(Op.READ, 8, bytearray(4096), lambda _: ended.append("other"))
+
+    def wait_for_other(_: Bio) -> None:
+        wire.run(lambda: "other" in ended)
+        ended.append("first")
+
+    wire.submit(bio_for(Op.READ, 0, bytearray(4096), wait_for_other))
+    wire.submit(other)
+    wire.run(lambda: len(ended) == 2)
+    assert ended == ["other", "first"]
+
+
+def test_what_an_end_raises_comes_out_of_the_turn_and_harms_no_other(
+    wire: Wire,
+) -> None:
+    ended: list[Bio] = []
+
+    def fail(_: Bio) -> None:
+        raise ZeroDivisionError
+
+    for lba in range(0, 80, 8):
+        wire.submit(
+            bio_for(Op.READ, lba, bytearray(4096), fail if lba == 40 else ended.append)
+        )
+    with pytest.raises(ZeroDivisionError):
+        wire.run(lambda: len(ended) == 9)
+    wire.run(lambda: len(ended) == 9)
+
+
+def test_windows_open_as_they_do_without_it() -> None:
+    windows = []
+    for kind in (HostRings, ShutRings):
+        link = kind(9000)
+        wire = Wire(link)
+        ended: list[Bio] = []
+        for number in range(2000):
+            wire.submit(bio_for(Op.READ, number % 100, bytearray(512), ended.append))
+        wire.run(lambda ended=ended: len(ended) == 2000)  # type: ignore[misc] # of this turn
+        windows.append(wire.host.driver.devices[ADDRESS].targets[0].window.maxout)
+        link.close()
+    assert windows == [24, 24]
