@@ -318,7 +318,7 @@ def test_a_strangers_answer_says_nothing_of_the_target_k13(wire: Wire) -> None:
         ifp.lost = 3
         answer = wire.answer(wire.requests[-1])
         answer[6:12] = b"\2\0\0\0\0\x99"
-        wire.link.deliver(answer)
+        wire.link.deliver(bytes(answer))
         wire.turn()
         assert (ifp.lost, len(ended), wire.host.driver.foreign) == (
             3,
