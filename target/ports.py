@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("aoe-target")
 
 _BATCH: Final = 64
-"""Frames between two flushes: the last of them waits for the first."""
+_BATCH_LONG: Final = 8
+_BATCH_BYTES: Final = 512 << 10
+"""Frames between two flushes, at most, where they are long, and what is long: the first
+of them waits for the last, and so does the client."""
 _FULL_PAUSE: Final = 0.001
 """Seconds to wait when an interface takes no more replies."""
 _DRAIN_LIMIT: Final = 64
@@ -158,11 +161,12 @@ class Port:
         link = self.link
         if link is None:
             return False
+        batch = max(_BATCH_LONG, min(_BATCH, _BATCH_BYTES // link.mtu))
         if self._express is not None:
-            count = self._express.serve(_BATCH, now)
+            count = self._express.serve(batch, now)
         else:
             count = 0
-            while count < _BATCH and self._answer_next(now):
+            while count < batch and self._answer_next(now):
                 count += 1
         for served in self._filtered:
             self._serve_due(link, served, now)
