@@ -322,7 +322,7 @@ class AoeDev:
         """Cut the next frame's memory off what waits; there is something (K28-K30)."""
         if self.rests:
             buf, op, position = self.rests[0]
-        elif self.buf is None and self.cut_whole(f):
+        elif self.cut_whole(f):
             return
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
@@ -346,14 +346,11 @@ class AoeDev:
 
     def cut_whole(self, f: Frame) -> bool:
         """Make one frame of the next bio, if it is so simple; most are."""
+        if self.buf is not None:
+            return False
         bio = self.bios[0]
         op, length = bio.op, bio.size
-        if (
-            not 0 < length <= self.maxbcnt
-            or op is _DISCARD
-            or bio.fua
-            or self.buf is not None
-        ):
+        if not 0 < length <= self.maxbcnt or op is _DISCARD or bio.fua:
             return False
         self.bios.popleft()
         f.buf = buf = Buf(bio, _CUT_UP)

@@ -17,7 +17,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
 from aoe.address import BROADCAST, Address
-from aoe.ata import ATA_DATA, SECTOR
+from aoe.ata import ATA_DATA
 from aoe.config import Config
 from aoe.errors import (
     AoEError,
@@ -148,16 +148,10 @@ class Driver:
         bio.error = None
         op, size = bio.op, bio.size
         sends_flush = self.options.send_flush
-        if (
-            d.state is not _UP
-            or size % SECTOR
-            or not 0 <= bio.sector <= d.ssize - size // SECTOR
-            or op is _DISCARD
-        ):
-            refusal = d.refusal(bio, trims=self.options.send_discard)
-            if refusal is not None:
-                _end_bio(bio, refusal)
-                return
+        refusal = d.refusal(bio, trims=self.options.send_discard)
+        if refusal is not None:
+            _end_bio(bio, refusal)
+            return
         if not sends_flush:
             bio.fua = False
         if not (size or (sends_flush and op is _FLUSH)):
@@ -459,7 +453,7 @@ class Driver:
 
         Every transmission has a new tag, in the one header there is (K25, K52).
         """
-        f.tag = tag = self.new_tag(d, now)
+        f.tag = tag = self._new_tag(d, now)
         target = f.target
         f.ifp = ifp = target.ifs[target.ifp]
         netdev = ifp.netdev
@@ -475,8 +469,7 @@ class Driver:
         """Return the kernel's count of ticks at this time."""
         return int(now * self.options.hz) & 0xFFFF_FFFF
 
-    def new_tag(self, d: AoeDev, now: float) -> int:
-        """Make the tag of the next transmission (K24, K25)."""
+    def _new_tag(self, d: AoeDev, now: float) -> int:
         while True:
             d.lasttag += 1
             if self._user_tags:

@@ -303,7 +303,7 @@ class Express:
             if memory[space] or not (bios or d.buf is not None):
                 return count, total
             f = free.pop() if free else d.frame_for(target)
-            if not ((bios and cut_whole(f)) or d.cut_piece(f)):
+            if not (cut_whole(f) or d.cut_piece(f)):
                 free.append(f)
                 return count, total
             if f.length != order.size or f.op is not order.op:

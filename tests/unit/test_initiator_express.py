@@ -230,11 +230,16 @@ def test_both_ways_do_the_same_to_bios_and_disk(
     assert disks[0] == disks[1]
 
 
-def test_without_trouble_the_very_same_frames_go_out() -> None:
-    sent = []
+def both_ways() -> Iterator[Wire]:
     for kind in (HostRings, ShutRings):
         link = kind(9000)
-        wire = Wire(link)
+        yield Wire(link)
+        link.close()
+
+
+def test_without_trouble_the_very_same_frames_go_out() -> None:
+    sent = []
+    for wire in both_ways():
         ended: list[Bio] = []
         for lba in range(0, 200, 8):
             op = Op.WRITE if lba % 3 else Op.READ
@@ -242,7 +247,6 @@ def test_without_trouble_the_very_same_frames_go_out() -> None:
         wire.submit(bio_for(Op.READ, 300, bytearray(100 * 512), ended.append))
         wire.run(lambda ended=ended: len(ended) == 26)  # type: ignore[misc] # of this turn
         sent.append(wire.requests)
-        link.close()
     assert sent[0] == sent[1]
 
 
@@ -362,13 +366,10 @@ def test_what_an_end_raises_comes_out_of_the_turn_and_harms_no_other(
 
 def test_windows_open_as_they_do_without_it() -> None:
     windows = []
-    for kind in (HostRings, ShutRings):
-        link = kind(9000)
-        wire = Wire(link)
+    for wire in both_ways():
         ended: list[Bio] = []
         for number in range(2000):
             wire.submit(bio_for(Op.READ, number % 100, bytearray(512), ended.append))
         wire.run(lambda ended=ended: len(ended) == 2000)  # type: ignore[misc] # of this turn
         windows.append(wire.host.driver.devices[ADDRESS].targets[0].window.maxout)
-        link.close()
     assert windows == [24, 24]
