@@ -40,6 +40,15 @@ def raw_socket(namespace: Namespace) -> socket.socket:
     return sender
 
 
+def await_carrier(wire: Wire) -> None:
+    """Wait until the initiator's end sends again: the kernel gets to that by itself."""
+    show = ["ip", "-oneline", "link", "show", "aoe0"]
+    end = time.monotonic() + 10
+    while b"state UP" not in wire.initiator.run(show, capture_output=True).stdout:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 @contextmanager
 def flood(sender: socket.socket, frames: Sequence[bytes]) -> Iterator[None]:
     """Send the frames over and over from a thread."""
@@ -339,6 +348,7 @@ def test_a_link_that_goes_down_and_up_again_is_survived(
     assert target.statistics() == LinkStatistics(unsent=1000)
 
     interfaces.set_up("aoe0", wire.target.pid)
+    await_carrier(wire)
     assert initiator.send(frame_of(60))
     assert arriving(target) == [frame_of(60)]
     assert target.up
@@ -362,6 +372,7 @@ def test_a_frame_in_the_making_survives_that_those_before_it_are_withdrawn(
     slot[:60] = second
     initiator.flush()
     interfaces.set_up("aoe0", wire.initiator.pid)
+    await_carrier(wire)
     initiator.commit(60)
     initiator.flush()
     assert arriving(target) == [second]
@@ -442,6 +453,7 @@ def test_a_renamed_interface_goes_on_working(
     interfaces.set_down("aoe0", wire.target.pid)
     wire.target.run(["ip", "link", "set", "aoe0", "name", "disk0"], check=True)
     interfaces.set_up("disk0", wire.target.pid)
+    await_carrier(wire)
     assert initiator.send(frame_of(60))
     assert arriving(target) == [frame_of(60)]
 
