@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING
 
+from aoe.interfaces import set_up
 from aoe.netns import Wire
 
 if TYPE_CHECKING:
     from aoe.link import Link
+    from aoe.netns import Namespace
 
 
 def frame_of(
@@ -27,3 +30,16 @@ def arriving(link: Link, patience: float = 0.1) -> list[bytes]:
         while (frame := link.receive()) is not None:
             frames.append(bytes(frame))
     return frames
+
+
+def switch_on(wire: Wire, name: str, where: Namespace) -> None:
+    """Switch an interface on, and wait until the initiator's end sends again.
+
+    The kernel gets to that by itself, some time later; till then frames are lost.
+    """
+    set_up(name, where.pid)
+    show = ["ip", "-oneline", "link", "show", "aoe0"]
+    end = time.monotonic() + 10
+    while b"state UP" not in wire.initiator.run(show, capture_output=True).stdout:
+        assert time.monotonic() < end
+        time.sleep(0.001)

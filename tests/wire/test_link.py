@@ -17,7 +17,7 @@ from aoe import interfaces
 from aoe.errors import NotFoundError
 from aoe.link import Link, LinkStatistics, PlainLink, RingLink
 from aoe.netns import Namespace, Wire
-from tests.frames import arriving, frame_of
+from tests.frames import arriving, frame_of, switch_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,15 +38,6 @@ def raw_socket(namespace: Namespace) -> socket.socket:
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         sender.bind(("aoe0", 0))
     return sender
-
-
-def await_carrier(wire: Wire) -> None:
-    """Wait until the initiator's end sends again: the kernel gets to that by itself."""
-    show = ["ip", "-oneline", "link", "show", "aoe0"]
-    end = time.monotonic() + 10
-    while b"state UP" not in wire.initiator.run(show, capture_output=True).stdout:
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 @contextmanager
@@ -347,8 +338,7 @@ def test_a_link_that_goes_down_and_up_again_is_survived(
         assert target.send(frame_of(60, reply=True))
     assert target.statistics() == LinkStatistics(unsent=1000)
 
-    interfaces.set_up("aoe0", wire.target.pid)
-    await_carrier(wire)
+    switch_on(wire, "aoe0", wire.target)
     assert initiator.send(frame_of(60))
     assert arriving(target) == [frame_of(60)]
     assert target.up
@@ -371,8 +361,7 @@ def test_a_frame_in_the_making_survives_that_those_before_it_are_withdrawn(
     assert slot is not None
     slot[:60] = second
     initiator.flush()
-    interfaces.set_up("aoe0", wire.initiator.pid)
-    await_carrier(wire)
+    switch_on(wire, "aoe0", wire.initiator)
     initiator.commit(60)
     initiator.flush()
     assert arriving(target) == [second]
@@ -452,8 +441,7 @@ def test_a_renamed_interface_goes_on_working(
     target, initiator = links(wire.target, rings=rings), links(wire.initiator)
     interfaces.set_down("aoe0", wire.target.pid)
     wire.target.run(["ip", "link", "set", "aoe0", "name", "disk0"], check=True)
-    interfaces.set_up("disk0", wire.target.pid)
-    await_carrier(wire)
+    switch_on(wire, "disk0", wire.target)
     assert initiator.send(frame_of(60))
     assert arriving(target) == [frame_of(60)]
 
