@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from aoe.commandline import run
+from aoe.common.commandline import run
 
 
 class Entry(NamedTuple):

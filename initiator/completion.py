@@ -7,10 +7,10 @@ import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from aoe.completion import complete_file, starting_with
+from aoe.common.completion import complete_file, starting_with
 from aoe.errors import AoEError
-from aoe.link import open_link
-from aoe.netdevice import usable_names
+from aoe.net.link import open_link
+from aoe.net.netdevice import usable_names
 from initiator.discover import discover
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from aoe.common.sizes import format_size
 from aoe.errors import AoEError, UsageError
-from aoe.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

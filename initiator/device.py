@@ -77,7 +77,7 @@ class Disk:
         """Open a disk with a host of its own on these interfaces.
 
         Raises:
-            AoEError: as the class, and as ``aoe.link.open_link``.
+            AoEError: as the class, and as ``aoe.net.link.open_link``.
         """
         if isinstance(address, str):
             address = Address.parse(address)

@@ -15,7 +15,7 @@ from initiator.host import tag_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aoe.link import Link
+    from aoe.net.link import Link
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@
 
     host, kernel driver --> each interface --> its wire --> the path to each target
 
-What a target's doctor looks at too is in ``aoe.doctor``. Nothing is written anywhere:
-what is sent are config queries, IDENTIFY, and READs of the first sectors.
+What a target's doctor looks at too is in ``aoe.common.doctor``. Nothing is written
+anywhere: what is sent are config queries, IDENTIFY, and READs of the first sectors.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import BROADCAST, Address, format_mac
-from aoe.doctor.findings import Finding, Verdict, from_error, ok, warn
-from aoe.doctor.host import examine_host
-from aoe.doctor.interfaces import examine_one
-from aoe.doctor.wire import examine_targets, open_wire
+from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
+from aoe.common.doctor.host import examine_host
+from aoe.common.doctor.interfaces import examine_one
+from aoe.common.doctor.wire import examine_targets, open_wire
+from aoe.common.survey import Heard
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import sectors_per_frame
-from aoe.survey import Heard
 from initiator.pathmtu import PathMtu, judge_path, measure
 from initiator.remote import RemoteTarget, reach_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aoe.link import Link
+    from aoe.net.link import Link
 
 _PATIENCE: Final = 0.4
 """Seconds until a frame that was sent four times counts as lost."""

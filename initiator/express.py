@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, STATUS_BAD
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command, Flag
-from aoe.rings import DATA, FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
+from aoe.net.rings import DATA, FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
 from initiator.bio import Op
 from initiator.requests import TAG_COUNTER, everyday_registers, untagged
 
 if TYPE_CHECKING:
-    from aoe.rings import Rings
+    from aoe.net.rings import Rings
     from initiator.aoedev import AoeDev, AoeTgt
     from initiator.buf import Buf
     from initiator.driver import Driver

@@ -237,8 +237,8 @@ def _lock(path: Path, fd: int) -> None:
 def _explained(name: str) -> Iterator[None]:
     """Turn what the system says into one of our errors.
 
-    A reader of our output that went away is not one: ``aoe.commandline.run`` is silent
-    about it.
+    A reader of our output that went away is not one: ``aoe.common.commandline.run``
+    is silent about it.
     """
     try:
         yield

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
-from aoe.link import hold_name, open_link
-from aoe.netdevice import look_up
-from aoe.spinning import Spinner, looks_at
+from aoe.net.busy_poll import Spinner, looks_at
+from aoe.net.link import hold_name, open_link
+from aoe.net.netdevice import look_up
 from initiator.aoedev import AoeDev, State
 from initiator.driver import Driver
 from initiator.express import Express
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aoe.address import Address
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.bio import Bio
     from initiator.netdev import NetDevice
 

@@ -11,7 +11,7 @@ from aoe.header import FRAME_MINIMUM
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.skbuff import Clone, Skb, SkbOps
 
 

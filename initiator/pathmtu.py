@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aoe.address import format_mac
 from aoe.ata import ATA_DATA, SECTOR, STATUS_BAD, Opcode, Registers
-from aoe.doctor.findings import Finding, fail, ok, warn
+from aoe.common.doctor.findings import Finding, fail, ok, warn
+from aoe.common.sizes import short_size
 from aoe.errors import DecodeError
 from aoe.header import Flag
 from aoe.identify import Identity
-from aoe.sizes import short_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -28,7 +28,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from initiator.device import Disk
 
     ServeAoe: TypeAlias = Callable[..., "ServedDisk"]
@@ -141,7 +141,7 @@ def serve(
         AccessError: network namespaces need root or a user namespace.
         AoEError: the target did not start, or ended by itself; with its last words.
     """
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
     image = directory / f"{address}.img" if path is None else path
     create = ["--create", str(size)] if path is None else []

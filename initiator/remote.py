@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from aoe.errors import AoEError
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.discover import Answer
 
 _TRIES: Final = 4

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypedDict, Unpack
 
 import click
 
-from aoe.commandline import SECONDS, run
+from aoe.common.commandline import SECONDS, run
 from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
-from aoe.netns import ensure_root_or_user_namespace
+from aoe.net.netns import ensure_root_or_user_namespace
 from scripts import bench_chart, bench_table
 from scripts.bench_cells import CELLS
 from scripts.bench_images import DISK, memory_place

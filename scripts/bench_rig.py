@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import IO
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from scripts.bench_images import Images
     from scripts.bench_load import Generator, Shape
     from scripts.bench_tools import Cores, Tools

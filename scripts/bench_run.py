@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 from scripts.bench_images import Images
 from scripts.bench_rig import Rig
 from scripts.bench_stats import Report, Result, Series, remaining

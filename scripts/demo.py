@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aoe.capture import read_capture
-from aoe.commandline import run
+from aoe.capture.annotated import read_capture
+from aoe.common.commandline import run
 from aoe.errors import AoEError
-from aoe.netns import Namespace, Wire, ensure_root_or_user_namespace
+from aoe.net.netns import Namespace, Wire, ensure_root_or_user_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

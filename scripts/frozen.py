@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aoe.commandline import print_json, run
+from aoe.common.commandline import print_json, run
 from aoe.errors import AoEError, NotFoundError
-from aoe.netns import Wire, ensure_root_or_user_namespace
+from aoe.net.netns import Wire, ensure_root_or_user_namespace
 from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.options import Options

@@ -38,7 +38,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no con
     def _generate(self) -> dict[str, str]:
         sys.path.insert(0, self.root)
         try:
-            from aoe.completion import completion_script
+            from aoe.common.completion import completion_script
             from initiator.cli import cli as aoe
             from scripts.manpages import pages
             from target.cli import cli as aoe_target

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from aoe.commandline import run
+from aoe.common.commandline import run
 from aoe.errors import AoEError
-from aoe.netns import Wire, ensure_root_or_user_namespace
+from aoe.net.netns import Wire, ensure_root_or_user_namespace
 from tests.asking import ata
 from tests.ledger import ORIGINAL, SECTOR, Ledger, make_sectors
 from tests.serving import Client, client, finish, ready_line, start

@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from aoe.capabilities import signal_at_parents_death
+from aoe.common.capabilities import signal_at_parents_death
 from aoe.errors import from_os_error
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from aoe.errors import BusyError
 
 if TYPE_CHECKING:
     from aoe.address import Address
-    from aoe.link import Link
+    from aoe.net.link import Link
 
 
 def claim(link: Link, address: Address) -> socket.socket:

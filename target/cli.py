@@ -6,8 +6,8 @@ from typing import Final
 
 import click
 
-from aoe.commandline import run
-from aoe.completion import completion_command
+from aoe.common.commandline import run
+from aoe.common.completion import completion_command
 from target.verbs.check import check
 from target.verbs.doctor import doctor
 from target.verbs.import_vblade import import_vblade

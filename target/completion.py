@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from aoe.completion import complete_file, complete_interfaces, starting_with
+from aoe.common.completion import complete_file, complete_interfaces, starting_with
 from aoe.errors import AoEError
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from aoe.address import Address, parse_mac
+from aoe.common.sizes import parse_size
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
-from aoe.sizes import parse_size
 from target.disks import OpenFlags
 from target.endpoint import parse_endpoint
 from target.exports import BUFFER_COUNT, MODEL

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from aoe import control
+from aoe.common import control
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ ask: Final = partial(control.ask, kind=_KIND)
 
 
 class ControlServer(control.ControlServer):
-    """As ``aoe.control.ControlServer``, of a target."""
+    """As ``aoe.common.control.ControlServer``, of a target."""
 
     def __init__(
         self,

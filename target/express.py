@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_OPCODES, SECTOR, AFlag, Status
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command
-from aoe.rings import FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
+from aoe.net.rings import FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
 from target.ata import OPERATIONS
 from target.disks.file import FileDisk
 from target.transfers import read, write
@@ -31,7 +31,7 @@ from target.transfers import read, write
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aoe.rings import Rings
+    from aoe.net.rings import Rings
     from target.server import Target
 
 _REQUEST: Final = Struct("<4x10s462x6x6sQIIQ")

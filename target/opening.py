@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
 from aoe.ata import SECTOR
+from aoe.common.sizes import counted, short_size
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from aoe.interfaces import InterfaceWatch
-from aoe.link import open_link
-from aoe.sizes import counted, short_size
+from aoe.net.interfaces import InterfaceWatch
+from aoe.net.link import open_link
 from target.claims import claim
 from target.disks import open_disk
 from target.exports import Export
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from target.inventory import Inventory
     from target.settings import ExportSettings, Settings
 
@@ -49,7 +49,7 @@ class Opener:
         self._rings = settings.rings
         self._writer = None
         if settings.capture is not None:
-            from aoe.capture import CaptureWriter
+            from aoe.capture.annotated import CaptureWriter
 
             self._writer = stack.enter_context(CaptureWriter(settings.capture))
 
@@ -71,7 +71,7 @@ class Opener:
         link = open_link(name, frames=frames, rings=self._rings, responses=False)
         if self._writer is None:
             return link
-        from aoe.capture import CapturingLink
+        from aoe.capture.annotated import CapturingLink
 
         return CapturingLink(link, self._writer)
 

@@ -20,10 +20,10 @@ import time
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.abstract import LinkStatistics
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import HEADER_LENGTH, sectors_per_frame
+from aoe.net.base import LinkStatistics
 from target.express import Express
 from target.filters.stack import filtered
 from target.filters.target import FilteredTarget
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from aoe.address import Address
-    from aoe.interfaces import Interface
-    from aoe.link import Link
+    from aoe.net.interfaces import Interface
+    from aoe.net.link import Link
     from target.exports import Export
 
 log: Final = logging.getLogger("aoe-target")

@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.capabilities import (
+from aoe.common.capabilities import (
     Capability,
     CapabilitySets,
     capability_sets,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
+from aoe.common.survey import ask_for
 from aoe.errors import BusyError
-from aoe.survey import ask_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from aoe.address import Address
-    from aoe.link import Link
+    from aoe.net.link import Link
 
 
 def probe(link: Link, addresses: Collection[Address]) -> None:

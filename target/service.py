@@ -24,15 +24,15 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from aoe.common.sizes import counted, short_size
 from aoe.errors import AoEError, NotFoundError
-from aoe.sizes import counted, short_size
-from aoe.spinning import Spinner, looks_at
+from aoe.net.busy_poll import Spinner, looks_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from aoe.interfaces import InterfaceWatch
-    from aoe.link import LinkStatistics
+    from aoe.net.interfaces import InterfaceWatch
+    from aoe.net.link import LinkStatistics
     from target.ports import Port
     from target.server import TargetStatistics
 

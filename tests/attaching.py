@@ -21,7 +21,7 @@ from tests.serving import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 LONG = 120.0
 """Seconds for what moves much data on a busy machine."""

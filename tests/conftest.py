@@ -7,14 +7,14 @@ import pytest
 from hypothesis import settings
 
 from aoe.errors import AccessError
-from aoe.link import open_link
-from aoe.netns import Wire
+from aoe.net.link import open_link
+from aoe.net.netns import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aoe.link import Link
-    from aoe.netns import Namespace
+    from aoe.net.link import Link
+    from aoe.net.netns import Namespace
 
     MakeWire: TypeAlias = Callable[[int | tuple[int, int]], Wire]
 

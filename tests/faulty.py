@@ -7,12 +7,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aoe.link import Link
+from aoe.net.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aoe.link import LinkStatistics
+    from aoe.net.link import LinkStatistics
 
 
 @dataclass(slots=True)

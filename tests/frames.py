@@ -6,12 +6,12 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from aoe.interfaces import set_up
-from aoe.netns import Wire
+from aoe.net.interfaces import set_up
+from aoe.net.netns import Wire
 
 if TYPE_CHECKING:
-    from aoe.link import Link
-    from aoe.netns import Namespace
+    from aoe.net.link import Link
+    from aoe.net.netns import Namespace
 
 
 def frame_of(

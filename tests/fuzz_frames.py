@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aoe.capture import read_capture
+from aoe.capture.annotated import read_capture
 from tests.asking import (
     CLIENT,
     SECTORS,

@@ -21,9 +21,9 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
-from aoe.abstract import Link, LinkStatistics
 from aoe.address import Address
 from aoe.identify import Ability
+from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
 from target.exports import Export
 from target.ports import Port

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aoe.abstract import Link, LinkStatistics
 from aoe.errors import NotFoundError
-from aoe.rings import FRAME, SEND_REQUEST, SLOT_HEADER, USER, Rings, RingShape
+from aoe.net.base import Link, LinkStatistics
+from aoe.net.rings import FRAME, SEND_REQUEST, SLOT_HEADER, USER, Rings, RingShape
 from tests.asking import CLIENT, TARGET, ask, make_target
 
 if TYPE_CHECKING:

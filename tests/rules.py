@@ -13,7 +13,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 from tests.asking import (
     SECTORS,
     TARGET,

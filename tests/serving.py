@@ -8,14 +8,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aoe.link import open_link
+from aoe.net.link import open_link
 from tests.asking import CLIENT, TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aoe.link import Link
-    from aoe.netns import Namespace, Wire
+    from aoe.net.link import Link
+    from aoe.net.netns import Namespace, Wire
 
 PATIENCE = 30.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Namespace, Wire
+    from aoe.net.netns import Namespace, Wire
 
 
 def program(name: str, package: str) -> str:

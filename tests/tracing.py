@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 CALLS = "openat,pwrite64,pwritev,pwritev2,fallocate,fdatasync,fsync,sendto"
 _CALL = re.compile(r"(\w+)\((?:\w+<([^>]*)>)?(.*)\) += (-?\d+)(?:<([^>]*)>)?")

@@ -12,7 +12,7 @@ from aoe.header import Header
 from initiator.check.play import GoneError
 
 if TYPE_CHECKING:
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.check.asking import Asking
 
 _PARTS: Final = (0.25, 0.25, 0.5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aoe.commandline import ADDRESS, json_option, print_json
+from aoe.common.commandline import ADDRESS, json_option, print_json
 from aoe.errors import UsageError, from_os_error
 from initiator.commands.common import Connection, connects
 from initiator.commands.detach import attached_line
@@ -234,13 +234,13 @@ class _Life:
         self._leaves_terminal = False
 
     def run_beside(self, command: str, uri: str) -> None:
-        from aoe.beside import run_beside
+        from aoe.common.daemon import run_beside
 
         beside = run_beside(command, {"uri": uri}, self._ready_fds)
         self._ready_fds.append(beside.ready_fd)
 
     def go_to_background(self) -> None:
-        from aoe.beside import go_to_background
+        from aoe.common.daemon import go_to_background
 
         self._ready_fds.append(go_to_background(self._ready_fds))
         self._leaves_terminal = True
@@ -253,6 +253,6 @@ class _Life:
             except OSError as error:
                 raise from_os_error(f"--ready-fd {fd}", error) from error
         if self._leaves_terminal:
-            from aoe.beside import leave_terminal
+            from aoe.common.daemon import leave_terminal
 
             leave_terminal()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 import click
 
 from aoe.ata import SECTOR
-from aoe.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
+from aoe.common.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
+from aoe.common.sizes import counted, short_size
 from aoe.errors import UsageError
-from aoe.sizes import counted, short_size
 from initiator.bio import Op
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address

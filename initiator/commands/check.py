@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from aoe.address import Address, format_mac
-from aoe.commandline import ADDRESS, Parsed, json_option, print_json
+from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from initiator.check.model import OPTIONS, Level, Needs, Verdict
@@ -27,7 +27,7 @@ from initiator.host import claim_tag_base
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.check.model import Check, Result
 
 _COLOURS = {Verdict.HOLDS: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import Address
-from aoe.commandline import SECONDS
-from aoe.completion import complete_interfaces
+from aoe.common.commandline import SECONDS
+from aoe.common.completion import complete_interfaces
 from aoe.errors import NotFoundError, UsageError
-from aoe.link import open_link
+from aoe.net.link import open_link
 from initiator.host import Host
 from initiator.options import Options
 from initiator.timing import TIMINGS
@@ -23,7 +23,7 @@ from initiator.timing import TIMINGS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.remote import RemoteTarget
 
     Command = Callable[..., None]
@@ -81,7 +81,7 @@ class Connection:
         if self.pcap is None:
             yield lambda link: link
             return
-        from aoe.capture import CaptureWriter, CapturingLink
+        from aoe.capture.annotated import CaptureWriter, CapturingLink
 
         with CaptureWriter(self.pcap) as writer:
             yield lambda link: CapturingLink(link, writer)
@@ -120,7 +120,7 @@ class Connection:
 
 
 def _usable_interfaces() -> list[str]:
-    from aoe.interfaces import usable_interfaces
+    from aoe.net.interfaces import usable_interfaces
 
     names = [interface.name for interface in usable_interfaces()]
     if not names:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from aoe.completion import completion_command
+from aoe.common.completion import completion_command
 
 completion: Final = completion_command("aoe")

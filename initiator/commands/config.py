@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import BROADCAST, Address, format_mac
-from aoe.commandline import Parsed, json_option, print_json
+from aoe.common.commandline import Parsed, json_option, print_json
 from aoe.config import STRING_LIMIT, Config, ConfigCommand
 from aoe.errors import AoEError, UsageError, from_os_error
 from initiator.commands.common import Connection, VerbGroup, connects
@@ -19,7 +19,7 @@ from initiator.completion import complete_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from initiator.discover import Answer
 
     Command = Callable[..., None]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, cast
 import click
 
 from aoe.address import format_mac
-from aoe.commandline import json_option, print_json
+from aoe.capture.pcapng import CapturedFrame, Direction
+from aoe.common.commandline import json_option, print_json
+from aoe.common.sizes import counted
 from aoe.describe import describe
 from aoe.errors import DecodeError, NotFoundError, UsageError
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH
-from aoe.pcapng import CapturedFrame, Direction
-from aoe.sizes import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
             click.echo(_line(number, frame, frame.time - first))
             if verbose:
                 # It takes a quarter of a second to come.
-                from aoe.dissection import dissect
+                from aoe.capture.dissection import dissect
 
                 click.echo(dissect(frame.data))
     if as_json:
@@ -69,7 +69,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
 
 
 def _frames(source: str) -> Iterator[CapturedFrame]:
-    from aoe.capture import read_capture
+    from aoe.capture.annotated import read_capture
 
     if source == "-":
         yield from _standard_input()
@@ -83,7 +83,7 @@ def _frames(source: str) -> Iterator[CapturedFrame]:
 
 
 def _standard_input() -> Iterator[CapturedFrame]:
-    from aoe.capture import parse_capture
+    from aoe.capture.annotated import parse_capture
 
     stdin = cast("BufferedReader", sys.stdin.buffer)
     start = stdin.peek(4)[:4]

@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 
 from aoe.address import Address
-from aoe.commandline import json_option, print_json
+from aoe.common.commandline import json_option, print_json
+from aoe.common.sizes import short_size
 from aoe.errors import AccessError, NotFoundError, UsageError
-from aoe.sizes import short_size
 
 _PLACES: Final = ("uri", "file", "device", "directory")
 _NAMES: Final = ("address", "socket", *_PLACES)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.ata import Opcode, SmartFeature
-from aoe.commandline import ADDRESS, SIZE, json_option, print_json
+from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
+from aoe.common.sizes import format_size, short_size
 from aoe.errors import UnsupportedError, UsageError
 from aoe.identify import Ability, Identity
-from aoe.sizes import format_size, short_size
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address

@@ -10,14 +10,14 @@ import click
 
 from aoe.address import BROADCAST, format_mac
 from aoe.ata import SECTOR
-from aoe.commandline import json_option, print_json
+from aoe.common.commandline import json_option, print_json
 from initiator.commands.common import Connection, connects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aoe.address import Address
-    from aoe.interfaces import Interface
+    from aoe.net.interfaces import Interface
     from initiator.pathmtu import PathMtu
     from initiator.remote import RemoteTarget
 
@@ -38,7 +38,7 @@ def doctor(*, connection: Connection, as_json: bool) -> None:
 
     Exit codes: 0 nothing has failed, 1 something has.
     """
-    from aoe.doctor.report import report
+    from aoe.common.doctor.report import report
     from initiator.doctor import examine
 
     names = connection.names()
@@ -61,8 +61,8 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
 
     Exit codes: 0 all is well or could be better, 1 a path loses frames, 3 no target.
     """
-    from aoe.doctor.report import describe_finding, exit_by
-    from aoe.interfaces import find_interface
+    from aoe.common.doctor.report import describe_finding, exit_by
+    from aoe.net.interfaces import find_interface
     from initiator.doctor import examine_path, examine_san
     from initiator.remote import reach_all
 

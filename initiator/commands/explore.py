@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aoe.commandline import json_option, print_json
+from aoe.common.commandline import json_option, print_json
 from initiator.completion import complete_axis
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import format_mac, parse_mac
-from aoe.commandline import ADDRESS, Parsed, json_option, print_json
+from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, DeviceError, UsageError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
 from initiator.commands.common import Connection, VerbGroup, connects

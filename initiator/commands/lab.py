@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from aoe.commandline import ADDRESS, json_option, print_json
-from aoe.completion import complete_interfaces
+from aoe.common.commandline import ADDRESS, json_option, print_json
+from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.commands.explore import explore
 from initiator.completion import complete_address, complete_axis
@@ -278,7 +278,7 @@ def run_command(
         with on_interface(interface, address) as peer:
             played = play(case, peer, peer.link.mac)
     elif wire:
-        from aoe.netns import ensure_root_or_user_namespace
+        from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()

@@ -9,7 +9,7 @@ import click
 
 from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import SECTOR
-from aoe.commandline import ADDRESS, SECONDS, json_option, print_json
+from aoe.common.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.aoedev import State
 from initiator.commands.common import Connection, connects
@@ -142,7 +142,7 @@ def stat(
 
 def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
     """Measure the paths to each device, one by one; the driver rests meanwhile."""
-    from aoe.doctor.report import describe_finding
+    from aoe.common.doctor.report import describe_finding
     from initiator.commands.doctor import path_fields
     from initiator.doctor import examine_path
     from initiator.remote import reach_all

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from aoe.address import Address
-from aoe.commandline import ADDRESS, SIZE, json_option, print_json
+from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
+from aoe.common.sizes import counted, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
-from aoe.sizes import counted, format_size
 from initiator.commands.common import Connection, connects, progress
 from initiator.completion import complete_address, complete_end
 from initiator.copy import DiskEnd, Outcome, copy, verify

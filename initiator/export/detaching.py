@@ -16,7 +16,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from aoe import control
+from aoe.common import control
 from aoe.errors import AoEError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from aoe.nbd import NbdCommand
+from aoe.common.nbd import NbdCommand
 from initiator.export.nbd_session import NbdRequest, NbdSession
 
 if TYPE_CHECKING:

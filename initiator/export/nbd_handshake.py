@@ -1,7 +1,7 @@
 """How an NBD server haggles: greeting and options, without a socket.
 
 A generator that is sent what it yields the number of bytes of, and that hands out its
-answers through a function. See ``aoe.nbd`` for the layouts.
+answers through a function. See ``aoe.common.nbd`` for the layouts.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aoe.errors import DecodeError
-from aoe.nbd import (
+from aoe.common.nbd import (
     FIXED_NEWSTYLE,
     GREETING,
     HAVE_OPTION,
@@ -27,6 +26,7 @@ from aoe.nbd import (
     NbdInfo,
     NbdOption,
 )
+from aoe.errors import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -17,15 +17,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aoe.errors import (
-    AccessError,
-    AoEError,
-    BusyError,
-    DecodeError,
-    UnsupportedError,
-    UsageError,
-)
-from aoe.nbd import (
+from aoe.common.nbd import (
     CHUNK,
     CHUNK_DONE,
     CHUNK_MAGIC,
@@ -37,6 +29,14 @@ from aoe.nbd import (
     NbdChunk,
     NbdCommand,
     NbdCommandFlag,
+)
+from aoe.errors import (
+    AccessError,
+    AoEError,
+    BusyError,
+    DecodeError,
+    UnsupportedError,
+    UsageError,
 )
 from initiator.export.nbd_handshake import Handshake, NbdExport, skip
 

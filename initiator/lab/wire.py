@@ -26,7 +26,7 @@ from aoe.header import (
     Flag,
     Header,
 )
-from aoe.link import open_link
+from aoe.net.link import open_link
 from initiator.lab.cases import Case, Result, play_case, result_of
 from initiator.lab.peer import ADDRESS
 from initiator.memory import PAGE_SIZE
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.address import Address
-    from aoe.link import Link
-    from aoe.netns import Wire
+    from aoe.net.link import Link
+    from aoe.net.netns import Wire
     from initiator.lab.peer import Peer
 
 _DISK: Final = 64 * SECTOR
@@ -200,7 +200,7 @@ class Bench:
     """
 
     def __init__(self) -> None:
-        from aoe.netns import Wire
+        from aoe.net.netns import Wire
 
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())

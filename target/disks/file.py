@@ -16,8 +16,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
+from aoe.common.sizes import check_sectors, format_size
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
-from aoe.sizes import check_sectors, format_size
 from target.disks.holes import punch_hole
 from target.disks.uses import find_use
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoe.sizes import check_sectors
+from aoe.common.sizes import check_sectors
 
 
 class MemoryDisk:

@@ -19,9 +19,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.ata import SECTOR
+from aoe.common.nbd import NbdCommand, NbdCommandFlag, NbdFlag
+from aoe.common.sizes import check_sectors, format_size
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
-from aoe.nbd import NbdCommand, NbdCommandFlag, NbdFlag
-from aoe.sizes import check_sectors, format_size
 from target.disks.blocks import BlockDisk
 from target.disks.nbd_address import NbdAddress
 from target.disks.nbd_libnbd import LibnbdConnection, find_libnbd, require_libnbd

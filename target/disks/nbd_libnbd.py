@@ -23,8 +23,8 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aoe.common.nbd import PAYLOAD, NbdCommand, NbdFlag
 from aoe.errors import AccessError, AoEError, NotFoundError
-from aoe.nbd import PAYLOAD, NbdCommand, NbdFlag
 from target.disks.nbd_address import NbdAddress, dial, time_left
 from target.disks.nbd_wire import NbdExport, NbdRequest, no_such_export
 

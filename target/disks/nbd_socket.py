@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 
-from aoe.nbd import NbdCommand
+from aoe.common.nbd import NbdCommand
 from target.disks.nbd_address import NbdAddress, dial, time_left
 from target.disks.nbd_wire import (
     REPLY_LENGTH,

@@ -6,7 +6,7 @@
     client  flags, IHAVEOPT GO name            (28)     offset length [data]
     server  INFO size, INFO blocks, ACK        reply    magic error handle [data]
 
-See ``aoe.nbd`` for the layouts.
+See ``aoe.common.nbd`` for the layouts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aoe.errors import AccessError, AoEError, DecodeError, NotFoundError, UsageError
-from aoe.nbd import (
+from aoe.common.nbd import (
     FIXED_NEWSTYLE,
     GREETING,
     HAVE_OPTION,
@@ -39,6 +38,7 @@ from aoe.nbd import (
     NbdInfo,
     NbdOption,
 )
+from aoe.errors import AccessError, AoEError, DecodeError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

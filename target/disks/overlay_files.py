@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aoe.common.sizes import format_size
 from aoe.errors import (
     AoEError,
     BusyError,
@@ -19,7 +20,6 @@ from aoe.errors import (
     UsageError,
     from_os_error,
 )
-from aoe.sizes import format_size
 from target.disks.file import FileDisk, OpenFlags, open_file
 from target.disks.overlay import OverlayDisk, this_boot
 from target.disks.overlay_format import (

@@ -4,7 +4,7 @@
 
     host --> targets that run here --> each interface and its wire --> images
 
-What a client's doctor looks at too is in ``aoe.doctor``. Nothing is changed, and
+What a client's doctor looks at too is in ``aoe.common.doctor``. Nothing is changed, and
 nothing sent but three query config requests an interface, and IDENTIFY to those that
 share an address.
 """
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aoe.doctor.findings import Finding, Verdict, fail, from_error
-from aoe.doctor.host import examine_host
-from aoe.doctor.interfaces import examine_one
-from aoe.doctor.wire import examine_targets, open_wire
+from aoe.common.doctor.findings import Finding, Verdict, fail, from_error
+from aoe.common.doctor.host import examine_host
+from aoe.common.doctor.interfaces import examine_one
+from aoe.common.doctor.wire import examine_targets, open_wire
+from aoe.common.survey import survey
 from aoe.errors import AoEError
-from aoe.interfaces import usable_interfaces
-from aoe.survey import survey
+from aoe.net.interfaces import usable_interfaces
 from target.doctor.image import examine_image
 from target.doctor.running import examine_running
 

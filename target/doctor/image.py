@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
+from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
+from aoe.common.sizes import format_size, short_size
 from aoe.errors import AccessError, AoEError, BusyError
-from aoe.sizes import format_size, short_size
 from target.disks import open_disk
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from aoe.doctor.findings import Finding, Verdict, from_error, ok, warn
+from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.errors import AoEError
 from target.control import ask, find_targets
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aoe.commandline import json_option, print_json
+from aoe.common.commandline import json_option, print_json
 from aoe.errors import AoEError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check(config: Path, *, as_json: bool) -> None:
 
 
 def _problems(chosen: ExportSettings) -> list[str]:
-    from aoe.netdevice import look_up
+    from aoe.net.netdevice import look_up
     from target.disks import measure_disk
     from target.state import open_state
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from aoe.commandline import json_option
-from aoe.completion import complete_file, complete_interfaces
+from aoe.common.commandline import json_option
+from aoe.common.completion import complete_file, complete_interfaces
 
 
 @click.command()
@@ -39,7 +39,7 @@ def doctor(
 
     Exit codes: 0 nothing keeps AoE from working, 1 something does.
     """
-    from aoe.doctor.report import report
+    from aoe.common.doctor.report import report
     from target.doctor import examine
 
     report(examine(interfaces, paths), as_json=as_json)

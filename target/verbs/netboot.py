@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import Address, parse_mac
-from aoe.commandline import ADDRESS, Parsed
+from aoe.common.commandline import ADDRESS, Parsed
 from aoe.errors import UsageError
 from target.completion import complete_served
 from target.netboot import FILES, Netboot

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aoe.commandline import json_option, print_json
-from aoe.completion import complete_file
-from aoe.sizes import format_size, short_size
+from aoe.common.commandline import json_option, print_json
+from aoe.common.completion import complete_file
+from aoe.common.sizes import format_size, short_size
 
 if TYPE_CHECKING:
     from target.disks.overlay_files import OverlayStatus

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aoe.commandline import ADDRESS, json_option, print_json
+from aoe.common.commandline import ADDRESS, json_option, print_json
+from aoe.common.sizes import counted, short_size
 from aoe.errors import AoEError, NotFoundError, UsageError
-from aoe.sizes import counted, short_size
 from target.completion import complete_pid, complete_served
 
 if TYPE_CHECKING:

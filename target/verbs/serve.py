@@ -14,11 +14,11 @@ import click
 
 from aoe.address import Address, parse_macs
 from aoe.ata import SECTOR
-from aoe.commandline import SIZE, Parsed, SectionedCommand
-from aoe.completion import complete_file
+from aoe.common.commandline import SIZE, Parsed, SectionedCommand
+from aoe.common.completion import complete_file
+from aoe.common.sizes import parse_size
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
-from aoe.sizes import parse_size
 from target.completion import complete_export, complete_filter
 from target.endpoint import parse_endpoint
 
@@ -391,7 +391,7 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
 
 def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
     # Who waits for us to be ready, and with whom we end.
-    from aoe.beside import run_beside
+    from aoe.common.daemon import run_beside
     from target.captive import end_with_parent
 
     ready_fds = [] if life.ready_fd is None else [life.ready_fd]

@@ -20,18 +20,18 @@ LAYERS = {
 # Each kind of outside world has its few doors; a folder ends in a slash.
 DOORS = {
     "socket": {
-        "aoe/control.py",
-        "aoe/ethtool.py",
-        "aoe/link.py",
-        "aoe/netdevice.py",
+        "aoe/common/control.py",
+        "aoe/net/ethtool.py",
+        "aoe/net/link.py",
+        "aoe/net/netdevice.py",
         "initiator/export/",
         "target/claims.py",
         "target/disks/nbd_address.py",
         "target/metrics.py",
         "target/notify.py",
     },
-    "pyroute2": {"aoe/interfaces.py", "aoe/netns.py"},
-    "scapy": {"aoe/dissection.py", "aoe/layers.py"},
+    "pyroute2": {"aoe/net/interfaces.py", "aoe/net/netns.py"},
+    "scapy": {"aoe/capture/dissection.py", "aoe/layers.py"},
 }
 
 # A protocol core is driven with frames, requests and `now`; it reaches for nothing.
@@ -50,16 +50,16 @@ OUTSIDE = {
 CORES = {
     "aoe/address.py",
     "aoe/ata.py",
-    "aoe/bpf.py",
+    "aoe/net/bpf.py",
     "aoe/config.py",
     "aoe/describe.py",
     "aoe/header.py",
     "aoe/identify.py",
     "aoe/macmask.py",
-    "aoe/nbd.py",
+    "aoe/common/nbd.py",
     "aoe/reserve.py",
-    "aoe/rings.py",
-    "aoe/sizes.py",
+    "aoe/net/rings.py",
+    "aoe/common/sizes.py",
     "aoe/smart.py",
     "initiator/answers.py",
     "initiator/aoedev.py",

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 from scapy.utils import PcapNgWriter, rdpcap
 
-from aoe.abstract import Link, LinkStatistics
 from aoe.ata import AFlag, Opcode, Registers
-from aoe.capture import (
+from aoe.capture.annotated import (
     CapturedFrame,
     CaptureWriter,
     CapturingLink,
     Direction,
     read_capture,
 )
+from aoe.capture.pcapng import build_interface, build_packet, build_section, parse
 from aoe.errors import AoEError, DecodeError, NotFoundError
 from aoe.header import Command, Flag, Header
-from aoe.pcapng import build_interface, build_packet, build_section, parse
+from aoe.net.base import Link, LinkStatistics
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.completion import completion_script
+from aoe.common.completion import completion_script
 from initiator.cli import cli as aoe
 from target.cli import cli as aoe_target
 from target.filters.settings import FILTERS

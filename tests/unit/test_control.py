@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from aoe import control
+from aoe.common import control
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
 from target.control import ControlServer, ask, find_targets
 

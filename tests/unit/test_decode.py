@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.capture import CaptureWriter, Direction
+from aoe.capture.annotated import CaptureWriter, Direction
 from tests.asking import CLIENT, TARGET, ask, ata, config, make_target
 
 if TYPE_CHECKING:

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe import interfaces
 from aoe.address import Address
-from aoe.capabilities import Capability
-from aoe.doctor.findings import Finding, Verdict
-from aoe.doctor.host import judge_rights
-from aoe.doctor.interfaces import (
+from aoe.common.capabilities import Capability
+from aoe.common.doctor.findings import Finding, Verdict
+from aoe.common.doctor.host import judge_rights
+from aoe.common.doctor.interfaces import (
     Card,
     judge_buffers,
     judge_card,
     judge_interface,
 )
-from aoe.doctor.wire import judge_answer, judge_namesakes
-from aoe.ethtool import Cable, Pause, ReceiveQueue
+from aoe.common.doctor.wire import judge_answer, judge_namesakes
+from aoe.common.survey import Heard
 from aoe.identify import Identity
-from aoe.interfaces import Details, Interface
-from aoe.survey import Heard
+from aoe.net import interfaces
+from aoe.net.ethtool import Cable, Pause, ReceiveQueue
+from aoe.net.interfaces import Details, Interface
 from target.doctor.image import (
     examine_image,
     filesystem_of,

@@ -27,7 +27,7 @@ from tests.links import MemoryRings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aoe.rings import Rings
+    from aoe.net.rings import Rings
 
 READ, WRITE, SPOIL = 0x24, 0x34, 0x45
 CONTENT = b"".join(sector(number) for number in range(SECTORS))

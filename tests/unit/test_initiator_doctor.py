@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aoe.address import Address
-from aoe.doctor.findings import Verdict
+from aoe.common.doctor.findings import Verdict
 from initiator.doctor import examine_kernel, judge_kernel, judge_ways
 
 if TYPE_CHECKING:

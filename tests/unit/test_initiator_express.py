@@ -23,7 +23,7 @@ from tests.unit.conftest import ADDRESS, AnsweringTarget
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aoe.rings import Rings
+    from aoe.net.rings import Rings
     from initiator.aoedev import AoeDev
 
 SECTORS = 2048

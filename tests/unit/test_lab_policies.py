@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from aoe.link import Link
+    from aoe.net.link import Link
     from tests.unit.conftest import AnsweringTarget, Connect
 
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]

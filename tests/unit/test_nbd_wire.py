@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aoe.common.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from aoe.errors import (
     AccessError,
     AoEError,
     DecodeError,
     NotFoundError,
 )
-from aoe.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from target.disks.nbd_wire import (
     NbdExport,
     NbdRequest,

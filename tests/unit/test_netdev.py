@@ -9,7 +9,7 @@ from initiator.netdev import LinkDevice
 from initiator.skbuff import Skb
 
 if TYPE_CHECKING:
-    from aoe.link import Link
+    from aoe.net.link import Link
 
 
 class Ring:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.ata import ATA_DATA, SECTOR
-from aoe.doctor.findings import Verdict
+from aoe.common.doctor.findings import Verdict
 from initiator.check.asking import Asking
 from initiator.pathmtu import PathMtu, judge_path, measure
 from target.disks.memory import MemoryDisk

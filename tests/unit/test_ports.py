@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.abstract import LinkStatistics
 from aoe.address import Address
 from aoe.errors import AoEError
-from aoe.interfaces import Interface
+from aoe.net.base import LinkStatistics
+from aoe.net.interfaces import Interface
 from target.disks.memory import MemoryDisk
 from target.exports import Export
 from target.ports import Port

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoe.rings import ReceiveRing, RingShape, SendRing
+from aoe.net.rings import ReceiveRing, RingShape, SendRing
 
 FRAME = 476
 

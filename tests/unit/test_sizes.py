@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aoe.common.sizes import check_sectors, counted, format_size, parse_size, short_size
 from aoe.errors import UsageError
-from aoe.sizes import check_sectors, counted, format_size, parse_size, short_size
 
 
 @pytest.mark.parametrize(

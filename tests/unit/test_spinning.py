@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aoe.spinning import SPIN_LIMIT, Spinner
+from aoe.net.busy_poll import SPIN_LIMIT, Spinner
 
 
 class World:
@@ -31,7 +31,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr("aoe.spinning.time.monotonic", lambda: world.now)
+    monkeypatch.setattr("aoe.net.busy_poll.time.monotonic", lambda: world.now)
     return world
 
 
@@ -75,7 +75,7 @@ def test_a_frame_that_came_while_others_had_the_core_is_no_success(
     def others_run() -> None:
         world.now += 30 * SPIN_LIMIT
 
-    monkeypatch.setattr("aoe.spinning.os.sched_yield", others_run)
+    monkeypatch.setattr("aoe.net.busy_poll.os.sched_yield", others_run)
     world.doze(SPIN_LIMIT / 2)
     assert not world.spin(SPIN_LIMIT * 20)
     world.looked = 0

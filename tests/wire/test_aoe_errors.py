@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.interfaces import set_down
+from aoe.net.interfaces import set_down
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
     Done = subprocess.CompletedProcess[str]
     Serve = Callable[[Wire, Path], AbstractContextManager[object]]

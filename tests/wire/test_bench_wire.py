@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aoe.errors import AccessError
-from aoe.netns import check_user_namespaces
+from aoe.net.netns import check_user_namespaces
 from tests.tools import program
 
 pytestmark = pytest.mark.netns

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe.capture import read_capture
+from aoe.capture.annotated import read_capture
 from tests.asking import config, frame, holders_are, mask, mask_is, reserve
 from tests.serving import PATIENCE, client, serving
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from tests.conftest import MakeWire
 
 pytestmark = pytest.mark.netns

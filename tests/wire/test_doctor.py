@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aoe.errors import AccessError
-from aoe.netns import Switch
+from aoe.net.netns import Switch
 from tests.serving import PATIENCE, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Namespace, Wire
+    from aoe.net.netns import Namespace, Wire
 
 pytestmark = pytest.mark.netns
 

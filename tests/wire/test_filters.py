@@ -19,7 +19,7 @@ from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

@@ -16,7 +16,7 @@ from tests.serving import client, finish, ready_line, start
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from tests.serving import Client
 
 pytestmark = pytest.mark.netns

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AccessError
-from aoe.netns import Switch
+from aoe.net.netns import Switch
 from tests.serving import finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Namespace
+    from aoe.net.netns import Namespace
 
 pytestmark = pytest.mark.netns
 

@@ -11,7 +11,7 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import NotFoundError
-from aoe.interfaces import (
+from aoe.net.interfaces import (
     VethEnd,
     create_veth,
     find_interface,
@@ -20,7 +20,7 @@ from aoe.interfaces import (
     set_mtu,
     set_up,
 )
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 from initiator.bio import Bio, Op
 from initiator.device import Disk
 from initiator.host import Host

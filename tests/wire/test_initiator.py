@@ -16,8 +16,8 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import AoEError
-from aoe.link import open_link
-from aoe.netns import Wire
+from aoe.net.link import open_link
+from aoe.net.netns import Wire
 from initiator.bio import Bio, Op
 from initiator.copy import DiskEnd, copy, verify
 from initiator.device import Disk

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe import interfaces
 from aoe.errors import AoEError, NotFoundError
-from aoe.interfaces import Interface, VethEnd
-from aoe.netns import Namespace, Wire
+from aoe.net import interfaces
+from aoe.net.interfaces import Interface, VethEnd
+from aoe.net.netns import Namespace, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ def test_nothing_stays_when_a_wire_is_closed() -> None:
 def test_what_does_not_end_when_asked_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aoe.netns._PATIENCE", 0.1)
+    monkeypatch.setattr("aoe.net.netns._PATIENCE", 0.1)
     with Namespace() as namespace:
         stubborn = namespace.popen(
             ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"],
@@ -210,7 +210,7 @@ def test_what_does_not_end_when_asked_is_killed(
 
 SUICIDE = """
 import os, signal
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 wire = Wire()
 print(wire.target.pid, wire.initiator.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -237,7 +237,7 @@ def is_alive(pid: int) -> bool:
 
 REEXEC = """
 import os, sys
-from aoe.netns import Wire, ensure_root_or_user_namespace
+from aoe.net.netns import Wire, ensure_root_or_user_namespace
 from aoe.errors import AoEError
 before = os.getpid()
 try:

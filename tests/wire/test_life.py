@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aoe.errors import AccessError
-from aoe.interfaces import rename, set_down, set_mtu, set_up
-from aoe.netns import Switch
+from aoe.net.interfaces import rename, set_down, set_mtu, set_up
+from aoe.net.netns import Switch
 from tests.serving import PATIENCE, finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from aoe.netns import Namespace
+    from aoe.net.netns import Namespace
 
 pytestmark = pytest.mark.netns
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe import interfaces
 from aoe.errors import NotFoundError
-from aoe.link import Link, LinkStatistics, PlainLink, RingLink
-from aoe.netns import Namespace, Wire
+from aoe.net import interfaces
+from aoe.net.link import Link, LinkStatistics, PlainLink, RingLink
+from aoe.net.netns import Namespace, Wire
 from tests.frames import arriving, frame_of, switch_on
 
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe import interfaces
 from aoe.errors import AoEError, NotFoundError, UsageError
-from aoe.link import open_link
-from aoe.netdevice import ask
+from aoe.net import interfaces
+from aoe.net.link import open_link
+from aoe.net.netdevice import ask
 from tests.frames import arriving, frame_of
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from aoe.netns import Namespace, Wire
+    from aoe.net.netns import Namespace, Wire
 
 pytestmark = pytest.mark.netns
 
@@ -28,7 +28,7 @@ both_kinds = pytest.mark.parametrize("rings", [True, False], ids=["rings", "plai
 OPEN = """
 import sys
 from aoe.errors import AoEError
-from aoe.link import open_link
+from aoe.net.link import open_link
 try:
     print(type(open_link("aoe0", rings={rings})).__name__)
 except AoEError as error:
@@ -61,7 +61,7 @@ def test_where_there_is_no_memory_for_rings_it_goes_without(
     # Both rings take more than the 16 MiB that are left.
     limited = """
 import resource
-import aoe.link
+import aoe.net.link
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)
@@ -119,7 +119,7 @@ def test_an_interface_without_ethernet_is_refused(
         with wire.target.entered():
             assert refusal_of("tun0") == f"tun0: {cure}"
     # Ethernet is number 1: as long as it is another number, this is none either.
-    monkeypatch.setattr("aoe.netdevice._ARPHRD_ETHER", 65534)
+    monkeypatch.setattr("aoe.net.netdevice._ARPHRD_ETHER", 65534)
     with wire.target.entered():
         assert refusal_of("aoe0") == f"aoe0: {cure}"
 
@@ -140,8 +140,8 @@ def test_the_loopback_serves_too(wire: Wire, *, rings: bool) -> None:
 
 
 ROOT_FREE = """
-from aoe.link import RingLink, open_link
-from aoe.netns import Wire
+from aoe.net.link import RingLink, open_link
+from aoe.net.netns import Wire
 with Wire(9000) as wire:
     with wire.target.entered():
         target = open_link("aoe0")
@@ -183,7 +183,7 @@ def test_a_link_is_not_lost_when_its_interface_is_renamed_under_a_look(
 
     with wire.target.entered(), open_link("aoe0", rings=rings) as link:
         interfaces.set_down("aoe0")
-        monkeypatch.setattr("aoe.link.ask", rename_first)
+        monkeypatch.setattr("aoe.net.link.ask", rename_first)
         assert link.receive() is None
         assert not link.wait(0.01)
         assert asked[:2] == ["aoe0", "disk0"]

@@ -17,7 +17,7 @@ from tests.statuses import STATUS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

@@ -26,7 +26,7 @@ from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from tests.attaching import Attached
     from tests.conftest import MakeWire
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.address import Address
-from aoe.interfaces import (
+from aoe.net.interfaces import (
     VethEnd,
     create_veth,
     examine_interface,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

@@ -105,7 +105,7 @@ def test_tests_that_name_no_disk_pay_for_none(pytester: pytest.Pytester) -> None
         import sys
 
         def test_one():
-            ours = {"aoe.netns", "initiator.device", "pyroute2", "scapy", "click"}
+            ours = {"aoe.net.netns", "initiator.device", "pyroute2", "scapy", "click"}
             assert not ours & set(sys.modules)
         """
     )

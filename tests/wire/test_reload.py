@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from aoe.errors import AccessError, UsageError
-from aoe.link import open_link
-from aoe.netns import Switch
+from aoe.net.link import open_link
+from aoe.net.netns import Switch
 from initiator.device import Disk
 from tests.asking import ata, config
 from tests.serving import PATIENCE, Client, finish, start
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.link import Link
-    from aoe.netns import Namespace
+    from aoe.net.link import Link
+    from aoe.net.netns import Namespace
 
 pytestmark = pytest.mark.netns
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.address import Address
-from aoe.link import open_link
-from aoe.netns import Wire
+from aoe.net.link import open_link
+from aoe.net.netns import Wire
 from initiator.aoedev import State
 from initiator.bio import Bio, Op, bio_for
 from initiator.host import Host

@@ -40,7 +40,7 @@ from tests.serving import AT_ONCE, client, serving
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from tests.rules import Clients, Step
 
 pytestmark = pytest.mark.netns

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AccessError
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 from tests.asking import ata, registers
 from tests.rules import (
     AWAKE,

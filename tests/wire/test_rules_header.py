@@ -45,7 +45,7 @@ from tests.serving import client, finish, ready_line, serving, start
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
     from tests.rules import Clients, Step
 
 pytestmark = pytest.mark.netns

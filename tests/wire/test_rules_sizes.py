@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.netns import Wire
+from aoe.net.netns import Wire
 from tests.asking import (
     ata,
     config,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.capture import Direction, read_capture
+from aoe.capture.annotated import Direction, read_capture
 from tests.asking import ata, config
 from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.capabilities import Capability
-from aoe.interfaces import set_mtu
+from aoe.common.capabilities import Capability
+from aoe.net.interfaces import set_mtu
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, SOMEBODY, process_status
 from tests.asking import ata, config
 from tests.serving import PATIENCE, client, finish, ready_line, serving, start
@@ -26,7 +26,7 @@ from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

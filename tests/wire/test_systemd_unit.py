@@ -21,7 +21,7 @@ from tests.serving import PATIENCE, client, finish, ready_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

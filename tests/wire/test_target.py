@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import sectors_per_frame
-from aoe.interfaces import VethEnd, create_veth
-from aoe.link import open_link
-from aoe.netns import Wire
+from aoe.net.interfaces import VethEnd, create_veth
+from aoe.net.link import open_link
+from aoe.net.netns import Wire
 from tests.asking import answer, ata, config, registers, settings
 from tests.serving import PATIENCE, Client, client, finish, ready_line, serving, start
 

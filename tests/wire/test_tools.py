@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe.capture import read_capture
+from aoe.capture.annotated import read_capture
 from aoe.describe import describe
 from aoe.errors import AccessError
-from aoe.netns import Switch
+from aoe.net.netns import Switch
 from tests.serving import AT_ONCE, finish, ready_line, serving, start
 from tests.tools import aoe, aoe_json, call, program, vblade_serving
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aoe.netns import Namespace, Wire
+    from aoe.net.netns import Namespace, Wire
     from tests.conftest import MakeWire
 
 pytestmark = pytest.mark.netns

@@ -12,7 +12,7 @@ from tests.tools import aoe, aoe_json, call, program
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aoe.netns import Wire
+    from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
 

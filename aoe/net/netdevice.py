@@ -79,7 +79,7 @@ def interface_names() -> list[str]:
 def usable_names() -> list[str]:
     """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback.
 
-    ``aoe.interfaces`` knows more of them, and takes its time to be imported.
+    ``aoe.net.interfaces`` knows more of them, and takes its time to be imported.
 
     Raises:
         OSError: the kernel does not tell.

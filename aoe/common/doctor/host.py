@@ -6,10 +6,10 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from aoe.capabilities import Capability, capability_sets
-from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok
+from aoe.common.capabilities import Capability, capability_sets
+from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok
 from aoe.errors import AoEError
-from aoe.netns import check_user_namespaces
+from aoe.net.netns import check_user_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
-    from aoe.rings import Rings
+    from aoe.net.rings import Rings
 
 
 @dataclass(frozen=True, slots=True)

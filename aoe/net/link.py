@@ -23,12 +23,12 @@ from abc import abstractmethod
 from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.abstract import Link, LinkStatistics
-from aoe.bpf import INSTRUCTION_LENGTH, build_filter
 from aoe.errors import AccessError, NotFoundError, from_os_error
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM
-from aoe.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
-from aoe.rings import RESERVE, Rings, RingShape
+from aoe.net.base import Link, LinkStatistics
+from aoe.net.bpf import INSTRUCTION_LENGTH, build_filter
+from aoe.net.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
+from aoe.net.rings import RESERVE, Rings, RingShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aoe.abstract import Link
+    from aoe.net.base import Link
 
 SPIN_LIMIT: Final = 0.000_1
 """Seconds of looking, at the most: a wake-up's worth, and a little."""

@@ -7,10 +7,7 @@ import time
 import zlib
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from aoe.abstract import Link
-from aoe.describe import describe
-from aoe.errors import DecodeError, from_os_error
-from aoe.pcapng import (
+from aoe.capture.pcapng import (
     CapturedFrame,
     Direction,
     build_interface,
@@ -18,14 +15,17 @@ from aoe.pcapng import (
     build_section,
     parse,
 )
+from aoe.describe import describe
+from aoe.errors import DecodeError, from_os_error
+from aoe.net.base import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedReader
     from pathlib import Path
 
-    from aoe.abstract import LinkStatistics
     from aoe.buffers import ReadBuffer
+    from aoe.net.base import LinkStatistics
 
 __all__ = [
     "CaptureWriter",

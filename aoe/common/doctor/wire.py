@@ -6,20 +6,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
-from aoe.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
+from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
+from aoe.common.sizes import short_size
+from aoe.common.survey import identify
 from aoe.errors import AccessError, AoEError
 from aoe.header import sectors_per_frame
-from aoe.link import open_link
-from aoe.sizes import short_size
-from aoe.survey import identify
+from aoe.net.link import open_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from aoe.abstract import Link
     from aoe.address import Address
+    from aoe.common.survey import Heard
     from aoe.identify import Identity
-    from aoe.survey import Heard
+    from aoe.net.base import Link
 
 
 def open_wire(name: str) -> tuple[Link | None, list[Finding]]:

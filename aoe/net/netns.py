@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
 from aoe.errors import AccessError, AoEError
-from aoe.interfaces import (
+from aoe.net.interfaces import (
     VethEnd,
     create_bridge,
     create_veth,

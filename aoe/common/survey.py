@@ -16,7 +16,7 @@ from aoe.identify import Identity
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from aoe.abstract import Link
+    from aoe.net.base import Link
 
 _TRIES: Final = 3
 _PATIENCE: Final = 0.1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aoe.netdevice import interface_names
+from aoe.net.netdevice import interface_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from aoe.address import Address
+from aoe.common.sizes import parse_size
 from aoe.errors import AoEError, UsageError, from_os_error
-from aoe.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.capabilities import Capability, capability_sets
-from aoe.doctor.findings import Finding, fail, from_error, ok, warn
+from aoe.common.capabilities import Capability, capability_sets
+from aoe.common.doctor.findings import Finding, fail, from_error, ok, warn
+from aoe.common.sizes import short_size
 from aoe.errors import NotFoundError
-from aoe.ethtool import cable, pause, receive_queue
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame
-from aoe.interfaces import examine_interface
-from aoe.sizes import short_size
+from aoe.net.ethtool import cable, pause, receive_queue
+from aoe.net.interfaces import examine_interface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aoe.ethtool import Cable, Pause, ReceiveQueue
-    from aoe.interfaces import Details
+    from aoe.net.ethtool import Cable, Pause, ReceiveQueue
+    from aoe.net.interfaces import Details
 
 _JUMBO: Final = 9000
 _FRAMES: Final = 64

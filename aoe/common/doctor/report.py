@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aoe.commandline import print_json
-from aoe.doctor.findings import Finding, Verdict
+from aoe.common.commandline import print_json
+from aoe.common.doctor.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,1 @@
+"""Captures: pcapng files whose frames carry a description."""
