@@ -41,7 +41,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no con
             from aoe.common.completion import completion_script
             from initiator.cli import cli as aoe
             from scripts.manpages import pages
-            from target.cli import cli as aoe_target
+            from target.cli.main import cli as aoe_target
         finally:
             sys.path.remove(self.root)
         texts = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from scripts.roff import Page, bold, escape, italic
-from target import config_file
+from target.config import toml as config_file
 from target.filters.settings import FILTERS, FilterSettings, allowed
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from scripts.man_prose import (
     add_target_sections,
     protocol_page,
 )
-from target.cli import cli as aoe_target
+from target.cli.main import cli as aoe_target
 
 if TYPE_CHECKING:
     from scripts.roff import Page

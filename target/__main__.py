@@ -1,6 +1,6 @@
 """``python -m target`` is ``aoe-target``."""
 
-from target.cli import main
+from target.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from aoe.address import Address
 from target.disks.memory import MemoryDisk
-from target.exports import Export
-from target.server import Target
+from target.protocol.exports import Export
+from target.protocol.target import Target
 
 if TYPE_CHECKING:
     from target.disks import Disk

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from initiator.check.model import Check
-    from target.server import Target
+    from target.protocol.target import Target
 
 EVERYTHING = ~Needs.NOTHING
 SCRATCH = 8

@@ -25,8 +25,8 @@ from aoe.address import Address
 from aoe.identify import Ability
 from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
-from target.exports import Export
-from target.ports import Port
+from target.protocol.exports import Export
+from target.server.ports import Port
 from tests.fuzz_rules import FAULT, Change, Served, asks_for_stability, hold
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from target.disks import Disk
-    from target.exports import ClientState
+    from target.protocol.exports import ClientState
 
 SIZE = 1 << 20
 GUARD = 1 << 16

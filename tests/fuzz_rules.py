@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from target.exports import ClientState
-    from target.server import Target
+    from target.protocol.exports import ClientState
+    from target.protocol.target import Target
     from tests.fuzz_port import Fence
 
 SECTOR = 512

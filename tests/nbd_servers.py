@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from target.disks.nbd import CLIENT_VARIABLE
-from target.disks.nbd_libnbd import find_libnbd
+from target.disks.nbd.disk import CLIENT_VARIABLE
+from target.disks.nbd.libnbd import find_libnbd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

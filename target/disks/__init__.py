@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from aoe.errors import UsageError
-from target.disks.base import Disk
 from target.disks.direct import DirectDisk, direct_block
 from target.disks.file import FileDisk, OpenFlags, measure_file, open_file
-from target.disks.overlay_format import MAGIC
+from target.disks.overlay.format import MAGIC
+from target.protocol.disk import Disk
 
 __all__ = ["Disk", "OpenFlags", "measure_disk", "open_disk"]
 
@@ -36,7 +36,7 @@ def open_disk(
     flags = flags or OpenFlags()
     if not overlay:
         return _open_base(path, flags)
-    from target.disks.overlay_files import identify_base, open_overlay
+    from target.disks.overlay.files import identify_base, open_overlay
 
     if flags.direct:
         raise UsageError(overlay, "an overlay has no O_DIRECT", "Leave out --direct")
@@ -58,8 +58,8 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
     Raises:
         AoEError: it is not there any more, or cannot be served as it is now.
     """
-    from target.disks.nbd import measure_nbd
-    from target.disks.nbd_address import is_nbd
+    from target.disks.nbd.address import is_nbd
+    from target.disks.nbd.disk import measure_nbd
 
     if overlay:
         return None
@@ -67,8 +67,8 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd import open_nbd
-    from target.disks.nbd_address import is_nbd
+    from target.disks.nbd.address import is_nbd
+    from target.disks.nbd.disk import open_nbd
 
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)

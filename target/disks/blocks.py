@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from target.disks.base import Disk
+    from target.protocol.disk import Disk
 
 
 class BlockDisk:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.errors import AoEError
-from target.control import ask, find_targets
+from target.admin.control import ask, find_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

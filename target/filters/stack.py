@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from target.disks import Disk
     from target.filters.settings import FilterSettings
-    from target.server import Target
+    from target.protocol.target import Target
 
 
 class Filters:

@@ -25,9 +25,9 @@ from target.filters.wire import PASS, Fate, Frame, kind_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from target.exports import Export
     from target.filters.wire import WireFilter
-    from target.server import Target
+    from target.protocol.exports import Export
+    from target.protocol.target import Target
 
 HELD_LIMIT: Final = 1024
 """Frames that wait at a time; more are lost, as in the queue of any network."""

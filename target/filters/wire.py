@@ -14,7 +14,6 @@ from aoe.address import format_mac
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.describe import describe
 from aoe.header import ETHERNET_LENGTH, HEADER, Command
-from target.ata import OPERATIONS
 from target.filters.settings import (
     CorruptSettings,
     DelaySettings,
@@ -29,7 +28,8 @@ from target.filters.settings import (
     WireSettings,
 )
 from target.filters.trigger import flip_bit
-from target.transfers import flush, read, trim, verify, write, write_stable
+from target.protocol.ata import OPERATIONS
+from target.protocol.transfers import flush, read, trim, verify, write, write_stable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

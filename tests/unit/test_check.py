@@ -15,8 +15,8 @@ from aoe.errors import UsageError
 from initiator.check.model import Needs, Verdict
 from initiator.check.play import Session
 from initiator.check.suite import CHECKS, choose, parse_rules
-from target.exports import ClientState, Export
-from target.server import Target
+from target.protocol.exports import ClientState, Export
+from target.protocol.target import Target
 from tests import mutants as m
 from tests.asking import CLIENT, TARGET, make_target, sector
 from tests.checking import EVERYTHING, Between, check, subject_of

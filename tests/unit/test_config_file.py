@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from aoe.address import Address, format_mac
 from aoe.errors import AoEError, NotFoundError, UsageError
-from target.config_file import Document, Export, ExportTable, load_settings
+from target.config.settings import ExportSettings, Settings
+from target.config.toml import Document, Export, ExportTable, load_settings
 from target.disks import OpenFlags
-from target.exports import BUFFER_COUNT, MODEL
-from target.settings import ExportSettings, Settings
+from target.protocol.exports import BUFFER_COUNT, MODEL
 
 if TYPE_CHECKING:
     import msgspec

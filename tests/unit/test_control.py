@@ -11,7 +11,7 @@ import pytest
 
 from aoe.common import control
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
-from target.control import ControlServer, ask, find_targets
+from target.admin.control import ControlServer, ask, find_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

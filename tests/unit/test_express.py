@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from aoe.address import Address
 from target.disks.file import FileDisk
-from target.exports import Export
 from target.filters.settings import parse_filter
 from target.filters.stack import Filters
-from target.ports import Port
-from target.server import Target
+from target.protocol.exports import Export
+from target.protocol.target import Target
+from target.server.ports import Port
 from tests.asking import SECTORS, ata, mask, sector
 from tests.fuzz_frames import Mutator, at
 from tests.links import MemoryRings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
-from target.config_file import load_settings
+from target.config.toml import load_settings
 from target.filters.settings import (
     FILTERS,
     CorruptSettings,

@@ -10,8 +10,9 @@ import pytest
 
 from aoe.header import ErrorCode
 from scripts import fuzz
-from target import ata, commands, frames, lists, server, transfers
-from target.ports import Port
+from target.protocol import ata, commands, frames, lists, transfers
+from target.protocol import target as core
+from target.server.ports import Port
 from tests.fuzz_frames import Mutator
 from tests.fuzz_port import FuzzedPort, run_all
 
@@ -105,7 +106,7 @@ def forget_the_end(*arguments: int) -> int:
 
 
 def write_all_there_is(
-    target: server.Target, fields: frames.Fields, request: memoryview, _reply: object
+    target: core.Target, fields: frames.Fields, request: memoryview, _reply: object
 ) -> tuple[int, int]:
     data = request[36 : len(request) - (len(request) - 36) % 512]
     if fields[7] & 1 and len(data):
@@ -132,7 +133,7 @@ def obey_strangers(_target: object, _src: bytes, _asked: object) -> None:
 
 SABOTAGE: dict[str, tuple[object, str, object]] = {
     "old bytes behind a short reply": (commands, "pad", no_padding),
-    "old bytes behind an error": (server, "pad", no_padding),
+    "old bytes behind an error": (core, "pad", no_padding),
     "no end of the disk": (transfers, "_locate", forget_the_end),
     "the frame's length instead of the count": (
         ata.OPERATIONS,
@@ -145,7 +146,7 @@ SABOTAGE: dict[str, tuple[object, str, object]] = {
     "flush before write": (ata.OPERATIONS, "53", transfers.flush),
     "success for what failed": (ata, "_FAULT", 0x40),
     "trim that trims nothing": (ata.OPERATIONS, "6", transfers.flush),
-    "the wrong error": (server, "unknown_command", commands.unknown_version),
+    "the wrong error": (core, "unknown_command", commands.unknown_version),
 }
 
 

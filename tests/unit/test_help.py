@@ -10,7 +10,7 @@ import pytest
 
 from initiator.cli import cli as aoe
 from scripts.man_commands import options_of, read_help, walk
-from target.cli import cli as aoe_target
+from target.cli.main import cli as aoe_target
 
 CLIS = {"aoe": aoe, "aoe-target": aoe_target}
 CONTEXTS = [ctx for program, cli in CLIS.items() for ctx in walk(cli, program)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import BusyError
-from target.logs import (
+from target.admin.logs import (
     JournalFormatter,
     JsonFormatter,
     choose_formatter,

@@ -17,8 +17,8 @@ from scripts.man_commands import options_of, read_help, walk
 from scripts.man_config import EXAMPLE
 from scripts.manpages import pages
 from scripts.roff import Page, escape
-from target.cli import cli as aoe_target
-from target.config_file import Document, Export, load_settings
+from target.cli.main import cli as aoe_target
+from target.config.toml import Document, Export, load_settings
 from target.filters.settings import FILTERS
 
 if TYPE_CHECKING:

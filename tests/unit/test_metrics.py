@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
-from target.config_file import load_settings
-from target.endpoint import parse_endpoint
-from target.metrics import MetricsServer, StatusCollector
+from target.admin.metrics import MetricsServer, StatusCollector
+from target.config.endpoint import parse_endpoint
+from target.config.toml import load_settings
 from tests.statuses import STATUS
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import pytest
 
 from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
 from target.disks import open_disk
-from target.disks.nbd import choose_client
-from target.disks.nbd_address import NbdAddress, dial, is_nbd
-from target.disks.nbd_libnbd import find_libnbd
-from target.disks.nbd_socket import SocketConnection
+from target.disks.nbd.address import NbdAddress, dial, is_nbd
+from target.disks.nbd.disk import choose_client
+from target.disks.nbd.libnbd import find_libnbd
+from target.disks.nbd.socket_client import SocketConnection
 from tests.nbd_servers import CLIENTS, exported, nbdkit, need_libnbd, server, use_client
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_libnbd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("target.disks.nbd.find_libnbd", lambda: None)
-    monkeypatch.setattr("target.disks.nbd_libnbd.find_libnbd", lambda: None)
+    monkeypatch.setattr("target.disks.nbd.disk.find_libnbd", lambda: None)
+    monkeypatch.setattr("target.disks.nbd.libnbd.find_libnbd", lambda: None)
 
 
 def keys(path: Path, name: str = "alice") -> Path:
@@ -128,8 +128,8 @@ def test_a_client_that_does_not_exist_or_will_not_do_is_refused(
 def look_for_libnbd(folder: Path) -> str:
     """Return what is found where this folder is all that there is."""
     probe = (
-        "from target.disks import nbd_libnbd; nbd_libnbd._SYSTEM = ();"
-        "print(nbd_libnbd.find_libnbd())"
+        "from target.disks.nbd import libnbd; libnbd._SYSTEM = ();"
+        "print(libnbd.find_libnbd())"
     )
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", probe]

@@ -14,7 +14,7 @@ from aoe.errors import (
     DecodeError,
     NotFoundError,
 )
-from target.disks.nbd_wire import (
+from target.disks.nbd.wire import (
     NbdExport,
     NbdRequest,
     handshake,

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from aoe.errors import UsageError
-from target.cli import cli
+from target.cli.main import cli
 from target.netboot import FILES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import UsageError
-from target.notify import Notifier
+from target.admin.notify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from target.disks.memory import MemoryDisk
-from target.disks.overlay import OverlayDisk
-from target.disks.overlay_format import (
+from target.disks.overlay.disk import OverlayDisk
+from target.disks.overlay.format import (
     HEADER_SLOT,
     BaseIdentity,
     OverlayHeader,

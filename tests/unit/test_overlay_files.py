@@ -11,7 +11,7 @@ import pytest
 
 from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
 from target.disks import Disk, OpenFlags, open_disk
-from target.disks.overlay_files import (
+from target.disks.overlay.files import (
     commit_overlay,
     overlay_status,
     reset_overlay,

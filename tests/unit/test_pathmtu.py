@@ -16,7 +16,7 @@ from tests.asking import CLIENT, TARGET, ask, make_target, reserve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from target.server import Target
+    from target.protocol.target import Target
 
 WANTED = 17
 OVERHEAD = ATA_DATA

@@ -10,8 +10,8 @@ from aoe.errors import AoEError
 from aoe.net.base import LinkStatistics
 from aoe.net.interfaces import Interface
 from target.disks.memory import MemoryDisk
-from target.exports import Export
-from target.ports import Port
+from target.protocol.exports import Export
+from target.server.ports import Port
 from tests.asking import ata, config
 from tests.links import QueueLink
 

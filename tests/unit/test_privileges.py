@@ -11,7 +11,7 @@ import pytest
 
 from aoe.common.capabilities import Capability, capability_sets
 from aoe.errors import AccessError, NotFoundError, UsageError
-from target.privileges import Account, find_account
+from target.admin.privileges import Account, find_account
 from tests.accounts import (
     HAS_NOBODY,
     IS_ROOT,
@@ -29,7 +29,7 @@ DROP = """
 import sys
 from pathlib import Path
 from aoe.errors import AoEError
-from target.privileges import drop, find_account
+from target.admin.privileges import drop, find_account
 user, *kept = sys.argv[1:]
 try:
     drop(find_account(user) if user else None, map(Path, kept))

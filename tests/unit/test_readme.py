@@ -10,7 +10,7 @@ import click
 import pytest
 
 from initiator.cli import cli as aoe
-from target.cli import cli as aoe_target
+from target.cli.main import cli as aoe_target
 
 CHECKOUT = Path(__file__).parents[2]
 DOCUMENTS = [

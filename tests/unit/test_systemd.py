@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from target.verbs.serve import serve
+from target.cli.commands.serve import serve
 
 UNITS = Path(__file__).resolve().parents[2] / "target/systemd"
 ONE, MANY = (UNITS / f"aoe-target{at}.service" for at in ("", "@"))

@@ -10,8 +10,8 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import UsageError
+from target.config.settings import ExportSettings, Settings
 from target.disks import OpenFlags
-from target.settings import ExportSettings, Settings
 
 PLACE = ExportSettings(address=Address(0, 0), interfaces=("eth0",), path="disk.img")
 
@@ -106,7 +106,7 @@ def test_an_interface_that_is_not_there_is_code_3(tmp_path: Path) -> None:
 
 def parse(*words: str) -> Settings:
     # As the command does it, up to where it would open something.
-    from target.verbs.serve import build_settings, serve
+    from target.cli.commands.serve import build_settings, serve
 
     with serve.make_context("serve", list(words)) as context:
         parameters = dict(context.params)

@@ -7,7 +7,7 @@ import pytest
 from tests.asking import ask, config, make_target, settings
 
 if TYPE_CHECKING:
-    from target.server import Target
+    from target.protocol.target import Target
 
 READ, TEST, PREFIX, SET, FORCE = range(5)
 LONGEST = bytes(range(256)) * 4

@@ -13,8 +13,8 @@ from aoe.address import Address
 from aoe.errors import UsageError
 from aoe.identify import Ability, Identity
 from target.disks.memory import MemoryDisk
-from target.exports import ClientState, Export
-from target.server import Target
+from target.protocol.exports import ClientState, Export
+from target.protocol.target import Target
 from tests.asking import (
     SECTORS,
     TARGET,

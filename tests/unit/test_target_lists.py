@@ -29,8 +29,8 @@ from tests.asking import (
 )
 
 if TYPE_CHECKING:
-    from target.exports import ClientState
-    from target.server import Target
+    from target.protocol.exports import ClientState
+    from target.protocol.target import Target
 
 READ, EDIT = 0, 1
 SET, FORCE = 1, 2

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from target.disks.memory import MemoryDisk
-from target.disks.overlay import OverlayDisk
-from target.disks.overlay_format import BaseIdentity, OverlayHeader, find_header
-from target.exports import Export
-from target.server import Target
+from target.disks.overlay.disk import OverlayDisk
+from target.disks.overlay.format import BaseIdentity, OverlayHeader, find_header
+from target.protocol.exports import Export
+from target.protocol.target import Target
 from tests.asking import TARGET, ask, make_target
 from tests.platter import SECTOR, DurablePlatter, Platter
 from tests.promises import (

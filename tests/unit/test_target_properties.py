@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.asking import CLIENT, TARGET, make_target
 
 if TYPE_CHECKING:
-    from target.server import Target
+    from target.protocol.target import Target
 
 SECTORS = 16
 DIRT = 0xDB

@@ -4,8 +4,8 @@ import pytest
 
 from aoe.address import Address
 from target.disks.memory import MemoryDisk
-from target.exports import Export
-from target.server import Target
+from target.protocol.exports import Export
+from target.protocol.target import Target
 from tests.asking import (
     CLIENT,
     SECTORS,

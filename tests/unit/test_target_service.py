@@ -12,10 +12,10 @@ import pytest
 from aoe.address import Address
 from aoe.errors import AoEError, BusyError, UsageError
 from target.disks.memory import MemoryDisk
-from target.exports import Export
-from target.ports import Port
-from target.probe import probe
-from target.service import Service, describe_target, signals
+from target.protocol.exports import Export
+from target.server.ports import Port
+from target.server.probe import probe
+from target.server.service import Service, describe_target, signals
 from tests.asking import answer, ata, config, frame, settings
 from tests.filtering import Rig
 from tests.links import QueueLink

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from aoe.address import Address, parse_macs
 from aoe.errors import AccessError, AoEError, UsageError
+from target.config.settings import ExportSettings
 from target.disks import OpenFlags
-from target.exports import ClientState
-from target.settings import ExportSettings
-from target.state import StateFile, open_state, state_path
+from target.protocol.exports import ClientState
+from target.server.client_state import StateFile, open_state, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from aoe.address import Address
 from aoe.errors import UsageError
-from target.cli import cli
-from target.config_file import load_settings
+from target.cli.main import cli
+from target.config.settings import ExportSettings
+from target.config.toml import load_settings
+from target.config.vblade import read_fragment, settings_of, to_toml
 from target.disks import OpenFlags
-from target.settings import ExportSettings
-from target.vblade import read_fragment, settings_of, to_toml
 
 if TYPE_CHECKING:
     from pathlib import Path

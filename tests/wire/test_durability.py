@@ -9,8 +9,8 @@ import pytest
 from scripts import killtest
 from target.disks import open_disk
 from target.disks.memory import MemoryDisk
-from target.disks.overlay import OverlayDisk
-from target.disks.overlay_format import find_header
+from target.disks.overlay.disk import OverlayDisk
+from target.disks.overlay.format import find_header
 from tests.asking import ata
 from tests.promises import (
     CACHE_OFF,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from target.control import ask, find_targets
+from target.admin.control import ask, find_targets
 from tests.asking import ata, registers
 from tests.fuzz_frames import Mutator
 from tests.serving import client, finish, ready_line, start

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aoe.errors import AoEError
-from target.metrics import MetricsServer
+from target.admin.metrics import MetricsServer
 from tests.statuses import STATUS
 
 if TYPE_CHECKING:

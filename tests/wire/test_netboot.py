@@ -13,7 +13,7 @@ from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from target.cli import cli
+from target.cli.main import cli
 from tests.serving import PATIENCE
 
 if TYPE_CHECKING:

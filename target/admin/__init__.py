@@ -1,0 +1,1 @@
+"""Administration: control socket, status, metrics, logs, notification, privileges."""

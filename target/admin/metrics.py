@@ -1,0 +1,310 @@
+"""The status of a target for Prometheus, over HTTP.
+
+A thread answers each scrape from one status document, in which the loop's counters are.
+It needs prometheus-client, the ``metrics`` extra.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import socketserver
+import sys
+import threading
+import time
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from aoe.errors import AoEError, BusyError, UsageError, from_os_error
+from target.config.endpoint import CURE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from http.server import BaseHTTPRequestHandler
+
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+
+    Status = Mapping[str, Any]
+
+log: Final = logging.getLogger("aoe-target")
+
+_PATIENCE: Final = 10.0
+"""Seconds that a client gets for its request."""
+_TARGET_COUNTERS: Final = {
+    "requests": "Frames that were for this export, answered or not.",
+    "reads": "READ commands that succeeded.",
+    "writes": "WRITE commands that succeeded.",
+    "read_bytes": "Bytes of disk sent.",
+    "written_bytes": "Bytes of disk received.",
+    "flushes": "FLUSH commands that succeeded.",
+}
+_FRAME_COUNTERS: Final = {
+    "received": "Frames taken in by the kernel for us.",
+    "sent": "Frames handed to the interface.",
+    "dropped": "Frames that arrived while the receive buffers were full.",
+    "truncated": "Frames longer than a receive buffer.",
+    "unsent": "Frames lost on the way out: interface down or its MTU made smaller.",
+    "strays": "Frames that were for none of the exports.",
+}
+_FLAGS: Final = ("read_only", "sync", "direct")
+
+
+class StatusCollector:
+    """Turns a status document into metrics at each scrape.
+
+    Args:
+        snapshot: returns the document of one target: what ``aoe-target status --json``
+            has in ``targets``.
+    """
+
+    def __init__(self, snapshot: Callable[[], Status]) -> None:
+        self._snapshot = snapshot
+        self._started: float | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics, as they are at one moment.
+
+        Raises:
+            AoEError: what ``snapshot`` raises.
+        """
+        status = self._snapshot()
+        if self._started is None:
+            # Once, lest it change with every step of the clock.
+            self._started = time.time() - status["uptime_seconds"]
+        yield from _about_target(status, self._started)
+        served = [
+            (export, place)
+            for export in status["exports"]
+            for place in export["interfaces"]
+            # None in the moment when an export is opened anew.
+            if place["statistics"]
+        ]
+        yield from _about_exports(served)
+        yield from _about_traffic(served)
+        yield from _about_interfaces(status["interfaces"])
+
+
+def _about_target(status: Status, started: float) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+    about = {"version": str(status["version"])}
+    yield InfoMetricFamily("aoe_target", "The program.", value=about)
+    yield GaugeMetricFamily(
+        "aoe_target_start_time_seconds", "When it was started, Unix time.", started
+    )
+
+
+def _about_exports(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+    labels = ("export", "interface")
+    info = InfoMetricFamily("aoe_export", "A disk and how it is served.", labels=labels)
+    size = GaugeMetricFamily(
+        "aoe_export_size_bytes", "Size of the disk.", labels=labels
+    )
+    reserved = GaugeMetricFamily(
+        "aoe_export_reserved", "1 while clients hold it for themselves.", labels=labels
+    )
+    for export, place in served:
+        where = (export["address"], place["name"])
+        about = {name: export[name] for name in ("path", "overlay", "serial")}
+        about |= {name: str(export[name]).lower() for name in _FLAGS}
+        info.add_metric(where, about)
+        size.add_metric(where, export["size_bytes"])
+        reserved.add_metric(where, float(bool(export["reserved_for"])))
+    yield from (info, size, reserved)
+
+
+def _about_traffic(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    labels = ("export", "interface")
+    for name, text in _TARGET_COUNTERS.items():
+        family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
+        for export, place in served:
+            where = (export["address"], place["name"])
+            family.add_metric(where, place["statistics"][name])
+        yield family
+    yield _by_kind(served, "errors", "kind", "Replies that told of a failure.")
+    yield _by_kind(served, "dropped", "reason", "Frames met with silence.")
+    age = GaugeMetricFamily(
+        "aoe_target_last_request_age_seconds", "Since the last request.", labels=labels
+    )
+    for export, place in served:
+        seconds = place["statistics"]["last_request_age_seconds"]
+        if seconds is not None:
+            age.add_metric((export["address"], place["name"]), seconds)
+    yield age
+
+
+def _by_kind(
+    served: list[tuple[Status, Status]], name: str, label: str, text: str
+) -> Metric:
+    from prometheus_client.core import CounterMetricFamily
+
+    labels = ("export", "interface", label)
+    family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
+    for export, place in served:
+        for kind, count in place["statistics"][name].items():
+            family.add_metric((export["address"], place["name"], str(kind)), count)
+    return family
+
+
+def _about_interfaces(interfaces: list[Status]) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    labels = ("interface",)
+    for name, text in _FRAME_COUNTERS.items():
+        frames = CounterMetricFamily(
+            f"aoe_interface_frames_{name}", text, labels=labels
+        )
+        for interface in interfaces:
+            frames.add_metric((interface["name"],), interface["statistics"][name])
+        yield frames
+    gauges: dict[str, tuple[str, Callable[[Status], float]]] = {
+        "up": ("1 while it is up.", lambda i: float(i["state"] == "up")),
+        "mtu_bytes": ("Its MTU.", lambda i: float(i["mtu"])),
+        "sectors_per_frame": (
+            "Sectors that a frame carries.",
+            lambda i: float(i["sectors_per_frame"]),
+        ),
+    }
+    for name, (text, value) in gauges.items():
+        gauge = GaugeMetricFamily(f"aoe_interface_{name}", text, labels=labels)
+        for interface in interfaces:
+            gauge.add_metric((interface["name"],), value(interface))
+        yield gauge
+
+
+class MetricsServer:
+    """Answers scrapes from ``start`` to ``close``, in threads of its own.
+
+    The port is taken at once, so that rights can be given up in between.
+
+    Args:
+        endpoint: as ``parse_endpoint`` returns it; port 0 takes a free one.
+        snapshot: see ``StatusCollector``; called in another thread.
+
+    Raises:
+        BusyError: the port is in use.
+        AccessError: the port is not for us.
+        UsageError: prometheus-client is missing.
+        AoEError: the address is not ours.
+    """
+
+    def __init__(
+        self, endpoint: tuple[str, int], snapshot: Callable[[], Status]
+    ) -> None:
+        try:
+            handler = _make_handler(StatusCollector(snapshot))
+        except ImportError as error:
+            # No restart of the program will mend it: its exit code says so.
+            raise UsageError(
+                "--metrics",
+                "prometheus-client is not installed",
+                "Install it with: pip install 'pyaoe[metrics]'",
+            ) from error
+        self._server = _listen(endpoint, handler)
+        self._awake, self._wakeup = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that was taken."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the port back; an answer that is under way is finished without us."""
+        if self._thread.is_alive():
+            os.write(self._wakeup, b"\0")
+            self._thread.join()
+        self._server.server_close()
+        os.close(self._awake)
+        os.close(self._wakeup)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        # serve_forever would look twice a second whether it is to end.
+        poll = select.poll()
+        poll.register(self._awake, select.POLLIN)
+        poll.register(self._server, select.POLLIN)
+        while self._awake not in dict(poll.poll()):
+            self._server.handle_request()
+
+
+class _Server(ThreadingHTTPServer):
+    timeout = 0
+    block_on_close = False
+
+    def __init__(
+        self,
+        family: socket.AddressFamily,
+        place: tuple[str, int],
+        handler: type[BaseHTTPRequestHandler],
+    ) -> None:
+        self.address_family = family
+        super().__init__(place, handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer would ask the DNS for our name.
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
+        """Mention what went wrong, but clients that went away."""
+        del request
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.warning("metrics: %s: %r", client_address[0], error)
+
+
+def _listen(
+    endpoint: tuple[str, int], handler: type[BaseHTTPRequestHandler]
+) -> _Server:
+    address, port = endpoint
+    what = f"--metrics {address}:{port}"
+    try:
+        flags = socket.AI_PASSIVE
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=flags)
+        family, _, _, _, place = found[0]
+        return _Server(family, (str(place[0]), port), handler)
+    except socket.gaierror as error:
+        raise UsageError(what, f"no such address: {error.strerror}", CURE) from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError(what, "port in use", "Choose another port") from error
+        raise from_os_error(
+            what, error, "Choose an address of this host and a port from 1024 on"
+        ) from error
+
+
+def _make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
+    from prometheus_client import CollectorRegistry, MetricsHandler
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+
+    class Handler(MetricsHandler):
+        timeout = _PATIENCE
+
+        def do_GET(self) -> None:  # noqa: N802 - http.server looks for this name
+            try:
+                super().do_GET()
+            except AoEError as error:
+                log.warning("metrics: %s", error)
+                self.send_error(503)
+
+    Handler.registry = registry
+    return Handler

@@ -1,0 +1,88 @@
+"""What a running target says of itself, as one document."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from aoe.address import format_mac
+from aoe.header import sectors_per_frame
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from target.server.inventory import Inventory, Served
+    from target.server.ports import Port
+
+_STARTED = time.monotonic()
+
+
+def describe_inventory(inventory: Inventory, source: Path | None) -> dict[str, Any]:
+    """Describe a target: plain JSON, for the thread that serves.
+
+    Args:
+        inventory: what it serves.
+        source: its configuration file, if it has one.
+    """
+    now = time.monotonic()
+    return {
+        "pid": os.getpid(),
+        "version": importlib.metadata.version("pyaoe"),
+        "uptime_seconds": round(now - _STARTED, 3),
+        "config": None if source is None else str(source),
+        "exports": [
+            _export(served, inventory, now)
+            for served in sorted(inventory.served, key=lambda s: s.chosen.address)
+        ],
+        "interfaces": [_interface(port) for port in inventory.ports.values()],
+    }
+
+
+def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
+    chosen, export = served.chosen, served.export
+    return {
+        "address": str(export.address),
+        "path": chosen.path,
+        "overlay": chosen.overlay,
+        "size_bytes": export.disk.size,
+        "read_only": export.disk.read_only,
+        "sync": chosen.disk.sync,
+        "direct": chosen.disk.direct,
+        "serial": export.identity.serial,
+        "config_string": export.config_string.decode("utf-8", "backslashreplace"),
+        "mask": [format_mac(mac) for mac in export.state.mask],
+        "reserved_for": [format_mac(mac) for mac in export.state.holders],
+        "filters": [
+            {"filter": name, "strikes": times}
+            for name, times in (export.filters.strikes() if export.filters else ())
+        ],
+        "interfaces": [
+            {"name": name, "statistics": _counters(inventory.ports[name], served, now)}
+            for name in chosen.interfaces
+        ],
+    }
+
+
+def _counters(port: Port, served: Served, now: float) -> dict[str, Any]:
+    target = port.target(served.chosen.address)
+    if target is None:
+        return {}
+    counters = asdict(target.statistics())
+    last = counters.pop("last_request")
+    age = None if last is None else round(now - last, 3)
+    return {**counters, "last_request_age_seconds": age}
+
+
+def _interface(port: Port) -> dict[str, Any]:
+    link = port.last
+    return {
+        "name": link.name,
+        "mac": format_mac(link.mac),
+        "mtu": link.mtu,
+        "state": port.state,
+        "sectors_per_frame": sectors_per_frame(link.mtu),
+        "statistics": {**asdict(port.statistics()), "strays": port.strays},
+    }

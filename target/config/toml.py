@@ -1,0 +1,263 @@
+"""A TOML file that says what one process serves.
+
+::
+
+    state_dir = "/var/lib/aoe-target"
+
+    [defaults]
+    interfaces = ["eth0"]
+
+    [[export]]
+    address = "e0.0"
+    path = "disk.img"           # relative to the file
+
+Sizes are bytes, or text with a suffix: ``"10G"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+
+from aoe.address import Address, parse_mac
+from aoe.common.sizes import parse_size
+from aoe.errors import UsageError, from_os_error
+from aoe.identify import parse_wwn
+from target.config.endpoint import parse_endpoint
+from target.config.settings import ExportSettings, Settings
+from target.disks import OpenFlags
+from target.filters.settings import make_filter
+from target.protocol.exports import BUFFER_COUNT, MODEL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from target.filters.settings import FilterSettings
+
+_PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")
+_OPTION: Final = re.compile(r"^--([a-z-]+)")
+_UNKNOWN: Final = re.compile(r"unknown field `(.*?)`")
+
+
+Size = Annotated[int | str, msgspec.Meta(title="size")]
+"""Bytes, or text with a suffix. Its title is what the manual calls it."""
+
+
+class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What ``[defaults]`` can say, and every ``[[export]]`` too.
+
+    Args:
+        interfaces: a name, or a list of names; here or in ``[defaults]``.
+        read_only: refuse writes.
+        sync: answer writes when they are on stable storage.
+        direct: read and write around the page cache.
+        offset: where the disk begins in ``path``.
+        length: how long it is; to the end where not given.
+        create: make ``path``, sparse, with this size, if there is none.
+        overlay: a file that takes what is written, so that ``path`` is only read.
+        buffers: requests that a client may have outstanding, at least 2.
+        serial: serial number, at most 20 ASCII characters; made of address and host
+            where not given.
+        model: model name, at most 40 ASCII characters.
+        wwn: world wide name, 16 hexadecimal digits; made of address and serial where
+            not given.
+        rotation: turns a minute that clients are told, 1 for a disk that does not turn.
+        physical_block: bytes that clients are told to write at a time, 512 or 4096.
+        mask: MAC addresses of the only clients to serve, whatever list was kept.
+        keep_state: keep what clients set.
+        state_dir: where to keep that; by default beside ``path`` where that is an
+            image, in /var/lib/aoe-target where not.
+        force: serve it although it seems to be in use.
+        filter: what is done wrong on purpose, each a ``name`` and its keys, the one
+            nearest to the wire first.
+    """
+
+    interfaces: str | list[str] = []
+    read_only: bool = False
+    sync: bool = False
+    direct: bool = False
+    offset: Size = 0
+    length: Size | None = None
+    create: Size | None = None
+    overlay: str = ""
+    buffers: int = BUFFER_COUNT
+    serial: str = ""
+    model: str = MODEL
+    wwn: str = ""
+    rotation: int = 1
+    physical_block: int = 512
+    mask: list[str] = []
+    keep_state: bool = True
+    state_dir: str = ""
+    force: bool = False
+    filter: list[dict[str, Any]] = []
+
+
+class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[export]]``.
+
+    Args:
+        address: shelf and slot, as e0.0.
+        path: a disk image, a block device, or the URI of an NBD export.
+    """
+
+    address: str
+    path: str
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The file.
+
+    Args:
+        export: the disks, at least one.
+        defaults: what holds for all of them that do not say otherwise.
+        state_dir: as in an export, for all of them.
+        force: serve although addresses or disks seem to be in use.
+        control: a socket for ``aoe-target status`` and the like; there is one for this
+            network namespace in any case.
+        metrics: where to show statistics to Prometheus: a port, or ADDRESS:PORT.
+    """
+
+    export: list[Export]
+    defaults: ExportTable = msgspec.field(default_factory=ExportTable)
+    state_dir: str = ""
+    force: bool = False
+    control: str = ""
+    metrics: int | str = ""
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a configuration file.
+
+    Raises:
+        NotFoundError: there is none.
+        UsageError: it says something that cannot be; the message says where.
+        AoEError: it cannot be read.
+    """
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise UsageError(str(path), f"not TOML: {error}") from error
+    document = _convert(path, _with_defaults(raw))
+    if not document.export:
+        raise UsageError(str(path), "nothing to serve", "Add an [[export]]")
+    exports = [
+        _settings(path, number, document) for number in range(len(document.export))
+    ]
+    try:
+        return Settings(
+            exports=tuple(exports),
+            force=document.force,
+            source=path,
+            control=path.parent / document.control if document.control else None,
+            metrics=_metrics(document.metrics),
+        )
+    except UsageError as error:
+        what = _file_words(error.what)
+        raise UsageError(f"{path}: {what}", error.why, error.cure) from error
+
+
+def _metrics(value: int | str) -> tuple[str, int] | None:
+    return None if value == "" else parse_endpoint(str(value))
+
+
+def _file_words(what: str) -> str:
+    # The command line's words for it, --physical-block, are not the file's.
+    return _OPTION.sub(lambda match: match[1].replace("-", "_"), what)
+
+
+def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    # Merged before anything is checked: what an export says itself, goes.
+    defaults, exports = raw.get("defaults"), raw.get("export")
+    if not (isinstance(defaults, dict) and isinstance(exports, list)):
+        return raw
+    merged = [
+        {**defaults, **each} if isinstance(each, dict) else each for each in exports
+    ]
+    return {**raw, "export": merged}
+
+
+def _convert(path: Path, raw: dict[str, Any]) -> Document:
+    # Defaults first: a mistake in them is not the first export's.
+    try:
+        if "defaults" in raw:
+            msgspec.convert({"defaults": raw["defaults"], "export": []}, Document)
+        return msgspec.convert(raw, Document)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        where = f"{path}: {place[1]}" if place and place[1] else str(path)
+        why = _PLACE.sub("", text)
+        raise UsageError(where, why[0].lower() + why[1:], _suggest(why)) from error
+
+
+def _suggest(why: str) -> str:
+    unknown = _UNKNOWN.search(why)
+    if unknown is None:
+        return ""
+    in_export = {*Export.__struct_fields__}
+    names = {*in_export, *Document.__struct_fields__}
+    if unknown[1] in names:
+        place = "in an [[export]]" if unknown[1] in in_export else "above all tables"
+        return f"It belongs {place}"
+    close = difflib.get_close_matches(unknown[1], names, 1, 0.5)
+    return (
+        f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(names))}"
+    )
+
+
+def _settings(path: Path, number: int, document: Document) -> ExportSettings:
+    table = document.export[number]
+    try:
+        return _build(path.parent, table, document)
+    except UsageError as error:
+        where = f"{path}: export[{number}]: {_file_words(error.what)}"
+        raise UsageError(where, error.why, error.cure) from error
+
+
+def _build(here: Path, table: Export, document: Document) -> ExportSettings:
+    names = table.interfaces
+    state_dir = table.state_dir or document.state_dir
+    is_uri = "://" in table.path
+    return ExportSettings(
+        address=Address.parse(table.address),
+        interfaces=tuple(names.split(",") if isinstance(names, str) else names),
+        path=table.path if is_uri else str(here / table.path),
+        disk=OpenFlags(
+            read_only=table.read_only,
+            sync=table.sync,
+            direct=table.direct,
+            offset=_size(table.offset),
+            length=None if table.length is None else _size(table.length),
+            create=None if table.create is None else _size(table.create),
+            force=table.force or document.force,
+        ),
+        overlay=str(here / table.overlay) if table.overlay else "",
+        buffers=table.buffers,
+        serial=table.serial,
+        model=table.model,
+        wwn=parse_wwn(table.wwn) if table.wwn else 0,
+        rotation=table.rotation,
+        physical_block=table.physical_block,
+        mask=tuple(dict.fromkeys(map(parse_mac, table.mask))),
+        state_dir=here / state_dir if state_dir and table.keep_state else None,
+        keep_state=table.keep_state,
+        filters=tuple(_filter(here, each) for each in table.filter),
+    )
+
+
+def _filter(here: Path, table: dict[str, Any]) -> FilterSettings:
+    settings = make_filter(table)
+    if not settings.file:
+        return settings
+    return msgspec.structs.replace(settings, file=str(here / settings.file))
+
+
+def _size(value: int | str) -> int:
+    return value if isinstance(value, int) else parse_size(value)

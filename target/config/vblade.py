@@ -1,0 +1,260 @@
+"""What Debian's vblade was told: ``*.conf`` in a directory, read and never run.
+
+Each file is a shell fragment that sets ``shelf``, ``slot``, ``netif`` and ``filename``,
+and may set ``options`` and ``ionice``; see vblade-persistence(5). ``settings_of`` makes
+settings of one, ``to_toml`` writes settings as our configuration file has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getopt
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from aoe.address import Address, format_mac, parse_macs
+from aoe.ata import SECTOR
+from aoe.errors import UsageError, from_os_error
+from target.config.settings import ExportSettings
+from target.disks import OpenFlags
+from target.protocol.exports import BUFFER_COUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NEEDED: Final = ("shelf", "slot", "netif", "filename")
+_OPTIONS: Final = "b:dsrm:o:l:"
+_ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)=", re.ASCII)
+_BETWEEN: Final = re.compile(r"(?:[ \t\n;]|\\\n|#[^\n]*)+")
+_IN_QUOTES: Final = re.compile(r'"((?:[^"\\$`]|\\.)*)(.?)', re.DOTALL)
+_PIECE: Final = re.compile(
+    r"""  (?P<joined>\\\n)
+      | '(?P<literal>[^']*)'
+      | "(?P<quoted>(?:[^"\\$`]|\\.)*)"
+      | \\(?P<escaped>.)
+      | (?P<plain>[^\s'"\\$`;&|<>()]+)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPE: Final = re.compile(r'\\(\n|[$`"\\])')
+"""What a backslash still means between double quotes."""
+_READ_NOT_RUN: Final = "Write plain values: the file is read, not run"
+_SEE: Final = "See vblade(8) for what it has"
+
+
+class Value(NamedTuple):
+    """What a variable was set to, and in which line."""
+
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One file.
+
+    Args:
+        path: where it is.
+        values: what it sets, by name.
+    """
+
+    path: Path
+    values: dict[str, Value]
+
+    @property
+    def missing(self) -> list[str]:
+        """Return what vblade does not do without; it ignores such a file."""
+        return [name for name in _NEEDED if not self.text(name)]
+
+    @property
+    def spare(self) -> list[str]:
+        """Return the names that are set and mean nothing here."""
+        return sorted(set(self.values) - {*_NEEDED, "options"})
+
+    def text(self, name: str) -> str:
+        """Return a value, nothing where it is not set."""
+        return self.values[name].text if name in self.values else ""
+
+    def wrong(self, name: str, why: str, cure: str) -> UsageError:
+        """Make an error that names the line of a value."""
+        return UsageError(f"{self.path}:{self.values[name].line}", why, cure)
+
+
+def read_fragment(path: Path) -> Fragment:
+    """Read a shell fragment, and take the shell's quotes off what it sets.
+
+    Raises:
+        UsageError: it does anything but set variables to plain values.
+        AoEError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    except UnicodeError as error:
+        raise UsageError(str(path), f"not text: {error}") from error
+    if "\0" in text:
+        raise UsageError(str(path), "not text: a zero byte")
+    return Fragment(path, dict(_assignments(path, text)))
+
+
+def _assignments(path: Path, text: str) -> Iterator[tuple[str, Value]]:
+    position = 0
+    while True:
+        if between := _BETWEEN.match(text, position):
+            position = between.end()
+        if position == len(text):
+            return
+        line = text.count("\n", 0, position) + 1
+        assignment = _ASSIGNMENT.match(text, position)
+        if assignment is None:
+            word = text[position:].split(maxsplit=1)[0]
+            why = f"{word!a:.40} is no NAME=VALUE"
+            raise UsageError(f"{path}:{line}", why, _READ_NOT_RUN)
+        value, position = _read_value(path, text, assignment.end())
+        yield assignment[1], Value(value, line)
+
+
+def _read_value(path: Path, text: str, start: int) -> tuple[str, int]:
+    # The value that begins here without its quotes, and where it ends.
+    value, position = "", start
+    while position < len(text) and text[position] not in " \t\n;":
+        piece = _PIECE.match(text, position)
+        if piece is None or _has_tilde(piece, start):
+            line = text.count("\n", 0, position) + 1
+            why = _refusal(text, position) if piece is None else "a ~ to be replaced"
+            raise UsageError(f"{path}:{line}", why, _READ_NOT_RUN)
+        value += _meaning(piece)
+        position = piece.end()
+    return value, position
+
+
+def _has_tilde(piece: re.Match[str], start: int) -> bool:
+    plain = piece["plain"] or ""
+    return ":~" in plain or (plain.startswith("~") and piece.start() == start)
+
+
+def _meaning(piece: re.Match[str]) -> str:
+    if piece["quoted"] is not None:
+        return _ESCAPE.sub(lambda m: m[1].strip("\n"), piece["quoted"])
+    return piece["literal"] or piece["escaped"] or piece["plain"] or ""
+
+
+def _refusal(text: str, position: int) -> str:
+    inner = _IN_QUOTES.match(text, position)
+    mark = inner[2] if inner else text[position]
+    if mark in "'\\":
+        return "a quote that does not end"
+    if mark in "$`":
+        return f"a substitution, {mark}"
+    return f"a command, {mark}" if mark.isprintable() else f"a {mark!a}"
+
+
+def settings_of(fragment: Fragment) -> ExportSettings:
+    """Make settings of a fragment in which nothing is missing.
+
+    Sectors become bytes. A path is taken from the root directory, where vblade runs.
+
+    Raises:
+        UsageError: an option that vblade does not have, or a value that cannot be.
+    """
+    given = _read_options(fragment)
+    for name in ("shelf", "slot"):
+        if not re.fullmatch("[0-9]+", fragment.text(name)):
+            why = f"{name} {fragment.text(name)!a} is no number"
+            raise fragment.wrong(name, why, f"Write {name}=0")
+    try:
+        return ExportSettings(
+            address=Address.parse(f"{fragment.text('shelf')} {fragment.text('slot')}"),
+            interfaces=(fragment.text("netif"),),
+            path=str(Path("/", fragment.text("filename"))),
+            disk=OpenFlags(
+                read_only="-r" in given,
+                sync="-s" in given,
+                direct="-d" in given,
+                offset=_read_number(fragment, given, "-o", 0) * SECTOR,
+                length=_read_number(fragment, given, "-l", 0) * SECTOR or None,
+            ),
+            buffers=_read_number(fragment, given, "-b", BUFFER_COUNT),
+            mask=_read_masks(fragment, given),
+        )
+    except UsageError as error:
+        if error.what.startswith(f"{fragment.path}:"):
+            raise
+        what = f"{fragment.path}: {error.what}"
+        raise UsageError(what, error.why, error.cure) from error
+
+
+def _read_options(fragment: Fragment) -> dict[str, list[str]]:
+    # What is given, with its arguments. systemd takes quotes off within the value too.
+    try:
+        words = shlex.split(fragment.text("options"))
+        pairs, rest = getopt.gnu_getopt(words, _OPTIONS)
+    except (getopt.GetoptError, ValueError) as error:
+        raise fragment.wrong("options", f"options: {error}", _SEE) from error
+    if rest:
+        raise fragment.wrong("options", f"options: {rest[0]!a} is none", _SEE)
+    given: dict[str, list[str]] = {}
+    for option, argument in pairs:
+        given.setdefault(option, []).append(argument)
+    return given
+
+
+def _read_number(
+    fragment: Fragment, given: dict[str, list[str]], option: str, otherwise: int
+) -> int:
+    # As vblade reads it: sectors also as 0x10 and 010, which is 8; no zero but -o 0.
+    # What stands behind a number is ignored there and refused here.
+    if option not in given:
+        return otherwise
+    text = given[option][-1]
+    shape = "[0-9]+" if option == "-b" else "0x[0-9a-f]+|[0-9]+"
+    if re.fullmatch(shape, text, re.ASCII | re.IGNORECASE):
+        with contextlib.suppress(ValueError):
+            octal = option != "-b" and text.isdecimal() and text[0] == "0"
+            number = int(text, 8 if octal else 10 if text.isdecimal() else 16)
+            if number or option == "-o":
+                return number
+    why = f"options: {option} {text!a} cannot be"
+    raise fragment.wrong("options", why, "Write a number, in digits only")
+
+
+def _read_masks(fragment: Fragment, given: dict[str, list[str]]) -> tuple[bytes, ...]:
+    if "-m" not in given:
+        return ()
+    try:
+        return parse_macs(",".join(given["-m"]))
+    except UsageError as error:
+        why = f"options: -m {error.what}: {error.why}"
+        raise fragment.wrong("options", why, error.cure) from error
+
+
+def to_toml(settings: ExportSettings) -> str:
+    """Write an ``[[export]]`` as our configuration file has it.
+
+    It holds what ``settings_of`` can have set, without what is so by default.
+    """
+    disk = settings.disk
+    values: dict[str, object] = {
+        "address": str(settings.address),
+        "interfaces": settings.interfaces,
+        "path": settings.path,
+        "read_only": disk.read_only,
+        "sync": disk.sync,
+        "direct": disk.direct,
+        "offset": disk.offset,
+        "length": disk.length,
+        "buffers": settings.buffers if settings.buffers != BUFFER_COUNT else None,
+        "mask": [format_mac(mac) for mac in settings.mask],
+    }
+    said = [f"{key} = {_literal(value)}" for key, value in values.items() if value]
+    return "\n".join(["[[export]]", *said])
+
+
+def _literal(value: object) -> str:
+    # JSON's strings, lists and truths are TOML's, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,1 @@
+"""The protocol core: a request frame becomes a reply. No I/O, clock or threads."""

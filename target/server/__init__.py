@@ -1,0 +1,1 @@
+"""The server: the event loop, ports, the fast path and the inventory of exports."""
