@@ -1,6 +1,6 @@
 """``python -m initiator`` is ``aoe``."""
 
-from initiator.cli import main
+from initiator.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aoe.net.netns import Wire
-    from initiator.device import Disk
+    from initiator.disk.disk import Disk
 
     ServeAoe: TypeAlias = Callable[..., "ServedDisk"]
 
@@ -96,12 +96,12 @@ class ServedDisk:
         ...     disk.write(0, b"hello")
 
         Args:
-            options: as of ``initiator.device.Disk.open``.
+            options: as of ``initiator.disk.disk.Disk.open``.
 
         Raises:
             AoEError: as that.
         """
-        from initiator.device import Disk
+        from initiator.disk.disk import Disk
 
         # What is opened inside stays inside, wherever it is used.
         with self.wire.initiator.entered():

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from aoe.ata import SECTOR
-from initiator.options import Options
+from initiator.driver.options import Options
 from tests.unit.conftest import AnsweringTarget, World
 
-DOCUMENT: Final = Path(__file__).parents[1] / "initiator/states.md"
+DOCUMENT: Final = Path(__file__).parents[1] / "initiator/driver/states.md"
 MANNERS: Final = {"ours": Options(), "kernel": Options.kernel()}
 _SILENCE: Final = 400.0
 """Seconds; more than any device is waited for."""

@@ -23,9 +23,9 @@ import click
 from aoe.common.commandline import print_json, run
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.netns import Wire, ensure_root_or_user_namespace
-from initiator.bio import Bio, Op
-from initiator.device import Disk
-from initiator.options import Options
+from initiator.disk.disk import Disk
+from initiator.driver.bio import Bio, Op
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

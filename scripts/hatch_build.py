@@ -39,7 +39,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no con
         sys.path.insert(0, self.root)
         try:
             from aoe.common.completion import completion_script
-            from initiator.cli import cli as aoe
+            from initiator.cli.main import cli as aoe
             from scripts.manpages import pages
             from target.cli.main import cli as aoe_target
         finally:

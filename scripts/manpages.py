@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from initiator.cli import cli as aoe
+from initiator.cli.main import cli as aoe
 from scripts.man_commands import add_examples, command_page
 from scripts.man_config import config_page
 from scripts.man_prose import (

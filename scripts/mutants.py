@@ -28,11 +28,11 @@ GETS_AND_PUTS: Final = frozenset(
     {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "release_data"}
 )
 MUTATED: Final = {
-    "initiator/policy.py": GETS_AND_PUTS,
-    "initiator/slab.py": GETS_AND_PUTS | {"reap"},
-    "initiator/skbuff.py": GETS_AND_PUTS,
-    "initiator/submitters.py": frozenset({"reap"}),
-    "initiator/driver.py": frozenset({"bio_arrives", "bio_ends"}),
+    "initiator/lab/kernel/policy.py": GETS_AND_PUTS,
+    "initiator/lab/kernel/slab.py": GETS_AND_PUTS | {"reap"},
+    "initiator/driver/skbuff.py": GETS_AND_PUTS,
+    "initiator/lab/kernel/submitters.py": frozenset({"reap"}),
+    "initiator/driver/driver.py": frozenset({"bio_arrives", "bio_ends"}),
     "initiator/lab/world.py": frozenset({"end_io"}),
 }
 """Calls that are left out, by the module in which they stand."""

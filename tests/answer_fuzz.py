@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.identify import Ability
-from initiator.bio import Bio, Op, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op, bio_for
+from initiator.driver.options import Options
 from tests.fuzz_frames import golden_frames
 from tests.unit.conftest import ADDRESS, AnsweringTarget, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initiator.frame import Frame
+    from initiator.driver.frame import Frame
     from tests.unit.conftest import Sent
 
 SECTORS: Final = 2048

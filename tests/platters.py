@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, UsageError
-from initiator.bio import Bio, Op
+from initiator.driver.bio import Bio, Op
 
 if TYPE_CHECKING:
     import random

@@ -5,23 +5,23 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from initiator.journal import Journal
 from initiator.lab.cases import EVENTS, Case, run_case
 from initiator.lab.cases import play as play_event
+from initiator.lab.kernel.journal import Journal
+from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, Memory
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import World
-from initiator.memory import PAGE_SIZE, RULES_2_6_21, Memory
-from initiator.policy import POLICIES
-from initiator.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from initiator.journal import Entry
+    from initiator.driver.netdev import Nic
     from initiator.lab.cases import Result
+    from initiator.lab.kernel.journal import Entry
+    from initiator.lab.kernel.memory import Page, Rules
+    from initiator.lab.kernel.policy import Policy
     from initiator.lab.world import Write
-    from initiator.memory import Page, Rules
-    from initiator.netdev import Nic
-    from initiator.policy import Policy
 
 _MOVES = {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "free_pages"}
 

@@ -34,7 +34,7 @@ from aoe.header import (
 )
 from aoe.macmask import Directive, DirectiveCommand, MaskError, MaskList
 from aoe.reserve import Reserve
-from initiator.check.asking import packed
+from initiator.client.requests import packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

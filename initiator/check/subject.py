@@ -10,9 +10,9 @@ from aoe.header import ETHERNET_LENGTH, HEADER_LENGTH, Command, Flag, sectors_pe
 from aoe.identify import Identity
 from aoe.macmask import MASK_LENGTH, MaskList
 from aoe.reserve import RESERVE_LENGTH, Reserve
-from initiator.check.asking import AroundAta, Asking
 from initiator.check.expect import ANYTHING, is_failure
 from initiator.check.model import Skip
+from initiator.client.requests import AroundAta, Asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

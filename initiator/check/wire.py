@@ -13,7 +13,7 @@ from initiator.check.play import GoneError
 
 if TYPE_CHECKING:
     from aoe.net.link import Link
-    from initiator.check.asking import Asking
+    from initiator.client.requests import Asking
 
 _PARTS: Final = (0.25, 0.25, 0.5)
 """A request is sent as often as this, and waited for so much of our patience."""

@@ -25,7 +25,7 @@ from initiator.export.mounts import busy, has_users, mount, mounts_of, unmount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initiator.export.thread import DiskThread
+    from initiator.export.disk_thread import DiskThread
 
 _RUN: Final = Path("/run")
 _RELEASE: Final = 10.0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from initiator.export.thread import DiskThread
+    from initiator.export.disk_thread import DiskThread
 
 _DEVICE: Final = "/dev/fuse"
 _INSTALL: Final = "Install it with: pip install 'pyaoe[fuse]', apt install fuse3"

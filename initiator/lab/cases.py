@@ -11,19 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
-from initiator.journal import BugOn, Entry, Journal
+from initiator.driver.netdev import Nic
+from initiator.lab.kernel.journal import BugOn, Entry, Journal
+from initiator.lab.kernel.memory import RULES_2_6_21
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
 from initiator.lab.world import World
-from initiator.memory import RULES_2_6_21
-from initiator.netdev import Nic
-from initiator.policy import POLICIES
-from initiator.submitters import SUBMITTERS, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from initiator.lab.kernel.memory import Rules
+    from initiator.lab.kernel.submitters import Submitter
     from initiator.lab.peer import Peer
-    from initiator.memory import Rules
-    from initiator.submitters import Submitter
 
 ALL_SUBMITTERS: Final = SUBMITTERS | VARIANTS
 
@@ -135,7 +135,7 @@ class Result:
         outcome: the word, worst first (K117).
         flags: annotations, sorted.
         reason: the rule that decided it, and why.
-        costs: see ``initiator.journal.Costs``.
+        costs: see ``initiator.lab.kernel.journal.Costs``.
         if_late: the outcome if frames were linearised late, where 2.6.21 is only
             remembered to do it early and it makes a difference (K121).
         if_kept: the outcome if bad pages were kept out of circulation, likewise.

@@ -28,8 +28,8 @@ from aoe.header import (
 )
 from aoe.net.link import open_link
 from initiator.lab.cases import Case, Result, play_case, result_of
+from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.peer import ADDRESS
-from initiator.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,7 +182,7 @@ def on_interface(interface: str, address: Address) -> Iterator[WirePeer]:
     """
 
     def contents(offset: int, length: int) -> bytes:
-        from initiator.device import Disk
+        from initiator.disk.disk import Disk
 
         with Disk.open(str(address), interface) as disk:
             return disk.read(offset, length) if length else b""

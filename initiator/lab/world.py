@@ -2,8 +2,8 @@
 
 A world is driven step by step: submit, let a clone pass or hold it, answer, let time
 pass, fail the device, give the buffer up, let somebody else have the memory. Scripts
-(``initiator.lab.cases``) and the explorer (``initiator.lab.explore``) drive it; the
-driver in it is the one of everyday use.
+(``initiator.lab.cases``) and the explorer (``initiator.lab.explorer.explore``) drive
+it; the driver in it is the one of everyday use.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Final
 from aoe.ata import ATA_DATA, SECTOR, Registers
 from aoe.errors import DeviceError
 from aoe.header import Command, Header
-from initiator.bio import Bio, Op
-from initiator.driver import Driver
-from initiator.journal import Fault, Flag, Journal
+from initiator.driver.bio import Bio, Op
+from initiator.driver.driver import Driver
+from initiator.driver.netdev import ModelledCard, Nic
+from initiator.driver.options import Options
+from initiator.driver.skbuff import SkbOps
+from initiator.lab.kernel.journal import Fault, Flag, Journal
+from initiator.lab.kernel.memory import PAGE_SIZE, Memory, Rules
+from initiator.lab.kernel.policy import PageAccounting, Policy
+from initiator.lab.kernel.submitters import Buffer, Submitter, Submitters, joined
 from initiator.lab.peer import ADDRESS, MemoryPeer, Peer
-from initiator.memory import PAGE_SIZE, Memory, Rules
-from initiator.netdev import ModelledCard, Nic
-from initiator.options import Options
-from initiator.policy import PageAccounting, Policy
-from initiator.skbuff import SkbOps
-from initiator.submitters import Buffer, Submitter, Submitters, joined
 
 if TYPE_CHECKING:
-    from initiator.aoedev import AoeDev
-    from initiator.skbuff import Clone
+    from initiator.driver.aoedev import AoeDev
+    from initiator.driver.skbuff import Clone
 
 SUBMITTED: Final = 0x51
 REWRITTEN: Final = 0x77

@@ -12,16 +12,16 @@ from aoe.ata import ATA_DATA, LBA28_LIMIT, SECTOR, AtaError, Opcode, Registers, 
 from aoe.config import CONFIG_STRING, Config
 from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
 from aoe.identify import Ability, Identity
-from initiator.aoedev import State
-from initiator.bio import Bio, Op, bio_for
-from initiator.driver import Driver
+from initiator.driver.aoedev import State
+from initiator.driver.bio import Bio, Op, bio_for
+from initiator.driver.driver import Driver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from initiator.aoedev import AoeDev
-    from initiator.options import Options
-    from initiator.skbuff import Skb
+    from initiator.driver.aoedev import AoeDev
+    from initiator.driver.options import Options
+    from initiator.driver.skbuff import Skb
 
 ADDRESS = Address(1, 2)
 _DISK = b"".join(number.to_bytes(4, "big") for number in range(1 << 16))

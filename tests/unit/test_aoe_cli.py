@@ -12,15 +12,15 @@ import click
 import pytest
 
 from aoe.errors import DeviceError, NotFoundError, UnsupportedError
-from initiator.cli import ENTRIES, cli
-from initiator.commands import move
+from initiator.cli.commands import io as move
+from initiator.cli.main import ENTRIES, cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from click import Command
 
-    from initiator.device import Disk
+    from initiator.disk.disk import Disk
 
 
 def aoe(
@@ -134,14 +134,14 @@ def test_help_lists_a_command_as_it_speaks_of_itself(name: str) -> None:
 
 def test_help_is_there_at_once_since_no_command_is_imported_for_it() -> None:
     probe = (
-        "import sys, initiator.cli as c\n"
+        "import sys, initiator.cli.main as c\n"
         "c.cli.main(['--help'], standalone_mode=False)\n"
         "sys.exit(' '.join(m for m in sys.modules if m.startswith('initiator.')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=False
     )
-    assert done.stderr.split() == ["initiator.cli"]
+    assert done.stderr.split() == ["initiator.cli", "initiator.cli.main"]
 
 
 def test_no_command_shows_the_help() -> None:

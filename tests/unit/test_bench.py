@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
-from initiator.bench import PATTERNS, Load, percentile
-from initiator.bio import Op
+from initiator.disk.bench import PATTERNS, Load, percentile
+from initiator.driver.bio import Op
 
 KIB = 1024
 

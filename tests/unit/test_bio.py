@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from aoe.ata import SECTOR
 from aoe.errors import UsageError
-from initiator.bio import Bio, BioIter, Op, UserPages, bio_for
-from initiator.skbuff import Skb
+from initiator.driver.bio import Bio, BioIter, Op, UserPages, bio_for
+from initiator.driver.skbuff import Skb
 
 if TYPE_CHECKING:
-    from initiator.bio import BioVec
+    from initiator.driver.bio import BioVec
 
 
 def ignore(_: Bio) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.common.completion import completion_script
-from initiator.cli import cli as aoe
+from initiator.cli.main import cli as aoe
 from target.cli.main import cli as aoe_target
 from target.filters.settings import FILTERS
 from tests.completing import completed, environment, typed

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from initiator.aoedev import State
-from initiator.options import Options
+from initiator.driver.aoedev import State
+from initiator.driver.options import Options
 from scripts.diagrams import DOCUMENT, MANNERS, Arrow, device_arrows, redraw
 
 

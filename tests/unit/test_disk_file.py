@@ -20,7 +20,7 @@ from aoe.errors import (
 from initiator.export.fuse import DiskFile
 
 if TYPE_CHECKING:
-    from initiator.export.thread import DiskThread
+    from initiator.export.disk_thread import DiskThread
 
 SIZE = 4096
 PUNCH = 3

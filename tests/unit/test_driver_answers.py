@@ -8,8 +8,8 @@ import pytest
 
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.errors import BusyError, DeviceError, NotFoundError
-from initiator.options import Options
-from initiator.timing import KernelTiming
+from initiator.driver.options import Options
+from initiator.driver.timing import KernelTiming
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect

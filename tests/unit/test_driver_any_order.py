@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 
 from aoe.ata import ATA_DATA, SECTOR, AFlag
 from aoe.header import HEADER, Command
-from initiator.bio import Bio, Op, UserPages, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op, UserPages, bio_for
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

@@ -11,7 +11,7 @@ from aoe.address import BROADCAST, Address
 from aoe.ata import SECTOR, Status
 from aoe.config import Config
 from aoe.header import Command
-from initiator.options import Options
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent

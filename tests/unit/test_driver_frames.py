@@ -8,8 +8,8 @@ import pytest
 
 from aoe.ata import SECTOR
 from aoe.errors import DeviceError, UnsupportedError, UsageError
-from initiator.bio import Bio, Op, UserPages, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op, UserPages, bio_for
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

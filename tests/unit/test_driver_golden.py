@@ -15,14 +15,14 @@ import pytest
 
 from aoe.address import Address
 from aoe.header import Command, Flag, Header
-from initiator.bio import Bio, Op, UserPages
-from initiator.driver import Driver
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op, UserPages
+from initiator.driver.driver import Driver
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from initiator.skbuff import Skb
+    from initiator.driver.skbuff import Skb
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 INITIATOR = bytes.fromhex("525400ae0001")

@@ -9,9 +9,9 @@ import pytest
 
 from aoe.ata import SECTOR
 from aoe.errors import BusyError, DeviceError, NotFoundError
-from initiator.bio import Bio, Op, bio_for
-from initiator.options import Options
-from initiator.timing import KernelTiming
+from initiator.driver.bio import Bio, Op, bio_for
+from initiator.driver.options import Options
+from initiator.driver.timing import KernelTiming
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

@@ -10,8 +10,8 @@ import pytest
 from aoe.ata import ATA_DATA, SECTOR, AFlag, Opcode
 from aoe.errors import AccessError, DeviceError, UnsupportedError, UsageError
 from aoe.identify import Ability
-from initiator.bio import Bio, Op
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

@@ -11,8 +11,8 @@ import pytest
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError
 from aoe.header import Flag
-from initiator.bio import Op, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Op, bio_for
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect

@@ -10,8 +10,8 @@ import pytest
 from aoe.ata import SECTOR
 from aoe.errors import DeviceError
 from aoe.header import Command
-from initiator.aoedev import State
-from initiator.options import Options
+from initiator.driver.aoedev import State
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect

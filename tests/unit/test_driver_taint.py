@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.ata import ATA_DATA, SECTOR, Opcode, Registers, Status
-from initiator.aoedev import SKBPOOL_LIMIT, AoeTgt
-from initiator.options import Options
-from initiator.skbuff import Skb
-from initiator.timing import KernelTiming, PromptTiming, Window
+from initiator.driver.aoedev import SKBPOOL_LIMIT, AoeTgt
+from initiator.driver.options import Options
+from initiator.driver.skbuff import Skb
+from initiator.driver.timing import KernelTiming, PromptTiming, Window
 
 if TYPE_CHECKING:
     from tests.unit.conftest import AnsweringTarget, Connect, Sent, World

@@ -9,8 +9,8 @@ import pytest
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError, UsageError
 from aoe.header import ErrorCode
-from initiator.bio import Op, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Op, bio_for
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect

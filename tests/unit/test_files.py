@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
-from initiator.copy import CHUNK, Chunk, DiskEnd, copy
-from initiator.files import FileEnd, StreamEnd, open_end
+from initiator.disk.copy import CHUNK, Chunk, DiskEnd, copy
+from initiator.disk.files import FileEnd, StreamEnd, open_end
 from target.disks import open_disk
 
 if TYPE_CHECKING:
-    from initiator.device import Disk
+    from initiator.disk.disk import Disk
 
 
 def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from initiator import answers
-from initiator.aoedev import AoeDev
+from initiator.driver import responses as answers
+from initiator.driver.aoedev import AoeDev
 from scripts import fuzz_answers
 from tests.answer_fuzz import AnswerFuzz
 
 if TYPE_CHECKING:
     import pytest
 
-    from initiator.frame import Frame
+    from initiator.driver.frame import Frame
 
 FRAMES = 30_000
 

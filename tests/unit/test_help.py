@@ -8,7 +8,7 @@ import shlex
 import click
 import pytest
 
-from initiator.cli import cli as aoe
+from initiator.cli.main import cli as aoe
 from scripts.man_commands import options_of, read_help, walk
 from target.cli.main import cli as aoe_target
 

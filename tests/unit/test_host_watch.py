@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from initiator.host import Host
+from initiator.io.host import Host
 from tests.links import QueueLink
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoe.header import Command, Header
-from initiator.bio import Bio, BioVec, Op, UserPages, bio_for
-from initiator.host import Host
-from initiator.options import Options
+from initiator.driver.bio import Bio, BioVec, Op, UserPages, bio_for
+from initiator.driver.options import Options
+from initiator.io.host import Host
 from tests.asking import CLIENT
 from tests.links import MemoryRings
 from tests.unit.conftest import ADDRESS, AnsweringTarget
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.net.rings import Rings
-    from initiator.aoedev import AoeDev
+    from initiator.driver.aoedev import AoeDev
 
 SECTORS = 2048
 BAD = 1900
@@ -76,7 +76,7 @@ class Wire:
         self.requests: list[bytes] = []
         self._chance, self._trouble = Random(seed), 0.0
         self._held: deque[tuple[float, bytes]] = deque()
-        with mock.patch("initiator.host.time", self):
+        with mock.patch("initiator.io.host.time", self):
             self.host = Host([link], Options(tag_base=7))
         self.host.driver.discover(ADDRESS)
         self.run(lambda: ADDRESS in self.host.driver.devices and self._device.ssize > 0)
@@ -92,7 +92,7 @@ class Wire:
 
     def turn(self) -> None:
         """Let the host take a turn, and carry frames to and fro."""
-        with mock.patch("initiator.host.time", self):
+        with mock.patch("initiator.io.host.time", self):
             self.host.turn(0)
         self.requests += self.link.sent
         for request in self.link.sent:

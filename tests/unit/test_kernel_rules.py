@@ -16,7 +16,7 @@ import pytest
 from aoe.ata import SECTOR
 from aoe.errors import DeviceError, UsageError
 from aoe.identify import Identity
-from initiator.options import Options
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

@@ -9,19 +9,19 @@ import pytest
 from click.testing import CliRunner
 
 from aoe.errors import UsageError
-from initiator.commands.explore import explore as command
-from initiator.journal import BugOn, Fault
-from initiator.lab.explore import SETTLE, VIOLATIONS, Setting, explore, replay
-from initiator.lab.state import describe, digest
-from initiator.lab.steps import Bounds, Run, Step
-from initiator.netdev import Nic
-from initiator.policy import PageAccounting
+from initiator.cli.commands.explore import explore as command
+from initiator.driver.netdev import Nic
+from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting, explore, replay
+from initiator.lab.explorer.state import describe, digest
+from initiator.lab.explorer.steps import Bounds, Run, Step
+from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.policy import PageAccounting
 
 if TYPE_CHECKING:
     from click.testing import Result
 
-    from initiator.lab.explore import Exploration
-    from initiator.skbuff import Skb
+    from initiator.driver.skbuff import Skb
+    from initiator.lab.explorer.explore import Exploration
 
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 RAW = ["rawalloc_highorder_tail"]

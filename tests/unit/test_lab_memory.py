@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 
 from aoe.errors import AoEError
-from initiator.journal import BugOn, Fault
-from initiator.memory import (
+from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.memory import (
     PAGE_SIZE,
     POISON,
     RULES_2_6_21,

@@ -19,14 +19,14 @@ from click.testing import CliRunner
 from click.testing import Result as Outcome
 
 import initiator
-from initiator.cli import cli
-from initiator.journal import SEVERITY
+from initiator.cli.main import cli
 from initiator.lab.cases import Case, Result, all_cases, run_case
-from initiator.lab.page import html_page
-from initiator.lab.report import COLUMNS, dump_lines, record, write_csv
-from initiator.lab.rulebook import OUTCOMES, RULES
-from initiator.lab.story import tell
-from initiator.lab.trace import chrome_trace
+from initiator.lab.kernel.journal import SEVERITY
+from initiator.lab.reports.chrome_trace import chrome_trace
+from initiator.lab.reports.html_page import html_page
+from initiator.lab.reports.rulebook import OUTCOMES, RULES
+from initiator.lab.reports.story import tell
+from initiator.lab.reports.tables import COLUMNS, dump_lines, record, write_csv
 
 YEAR_2007 = "none@2.6.21/rawalloc_highorder_tail/clean/NOSG"
 KINDS = [
@@ -77,7 +77,7 @@ def test_every_rule_that_a_journal_names_is_explained(results: list[Result]) -> 
 
 def test_every_rule_that_the_model_names_is_explained() -> None:
     package = Path(initiator.__file__).parent
-    sources = [*package.glob("*.py"), *package.glob("lab/*.py")]
+    sources = [*package.glob("driver/*.py"), *package.glob("lab/**/*.py")]
     named = {
         rule
         for source in sources
@@ -159,7 +159,7 @@ def test_chosen_cells_are_shown_in_words() -> None:
 def test_a_terminal_of_any_width_gets_whole_words(columns: str) -> None:
     from rich.console import Console
 
-    from initiator.lab.report import cell_tables
+    from initiator.lab.reports.tables import cell_tables
 
     cells = [run_case(case) for case in all_cases(policies=["d"])]
     console = Console(width=int(columns), file=io.StringIO(), color_system=None)
@@ -417,7 +417,7 @@ def test_explain_writes_both_files(tmp_path: Path) -> None:
 def test_help_loads_nothing_that_takes_long(words: list[str]) -> None:
     probe = (
         "import sys; from click.testing import CliRunner;"
-        "from initiator.cli import cli;"
+        "from initiator.cli.main import cli;"
         f"code = CliRunner().invoke(cli, {words}).exit_code; print(code, *sys.modules)"
     )
     command = [sys.executable, "-c", probe]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.journal import Fault, Flag, Journal
+from initiator.driver.netdev import Nic
 from initiator.lab.cases import EVENTS, Event
 from initiator.lab.cases import play as play_event
+from initiator.lab.kernel.journal import Fault, Flag, Journal
+from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import REWRITTEN
-from initiator.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
-from initiator.netdev import Nic
-from initiator.policy import POLICIES
-from initiator.submitters import SUBMITTERS
 from tests.worlds import (
     counts,
     disk,
@@ -31,8 +31,8 @@ from tests.worlds import (
 )
 
 if TYPE_CHECKING:
+    from initiator.lab.kernel.memory import Rules
     from initiator.lab.world import World
-    from initiator.memory import Rules
 
 LATE_2_6_21 = replace(RULES_2_6_21, early_linearise=False)
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]

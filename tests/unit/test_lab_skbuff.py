@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.aoedev import SKBPOOL_LIMIT
-from initiator.bio import BioVec
-from initiator.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, Page, Rules
-from initiator.netdev import ModelledCard, Nic
-from initiator.skbuff import Skb, SkbOps
-from initiator.submitters import SUBMITTERS
+from initiator.driver.aoedev import SKBPOOL_LIMIT
+from initiator.driver.bio import BioVec
+from initiator.driver.netdev import ModelledCard, Nic
+from initiator.driver.skbuff import Skb, SkbOps
+from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, Page, Rules
+from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
     counts,
     disk,

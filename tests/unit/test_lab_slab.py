@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
-from initiator.bio import Bio, Op
-from initiator.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, RULES_6_14, Rules
-from initiator.netdev import Nic
-from initiator.policy import POLICIES
-from initiator.slab import Cache, SlabObject, order_for
-from initiator.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters
+from initiator.driver.bio import Bio, Op
+from initiator.driver.netdev import Nic
+from initiator.lab.kernel.memory import (
+    PAGE_SIZE,
+    RULES_2_6_21,
+    RULES_6_1,
+    RULES_6_14,
+    Rules,
+)
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.slab import Cache, SlabObject, order_for
+from initiator.lab.kernel.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters
 from tests.worlds import counts, disk, faults, first, make_memory, make_world, submit
 
 REDZONE = 16

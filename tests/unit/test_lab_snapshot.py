@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initiator.journal import BugOn, Fault
-from initiator.lab.explore import VIOLATIONS, Setting
-from initiator.lab.state import digest
-from initiator.lab.steps import Bounds, Run, Step
-from initiator.netdev import Nic
-from initiator.policy import POLICIES
-from initiator.submitters import SUBMITTERS
+from initiator.driver.netdev import Nic
+from initiator.lab.explorer.explore import VIOLATIONS, Setting
+from initiator.lab.explorer.state import digest
+from initiator.lab.explorer.steps import Bounds, Run, Step
+from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from initiator.lab.snapshot import Snapshots
+    from initiator.lab.explorer.snapshot import Snapshots
 
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 
@@ -176,7 +176,7 @@ APART = {
 
 @pytest.mark.parametrize("policy", ["b+", "e"])
 def test_snapshots_forget_no_attribute(policy: str) -> None:
-    """A new attribute belongs into ``initiator.lab.snapshot``, or into a list here."""
+    """A new attribute belongs into the snapshot module, or into a list here."""
     run = begin(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
     for number in range(2):
         run.apply(Step("submit", number, "xfs_kmalloc_subpage"))

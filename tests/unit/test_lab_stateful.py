@@ -16,17 +16,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from initiator.journal import BugOn, Fault
-from initiator.lab.explore import SETTLE, VIOLATIONS, Setting
-from initiator.lab.steps import Bounds
-from initiator.netdev import Nic
-from initiator.policy import POLICIES
-from initiator.submitters import SUBMITTERS
+from initiator.driver.netdev import Nic
+from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting
+from initiator.lab.explorer.steps import Bounds
+from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from initiator.lab.steps import Run, Step
+    from initiator.lab.explorer.steps import Run, Step
 
 BOUNDS = Bounds(bios=3, buffers=2, retransmissions=2, duplicates=2, reallocations=3)
 """More than the explorer can try all orders of."""

@@ -12,7 +12,7 @@ import click
 import msgspec
 import pytest
 
-from initiator.cli import cli as aoe
+from initiator.cli.main import cli as aoe
 from scripts.man_commands import options_of, read_help, walk
 from scripts.man_config import EXAMPLE
 from scripts.manpages import pages

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
-from initiator.bio import Op
-from initiator.export.nbd import NbdServer
-from initiator.export.nbd_handshake import NbdExport
-from initiator.export.nbd_listener import Listener, planned_uri
-from initiator.host import Host
-from initiator.unaligned import ByteView
+from initiator.disk.read_modify_write import ByteView
+from initiator.driver.bio import Op
+from initiator.export.nbd.handshake import NbdExport
+from initiator.export.nbd.listener import Listener, planned_uri
+from initiator.export.nbd.server import NbdServer
+from initiator.io.host import Host
 from tests.links import QueueLink
 from tests.nbd_clients import (
     ABORT,

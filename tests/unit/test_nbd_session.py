@@ -19,8 +19,8 @@ from aoe.errors import (
     UnsupportedError,
     UsageError,
 )
-from initiator.export.nbd_handshake import NbdExport
-from initiator.export.nbd_session import NbdRequest, NbdSession
+from initiator.export.nbd.handshake import NbdExport
+from initiator.export.nbd.session import NbdRequest, NbdSession
 from tests.nbd_clients import (
     ABORT,
     ACK,

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from initiator.bio import Op, bio_for
-from initiator.netdev import LinkDevice
-from initiator.skbuff import Skb
+from initiator.driver.bio import Op, bio_for
+from initiator.driver.netdev import LinkDevice
+from initiator.driver.skbuff import Skb
 
 if TYPE_CHECKING:
     from aoe.net.link import Link

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError
 from aoe.identify import Ability
-from initiator.bio import Bio, Op, bio_for
-from initiator.options import Options
+from initiator.driver.bio import Bio, Op, bio_for
+from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World

@@ -124,7 +124,7 @@ def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(in_metadata(wheel, "entry_points.txt"))
     assert dict(entry_points["console_scripts"]) == {
-        "aoe": "initiator.cli:main",
+        "aoe": "initiator.cli.main:main",
         "aoe-target": "target.cli.main:main",
     }
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.common.doctor.findings import Verdict
-from initiator.check.asking import Asking
-from initiator.pathmtu import PathMtu, judge_path, measure
+from initiator.client.path_mtu import PathMtu, judge_path, measure
+from initiator.client.requests import Asking
 from target.disks.memory import MemoryDisk
 from tests.asking import CLIENT, TARGET, ask, make_target, reserve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from initiator.cli import cli as aoe
+from initiator.cli.main import cli as aoe
 from target.cli.main import cli as aoe_target
 
 CHECKOUT = Path(__file__).parents[2]

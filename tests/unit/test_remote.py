@@ -9,8 +9,8 @@ import pytest
 from aoe.config import Config, ConfigCommand
 from aoe.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
-from initiator.discover import Answer
-from initiator.remote import RemoteTarget
+from initiator.client.discover import Answer
+from initiator.client.remote import RemoteTarget
 from tests.asking import CLIENT, TARGET, ask, config, from_, reserve
 from tests.links import Cable
 

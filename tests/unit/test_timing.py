@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from initiator.timing import KernelTiming, PromptTiming, PromptWindow, Window
+from initiator.driver.timing import KernelTiming, PromptTiming, PromptWindow, Window
 
 MILLISECOND = 0.001
 

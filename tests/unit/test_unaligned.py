@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import AoEError, DeviceError
-from initiator.bio import Bio, Op
-from initiator.unaligned import ByteView
+from initiator.disk.read_modify_write import ByteView
+from initiator.driver.bio import Bio, Op
 from tests.platters import Platter
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from aoe.ata import SECTOR
 from aoe.errors import DeviceError
-from initiator.bio import Bio, Op
-from initiator.unaligned import ByteView
+from initiator.disk.read_modify_write import ByteView
+from initiator.driver.bio import Bio, Op
 
 if TYPE_CHECKING:
     from aoe.errors import AoEError

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AoEError
-from initiator.device import Disk
-from initiator.export.thread import DiskThread
+from initiator.disk.disk import Disk
+from initiator.export.disk_thread import DiskThread
 from tests.serving import AT_ONCE, PATIENCE, serving
 
 if TYPE_CHECKING:

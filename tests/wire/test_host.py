@@ -21,10 +21,10 @@ from aoe.net.interfaces import (
     set_up,
 )
 from aoe.net.netns import Wire
-from initiator.bio import Bio, Op
-from initiator.device import Disk
-from initiator.host import Host
-from initiator.options import Options
+from initiator.disk.disk import Disk
+from initiator.driver.bio import Bio, Op
+from initiator.driver.options import Options
+from initiator.io.host import Host
 from tests.serving import PATIENCE, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None
         wire.initiator.entered(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("initiator.host.tag_base", lambda: pid & 0xFFF)
+        patch.setattr("initiator.io.host.tag_base", lambda: pid & 0xFFF)
         options = Options(timing="kernel")
         with (
             Disk.open("e7.3", wire.interface, options=options) as one,

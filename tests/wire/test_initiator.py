@@ -18,11 +18,11 @@ from aoe.address import Address
 from aoe.errors import AoEError
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
-from initiator.bio import Bio, Op
-from initiator.copy import DiskEnd, copy, verify
-from initiator.device import Disk
-from initiator.files import FileEnd
-from initiator.host import Host
+from initiator.disk.copy import DiskEnd, copy, verify
+from initiator.disk.disk import Disk
+from initiator.disk.files import FileEnd
+from initiator.driver.bio import Bio, Op
+from initiator.io.host import Host
 from tests.faulty import FaultyLink
 
 if TYPE_CHECKING:

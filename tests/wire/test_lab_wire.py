@@ -13,8 +13,8 @@ import pytest
 from aoe.address import Address
 from aoe.errors import AccessError, AoEError, NotFoundError
 from initiator.lab.cases import ALL_SUBMITTERS, Case, all_cases
+from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.wire import Bench, WirePeer, on_interface, play
-from initiator.submitters import SUBMITTERS
 from tests.serving import ready_line, start
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from aoe.net.interfaces import (
     set_down,
     set_up,
 )
-from initiator.bio import Bio, Op
-from initiator.device import Disk
-from initiator.host import Host
-from initiator.options import Options
+from initiator.disk.disk import Disk
+from initiator.driver.bio import Bio, Op
+from initiator.driver.options import Options
+from initiator.io.host import Host
 from tests.nbd_servers import program
 from tests.serving import PATIENCE, finish, ready_line, start
 
@@ -150,7 +150,7 @@ def test_k10_a_path_that_is_not_known_is_found_in_time(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody announces it; but whoever uses a device asks for it now and then."""
-    monkeypatch.setattr("initiator.host._QUERY_INTERVAL", 0.5)
+    monkeypatch.setattr("initiator.io.host._QUERY_INTERVAL", 0.5)
     with two_paths(wire, tmp_path) as copying:
         copying.drain()
         targets = copying.disk.host.driver.devices[E73].targets

@@ -16,7 +16,7 @@ import pytest
 from aoe.errors import AccessError, UsageError
 from aoe.net.link import open_link
 from aoe.net.netns import Switch
-from initiator.device import Disk
+from initiator.disk.disk import Disk
 from tests.asking import ata, config
 from tests.serving import PATIENCE, Client, finish, start
 

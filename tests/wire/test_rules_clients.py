@@ -19,10 +19,10 @@ import pytest
 from aoe.address import Address
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
-from initiator.aoedev import State
-from initiator.bio import Bio, Op, bio_for
-from initiator.host import Host
-from initiator.options import Options
+from initiator.driver.aoedev import State
+from initiator.driver.bio import Bio, Op, bio_for
+from initiator.driver.options import Options
+from initiator.io.host import Host
 from tests.asking import ata, config, registers
 from tests.rules import (
     BROADCAST,
@@ -41,7 +41,7 @@ from tests.serving import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from initiator.aoedev import AoeDev
+    from initiator.driver.aoedev import AoeDev
 
 pytestmark = pytest.mark.netns
 

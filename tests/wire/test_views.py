@@ -13,9 +13,9 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import AccessError, NotFoundError, UnsupportedError, UsageError
-from initiator.aio import AsyncDisk
-from initiator.device import Disk
-from initiator.diskfile import DiskFile
+from initiator.disk.async_disk import AsyncDisk
+from initiator.disk.disk import Disk
+from initiator.disk.file_view import DiskFile
 from tests.serving import PATIENCE, serving
 
 if TYPE_CHECKING:

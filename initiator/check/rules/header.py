@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL
 from aoe.config import ConfigCommand
 from aoe.header import ErrorCode, Flag
-from initiator.check.asking import TAG_LIMIT
 from initiator.check.expect import (
     ANSWER,
     SILENCE,
@@ -18,6 +17,7 @@ from initiator.check.expect import (
     refuses_and_echoes,
 )
 from initiator.check.model import Table
+from initiator.client.requests import TAG_LIMIT
 
 if TYPE_CHECKING:
     from initiator.check.expect import Expectation

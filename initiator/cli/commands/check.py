@@ -1,0 +1,329 @@
+"""``aoe check``: does a target keep the rules of the protocol?"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from aoe.address import Address, format_mac
+from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
+from aoe.errors import AoEError, NotFoundError, UsageError
+from aoe.header import sectors_per_frame
+from initiator.check.model import OPTIONS, Level, Needs, Verdict
+from initiator.check.play import Session, drive
+from initiator.check.subject import Subject, meet
+from initiator.check.suite import choose, parse_rules
+from initiator.check.wire import WireAsk
+from initiator.cli.common import Connection, connects
+from initiator.cli.complete import complete_address
+from initiator.client.discover import Answer, discover
+from initiator.io.host import claim_tag_base
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from aoe.net.link import Link
+    from initiator.check.model import Check, Result
+
+_COLOURS = {Verdict.HOLDS: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}
+
+
+_OTHERS = Needs.MASK | Needs.HAZARD
+"""What takes a second client, and so an interface that hears replies to it."""
+
+
+@click.command()
+@click.argument(
+    "address", type=ADDRESS, required=False, shell_complete=complete_address
+)
+@click.option("--list", "is_list", is_flag=True, help="List the checks, ask nobody.")
+@click.option(
+    "--only",
+    type=Parsed("rules", parse_rules),
+    default=frozenset[int](),
+    metavar="RULES",
+    help="Only what is about these rules: P38,P52 or P61-P70.",
+)
+@click.option("--strict", is_flag=True, help="Advice that is not taken is a failure.")
+@click.option("--write", is_flag=True, help="Also write to sectors, and restore them.")
+@click.option(
+    "--lba",
+    type=click.IntRange(min=0),
+    help="The first of those sectors; by default they are the last of the disk.",
+)
+@click.option(
+    "--sectors",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="How many sectors.",
+)
+@click.option(
+    "--claim",
+    is_flag=True,
+    help="Also set config string, reservation and write cache, and restore them. Other "
+    "clients are fenced out for moments.",
+)
+@click.option(
+    "--hazardous",
+    is_flag=True,
+    help="Also ask what does harm where a target gets it wrong: with --write, writes "
+    "beyond the end and to broadcast addresses; with --claim, edits of the mask list, "
+    "which vblade 25 does not survive, on an interface made promiscuous.",
+)
+@connects(1.0)
+@json_option
+def check(
+    *,
+    address: Address | None,
+    connection: Connection,
+    is_list: bool,
+    only: frozenset[int],
+    strict: bool,
+    lba: int | None,
+    sectors: int,
+    as_json: bool,
+    **options: bool,
+) -> None:
+    """Check whether a target keeps the rules of the protocol.
+
+    \b
+    Try:  aoe check e7.3 -i eth0
+          aoe check e7.3 -i eth0 --write --lba 2048 --claim
+          aoe check e7.3 -i eth0 --only P61-P70 --claim
+          aoe check --list
+
+    Nothing on the target changes without --write or --claim. What they change is put
+    back after each check, also when you interrupt it; not when this program is killed.
+    Deviations are of two kinds: must, where the specification says so or data is at
+    stake, and advice, where it is silent and clients fare better otherwise.
+
+    Exit codes: 0 no deviation, 1 one that is a must, 3 nobody answers.
+    """
+    checks = choose(only)
+    if is_list:
+        _print_list(checks, as_json=as_json)
+        return
+    if address is None:
+        raise UsageError("ADDRESS", "missing", "Name a target, as e7.3, or --list")
+    allowed = Needs.NOTHING
+    for name, needs in OPTIONS.items():
+        if options[name.removeprefix("--")]:
+            allowed |= needs
+    with (
+        connection.links(others=_OTHERS in allowed) as links,
+        _met(links, address, connection.timeout) as (t, ask, answer),
+    ):
+        t.scratch = _scratch(t, lba, sectors)
+        if not as_json:
+            click.echo(_introduction(t, answer))
+        results = _play(t, ask, checks, allowed, quiet=as_json)
+    if as_json:
+        _print_json(t, answer, results)
+    else:
+        click.echo(_summary(results))
+    weighty = Level if strict else (Level.MUST,)
+    failed = any(_deviations(results, level) for level in weighty)
+    click.get_current_context().exit(int(failed))
+
+
+@contextmanager
+def _met(
+    links: Sequence[Link], address: Address, patience: float
+) -> Iterator[tuple[Subject, WireAsk, Answer]]:
+    """Find a target and learn what the checks have to know of it."""
+    answers = discover(links, address, patience, enough=bool)
+    answers = [answer for answer in answers if answer.error is None]
+    if not answers:
+        names = ",".join(link.name for link in links)
+        why = f"no answer on {names} within {patience:g} s"
+        raise NotFoundError(
+            str(address), why, f"See who is there: aoe discover -i {names}"
+        )
+    answer = answers[0]
+    link = next(link for link in links if link.name == answer.interface)
+    if not sectors_per_frame(link.mtu):
+        why = f"an MTU of {link.mtu} has no room for a sector"
+        raise UsageError(link.name, why, f"Raise it: ip link set {link.name} mtu 1500")
+    with ExitStack() as stack:
+        tag_base, holder = claim_tag_base()
+        stack.callback(os.close, holder)
+        t = Subject(address, answer.mac, link.mac, link.mtu, answer.config, tag_base)
+        ask = WireAsk(link, t, patience)
+        drive(meet(t), t, ask)
+        yield t, ask, answer
+
+
+def _scratch(t: Subject, lba: int | None, sectors: int) -> range:
+    if t.identity is None:
+        return range(0)
+    size = t.identity.sectors
+    first = max(0, size - sectors) if lba is None else lba
+    end = first + sectors if lba is not None else size
+    if end > size:
+        raise UsageError(
+            f"--lba {first} --sectors {sectors}",
+            f"{t.address} has {size} sectors",
+            "Choose some that are on the disk",
+        )
+    return range(first, end)
+
+
+def _play(
+    t: Subject, ask: WireAsk, checks: Sequence[Check], allowed: Needs, *, quiet: bool
+) -> list[Result]:
+    """Play the checks and print what comes of each; put back what they change.
+
+    Raises:
+        AoEError: something could not be put back.
+    """
+    results = []
+    with Interrupts() as interrupts:
+        session = Session(t, ask, allowed, interrupts.held)
+        try:
+            for result in session.play(checks):
+                results.append(result)
+                if not quiet:
+                    _print(result)
+        finally:
+            for what, why in session.lost.items():
+                click.echo(f"aoe: {t.address}: {what} not restored: {why}", err=True)
+    if session.lost:
+        raise AoEError(str(t.address), f"not restored: {', '.join(session.lost)}")
+    return results
+
+
+class Interrupts:
+    """Ctrl-C and its like end the checks in order, but not the restoring."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._is_held = self._is_due = False
+
+    def _interrupt(self, *_: object) -> None:
+        self._is_due = True
+        if not self._is_held:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nothing interrupt what is inside; it counts afterwards."""
+        self._is_held, self._is_due = True, False
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._is_due:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        self._before = {
+            number: signal.signal(number, self._interrupt) for number in self._SIGNALS
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _introduction(t: Subject, answer: Answer) -> str:
+    size = f"{t.identity.sectors} sectors" if t.identity else "size unknown"
+    return (
+        f"{t.address} at {format_mac(t.mac)} on {answer.interface}: {size}, "
+        f"{answer.config.buffer_count} buffers, {t.advertised} sectors a frame"
+    )
+
+
+def _print(result: Result) -> None:
+    check = result.check
+    verdict = click.style(f"{result.verdict:<9}", fg=_COLOURS[result.verdict])
+    level = check.level if result.verdict is Verdict.DEVIATES else ""
+    line = f"{verdict} {level:<7}{' '.join(check.rule_names):<15} {check.title}"
+    if result.verdict is Verdict.SKIPPED:
+        line += f" ({' '.join(result.why)})"
+    click.echo(line)
+    if result.verdict is Verdict.DEVIATES:
+        for why in result.why:
+            kind, _, words = why.partition(" ")
+            click.echo(f"{'':17}{kind:<9} {words}")
+
+
+def _summary(results: Sequence[Result]) -> str:
+    must, advice = (len(_deviations(results, level)) for level in Level)
+    line = (
+        f"{len(results)} checks: {_count(results, Verdict.HOLDS)} pass, "
+        f"{must + advice} deviate ({must} must, {advice} advice), "
+        f"{_count(results, Verdict.SKIPPED)} skipped"
+    )
+    wanting = Counter(
+        why.removeprefix("needs ")
+        for result in results
+        for why in result.why
+        if why.startswith("needs --")
+    )
+    needs = ", ".join(f"{count} need {what}" for what, count in wanting.items())
+    return f"{line}: {needs}" if needs else line
+
+
+def _print_json(t: Subject, answer: Answer, results: Sequence[Result]) -> None:
+    print_json(
+        "check",
+        address=str(t.address),
+        mac=format_mac(t.mac),
+        interface=answer.interface,
+        checks=[
+            {
+                **_fields(result.check),
+                "verdict": result.verdict,
+                "why": result.why,
+                "request": result.request.hex(),
+                "expected": result.expected,
+                "got": result.got.hex(),
+            }
+            for result in results
+        ],
+        passed=_count(results, Verdict.HOLDS),
+        skipped=_count(results, Verdict.SKIPPED),
+        deviations={level.value: len(_deviations(results, level)) for level in Level},
+    )
+
+
+def _count(results: Sequence[Result], verdict: Verdict) -> int:
+    return sum(result.verdict is verdict for result in results)
+
+
+def _deviations(results: Sequence[Result], level: Level) -> list[Result]:
+    return [
+        result
+        for result in results
+        if result.verdict is Verdict.DEVIATES and result.check.level is level
+    ]
+
+
+def _fields(check: Check) -> dict[str, object]:
+    return {
+        "name": check.name,
+        "rules": check.rule_names,
+        "title": check.title,
+        "level": check.level,
+        "options": check.options,
+    }
+
+
+def _print_list(checks: Sequence[Check], *, as_json: bool) -> None:
+    if as_json:
+        print_json("check", checks=[_fields(check) for check in checks])
+        return
+    for check in checks:
+        needs = " ".join(check.options)
+        rules = " ".join(check.rule_names)
+        click.echo(
+            f"{rules:<15} {check.level:<7} {check.title}{needs and f'  {needs}'}"
+        )

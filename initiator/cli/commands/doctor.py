@@ -1,0 +1,164 @@
+"""``aoe doctor`` and ``aoe sancheck``: what is wrong between here and the targets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aoe.address import BROADCAST, format_mac
+from aoe.ata import SECTOR
+from aoe.common.commandline import json_option, print_json
+from initiator.cli.common import Connection, connects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aoe.address import Address
+    from aoe.net.interfaces import Interface
+    from initiator.client.path_mtu import PathMtu
+    from initiator.client.remote import RemoteTarget
+
+
+@click.command()
+@connects(0.5)
+@json_option
+def doctor(*, connection: Connection, as_json: bool) -> None:
+    """Say what is wrong here and on the wire, and how to mend it.
+
+    \b
+    Try:  aoe doctor
+          aoe doctor -i eth0
+
+    Rights, the kernel's own driver, interfaces, MTU, losses, buffers, the targets on
+    the wire, and what the path to each of them carries. Nothing is changed, and nothing
+    written to any disk.
+
+    Exit codes: 0 nothing has failed, 1 something has.
+    """
+    from aoe.common.doctor.report import report
+    from initiator.doctor import examine
+
+    names = connection.names()
+    with connection.recorder() as record:
+        report(examine(names, connection.timeout, record), as_json=as_json)
+
+
+@click.command()
+@click.option("-v", "--verbose", is_flag=True, help="Tell what is well, too.")
+@connects(0.5)
+@json_option
+def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
+    """Check the interfaces at both ends, and what paths carry.
+
+    \b
+    Try:  aoe sancheck -i eth0,eth1
+
+    What a path carries is found out by IDENTIFY with up to a frame's worth of bytes
+    behind it, and by READs of the first sectors. Nothing is written.
+
+    Exit codes: 0 all is well or could be better, 1 a path loses frames, 3 no target.
+    """
+    from aoe.common.doctor.report import describe_finding, exit_by
+    from aoe.net.interfaces import find_interface
+    from initiator.client.remote import reach_all
+    from initiator.doctor import examine_path, examine_san
+
+    with (
+        connection.links() as links,
+        reach_all(links, BROADCAST, connection.timeout) as targets,
+    ):
+        interfaces = [find_interface(link.name) for link in links]
+        if not as_json:
+            _print_interfaces(interfaces)
+        examined = [(target, *examine_path(target)) for target in targets]
+        findings = [*examine_san(links, targets)]
+        findings += [finding for _, _, finding in examined]
+    paths = [(target, path) for target, path, _ in examined]
+    if as_json:
+        print_json(
+            "sancheck",
+            interfaces=[_interface_fields(each) for each in interfaces],
+            devices=[
+                {
+                    "address": str(address),
+                    "paths": [path_fields(*each) for each in several],
+                }
+                for address, several in _by_address(paths).items()
+            ],
+            findings=[asdict(each) for each in findings],
+        )
+    else:
+        _print_devices(paths)
+        for finding in findings:
+            if verbose or finding.verdict != "ok":
+                click.echo(describe_finding(finding))
+    exit_by(findings)
+
+
+def _print_interfaces(interfaces: Sequence[Interface]) -> None:
+    click.echo(f"{'interface':<16} {'state':<12} {'mtu':>5}  {'mac':<17}  pci id")
+    for each in interfaces:
+        click.echo(
+            f"{each.name:<16} {_state(each):<12} {each.mtu:>5}  "
+            f"{format_mac(each.mac):<17}  {_pci_id(each.name) or '-'}"
+        )
+    click.echo()
+
+
+def _interface_fields(interface: Interface) -> dict[str, object]:
+    return {
+        "name": interface.name,
+        "state": _state(interface),
+        "mtu": interface.mtu,
+        "mac": format_mac(interface.mac),
+        "pci_id": _pci_id(interface.name),
+    }
+
+
+def _state(interface: Interface) -> str:
+    if not interface.up:
+        return "down"
+    return "up" if interface.carrier else "no carrier"
+
+
+def _pci_id(name: str) -> str:
+    """Return vendor and device of the card, empty where there is none."""
+    device = Path("/sys/class/net", name, "device")
+    try:
+        ids = [(device / part).read_text("ascii") for part in ("vendor", "device")]
+    except OSError:
+        return ""
+    return ":".join(each.strip().removeprefix("0x") for each in ids)
+
+
+def _print_devices(paths: Sequence[tuple[RemoteTarget, PathMtu]]) -> None:
+    click.echo(f"{'device':<10} {'macs':>4} {'payload':>7}  interfaces")
+    for address, several in _by_address(paths).items():
+        macs = {target.mac for target, _ in several}
+        names = ",".join(dict.fromkeys(target.link.name for target, _ in several))
+        payload = min(path.sectors for _, path in several) * SECTOR
+        click.echo(f"{address!s:<10} {len(macs):>4} {payload:>7}  {names}")
+    click.echo()
+
+
+def _by_address(
+    paths: Sequence[tuple[RemoteTarget, PathMtu]],
+) -> dict[Address, list[tuple[RemoteTarget, PathMtu]]]:
+    found: dict[Address, list[tuple[RemoteTarget, PathMtu]]] = {}
+    for target, path in paths:
+        found.setdefault(target.address, []).append((target, path))
+    return found
+
+
+def path_fields(target: RemoteTarget, path: PathMtu) -> dict[str, object]:
+    """Return what JSON tells of a path; bytes of data that a frame carries on it."""
+    return {
+        "interface": target.link.name,
+        "mac": format_mac(target.mac),
+        "payload_bytes": path.wanted * SECTOR,
+        "there_bytes": max(path.there, 0) * SECTOR,
+        "back_bytes": None if path.back is None else path.back * SECTOR,
+    }

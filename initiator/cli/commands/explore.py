@@ -1,0 +1,223 @@
+"""``aoe lab explore``: every order of events, or the shortest that breaks a policy."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from aoe.common.commandline import json_option, print_json
+from initiator.cli.complete import complete_axis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from initiator.lab.explorer.explore import Exploration
+
+    Command = Callable[..., None]
+
+# What the lab needs is imported where it is used: `aoe discover` does without.
+
+
+def _bound(
+    name: str, help_text: str, *, least: int = 0, most: int | None = None
+) -> Callable[[Command], Command]:
+    return click.option(
+        f"--{name}",
+        type=click.IntRange(least, most),
+        default=1,
+        show_default=True,
+        help=help_text,
+    )
+
+
+@click.command()
+@click.option(
+    "-p",
+    "--policy",
+    required=True,
+    shell_complete=complete_axis("policy"),
+    help="Who counts page references.",
+)
+@click.option(
+    "-n",
+    "--nic",
+    required=True,
+    shell_complete=complete_axis("nic"),
+    help="The kind of card: SG, NOSG or COW.",
+)
+@click.option(
+    "-s",
+    "--submitter",
+    "submitters",
+    required=True,
+    multiple=True,
+    shell_complete=complete_axis("submitter"),
+    help="Whose memory is written. Repeat it, and bios take turns.",
+)
+@_bound("bios", "Writes that are submitted.", least=1)
+@_bound("buffers", "Buffers in each of them.", least=1)
+@_bound("retransmissions", "How often each frame may be sent again.")
+@_bound("duplicates", "How many answers come twice.")
+@_bound("reallocations", "How often somebody else allocates memory.")
+@_bound("failures", "How often the device fails.", most=1)
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Longest order that is tried."
+)
+@click.option(
+    "--states",
+    type=click.IntRange(min=1),
+    default=2_000_000,
+    show_default=True,
+    help="Give up after so many states.",
+)
+@click.option(
+    "--violation",
+    "violations",
+    multiple=True,
+    metavar="FAULT",
+    help="What to look for; by default all that harms memory: BUG, double-free, "
+    "premature-free, leak, underflow. Also known: wrong-bytes, bad-page.",
+)
+@json_option
+def explore(
+    *,
+    policy: str,
+    nic: str,
+    submitters: tuple[str, ...],
+    steps: int | None,
+    states: int,
+    violations: tuple[str, ...],
+    as_json: bool,
+    **bounds: int,
+) -> None:
+    """Try every order of events, for one that breaks the policy.
+
+    \b
+    Try:  aoe lab explore -p a -n COW -s rawalloc_highorder_tail
+          aoe lab explore -p e -n COW -s xfs_kmalloc_subpage --bios 2 --steps 12
+          aoe lab explore -p b -n SG -s xfs_kmalloc_subpage --violation wrong-bytes
+
+    From every state of the modelled machine, each thing that can come next is tried: a
+    bio is submitted; a clone leaves its queue, is sent, is lost, is freed; an answer
+    comes, or comes twice; a frame times out; the device fails; an owner frees its
+    buffer or writes into it; somebody else allocates memory. Equal states count once.
+    The shortest one that breaks the policy is shown.
+
+    Exit codes: 0 safe within the bounds, 1 a way to break it was found.
+    """
+    from initiator.lab.explorer.explore import VIOLATIONS, parse_faults
+    from initiator.lab.explorer.explore import explore as search
+
+    with _progress() as report:
+        found = search(
+            policy,
+            nic,
+            submitters,
+            violations=parse_faults(violations) or VIOLATIONS,
+            progress=report,
+            max_steps=steps,
+            max_states=states,
+            **bounds,
+        )
+    if as_json:
+        print_json("lab explore", **record(found))
+    else:
+        _print(found)
+    click.get_current_context().exit(0 if found.safe else 1)
+
+
+def record(found: Exploration) -> dict[str, object]:
+    """Return an exploration as plain values, for JSON."""
+    from initiator.lab.reports.tables import event_record
+
+    setting = found.setting
+    return {
+        "policy": setting.policy,
+        "nic": setting.nic,
+        "submitters": setting.submitters,
+        "bounds": asdict(setting.bounds),
+        "violations": sorted(fault.value for fault in setting.violations),
+        "safe": found.safe,
+        "complete": found.complete,
+        "steps": found.steps,
+        "states": found.states,
+        "edges": found.edges,
+        "seconds": round(found.seconds, 3),
+        "states_per_second": round(found.states_per_second),
+        "counterexample": found.counterexample,
+        "fault": event_record(found.fault) if found.fault else None,
+        "events": [event_record(entry) for entry in found.journal.entries]
+        if found.journal
+        else None,
+    }
+
+
+def _print(found: Exploration) -> None:
+    from initiator.lab.kernel.journal import Fault
+    from initiator.lab.reports.tables import event_lines
+
+    setting = found.setting
+    what = ", ".join(f.value for f in Fault if f in setting.violations)
+    bounds = [
+        f"{name.replace('_', ' ')} {value:,}"
+        for name, value in asdict(setting.bounds).items()
+        if value is not None
+    ]
+    click.secho(
+        f"{setting.policy}, {', '.join(setting.submitters)}, {setting.nic}", bold=True
+    )
+    click.echo(f"  bounds       {', '.join(bounds)}")
+    click.echo(f"  looking for  {what}")
+    click.echo()
+    if found.fault is None or found.journal is None:
+        click.secho(f"Safe: none of these {_extent(found)}.", fg="green")
+    else:
+        name = found.fault.fault.value if found.fault.fault else ""
+        click.secho(
+            f"Not safe: {name} after {found.steps} step(s); no shorter order has one.",
+            fg="red",
+        )
+        for number, words in enumerate(found.counterexample or (), 1):
+            click.echo(f"  {number:>3}. {words}")
+        click.echo()
+        for line, is_fault in event_lines(found.journal.entries):
+            click.secho(line, fg="red" if is_fault else None, bold=is_fault)
+    click.echo()
+    click.echo(
+        f"{found.states:,} states, {found.edges:,} steps tried, {found.seconds:.1f} s, "
+        f"{found.states_per_second:,.0f} states/s"
+    )
+
+
+def _extent(found: Exploration) -> str:
+    if found.complete:
+        return f"in any order of any length (nothing new after {found.steps} steps)"
+    if found.steps == found.setting.bounds.max_steps:
+        return f"in any order of up to {found.steps} steps"
+    return f"in any order of up to {found.steps} steps; more was not tried"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """Show on a terminal how far it is, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("exploring", total=None)
+        yield lambda steps, states: bar.update(
+            task, description=f"orders of {steps} steps, {states:,} states"
+        )

@@ -1,0 +1,232 @@
+"""``aoe read``, ``write`` and ``copy``: moving what is on a disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from aoe.address import Address
+from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
+from aoe.common.sizes import counted, format_size
+from aoe.errors import AoEError, UnsupportedError, UsageError
+from initiator.cli.common import Connection, connects, progress
+from initiator.cli.complete import complete_address, complete_end
+from initiator.disk.copy import DiskEnd, Outcome, copy, verify
+from initiator.disk.disk import Disk
+from initiator.disk.files import FileEnd, StreamEnd, open_end
+
+
+def flush(disk: Disk) -> None:
+    """Make what was written durable.
+
+    A target that knows no FLUSH has taken the data as well as it can: that is a
+    warning. Any other failure may have lost some.
+
+    Raises:
+        AoEError: as ``Disk.flush``.
+    """
+    try:
+        disk.flush()
+    except UnsupportedError as error:
+        click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
+    except AoEError as error:
+        why = f"written, but not flushed: {error.why}"
+        raise type(error)(error.what, why, error.cure) from error
+
+
+_offset = click.option(
+    "-o",
+    "--offset",
+    type=SIZE,
+    default="0",
+    show_default=True,
+    help="Where to begin on the disk.",
+)
+
+
+@click.command()
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@_offset
+@click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
+@connects(3.0, moves_data=True)
+def read(
+    *,
+    address: Address,
+    file: Path,
+    connection: Connection,
+    offset: int,
+    length: int | None,
+) -> None:
+    """Read from a disk to a file or to standard output.
+
+    \b
+    Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
+          aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
+
+    Any byte will do to begin and to end at.
+    """
+    with connection.host(address) as host:
+        source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
+        end = (
+            StreamEnd(sys.stdout.fileno(), "standard output")
+            if str(file) == "-"
+            else open_end(file, writable=True)
+        )
+        with progress(f"reading {address}", source.size) as advance:
+            copy(source, end, advance)
+
+
+@click.command()
+@click.argument("address", type=ADDRESS, shell_complete=complete_address)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@_offset
+@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
+@connects(3.0, moves_data=True)
+def write(
+    *, address: Address, file: Path, connection: Connection, offset: int, pad: bool
+) -> None:
+    """Write a file or standard input to a disk, and flush it.
+
+    \b
+    Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
+          zcat disk.img.gz | aoe write e0.0 -i eth0
+
+    Any byte will do to begin and to end at. Of a sector that is only written in part,
+    the rest is read first and stays as it was, unless somebody else writes to it.
+    """
+    source = (
+        StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
+        if str(file) == "-"
+        else open_end(file, pad=pad)
+    )
+    with connection.host(address) as host:
+        disk = Disk(host, address, connection.timeout)
+        with progress(f"writing {address}", source.size) as advance:
+            copy(source, DiskEnd(disk, offset), advance)
+        flush(disk)
+
+
+def _as_address(name: str) -> Address | None:
+    """An address must look like one here: e0.0, not 0.0, which may be a file."""
+    if name.startswith(("aoe:", "/dev/etherd/")) or (
+        name[:1] == "e" and name[1:2].isdigit() and "/" not in name
+    ):
+        try:
+            return Address.parse(name)
+        except UsageError as error:
+            cure = f"{error.cure}; if it is a file, as ./{name}"
+            raise UsageError(error.what, error.why, cure) from None
+    return None
+
+
+@click.command("copy")
+@click.argument("source", shell_complete=complete_end)
+@click.argument("destination", shell_complete=complete_end)
+@connects(3.0, moves_data=True)
+@click.option("--verify", "check", is_flag=True, help="Read both again and compare.")
+@click.option(
+    "--target-is-zero",
+    is_flag=True,
+    help="The disk copied to holds only zeroes: write none.",
+)
+@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
+@json_option
+def copy_command(
+    *,
+    source: str,
+    destination: str,
+    connection: Connection,
+    check: bool,
+    target_is_zero: bool,
+    pad: bool,
+    as_json: bool,
+) -> None:
+    """Copy a disk to a file, a file to a disk, or a disk to a disk.
+
+    \b
+    Try:  aoe copy disk.img e0.0 -i eth0 --verify
+          aoe copy e0.0 backup.img -i eth0
+          aoe copy e0.0 e0.1 -i eth0
+
+    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
+    address). A file copied to is emptied first and gets holes where there are zeroes. A
+    disk copied to is flushed at the end.
+    """
+    from_address, to_address = _addresses(source, destination)
+    file = None if from_address else FileEnd(Path(source), pad=pad)
+    both = [each for each in (from_address, to_address) if each]
+    with connection.host(*both) as host:
+        disks = {each: Disk(host, each, connection.timeout) for each in both}
+        left = file or DiskEnd(disks[both[0]])
+        right: DiskEnd | FileEnd
+        if to_address:
+            right = DiskEnd(disks[to_address], is_zero=target_is_zero)
+        else:
+            right = FileEnd(Path(destination), writable=True)
+        started = time.monotonic()
+        with progress(f"{source} -> {destination}", left.size) as advance:
+            outcome = copy(left, right, advance)
+        if to_address:
+            flush(disks[to_address])
+        seconds = time.monotonic() - started
+        if check:
+            again = (
+                DiskEnd(disks[to_address], length=left.size)
+                if to_address
+                else FileEnd(Path(destination))
+            )
+            with progress("verifying", left.size) as advance:
+                verify(left, again, advance)
+        retransmits = sum(disk.retransmits for disk in disks.values())
+    if as_json:
+        print_json(
+            "copy",
+            source=source,
+            destination=destination,
+            bytes=outcome.copied,
+            bytes_written=outcome.written,
+            seconds=round(seconds, 6),
+            retransmits=retransmits,
+            verified=check,
+        )
+        return
+    details = _details(outcome, seconds, retransmits, check=check)
+    click.echo(f"{source} -> {destination}: {', '.join(details)}")
+
+
+def _details(
+    outcome: Outcome, seconds: float, retransmits: int, *, check: bool
+) -> list[str]:
+    """What a copy has to say for itself, in words."""
+    details = [
+        f"{format_size(outcome.copied)} in {seconds:.2f} s",
+        f"{outcome.copied / max(seconds, 1e-6) / 1e6:.0f} MB/s",
+    ]
+    if outcome.written < outcome.copied:
+        details.append(f"{format_size(outcome.written)} of it not zero")
+    if retransmits:
+        details.append(f"{counted(retransmits, 'frame')} sent again")
+    if check:
+        details.append("verified")
+    return details
+
+
+def _addresses(source: str, destination: str) -> tuple[Address | None, Address | None]:
+    if "-" in (source, destination):
+        raise UsageError(
+            "-", "cannot copy from or to a pipe", "Use aoe read, aoe write, or ./-"
+        )
+    addresses = _as_address(source), _as_address(destination)
+    if addresses == (None, None):
+        raise UsageError(
+            f"{source} to {destination}",
+            "neither is an AoE address",
+            "Write one as e0.0, or use cp",
+        )
+    if addresses[0] == addresses[1]:
+        raise UsageError(source, "is both source and destination")
+    return addresses

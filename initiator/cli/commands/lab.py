@@ -1,0 +1,333 @@
+"""``aoe lab``: what block I/O on a network does to page counts, case by case."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from aoe.common.commandline import ADDRESS, json_option, print_json
+from aoe.common.completion import complete_interfaces
+from aoe.errors import AoEError, UsageError
+from initiator.cli.commands.explore import explore
+from initiator.cli.complete import complete_address, complete_axis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aoe.address import Address
+    from initiator.lab.cases import Case, Result
+    from initiator.lab.wire import Played
+
+    Command = Callable[..., None]
+
+# What the lab needs is imported where it is used: `aoe discover` does without.
+
+
+@click.group()
+def lab() -> None:
+    """Play what AoE does to memory pages, under ten policies.
+
+    \b
+    Try:  aoe lab matrix
+          aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
+
+    A case is policy/submitter/event/nic: who counts page references, whose memory is
+    written, what happens on the way, and what kind of card it leaves by. Each runs on
+    a modelled machine of its own, with the driver of everyday use.
+    """
+
+
+def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
+    def check(
+        _: click.Context, __: click.Parameter, value: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        if value:
+            from initiator.lab.reports.tables import check_names
+
+            check_names(name, value)
+        return value
+
+    plural = "policies" if name == "policy" else f"{name}s"
+    return click.option(
+        f"-{name[0]}",
+        f"--{name}",
+        plural,
+        multiple=True,
+        callback=check,
+        shell_complete=complete_axis(name),
+        help=help_text,
+    )
+
+
+@lab.command()
+@_axis("policy", "Who counts page references.")
+@_axis("submitter", "Whose memory is written.")
+@_axis("event", "What happens on the way.")
+@_axis("nic", "The kind of card: SG, NOSG or COW.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each case.")
+@json_option
+def matrix(
+    *,
+    policies: tuple[str, ...],
+    submitters: tuple[str, ...],
+    events: tuple[str, ...],
+    nics: tuple[str, ...],
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Play all 1,890 cases, or some, and show what comes of it.
+
+    \b
+    Try:  aoe lab matrix
+          aoe lab matrix -p a -p e -s rawalloc_highorder_tail
+          aoe lab matrix --csv >cases.csv
+
+    Each option may be repeated. Besides the seven submitters there are the fixes
+    xfs_get_free_page and jbd_get_free_page, which run when they are named.
+    """
+    from initiator.lab.cases import all_cases, run_case
+    from initiator.lab.reports.tables import record, write_csv
+
+    cases = list(all_cases(policies, submitters, events, nics))
+    with _counting("playing", len(cases)) as advance:
+        results = [advance(run_case(case)) for case in cases]
+    if as_json:
+        print_json("lab matrix", cases=[record(result) for result in results])
+    elif as_csv:
+        write_csv(results, sys.stdout)
+    else:
+        chosen = bool(policies or submitters or events or nics)
+        _print_tables(results, cells=chosen)
+
+
+def _print_tables(results: list[Result], *, cells: bool) -> None:
+    from rich.console import Console
+
+    from initiator.lab.reports.tables import (
+        cell_tables,
+        cost_table,
+        legend,
+        outcome_table,
+    )
+
+    # Into a file or a pipe it goes as wide as it likes.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(outcome_table(results))
+    console.print(cost_table(results))
+    for table in cell_tables(results, console.width) if cells else ():
+        console.print(table)
+    for line in legend(results, cells=cells):
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def _counting(what: str, total: int) -> Iterator[Callable[[Result], Result]]:
+    """Show on a terminal how many are done, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda result: result
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(result: Result) -> Result:
+            bar.advance(task)
+            return result
+
+        yield advance
+
+
+def _case(words: tuple[str, ...]) -> Case:
+    from initiator.lab.cases import Case
+
+    return Case.parse("/".join(words))
+
+
+_case_argument = click.argument(
+    "words", nargs=-1, required=True, metavar="POLICY/SUBMITTER/EVENT/NIC"
+)
+
+
+def _file(option: str, help_text: str) -> Callable[[Command], Command]:
+    return click.option(
+        option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
+    )
+
+
+@lab.command()
+@_case_argument
+@_file("--html", "Draw it: write one page that needs nothing but a browser.")
+@_file("--trace", "Write a Chrome trace, for ui.perfetto.dev.")
+@json_option
+def explain(
+    *,
+    words: tuple[str, ...],
+    html: IO[str] | None,
+    trace: IO[str] | None,
+    as_json: bool,
+) -> None:
+    """Play one case and tell it step by step.
+
+    \b
+    Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
+          aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
+    """
+    from initiator.lab.cases import run_case
+    from initiator.lab.reports.tables import event_record, in_words, record
+
+    result = run_case(_case(words), keep=True)
+    if html is not None:
+        from initiator.lab.reports.html_page import html_page
+
+        html.write(html_page(result))
+    if trace is not None:
+        import json
+
+        from initiator.lab.reports.chrome_trace import chrome_trace
+
+        json.dump(chrome_trace(result), trace, indent=1)
+    if as_json:
+        print_json(
+            "lab explain",
+            **record(result),
+            meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
+            first_broken=next(map(event_record, result.journal.faults), None),
+            events=[event_record(entry) for entry in result.journal.entries],
+        )
+    else:
+        _tell(result)
+
+
+def _tell(result: Result) -> None:
+    from initiator.lab.reports.tables import event_lines, in_words, verdict
+
+    click.secho(str(result.case), bold=True)
+    for axis, name, meaning in in_words(result.case):
+        click.echo(f"  {axis:<10} {name:<24} {meaning}")
+    click.echo()
+    for line, is_fault in event_lines(result.journal.entries):
+        click.secho(line, fg="red" if is_fault else None, bold=is_fault)
+    click.echo()
+    for line in verdict(result):
+        click.echo(line)
+
+
+@lab.command("run")
+@_case_argument
+@click.option("--wire", is_flag=True, help="Send real frames to a target of ours.")
+@click.option(
+    "-i",
+    "--interface",
+    metavar="IFACE",
+    shell_complete=complete_interfaces,
+    help="Send them to a target on this interface.",
+)
+@click.option(
+    "--address",
+    type=ADDRESS,
+    default="e0.0",
+    show_default=True,
+    shell_complete=complete_address,
+    help="Which target that is.",
+)
+@click.option("--overwrite", is_flag=True, help="Its first sectors may be overwritten.")
+@json_option
+def run_command(
+    *,
+    words: tuple[str, ...],
+    wire: bool,
+    interface: str | None,
+    address: Address,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Play one case, and look at what landed on the disk.
+
+    \b
+    Try:  aoe lab run none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG --wire
+          aoe lab run e/pagecache/clean/SG -i eth0 --address e0.0 --overwrite
+
+    It is compared with what was submitted. Without options target and disk are in
+    memory. With --wire a target of ours serves a file at the other end of a veth pair,
+    which takes root or user namespaces; with -i any target on your network will do. Its
+    outcome must be that in memory; exit code 1 if it is not.
+    """
+    from initiator.lab.wire import play
+
+    case = _case(words)
+    if interface is not None and wire:
+        raise UsageError(
+            "--wire", "is a wire of our own, -i one of yours", "Choose one"
+        )
+    if interface is not None and not overwrite:
+        raise UsageError(
+            str(address),
+            "would be overwritten from its first sector",
+            "Add --overwrite",
+        )
+    played = modelled = play(case)
+    if interface is not None:
+        from initiator.lab.wire import on_interface
+
+        with on_interface(interface, address) as peer:
+            played = play(case, peer, peer.link.mac)
+    elif wire:
+        from aoe.net.netns import ensure_root_or_user_namespace
+        from initiator.lab.wire import Bench
+
+        ensure_root_or_user_namespace()
+        with Bench() as bench:
+            played = bench.play(case)
+    place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
+    _print_played(played, modelled, place, as_json=as_json)
+    if not played.agrees_with(modelled):
+        why = f"{played.result.outcome} on {place}, {modelled.result.outcome} in memory"
+        raise AoEError(str(case), why)
+
+
+def _print_played(
+    played: Played, modelled: Played, place: str, *, as_json: bool
+) -> None:
+    from initiator.lab.reports.tables import dump_lines, record
+
+    result = played.result
+    if as_json:
+        print_json(
+            "lab run",
+            **record(result),
+            played_on=place or "memory",
+            outcome_in_memory=modelled.result.outcome,
+            agrees=played.agrees_with(modelled),
+            submitted=played.submitted.hex(),
+            landed=played.landed.hex(),
+        )
+        return
+    click.secho(str(result.case), bold=True)
+    if not played.submitted:
+        click.echo("The machine stopped before anything was submitted.")
+    else:
+        same = played.submitted == played.landed
+        what = "what was submitted" if same else "not what was submitted"
+        click.echo(f"The disk holds {what}, {len(played.submitted)} bytes:\n")
+        for line, is_amiss in dump_lines(played.submitted, played.landed):
+            click.secho(f"  {line}", fg="red" if is_amiss else None)
+    click.echo()
+    for where, each in ((place, played), ("memory", modelled)):
+        if where:
+            flags = f" ({', '.join(each.result.flags)})" if each.result.flags else ""
+            click.echo(f"Outcome, {where + ':':<14} {each.result.outcome}{flags}")
+    click.echo(f"Why: {result.reason}")
+
+
+lab.add_command(explore)

@@ -1,0 +1,1 @@
+"""One AoE command after another, without a driver."""

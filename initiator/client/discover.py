@@ -1,0 +1,142 @@
+"""Asking targets who they are: query config, by broadcast."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aoe.address import BROADCAST, MAC_BROADCAST, Address
+from aoe.config import CONFIG_STRING, Config
+from aoe.errors import DecodeError
+from aoe.header import FRAME_MINIMUM, TAG_USER, Command, ErrorCode, Flag, Header
+from initiator.io.host import tag_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from aoe.net.link import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One target's answer to a query.
+
+    Args:
+        address: who answers, never a broadcast value (P9).
+        mac: its MAC address.
+        interface: the local interface that heard it.
+        config: buffer count, sectors per frame, config string and so on.
+        rtt: seconds from the query to the answer.
+        error: the AoE error, if it is one.
+    """
+
+    address: Address
+    mac: bytes
+    interface: str
+    config: Config
+    rtt: float
+    error: ErrorCode | int | None = None
+
+
+class Query:
+    """One config query on its way through any number of links.
+
+    Args:
+        links: where to ask.
+        address: whom to ask; by default everybody.
+        config: what to ask; by default just for the config.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        address: Address = BROADCAST,
+        config: Config | None = None,
+    ) -> None:
+        self._links = links
+        self._address = address
+        self._config = config or Config()
+        self._tag = TAG_USER | tag_base() << 19 | 0x7FFFF
+        self._sent = 0.0
+
+    def send(self) -> None:
+        """Broadcast the query on every link."""
+        frame = bytearray(max(FRAME_MINIMUM, CONFIG_STRING + len(self._config.string)))
+        self._config.pack_into(frame)
+        for link in self._links:
+            header = Header(
+                MAC_BROADCAST, link.mac, *self._address, Command.CONFIG, self._tag
+            )
+            header.pack_into(frame)
+            link.send(frame)
+        self._sent = time.monotonic()
+
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        """Yield answers as they come, for ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            for link in self._links:
+                while (frame := link.receive()) is not None:
+                    answer = self._read(frame, link)
+                    if answer is not None:
+                        yield answer
+            # One link is waited for in full, several in turns.
+            self._links[0].wait(left if len(self._links) == 1 else min(left, 0.01))
+
+    def _read(self, frame: memoryview, link: Link) -> Answer | None:
+        try:
+            header = Header.unpack_from(frame)
+            config = Config.unpack_from(frame)
+        except DecodeError:
+            return None
+        if (
+            not header.flags & Flag.RESPONSE
+            or header.command != Command.CONFIG
+            or header.tag != self._tag
+            or not self._is_asked(header)
+        ):
+            return None
+        error = header.error if header.flags & Flag.ERROR else None
+        return Answer(
+            Address(header.shelf, header.slot),
+            header.src,
+            link.name,
+            config,
+            time.monotonic() - self._sent,
+            ErrorCode(error) if error in list(ErrorCode) else error,
+        )
+
+    def _is_asked(self, header: Header) -> bool:
+        shelf, slot = self._address
+        answering = Address(header.shelf, header.slot)
+        return answering.answers_to(shelf, slot) and answering != BROADCAST
+
+
+def discover(
+    links: Sequence[Link],
+    address: Address = BROADCAST,
+    timeout: float = 0.5,
+    enough: Callable[[list[Answer]], bool] = lambda _: False,
+) -> list[Answer]:
+    """Ask three times within ``timeout`` seconds who is there.
+
+    Args:
+        links: where to ask.
+        address: whom to ask.
+        timeout: seconds in all.
+        enough: tells from the answers so far whether to stop early.
+
+    Returns:
+        The first answer of each address, MAC and interface, by address.
+    """
+    found: dict[tuple[Address, bytes, str], Answer] = {}
+    query = Query(links, address)
+    for _ in range(3):
+        query.send()
+        for answer in query.answers(timeout / 3):
+            key = (answer.address, answer.mac, answer.interface)
+            found.setdefault(key, answer)
+            if enough(list(found.values())):
+                return list(found.values())
+    return sorted(found.values(), key=lambda each: (each.address, each.mac))

@@ -1,0 +1,1 @@
+"""Disks for programs: blocking, asyncio, as a file; copying and benchmarks."""

@@ -1,0 +1,1 @@
+"""An attached disk as an NBD server."""

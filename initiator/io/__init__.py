@@ -1,0 +1,1 @@
+"""Runs the driver over real links: the event loop, the fast path, the tags."""

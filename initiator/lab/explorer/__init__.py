@@ -1,0 +1,1 @@
+"""Searches all orders of events for one in which a policy fails."""

@@ -1,0 +1,278 @@
+"""Take a world back to where it was, exactly and many thousand times a second.
+
+A snapshot notes what every object that may change holds, and ``restore`` puts it back
+into the same objects. So nothing is copied deeply, and whatever names an object by
+itself, a closure or a fragment, still names the right one afterwards.
+
+Most objects are there for as long as the world is and are looked up once; only those
+that come and go (bios, frames, skbs, clones, slab objects) are looked up each time.
+That no attribute is forgotten is for the tests to show: they compare whole worlds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import compress, repeat
+from operator import attrgetter, call, is_, ne
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from initiator.lab.kernel.memory import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from initiator.driver.frame import Frame
+    from initiator.driver.netdev import ModelledCard
+    from initiator.driver.skbuff import Clone
+    from initiator.lab.world import World
+
+
+class Kind(NamedTuple):
+    """How objects of one kind are read and written.
+
+    Args:
+        read: returns what may change, as something that does not.
+        write: puts that back.
+    """
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any, Any], object]
+
+
+def attributes(names: str) -> Kind:
+    """Objects of which these attributes may change."""
+    words = names.split()
+    if len(words) == 1:
+        return Kind(attrgetter(names), lambda to, was: setattr(to, names, was))
+    # Loops in C, without a result: this is most of what an exploration costs.
+    return Kind(
+        attrgetter(*words),
+        lambda to, was: deque(map(setattr, repeat(to), words, was), maxlen=0),
+    )
+
+
+_SEQUENCE: Final = Kind(tuple, lambda to, was: to.__setitem__(slice(None), was))
+_BYTES: Final = Kind(bytes, _SEQUENCE.write)
+_QUEUE: Final = Kind(tuple, lambda to, was: (to.clear(), to.extend(was)))
+_SET: Final = Kind(frozenset, lambda to, was: (to.clear(), to.update(was)))
+_DICT: Final = Kind(
+    lambda of: tuple(of.items()), lambda to, was: (to.clear(), to.update(was))
+)
+"""A dict whose order matters: equal ones may differ in it."""
+_PAGE: Final = attributes("count head slab free kept_out owner block")
+_OBJECT: Final = attributes("owner put_off")
+_BUFFER: Final = attributes("is_held")
+_WRITE: Final = attributes("ended executed")
+_BIO: Final = attributes("error")
+_FRAME: Final = attributes(
+    "skb op sector length segments buf tag attempts waited waited_total sent due ifp "
+    "target earlier graced graces is_probe"
+)
+_BUF: Final = attributes("nframesout")
+_ITER: Final = attributes("_index _done sector size")
+_SKB: Final = attributes("frags dataref owns_frags")
+_CLONE: Final = attributes("skb head frags linear users")
+
+
+class Objects:
+    """Objects of several kinds, side by side with how they are read and written."""
+
+    __slots__ = ("reads", "targets", "writes")
+
+    def __init__(self, objects: Iterable[tuple[Kind, object]]) -> None:
+        found = list(objects)
+        self.targets = [target for _, target in found]
+        self.reads = [kind.read for kind, _ in found]
+        self.writes = [kind.write for kind, _ in found]
+
+    def are(self, others: Objects) -> bool:
+        """Tell whether these are the very same objects, not only equal ones."""
+        mine, theirs = self.targets, others.targets
+        return len(mine) == len(theirs) and all(map(is_, mine, theirs))
+
+    def read(self) -> list[Any]:
+        """Return what each of them holds."""
+        return list(map(call, self.reads, self.targets))
+
+    def write(self, held: list[Any]) -> None:
+        """Put back what each of them held, where that is not so any more."""
+        differs = map(ne, map(call, self.reads, self.targets), held)
+        for at in list(compress(range(len(held)), differs)):
+            self.writes[at](self.targets[at], held[at])
+
+
+class Snapshot(NamedTuple):
+    """A state of a world.
+
+    Args:
+        passing: the objects that come and go, those that were there.
+        lasting_held: what the objects that last held.
+        passing_held: what those that come and go held.
+        contents: the bytes of each page, as numbers that ``Snapshots`` gave them.
+    """
+
+    passing: Objects
+    lasting_held: list[Any]
+    passing_held: list[Any]
+    contents: tuple[int, ...]
+
+
+class Snapshots:
+    """Takes and restores snapshots of one world, which must be up.
+
+    Args:
+        world: which.
+        others: mutable objects beside it that belong to its state, and their kinds.
+
+    Attributes:
+        lasting: what is there for as long as the world is.
+    """
+
+    def __init__(
+        self, world: World, others: Sequence[tuple[Kind, object]] = ()
+    ) -> None:
+        self._world = world
+        self.lasting = Objects([*_lasting(world), *others])
+        self._arena = world.memory.arena
+        self._numbers: dict[bytes, int] = {}
+        self._bytes: list[bytes] = []
+        self._last = b""
+        self._last_contents: tuple[int, ...] = ()
+
+    def contents(self) -> tuple[int, ...]:
+        """Number the contents of every page; equal bytes have equal numbers."""
+        arena = bytes(self._arena)
+        if arena != self._last:
+            self._last = arena
+            self._last_contents = tuple(
+                self._number(arena[start : start + PAGE_SIZE])
+                for start in range(0, len(arena), PAGE_SIZE)
+            )
+        return self._last_contents
+
+    def _number(self, content: bytes) -> int:
+        number = self._numbers.setdefault(content, len(self._bytes))
+        if number == len(self._bytes):
+            self._bytes.append(content)
+        return number
+
+    def take(self, base: Snapshot | None = None) -> Snapshot:
+        """Note everything; what is as in ``base`` is shared with it."""
+        passing = Objects(_passing(self._world))
+        lasting_held, passing_held = self.lasting.read(), passing.read()
+        if base is not None:
+            lasting_held = _shared(lasting_held, base.lasting_held)
+            if passing.are(base.passing):
+                passing = base.passing
+                passing_held = _shared(passing_held, base.passing_held)
+        return Snapshot(passing, lasting_held, passing_held, self.contents())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put everything back as it was."""
+        self.lasting.write(snapshot.lasting_held)
+        snapshot.passing.write(snapshot.passing_held)
+        if self.contents() != snapshot.contents:
+            self._last = b"".join([self._bytes[n] for n in snapshot.contents])
+            self._last_contents = snapshot.contents
+            self._arena[:] = self._last
+
+
+def _shared(held: list[Any], base: list[Any]) -> list[Any]:
+    return [old if new == old else new for new, old in zip(held, base, strict=True)]
+
+
+def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
+    """Find what is there for as long as the world is."""
+    device, journal, memory = world.device, world.journal, world.memory
+    for page in memory.pages:
+        yield _PAGE, page
+    yield _SEQUENCE, memory.free_list
+    yield attributes("now giving_up _is_losing"), world
+    for some in (world.writes, world.victims, world.answers):
+        yield _SEQUENCE, some
+    yield attributes("gets puts copied wasted held put_off"), journal.costs
+    yield attributes("step"), journal
+    yield from ((_SEQUENCE, journal.entries), (_SEQUENCE, journal.faults))
+    yield _SET, journal.flags
+    yield attributes("clones"), world.ops
+    yield _DICT, world.accounting.fragment_refs
+    for cache in world.submitters.caches.values():
+        yield attributes("free_objects"), cache
+        yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.free_objects))
+    yield attributes("unexpected"), world.driver
+    yield _QUEUE, world.driver.log
+    yield (
+        attributes(
+            "state nopen ssize lasttag maxbcnt tgt buf next_tick retransmits "
+            "kickme kicked read_only"
+        ),
+        device,
+    )
+    yield from ((_DICT, device.factive), (_DICT, device.rexmitq))
+    yield from ((_QUEUE, device.bios), (_QUEUE, device.skbpool))
+    yield attributes("rttavg rttdev"), device.timing
+    for target in device.targets:
+        yield attributes("ifp minbcnt taint nout_probes heard rpkts wpkts"), target
+        yield _SEQUENCE, target.ffree
+        yield attributes("nframes nout maxout ssthresh next_cwnd"), target.window
+        for ifp in target.ifs:
+            yield attributes("bcnt lost lost_at"), ifp
+    yield from _lasting_outside(world)
+
+
+def _lasting_outside(world: World) -> Iterator[tuple[Kind, object]]:
+    card = world.card
+    yield attributes("hold_queue hold_ring hold_completion"), card
+    for some in (card.queue, card.ring, card.sent, card.tapped):
+        yield _SEQUENCE, some
+    disk = getattr(world.peer, "disk", None)
+    if disk is not None:
+        yield _BYTES, disk
+
+
+def _passing(world: World) -> Iterator[tuple[Kind, object]]:
+    """Find what has come and may go."""
+    for write in world.writes:
+        yield from ((_WRITE, write), (_BIO, write.bio), (_BUFFER, write.buffer))
+    for victim in world.victims:
+        yield _BUFFER, victim
+    for cache in world.submitters.caches.values():
+        for slab in cache.slabs:
+            for each in slab:
+                yield _OBJECT, each
+    yield from _passing_frames(world)
+
+
+def _passing_frames(world: World) -> Iterator[tuple[Kind, object]]:
+    skbs = dict.fromkeys(world.device.skbpool)
+    bufs = dict.fromkeys([world.device.buf])
+    for frame in frames(world):
+        yield from ((_FRAME, frame), (_DICT, frame.earlier))
+        skbs[frame.skb] = None
+        bufs[frame.buf] = None
+    for clone in clones(world.card):
+        yield _CLONE, clone
+        if clone.skb is not None:
+            skbs[clone.skb] = None
+    for buf in bufs:
+        if buf is not None:
+            yield from ((_BUF, buf), (_ITER, buf.iter))
+    for skb in skbs:
+        yield from ((_SKB, skb), (_BYTES, skb.head))
+
+
+def frames(world: World) -> Iterator[Frame]:
+    """Yield the driver's frames: waiting for an answer, to be sent again, free."""
+    device = world.device
+    yield from device.factive.values()
+    yield from device.rexmitq.values()
+    for target in device.targets:
+        yield from target.ffree
+
+
+def clones(card: ModelledCard) -> Iterator[Clone]:
+    """Yield the clones that the card still has, in the order of their stations."""
+    yield from card.queue
+    yield from card.ring
+    yield from card.sent
+    yield from card.tapped

@@ -1,0 +1,193 @@
+"""When are two worlds in the same state? When nothing can tell them apart from now on.
+
+``digest`` puts into a few bytes all that what happens later depends on, and nothing
+else: pages with counts, owners, flags and contents, the order in which they will be
+handed out, slab objects, frames, clones and what they hold, answers under way, bios.
+The history is left out: tags that nobody waits for any more, clock, estimates of the
+round trip (the steps of ``initiator.lab.explorer.steps`` let a frame time out whatever
+the estimate is), statistics, and how the frames that are on no way lie about.
+"""
+
+from __future__ import annotations
+
+import marshal
+from hashlib import blake2b
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from initiator.lab.explorer.steps import tag_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from initiator.driver.bio import BioVec
+    from initiator.driver.buf import Buf
+    from initiator.driver.frame import Frame
+    from initiator.driver.skbuff import Clone, Skb
+    from initiator.lab.explorer.steps import Run
+    from initiator.lab.kernel.memory import Page
+    from initiator.lab.kernel.slab import Cache
+    from initiator.lab.world import Write
+
+_DEAD: Final = -1
+"""Stands for all tags that no frame has any more."""
+_PAGE: Final = attrgetter("count", "free", "slab", "kept_out", "owner")
+_REGISTERS: Final = slice(24, 36)
+"""The ATA registers in a frame."""
+
+
+def digest(run: Run) -> bytes:
+    """Return 16 bytes that are the same for states that are the same."""
+    return blake2b(marshal.dumps(describe(run), 2), digest_size=16).digest()
+
+
+def describe(run: Run) -> tuple[Any, ...]:
+    """Return all that the future of a run depends on, as plain values."""
+    return _State(run).everything()
+
+
+class _State:
+    """Numbers things in the order in which they are met: names do not matter."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.world = run.world
+        device = run.world.device
+        frames = (*device.factive.values(), *device.rexmitq.values())
+        self.tags = {frame.tag: number for number, frame in enumerate(frames)}
+        self.bios = {write.bio: write.number for write in run.world.writes}
+        self.skbs: dict[Skb, int] = {}
+
+    def everything(self) -> tuple[Any, ...]:
+        world, run = self.world, self.run
+        answers = [self.tags.get(tag_of(each), _DEAD) for each in world.answers]
+        return (
+            self._memory(),
+            self._driver(),
+            self._clones(),
+            [self._skb(skb) for skb in self.skbs],
+            sorted(answers),
+            [self._write(write) for write in world.writes],
+            [(each.is_held, _places(each.pieces)) for each in world.victims],
+            (run.duplicates, *sorted(run.rewritten)),
+        )
+
+    def _write(self, write: Write) -> tuple[Any, ...]:
+        buffer, bio = write.buffer, write.bio
+        if write.ended and not buffer.is_held:
+            return (bio.error is None,)
+        return write.ended, bio.error is None, buffer.is_held, _places(buffer.pieces)
+
+    def _memory(self) -> tuple[Any, ...]:
+        memory = self.world.memory
+        pages = memory.pages
+        return (
+            [_PAGE(page) for page in pages],
+            [page.head.pfn if page.head is not None else -1 for page in pages],
+            [
+                (page.block[0].pfn, len(page.block)) if page.block else 0
+                for page in pages
+            ],
+            [page.pfn for page in memory.free_list],
+            self.run.snapshots.contents() if self.run.contents else (),
+            *[self._cache(cache) for cache in self.world.submitters.caches.values()],
+        )
+
+    def _cache(self, cache: Cache) -> tuple[Any, ...]:
+        if not cache.slabs:
+            return ()
+        return (
+            [
+                (slab[0].pages[0].pfn, [(each.owner, each.put_off) for each in slab])
+                for slab in cache.slabs
+            ],
+            [(each.pages[0].pfn, each.offset) for each in cache.free_objects],
+        )
+
+    def _driver(self) -> tuple[Any, ...]:
+        device = self.world.device
+        target = device.targets[0]
+        window = target.window
+        return (
+            device.state.value,
+            (window.nout, window.maxout, window.ssthresh, window.next_cwnd),
+            self._waiting(device.factive.values()),
+            self._waiting(device.rexmitq.values()),
+            [self._idle(frame.skb) for frame in target.ffree],
+            [self._idle(skb) for skb in device.skbpool],
+            [self.bios[bio] for bio in device.bios],
+            self._buf(device.buf),
+        )
+
+    def _waiting(self, frames: Iterable[Frame]) -> list[Any]:
+        found = []
+        last = 0.0
+        for frame in frames:
+            # Frames sent at one time can only time out together.
+            together, last = frame.sent == last, frame.sent
+            found.append(
+                (self._name(frame.skb), frame.attempts, together, *self._buf(frame.buf))
+            )
+        return found
+
+    def _buf(self, buf: Buf | None) -> tuple[Any, ...]:
+        if buf is None:
+            return ()
+        return self.bios[buf.bio], buf.nframesout, buf.iter.size
+
+    def _idle(self, skb: Skb) -> int:
+        """An skb that is written anew before its next use, if no clone shares it."""
+        return self._name(skb) if skb.dataref != 1 else -1
+
+    def _name(self, skb: Skb) -> int:
+        return self.skbs.setdefault(skb, len(self.skbs))
+
+    def _skb(self, skb: Skb) -> tuple[Any, ...]:
+        refs = self.world.accounting.fragment_refs.get(skb, ())
+        return (
+            skb.dataref,
+            skb.owns_frags,
+            _places(skb.frags),
+            bytes(skb.head[_REGISTERS]),
+            self.tags.get(tag_of(skb.head), _DEAD),
+            *[page.pfn for page in refs],
+        )
+
+    def _clones(self) -> tuple[Any, ...]:
+        card = self.world.card
+        return (
+            # Any clone of a queue may leave it next, so their order does not matter.
+            sorted([self._clone(clone) for clone in card.queue]),
+            sorted([self._clone(clone) for clone in card.ring]),
+            sorted([self._sent(clone) for clone in card.sent]),
+            sorted([self._clone(clone) for clone in card.tapped]),
+        )
+
+    def _shared(self, clone: Clone) -> tuple[Any, ...]:
+        """Name the skb or, if it is left to clones alone, say what it is."""
+        skb = cast("Skb", clone.skb)
+        number = self.skbs.get(skb)
+        if number is None:
+            return (len(self.skbs), clone.users, *self._skb(skb))
+        return number, clone.users
+
+    def _sent(self, clone: Clone) -> tuple[Any, ...]:
+        if clone.skb is not None:
+            return self._shared(clone)
+        return -1, clone.users, _places(clone.frags)
+
+    def _clone(self, clone: Clone) -> tuple[Any, ...]:
+        if clone.skb is not None:
+            return self._shared(clone)
+        return (
+            -1,
+            clone.users,
+            _places(clone.frags),
+            self.tags.get(tag_of(clone.head), _DEAD),
+            clone.head[_REGISTERS],
+            self.run.number(clone.linear) if self.run.contents else 0,
+        )
+
+
+def _places(pieces: Iterable[BioVec] | Iterable[tuple[Page, int, int]]) -> list[Any]:
+    return [(cast("Page", page).pfn, offset, length) for page, offset, length in pieces]

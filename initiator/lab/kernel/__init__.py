@@ -1,0 +1,1 @@
+"""The modelled kernel: page allocator, slab, submitters, policies, journal."""

@@ -1,0 +1,351 @@
+"""What came of cases, for people and for programs: tables, CSV, records, one story.
+
+Words carry everything; colours only help. rich is imported where a table is made.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from typing import IO, TYPE_CHECKING, Final
+
+from aoe.errors import UsageError
+from initiator.driver.netdev import Nic
+from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
+from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.reports.rulebook import NICS, OUTCOMES, rule_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.box import Box
+    from rich.table import Table
+    from rich.text import Text
+
+    from initiator.lab.kernel.journal import Entry
+
+COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "put_off")
+COLUMNS: Final = (
+    *Case._fields,
+    *("outcome", "flags", "reason"),
+    *COSTS,
+    *("if_late", "if_kept"),
+)
+"""Of the CSV, and the keys of a record."""
+
+COLOURS: Final = {
+    "BUG": "bold white on red",
+    "double-free": "bold red",
+    "premature-free": "red",
+    "wrong-bytes": "bold magenta",
+    "leak": "bold yellow",
+    "underflow": "yellow",
+    "bad-page": "yellow",
+    "ok": "green",
+}
+AXES: Final = {
+    "policy": tuple(POLICIES),
+    "submitter": tuple(ALL_SUBMITTERS),
+    "event": tuple(EVENTS),
+    "nic": tuple(Nic.__members__),
+}
+"""The names of each."""
+_CELL: Final = 16
+"""Columns of a terminal that a cell takes at most, its borders included."""
+
+
+def check_names(axis: str, names: Iterable[str]) -> None:
+    """Refuse what is no name of an axis: policy, submitter, event or nic.
+
+    Raises:
+        UsageError: with the names that there are.
+    """
+    for name in names:
+        if name not in AXES[axis]:
+            have = ", ".join(AXES[axis])
+            raise UsageError(name, f"no such {axis} (have: {have})")
+
+
+# --- for programs ---------------------------------------------------------------
+
+
+def record(result: Result) -> dict[str, object]:
+    """Return a result by the names of ``COLUMNS``; flags are a list."""
+    return {
+        **result.case._asdict(),
+        "outcome": result.outcome,
+        "flags": list(result.flags),
+        "reason": result.reason,
+        **result.costs,
+        "if_late": result.if_late,
+        "if_kept": result.if_kept,
+    }
+
+
+def write_csv(results: Iterable[Result], file: IO[str]) -> None:
+    """Write a header and a line for each result; flags are separated by spaces."""
+    lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    lines.writeheader()
+    for result in results:
+        lines.writerow(record(result) | {"flags": " ".join(result.flags)})
+
+
+def event_record(entry: Entry) -> dict[str, object]:
+    """Return one event of a journal; what does not apply is null."""
+    return {
+        "step": entry.step,
+        "actor": entry.actor,
+        "action": entry.action,
+        "page": entry.page,
+        "before": entry.before,
+        "count": entry.count,
+        "rule": entry.rule,
+        "note": entry.note,
+        "fault": entry.fault.value if entry.fault else None,
+        "owner": entry.owner,
+        "bio": entry.bio,
+        "skb": entry.skb,
+        "clone": entry.clone,
+    }
+
+
+# --- tables ---------------------------------------------------------------------
+
+
+def outcome_table(results: Sequence[Result]) -> Table:
+    """Count the outcomes of each policy, worst first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="What comes of it: cases by outcome, worst first", box=_box())
+    table.add_column("policy", no_wrap=True)
+    for outcome in OUTCOMES:
+        heading = Text(outcome.replace("-", "\n"), style=COLOURS[outcome])
+        table.add_column(heading, justify="right", no_wrap=True)
+    for policy, mine in _by_policy(results):
+        counts = Counter(result.outcome for result in mine)
+        numbers = [
+            Text(str(counts[word]), style=COLOURS[word]) if counts[word] else Text("·")
+            for word in OUTCOMES
+        ]
+        table.add_row(policy, *numbers)
+    return table
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """Add up what each policy costs."""
+    from rich.table import Table
+
+    table = Table(title="What it costs: sums over the same cases", box=_box())
+    table.add_column("policy", no_wrap=True)
+    for heading in (
+        *("gets", "puts", "bytes\ncopied", "bytes\nwasted"),
+        *("bytes held\nafter the end", "objects\nput off"),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for policy, mine in _by_policy(results):
+        sums = [sum(result.costs[name] for result in mine) for name in COSTS]
+        table.add_row(policy, *(f"{each:,}" if each else "·" for each in sums))
+    return table
+
+
+def cell_tables(results: Sequence[Result], width: int) -> Iterator[Table]:
+    """Show the cells themselves, a column for each submitter.
+
+    There are as many tables as it takes to fit them into ``width`` columns.
+    """
+    axes = [Case._fields.index(name) for name in ("policy", "nic", "event")]
+    several = [axis for axis in axes if len({r.case[axis] for r in results}) > 1]
+    title = " ".join(results[0].case[axis] for axis in axes if axis not in several)
+    labels = sum(max(len(r.case[axis]) for r in results) + 3 for axis in several)
+    submitters = list(dict.fromkeys(result.case.submitter for result in results))
+    room = max(1, (width - labels - 2) // _CELL)
+    for start in range(0, len(submitters), room):
+        chosen = submitters[start : start + room]
+        yield _cell_table(results, several, chosen, title)
+
+
+def _cell_table(
+    results: Sequence[Result], axes: Sequence[int], chosen: Sequence[str], title: str
+) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title or None, box=_box())
+    for axis in axes:
+        table.add_column(Case._fields[axis], no_wrap=True)
+    for submitter in chosen:
+        table.add_column(submitter.replace("_", "\n"), no_wrap=True)
+    cells = {result.case: result for result in results}
+    rows = dict.fromkeys(
+        (r.case.policy, r.case.nic, r.case.event)
+        for r in sorted(results, key=_policy_then_nic)
+    )
+    last: list[str] = []
+    for policy, nic, event in rows:
+        names = [Case(policy, "", event, nic)[axis] for axis in axes]
+        if last and names[:-1] != last[:-1]:
+            table.add_section()
+        words = [cells.get(Case(policy, each, event, nic)) for each in chosen]
+        table.add_row(*_unrepeated(names, last), *map(_cell, words))
+        last = names
+    return table
+
+
+def _policy_then_nic(result: Result) -> tuple[int, int]:
+    policy, _, _, nic = result.case
+    return AXES["policy"].index(policy), AXES["nic"].index(nic)
+
+
+def _unrepeated(names: list[str], last: list[str]) -> list[str]:
+    """Blank what is the same as in the row above, from the left on."""
+    shown = list(names)
+    for index, (name, above) in enumerate(zip(names[:-1], last, strict=False)):
+        if name != above:
+            break
+        shown[index] = ""
+    return shown
+
+
+def _cell(result: Result | None) -> Text:
+    from rich.text import Text
+
+    if result is None:
+        return Text("")
+    mark = "*" if result.if_late or result.if_kept else ""
+    return Text(result.outcome + mark, style=COLOURS[result.outcome])
+
+
+def _by_policy(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.case.policy, []).append(result)
+    yield from found.items()
+
+
+def _box() -> Box:
+    from rich.box import SIMPLE_HEAD
+
+    return SIMPLE_HEAD
+
+
+def legend(results: Sequence[Result], *, cells: bool) -> Iterator[str]:
+    """Explain the words of a table, a line each, and say how to go on."""
+    there = {result.outcome for result in results}
+    for word, meaning in OUTCOMES.items():
+        if word in there:
+            yield f"{word:<15} {meaning}"
+    if cells and any(result.if_late or result.if_kept for result in results):
+        yield (
+            f"{'*':<15} otherwise if 2.6.21 did not linearise early or kept bad pages "
+            "(K121)"
+        )
+    worst = min(results, key=lambda result: list(OUTCOMES).index(result.outcome))
+    yield f"\nOne case in full: aoe lab explain {worst.case}"
+
+
+# --- one case -------------------------------------------------------------------
+
+
+def in_words(case: Case) -> list[tuple[str, str, str]]:
+    """Return axis, name and meaning of each part of a case."""
+    submitter = ALL_SUBMITTERS[case.submitter]
+    return [
+        ("policy", case.policy, POLICIES[case.policy].summary),
+        ("submitter", case.submitter, f"{submitter.owner}: {submitter.summary}"),
+        ("event", case.event, EVENTS[case.event].summary),
+        ("card", case.nic, NICS[case.nic]),
+    ]
+
+
+def counts(entry: Entry) -> str:
+    """Return the page's count before and after, as far as the entry knows them."""
+    if entry.count is None:
+        return ""
+    if entry.before is None:
+        return str(entry.count)
+    return f"{entry.before} -> {entry.count}"
+
+
+def event_lines(entries: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
+    """Yield the log's lines, heading first, and whether each is a fault."""
+    rows = [("step", "who", "what", "page", "count", "rule", "note")]
+    rows += [
+        (
+            f"{entry.step}",
+            entry.actor,
+            entry.action,
+            "" if entry.page is None else f"{entry.page}",
+            counts(entry),
+            entry.rule,
+            f"{entry.fault.value.upper()}: {entry.note}" if entry.fault else entry.note,
+        )
+        for entry in entries
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, entry in zip(rows, (None, *entries), strict=True):
+        is_fault = entry is not None and entry.fault is not None
+        step, *rest = (f"{word:<{w}}" for word, w in zip(row, widths, strict=True))
+        mark = ">>" if is_fault else "  "
+        line = f"{mark} {step.strip():>{widths[0]}}  {'  '.join(rest)}"
+        yield line.rstrip(), is_fault
+
+
+def verdict(result: Result) -> Iterator[str]:
+    """Say which rule broke first, what came of it and what it cost."""
+    faults = result.journal.faults
+    worst = result.journal.worst
+    flags = f" ({', '.join(result.flags)})" if result.flags else ""
+    yield f"Outcome: {result.outcome}{flags}"
+    if not faults or worst is None:
+        yield f"No rule broke: {result.reason}"
+    else:
+        yield f"The first rule that broke: {_broken(faults[0])}"
+        if worst.fault is not faults[0].fault:
+            yield f"The worst that came of it: {_broken(worst)}"
+    paid = [f"{name} {number}" for name, number in result.costs.items() if number]
+    yield f"Costs: {', '.join(paid).replace('put_off', 'put off') or 'nothing'}"
+    if result.if_late:
+        yield f"Linearised late instead of early (K121): {result.if_late}"
+    if result.if_kept:
+        yield f"Bad pages kept instead of freed (K121): {result.if_kept}"
+
+
+def _broken(entry: Entry) -> str:
+    word = entry.fault.value if entry.fault else ""
+    text = rule_text(entry.rule)
+    return f"{entry.rule} at step {entry.step}, {word}. {text}"
+
+
+# --- bytes ----------------------------------------------------------------------
+
+_ROW: Final = 16
+
+
+def dump_lines(submitted: bytes, landed: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield a hex dump of what landed on a disk, and whether a line is amiss.
+
+    Rows like the one before are left out. Where a row is not what was submitted, that
+    follows, and marks under the bytes that differ.
+    """
+    last: tuple[bytes, bytes] | None = None
+    left_out = False
+    for start in range(0, len(submitted), _ROW):
+        row = landed[start : start + _ROW], submitted[start : start + _ROW]
+        if row == last:
+            if not left_out:
+                yield "*", False
+            left_out = True
+            continue
+        last, left_out = row, False
+        there, wanted = row
+        yield f"{start:08x}  on disk    {_hex(there)}", there != wanted
+        if there != wanted:
+            marks = ("^^" if a != b else "  " for a, b in zip(*row, strict=True))
+            yield f"          submitted  {_hex(wanted)}", True
+            yield f"                     {' '.join(marks)}".rstrip(), True
+    yield f"{len(submitted):08x}", False
+
+
+def _hex(row: bytes) -> str:
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+    return f"{row.hex(' ')}  {text}"
