@@ -35,7 +35,7 @@ from aoe.macmask import Directive, MaskCommand, MaskList
 from aoe.reserve import Reserve, ReserveCommand
 from initiator.client.discover import discover
 from initiator.client.requests import Asking
-from initiator.io.host import claim_tag_base
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
