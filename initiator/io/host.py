@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
+from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.net.busy_poll import Spinner, looks_at
 from aoe.net.link import open_link
@@ -18,8 +18,8 @@ from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
 from initiator.driver.options import Options
 from initiator.io.fast_path import Express
-from initiator.io.tags import claim_tag_base
 from initiator.io.link_device import LinkDevice
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -354,8 +354,8 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
     from target.admin.operations import Operations
     from target.admin.privileges import drop, find_account
     from target.cli.captive import end_with_parent, pidfile
-    from target.server.opening import open_service, ready_lines
     from target.server.service import signals
+    from target.server.startup import open_service, ready_lines
 
     account = find_account(life.user) if life.user else None
     with ExitStack() as stack:
