@@ -393,7 +393,7 @@ def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> N
     target = connect(is_up=False).target
     with files_that_run() as files:
         read_and_write(target)
-    assert files >= {"driver.py", "aoedev.py", "bio.py", "netdev.py"}
+    assert files >= {"driver.py", "aoedev.py", "bio.py", "link_device.py"}
     assert not files & ACCOUNTING
 
 

@@ -146,7 +146,7 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags accounting devices foreign later netdevs "
+    "Driver": "_at _checks _rexmit _user_tags devices foreign later netdevs "
     "options runts tag_base",
     "Frame": "everyday fua",
     "Journal": "_numbers costs keep",
