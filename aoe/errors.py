@@ -7,7 +7,6 @@ one, so that a command prints it as it is behind its own name.
 from __future__ import annotations
 
 import errno
-import os
 
 
 class AoEError(Exception):
@@ -70,7 +69,7 @@ class UnsupportedError(DeviceError):
 
 def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
     """Turn an ``OSError`` into the matching AoEError, with the system's own words."""
-    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    why = (error.strerror or str(error)).lower() if error.errno else str(error)
     kind: type[AoEError] = {
         errno.ENOENT: NotFoundError,
         errno.ENODEV: NotFoundError,

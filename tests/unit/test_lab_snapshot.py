@@ -147,7 +147,7 @@ CONSTANT = {
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
     "Driver": "_at _checks _rexmit _user_tags devices foreign later netdevs "
-    "options runts tag_base",
+    "options page_hooks runts tag_base",
     "Frame": "everyday fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
