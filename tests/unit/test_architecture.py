@@ -58,7 +58,9 @@ FOLDERS = {
     ),
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
-    "target": Rule("target/cli"),
+    "target": Rule(
+        "target/cli target/config target/disks target/protocol target/server"
+    ),
     "target/protocol": Rule("aoe"),
     "target/filters": Rule("aoe target/protocol"),
     "target/disks": Rule(
@@ -98,7 +100,8 @@ FOLDERS = {
     ),
     # The initiator.
     "initiator": Rule(
-        "aoe aoe/net initiator/cli initiator/disk", system="os subprocess"
+        "aoe aoe/net initiator/cli initiator/disk initiator/driver initiator/io",
+        system="os subprocess",
     ),
     "initiator/driver": Rule("aoe"),
     "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
