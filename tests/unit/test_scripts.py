@@ -16,7 +16,7 @@ SHELL = (
     *(f"scripts/{name}" for name in ("lib.sh", "venv", "test", "check", "demo")),
     *("scripts/bench", "scripts/diagrams", "scripts/frozen", "scripts/fuzz"),
     *("scripts/fuzz_answers", "scripts/killtest", "scripts/manpages"),
-    "scripts/mutants",
+    *("scripts/commit_msg", "scripts/mutants", "scripts/release"),
     ".ci/run",
 )
 
