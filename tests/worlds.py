@@ -16,10 +16,10 @@ from initiator.lab.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from initiator.driver.netdev import Nic
     from initiator.lab.cases import Result
     from initiator.lab.kernel.journal import Entry
     from initiator.lab.kernel.memory import Page, Rules
+    from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
     from initiator.lab.world import Write
 

@@ -10,7 +10,7 @@ from aoe.address import BROADCAST, MAC_BROADCAST, Address
 from aoe.config import CONFIG_STRING, Config
 from aoe.errors import DecodeError
 from aoe.header import FRAME_MINIMUM, TAG_USER, Command, ErrorCode, Flag, Header
-from initiator.io.host import tag_base
+from initiator.io.tags import tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

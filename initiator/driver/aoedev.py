@@ -23,8 +23,7 @@ from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.buf import Buf, Rest
-from initiator.driver.frame import Frame
+from initiator.driver.frame import Buf, Frame, Rest
 from initiator.driver.requests import TRIM_BLOCK
 from initiator.driver.skbuff import Skb
 from initiator.driver.write_order import WriteOrder

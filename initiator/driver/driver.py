@@ -50,10 +50,9 @@ from initiator.driver.requests import (
 from initiator.driver.rexmit import Rexmit
 
 if TYPE_CHECKING:
-    from initiator.driver.buf import Buf
-    from initiator.driver.frame import Frame
+    from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
-    from initiator.lab.kernel.policy import PageAccounting
+    from initiator.driver.page_hooks import PageHooks
 
 _ANSWER: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on: who answers needs no look at the destination."""
@@ -78,18 +77,17 @@ class Driver:
         unexpected: answers that nothing waited for.
         foreign: answers from who never said that the device is his.
         runts: answers to reads that were too short, and waited for again.
-        accounting: counts the pages of bios, where somebody wants to see that; None in
-            everyday use.
+        page_hooks: called where a page-count policy acts; None borrows pages (K98).
         later: devices for which there is something to do; whoever sets it to a
             dictionary calls ``work`` for them before time passes. With None the driver
             does it at once.
     """
 
     def __init__(
-        self, options: Options | None = None, accounting: PageAccounting | None = None
+        self, options: Options | None = None, page_hooks: PageHooks | None = None
     ) -> None:
         self.options = options or Options()
-        self.accounting = accounting
+        self.page_hooks = page_hooks
         self.devices: dict[Address, AoeDev] = {}
         self._at = cast("dict[tuple[int, int], AoeDev]", self.devices)
         self.netdevs: list[NetDevice] = []
@@ -158,8 +156,8 @@ class Driver:
         if not (size or (sends_flush and op is _FLUSH)):
             _end_bio(bio, None)
             return
-        if self.accounting is not None:
-            self.accounting.bio_arrives(bio)
+        if self.page_hooks is not None:
+            self.page_hooks.bio_arrives(bio)
         changes = op is _WRITE or op is _DISCARD
         if not (changes and self.options.linger) or d.order.admit(bio, now):
             d.bios.append(bio)
@@ -365,13 +363,13 @@ class Driver:
 
     def free_frame(self, f: Frame) -> None:
         """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
-        if self.accounting is not None:
-            f.skb = self.accounting.frame_done(f.skb)
+        if self.page_hooks is not None:
+            f.skb = self.page_hooks.frame_done(f.skb)
         f.target.ffree.append(f)
 
     def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
-        if self.accounting is not None:
-            self.accounting.bio_ends(bio)
+        if self.page_hooks is not None:
+            self.page_hooks.bio_ends(bio)
         if bio.op is not _READ and self.options.linger:
             # What answers slowly keeps its frames as long.
             d.order.release(
@@ -428,10 +426,10 @@ class Driver:
         put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
         if op is not _WRITE:
             skb.frags = []
-        elif self.accounting is None:
+        elif self.page_hooks is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(f.buf.bio, skb, f.segments)
+            self.page_hooks.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""

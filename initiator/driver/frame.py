@@ -1,20 +1,51 @@
-"""``struct frame``: an ATA command on its way (drivers/block/aoe/aoe.h)."""
+"""``struct buf`` and ``struct frame`` (drivers/block/aoe/aoe.h).
+
+A buf is a bio that is being cut into frames; a frame is one ATA command of it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.skbuff import Skb
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeIf, AoeTgt
-    from initiator.driver.bio import BioVec, Op
-    from initiator.driver.buf import Buf
+    from initiator.driver.bio import BioVec
 
 NEVER: Final = 1 << 30
 """More bytes than any answer has."""
 FIRST_GRACE: Final = 0.25
 """Seconds that a frame is given at first when its target turns out to be late."""
+
+
+class Buf:
+    """``struct buf``: a bio on its way through the driver (K6).
+
+    Args:
+        bio: the bio.
+        position: how far it has been cut into frames; not at all, if None.
+
+    Attributes:
+        flush: a FLUSH has to follow when all its frames are answered.
+    """
+
+    __slots__ = ("bio", "flush", "iter", "nframesout")
+
+    def __init__(self, bio: Bio, position: BioIter | None = None) -> None:
+        self.bio = bio
+        self.iter = position or BioIter(bio.vecs, bio.sector, bio.size)
+        self.nframesout = 0
+        self.flush = False
+
+
+class Rest(NamedTuple):
+    """What is left to do for a bio beside its own course."""
+
+    buf: Buf
+    op: Op
+    iter: BioIter
 
 
 class Frame:
@@ -33,8 +64,8 @@ class Frame:
         sector, length: which bytes of the device it is about.
         segments: the memory that it reads into or writes from.
         is_probe: it asks whether a tainted target is back; nobody waits for its data.
-        everyday: it was sent by ``initiator.io.fast_path``, its skb is as it was
-            before, and an answer of at least so many bytes is for there; otherwise ``NEVER``.
+        everyday: bytes that the response has at least, if ``initiator.io.fast_path``
+            sent it and left its skb as it was; otherwise ``NEVER``.
     """
 
     __slots__ = (

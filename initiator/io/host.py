@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import time
@@ -10,16 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
+from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.net.busy_poll import Spinner, looks_at
-from aoe.net.link import hold_name, open_link
+from aoe.net.link import open_link
 from aoe.net.netdevice import look_up
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import LinkDevice
 from initiator.driver.options import Options
 from initiator.io.fast_path import Express
+from initiator.io.link_device import LinkDevice
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
     from initiator.driver.netdev import NetDevice
 
-_driver_number = itertools.count()
-_TAG_BASES = 1 << 12
 _AWAY = 0.1
 """Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
@@ -41,32 +39,6 @@ _LOOK_INTERVAL = 0.2
 """Seconds between looks at the interfaces: whether they are there, and as they were."""
 _QUERY_INTERVAL = 10.0
 """Seconds between questions for more ways to the open devices; the kernel takes 60."""
-
-
-def tag_base() -> int:
-    """Twelve bits for the tags of a query that nobody else here is likely to use."""
-    return (os.getpid() + 257 * next(_driver_number)) & _TAG_BASES - 1
-
-
-def claim_tag_base() -> tuple[int, int]:
-    """Find twelve bits for ``Options.tag_base`` that no other host here uses.
-
-    Every initiator of a machine hears the answers to all of them, and only tags tell
-    them apart (P11): with the same tags, one would take the other's data for its own.
-
-    Returns:
-        The bits, and a file descriptor to close when they are free again.
-
-    Raises:
-        BusyError: all of them are in use.
-    """
-    first = tag_base()
-    for step in range(_TAG_BASES):
-        base = (first + step) & _TAG_BASES - 1
-        holder = hold_name(f"pyaoe/initiator/{base}")
-        if holder is not None:
-            return base, holder
-    raise BusyError("tags", f"{_TAG_BASES} initiators run on this machine")
 
 
 class Host:

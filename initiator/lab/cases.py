@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.kernel.journal import BugOn, Entry, Journal
 from initiator.lab.kernel.memory import RULES_2_6_21
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
 from initiator.lab.world import World

@@ -16,18 +16,18 @@ from aoe.errors import DeviceError
 from aoe.header import Command, Header
 from initiator.driver.bio import Bio, Op
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import ModelledCard, Nic
 from initiator.driver.options import Options
-from initiator.driver.skbuff import SkbOps
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, Memory, Rules
+from initiator.lab.kernel.nic import ModelledNic, Nic
 from initiator.lab.kernel.policy import PageAccounting, Policy
+from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.submitters import Buffer, Submitter, Submitters, joined
 from initiator.lab.peer import ADDRESS, MemoryPeer, Peer
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
-    from initiator.driver.skbuff import Clone
+    from initiator.lab.kernel.skbuff import Clone
 
 SUBMITTED: Final = 0x51
 REWRITTEN: Final = 0x77
@@ -91,7 +91,7 @@ class World:
         self.accounting = PageAccounting(policy, self.ops)
         self.submitters = Submitters(self.memory, policy, debug_shift)
         self.driver = Driver(Options.kernel(), self.accounting)
-        self.card = ModelledCard(nic, self.ops, self._on_wire)
+        self.card = ModelledNic(nic, self.ops, self._on_wire)
         if card_mac is not None:
             self.card.mac = card_mac
         self.peer: Peer = peer or MemoryPeer()

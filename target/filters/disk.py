@@ -18,9 +18,9 @@ from target.filters.trigger import flip_bit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from target.disks import Disk
     from target.filters.settings import FilterSettings
     from target.filters.trigger import Trigger
+    from target.protocol.disk import Disk
 
     Say: TypeAlias = Callable[[str], None]
 

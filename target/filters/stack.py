@@ -13,8 +13,8 @@ from target.filters.wire import make_wire_filter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from target.disks import Disk
     from target.filters.settings import FilterSettings
+    from target.protocol.disk import Disk
     from target.protocol.target import Target
 
 
@@ -61,6 +61,6 @@ class Filters:
 def filtered(target: Target) -> Target | FilteredTarget:
     """Put the filters of a target's export in front of it, if there are any."""
     filters = target.export.filters
-    if filters is None or not filters.wire:
+    if not isinstance(filters, Filters) or not filters.wire:
         return target
     return FilteredTarget(target, filters.wire)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.address import Address
-    from target.disks import Disk
-    from target.filters.stack import Filters
+    from target.protocol.disk import Disk
 
 MODEL: Final = "pyaoe"
 BUFFER_COUNT: Final = 64
@@ -100,6 +99,14 @@ class ClientState:
         object.__setattr__(self, "members", frozenset(self.holders))
 
 
+class FilterStack(Protocol):
+    """The filters of an export; ``target.filters.stack`` implements it."""
+
+    def strikes(self) -> list[tuple[str, int | None]]:
+        """Return how often each has acted; None for one that always does."""
+        ...
+
+
 class Export:
     """A disk under an AoE address, on as many interfaces as one likes.
 
@@ -145,7 +152,7 @@ class Export:
         self.changed: Callable[[ClientState], None] | None = None
         """Called with what the state is about to become, before it does. An OSError of
         it leaves everything as it was."""
-        self.filters: Filters | None = None
+        self.filters: FilterStack | None = None
         """What stands between its interfaces and it. Those for disks are in ``disk``
         already."""
         self.sync = sync

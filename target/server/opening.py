@@ -8,12 +8,8 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aoe.address import format_mac
 from aoe.ata import SECTOR
-from aoe.common.sizes import counted, short_size
-from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from aoe.net.interfaces import InterfaceWatch
 from aoe.net.link import open_link
 from target.disks import open_disk
 from target.filters.stack import Filters
@@ -22,7 +18,7 @@ from target.server.claims import claim
 from target.server.client_state import open_state
 from target.server.ports import Port
 from target.server.probe import probe
-from target.server.service import Service, log
+from target.server.service import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
 
     from aoe.net.link import Link
     from target.config.settings import ExportSettings, Settings
-    from target.server.inventory import Inventory
 
 
 class Opener:
@@ -57,7 +52,7 @@ class Opener:
         """Open an interface with receive buffers for so many frames.
 
         Raises:
-            AoEError: one of its children, with the cure.
+            AoEError: one of its children, with the fix.
         """
         link = self.link(name, frames)
         try:
@@ -103,26 +98,6 @@ class Opener:
                     probe(ear, addresses)
 
 
-def open_service(settings: Settings, stack: ExitStack) -> Inventory:
-    """Open all disks and interfaces, and make sure that the addresses are free.
-
-    Args:
-        settings: what to serve.
-        stack: closes everything again, in reverse order.
-
-    Raises:
-        AoEError: one of its children, with the cure.
-    """
-    from target.server.inventory import Inventory
-
-    service = Service(watch=InterfaceWatch())
-    stack.callback(service.close)
-    inventory = Inventory(service, Opener(settings, stack))
-    stack.callback(inventory.close)
-    inventory.change(settings)
-    return inventory
-
-
 def open_export(
     chosen: ExportSettings, stack: ExitStack, before: Export | None = None
 ) -> Export:
@@ -134,7 +109,7 @@ def open_export(
         before: the export that it replaces, if it does.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: one of its children, with the fix.
     """
     disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)
@@ -174,7 +149,7 @@ def open_export(
 def _make_filters(chosen: ExportSettings, before: Export | None) -> Filters:
     # What is only resized goes on counting.
     filters = before.filters if before is not None else None
-    if filters is not None and filters.chosen == chosen.filters:
+    if isinstance(filters, Filters) and filters.chosen == chosen.filters:
         return filters
     return Filters(
         chosen.filters,
@@ -192,42 +167,3 @@ def _version() -> tuple[str, int]:
         return "", 0
     major, minor, *_ = (int(number) for number in re.findall(r"\d+", release))
     return f"{major}.{minor}", major << 8 | minor
-
-
-def ready_lines(inventory: Inventory) -> list[str]:
-    """Say what is served, a line for each disk."""
-    return [
-        f"{served.chosen.address} {short_size(served.export.disk.size)} on "
-        + ", ".join(
-            _describe_link(inventory.ports[name].last)
-            for name in served.chosen.interfaces
-        )
-        + f" from {served.chosen.path}"
-        + _describe_flags(served.chosen)
-        for served in inventory.served
-    ]
-
-
-def _describe_link(link: Link) -> str:
-    return (
-        f"{link.name} ({format_mac(link.mac)}, MTU {link.mtu}, "
-        f"{counted(sectors_per_frame(link.mtu), 'sector')} a frame)"
-    )
-
-
-def _describe_flags(chosen: ExportSettings) -> str:
-    names = {
-        "read-only": chosen.disk.read_only,
-        "direct": chosen.disk.direct,
-        "sync": chosen.disk.sync,
-    }
-    if chosen.overlay:
-        names[f"overlay {chosen.overlay}"] = True
-    flags = [name for name, is_set in names.items() if is_set]
-    if len(chosen.filters) == 1:
-        flags.append(f"filter {chosen.filters[0]}")
-    elif chosen.filters:
-        # All that each was told is in the status, where there is room.
-        those = ", ".join(each.name for each in chosen.filters)
-        flags.append(f"{len(chosen.filters)} filters: {those}")
-    return f" [{', '.join(flags)}]" if flags else ""

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from aoe.errors import UsageError
 from initiator.cli.commands.explore import explore as command
-from initiator.driver.netdev import Nic
 from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting, explore, replay
 from initiator.lab.explorer.state import describe, digest
 from initiator.lab.explorer.steps import Bounds, Run, Step
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import PageAccounting
 
 if TYPE_CHECKING:

@@ -15,12 +15,14 @@ import initiator
 from aoe.ata import SECTOR
 from initiator.driver.bio import BioVec, Op, bio_for
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import LinkDevice, Nic
-from initiator.driver.skbuff import Skb, SkbOps
+from initiator.driver.skbuff import Skb
+from initiator.io.link_device import LinkDevice
 from initiator.lab.cases import EVENTS
 from initiator.lab.kernel.journal import Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_6_1, Memory
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES, sendpage_ok
+from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.slab import Cache
 from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
@@ -391,7 +393,7 @@ def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> N
     target = connect(is_up=False).target
     with files_that_run() as files:
         read_and_write(target)
-    assert files >= {"driver.py", "aoedev.py", "bio.py", "netdev.py"}
+    assert files >= {"driver.py", "aoedev.py", "bio.py", "link_device.py"}
     assert not files & ACCOUNTING
 
 

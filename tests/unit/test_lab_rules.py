@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import EVENTS, Event
 from initiator.lab.cases import play as play_event
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import REWRITTEN

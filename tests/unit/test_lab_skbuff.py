@@ -9,9 +9,10 @@ import pytest
 from aoe.header import Header
 from initiator.driver.aoedev import SKBPOOL_LIMIT
 from initiator.driver.bio import BioVec
-from initiator.driver.netdev import ModelledCard, Nic
-from initiator.driver.skbuff import Skb, SkbOps
+from initiator.driver.skbuff import Skb
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, Page, Rules
+from initiator.lab.kernel.nic import ModelledNic, Nic
+from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
     counts,
@@ -37,7 +38,7 @@ class Net:
         self.memory = make_memory(rules)
         self.ops = SkbOps(self.memory)
         self.wire: list[bytes] = []
-        self.card = ModelledCard(nic, self.ops, self.wire.append)
+        self.card = ModelledNic(nic, self.ops, self.wire.append)
         self.head, self.tail = self.memory.alloc_pages(1, "driver")
         self.head.data[:] = b"h" * PAGE_SIZE
         self.tail.data[:] = b"t" * PAGE_SIZE

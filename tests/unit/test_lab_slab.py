@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from aoe.errors import UsageError
 from initiator.driver.bio import Bio, Op
-from initiator.driver.netdev import Nic
 from initiator.lab.kernel.memory import (
     PAGE_SIZE,
     RULES_2_6_21,
@@ -18,6 +17,7 @@ from initiator.lab.kernel.memory import (
     RULES_6_14,
     Rules,
 )
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.slab import Cache, SlabObject, order_for
 from initiator.lab.kernel.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initiator.driver.netdev import Nic
 from initiator.lab.explorer.explore import VIOLATIONS, Setting
 from initiator.lab.explorer.state import digest
 from initiator.lab.explorer.steps import Bounds, Run, Step
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 
@@ -146,12 +146,12 @@ CONSTANT = {
     "Buffer": "give_back owner pieces wasted",
     "Cache": "counts_objects debug_shift memory order size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags accounting devices foreign later netdevs "
-    "options runts tag_base",
+    "Driver": "_at _checks _rexmit _user_tags devices foreign later netdevs "
+    "options page_hooks runts tag_base",
     "Frame": "everyday fua",
     "Journal": "_numbers costs keep",
     "Memory": "arena journal pages rules",
-    "ModelledCard": "_ops _wire kind mtu taps",
+    "ModelledNic": "_ops _wire kind mtu taps",
     "Page": "data pfn",
     "Run": "_payloads bounds contents snapshots submitters world",
     "Skb": "head",
@@ -168,7 +168,7 @@ APART = {
     "Driver": "log",
     "Journal": "entries faults flags",
     "Memory": "free_list",
-    "ModelledCard": "queue ring sent tapped",
+    "ModelledNic": "queue ring sent tapped",
     "World": "answers victims writes",
 }
 """Attributes that are lists or dicts, never replaced: snapshots note what they hold."""

@@ -16,10 +16,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from initiator.driver.netdev import Nic
 from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting
 from initiator.lab.explorer.steps import Bounds
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 

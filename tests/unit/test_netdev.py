@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from initiator.driver.bio import Op, bio_for
-from initiator.driver.netdev import LinkDevice
 from initiator.driver.skbuff import Skb
+from initiator.io.link_device import LinkDevice
 
 if TYPE_CHECKING:
     from aoe.net.link import Link

@@ -43,7 +43,7 @@ def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None
         wire.initiator.entered(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("initiator.io.host.tag_base", lambda: pid & 0xFFF)
+        patch.setattr("initiator.io.tags.tag_base", lambda: pid & 0xFFF)
         options = Options(timing="kernel")
         with (
             Disk.open("e7.3", wire.interface, options=options) as one,

@@ -22,7 +22,7 @@ from initiator.check.wire import WireAsk
 from initiator.cli.common import Connection, connects
 from initiator.cli.complete import complete_address
 from initiator.client.discover import Answer, discover
-from initiator.io.host import claim_tag_base
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
 
 from aoe.errors import AoEError, UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import ALL_SUBMITTERS
 from initiator.lab.explorer.state import digest
 from initiator.lab.explorer.steps import Bounds, Run, Step
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Setting:
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
-        nic: a name of ``initiator.driver.netdev.Nic``.
+        nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
         bounds: how often what may happen.
         violations: the faults that are looked for.
@@ -137,7 +137,7 @@ def explore(
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
-        nic: a name of ``initiator.driver.netdev.Nic``.
+        nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
         violations: the faults to look for.
         progress: called every now and then with steps and states so far.

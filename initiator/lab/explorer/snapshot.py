@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from initiator.driver.frame import Frame
-    from initiator.driver.netdev import ModelledCard
-    from initiator.driver.skbuff import Clone
+    from initiator.lab.kernel.nic import ModelledNic
+    from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.world import World
 
 
@@ -270,7 +270,7 @@ def frames(world: World) -> Iterator[Frame]:
         yield from target.ffree
 
 
-def clones(card: ModelledCard) -> Iterator[Clone]:
+def clones(card: ModelledNic) -> Iterator[Clone]:
     """Yield the clones that the card still has, in the order of their stations."""
     yield from card.queue
     yield from card.ring

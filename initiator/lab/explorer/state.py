@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from initiator.driver.bio import BioVec
-    from initiator.driver.buf import Buf
-    from initiator.driver.frame import Frame
-    from initiator.driver.skbuff import Clone, Skb
+    from initiator.driver.frame import Buf, Frame
+    from initiator.driver.skbuff import Skb
     from initiator.lab.explorer.steps import Run
     from initiator.lab.kernel.memory import Page
+    from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.kernel.slab import Cache
     from initiator.lab.world import Write
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from initiator.driver.frame import Frame
-    from initiator.driver.netdev import Nic
-    from initiator.driver.skbuff import Clone
     from initiator.lab.kernel.journal import Journal
+    from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
+    from initiator.lab.kernel.skbuff import Clone
 
 _MOMENT: Final = 0.001
 """Seconds between two steps: no two frames are sent at the same time."""

@@ -23,8 +23,8 @@ from initiator.lab.kernel.memory import (
 
 if TYPE_CHECKING:
     from initiator.driver.bio import Bio
-    from initiator.driver.skbuff import SkbOps
     from initiator.lab.kernel.memory import Memory, Page
+    from initiator.lab.kernel.skbuff import SkbOps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

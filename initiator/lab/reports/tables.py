@@ -10,8 +10,8 @@ from collections import Counter
 from typing import IO, TYPE_CHECKING, Final
 
 from aoe.errors import UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.reports.rulebook import NICS, OUTCOMES, rule_text
 
