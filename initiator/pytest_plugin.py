@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 30.0
 """Seconds that a busy machine gets to end a target."""
-_CURE: Final = "Run as root, or root-free as: unshare -Urn pytest"
+_FIX: Final = "Run as root, or root-free as: unshare -Urn pytest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def serve_aoe(tmp_path: Path) -> Iterator[ServeAoe]:
             try:
                 return stack.enter_context(serve(place, **options))
             except AccessError as error:
-                pytest.skip(f"{error.what}: {error.why}. {_CURE}")
+                pytest.skip(f"{error.what}: {error.why}. {_FIX}")
 
         yield make
 

@@ -25,7 +25,7 @@ _CLONE_NEWNET: Final = 0x4000_0000
 _IFF_UP: Final = 0x1
 _IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
-_CURE: Final = "Run as root, or root-free inside: unshare -Urn"
+_FIX: Final = "Run as root, or root-free inside: unshare -Urn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +349,7 @@ def _netlink(what: str, netns: NetworkNamespace | None) -> Iterator[Any]:
 
 
 def _cure_for(code: int | None) -> str:
-    return _CURE if code in (errno.EPERM, errno.EACCES) else ""
+    return _FIX if code in (errno.EPERM, errno.EACCES) else ""
 
 
 def _from_message(message: Mapping[str, Any]) -> Interface:

@@ -309,8 +309,8 @@ def _load() -> Any:  # noqa: ANN401 - a module without types
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-        cure = "Load it: modprobe fuse" if missing else _WHO_MAY
-        raise from_os_error(_DEVICE, error, cure) from error
+        fix = "Load it: modprobe fuse" if missing else _WHO_MAY
+        raise from_os_error(_DEVICE, error, fix) from error
     return mfusepy
 
 

@@ -227,8 +227,8 @@ def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         readable = not flags.read_only and os.access(path, os.R_OK)
         why = "not allowed to write" if readable else "not allowed to read"
-        cure = "Serve it --read-only" if readable else "Run as a user who may"
-        return AccessError(str(path), why, cure)
+        fix = "Serve it --read-only" if readable else "Run as a user who may"
+        return AccessError(str(path), why, fix)
     return from_os_error(str(path), error)
 
 

@@ -47,7 +47,7 @@ def test_a_wrong_address_is_refused_with_a_cure(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         Address.parse(text)
     assert caught.value.what == text
-    assert "e0.0" in caught.value.cure
+    assert "e0.0" in caught.value.fix
     assert caught.value.exit_code == 2
 
 
@@ -93,4 +93,4 @@ def test_a_mac_may_leave_out_leading_zeroes() -> None:
 def test_a_wrong_mac_is_refused_with_a_cure(text: str) -> None:
     with pytest.raises(UsageError, match="not a MAC address") as caught:
         parse_mac(text)
-    assert "52:54:00:ae:00:01" in caught.value.cure
+    assert "52:54:00:ae:00:01" in caught.value.fix

@@ -18,7 +18,7 @@ from aoe.common.doctor.interfaces import (
     judge_interface,
 )
 from aoe.common.doctor.wire import judge_answer, judge_namesakes
-from aoe.common.survey import Heard
+from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
 from aoe.net.ethtool import Cable, Pause, ReceiveQueue
@@ -80,8 +80,8 @@ def test_raw_sockets_are_everything() -> None:
     assert judge_rights(Capability.NET_RAW).verdict is Verdict.OK
     missing = judge_rights(Capability.NET_ADMIN)
     assert missing.verdict is Verdict.FAIL
-    assert "AmbientCapabilities=CAP_NET_RAW" in missing.cure
-    assert "unshare -Urn" in missing.cure
+    assert "AmbientCapabilities=CAP_NET_RAW" in missing.fix
+    assert "unshare -Urn" in missing.fix
 
 
 # --- interfaces -----------------------------------------------------------------------
@@ -90,13 +90,13 @@ def test_raw_sockets_are_everything() -> None:
 def test_a_good_interface_has_nothing_to_be_cured() -> None:
     findings = list(judge_interface(ETH0))
     assert verdicts(findings) == {"state": "ok", "MTU": "ok", "losses": "ok"}
-    assert {each.cure for each in findings} == {""}
+    assert {each.fix for each in findings} == {""}
     assert by_check(findings)["MTU"].text == "9000: a frame carries 8.5 KiB"
     assert by_check(findings)["losses"].text == "none in 1,500,000 frames"
 
 
 @pytest.mark.parametrize(
-    ("mtu", "limit", "verdict", "text", "cure"),
+    ("mtu", "limit", "verdict", "text", "fix"),
     [
         (
             1500,
@@ -129,15 +129,15 @@ def test_a_good_interface_has_nothing_to_be_cured() -> None:
     ],
 )
 def test_an_mtu_is_what_a_frame_carries(
-    mtu: int, limit: int, verdict: str, text: str, cure: str
+    mtu: int, limit: int, verdict: str, text: str, fix: str
 ) -> None:
     found = by_check(judge_interface(eth0(mtu=mtu, mtu_limit=limit)))["MTU"]
-    assert (found.verdict, found.text, found.cure) == (verdict, text, cure)
+    assert (found.verdict, found.text, found.fix) == (verdict, text, fix)
 
 
 def test_an_interface_that_is_off_or_unplugged_fails() -> None:
     off = by_check(judge_interface(eth0(up=False, carrier=False)))["state"]
-    assert (off.verdict, off.cure) == (Verdict.FAIL, "ip link set eth0 up")
+    assert (off.verdict, off.fix) == (Verdict.FAIL, "ip link set eth0 up")
     unplugged = by_check(judge_interface(eth0(carrier=False)))["state"]
     assert unplugged.verdict is Verdict.FAIL
     assert "no cable" in unplugged.text
@@ -155,7 +155,7 @@ def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
         judge_interface(eth0(master="br0", master_kind="bridge", watchers=1))
     )
     assert port["bridge"].verdict is Verdict.FAIL
-    assert port["bridge"].cure == "use br0"
+    assert port["bridge"].fix == "use br0"
     assert "promiscuous" not in port
     port = by_check(judge_interface(eth0(master="bond0", master_kind="bond")))
     assert port["master"].verdict is Verdict.WARN
@@ -204,7 +204,7 @@ def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "limit", "cure"),
+    ("frames", "limit", "fix"),
     [
         (64, 4096, "ethtool -G eth0 rx 4096"),
         (256, 4096, ""),
@@ -212,10 +212,10 @@ def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
     ],
 )
 def test_a_short_queue_that_could_be_longer_is_warned_of(
-    frames: int, limit: int, cure: str
+    frames: int, limit: int, fix: str
 ) -> None:
     (found,) = judge_card("eth0", Card(queue=ReceiveQueue(frames, limit)))
-    assert found.cure == cure
+    assert found.fix == fix
 
 
 def test_flow_control_is_wanted_both_ways() -> None:
@@ -223,7 +223,7 @@ def test_flow_control_is_wanted_both_ways() -> None:
     assert on.verdict is Verdict.OK
     (half,) = judge_card("eth0", Card(pause=Pause(obeys=True, asks=False)))
     assert half.verdict is Verdict.WARN
-    assert half.cure.startswith("ethtool -A eth0 rx on tx on")
+    assert half.fix.startswith("ethtool -A eth0 rx on tx on")
 
 
 def test_buffers_hold_what_clients_send_at_a_time() -> None:
@@ -234,7 +234,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
         "38 frames fit into a socket, and 64 may come at a time"
     )
     wanted = 64 * (14 + 9000 + 2048)
-    assert small.cure == f"sysctl -w net.core.rmem_max={wanted}"
+    assert small.fix == f"sysctl -w net.core.rmem_max={wanted}"
     (enough,) = judge_buffers("eth0", 1500, limits)
     assert enough.verdict is Verdict.OK
     assert list(judge_buffers("eth0", 1500, {})) == []
@@ -255,7 +255,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
 def test_a_target_is_held_against_this_end(
     mtu: int, buffers: int, sectors: int, verdict: str, words: str
 ) -> None:
-    heard = Heard(Address(7, 3), A, buffers, sectors)
+    heard = TargetInfo(Address(7, 3), A, buffers, sectors)
     found = judge_answer("eth0", mtu, heard)
     assert found.subject == "e7.3"
     assert found.text.startswith("on eth0, 52:54:00:00:00:01: ")
@@ -273,7 +273,7 @@ def test_two_that_share_an_address_are_told_apart_by_their_disks() -> None:
         "52:54:00:00:00:01 and 52:54:00:00:00:02 answer for it with different disks: "
         "clients mix the two up"
     )
-    assert different.cure == "give one of them another address: aoe-target serve e7.N"
+    assert different.fix == "give one of them another address: aoe-target serve e7.N"
     silent = judge_namesakes(Address(7, 3), {A: one, B: None})
     assert silent.verdict is Verdict.WARN
 
@@ -317,7 +317,7 @@ def test_an_image_is_looked_at_as_serve_would(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_served_says_what_serve_would(tmp_path: Path) -> None:
     (missing,) = examine_image(str(tmp_path / "none.img"))
     assert (missing.verdict, missing.text) == (Verdict.FAIL, "no such file")
-    assert missing.cure == "Make one with --create 1G"
+    assert missing.fix == "Make one with --create 1G"
     odd = tmp_path / "odd.img"
     odd.write_bytes(bytes(700))
     (found,) = examine_image(str(odd))

@@ -111,17 +111,17 @@ def refusal_of(name: str) -> str:
 def test_an_interface_without_ethernet_is_refused(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cure = "not an Ethernet interface. List the interfaces with: ip -details link"
+    fix = "not an Ethernet interface. List the interfaces with: ip -details link"
     # A tunnel is such an interface; making one is a matter of the device's permissions.
     if os.access("/dev/net/tun", os.W_OK):
         wire.target.run(["ip", "tuntap", "add", "tun0", "mode", "tun"], check=True)
         interfaces.set_up("tun0", wire.target.pid)
         with wire.target.entered():
-            assert refusal_of("tun0") == f"tun0: {cure}"
+            assert refusal_of("tun0") == f"tun0: {fix}"
     # Ethernet is number 1: as long as it is another number, this is none either.
     monkeypatch.setattr("aoe.net.netdevice._ARPHRD_ETHER", 65534)
     with wire.target.entered():
-        assert refusal_of("aoe0") == f"aoe0: {cure}"
+        assert refusal_of("aoe0") == f"aoe0: {fix}"
 
 
 @both_kinds

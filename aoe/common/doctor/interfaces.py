@@ -102,8 +102,8 @@ def _judge_mtu(details: Details) -> Finding:
     # 1500 is what most networks have, and works.
     more = short_size(sectors_per_frame(better) * 512)
     text = f"{carries}; with {better} it would be {more}, and large reads much faster"
-    cure = f"ip link set {name} mtu {better}  (clients and switches must do so too)"
-    return warn(name, "MTU", text, cure)
+    fix = f"ip link set {name} mtu {better}  (clients and switches must do so too)"
+    return warn(name, "MTU", text, fix)
 
 
 def _judge_company(details: Details) -> Iterator[Finding]:
@@ -173,8 +173,8 @@ def judge_card(name: str, card: Card) -> Iterator[Finding]:
             yield ok(name, "flow control", "works both ways: bursts wait in the switch")
         else:
             text = "is off, in one direction at least: a switch drops what is too much"
-            cure = f"ethtool -A {name} rx on tx on  (if the switch does so too)"
-            yield warn(name, "flow control", text, cure)
+            fix = f"ethtool -A {name} rx on tx on  (if the switch does so too)"
+            yield warn(name, "flow control", text, fix)
     # Segmentation, checksum and receive offloads are about TCP and UDP.
 
 

@@ -162,8 +162,8 @@ def _check_smart(target: RemoteTarget, *, enable: bool) -> None:
     if Ability.SMART not in identity.abilities:
         raise UnsupportedError(who, "its disk knows no SMART")
     if Ability.SMART not in identity.enabled and not enable:
-        cure = f"Switch it on: aoe smart {who} --enable"
-        raise UnsupportedError(who, "SMART is switched off", cure)
+        fix = f"Switch it on: aoe smart {who} --enable"
+        raise UnsupportedError(who, "SMART is switched off", fix)
 
 
 def _smart(target: RemoteTarget, feature: SmartFeature) -> tuple[int, bytes]:
