@@ -22,7 +22,7 @@ from aoe.common.survey import TargetInfo
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import sectors_per_frame
 from initiator.client.path_mtu import PathMtu, diagnose_path, measure
-from initiator.client.remote import RemoteTarget, reach_all
+from initiator.client.remote import RemoteTarget, open_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +88,7 @@ def judge_kernel(disks: Sequence[str], *, loaded: bool) -> Finding:
 
 def _examine_wire(link: Link, timeout: float) -> Iterator[Finding]:
     try:
-        with reach_all([link], BROADCAST, timeout) as targets:
+        with open_targets([link], BROADCAST, timeout) as targets:
             yield from examine_targets(link, map(_heard, targets))
             for target in targets:
                 yield examine_path(target)[1]
@@ -112,10 +112,10 @@ def examine_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
         NotFoundError: the interface is gone.
     """
     sectors = target.config.sector_count or 2
-    steps = measure(target.asking, min(sectors, sectors_per_frame(target.link.mtu)))
+    steps = measure(target.builder, min(sectors, sectors_per_frame(target.link.mtu)))
     request = next(steps)
     while True:
-        reply = target.try_ask(request, _PATIENCE)
+        reply = target.try_exchange(request, _PATIENCE)
         try:
             request = steps.send(reply)
         except StopIteration as stop:

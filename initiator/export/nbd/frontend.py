@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import UnsupportedError
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.export.frontend import DiskKeeper
 from initiator.export.nbd.handshake import NbdExport
 from initiator.export.nbd.server import NbdServer
@@ -55,7 +55,9 @@ class NbdFrontEnd:
             can_trim=disk.can_trim,
             trims_to_zeroes=disk.trims_to_zeroes,
         )
-        self._server = NbdServer(disk.host, ByteView(disk.submit_bio), export, listener)
+        self._server = NbdServer(
+            disk.host, ReadModifyWriteView(disk.submit_bio), export, listener
+        )
         self.uri = self._server.uri
 
     def _can_flush(self, report: Callable[[str], None]) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.errors import AoEError
-    from initiator.disk.read_modify_write import ByteView, Done
+    from initiator.disk.read_modify_write import Done, ReadModifyWriteView
     from initiator.export.nbd.handshake import NbdExport
     from initiator.export.nbd.listener import Listener
 
@@ -56,7 +56,11 @@ class NbdServer:
     """
 
     def __init__(
-        self, host: Watcher, view: ByteView, export: NbdExport, listener: Listener
+        self,
+        host: Watcher,
+        view: ReadModifyWriteView,
+        export: NbdExport,
+        listener: Listener,
     ) -> None:
         self.host = host
         self.view = view
