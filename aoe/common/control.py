@@ -3,7 +3,7 @@
 ::
 
     {"command": "clear-mask", "address": "e0.0"}
-    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "cure": ...}}
+    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "fix": ...}}
 
 Every one listens on an abstract name that belongs to the network namespace, as its AoE
 addresses do, so that all of a kind can be found: targets, for ``aoe-target status``;
@@ -178,7 +178,7 @@ def _refusal(error: AoEError) -> dict[str, Any]:
             "exit_code": error.exit_code,
             "what": error.what,
             "why": error.why,
-            "cure": error.cure,
+            "fix": error.fix,
         }
     }
 
@@ -294,4 +294,4 @@ def _told(error: dict[str, Any]) -> AoEError:
         for kind in (UsageError, NotFoundError, AccessError, BusyError)
     }
     kind = kinds.get(error["exit_code"], AoEError)
-    return kind(error["what"], error["why"], error["cure"])
+    return kind(error["what"], error["why"], error["fix"])

@@ -152,8 +152,8 @@ def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> F
             f"{' and '.join(narrow)}: longer ones get lost"
         )
         mtu = max(path.sectors, 1) * SECTOR + 36
-        cure = f"raise the MTU of switches between; or ip link set {interface} mtu "
-        return fail(subject, check, text, f"{cure}{max(mtu, 1500)}")
+        fix = f"raise the MTU of switches between; or ip link set {interface} mtu "
+        return fail(subject, check, text, f"{fix}{max(mtu, 1500)}")
     if path.back is None:
         text = f"{where}: carries {wanted} there; the way back could not be tried"
         return warn(subject, check, text)

@@ -93,8 +93,8 @@ def _examine_wire(link: Link, timeout: float) -> Iterator[Finding]:
             for target in targets:
                 yield examine_path(target)[1]
     except NotFoundError:
-        cure = "is it up, on this wire, and are we on its MAC mask list, if it has one?"
-        yield warn(link.name, "targets", "no target answers", cure)
+        fix = "is it up, on this wire, and are we on its MAC mask list, if it has one?"
+        yield warn(link.name, "targets", "no target answers", fix)
     except AoEError as error:
         yield from_error("targets", error, subject=link.name)
 

@@ -43,8 +43,8 @@ def pidfile(path: Path) -> Iterator[None]:
         new.write_text(mine, "ascii")
         new.replace(path)
     except OSError as error:
-        cure = "Choose a directory that the target's user may write"
-        raise from_os_error(f"--pidfile {path}", error, cure) from error
+        fix = "Choose a directory that the target's user may write"
+        raise from_os_error(f"--pidfile {path}", error, fix) from error
     try:
         yield
     finally:

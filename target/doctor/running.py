@@ -58,10 +58,10 @@ def judge_port(pid: int, interface: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"waits: the interface is {interface['state']}"
         yield warn(name, check, text, f"ip link set {name} up")
     found = False
-    for counter, (words, cure) in _LOSSES.items():
+    for counter, (words, fix) in _LOSSES.items():
         if counters[counter]:
             found = True
             text = f"{counters[counter]:,} frames {words}, {total}"
-            yield warn(name, check, text, cure.format(name=name))
+            yield warn(name, check, text, fix.format(name=name))
     if not found:
         yield ok(name, check, f"no frame lost, {total}")

@@ -119,4 +119,4 @@ def test_a_path_that_carries_less_than_its_ends_send_fails(
     assert found.subject == "e7.3"
     assert found.verdict == verdict
     assert words in found.text
-    assert (found.verdict is Verdict.FAIL and there >= 0) == bool(found.cure)
+    assert (found.verdict is Verdict.FAIL and there >= 0) == bool(found.fix)

@@ -78,8 +78,8 @@ def _frames(source: str) -> Iterator[CapturedFrame]:
     elif _HEX.fullmatch(source.strip()):
         yield _from_hex(source)
     else:
-        cure = "Write a capture's path, or two hexadecimal digits for each byte"
-        raise NotFoundError(source, "no such file, and no frame in hexadecimal", cure)
+        fix = "Write a capture's path, or two hexadecimal digits for each byte"
+        raise NotFoundError(source, "no such file, and no frame in hexadecimal", fix)
 
 
 def _standard_input() -> Iterator[CapturedFrame]:

@@ -34,7 +34,7 @@ def flush(disk: Disk) -> None:
         click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
     except AoEError as error:
         why = f"written, but not flushed: {error.why}"
-        raise type(error)(error.what, why, error.cure) from error
+        raise type(error)(error.what, why, error.fix) from error
 
 
 _offset = click.option(
@@ -118,8 +118,8 @@ def _as_address(name: str) -> Address | None:
         try:
             return Address.parse(name)
         except UsageError as error:
-            cure = f"{error.cure}; if it is a file, as ./{name}"
-            raise UsageError(error.what, error.why, cure) from None
+            fix = f"{error.fix}; if it is a file, as ./{name}"
+            raise UsageError(error.what, error.why, fix) from None
     return None
 
 
