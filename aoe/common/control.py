@@ -246,12 +246,12 @@ def find_running(kind: str) -> list[tuple[int, str]]:
     return sorted((int(number), f"\0{name}") for name, number in found)
 
 
-def ask(
+def send_command(
     name: str,
     command: str,
     *,
     kind: str,
-    patience: float | None = _LONGEST,
+    timeout: float | None = _LONGEST,
     **arguments: str,
 ) -> dict[str, Any]:
     """Ask one that runs, and wait for its answer.
@@ -260,7 +260,7 @@ def ask(
         name: its socket: a path, or what ``find_running`` says.
         command: what is asked for.
         kind: what it is.
-        patience: seconds that the answer may take; None is for ever.
+        timeout: seconds that the answer may take; None is for ever.
         arguments: those of the command.
 
     Raises:
@@ -270,7 +270,7 @@ def ask(
     what = name.removeprefix("\0")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(patience)
+            server.settimeout(timeout)
             server.connect(name)
             server.sendall(line)
             with server.makefile("rb") as answer:

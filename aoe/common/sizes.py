@@ -77,7 +77,7 @@ def short_size(size: int) -> str:
     return f"{number} {_PREFIXES[power - 1].upper()}iB"
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Write a number of things, as many as there are.
 
     >>> counted(1, "frame"), counted(1890, "frame")

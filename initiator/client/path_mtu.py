@@ -134,7 +134,9 @@ def _identity(reply: bytes) -> Identity | None:
     return Identity.unpack(reply[ATA_DATA:])
 
 
-def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> Finding:
+def diagnose_path(
+    address: Address, interface: str, mac: bytes, path: PathMtu
+) -> Finding:
     """Judge one path: whether it carries what its two ends will send."""
     subject, check = str(address), "path"
     where = f"{interface} to {format_mac(mac)}"

@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from aoe.common.capabilities import signal_at_parents_death
+from aoe.common.capabilities import set_parent_death_signal
 from aoe.errors import from_os_error
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def end_with_parent(parent: int) -> None:
     Args:
         parent: its process id, looked at as early as possible.
     """
-    signal_at_parents_death(signal.SIGTERM)
+    set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit(0)
 

@@ -24,7 +24,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from aoe.common.sizes import counted, short_size
+from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.busy_poll import Spinner, looks_at
 
@@ -271,7 +271,7 @@ class Service:
         for export in exports.values():
             for name, times in export.filters.strikes() if export.filters else ():
                 if times is not None:
-                    often = counted(times, "time")
+                    often = format_count(times, "time")
                     log.info("%s: filter %s struck %s", export.address, name, often)
 
     def close(self) -> None:

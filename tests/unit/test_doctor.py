@@ -18,7 +18,7 @@ from aoe.common.doctor.interfaces import (
     judge_interface,
 )
 from aoe.common.doctor.wire import judge_answer, judge_namesakes
-from aoe.common.survey import Heard
+from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
 from aoe.net.ethtool import LinkSettings, Pause, RxRing
@@ -257,7 +257,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
 def test_a_target_is_held_against_this_end(
     mtu: int, buffers: int, sectors: int, verdict: str, words: str
 ) -> None:
-    heard = Heard(Address(7, 3), A, buffers, sectors)
+    heard = TargetInfo(Address(7, 3), A, buffers, sectors)
     found = judge_answer("eth0", mtu, heard)
     assert found.subject == "e7.3"
     assert found.text.startswith("on eth0, 52:54:00:00:00:01: ")

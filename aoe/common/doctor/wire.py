@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aoe.address import Address
-    from aoe.common.survey import Heard
+    from aoe.common.survey import TargetInfo
     from aoe.identify import Identity
     from aoe.net.base import Link
 
@@ -44,13 +44,13 @@ def open_wire(name: str) -> tuple[Link | None, list[Finding]]:
         return None, [refused, from_error("open", error, subject=name)]
 
 
-def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]:
+def examine_targets(link: Link, all_heard: Iterable[TargetInfo]) -> Iterator[Finding]:
     """Look at those that answered on a wire, and whether they get on.
 
     Raises:
         NotFoundError: the interface is gone.
     """
-    ways: defaultdict[Address, dict[bytes, Heard]] = defaultdict(dict)
+    ways: defaultdict[Address, dict[bytes, TargetInfo]] = defaultdict(dict)
     for heard in all_heard:
         ways[heard.address][heard.mac] = heard
     if not ways:
@@ -63,7 +63,7 @@ def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]
             yield judge_namesakes(address, pages)
 
 
-def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
+def judge_answer(name: str, mtu: int, heard: TargetInfo) -> Finding:
     """Judge what a target says it can do, against our end of the wire."""
     text = (
         f"on {name}, {format_mac(heard.mac)}: {heard.buffers} buffers, "

@@ -12,7 +12,7 @@ import click
 from aoe.address import format_mac
 from aoe.capture.pcapng import CapturedFrame, Direction
 from aoe.common.commandline import json_option, print_json
-from aoe.common.sizes import counted
+from aoe.common.sizes import format_count
 from aoe.describe import describe
 from aoe.errors import DecodeError, NotFoundError, UsageError
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH
@@ -65,7 +65,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json("decode", frames=shown, others=others)
     elif others:
-        click.echo(f"aoe: not AoE: {counted(others, 'frame')}", err=True)
+        click.echo(f"aoe: not AoE: {format_count(others, 'frame')}", err=True)
 
 
 def _frames(source: str) -> Iterator[CapturedFrame]:

@@ -10,7 +10,7 @@ import click
 
 from aoe.address import Address
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
-from aoe.common.sizes import counted, format_size
+from aoe.common.sizes import format_count, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from initiator.cli.common import Connection, connects, progress
 from initiator.cli.complete import complete_address, complete_end
@@ -209,7 +209,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{counted(retransmits, 'frame')} sent again")
+        details.append(f"{format_count(retransmits, 'frame')} sent again")
     if check:
         details.append("verified")
     return details
