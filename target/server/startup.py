@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aoe.address import format_mac
 from aoe.common.sizes import format_count, short_size
 from aoe.header import sectors_per_frame
-from aoe.net.interfaces import InterfaceWatch
+from aoe.net.interfaces import InterfaceMonitor
 from target.server.inventory import Inventory
 from target.server.opening import Opener
 from target.server.service import Service
@@ -29,7 +29,7 @@ def open_service(settings: Settings, stack: ExitStack) -> Inventory:
     Raises:
         AoEError: one of its children, with the fix.
     """
-    service = Service(watch=InterfaceWatch())
+    service = Service(watch=InterfaceMonitor())
     stack.callback(service.close)
     inventory = Inventory(service, Opener(settings, stack))
     stack.callback(inventory.close)

@@ -21,8 +21,8 @@ from aoe.common.doctor.wire import judge_answer, judge_namesakes
 from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
-from aoe.net.ethtool import Cable, Pause, ReceiveQueue
-from aoe.net.interfaces import Details, Interface
+from aoe.net.ethtool import LinkSettings, Pause, RxRing
+from aoe.net.interfaces import Interface, InterfaceDetails
 from target.doctor.image import (
     examine_image,
     filesystem_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-ETH0 = Details(
+ETH0 = InterfaceDetails(
     interface=Interface(
         index=2,
         name="eth0",
@@ -48,17 +48,17 @@ ETH0 = Details(
         ethernet=True,
         kind="ethernet",
     ),
-    mtu_limit=9216,
-    watchers=0,
+    max_mtu=9216,
+    promiscuity=0,
     master="",
     master_kind="",
-    above=(),
+    upper=(),
     counters={"rx_packets": 1_000_000, "tx_packets": 500_000, "rx_errors": 0},
 )
 A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
-def eth0(**changes: object) -> Details:
+def eth0(**changes: object) -> InterfaceDetails:
     """Return a good interface with some things changed."""
     about: dict[str, Any] = {n: v for n, v in changes.items() if hasattr(ETH0, n)}
     facts: dict[str, Any] = {n: v for n, v in changes.items() if n not in about}
@@ -131,7 +131,7 @@ def test_a_good_interface_has_nothing_to_be_cured() -> None:
 def test_an_mtu_is_what_a_frame_carries(
     mtu: int, limit: int, verdict: str, text: str, fix: str
 ) -> None:
-    found = by_check(judge_interface(eth0(mtu=mtu, mtu_limit=limit)))["MTU"]
+    found = by_check(judge_interface(eth0(mtu=mtu, max_mtu=limit)))["MTU"]
     assert (found.verdict, found.text, found.fix) == (verdict, text, fix)
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_ethernet_is_looked_at_no_further() -> None:
 
 def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
     port = by_check(
-        judge_interface(eth0(master="br0", master_kind="bridge", watchers=1))
+        judge_interface(eth0(master="br0", master_kind="bridge", promiscuity=1))
     )
     assert port["bridge"].verdict is Verdict.FAIL
     assert port["bridge"].fix == "use br0"
@@ -162,7 +162,7 @@ def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
 
 
 def test_vlans_are_mentioned_and_watchers_warned_of() -> None:
-    found = by_check(judge_interface(eth0(above=("eth0.5",), watchers=1)))
+    found = by_check(judge_interface(eth0(upper=("eth0.5",), promiscuity=1)))
     assert found["VLANs"].text.startswith("eth0.5 on top: frames for those arrive")
     assert found["promiscuous"].verdict is Verdict.WARN
 
@@ -180,11 +180,11 @@ def test_one_loss_in_a_hundred_thousand_frames_is_no_worry(
 def test_what_stands_on_an_interface_is_told_from_its_peer() -> None:
     on_it = {"index": 9, "ifname": "eth0.5", "link": 2, "flags": 0, "ifi_type": 1}
     vlan = {**on_it, "linkinfo": {"kind": "vlan"}}
-    assert interfaces._stands_on(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
+    assert interfaces._is_upper(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
     elsewhere = {**vlan, "link_netnsid": 0}
-    assert not interfaces._stands_on(elsewhere, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(elsewhere, 2)  # noqa: SLF001 - as above
     veth = {**on_it, "linkinfo": {"kind": "veth"}}
-    assert not interfaces._stands_on(veth, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(veth, 2)  # noqa: SLF001 - as above
 
 
 # --- cards ----------------------------------------------------------------------------
@@ -192,13 +192,15 @@ def test_what_stands_on_an_interface_is_told_from_its_peer() -> None:
 
 def test_a_card_that_says_nothing_is_not_judged() -> None:
     assert list(judge_card("eth0", Card())) == []
-    assert list(judge_card("eth0", Card(cable=Cable(None, None)))) == []
+    assert list(judge_card("eth0", Card(link_settings=LinkSettings(None, None)))) == []
 
 
 def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
-    slow = judge_card("eth0", Card(cable=Cable(100, full_duplex=False)))
+    slow = judge_card("eth0", Card(link_settings=LinkSettings(100, full_duplex=False)))
     assert verdicts(slow) == {"duplex": "warn", "speed": "warn"}
-    (fast,) = judge_card("eth0", Card(cable=Cable(10_000, full_duplex=True)))
+    (fast,) = judge_card(
+        "eth0", Card(link_settings=LinkSettings(10_000, full_duplex=True))
+    )
     assert fast.text == "10,000 Mb/s: 1,250 MB/s at the very most"
     assert fast.verdict is Verdict.OK
 
@@ -214,14 +216,14 @@ def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
 def test_a_short_queue_that_could_be_longer_is_warned_of(
     frames: int, limit: int, fix: str
 ) -> None:
-    (found,) = judge_card("eth0", Card(queue=ReceiveQueue(frames, limit)))
+    (found,) = judge_card("eth0", Card(queue=RxRing(frames, limit)))
     assert found.fix == fix
 
 
 def test_flow_control_is_wanted_both_ways() -> None:
-    (on,) = judge_card("eth0", Card(pause=Pause(obeys=True, asks=True)))
+    (on,) = judge_card("eth0", Card(pause=Pause(rx=True, tx=True)))
     assert on.verdict is Verdict.OK
-    (half,) = judge_card("eth0", Card(pause=Pause(obeys=True, asks=False)))
+    (half,) = judge_card("eth0", Card(pause=Pause(rx=True, tx=False)))
     assert half.verdict is Verdict.WARN
     assert half.fix.startswith("ethtool -A eth0 rx on tx on")
 

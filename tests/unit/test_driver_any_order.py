@@ -218,7 +218,7 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(1000):
             # Up to 1000 probes of a tainted target, each sent when the one before it is
             # answered (K57), before time goes on and lost frames expire.
-            self.world.settle()
+            self.world.run_until_idle()
             if len(self.world.ended) == len(self.submitted):
                 break
             self.world.wait(5)
@@ -326,7 +326,7 @@ def test_k13_no_frame_raises_and_no_frame_holds_a_bio_up(
         world.deliver(nonsense.pack(live))
         check_bookkeeping(world)
     world.reply(*requests)
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == len({*world.ended}) == 6
 
 

@@ -11,7 +11,7 @@ from initiator.lab.cases import Case, run_case
 
 CHECKOUT = Path(__file__).parents[2]
 CLAIM = re.compile(r"aoe lab explain (\S+/\S+)\s+# ([\w-]+)(?:, (.*))?")
-README = (CHECKOUT / "initiator/README.md").read_text("utf-8")
+README = (CHECKOUT / "initiator/lab/README.md").read_text("utf-8")
 PAGE = (CHECKOUT / "scripts/manpages.d/aoe-lab.1.txt").read_text("utf-8")
 CLAIMS = sorted({*CLAIM.findall(README), *CLAIM.findall(PAGE)})
 

@@ -233,7 +233,7 @@ def narrow(switch: Switch, image: Path) -> Iterator[Namespace]:
     words = ("aoe0", image, "--no-state", "--force")
     process = start(server, "serve", "e7.3", *words)
     ready_line(process)
-    switch.narrow(here, 4200)
+    switch.limit_mtu(here, 4200)
     yield here
     finish(process, 15)
 
