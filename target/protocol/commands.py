@@ -35,7 +35,7 @@ def query_config(
     code: ErrorCode | None = None
     if asked.ccmd == ConfigCommand.READ:
         pass  # Whatever string and length the request carries (P51).
-    elif asked.ccmd not in _CONFIG_COMMANDS or not asked.is_whole:
+    elif asked.ccmd not in _CONFIG_COMMANDS or not asked.is_valid:
         code = ErrorCode.BAD_ARGUMENT  # P56, P57
     elif asked.ccmd == ConfigCommand.TEST:
         if current != asked.string:

@@ -11,7 +11,7 @@ from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from target.protocol.disk import GONE
 
 if TYPE_CHECKING:
@@ -33,15 +33,18 @@ UNCORRECTABLE_LIMIT: Final = 1 << 16
 _DOUBT: Final = 5.0
 """Seconds for which a client that got no answer to a flush may ask again."""
 _UNCHANGING: Final = (
-    Ability.DMA
-    | Ability.SMART
-    | Ability.POWER
-    | Ability.WRITE_CACHE
-    | Ability.LOOK_AHEAD
+    FeatureSet.DMA
+    | FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.WRITE_CACHE
+    | FeatureSet.LOOK_AHEAD
 )
-_ALL: Final = _UNCHANGING | Ability.TRIM | Ability.UNCORRECTABLE
+_ALL: Final = _UNCHANGING | FeatureSet.TRIM | FeatureSet.UNCORRECTABLE
 _SWITCHED_ON: Final = (
-    Ability.SMART | Ability.POWER | Ability.LOOK_AHEAD | Ability.UNCORRECTABLE
+    FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.LOOK_AHEAD
+    | FeatureSet.UNCORRECTABLE
 )
 _FIRST_DMA: Final = 0x20
 _TRANSFER: Final = 0x46
@@ -166,7 +169,7 @@ class Export:
             sectors=self.sectors,
             serial=serial,
             wwn=identity.wwn or make_wwn(address, serial),
-            abilities=_UNCHANGING if disk.read_only else _ALL,
+            feature_sets=_UNCHANGING if disk.read_only else _ALL,
             enabled=_SWITCHED_ON,
             transfer=_TRANSFER,
         )
@@ -178,9 +181,9 @@ class Export:
         wanted = self.state.write_cache
         has_cache = not self.sync if wanted is None else wanted
         self.write_through = not (has_cache or self.sync)
-        enabled = self.identity.enabled & ~Ability.WRITE_CACHE
+        enabled = self.identity.enabled & ~FeatureSet.WRITE_CACHE
         if has_cache:
-            enabled |= Ability.WRITE_CACHE
+            enabled |= FeatureSet.WRITE_CACHE
         self.identity = replace(self.identity, enabled=enabled)
         self.identity_page = self.identity.pack()
 
@@ -221,18 +224,18 @@ class Export:
             raise OSError(errno.EIO, "not all that was written is stable")
 
     @property
-    def enabled(self) -> Ability:
+    def enabled(self) -> FeatureSet:
         """What of the disk's abilities is switched on."""
         return self.identity.enabled
 
-    def enable(self, ability: Ability) -> None:
+    def enable(self, feature_set: FeatureSet) -> None:
         """Switch an ability on, until the program ends; all of them are at first."""
-        self.identity = replace(self.identity, enabled=self.enabled | ability)
+        self.identity = replace(self.identity, enabled=self.enabled | feature_set)
         self._describe()
 
-    def disable(self, ability: Ability) -> None:
+    def disable(self, feature_set: FeatureSet) -> None:
         """Switch an ability off, until the program ends."""
-        self.identity = replace(self.identity, enabled=self.enabled & ~ability)
+        self.identity = replace(self.identity, enabled=self.enabled & ~feature_set)
         self._describe()
 
     def select_transfer(self, mode: int) -> None:

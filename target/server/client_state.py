@@ -101,8 +101,8 @@ class StateFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path, raw + b"\n")
         except OSError as error:
-            cure = "Until that works clients can set nothing; --no-state keeps nothing"
-            log.warning("%s", from_os_error(str(self.path), error, cure))
+            fix = "Until that works clients can set nothing; --no-state keeps nothing"
+            log.warning("%s", from_os_error(str(self.path), error, fix))
             raise
 
 

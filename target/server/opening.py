@@ -52,7 +52,7 @@ class Opener:
         """Open an interface with receive buffers for so many frames.
 
         Raises:
-            AoEError: one of its children, with the cure.
+            AoEError: one of its children, with the fix.
         """
         link = self.link(name, frames)
         try:
@@ -109,7 +109,7 @@ def open_export(
         before: the export that it replaces, if it does.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: one of its children, with the fix.
     """
     disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
     stack.callback(disk.close)

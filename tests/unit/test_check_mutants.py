@@ -295,7 +295,8 @@ MUTANTS: dict[str, Mutant] = {
         m.asked(lambda r: m.is_reserve(2)(r) and r[25] > 0, m.set_byte(24, 1)),
     ),
     "nobody is a stranger": Mutant(
-        "reserves.non_holder_read reserves.non_holder_write reserves.non_holder_commands",
+        "reserves.non_holder_read reserves.non_holder_write "
+        "reserves.non_holder_commands",
         m.to_asker,
         m.asked(lambda r: r[19] == 0, m.from_third),
     ),

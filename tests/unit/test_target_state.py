@@ -151,7 +151,7 @@ def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) 
         file.load()
     assert caught.value.what == str(file.path)
     assert caught.value.why.startswith("not what clients had set: ")
-    assert caught.value.cure == "Remove it to begin anew, or serve --no-state"
+    assert caught.value.fix == "Remove it to begin anew, or serve --no-state"
 
 
 def test_a_file_that_may_not_be_read_is_no_empty_one(
