@@ -11,7 +11,7 @@ from aoe.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
 from initiator.client.discover import QueryResponse
 from initiator.client.remote import RemoteTarget
-from tests.builder import CLIENT, TARGET, ask, config, from_, reserve
+from tests.asking import CLIENT, TARGET, ask, config, from_, reserve
 from tests.links import TargetLink
 
 if TYPE_CHECKING:
