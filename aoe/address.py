@@ -12,7 +12,7 @@ SLOT_ALL: Final = 0xFF
 MAC_BROADCAST: Final = b"\xff" * 6
 
 _NAME = re.compile(r"(?:aoe:|/dev/etherd/|etherd/)?e?(\d+)[. ](\d+)", re.ASCII)
-_CURE = "Write it as e0.0 (shelf 0-65534, slot 0-254)"
+_FIX = "Write it as e0.0 (shelf 0-65534, slot 0-254)"
 
 
 class Address(NamedTuple):
@@ -37,13 +37,13 @@ class Address(NamedTuple):
         """
         match = _NAME.fullmatch(text.strip())
         if match is None:
-            raise UsageError(text, "not an AoE address", _CURE)
+            raise UsageError(text, "not an AoE address", _FIX)
         address = cls(int(match[1]), int(match[2]))
         if address.shelf >= SHELF_ALL or address.slot >= SLOT_ALL:
-            raise UsageError(text, "AoE address out of range", _CURE)
+            raise UsageError(text, "AoE address out of range", _FIX)
         return address
 
-    def answers_to(self, shelf: int, slot: int) -> bool:
+    def matches(self, shelf: int, slot: int) -> bool:
         """Tell whether a frame for ``shelf`` and ``slot`` is meant for us (P8)."""
         return shelf in (self.shelf, SHELF_ALL) and slot in (self.slot, SLOT_ALL)
 

@@ -1,6 +1,6 @@
 """The errors that pyaoe raises: a few, each with its exit code.
 
-``str(error)`` is always one line, ``what: why``, followed by the cure where there is
+``str(error)`` is always one line, ``what: why``, followed by the fix where there is
 one, so that a command prints it as it is behind its own name.
 """
 
@@ -15,20 +15,20 @@ class AoEError(Exception):
     Args:
         what: the thing it happened to, for example an interface or a file.
         why: the reason, lower case, without a full stop.
-        cure: a sentence that says what to do about it, or nothing.
+        fix: a sentence that says what to do about it, or nothing.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, why: str, cure: str = "") -> None:
-        super().__init__(what, why, cure)
+    def __init__(self, what: str, why: str, fix: str = "") -> None:
+        super().__init__(what, why, fix)
         self.what = what
         self.why = why
-        self.cure = cure
+        self.fix = fix
 
     def __str__(self) -> str:
         line = f"{self.what}: {self.why}"
-        return f"{line}. {self.cure}" if self.cure else line
+        return f"{line}. {self.fix}" if self.fix else line
 
 
 class UsageError(AoEError):
@@ -67,7 +67,7 @@ class UnsupportedError(DeviceError):
     """A command that the target does not know; nothing else is wrong."""
 
 
-def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
+def from_os_error(what: str, error: OSError, fix: str = "") -> AoEError:
     """Turn an ``OSError`` into the matching AoEError, with the system's own words."""
     why = (error.strerror or str(error)).lower() if error.errno else str(error)
     kind: type[AoEError] = {
@@ -78,4 +78,4 @@ def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
         errno.EPERM: AccessError,
         errno.EBUSY: BusyError,
     }.get(error.errno or 0, AoEError)
-    return kind(what, why, cure)
+    return kind(what, why, fix)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 30.0
 """Seconds that a busy machine gets to end a target."""
-_CURE: Final = "Run as root, or root-free as: unshare -Urn pytest"
+_FIX: Final = "Run as root, or root-free as: unshare -Urn pytest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class ServedDisk:
         from initiator.disk.disk import Disk
 
         # What is opened inside stays inside, wherever it is used.
-        with self.wire.initiator.entered():
+        with self.wire.initiator.enter():
             disk = Disk.open(self.address, self.interface, **options)
         return self._opened.enter_context(disk)
 
@@ -201,7 +201,7 @@ def serve_aoe(tmp_path: Path) -> Iterator[ServeAoe]:
             try:
                 return stack.enter_context(serve(place, **options))
             except AccessError as error:
-                pytest.skip(f"{error.what}: {error.why}. {_CURE}")
+                pytest.skip(f"{error.what}: {error.why}. {_FIX}")
 
         yield make
 

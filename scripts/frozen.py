@@ -132,7 +132,7 @@ def measure(timing: str, trial: Trial) -> Result:
     freeze, limit = trial.freeze, trial.limit
     with tempfile.TemporaryDirectory() as directory, Wire(trial.mtu) as wire:
         target = SERVERS[trial.server](wire, Path(directory) / "disk.img")
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             disk = Disk.open("e0.0", wire.interface, options=MANNERS[timing])
         with disk:
             load = Load(disk, trial.op)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from aoe.address import Address
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
 from target.protocol.exports import Export
@@ -292,7 +292,7 @@ class FuzzedPort:
             export = each.target.export
             export.state = replace(export.state, config_string=b"", write_cache=None)
             export.uncorrectable.clear()
-            export.enable(Ability.SMART)
+            export.enable(FeatureSet.SMART)
 
     @property
     def executed(self) -> int:

@@ -62,7 +62,7 @@ def set_capabilities(sets: CapabilitySets) -> None:
     _call("capset", _header(), ctypes.create_string_buffer(data, len(data)))
 
 
-def limit_capabilities(keep: int) -> None:
+def drop_from_bounding_set(keep: int) -> None:
     """Let no program that is started from here on have more than ``keep``.
 
     This takes CAP_SETPCAP. Without it ``forbid_new_privileges`` has the same effect
@@ -74,17 +74,17 @@ def limit_capabilities(keep: int) -> None:
                 _prctl(_PR_CAPBSET_DROP, number)
 
 
-def keep_over_setuid(*, keep: bool) -> None:
+def set_keep_capabilities(*, keep: bool) -> None:
     """Keep the permitted set when the last user id that is 0 changes."""
     _prctl(_PR_SET_KEEPCAPS, int(keep))
 
 
-def forbid_new_privileges() -> None:
+def set_no_new_privileges() -> None:
     """Let no program that is started gain any rights, not by set-user-ID either."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def signal_at_parents_death(number: int) -> None:
+def set_parent_death_signal(number: int) -> None:
     """Have the kernel send us a signal when the thread that started us ends.
 
     A later change of user or group cancels it.

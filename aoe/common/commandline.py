@@ -139,10 +139,10 @@ def _explain(error: click.ClickException, program: str) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return
-    cure = ""
+    fix = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        cure = f" Try: {error.ctx.command_path} --help"
+        fix = f" Try: {error.ctx.command_path} --help"
     words = error.format_message().rstrip(".")
-    if cure and not words.endswith(("?", "?)")):
+    if fix and not words.endswith(("?", "?)")):
         words += "."
-    click.echo(f"{program}: {words}{cure}", err=True)
+    click.echo(f"{program}: {words}{fix}", err=True)

@@ -3,7 +3,7 @@
 ::
 
     {"command": "clear-mask", "address": "e0.0"}
-    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "cure": ...}}
+    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "fix": ...}}
 
 Every one listens on an abstract name that belongs to the network namespace, as its AoE
 addresses do, so that all of a kind can be found: targets, for ``aoe-target status``;
@@ -178,7 +178,7 @@ def _refusal(error: AoEError) -> dict[str, Any]:
             "exit_code": error.exit_code,
             "what": error.what,
             "why": error.why,
-            "cure": error.cure,
+            "fix": error.fix,
         }
     }
 
@@ -246,12 +246,12 @@ def find_running(kind: str) -> list[tuple[int, str]]:
     return sorted((int(number), f"\0{name}") for name, number in found)
 
 
-def ask(
+def send_command(
     name: str,
     command: str,
     *,
     kind: str,
-    patience: float | None = _LONGEST,
+    timeout: float | None = _LONGEST,
     **arguments: str,
 ) -> dict[str, Any]:
     """Ask one that runs, and wait for its answer.
@@ -260,7 +260,7 @@ def ask(
         name: its socket: a path, or what ``find_running`` says.
         command: what is asked for.
         kind: what it is.
-        patience: seconds that the answer may take; None is for ever.
+        timeout: seconds that the answer may take; None is for ever.
         arguments: those of the command.
 
     Raises:
@@ -270,7 +270,7 @@ def ask(
     what = name.removeprefix("\0")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(patience)
+            server.settimeout(timeout)
             server.connect(name)
             server.sendall(line)
             with server.makefile("rb") as answer:
@@ -294,4 +294,4 @@ def _told(error: dict[str, Any]) -> AoEError:
         for kind in (UsageError, NotFoundError, AccessError, BusyError)
     }
     kind = kinds.get(error["exit_code"], AoEError)
-    return kind(error["what"], error["why"], error["cure"])
+    return kind(error["what"], error["why"], error["fix"])

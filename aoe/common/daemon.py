@@ -34,7 +34,7 @@ _PATIENCE: Final = 2.0
 _LOOK: Final = 0.01
 
 
-class Beside(NamedTuple):
+class Supervised(NamedTuple):
     """What a server knows of the command that it serves.
 
     Args:
@@ -46,9 +46,9 @@ class Beside(NamedTuple):
     parent: int
 
 
-def run_beside(
+def run_supervised(
     command: str, variables: Mapping[str, str], close: Iterable[int] = ()
-) -> Beside:
+) -> Supervised:
     """Fork, and return in the child only, which is to serve.
 
     The parent runs the command as soon as the child is ready, and exits as it did, with
@@ -67,7 +67,7 @@ def run_beside(
     if not server:
         os.close(waiting)
         os.setpgid(0, 0)
-        return Beside(ready, parent)
+        return Supervised(ready, parent)
     for descriptor in (ready, *close):
         # What is closed already is told about by the child.
         with suppress(OSError):
@@ -161,7 +161,7 @@ def _code(status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def go_to_background(close: Iterable[int] = ()) -> int:
+def daemonize(close: Iterable[int] = ()) -> int:
     """Fork, and return in the child only, in a session of its own.
 
     The parent exits with 0 when the child is ready, or as the child does, if it ends
@@ -187,7 +187,7 @@ def go_to_background(close: Iterable[int] = ()) -> int:
     raise SystemExit(0 if is_ready else _code(os.waitpid(child, 0)[1]))
 
 
-def leave_terminal() -> None:
+def close_terminal() -> None:
     """Read from and write to nowhere from now on, and hold no directory."""
     sys.stdout.flush()
     nowhere = os.open(os.devnull, os.O_RDWR)

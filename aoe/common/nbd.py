@@ -64,7 +64,7 @@ class NbdInfo(IntEnum):
     BLOCK_SIZE = 3
 
 
-class NbdAnswer(IntEnum):
+class NbdOptionReply(IntEnum):
     """How an option may be answered."""
 
     ACK = 1

@@ -11,7 +11,7 @@ from aoe.errors import UsageError
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(?:ib)?|(b)|(s))?", re.ASCII)
 _PREFIXES: Final = "kmgtpe"
-_CURE: Final = "Write it as 512, 10M, 1.5G or 2048s (s for sectors of 512 bytes)"
+_FIX: Final = "Write it as 512, 10M, 1.5G or 2048s (s for sectors of 512 bytes)"
 
 
 def parse_size(text: str, *, unit: int = 1) -> int:
@@ -33,7 +33,7 @@ def parse_size(text: str, *, unit: int = 1) -> int:
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise UsageError(text, "not a size", _CURE)
+        raise UsageError(text, "not a size", _FIX)
     number, prefix, is_bytes, is_sectors = match.groups()
     if prefix:
         unit = 1024 ** (_PREFIXES.index(prefix) + 1)
@@ -43,7 +43,7 @@ def parse_size(text: str, *, unit: int = 1) -> int:
         unit = SECTOR
     size = Fraction(number) * unit
     if size.denominator != 1:
-        raise UsageError(text, "not a whole number of bytes", _CURE)
+        raise UsageError(text, "not a whole number of bytes", _FIX)
     return int(size)
 
 
@@ -51,7 +51,7 @@ def check_sectors(what: str, size: int) -> int:
     """Return ``size`` in bytes if it is a whole number of sectors, and not zero.
 
     Raises:
-        UsageError: it is not; the cure names the nearest two sizes that are.
+        UsageError: it is not; the fix names the nearest two sizes that are.
     """
     if size > 0 and size % SECTOR == 0:
         return size
@@ -77,7 +77,7 @@ def short_size(size: int) -> str:
     return f"{number} {_PREFIXES[power - 1].upper()}iB"
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Write a number of things, as many as there are.
 
     >>> counted(1, "frame"), counted(1890, "frame")

@@ -23,7 +23,7 @@ _PATIENCE: Final = 0.1
 """Seconds after each try."""
 
 
-class Heard(NamedTuple):
+class TargetInfo(NamedTuple):
     """One answer to a query config request.
 
     Args:
@@ -39,7 +39,7 @@ class Heard(NamedTuple):
     sectors: int
 
 
-def survey(link: Link) -> list[Heard]:
+def survey(link: Link) -> list[TargetInfo]:
     """Ask who is there, three times, and return each answer once, ordered by address.
 
     Args:
@@ -48,10 +48,10 @@ def survey(link: Link) -> list[Heard]:
     Raises:
         NotFoundError: the interface is gone.
     """
-    return sorted(set(ask_for(link, [BROADCAST])))
+    return sorted(set(query_targets(link, [BROADCAST])))
 
 
-def identify(link: Link, heard: Heard) -> Identity | None:
+def identify(link: Link, heard: TargetInfo) -> Identity | None:
     """Ask one that answered for its identity page; None when it does not tell.
 
     Raises:
@@ -72,7 +72,7 @@ def identify(link: Link, heard: Heard) -> Identity | None:
     return None
 
 
-def ask_for(link: Link, addresses: Collection[Address]) -> Iterator[Heard]:
+def query_targets(link: Link, addresses: Collection[Address]) -> Iterator[TargetInfo]:
     """Ask for each address three times, and yield every answer as it comes.
 
     Args:
@@ -94,7 +94,7 @@ def ask_for(link: Link, addresses: Collection[Address]) -> Iterator[Heard]:
             address = Address(header.shelf, header.slot)
             # None said means two (P23).
             sectors = config.sector_count or 2
-            yield Heard(address, header.src, config.buffer_count, sectors)
+            yield TargetInfo(address, header.src, config.buffer_count, sectors)
 
 
 def _answers(link: Link) -> Iterator[tuple[Header, memoryview]]:

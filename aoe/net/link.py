@@ -112,8 +112,8 @@ def open_link(
             return RingLink(facts, frames, wishes)
         except OSError as error:
             if rings:
-                cure = "Try it without packet rings"
-                raise from_os_error(name, error, cure) from error
+                fix = "Try it without packet rings"
+                raise from_os_error(name, error, fix) from error
     try:
         return PlainLink(facts, frames, wishes)
     except OSError as error:

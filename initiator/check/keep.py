@@ -19,7 +19,7 @@ from aoe.ata import (
 )
 from aoe.config import ConfigCommand
 from aoe.header import Flag
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.macmask import DirectiveCommand, MaskCommand, MaskList
 from aoe.reserve import ReserveCommand
 from initiator.check.expect import (
@@ -93,12 +93,12 @@ class _Cache(Keeper):
     what = "write cache"
 
     def save(self, t: Subject) -> Steps:
-        t.claims(Ability.WRITE_CACHE)
+        t.claims(FeatureSet.WRITE_CACHE)
         # Switching to what is already selected shows whether it can be switched.
         yield from self.restore(t)
 
     def restore(self, t: Subject) -> Steps:
-        is_on = Ability.WRITE_CACHE in t.disk.enabled
+        is_on = FeatureSet.WRITE_CACHE in t.disk.enabled
         feature = Feature.WRITE_CACHE_ON if is_on else Feature.WRITE_CACHE_OFF
         yield t.ata(Opcode.SET_FEATURES, feature=feature), succeeds()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from aoe.config import Config
-    from aoe.identify import Ability
+    from aoe.identify import FeatureSet
     from initiator.check.model import Steps
 
 _SECTORS_BY_DEFAULT: Final = 2
@@ -102,14 +102,16 @@ class Subject(Asking):
         self._approach()
         return int.from_bytes(self.identity_page[2 * number :][:2], "little")
 
-    def claims(self, ability: Ability) -> None:
+    def claims(self, feature_set: FeatureSet) -> None:
         """Return if IDENTIFY claims this.
 
         Raises:
             Skip: it does not, or as ``disk``.
         """
-        if ability not in self.disk.abilities:
-            raise Skip(f"IDENTIFY does not claim {str(ability.name).replace('_', ' ')}")
+        if feature_set not in self.disk.feature_sets:
+            raise Skip(
+                f"IDENTIFY does not claim {str(feature_set.name).replace('_', ' ')}"
+            )
 
     @property
     def mask(self) -> tuple[bytes, ...]:

@@ -37,8 +37,8 @@ class VerbGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; say what goes first if an address stands in its place."""
         if args[0] not in self.commands and _is_address(args[0]):
-            cure = f"To look: {ctx.command_path} read {args[0]}"
-            raise UsageError(args[0], "a verb comes first", cure)
+            fix = f"To look: {ctx.command_path} read {args[0]}"
+            raise UsageError(args[0], "a verb comes first", fix)
         return super().resolve_command(ctx, args)
 
 

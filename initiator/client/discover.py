@@ -110,7 +110,7 @@ class Query:
     def _is_asked(self, header: Header) -> bool:
         shelf, slot = self._address
         answering = Address(header.shelf, header.slot)
-        return answering.answers_to(shelf, slot) and answering != BROADCAST
+        return answering.matches(shelf, slot) and answering != BROADCAST
 
 
 def discover(

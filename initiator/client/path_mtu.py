@@ -134,7 +134,9 @@ def _identity(reply: bytes) -> Identity | None:
     return Identity.unpack(reply[ATA_DATA:])
 
 
-def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> Finding:
+def diagnose_path(
+    address: Address, interface: str, mac: bytes, path: PathMtu
+) -> Finding:
     """Judge one path: whether it carries what its two ends will send."""
     subject, check = str(address), "path"
     where = f"{interface} to {format_mac(mac)}"
@@ -152,8 +154,8 @@ def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> F
             f"{' and '.join(narrow)}: longer ones get lost"
         )
         mtu = max(path.sectors, 1) * SECTOR + 36
-        cure = f"raise the MTU of switches between; or ip link set {interface} mtu "
-        return fail(subject, check, text, f"{cure}{max(mtu, 1500)}")
+        fix = f"raise the MTU of switches between; or ip link set {interface} mtu "
+        return fail(subject, check, text, f"{fix}{max(mtu, 1500)}")
     if path.back is None:
         text = f"{where}: carries {wanted} there; the way back could not be tried"
         return warn(subject, check, text)

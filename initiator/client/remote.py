@@ -152,8 +152,8 @@ class RemoteTarget:
                 again = self.ask(self.asking.config(), "query config")
                 current = _config(again).string
             why = f'claimed, its config string is "{Config(string=current).text}"'
-            cure = _CLAIMED.format(address=self.address)
-            raise BusyError(str(self.address), why, cure)
+            fix = _CLAIMED.format(address=self.address)
+            raise BusyError(str(self.address), why, fix)
         self._refuse(reply, "query config")
         return current
 
@@ -256,8 +256,8 @@ class RemoteTarget:
 
     def _is_reserved(self, holders: Sequence[bytes]) -> AoEError:
         names = ", ".join(map(format_mac, holders)) or "others"
-        cure = _RESERVED.format(address=self.address)
-        return BusyError(str(self.address), f"reserved for {names}", cure)
+        fix = _RESERVED.format(address=self.address)
+        return BusyError(str(self.address), f"reserved for {names}", fix)
 
     def _garbled(self, error: DecodeError) -> AoEError:
         return DeviceError(str(self.address), f"answers with half a message: {error}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
-from aoe.identify import trims_to_zeroes
+from aoe.identify import discard_zeroes_data
 from initiator.disk.read_modify_write import ByteView
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.io.host import Host
@@ -125,9 +125,9 @@ class Disk:
         return self._device.trim_blocks > 0
 
     @property
-    def trims_to_zeroes(self) -> bool:
+    def discard_zeroes_data(self) -> bool:
         """What was trimmed reads as zeroes, every time."""
-        return self.can_trim and trims_to_zeroes(self._device.ident)
+        return self.can_trim and discard_zeroes_data(self._device.ident)
 
     @property
     def frame_size(self) -> int:

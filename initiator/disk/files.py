@@ -216,8 +216,8 @@ def _see_that_it_is_a_file(path: Path) -> None:
     if path.is_dir():
         raise UsageError(str(path), "is a directory", "Name a file or block device")
     if path.exists() and _is_stream(path):
-        cure = "For pipes there are: aoe read, aoe write"
-        raise UsageError(str(path), "neither a file nor a block device", cure)
+        fix = "For pipes there are: aoe read, aoe write"
+        raise UsageError(str(path), "neither a file nor a block device", fix)
 
 
 def _lock(path: Path, fd: int) -> None:

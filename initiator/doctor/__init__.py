@@ -18,10 +18,10 @@ from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.common.doctor.host import examine_host
 from aoe.common.doctor.interfaces import examine_one
 from aoe.common.doctor.wire import examine_targets, open_wire
-from aoe.common.survey import Heard
+from aoe.common.survey import TargetInfo
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import sectors_per_frame
-from initiator.client.path_mtu import PathMtu, judge_path, measure
+from initiator.client.path_mtu import PathMtu, diagnose_path, measure
 from initiator.client.remote import RemoteTarget, reach_all
 
 if TYPE_CHECKING:
@@ -93,16 +93,16 @@ def _examine_wire(link: Link, timeout: float) -> Iterator[Finding]:
             for target in targets:
                 yield examine_path(target)[1]
     except NotFoundError:
-        cure = "is it up, on this wire, and are we on its MAC mask list, if it has one?"
-        yield warn(link.name, "targets", "no target answers", cure)
+        fix = "is it up, on this wire, and are we on its MAC mask list, if it has one?"
+        yield warn(link.name, "targets", "no target answers", fix)
     except AoEError as error:
         yield from_error("targets", error, subject=link.name)
 
 
-def _heard(target: RemoteTarget) -> Heard:
+def _heard(target: RemoteTarget) -> TargetInfo:
     config = target.config
     sectors = config.sector_count or 2
-    return Heard(target.address, target.mac, config.buffer_count, sectors)
+    return TargetInfo(target.address, target.mac, config.buffer_count, sectors)
 
 
 def examine_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
@@ -121,7 +121,7 @@ def examine_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
         except StopIteration as stop:
             path: PathMtu = stop.value
             break
-    return path, judge_path(target.address, target.link.name, target.mac, path)
+    return path, diagnose_path(target.address, target.link.name, target.mac, path)
 
 
 def examine_san(

@@ -29,7 +29,7 @@ _KIND: Final = "attachment"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 find_attachments: Final = partial(control.find_running, _KIND)
-ask: Final = partial(control.ask, kind=_KIND)
+send_command: Final = partial(control.send_command, kind=_KIND)
 
 
 @dataclass(slots=True)

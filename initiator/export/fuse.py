@@ -172,7 +172,7 @@ class DiskFile:
             raise OSError(errno.ENOSPC, "the disk ends here")
         if not mode & ~_KEEP_SIZE:
             return 0
-        if not mode & _PUNCH_HOLE or not self._disk.disk.trims_to_zeroes:
+        if not mode & _PUNCH_HOLE or not self._disk.disk.discard_zeroes_data:
             raise OSError(errno.EOPNOTSUPP, "no such thing")
         self._unflushed = True
         try:
@@ -309,8 +309,8 @@ def _load() -> Any:  # noqa: ANN401 - a module without types
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-        cure = "Load it: modprobe fuse" if missing else _WHO_MAY
-        raise from_os_error(_DEVICE, error, cure) from error
+        fix = "Load it: modprobe fuse" if missing else _WHO_MAY
+        raise from_os_error(_DEVICE, error, fix) from error
     return mfusepy
 
 

@@ -87,11 +87,11 @@ def _free_number() -> int:
     try:
         control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        cure = "Load them: modprobe loop"
-        raise NotFoundError(_CONTROL, "no loop devices", cure) from error
+        fix = "Load them: modprobe loop"
+        raise NotFoundError(_CONTROL, "no loop devices", fix) from error
     except OSError as error:
-        cure = "Run as root; a user may have --fuse FILE"
-        raise from_os_error(_CONTROL, error, cure) from error
+        fix = "Run as root; a user may have --fuse FILE"
+        raise from_os_error(_CONTROL, error, fix) from error
     try:
         return int(ioctl(control, _GET_FREE, 0))
     except OSError as error:

@@ -157,8 +157,8 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
         )
     except FileNotFoundError as error:
         package = "fuse3" if words[0].startswith("fuse") else "mount"
-        cure = f"Install it with: apt install {package}"
-        raise NotFoundError(words[0], "not installed", cure) from error
+        fix = f"Install it with: apt install {package}"
+        raise NotFoundError(words[0], "not installed", fix) from error
 
 
 def _said(done: subprocess.CompletedProcess[str], prefix: str) -> str:

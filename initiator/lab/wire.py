@@ -208,7 +208,7 @@ class Bench:
             self.disk.write_bytes(bytes(_DISK))
             self.wire = stack.enter_context(Wire(mtu=9000))
             _serve(self.wire, self.disk)
-            with self.wire.initiator.entered():
+            with self.wire.initiator.enter():
                 self.link = stack.enter_context(_open(self.wire.interface))
             self.peer = WirePeer(self.link, self.contents)
             self._stack = stack.pop_all()

@@ -30,7 +30,7 @@ def open_disk(
         overlay: a file that takes what is written, so that the disk is only read.
 
     Raises:
-        AoEError: one of its children, with the cure; ``open_file``, ``direct_block``,
+        AoEError: one of its children, with the fix; ``open_file``, ``direct_block``,
             ``open_nbd`` and ``open_overlay`` list them.
     """
     flags = flags or OpenFlags()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.errors import AoEError
-from target.admin.control import ask, find_targets
+from target.admin.control import find_targets, send_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def examine_running(names: tuple[str, ...] = ()) -> Iterator[Finding]:
     """
     for pid, socket in find_targets():
         try:
-            status = ask(socket, "status")
+            status = send_command(socket, "status")
         except AoEError as error:
             yield from_error("target", error, Verdict.WARN, f"process {pid}")
             continue
@@ -58,10 +58,10 @@ def judge_port(pid: int, interface: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"waits: the interface is {interface['state']}"
         yield warn(name, check, text, f"ip link set {name} up")
     found = False
-    for counter, (words, cure) in _LOSSES.items():
+    for counter, (words, fix) in _LOSSES.items():
         if counters[counter]:
             found = True
             text = f"{counters[counter]:,} frames {words}, {total}"
-            yield warn(name, check, text, cure.format(name=name))
+            yield warn(name, check, text, fix.format(name=name))
     if not found:
         yield ok(name, check, f"no frame lost, {total}")

@@ -94,8 +94,8 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="name"
         """The filter's name."""
         return str(self.__struct_config__.tag)
 
-    def _refuse(self, why: str, cure: str) -> None:
-        raise UsageError(f"filter {self.name}", why, cure) from None
+    def _refuse(self, why: str, fix: str) -> None:
+        raise UsageError(f"filter {self.name}", why, fix) from None
 
     def __str__(self) -> str:
         """Write it as the command line has it, without what is not said."""
@@ -256,8 +256,8 @@ def parse_filter(text: str) -> FilterSettings:
         key, equals, value = pair.partition("=")
         if not equals or key in table:
             why = f"{key} twice" if equals else f"{pair!r} is no key=value"
-            cure = "Write it as drop:probability=0.02,direction=in"
-            raise UsageError(f"filter {text}", why, cure)
+            fix = "Write it as drop:probability=0.02,direction=in"
+            raise UsageError(f"filter {text}", why, fix)
         table[key] = value
     return make_filter(table)
 

@@ -117,7 +117,7 @@ class Export:
     Args:
         address: the shelf and slot.
         disk: the disk that stores the data.
-        identity: the identity page's contents; size and abilities are filled in, and
+        identity: the identity page's contents; size and feature sets are filled in, and
             the serial number and world wide name if they are empty.
         firmware_number: the firmware version in query config responses, 16 bits.
         buffer_count: requests that a client may have outstanding.
@@ -226,16 +226,16 @@ class Export:
 
     @property
     def enabled(self) -> Ability:
-        """The abilities that are enabled."""
+        """The feature sets that are enabled."""
         return self.identity.enabled
 
     def enable(self, ability: Ability) -> None:
-        """Enable an ability until the program ends."""
+        """Enable a feature set until the program ends."""
         self.identity = replace(self.identity, enabled=self.enabled | ability)
         self._rebuild_identity()
 
     def disable(self, ability: Ability) -> None:
-        """Disable an ability until the program ends."""
+        """Disable a feature set until the program ends."""
         self.identity = replace(self.identity, enabled=self.enabled & ~ability)
         self._rebuild_identity()
 

@@ -47,7 +47,7 @@ def test_a_wrong_address_is_refused_with_a_cure(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         Address.parse(text)
     assert caught.value.what == text
-    assert "e0.0" in caught.value.cure
+    assert "e0.0" in caught.value.fix
     assert caught.value.exit_code == 2
 
 
@@ -55,10 +55,10 @@ def test_a_wrong_address_is_refused_with_a_cure(text: str, why: str) -> None:
 def test_a_target_answers_to_its_own_address_and_to_all(shelf: int, slot: int) -> None:
     """P8: each component by itself is the target's own or for all."""
     address = Address(shelf, slot)
-    assert address.answers_to(shelf, slot)
-    assert address.answers_to(0xFFFF, slot)
-    assert address.answers_to(shelf, 0xFF)
-    assert address.answers_to(*BROADCAST)
+    assert address.matches(shelf, slot)
+    assert address.matches(0xFFFF, slot)
+    assert address.matches(shelf, 0xFF)
+    assert address.matches(*BROADCAST)
 
 
 @given(SHELVES, SLOTS, SHELVES, SLOTS)
@@ -67,11 +67,11 @@ def test_a_target_answers_to_no_other_address(
 ) -> None:
     """P8."""
     address = Address(shelf, slot)
-    assert address.answers_to(other_shelf, other_slot) == (
+    assert address.matches(other_shelf, other_slot) == (
         (other_shelf, other_slot) == (shelf, slot)
     )
-    assert address.answers_to(0xFFFF, other_slot) == (other_slot == slot)
-    assert address.answers_to(other_shelf, 0xFF) == (other_shelf == shelf)
+    assert address.matches(0xFFFF, other_slot) == (other_slot == slot)
+    assert address.matches(other_shelf, 0xFF) == (other_shelf == shelf)
 
 
 @given(st.binary(min_size=6, max_size=6))
@@ -93,4 +93,4 @@ def test_a_mac_may_leave_out_leading_zeroes() -> None:
 def test_a_wrong_mac_is_refused_with_a_cure(text: str) -> None:
     with pytest.raises(UsageError, match="not a MAC address") as caught:
         parse_mac(text)
-    assert "52:54:00:ae:00:01" in caught.value.cure
+    assert "52:54:00:ae:00:01" in caught.value.fix

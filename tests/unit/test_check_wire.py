@@ -14,7 +14,7 @@ from initiator.check.subject import Subject, meet
 from initiator.check.suite import CHECKS
 from initiator.check.wire import WireAsk
 from tests.asking import CLIENT, TARGET, settings
-from tests.links import Cable
+from tests.links import TargetLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +25,11 @@ NEVER = 3600.0
 
 def plugged(
     replies: Callable[[bytes, bytes], list[bytes]], patience: float = SOON
-) -> tuple[Cable, Subject, WireAsk]:
-    cable = Cable(replies)
+) -> tuple[TargetLink, Subject, WireAsk]:
+    link = TargetLink(replies)
     config = Config(buffer_count=16, firmware=0x4019, sector_count=2, version=1)
-    t = Subject(cable.target.export.address, TARGET, CLIENT, 1500, config)
-    return cable, t, WireAsk(cable, t, patience)
+    t = Subject(link.target.export.address, TARGET, CLIENT, 1500, config)
+    return link, t, WireAsk(link, t, patience)
 
 
 def faithful(_: bytes, reply: bytes) -> list[bytes]:
@@ -57,16 +57,16 @@ NAMES = ("header.answered", "header.responses", "reads.beyond", "config.set_seco
 
 
 def test_p2_what_is_lost_is_asked_again_and_no_deviation() -> None:
-    cable, t, asker = plugged(Losing())
+    link, t, asker = plugged(Losing())
     assert drive(meet(t), t, asker) is None
     assert [r.verdict for r in play(t, asker, *NAMES)] == [Verdict.HOLDS] * 4
-    assert len(cable.sent) > len(set(cable.sent))
+    assert len(link.sent) > len(set(link.sent))
 
 
 def test_silence_is_not_waited_for() -> None:
-    cable, t, asker = plugged(faithful, NEVER)
+    link, t, asker = plugged(faithful, NEVER)
     assert asker(t.config(address=(9, 9)), is_silence=True) == b""
-    assert len(cable.sent) == 2
+    assert len(link.sent) == 2
 
 
 def test_an_answer_where_silence_is_due_is_heard() -> None:
@@ -115,7 +115,7 @@ def test_a_target_that_dies_of_a_check_is_told_and_asked_no_more() -> None:
             self.is_dead |= bool(request[14] & 8)
             return [] if self.is_dead else [reply]
 
-    cable, t, asker = plugged(Frail())
+    link, t, asker = plugged(Frail())
     results = play(t, asker, "header.answered", "header.responses", "reads.read")
     verdicts = [result.verdict for result in results]
     assert verdicts == [Verdict.HOLDS, Verdict.DEVIATES, Verdict.SKIPPED]
@@ -123,11 +123,11 @@ def test_a_target_that_dies_of_a_check_is_told_and_asked_no_more() -> None:
     assert results[2].why == ("the target answers nothing any more",)
     with pytest.raises(GoneError):
         asker(t.config(), is_silence=False)
-    assert cable.sent
+    assert link.sent
 
 
 def test_an_interface_that_takes_nothing_is_named() -> None:
-    cable, t, asker = plugged(faithful)
-    cable.reserve = lambda: None  # type: ignore[method-assign] # no slot, ever
+    link, t, asker = plugged(faithful)
+    link.reserve = lambda: None  # type: ignore[method-assign] # no slot, ever
     with pytest.raises(AoEError, match="aoe0: takes no frames"):
         asker(t.config(), is_silence=False)

@@ -18,11 +18,11 @@ from aoe.common.doctor.interfaces import (
     judge_interface,
 )
 from aoe.common.doctor.wire import judge_answer, judge_namesakes
-from aoe.common.survey import Heard
+from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
-from aoe.net.ethtool import Cable, Pause, ReceiveQueue
-from aoe.net.interfaces import Details, Interface
+from aoe.net.ethtool import LinkSettings, Pause, RxRing
+from aoe.net.interfaces import Interface, InterfaceDetails
 from target.doctor.image import (
     examine_image,
     filesystem_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-ETH0 = Details(
+ETH0 = InterfaceDetails(
     interface=Interface(
         index=2,
         name="eth0",
@@ -48,17 +48,17 @@ ETH0 = Details(
         ethernet=True,
         kind="ethernet",
     ),
-    mtu_limit=9216,
-    watchers=0,
+    max_mtu=9216,
+    promiscuity=0,
     master="",
     master_kind="",
-    above=(),
+    upper=(),
     counters={"rx_packets": 1_000_000, "tx_packets": 500_000, "rx_errors": 0},
 )
 A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
-def eth0(**changes: object) -> Details:
+def eth0(**changes: object) -> InterfaceDetails:
     """Return a good interface with some things changed."""
     about: dict[str, Any] = {n: v for n, v in changes.items() if hasattr(ETH0, n)}
     facts: dict[str, Any] = {n: v for n, v in changes.items() if n not in about}
@@ -80,8 +80,8 @@ def test_raw_sockets_are_everything() -> None:
     assert judge_rights(Capability.NET_RAW).verdict is Verdict.OK
     missing = judge_rights(Capability.NET_ADMIN)
     assert missing.verdict is Verdict.FAIL
-    assert "AmbientCapabilities=CAP_NET_RAW" in missing.cure
-    assert "unshare -Urn" in missing.cure
+    assert "AmbientCapabilities=CAP_NET_RAW" in missing.fix
+    assert "unshare -Urn" in missing.fix
 
 
 # --- interfaces -----------------------------------------------------------------------
@@ -90,13 +90,13 @@ def test_raw_sockets_are_everything() -> None:
 def test_a_good_interface_has_nothing_to_be_cured() -> None:
     findings = list(judge_interface(ETH0))
     assert verdicts(findings) == {"state": "ok", "MTU": "ok", "losses": "ok"}
-    assert {each.cure for each in findings} == {""}
+    assert {each.fix for each in findings} == {""}
     assert by_check(findings)["MTU"].text == "9000: a frame carries 8.5 KiB"
     assert by_check(findings)["losses"].text == "none in 1,500,000 frames"
 
 
 @pytest.mark.parametrize(
-    ("mtu", "limit", "verdict", "text", "cure"),
+    ("mtu", "limit", "verdict", "text", "fix"),
     [
         (
             1500,
@@ -129,15 +129,15 @@ def test_a_good_interface_has_nothing_to_be_cured() -> None:
     ],
 )
 def test_an_mtu_is_what_a_frame_carries(
-    mtu: int, limit: int, verdict: str, text: str, cure: str
+    mtu: int, limit: int, verdict: str, text: str, fix: str
 ) -> None:
-    found = by_check(judge_interface(eth0(mtu=mtu, mtu_limit=limit)))["MTU"]
-    assert (found.verdict, found.text, found.cure) == (verdict, text, cure)
+    found = by_check(judge_interface(eth0(mtu=mtu, max_mtu=limit)))["MTU"]
+    assert (found.verdict, found.text, found.fix) == (verdict, text, fix)
 
 
 def test_an_interface_that_is_off_or_unplugged_fails() -> None:
     off = by_check(judge_interface(eth0(up=False, carrier=False)))["state"]
-    assert (off.verdict, off.cure) == (Verdict.FAIL, "ip link set eth0 up")
+    assert (off.verdict, off.fix) == (Verdict.FAIL, "ip link set eth0 up")
     unplugged = by_check(judge_interface(eth0(carrier=False)))["state"]
     assert unplugged.verdict is Verdict.FAIL
     assert "no cable" in unplugged.text
@@ -152,17 +152,17 @@ def test_what_is_no_ethernet_is_looked_at_no_further() -> None:
 
 def test_a_port_of_a_bridge_fails_and_of_a_bond_is_warned_of() -> None:
     port = by_check(
-        judge_interface(eth0(master="br0", master_kind="bridge", watchers=1))
+        judge_interface(eth0(master="br0", master_kind="bridge", promiscuity=1))
     )
     assert port["bridge"].verdict is Verdict.FAIL
-    assert port["bridge"].cure == "use br0"
+    assert port["bridge"].fix == "use br0"
     assert "promiscuous" not in port
     port = by_check(judge_interface(eth0(master="bond0", master_kind="bond")))
     assert port["master"].verdict is Verdict.WARN
 
 
 def test_vlans_are_mentioned_and_watchers_warned_of() -> None:
-    found = by_check(judge_interface(eth0(above=("eth0.5",), watchers=1)))
+    found = by_check(judge_interface(eth0(upper=("eth0.5",), promiscuity=1)))
     assert found["VLANs"].text.startswith("eth0.5 on top: frames for those arrive")
     assert found["promiscuous"].verdict is Verdict.WARN
 
@@ -180,11 +180,11 @@ def test_one_loss_in_a_hundred_thousand_frames_is_no_worry(
 def test_what_stands_on_an_interface_is_told_from_its_peer() -> None:
     on_it = {"index": 9, "ifname": "eth0.5", "link": 2, "flags": 0, "ifi_type": 1}
     vlan = {**on_it, "linkinfo": {"kind": "vlan"}}
-    assert interfaces._stands_on(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
+    assert interfaces._is_upper(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
     elsewhere = {**vlan, "link_netnsid": 0}
-    assert not interfaces._stands_on(elsewhere, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(elsewhere, 2)  # noqa: SLF001 - as above
     veth = {**on_it, "linkinfo": {"kind": "veth"}}
-    assert not interfaces._stands_on(veth, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(veth, 2)  # noqa: SLF001 - as above
 
 
 # --- cards ----------------------------------------------------------------------------
@@ -192,19 +192,21 @@ def test_what_stands_on_an_interface_is_told_from_its_peer() -> None:
 
 def test_a_card_that_says_nothing_is_not_judged() -> None:
     assert list(judge_card("eth0", Card())) == []
-    assert list(judge_card("eth0", Card(cable=Cable(None, None)))) == []
+    assert list(judge_card("eth0", Card(link_settings=LinkSettings(None, None)))) == []
 
 
 def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
-    slow = judge_card("eth0", Card(cable=Cable(100, full_duplex=False)))
+    slow = judge_card("eth0", Card(link_settings=LinkSettings(100, full_duplex=False)))
     assert verdicts(slow) == {"duplex": "warn", "speed": "warn"}
-    (fast,) = judge_card("eth0", Card(cable=Cable(10_000, full_duplex=True)))
+    (fast,) = judge_card(
+        "eth0", Card(link_settings=LinkSettings(10_000, full_duplex=True))
+    )
     assert fast.text == "10,000 Mb/s: 1,250 MB/s at the very most"
     assert fast.verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(
-    ("frames", "limit", "cure"),
+    ("frames", "limit", "fix"),
     [
         (64, 4096, "ethtool -G eth0 rx 4096"),
         (256, 4096, ""),
@@ -212,18 +214,18 @@ def test_a_slow_cable_and_half_duplex_are_warned_of() -> None:
     ],
 )
 def test_a_short_queue_that_could_be_longer_is_warned_of(
-    frames: int, limit: int, cure: str
+    frames: int, limit: int, fix: str
 ) -> None:
-    (found,) = judge_card("eth0", Card(queue=ReceiveQueue(frames, limit)))
-    assert found.cure == cure
+    (found,) = judge_card("eth0", Card(queue=RxRing(frames, limit)))
+    assert found.fix == fix
 
 
 def test_flow_control_is_wanted_both_ways() -> None:
-    (on,) = judge_card("eth0", Card(pause=Pause(obeys=True, asks=True)))
+    (on,) = judge_card("eth0", Card(pause=Pause(rx=True, tx=True)))
     assert on.verdict is Verdict.OK
-    (half,) = judge_card("eth0", Card(pause=Pause(obeys=True, asks=False)))
+    (half,) = judge_card("eth0", Card(pause=Pause(rx=True, tx=False)))
     assert half.verdict is Verdict.WARN
-    assert half.cure.startswith("ethtool -A eth0 rx on tx on")
+    assert half.fix.startswith("ethtool -A eth0 rx on tx on")
 
 
 def test_buffers_hold_what_clients_send_at_a_time() -> None:
@@ -234,7 +236,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
         "38 frames fit into a socket, and 64 may come at a time"
     )
     wanted = 64 * (14 + 9000 + 2048)
-    assert small.cure == f"sysctl -w net.core.rmem_max={wanted}"
+    assert small.fix == f"sysctl -w net.core.rmem_max={wanted}"
     (enough,) = judge_buffers("eth0", 1500, limits)
     assert enough.verdict is Verdict.OK
     assert list(judge_buffers("eth0", 1500, {})) == []
@@ -255,7 +257,7 @@ def test_buffers_hold_what_clients_send_at_a_time() -> None:
 def test_a_target_is_held_against_this_end(
     mtu: int, buffers: int, sectors: int, verdict: str, words: str
 ) -> None:
-    heard = Heard(Address(7, 3), A, buffers, sectors)
+    heard = TargetInfo(Address(7, 3), A, buffers, sectors)
     found = judge_answer("eth0", mtu, heard)
     assert found.subject == "e7.3"
     assert found.text.startswith("on eth0, 52:54:00:00:00:01: ")
@@ -273,7 +275,7 @@ def test_two_that_share_an_address_are_told_apart_by_their_disks() -> None:
         "52:54:00:00:00:01 and 52:54:00:00:00:02 answer for it with different disks: "
         "clients mix the two up"
     )
-    assert different.cure == "give one of them another address: aoe-target serve e7.N"
+    assert different.fix == "give one of them another address: aoe-target serve e7.N"
     silent = judge_namesakes(Address(7, 3), {A: one, B: None})
     assert silent.verdict is Verdict.WARN
 
@@ -317,7 +319,7 @@ def test_an_image_is_looked_at_as_serve_would(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_served_says_what_serve_would(tmp_path: Path) -> None:
     (missing,) = examine_image(str(tmp_path / "none.img"))
     assert (missing.verdict, missing.text) == (Verdict.FAIL, "no such file")
-    assert missing.cure == "Make one with --create 1G"
+    assert missing.fix == "Make one with --create 1G"
     odd = tmp_path / "odd.img"
     odd.write_bytes(bytes(700))
     (found,) = examine_image(str(odd))

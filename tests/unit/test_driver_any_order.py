@@ -306,7 +306,7 @@ def test_k13_no_frame_raises_and_no_frame_holds_a_bio_up(
         world.deliver(nonsense.pack(live))
         check_bookkeeping(world)
     world.reply(*requests)
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == len({*world.ended}) == 6
 
 

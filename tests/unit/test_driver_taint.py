@@ -15,7 +15,7 @@ from initiator.driver.skbuff import Skb
 from initiator.driver.timing import KernelTiming, PromptTiming, Window
 
 if TYPE_CHECKING:
-    from tests.unit.conftest import AnsweringTarget, Connect, Sent, World
+    from tests.unit.conftest import Connect, FakeTarget, Sent, World
 
 KERNEL = Options.kernel()
 USER = Options()
@@ -147,11 +147,11 @@ class TwoTargets:
         self.first = self.world.target
         self.second = self.world.second_mac(buffers=buffers)
         self.world.deliver(self.second.announce())
-        self.world.settle()
+        self.world.run_until_idle()
         self.world.driver.open(self.world.device)
         self.one, self.other = self.world.device.targets
 
-    def sent_to(self, peer: AnsweringTarget) -> list[Sent]:
+    def sent_to(self, peer: FakeTarget) -> list[Sent]:
         """Take what has left for one of them; what has for the other stays."""
         frames = self.world.take()
         self.world.frames = [f for f in frames if f.header.dst != peer.mac]
@@ -161,12 +161,12 @@ class TwoTargets:
         """Taint the first, whose answer then has a probe sent to it."""
         self.world.read(0, bytearray(4 * SECTOR))
         [request] = self.sent_to(self.first)
-        self.world.settle()
+        self.world.run_until_idle()
         self.one.taint = taint + 1
         self.world.reply(request)
 
     def run(
-        self, seconds: float, *alive: AnsweringTarget, reads: bool = False
+        self, seconds: float, *alive: FakeTarget, reads: bool = False
     ) -> list[Sent]:
         """Let time pass while these answer at once; return what went to the others."""
         world = self.world
@@ -225,7 +225,7 @@ def test_k57_a_lost_frame_goes_to_another_target_and_a_probe_to_its_own(
     buffer = bytearray(4 * SECTOR)
     two.world.read(0, buffer)
     [stuck] = two.sent_to(two.first)
-    two.world.settle()
+    two.world.run_until_idle()
     two.one.taint = 3
 
     two.world.wait(0.3 if options is USER else 17)
@@ -415,5 +415,5 @@ def test_k44_the_timer_starts_what_found_no_frame(
     assert device.status == "up"
     assert len(world.frames) == kick
     world.read(0, bytearray(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == 2

@@ -21,7 +21,7 @@ def test_p11_a_kernel_driver_is_told_of_and_warned_of_once_it_has_disks() -> Non
     busy = judge_kernel(["e0.0", "e7.3"], loaded=True)
     assert busy.verdict is Verdict.WARN
     assert "it has e0.0, e7.3 too" in busy.text
-    assert "aoe-interfaces" in busy.cure
+    assert "aoe-interfaces" in busy.fix
 
 
 def test_p11_a_kernel_driver_is_found_by_its_module(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.asking import CLIENT
 from tests.links import MemoryRings
-from tests.unit.conftest import ADDRESS, AnsweringTarget
+from tests.unit.conftest import ADDRESS, FakeTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class Wire:
     def __init__(self, link: HostRings, trouble: float = 0, seed: int = 0) -> None:
         self.link = link
         self.disk = bytearray(CONTENT)
-        self.target = AnsweringTarget(self.disk, buffers=24)
+        self.target = FakeTarget(self.disk, buffers=24)
         self.now = 1000.0
         self.requests: list[bytes] = []
         self._chance, self._trouble = Random(seed), 0.0

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from aoe.net.link import Link
-    from tests.unit.conftest import AnsweringTarget, Connect
+    from tests.unit.conftest import Connect, FakeTarget
 
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
@@ -357,7 +357,7 @@ def files_that_run() -> Iterator[set[str]]:
         files.update(names)
 
 
-def read_and_write(target: AnsweringTarget) -> None:
+def read_and_write(target: FakeTarget) -> None:
     """Find a device on a link, write to it, lose a frame, and read it back."""
     ring, driver = Ring(), Driver()
     netdev = LinkDevice(cast("Link", ring))

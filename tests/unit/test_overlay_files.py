@@ -158,10 +158,10 @@ def test_a_commit_that_failed_half_way_is_finished_by_another(
 
     with pytest.raises(AoEError):
         commit_overlay(file, stop)
-    cure = f"Finish it with: aoe-target overlay commit {file}"
+    fix = f"Finish it with: aoe-target overlay commit {file}"
     with pytest.raises(AoEError, match="a commit was interrupted") as caught:
         open_disk(golden, overlay=file)
-    assert caught.value.cure == cure
+    assert caught.value.fix == fix
     with pytest.raises(AoEError, match="a commit was interrupted"):
         reset_overlay(file)
     commit_overlay(file, quiet)
@@ -216,7 +216,7 @@ def test_a_base_that_was_changed_is_refused_unless_forced_or_reset(
     assert overlay_status(file).base_state == "changed"
     with pytest.raises(UsageError, match="was changed since the overlay") as caught:
         open_disk(golden, overlay=file)
-    assert caught.value.cure == (
+    assert caught.value.fix == (
         "Put the old one back, or empty the overlay with: "
         f"aoe-target overlay reset {file}, or --force"
     )

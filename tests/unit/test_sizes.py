@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoe.common.sizes import check_sectors, counted, format_size, parse_size, short_size
+from aoe.common.sizes import (
+    check_sectors,
+    format_count,
+    format_size,
+    parse_size,
+    short_size,
+)
 from aoe.errors import UsageError
 
 
@@ -105,4 +111,4 @@ def test_any_whole_number_is_read_back(number: int, suffix: str) -> None:
     ("number", "text"), [(0, "0 frames"), (1, "1 frame"), (1890, "1,890 frames")]
 )
 def test_things_are_as_many_as_they_are(number: int, text: str) -> None:
-    assert counted(number, "frame") == text
+    assert format_count(number, "frame") == text

@@ -121,7 +121,7 @@ def test_a_port_of_a_bridge_is_told_what_to_use(wire: Wire) -> None:
     for words in ("add br0 type bridge", "set aoe0 master br0", "set br0 up"):
         wire.target.run(["ip", "link", *words.split()], check=True)
     found = doctor(wire.target, "aoe0")["aoe0", "bridge"]
-    assert (found["verdict"], found["cure"]) == ("fail", "use br0")
+    assert (found["verdict"], found["fix"]) == ("fail", "use br0")
 
 
 def test_two_targets_at_one_address_are_found_out(

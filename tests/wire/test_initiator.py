@@ -80,7 +80,7 @@ def test_disk_reads_what_it_wrote(
     image = make_image(tmp_path / "disk.img", 4 * MIB)
     before = image.read_bytes()
     server(wire, image)
-    with wire.initiator.entered(), Disk.open("e0.0", "aoe0") as disk:
+    with wire.initiator.enter(), Disk.open("e0.0", "aoe0") as disk:
         assert disk.size == 4 * MIB
         assert disk.read(0, 4 * MIB) == before
         written = os.urandom(999 * 512)
@@ -179,7 +179,7 @@ def test_verify_finds_a_difference(wire: Wire, tmp_path: Path) -> None:
     liar = tmp_path / "disk.img"
     liar.write_bytes(bytes(2 * MIB))
     serve(wire, liar)
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         host = Host.on("aoe0")
     with host:
         disk = Disk(host, E00)
@@ -242,7 +242,7 @@ def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
         start += length
     with Wire(9000) as wire:
         serve(wire, disk_path, "--create", str(size))
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             link = FaultyLink(open_link("aoe0", responses=True), seed=3)
         with Host([link]) as host:
             disk = Disk(host, E00)

@@ -400,7 +400,7 @@ def test_nbd_over_tcp_with_a_name_that_needs_quoting(
             assert time.monotonic() < end
             time.sleep(0.01)
         export = "ä" * 256
-        with wire.target.entered():
+        with wire.target.enter():
             uri = f"nbd://127.0.0.1:1809/{quote(export)}"
             disk = open_disk(uri, OpenFlags(read_only=True))
         buffer = memoryview(bytearray(512))

@@ -233,7 +233,7 @@ def narrow(switch: Switch, image: Path) -> Iterator[Namespace]:
     words = ("aoe0", image, "--no-state", "--force")
     process = start(server, "serve", "e7.3", *words)
     ready_line(process)
-    switch.narrow(here, 4200)
+    switch.limit_mtu(here, 4200)
     yield here
     finish(process, 15)
 
@@ -293,7 +293,7 @@ def test_doctor_looks_at_all_there_is(served: Wire, tmp_path: Path) -> None:
 def test_doctor_warns_of_a_wire_without_targets(wire: Wire) -> None:
     found = findings(aoe_json(wire, "doctor", "-t", "0.3"))["aoe0", "targets"]
     assert (found["verdict"], found["text"]) == ("warn", "no target answers")
-    assert "MAC mask list" in found["cure"]
+    assert "MAC mask list" in found["fix"]
 
 
 def test_p60_doctor_warns_of_a_target_with_one_buffer(wire: Wire, image: Path) -> None:

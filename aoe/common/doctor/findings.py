@@ -27,33 +27,33 @@ class Finding:
         check: what was looked at, one or two words.
         verdict: how it is.
         text: a sentence: what it is, and what that means for AoE.
-        cure: what to do about it, a command where there is one; empty if nothing.
+        fix: what to do about it, a command where there is one; empty if nothing.
     """
 
     subject: str
     check: str
     verdict: Verdict
     text: str
-    cure: str = ""
+    fix: str = ""
 
 
-def ok(subject: str, check: str, text: str, cure: str = "") -> Finding:
+def ok(subject: str, check: str, text: str, fix: str = "") -> Finding:
     """Find that it is well."""
-    return Finding(subject, check, Verdict.OK, text, cure)
+    return Finding(subject, check, Verdict.OK, text, fix)
 
 
-def warn(subject: str, check: str, text: str, cure: str = "") -> Finding:
+def warn(subject: str, check: str, text: str, fix: str = "") -> Finding:
     """Find that it works, and could do so better."""
-    return Finding(subject, check, Verdict.WARN, text, cure)
+    return Finding(subject, check, Verdict.WARN, text, fix)
 
 
-def fail(subject: str, check: str, text: str, cure: str = "") -> Finding:
+def fail(subject: str, check: str, text: str, fix: str = "") -> Finding:
     """Find that it does not work."""
-    return Finding(subject, check, Verdict.FAIL, text, cure)
+    return Finding(subject, check, Verdict.FAIL, text, fix)
 
 
 def from_error(
     check: str, error: AoEError, verdict: Verdict = Verdict.FAIL, subject: str = ""
 ) -> Finding:
-    """Take an error for a finding: it has the sentence and the cure."""
-    return Finding(subject or error.what, check, verdict, error.why, error.cure)
+    """Take an error for a finding: it has the sentence and the fix."""
+    return Finding(subject or error.what, check, verdict, error.why, error.fix)

@@ -10,14 +10,14 @@ from aoe.common.doctor.findings import Finding, fail, from_error, ok, warn
 from aoe.common.sizes import short_size
 from aoe.errors import NotFoundError
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame
-from aoe.net.ethtool import cable, pause, receive_queue
-from aoe.net.interfaces import examine_interface
+from aoe.net.ethtool import link_settings, pause, rx_ring
+from aoe.net.interfaces import get_interface_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aoe.net.ethtool import Cable, Pause, ReceiveQueue
-    from aoe.net.interfaces import Details
+    from aoe.net.ethtool import LinkSettings, Pause, RxRing
+    from aoe.net.interfaces import InterfaceDetails
 
 _JUMBO: Final = 9000
 _FRAMES: Final = 64
@@ -42,29 +42,29 @@ _RETRY: Final = "for each a client sends its request again, after a wait"
 class Card(NamedTuple):
     """What the driver says; None where it does not."""
 
-    cable: Cable | None = None
-    queue: ReceiveQueue | None = None
+    link_settings: LinkSettings | None = None
+    queue: RxRing | None = None
     pause: Pause | None = None
 
 
 def examine_one(name: str) -> Iterator[Finding]:
     """Look at one interface, without sending anything."""
     try:
-        details = examine_interface(name)
+        details = get_interface_details(name)
     except NotFoundError as error:
         yield from_error("interface", error)
         return
     yield from judge_interface(details)
     if not details.interface.ethernet:
         return
-    card = Card(cable(name), receive_queue(name), pause(name))
+    card = Card(link_settings(name), rx_ring(name), pause(name))
     yield from judge_card(name, card)
     if not capability_sets().effective & Capability.NET_ADMIN:
         # With it, the limits do not hold for us.
         yield from judge_buffers(name, details.interface.mtu, _limits())
 
 
-def judge_interface(details: Details) -> Iterator[Finding]:
+def judge_interface(details: InterfaceDetails) -> Iterator[Finding]:
     """Judge what netlink says of an interface."""
     interface = details.interface
     name = interface.name
@@ -85,11 +85,11 @@ def judge_interface(details: Details) -> Iterator[Finding]:
     yield _judge_losses(name, details.counters)
 
 
-def _judge_mtu(details: Details) -> Finding:
+def _judge_mtu(details: InterfaceDetails) -> Finding:
     name, mtu, limit = (
         details.interface.name,
         details.interface.mtu,
-        details.mtu_limit or _JUMBO,
+        details.max_mtu or _JUMBO,
     )
     sectors = sectors_per_frame(mtu)
     if not sectors:
@@ -102,11 +102,11 @@ def _judge_mtu(details: Details) -> Finding:
     # 1500 is what most networks have, and works.
     more = short_size(sectors_per_frame(better) * 512)
     text = f"{carries}; with {better} it would be {more}, and large reads much faster"
-    cure = f"ip link set {name} mtu {better}  (clients and switches must do so too)"
-    return warn(name, "MTU", text, cure)
+    fix = f"ip link set {name} mtu {better}  (clients and switches must do so too)"
+    return warn(name, "MTU", text, fix)
 
 
-def _judge_company(details: Details) -> Iterator[Finding]:
+def _judge_company(details: InterfaceDetails) -> Iterator[Finding]:
     name = details.interface.name
     if details.master_kind == "bridge":
         yield fail(
@@ -123,14 +123,14 @@ def _judge_company(details: Details) -> Iterator[Finding]:
             f"is a port of {details.master}: frames go their own way past it",
             f"use {details.master}",
         )
-    if details.above:
+    if details.upper:
         yield ok(
             name,
             "VLANs",
-            f"{', '.join(details.above)} on top: frames for those arrive there, "
+            f"{', '.join(details.upper)} on top: frames for those arrive there, "
             "not here",
         )
-    if details.watchers and not details.master:
+    if details.promiscuity and not details.master:
         yield warn(
             name,
             "promiscuous",
@@ -158,14 +158,14 @@ def _judge_losses(name: str, counters: Mapping[str, int]) -> Finding:
 
 def judge_card(name: str, card: Card) -> Iterator[Finding]:
     """Judge what the driver says; what it does not say is not found."""
-    if card.cable is not None:
-        yield from _judge_cable(name, card.cable)
+    if card.link_settings is not None:
+        yield from _judge_cable(name, card.link_settings)
     queue = card.queue
-    if queue is not None and queue.limit:
-        text = f"the card keeps {queue.frames} frames until the kernel takes them"
-        if queue.frames < min(queue.limit, 4 * _FRAMES):
-            more = f"{text}, and could keep {queue.limit}: bursts get lost"
-            yield warn(name, "queue", more, f"ethtool -G {name} rx {queue.limit}")
+    if queue is not None and queue.max_pending:
+        text = f"the card keeps {queue.pending} frames until the kernel takes them"
+        if queue.pending < min(queue.max_pending, 4 * _FRAMES):
+            more = f"{text}, and could keep {queue.max_pending}: bursts get lost"
+            yield warn(name, "queue", more, f"ethtool -G {name} rx {queue.max_pending}")
         else:
             yield ok(name, "queue", text)
     if card.pause is not None:
@@ -173,12 +173,12 @@ def judge_card(name: str, card: Card) -> Iterator[Finding]:
             yield ok(name, "flow control", "works both ways: bursts wait in the switch")
         else:
             text = "is off, in one direction at least: a switch drops what is too much"
-            cure = f"ethtool -A {name} rx on tx on  (if the switch does so too)"
-            yield warn(name, "flow control", text, cure)
+            fix = f"ethtool -A {name} rx on tx on  (if the switch does so too)"
+            yield warn(name, "flow control", text, fix)
     # Segmentation, checksum and receive offloads are about TCP and UDP.
 
 
-def _judge_cable(name: str, agreed: Cable) -> Iterator[Finding]:
+def _judge_cable(name: str, agreed: LinkSettings) -> Iterator[Finding]:
     if agreed.full_duplex is False:
         text = "half duplex: requests and replies get into each other's way"
         yield warn(name, "duplex", text, f"ethtool -s {name} autoneg on")

@@ -44,7 +44,7 @@ def exit_by(findings: Iterable[Finding]) -> None:
 
 
 def describe_finding(finding: Finding) -> str:
-    """Write a finding in a line, and its cure, if it has one, in another."""
+    """Write a finding in a line, and its fix, if it has one, in another."""
     verdict = click.style(f"{finding.verdict:<4}", fg=_COLOURS[finding.verdict])
     line = f"{verdict}  {finding.subject}: {finding.check}: {finding.text}"
-    return f"{line}\n      {finding.cure}" if finding.cure else line
+    return f"{line}\n      {finding.fix}" if finding.fix else line

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aoe.address import Address
-    from aoe.common.survey import Heard
+    from aoe.common.survey import TargetInfo
     from aoe.identify import Identity
     from aoe.net.base import Link
 
@@ -44,13 +44,13 @@ def open_wire(name: str) -> tuple[Link | None, list[Finding]]:
         return None, [refused, from_error("open", error, subject=name)]
 
 
-def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]:
+def examine_targets(link: Link, all_heard: Iterable[TargetInfo]) -> Iterator[Finding]:
     """Look at those that answered on a wire, and whether they get on.
 
     Raises:
         NotFoundError: the interface is gone.
     """
-    ways: defaultdict[Address, dict[bytes, Heard]] = defaultdict(dict)
+    ways: defaultdict[Address, dict[bytes, TargetInfo]] = defaultdict(dict)
     for heard in all_heard:
         ways[heard.address][heard.mac] = heard
     if not ways:
@@ -63,7 +63,7 @@ def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]
             yield judge_namesakes(address, pages)
 
 
-def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
+def judge_answer(name: str, mtu: int, heard: TargetInfo) -> Finding:
     """Judge what a target says it can do, against our end of the wire."""
     text = (
         f"on {name}, {format_mac(heard.mac)}: {heard.buffers} buffers, "
@@ -73,16 +73,16 @@ def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
     subject = str(heard.address)
     if heard.buffers < 2:
         # Linux begins with half of them (P60).
-        cure = "serve it with --buffers 64, or -b 16 for vblade"
-        return warn(subject, "targets", f"{text}; Linux brings no such disk up", cure)
+        fix = "serve it with --buffers 64, or -b 16 for vblade"
+        return warn(subject, "targets", f"{text}; Linux brings no such disk up", fix)
     if heard.sectors < here:
         more = f"{text}, where this end could carry {short_size(here * 512)}"
-        cure = "raise the MTU of its interface, and of all between"
-        return warn(subject, "targets", more, cure)
+        fix = "raise the MTU of its interface, and of all between"
+        return warn(subject, "targets", more, fix)
     if heard.sectors > here:
         more = f"{text}, where this end can carry {short_size(here * 512)}"
-        cure = f"raise the MTU here: ip link set {name} mtu 9000"
-        return warn(subject, "targets", more, cure)
+        fix = f"raise the MTU here: ip link set {name} mtu 9000"
+        return warn(subject, "targets", more, fix)
     return ok(subject, "targets", text)
 
 
@@ -96,11 +96,11 @@ def judge_namesakes(address: Address, pages: dict[bytes, Identity | None]) -> Fi
     macs = " and ".join(format_mac(mac) for mac in sorted(pages))
     subject, check = str(address), "duplicate"
     first, *others = pages.values()
-    cure = f"give one of them another address: aoe-target serve e{address.shelf}.N"
+    fix = f"give one of them another address: aoe-target serve e{address.shelf}.N"
     if None in pages.values():
         text = f"{macs} answer for it, and do not tell whether their disk is the same"
-        return warn(subject, check, text, cure)
+        return warn(subject, check, text, fix)
     if all(page == first for page in others):
         return ok(subject, check, f"{macs} answer for it: two ways to the same disk")
     text = f"{macs} answer for it with different disks: clients mix the two up"
-    return fail(subject, check, text, cure)
+    return fail(subject, check, text, fix)

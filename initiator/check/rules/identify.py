@@ -16,7 +16,7 @@ from aoe.ata import (
     Opcode,
     SmartFeature,
 )
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.check.expect import (
     AnyOf,
     That,
@@ -124,7 +124,7 @@ def checksum(t: Subject) -> Steps:
 @table.must("P82")
 def dma(t: Subject) -> Steps:
     """READ DMA works, if IDENTIFY claims DMA."""
-    t.claims(Ability.DMA)
+    t.claims(FeatureSet.DMA)
     data = (yield t.read(), succeeds(sectors=1))[ATA_DATA:]
     yield t.transfer(Opcode.READ_DMA, 0), succeeds(data)
     if t.disk.lba48:
@@ -134,8 +134,8 @@ def dma(t: Subject) -> Steps:
 @table.must("P82")
 def smart(t: Subject) -> Steps:
     """SMART tells status and data, if IDENTIFY claims SMART."""
-    t.claims(Ability.SMART)
-    if Ability.SMART not in t.disk.enabled:
+    t.claims(FeatureSet.SMART)
+    if FeatureSet.SMART not in t.disk.enabled:
         raise Skip("SMART is switched off")
     status = t.ata(Opcode.SMART, SMART_KEY, feature=SmartFeature.RETURN_STATUS)
     yield status, succeeds()

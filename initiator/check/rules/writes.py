@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Opcode
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.check.expect import (
     A_REFUSAL,
     NO_SUCCESS,
@@ -191,7 +191,7 @@ def flush(t: Subject) -> Steps:
 @table.must("P82", DISK)
 def dma(t: Subject) -> Steps:
     """WRITE DMA works, if IDENTIFY claims DMA."""
-    t.claims(Ability.DMA)
+    t.claims(FeatureSet.DMA)
     lba, data = t.scratch[0], t.flipped()
     t.write(lba, data)
     opcode = Opcode.WRITE_DMA_EXT if t.disk.lba48 else Opcode.WRITE_DMA
@@ -202,7 +202,7 @@ def dma(t: Subject) -> Steps:
 @table.must("P82", DISK)
 def trim(t: Subject) -> Steps:
     """What TRIM trims reads as zeroes, if IDENTIFY claims it."""
-    t.claims(Ability.TRIM)
+    t.claims(FeatureSet.TRIM)
     need(t, 3)
     yield t.write(t.scratch[1], t.flipped(1)), succeeds()
     ranges = TRIM_RANGE.pack(1 << 48 | t.scratch[1]).ljust(SECTOR, b"\0")
@@ -225,7 +225,7 @@ def trim(t: Subject) -> Steps:
 @table.must("P82", DISK)
 def spoil(t: Subject) -> Steps:
     """WRITE UNCORRECTABLE spoils its sector until the next WRITE."""
-    t.claims(Ability.UNCORRECTABLE)
+    t.claims(FeatureSet.UNCORRECTABLE)
     lba = t.scratch[0]
     opcode = Opcode.WRITE_UNCORRECTABLE_EXT
     t.write(lba, b"")

@@ -101,9 +101,9 @@ def attach(
     if command:
         from initiator.export.nbd.listener import planned_uri
 
-        life.run_beside(command, planned_uri(str(nbd), str(address)))
+        life.run_supervised(command, planned_uri(str(nbd), str(address)))
     elif background:
-        life.go_to_background()
+        life.daemonize()
     say = _Announcer(life, as_json=as_json, quiet=bool(command))
     if nbd is not None:
         _serve_nbd(address, connection, nbd, say, read_only=read_only)
@@ -233,16 +233,16 @@ class _Life:
         self._ready_fds = ready_fds
         self._leaves_terminal = False
 
-    def run_beside(self, command: str, uri: str) -> None:
-        from aoe.common.daemon import run_beside
+    def run_supervised(self, command: str, uri: str) -> None:
+        from aoe.common.daemon import run_supervised
 
-        beside = run_beside(command, {"uri": uri}, self._ready_fds)
+        beside = run_supervised(command, {"uri": uri}, self._ready_fds)
         self._ready_fds.append(beside.ready_fd)
 
-    def go_to_background(self) -> None:
-        from aoe.common.daemon import go_to_background
+    def daemonize(self) -> None:
+        from aoe.common.daemon import daemonize
 
-        self._ready_fds.append(go_to_background(self._ready_fds))
+        self._ready_fds.append(daemonize(self._ready_fds))
         self._leaves_terminal = True
 
     def is_ready(self) -> None:
@@ -253,6 +253,6 @@ class _Life:
             except OSError as error:
                 raise from_os_error(f"--ready-fd {fd}", error) from error
         if self._leaves_terminal:
-            from aoe.common.daemon import leave_terminal
+            from aoe.common.daemon import close_terminal
 
-            leave_terminal()
+            close_terminal()

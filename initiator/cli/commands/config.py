@@ -191,8 +191,8 @@ def fset(
 def _string(string: str | None, as_hex: bytes | None, file: Path | None) -> bytes:
     given = [each for each in (string, as_hex, file) if each is not None]
     if len(given) != 1:
-        cure = 'Write one of STRING ("" for none), --hex and --file'
-        raise UsageError("STRING", "given twice" if given else "missing", cure)
+        fix = 'Write one of STRING ("" for none), --hex and --file'
+        raise UsageError("STRING", "given twice" if given else "missing", fix)
     if as_hex is not None:
         content = as_hex
     elif file is not None:

@@ -62,8 +62,8 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
         )
     if not answers:
         names = ",".join(link.name for link in links)
-        cure = f"See what is in the way: aoe doctor -i {names}"
-        raise NotFoundError("discover", f"nobody answered on {names}", cure)
+        fix = f"See what is in the way: aoe doctor -i {names}"
+        raise NotFoundError("discover", f"nobody answered on {names}", fix)
 
 
 def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:

@@ -10,7 +10,7 @@ import click
 
 from aoe.address import Address
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
-from aoe.common.sizes import counted, format_size
+from aoe.common.sizes import format_count, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from initiator.cli.common import Connection, connects, progress
 from initiator.cli.complete import complete_address, complete_end
@@ -34,7 +34,7 @@ def flush(disk: Disk) -> None:
         click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
     except AoEError as error:
         why = f"written, but not flushed: {error.why}"
-        raise type(error)(error.what, why, error.cure) from error
+        raise type(error)(error.what, why, error.fix) from error
 
 
 _offset = click.option(
@@ -118,8 +118,8 @@ def _as_address(name: str) -> Address | None:
         try:
             return Address.parse(name)
         except UsageError as error:
-            cure = f"{error.cure}; if it is a file, as ./{name}"
-            raise UsageError(error.what, error.why, cure) from None
+            fix = f"{error.fix}; if it is a file, as ./{name}"
+            raise UsageError(error.what, error.why, fix) from None
     return None
 
 
@@ -209,7 +209,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{counted(retransmits, 'frame')} sent again")
+        details.append(f"{format_count(retransmits, 'frame')} sent again")
     if check:
         details.append("verified")
     return details

@@ -53,7 +53,7 @@ class NbdFrontEnd:
             read_only=read_only,
             can_flush=self._flushes,
             can_trim=disk.can_trim,
-            trims_to_zeroes=disk.trims_to_zeroes,
+            discard_zeroes_data=disk.discard_zeroes_data,
         )
         self._server = NbdServer(disk.host, ByteView(disk.submit_bio), export, listener)
         self.uri = self._server.uri

@@ -21,10 +21,10 @@ from aoe.common.nbd import (
     OPTION_REPLY,
     OPTION_REPLY_MAGIC,
     PAYLOAD,
-    NbdAnswer,
     NbdFlag,
     NbdInfo,
     NbdOption,
+    NbdOptionReply,
 )
 from aoe.errors import DecodeError
 
@@ -55,7 +55,7 @@ class NbdExport:
     read_only: bool = False
     can_flush: bool = True
     can_trim: bool = False
-    trims_to_zeroes: bool = False
+    discard_zeroes_data: bool = False
 
     def flags(self, *, structured: bool) -> NbdFlag:
         """Return what clients are told that they may do.
@@ -124,11 +124,11 @@ class Handshake:
                 return True
             if length > _OPTION_LIMIT:
                 yield from skip(length)
-                self._answer(option, NbdAnswer.TOO_BIG, b"too long")
+                self._answer(option, NbdOptionReply.TOO_BIG, b"too long")
                 continue
             data = (yield length) if length else b""
             if option == NbdOption.ABORT:
-                self._answer(option, NbdAnswer.ACK)
+                self._answer(option, NbdOptionReply.ACK)
                 return False
             if self._negotiate(option, data):
                 return True
@@ -153,34 +153,34 @@ class Handshake:
         if option in (NbdOption.INFO, NbdOption.GO):
             return self._tell(option, data) and option == NbdOption.GO
         if option not in (NbdOption.LIST, NbdOption.STRUCTURED_REPLY):
-            self._answer(option, NbdAnswer.UNSUPPORTED, b"not known here")
+            self._answer(option, NbdOptionReply.UNSUPPORTED, b"not known here")
         elif data:
-            self._answer(option, NbdAnswer.INVALID, b"carries no data")
+            self._answer(option, NbdOptionReply.INVALID, b"carries no data")
         else:
             if option == NbdOption.LIST:
                 name = self._export.name.encode()
                 entry = len(name).to_bytes(4, "big") + name
-                self._answer(option, NbdAnswer.SERVER, entry)
+                self._answer(option, NbdOptionReply.SERVER, entry)
             else:
                 self.structured = True
-            self._answer(option, NbdAnswer.ACK)
+            self._answer(option, NbdOptionReply.ACK)
         return False
 
     def _tell(self, option: int, data: bytes) -> bool:
         end = 4 + int.from_bytes(data[:4], "big")
         count = int.from_bytes(data[end : end + 2], "big")
         if len(data) != end + 2 + 2 * count:
-            self._answer(option, NbdAnswer.INVALID, b"lengths do not fit")
+            self._answer(option, NbdOptionReply.INVALID, b"lengths do not fit")
             return False
         if not self._is_ours(data[4:end]):
-            self._answer(option, NbdAnswer.UNKNOWN, b"no such export")
+            self._answer(option, NbdOptionReply.UNKNOWN, b"no such export")
             return False
         flags = self._export.flags(structured=self.structured)
         size = INFO_EXPORT.pack(NbdInfo.EXPORT, self._export.size, flags)
-        self._answer(option, NbdAnswer.INFO, size)
+        self._answer(option, NbdOptionReply.INFO, size)
         for wish in _wishes(data[end + 2 :]):
-            self._answer(option, NbdAnswer.INFO, self._information(wish))
-        self._answer(option, NbdAnswer.ACK)
+            self._answer(option, NbdOptionReply.INFO, self._information(wish))
+        self._answer(option, NbdOptionReply.ACK)
         return True
 
     def _information(self, wish: NbdInfo) -> bytes:

@@ -220,7 +220,7 @@ class Connection:
         elif request.command == NbdCommand.TRIM:
             self._trim(request, done)
         elif request.command == NbdCommand.WRITE_ZEROES:
-            holes = request.allows_holes and self._server.export.trims_to_zeroes
+            holes = request.allows_holes and self._server.export.discard_zeroes_data
             make = view.punch if holes else view.write_zeroes
             make(request.offset, request.length, done, fua=request.fua)
         else:

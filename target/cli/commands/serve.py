@@ -391,7 +391,7 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
 
 def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
     # Who waits for us to be ready, and with whom we end.
-    from aoe.common.daemon import run_beside
+    from aoe.common.daemon import run_supervised
     from target.cli.captive import end_with_parent
 
     ready_fds = [] if life.ready_fd is None else [life.ready_fd]
@@ -402,7 +402,7 @@ def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | No
         end_with_parent(parent)
     first = settings.exports[0]
     variables = {"aoe": str(first.address), "iface": first.interfaces[0]}
-    beside = run_beside(life.command, variables, ready_fds)
+    beside = run_supervised(life.command, variables, ready_fds)
     return [*ready_fds, beside.ready_fd], beside.parent
 
 

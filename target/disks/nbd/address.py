@@ -22,7 +22,7 @@ _SCHEME: Final = re.compile(r"nbds?(\+\w+)?:")
 _SCHEMES: Final = frozenset(
     {"nbd", "nbd+unix", "nbd+vsock", "nbds", "nbds+unix", "nbds+vsock"}
 )
-_CURE: Final = "Write it as nbd://host/name or nbd+unix:///name?socket=/path"
+_FIX: Final = "Write it as nbd://host/name or nbd+unix:///name?socket=/path"
 
 
 def is_nbd(path: str) -> bool:
@@ -60,7 +60,7 @@ class NbdAddress:
         parts = urlsplit(uri)
         export = unquote(parts.path.removeprefix("/"))
         if parts.scheme not in _SCHEMES or not uri.isprintable() or "\0" in export:
-            raise UsageError(uri, "not a kind of NBD that we speak", _CURE)
+            raise UsageError(uri, "not a kind of NBD that we speak", _FIX)
         places: tuple[Place, ...] = ()
         if parts.scheme.endswith("+unix"):
             path = _socket_path(uri, parts)
@@ -78,7 +78,7 @@ def _socket_path(uri: str, parts: SplitResult) -> str:
     pairs = [pair.partition("=") for pair in parts.query.split("&")]
     paths = [unquote(value) for name, _, value in pairs if name == "socket"]
     if len(paths) != 1 or not paths[0] or parts.hostname:
-        raise UsageError(uri, "names no socket", _CURE)
+        raise UsageError(uri, "names no socket", _FIX)
     return paths[0]
 
 
@@ -86,9 +86,9 @@ def _host(uri: str, parts: SplitResult) -> tuple[str, int]:
     try:
         host, port = parts.hostname, parts.port or _PORT
     except ValueError as error:
-        raise UsageError(uri, "not a port", _CURE) from error
+        raise UsageError(uri, "not a port", _FIX) from error
     if not host:
-        raise UsageError(uri, "names no host", _CURE)
+        raise UsageError(uri, "names no host", _FIX)
     return host, port
 
 

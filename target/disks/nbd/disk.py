@@ -300,7 +300,7 @@ def choose_client(address: NbdAddress, name: str = "") -> Connect:
 
     Raises:
         UsageError: not a name, or the wrong one for this address.
-        NotFoundError: no libnbd, and nothing else will do; the cure says what to
+        NotFoundError: no libnbd, and nothing else will do; the fix says what to
             install.
     """
     if name not in ("", "libnbd", "own"):
@@ -336,7 +336,7 @@ def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
             given.
 
     Raises:
-        AoEError: one of its children, with the cure: no such server or export, not for
+        AoEError: one of its children, with the fix: no such server or export, not for
             writing, options that only files have.
     """
     for option, is_set in (
@@ -367,7 +367,7 @@ def measure_nbd(uri: str, client: str = "") -> int | None:
         one client at a time and has one.
 
     Raises:
-        AoEError: one of its children, with the cure: no such server or export.
+        AoEError: one of its children, with the fix: no such server or export.
     """
     connect = _way_to(uri, client)
     try:

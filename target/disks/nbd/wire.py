@@ -32,11 +32,11 @@ from aoe.common.nbd import (
     REQUEST_MAGIC,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
-    NbdAnswer,
     NbdCommand,
     NbdFlag,
     NbdInfo,
     NbdOption,
+    NbdOptionReply,
 )
 from aoe.errors import AccessError, AoEError, DecodeError, NotFoundError, UsageError
 
@@ -129,9 +129,9 @@ def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
         data = (yield length) if length else b""
         if kind & OPTION_ERROR:
             raise _refusal(name, kind, data)
-        if kind == NbdAnswer.ACK:
+        if kind == NbdOptionReply.ACK:
             break
-        told = int.from_bytes(data[:2], "big") if kind == NbdAnswer.INFO else -1
+        told = int.from_bytes(data[:2], "big") if kind == NbdOptionReply.INFO else -1
         if told == NbdInfo.EXPORT and len(data) == INFO_EXPORT.size:
             _, size, bits = INFO_EXPORT.unpack(data)
             export = NbdExport(size=size, flags=NbdFlag(bits))
@@ -147,15 +147,15 @@ def _refusal(name: str, kind: int, data: bytes) -> AoEError:
     what = f"NBD export {name or '(default)'}"
     words = f" ({text})" if text and text.isprintable() else ""
     match kind:
-        case NbdAnswer.UNSUPPORTED:
+        case NbdOptionReply.UNSUPPORTED:
             return DecodeError(what, f"the server is too old{words}")
-        case NbdAnswer.POLICY:
+        case NbdOptionReply.POLICY:
             return AccessError(what, f"the server refuses it{words}")
-        case NbdAnswer.TLS_REQUIRED:
+        case NbdOptionReply.TLS_REQUIRED:
             return AccessError(
                 what, f"the server wants TLS{words}", "Write it as nbds://"
             )
-        case NbdAnswer.UNKNOWN:
+        case NbdOptionReply.UNKNOWN:
             return no_such_export(name, words)
     return UsageError(
         what, f"the server refuses it, reason {kind & ~OPTION_ERROR}{words}"

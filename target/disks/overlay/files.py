@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from target.protocol.disk import Disk
 
-_BASE_CURE: Final = (
+_BASE_FIX: Final = (
     "Put the old one back, or empty the overlay with: aoe-target overlay reset {}"
 )
 
@@ -91,7 +91,7 @@ def open_overlay(
             base that was changed.
 
     Raises:
-        AoEError: one of its children, with the cure: no overlay, made for another
+        AoEError: one of its children, with the fix: no overlay, made for another
             base, the base has changed, in use, interrupted.
     """
     path = Path(path)
@@ -125,7 +125,7 @@ def overlay_status(path: str | Path) -> OverlayStatus:
     """Look at an overlay, in use or not.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: one of its children, with the fix.
     """
     path = Path(path)
     in_use = False
@@ -175,7 +175,7 @@ def commit_overlay(
         The bytes written.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: one of its children, with the fix.
     """
     path = Path(path)
     with ExitStack() as stack:
@@ -221,7 +221,7 @@ def reset_overlay(path: str | Path) -> None:
     """Empty an overlay, and take the base as it is now.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: one of its children, with the fix.
     """
     path = Path(path)
     fd, header = _open(path, OpenFlags())
@@ -326,7 +326,7 @@ def _check_base(
         raise UsageError(
             str(path),
             f"the base {found.path} was changed since the overlay was made",
-            _BASE_CURE.format(path) + ", or --force",
+            _BASE_FIX.format(path) + ", or --force",
         )
 
 
