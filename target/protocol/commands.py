@@ -35,7 +35,7 @@ def query_config(
     code: ErrorCode | None = None
     if config.ccmd == ConfigCommand.READ:
         pass  # The string and length in the request are ignored (P51).
-    elif config.ccmd not in _CONFIG_COMMANDS or not config.is_whole:
+    elif config.ccmd not in _CONFIG_COMMANDS or not config.is_valid:
         code = ErrorCode.BAD_ARGUMENT  # P56, P57
     elif config.ccmd == ConfigCommand.TEST:
         if current != config.string:

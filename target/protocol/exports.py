@@ -11,7 +11,7 @@ from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from target.protocol.disk import DEVICE_GONE
 
 if TYPE_CHECKING:
@@ -32,16 +32,21 @@ UNCORRECTABLE_LIMIT: Final = 1 << 16
 """Most sectors that can be marked uncorrectable at a time."""
 _FAILURE_WINDOW: Final = 5.0
 """Seconds for which a failed flush is reported to retransmissions and other clients."""
-_READ_ONLY_ABILITIES: Final = (
-    Ability.DMA
-    | Ability.SMART
-    | Ability.POWER
-    | Ability.WRITE_CACHE
-    | Ability.LOOK_AHEAD
+_READ_ONLY_FEATURE_SETS: Final = (
+    FeatureSet.DMA
+    | FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.WRITE_CACHE
+    | FeatureSet.LOOK_AHEAD
 )
-_ALL_ABILITIES: Final = _READ_ONLY_ABILITIES | Ability.TRIM | Ability.UNCORRECTABLE
+_ALL_FEATURE_SETS: Final = (
+    _READ_ONLY_FEATURE_SETS | FeatureSet.TRIM | FeatureSet.UNCORRECTABLE
+)
 _ENABLED_AT_START: Final = (
-    Ability.SMART | Ability.POWER | Ability.LOOK_AHEAD | Ability.UNCORRECTABLE
+    FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.LOOK_AHEAD
+    | FeatureSet.UNCORRECTABLE
 )
 _FIRST_DMA_MODE: Final = 0x20
 _DEFAULT_TRANSFER_MODE: Final = 0x46
@@ -168,7 +173,9 @@ class Export:
             sectors=self.sectors,
             serial=serial,
             wwn=identity.wwn or make_wwn(address, serial),
-            abilities=_READ_ONLY_ABILITIES if disk.read_only else _ALL_ABILITIES,
+            feature_sets=_READ_ONLY_FEATURE_SETS
+            if disk.read_only
+            else _ALL_FEATURE_SETS,
             enabled=_ENABLED_AT_START,
             transfer=_DEFAULT_TRANSFER_MODE,
         )
@@ -180,9 +187,9 @@ class Export:
         wanted = self.state.write_cache
         has_cache = not self.sync if wanted is None else wanted
         self.write_through = not (has_cache or self.sync)
-        enabled = self.identity.enabled & ~Ability.WRITE_CACHE
+        enabled = self.identity.enabled & ~FeatureSet.WRITE_CACHE
         if has_cache:
-            enabled |= Ability.WRITE_CACHE
+            enabled |= FeatureSet.WRITE_CACHE
         self.identity = replace(self.identity, enabled=enabled)
         self.identity_page = self.identity.pack()
 
@@ -225,18 +232,18 @@ class Export:
             raise OSError(errno.EIO, "not all that was written is stable")
 
     @property
-    def enabled(self) -> Ability:
+    def enabled(self) -> FeatureSet:
         """The feature sets that are enabled."""
         return self.identity.enabled
 
-    def enable(self, ability: Ability) -> None:
+    def enable(self, feature_set: FeatureSet) -> None:
         """Enable a feature set until the program ends."""
-        self.identity = replace(self.identity, enabled=self.enabled | ability)
+        self.identity = replace(self.identity, enabled=self.enabled | feature_set)
         self._rebuild_identity()
 
-    def disable(self, ability: Ability) -> None:
+    def disable(self, feature_set: FeatureSet) -> None:
         """Disable a feature set until the program ends."""
-        self.identity = replace(self.identity, enabled=self.enabled & ~ability)
+        self.identity = replace(self.identity, enabled=self.enabled & ~feature_set)
         self._rebuild_identity()
 
     def select_transfer(self, mode: int) -> None:

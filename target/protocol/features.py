@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Feature, SmartFeature
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.smart import SMART_KEY, Attribute, pack_attributes
 from target.protocol.transfers import CommandError
 
@@ -91,9 +91,9 @@ def set_features(
             export.update_state(replace(export.state, write_cache=False))
             export.flush_barrier(target.now)
         case Feature.LOOK_AHEAD_ON:
-            export.enable(Ability.LOOK_AHEAD)
+            export.enable(FeatureSet.LOOK_AHEAD)
         case Feature.LOOK_AHEAD_OFF:
-            export.disable(Ability.LOOK_AHEAD)
+            export.disable(FeatureSet.LOOK_AHEAD)
         case Feature.TRANSFER_MODE if count in _TRANSFER_MODES:
             export.select_transfer(count)
         case _:
@@ -111,7 +111,7 @@ def smart(
     _, _, _, _, _, _, _, aflags, _, _, low, _ = fields
     feature = request[_FEATURE]
     export = target.export
-    is_enabled = Ability.SMART in export.enabled
+    is_enabled = FeatureSet.SMART in export.enabled
     if (
         low >> 8 & 0xFFFF != SMART_KEY
         or aflags & _WRITE
@@ -123,9 +123,9 @@ def smart(
             response[ATA_DATA : ATA_DATA + SECTOR] = _smart_page(target)
             return SECTOR, 0
         case SmartFeature.ENABLE:
-            export.enable(Ability.SMART)
+            export.enable(FeatureSet.SMART)
         case SmartFeature.DISABLE:
-            export.disable(Ability.SMART)
+            export.disable(FeatureSet.SMART)
         case SmartFeature.RETURN_STATUS:
             pass
         case _:

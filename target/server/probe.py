@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
-from aoe.common.survey import ask_for
+from aoe.common.survey import query_targets
 from aoe.errors import BusyError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def probe(link: Link, addresses: Collection[Address]) -> None:
         BusyError: a target responded.
         NotFoundError: the interface is gone.
     """
-    for found in ask_for(link, addresses):
+    for found in query_targets(link, addresses):
         if found.address in addresses:
             raise BusyError(
                 str(found.address),

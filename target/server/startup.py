@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
-from aoe.common.sizes import counted, short_size
+from aoe.common.sizes import format_count, short_size
 from aoe.header import sectors_per_frame
-from aoe.net.interfaces import InterfaceWatch
+from aoe.net.interfaces import InterfaceMonitor
 from target.server.inventory import Inventory
 from target.server.opening import Opener
 from target.server.service import Service
@@ -29,7 +29,7 @@ def open_service(settings: Settings, stack: ExitStack) -> Inventory:
     Raises:
         AoEError: something cannot be opened, or an address is in use.
     """
-    service = Service(watch=InterfaceWatch())
+    service = Service(watch=InterfaceMonitor())
     stack.callback(service.close)
     inventory = Inventory(service, Opener(settings, stack))
     stack.callback(inventory.close)
@@ -54,7 +54,7 @@ def ready_lines(inventory: Inventory) -> list[str]:
 def _describe_link(link: Link) -> str:
     return (
         f"{link.name} ({format_mac(link.mac)}, MTU {link.mtu}, "
-        f"{counted(sectors_per_frame(link.mtu), 'sector')} a frame)"
+        f"{format_count(sectors_per_frame(link.mtu), 'sector')} a frame)"
     )
 
 

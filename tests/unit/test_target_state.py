@@ -152,7 +152,7 @@ def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) 
     assert caught.value.what == str(file.path)
     assert caught.value.why.startswith("not a state file: ")
     assert (
-        caught.value.cure
+        caught.value.fix
         == "Remove it to reset what clients set, or serve with --no-state"
     )
 
