@@ -72,15 +72,15 @@ class Subject(Asking):
         Raises:
             Skip: it did not say, or is reserved for others.
         """
-        return self._approach()
+        return self._require_disk()
 
-    def _approach(self) -> Identity:
+    def _require_disk(self) -> Identity:
         if self.identity is None:
             raise Skip("IDENTIFY tells of no disk that has sectors")
-        self._admit()
+        self._require_unreserved()
         return self.identity
 
-    def _admit(self) -> None:
+    def _require_unreserved(self) -> None:
         if self.holders_before and self.client not in self.holders_before:
             raise Skip(f"it is reserved for {_names(self.holders_before)}")
 
@@ -99,10 +99,10 @@ class Subject(Asking):
         Raises:
             Skip: as ``disk``.
         """
-        self._approach()
+        self._require_disk()
         return int.from_bytes(self.identity_page[2 * number :][:2], "little")
 
-    def claims(self, feature_set: FeatureSet) -> None:
+    def require(self, feature_set: FeatureSet) -> None:
         """Return if IDENTIFY claims this.
 
         Raises:
@@ -144,7 +144,7 @@ class Subject(Asking):
             Skip: it is no IDENTIFY, and the target is reserved for others (P74).
         """
         if opcode != Opcode.IDENTIFY:
-            self._admit()
+            self._require_unreserved()
         return super().ata(opcode, lba, count, **around)
 
     def read(self, lba: int = 0, count: int = 1, **around: Unpack[AroundAta]) -> bytes:
@@ -184,13 +184,13 @@ class Subject(Asking):
 
     # The sectors that may be written.
 
-    def kept(self, index: int = 0, count: int = 1) -> bytes:
+    def original(self, index: int = 0, count: int = 1) -> bytes:
         """Return what scratch sectors held before."""
         return self.scratch_before[index * SECTOR : (index + count) * SECTOR]
 
-    def flipped(self, index: int = 0, count: int = 1) -> bytes:
+    def inverted(self, index: int = 0, count: int = 1) -> bytes:
         """Return data that differs in every bit from what scratch sectors held."""
-        return bytes(byte ^ 0xFF for byte in self.kept(index, count))
+        return bytes(byte ^ 0xFF for byte in self.original(index, count))
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Cut the scratch sectors into what a frame carries: index and count."""
@@ -202,23 +202,23 @@ def _names(macs: tuple[bytes, ...]) -> str:
     return ", ".join(map(format_mac, macs))
 
 
-def meet(t: Subject) -> Steps:
+def probe(t: Subject) -> Steps:
     """Ask a target what the checks have to know of it, changing nothing."""
-    reply = yield t.identify(), ANYTHING
-    if len(reply) >= ATA_DATA + SECTOR and not is_failure(reply):
-        t.identity_page = reply[ATA_DATA : ATA_DATA + SECTOR]
+    response = yield t.identify(), ANYTHING
+    if len(response) >= ATA_DATA + SECTOR and not is_failure(response):
+        t.identity_page = response[ATA_DATA : ATA_DATA + SECTOR]
         identity = Identity.unpack(t.identity_page)
         t.identity = identity if 0 < identity.sectors < LBA48_LIMIT else None
-    reply = yield t.mask_list(), ANYTHING
-    if _answers(reply, Command.MASK, MASK_LENGTH):
-        listed = MaskList.unpack_from(reply).directives
+    response = yield t.mask_list(), ANYTHING
+    if _answers(response, Command.MASK, MASK_LENGTH):
+        listed = MaskList.unpack_from(response).directives
         t.mask_before = tuple(mac for _, mac in listed)
-    reply = yield t.reserve(), ANYTHING
-    if _answers(reply, Command.RESERVE, RESERVE_LENGTH):
-        t.holders_before = Reserve.unpack_from(reply).macs
+    response = yield t.reserve(), ANYTHING
+    if _answers(response, Command.RESERVE, RESERVE_LENGTH):
+        t.holders_before = Reserve.unpack_from(response).macs
 
 
-def _answers(reply: bytes, command: Command, length: int) -> bool:
-    if len(reply) < HEADER_LENGTH + length:
+def _answers(response: bytes, command: Command, length: int) -> bool:
+    if len(response) < HEADER_LENGTH + length:
         return False
-    return reply[19] == command and not reply[14] & Flag.ERROR
+    return response[19] == command and not response[14] & Flag.ERROR
