@@ -22,7 +22,7 @@ from aoe.common.survey import TargetInfo
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import sectors_per_frame
 from initiator.client.path_mtu import PathMtu, diagnose_path, measure
-from initiator.client.remote import RemoteTarget, reach_all
+from initiator.client.remote import RemoteTarget, open_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +92,7 @@ def diagnose_kernel_driver(disks: Sequence[str], *, loaded: bool) -> Finding:
 
 def _check_network(link: Link, timeout: float) -> Iterator[Finding]:
     try:
-        with reach_all([link], BROADCAST, timeout) as targets:
+        with open_targets([link], BROADCAST, timeout) as targets:
             yield from check_targets(link, map(_target_info, targets))
             for target in targets:
                 yield check_path(target)[1]
@@ -119,10 +119,10 @@ def check_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
         NotFoundError: the interface is gone.
     """
     sectors = target.config.sector_count or 2
-    steps = measure(target.asking, min(sectors, sectors_per_frame(target.link.mtu)))
+    steps = measure(target.builder, min(sectors, sectors_per_frame(target.link.mtu)))
     request = next(steps)
     while True:
-        response = target.try_ask(request, _TIMEOUT)
+        response = target.try_exchange(request, _TIMEOUT)
         try:
             request = steps.send(response)
         except StopIteration as stop:

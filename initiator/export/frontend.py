@@ -48,7 +48,9 @@ class DiskKeeper:
             if end is not None and now >= end:
                 return False
             self._look(now)
-            host.turn(_ASK_INTERVAL if end is None else min(_ASK_INTERVAL, end - now))
+            host.run_once(
+                _ASK_INTERVAL if end is None else min(_ASK_INTERVAL, end - now)
+            )
         return True
 
     def _look(self, now: float) -> None:

@@ -172,7 +172,7 @@ class DiskFile:
             raise OSError(errno.ENOSPC, "the disk ends here")
         if not mode & ~_KEEP_SIZE:
             return 0
-        if not mode & _PUNCH_HOLE or not self._disk.disk.trims_to_zeroes:
+        if not mode & _PUNCH_HOLE or not self._disk.disk.discard_zeroes_data:
             raise OSError(errno.EOPNOTSUPP, "no such thing")
         self._unflushed = True
         try:

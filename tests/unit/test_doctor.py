@@ -21,8 +21,8 @@ from aoe.common.doctor.wire import diagnose_duplicates, diagnose_target
 from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
-from aoe.net.ethtool import Cable, Pause, ReceiveQueue
-from aoe.net.interfaces import Details, Interface
+from aoe.net.ethtool import LinkSettings, Pause, RxRing
+from aoe.net.interfaces import Interface, InterfaceDetails
 from target.doctor.image import (
     check_image,
     diagnose_filesystem,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-ETH0 = Details(
+ETH0 = InterfaceDetails(
     interface=Interface(
         index=2,
         name="eth0",
@@ -48,17 +48,17 @@ ETH0 = Details(
         ethernet=True,
         kind="ethernet",
     ),
-    mtu_limit=9216,
-    watchers=0,
+    max_mtu=9216,
+    promiscuity=0,
     master="",
     master_kind="",
-    above=(),
+    upper=(),
     counters={"rx_packets": 1_000_000, "tx_packets": 500_000, "rx_errors": 0},
 )
 A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
-def eth0(**changes: object) -> Details:
+def eth0(**changes: object) -> InterfaceDetails:
     """Return the details of a good interface with some attributes changed."""
     outer: dict[str, Any] = {n: v for n, v in changes.items() if hasattr(ETH0, n)}
     inner: dict[str, Any] = {n: v for n, v in changes.items() if n not in outer}
@@ -131,7 +131,7 @@ def test_a_good_interface_needs_no_fix() -> None:
 def test_an_mtu_below_the_maximum_is_a_warning_and_below_a_sector_a_failure(
     mtu: int, limit: int, verdict: str, text: str, fix: str
 ) -> None:
-    found = by_check(diagnose_interface(eth0(mtu=mtu, mtu_limit=limit)))["MTU"]
+    found = by_check(diagnose_interface(eth0(mtu=mtu, max_mtu=limit)))["MTU"]
     assert (found.verdict, found.text, found.fix) == (verdict, text, fix)
 
 
@@ -154,7 +154,7 @@ def test_an_interface_other_than_ethernet_is_a_failure_and_not_checked_further()
 
 def test_a_bridge_port_is_a_failure_and_a_bond_port_a_warning() -> None:
     port = by_check(
-        diagnose_interface(eth0(master="br0", master_kind="bridge", watchers=1))
+        diagnose_interface(eth0(master="br0", master_kind="bridge", promiscuity=1))
     )
     assert port["bridge"].verdict is Verdict.FAIL
     assert port["bridge"].fix == "use br0"
@@ -164,7 +164,7 @@ def test_a_bridge_port_is_a_failure_and_a_bond_port_a_warning() -> None:
 
 
 def test_vlans_are_reported_and_promiscuous_mode_is_a_warning() -> None:
-    found = by_check(diagnose_interface(eth0(above=("eth0.5",), watchers=1)))
+    found = by_check(diagnose_interface(eth0(upper=("eth0.5",), promiscuity=1)))
     assert found["VLANs"].text.startswith("eth0.5 on top: frames of these VLANs are")
     assert found["promiscuous"].verdict is Verdict.WARN
 
@@ -183,11 +183,11 @@ def test_more_than_one_lost_frame_in_a_hundred_thousand_is_a_warning(
 def test_vlans_on_an_interface_are_distinguished_from_veth_peers() -> None:
     on_it = {"index": 9, "ifname": "eth0.5", "link": 2, "flags": 0, "ifi_type": 1}
     vlan = {**on_it, "linkinfo": {"kind": "vlan"}}
-    assert interfaces._stands_on(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
+    assert interfaces._is_upper(vlan, 2)  # noqa: SLF001 - this kernel may have no VLANs
     elsewhere = {**vlan, "link_netnsid": 0}
-    assert not interfaces._stands_on(elsewhere, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(elsewhere, 2)  # noqa: SLF001 - as above
     veth = {**on_it, "linkinfo": {"kind": "veth"}}
-    assert not interfaces._stands_on(veth, 2)  # noqa: SLF001 - as above
+    assert not interfaces._is_upper(veth, 2)  # noqa: SLF001 - as above
 
 
 # --- NICs -----------------------------------------------------------------------------
@@ -195,13 +195,20 @@ def test_vlans_on_an_interface_are_distinguished_from_veth_peers() -> None:
 
 def test_a_driver_that_reports_no_settings_gives_no_findings() -> None:
     assert list(diagnose_nic("eth0", NicSettings())) == []
-    assert list(diagnose_nic("eth0", NicSettings(cable=Cable(None, None)))) == []
+    assert (
+        list(diagnose_nic("eth0", NicSettings(link_settings=LinkSettings(None, None))))
+        == []
+    )
 
 
 def test_a_slow_link_and_half_duplex_are_warnings() -> None:
-    slow = diagnose_nic("eth0", NicSettings(cable=Cable(100, full_duplex=False)))
+    slow = diagnose_nic(
+        "eth0", NicSettings(link_settings=LinkSettings(100, full_duplex=False))
+    )
     assert verdicts(slow) == {"duplex": "warn", "speed": "warn"}
-    (fast,) = diagnose_nic("eth0", NicSettings(cable=Cable(10_000, full_duplex=True)))
+    (fast,) = diagnose_nic(
+        "eth0", NicSettings(link_settings=LinkSettings(10_000, full_duplex=True))
+    )
     assert fast.text == "10,000 Mb/s: 1,250 MB/s at most"
     assert fast.verdict is Verdict.OK
 
@@ -217,14 +224,14 @@ def test_a_slow_link_and_half_duplex_are_warnings() -> None:
 def test_a_receive_ring_smaller_than_it_could_be_is_a_warning(
     frames: int, limit: int, fix: str
 ) -> None:
-    (found,) = diagnose_nic("eth0", NicSettings(queue=ReceiveQueue(frames, limit)))
+    (found,) = diagnose_nic("eth0", NicSettings(queue=RxRing(frames, limit)))
     assert found.fix == fix
 
 
 def test_flow_control_in_one_direction_only_is_a_warning() -> None:
-    (on,) = diagnose_nic("eth0", NicSettings(pause=Pause(obeys=True, asks=True)))
+    (on,) = diagnose_nic("eth0", NicSettings(pause=Pause(rx=True, tx=True)))
     assert on.verdict is Verdict.OK
-    (half,) = diagnose_nic("eth0", NicSettings(pause=Pause(obeys=True, asks=False)))
+    (half,) = diagnose_nic("eth0", NicSettings(pause=Pause(rx=True, tx=False)))
     assert half.verdict is Verdict.WARN
     assert half.fix.startswith("ethtool -A eth0 rx on tx on")
 

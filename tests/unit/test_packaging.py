@@ -141,11 +141,26 @@ def test_the_wheel_carries_the_licence(wheel: dict[str, str]) -> None:
     assert "License-Expression: GPL-2.0-only" in in_metadata(wheel, "METADATA")
 
 
-@pytest.mark.parametrize("page", ["man1/aoe.1", "man7/aoe.7", "man8/aoe-target.8"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("man1/aoe.1", "man1/aoe-copy.1", "man7/aoe.7"),
+        *("man8/aoe-target.8", "man8/aoe-target-serve.8"),
+        "man8/aoe-target.service.8",
+    ],
+)
 def test_the_wheel_installs_the_manual(wheel: dict[str, str], page: str) -> None:
     text = in_prefix(wheel, f"share/man/{page}")
     title = Path(page).stem.upper().replace("-", r"\-")
     assert f'.TH {title} {page[-1]} "2023-11-14" "pyaoe ' in text
+
+
+def test_the_wheel_installs_all_pages(wheel: dict[str, str]) -> None:
+    sources = (CHECKOUT / "scripts/manpages.d").glob("*.txt")
+    expected = sorted(path.stem for path in sources)
+    installed = sorted(Path(name).name for name in wheel if "/share/man/" in name)
+    assert installed == expected
+    assert len(installed) > 30
 
 
 def test_the_wheel_installs_the_manual_of_the_file(wheel: dict[str, str]) -> None:
@@ -182,3 +197,18 @@ def test_git_would_track_every_module(tmp_path: Path) -> None:
     git("init", "--quiet", directory=tmp_path)
     listed = git("ls-files", "--others", "--exclude-standard", "-z", directory=tmp_path)
     assert modules() - set(listed) == set()
+
+
+def test_a_package_index_shows_a_readme_whose_links_lead_somewhere(
+    built: Path,
+) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    (chart,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata)
+    assert chart.endswith("/main/scripts/bench.svg")
+    assert "Description-Content-Type: text/markdown" in metadata

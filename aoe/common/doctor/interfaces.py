@@ -10,14 +10,14 @@ from aoe.common.doctor.findings import Finding, fail, from_error, ok, warn
 from aoe.common.sizes import short_size
 from aoe.errors import NotFoundError
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame
-from aoe.net.ethtool import cable, pause, receive_queue
-from aoe.net.interfaces import examine_interface
+from aoe.net.ethtool import link_settings, pause, rx_ring
+from aoe.net.interfaces import get_interface_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aoe.net.ethtool import Cable, Pause, ReceiveQueue
-    from aoe.net.interfaces import Details
+    from aoe.net.ethtool import LinkSettings, Pause, RxRing
+    from aoe.net.interfaces import InterfaceDetails
 
 _JUMBO: Final = 9000
 _FRAMES: Final = 64
@@ -43,29 +43,29 @@ _RETRY: Final = "a client retransmits each request after a timeout"
 class NicSettings(NamedTuple):
     """Settings reported by the NIC's driver; None where it does not report them."""
 
-    cable: Cable | None = None
-    queue: ReceiveQueue | None = None
+    link_settings: LinkSettings | None = None
+    queue: RxRing | None = None
     pause: Pause | None = None
 
 
 def check_interface(name: str) -> Iterator[Finding]:
     """Check one interface without sending a frame."""
     try:
-        details = examine_interface(name)
+        details = get_interface_details(name)
     except NotFoundError as error:
         yield from_error("interface", error)
         return
     yield from diagnose_interface(details)
     if not details.interface.ethernet:
         return
-    nic = NicSettings(cable(name), receive_queue(name), pause(name))
+    nic = NicSettings(link_settings(name), rx_ring(name), pause(name))
     yield from diagnose_nic(name, nic)
     if not capability_sets().effective & Capability.NET_ADMIN:
         # CAP_NET_ADMIN may exceed the limits (SO_RCVBUFFORCE, SO_SNDBUFFORCE).
         yield from diagnose_socket_buffers(name, details.interface.mtu, _limits())
 
 
-def diagnose_interface(details: Details) -> Iterator[Finding]:
+def diagnose_interface(details: InterfaceDetails) -> Iterator[Finding]:
     """Diagnose an interface from what netlink reports."""
     interface = details.interface
     name = interface.name
@@ -86,11 +86,11 @@ def diagnose_interface(details: Details) -> Iterator[Finding]:
     yield _diagnose_losses(name, details.counters)
 
 
-def _diagnose_mtu(details: Details) -> Finding:
+def _diagnose_mtu(details: InterfaceDetails) -> Finding:
     name, mtu, limit = (
         details.interface.name,
         details.interface.mtu,
-        details.mtu_limit or _JUMBO,
+        details.max_mtu or _JUMBO,
     )
     sectors = sectors_per_frame(mtu)
     if not sectors:
@@ -107,7 +107,7 @@ def _diagnose_mtu(details: Details) -> Finding:
     return warn(name, "MTU", text, fix)
 
 
-def _diagnose_stacking(details: Details) -> Iterator[Finding]:
+def _diagnose_stacking(details: InterfaceDetails) -> Iterator[Finding]:
     name = details.interface.name
     if details.master_kind == "bridge":
         yield fail(
@@ -124,14 +124,14 @@ def _diagnose_stacking(details: Details) -> Iterator[Finding]:
             f"is a port of {details.master}: frames sent here bypass it",
             f"use {details.master}",
         )
-    if details.above:
+    if details.upper:
         yield ok(
             name,
             "VLANs",
-            f"{', '.join(details.above)} on top: frames of these VLANs are received "
+            f"{', '.join(details.upper)} on top: frames of these VLANs are received "
             "there, not here",
         )
-    if details.watchers and not details.master:
+    if details.promiscuity and not details.master:
         yield warn(
             name,
             "promiscuous",
@@ -159,14 +159,14 @@ def _diagnose_losses(name: str, counters: Mapping[str, int]) -> Finding:
 
 def diagnose_nic(name: str, nic: NicSettings) -> Iterator[Finding]:
     """Diagnose what the driver reports; settings that are None give no finding."""
-    if nic.cable is not None:
-        yield from _diagnose_link_mode(name, nic.cable)
+    if nic.link_settings is not None:
+        yield from _diagnose_link_mode(name, nic.link_settings)
     queue = nic.queue
-    if queue is not None and queue.limit:
-        text = f"the receive ring of the NIC holds {queue.frames} frames"
-        if queue.frames < min(queue.limit, 4 * _FRAMES):
-            more = f"{text}, of at most {queue.limit}: bursts can overrun it"
-            yield warn(name, "queue", more, f"ethtool -G {name} rx {queue.limit}")
+    if queue is not None and queue.max_pending:
+        text = f"the receive ring of the NIC holds {queue.pending} frames"
+        if queue.pending < min(queue.max_pending, 4 * _FRAMES):
+            more = f"{text}, of at most {queue.max_pending}: bursts can overrun it"
+            yield warn(name, "queue", more, f"ethtool -G {name} rx {queue.max_pending}")
         else:
             yield ok(name, "queue", text)
     if nic.pause is not None:
@@ -180,7 +180,7 @@ def diagnose_nic(name: str, nic: NicSettings) -> Iterator[Finding]:
     # Segmentation, checksum and receive offloads apply to TCP and UDP only.
 
 
-def _diagnose_link_mode(name: str, agreed: Cable) -> Iterator[Finding]:
+def _diagnose_link_mode(name: str, agreed: LinkSettings) -> Iterator[Finding]:
     if agreed.full_duplex is False:
         text = "half duplex: requests and responses collide"
         yield warn(name, "duplex", text, f"ethtool -s {name} autoneg on")

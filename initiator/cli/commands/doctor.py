@@ -63,12 +63,12 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
     """
     from aoe.common.doctor.report import describe_finding, exit_if_failed
     from aoe.net.interfaces import find_interface
-    from initiator.client.remote import reach_all
+    from initiator.client.remote import open_targets
     from initiator.doctor import check_path, check_san
 
     with (
         connection.links() as links,
-        reach_all(links, BROADCAST, connection.timeout) as targets,
+        open_targets(links, BROADCAST, connection.timeout) as targets,
     ):
         interfaces = [find_interface(link.name) for link in links]
         if not as_json:
@@ -154,11 +154,12 @@ def _by_address(
 
 
 def path_fields(target: RemoteTarget, path: PathMtu) -> dict[str, object]:
-    """Return what JSON tells of a path; bytes of data that a frame carries on it."""
+    """Return the JSON of a path; bytes of data that a frame carries on it."""
+    from_target = path.from_target
     return {
         "interface": target.link.name,
         "mac": format_mac(target.mac),
         "payload_bytes": path.wanted * SECTOR,
-        "there_bytes": max(path.there, 0) * SECTOR,
-        "back_bytes": None if path.back is None else path.back * SECTOR,
+        "to_target_bytes": max(path.to_target, 0) * SECTOR,
+        "from_target_bytes": None if from_target is None else from_target * SECTOR,
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.errors import AoEError
-    from initiator.disk.read_modify_write import ByteView, Done
+    from initiator.disk.read_modify_write import Done, ReadModifyWriteView
     from initiator.export.nbd.handshake import NbdExport
     from initiator.export.nbd.listener import Listener
 
@@ -56,7 +56,11 @@ class NbdServer:
     """
 
     def __init__(
-        self, host: Watcher, view: ByteView, export: NbdExport, listener: Listener
+        self,
+        host: Watcher,
+        view: ReadModifyWriteView,
+        export: NbdExport,
+        listener: Listener,
     ) -> None:
         self.host = host
         self.view = view
@@ -220,7 +224,7 @@ class Connection:
         elif request.command == NbdCommand.TRIM:
             self._trim(request, done)
         elif request.command == NbdCommand.WRITE_ZEROES:
-            holes = request.allows_holes and self._server.export.trims_to_zeroes
+            holes = request.allows_holes and self._server.export.discard_zeroes_data
             make = view.punch if holes else view.write_zeroes
             make(request.offset, request.length, done, fua=request.fua)
         else:

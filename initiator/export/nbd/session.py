@@ -258,7 +258,8 @@ class NbdSession:
                 "too much at once",
             ),
             (
-                flags & _FAST_ZERO and (flags & _NO_HOLE or not export.trims_to_zeroes),
+                flags & _FAST_ZERO
+                and (flags & _NO_HOLE or not export.discard_zeroes_data),
                 errno.EOPNOTSUPP,
                 "zeroes take as long as data",
             ),
