@@ -110,7 +110,7 @@ def parse(*words: str) -> Settings:
 
     with serve.make_context("serve", list(words)) as context:
         parameters = dict(context.params)
-        return build_settings(parameters.pop("words"), parameters)
+        return build_settings(parameters.pop("arguments"), parameters)
 
 
 def test_the_defaults_serve_the_whole_disk_for_writing() -> None:
