@@ -43,7 +43,7 @@ class Address(NamedTuple):
             raise UsageError(text, "AoE address out of range", _FIX)
         return address
 
-    def answers_to(self, shelf: int, slot: int) -> bool:
+    def matches(self, shelf: int, slot: int) -> bool:
         """Tell whether a frame for ``shelf`` and ``slot`` is meant for us (P8)."""
         return shelf in (self.shelf, SHELF_ALL) and slot in (self.slot, SLOT_ALL)
 

@@ -63,7 +63,7 @@ class Config:
     declared: int | None = None
 
     @property
-    def is_whole(self) -> bool:
+    def is_valid(self) -> bool:
         """The string is all there and within 1024 bytes (P56)."""
         return self.declared is None and len(self.string) <= STRING_LIMIT
 

@@ -44,7 +44,7 @@ _FIXED: Final = {
 }
 
 
-class Ability(IntFlag):
+class FeatureSet(IntFlag):
     """What a disk can do beyond reading, writing and flushing."""
 
     NONE = 0
@@ -59,34 +59,34 @@ class Ability(IntFlag):
 
 
 _SUPPORTED: Final = {
-    Ability.DMA: (49, 0x0100),
-    Ability.SMART: (82, 0x0001),
-    Ability.POWER: (82, 0x0008),
-    Ability.WRITE_CACHE: (82, 0x0020),
-    Ability.LOOK_AHEAD: (82, 0x0040),
-    Ability.TRIM: (169, 0x0001),
-    Ability.UNCORRECTABLE: (119, 0x0004),
+    FeatureSet.DMA: (49, 0x0100),
+    FeatureSet.SMART: (82, 0x0001),
+    FeatureSet.POWER: (82, 0x0008),
+    FeatureSet.WRITE_CACHE: (82, 0x0020),
+    FeatureSet.LOOK_AHEAD: (82, 0x0040),
+    FeatureSet.TRIM: (169, 0x0001),
+    FeatureSet.UNCORRECTABLE: (119, 0x0004),
 }
 _ENABLED: Final = {
-    Ability.SMART: (85, 0x0001),
-    Ability.POWER: (85, 0x0008),
-    Ability.WRITE_CACHE: (85, 0x0020),
-    Ability.LOOK_AHEAD: (85, 0x0040),
-    Ability.UNCORRECTABLE: (120, 0x0004),
+    FeatureSet.SMART: (85, 0x0001),
+    FeatureSet.POWER: (85, 0x0008),
+    FeatureSet.WRITE_CACHE: (85, 0x0020),
+    FeatureSet.LOOK_AHEAD: (85, 0x0040),
+    FeatureSet.UNCORRECTABLE: (120, 0x0004),
 }
 _ALONG: Final = {
-    Ability.DMA: {
+    FeatureSet.DMA: {
         49: 0x0800,  # IORDY
         53: 0x0006,  # words 64 to 70 and 88 are valid
         63: 0x0007,  # multiword DMA 0 to 2
         64: 0x0003,  # PIO 3 and 4
         88: 0x007F,  # Ultra DMA 0 to 6
     },
-    Ability.TRIM: {
+    FeatureSet.TRIM: {
         69: 0x4020,  # what was trimmed reads as zeroes, every time
         105: 1,  # blocks of ranges in one command: what the smallest frame holds
     },
-    Ability.UNCORRECTABLE: {86: 0x8000, 119: _WORD_VALID, 120: _WORD_VALID},
+    FeatureSet.UNCORRECTABLE: {86: 0x8000, 119: _WORD_VALID, 120: _WORD_VALID},
 }
 """What else a page says of a disk that has an ability."""
 _MULTIWORD: Final = (63, 0x20)
@@ -119,8 +119,8 @@ class Identity:
     firmware: str = ""
     model: str = ""
     lba48: bool = True
-    abilities: Ability = Ability.NONE
-    enabled: Ability = Ability.NONE
+    feature_sets: FeatureSet = FeatureSet.NONE
+    enabled: FeatureSet = FeatureSet.NONE
     transfer: int = 0
     physical_block: int = SECTOR
     wwn: int = 0
@@ -171,17 +171,17 @@ class Identity:
 
     def _pack_abilities(self, words: list[int]) -> None:
         for chosen, places in (
-            (self.abilities, _SUPPORTED),
-            (self.enabled & self.abilities, _ENABLED),
+            (self.feature_sets, _SUPPORTED),
+            (self.enabled & self.feature_sets, _ENABLED),
         ):
-            for ability, (index, bit) in places.items():
-                if ability in chosen:
+            for feature_set, (index, bit) in places.items():
+                if feature_set in chosen:
                     words[index] |= bit
-        for ability, values in _ALONG.items():
-            if ability in self.abilities:
+        for feature_set, values in _ALONG.items():
+            if feature_set in self.feature_sets:
                 for index, value in values.items():
                     words[index] |= value
-        if Ability.DMA in self.abilities:
+        if FeatureSet.DMA in self.feature_sets:
             words[_CYCLES] = [_CYCLE] * 4
             for index, kind in (_MULTIWORD, _ULTRA):
                 if self.transfer & 0xF8 == kind:
@@ -202,16 +202,16 @@ class Identity:
         words = _WORDS.unpack_from(page)
         lba48 = bool((words[83] | words[86]) & 1 << 10)
         size = words[100:104] if lba48 else words[60:62]
-        abilities = _abilities(words, _SUPPORTED)
+        feature_sets = _abilities(words, _SUPPORTED)
         return cls(
             sectors=_words_number(size),
             serial=_words_string(words[_SERIAL]),
             firmware=_words_string(words[_FIRMWARE]),
             model=_words_string(words[_MODEL]),
             lba48=lba48,
-            abilities=abilities,
-            enabled=_abilities(words, _ENABLED) & abilities,
-            transfer=_transfer(words) if Ability.DMA in abilities else 0,
+            feature_sets=feature_sets,
+            enabled=_abilities(words, _ENABLED) & feature_sets,
+            transfer=_transfer(words) if FeatureSet.DMA in feature_sets else 0,
             physical_block=SECTOR << (words[106] & 0xF if words[106] >> 13 == 3 else 0),
             wwn=_words_number(words[_WWN][::-1])
             if words[87] >> 8 & 0xC1 == 0x41
@@ -221,12 +221,12 @@ class Identity:
 
 
 def _abilities(
-    words: tuple[int, ...], places: dict[Ability, tuple[int, int]]
-) -> Ability:
-    found = Ability.NONE
-    for ability, (index, bit) in places.items():
+    words: tuple[int, ...], places: dict[FeatureSet, tuple[int, int]]
+) -> FeatureSet:
+    found = FeatureSet.NONE
+    for feature_set, (index, bit) in places.items():
         if words[index] & bit:
-            found |= ability
+            found |= feature_set
     return found
 
 
@@ -263,9 +263,9 @@ def trim_blocks(page: ReadBuffer) -> int:
     return max(1, blocks)
 
 
-def trims_to_zeroes(page: ReadBuffer) -> bool:
+def discard_zeroes_data(page: ReadBuffer) -> bool:
     """Tell whether what was trimmed reads as zeroes, every time (DRAT and RZAT)."""
-    told, zeroes = _WORDS.unpack_from(page)[69], _ALONG[Ability.TRIM][69]
+    told, zeroes = _WORDS.unpack_from(page)[69], _ALONG[FeatureSet.TRIM][69]
     return bool(told & zeroes == zeroes)
 
 

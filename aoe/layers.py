@@ -360,7 +360,7 @@ class AoEConfig(_Body):
     """Command 1: query config.
 
     ``length`` is computed from ``string``. A frame may declare more than it holds;
-    then ``string`` is what there is, and ``is_whole`` says no. ``version`` is 1 in
+    then ``string`` is what there is, and ``is_valid`` says no. ``version`` is 1 in
     replies and 0 in requests unless given (P49, P50).
     """
 
@@ -377,7 +377,7 @@ class AoEConfig(_Body):
     dispatch_hook = _needs(CONFIG_LENGTH)
 
     @property
-    def is_whole(self) -> bool:
+    def is_valid(self) -> bool:
         """The string is all there and within 1024 bytes (P56)."""
         held = len(self.string)
         return self.length in (None, held) and held <= STRING_LIMIT

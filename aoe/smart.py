@@ -97,7 +97,7 @@ class Attribute(NamedTuple):
         return _NAMES.get(self.number, "")
 
     @property
-    def foretells(self) -> bool:
+    def is_prefailure(self) -> bool:
         """A low value announces a failure."""
         return bool(self.flags & _PREFAILURE)
 

@@ -104,7 +104,7 @@ class ServedDisk:
         from initiator.disk.disk import Disk
 
         # What is opened inside stays inside, wherever it is used.
-        with self.wire.initiator.entered():
+        with self.wire.initiator.enter():
             disk = Disk.open(self.address, self.interface, **options)
         return self._opened.enter_context(disk)
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from aoe.ata import SECTOR
 from initiator.driver.options import Options
-from tests.unit.conftest import AnsweringTarget, World
+from tests.unit.conftest import FakeTarget, World
 
 DOCUMENT: Final = Path(__file__).parents[1] / "initiator/driver/states.md"
 MANNERS: Final = {"ours": Options(), "kernel": Options.kernel()}
@@ -36,7 +36,7 @@ Event: TypeAlias = Callable[[World], None]
 
 
 def _make_world(options: Options) -> World:
-    return World(options, (1500,), AnsweringTarget(bytearray(64 * SECTOR)))
+    return World(options, (1500,), FakeTarget(bytearray(64 * SECTOR)))
 
 
 # --- a device -------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def _make_world(options: Options) -> World:
 def _announce(world: World) -> None:
     world.take()
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
 
 
 def _open(world: World) -> None:

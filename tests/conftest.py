@@ -53,7 +53,7 @@ def links() -> Iterator[Callable[..., Link]]:
     with ExitStack() as stack:
 
         def make(namespace: Namespace, **options: int | None) -> Link:
-            with namespace.entered():
+            with namespace.enter():
                 return stack.enter_context(open_link("aoe0", **options))  # type: ignore[arg-type] # as given
 
         yield make

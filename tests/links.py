@@ -147,7 +147,7 @@ class MemoryRings(Rings, Link):
         self.departures.clear()
 
 
-class Cable(Link):
+class TargetLink(Link):
     """A link with a target at its other end, and trouble on the way.
 
     Args:

@@ -29,7 +29,7 @@ _PAUSE: Final = struct.Struct("=8xII")
 """struct ethtool_pauseparam: rx_pause and tx_pause."""
 
 
-class Cable(NamedTuple):
+class LinkSettings(NamedTuple):
     """What is agreed on with the other end.
 
     Args:
@@ -41,16 +41,16 @@ class Cable(NamedTuple):
     full_duplex: bool | None
 
 
-class ReceiveQueue(NamedTuple):
+class RxRing(NamedTuple):
     """How many frames the card keeps before the kernel takes them.
 
     Args:
-        frames: now.
-        limit: at most.
+        pending: now.
+        max_pending: at most.
     """
 
-    frames: int
-    limit: int
+    pending: int
+    max_pending: int
 
 
 class Pause(NamedTuple):
@@ -61,30 +61,30 @@ class Pause(NamedTuple):
         asks: asks the other end to stop when frames come too fast.
     """
 
-    obeys: bool
-    asks: bool
+    rx: bool
+    tx: bool
 
 
-def cable(name: str) -> Cable | None:
+def link_settings(name: str) -> LinkSettings | None:
     """Ask for speed and duplex."""
     answer = _ask(name, _ETHTOOL_GSET, _CABLE)
     if answer is None:
         return None
     low, duplex, high = answer
     speed = high << 16 | low
-    return Cable(
+    return LinkSettings(
         None if speed in (0, 0xFFFF, _SPEED_UNKNOWN) else speed,
         None if duplex == _DUPLEX_UNKNOWN else bool(duplex),
     )
 
 
-def receive_queue(name: str) -> ReceiveQueue | None:
+def rx_ring(name: str) -> RxRing | None:
     """Ask for the size of the card's receive queue."""
     answer = _ask(name, _ETHTOOL_GRINGPARAM, _RINGS)
     if answer is None:
         return None
-    limit, frames = answer
-    return ReceiveQueue(frames, limit)
+    max_pending, pending = answer
+    return RxRing(pending, max_pending)
 
 
 def pause(name: str) -> Pause | None:

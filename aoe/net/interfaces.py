@@ -56,7 +56,7 @@ class Interface:
 
 
 @contextmanager
-def inside(netns: NetworkNamespace | None) -> Iterator[None]:
+def enter_netns(netns: NetworkNamespace | None) -> Iterator[None]:
     """Move the calling thread into a network namespace and back again.
 
     Sockets belong for ever to the namespace that they were opened in. Nothing happens
@@ -86,7 +86,7 @@ def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise from_os_error(path, error, _cure_for(error.errno)) from error
+        raise from_os_error(path, error, _fix_for(error.errno)) from error
     try:
         yield descriptor
     finally:
@@ -117,7 +117,7 @@ def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interfac
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
+class InterfaceDetails:
     """What else is known of an interface, for whoever looks for trouble.
 
     Args:
@@ -132,34 +132,36 @@ class Details:
     """
 
     interface: Interface
-    mtu_limit: int
-    watchers: int
+    max_mtu: int
+    promiscuity: int
     master: str
     master_kind: str
-    above: tuple[str, ...]
+    upper: tuple[str, ...]
     counters: Mapping[str, int]
 
 
-def examine_interface(name: str, netns: NetworkNamespace | None = None) -> Details:
+def get_interface_details(
+    name: str, netns: NetworkNamespace | None = None
+) -> InterfaceDetails:
     """Look at an interface more closely; raises as ``find_interface`` does."""
     with _netlink(name, netns) as netlink:
         messages = {m["index"]: m for m in netlink.get_links()}
     index = find_interface(name, netns).index
     message = messages[index]
     master = messages.get(message.get("master"))
-    above = (m for m in messages.values() if _stands_on(m, index))
-    return Details(
+    upper = (m for m in messages.values() if _is_upper(m, index))
+    return InterfaceDetails(
         interface=_from_message(message),
-        mtu_limit=int(message.get("max_mtu") or 0),
-        watchers=int(message.get("promiscuity") or 0),
+        max_mtu=int(message.get("max_mtu") or 0),
+        promiscuity=int(message.get("promiscuity") or 0),
         master="" if master is None else str(master.get("ifname")),
         master_kind="" if master is None else _from_message(master).kind,
-        above=tuple(str(m.get("ifname")) for m in above),
+        upper=tuple(str(m.get("ifname")) for m in upper),
         counters=dict(message.get("stats64") or {}),
     )
 
 
-def _stands_on(message: Mapping[str, Any], index: int) -> bool:
+def _is_upper(message: Mapping[str, Any], index: int) -> bool:
     # A veth has a link too, its peer, and maybe in another namespace.
     is_ours = message.get("link_netnsid") is None and message.get("link") == index
     return is_ours and _from_message(message).kind not in ("veth", "ethernet")
@@ -174,10 +176,10 @@ def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
     ]
 
 
-class InterfaceWatch:
+class InterfaceMonitor:
     """Rings when any interface of the caller's namespace changes.
 
-    ``fileno`` is readable then; ``answer`` takes note, and says how the interfaces are
+    ``fileno`` is readable then; ``refresh`` takes note, and says how the interfaces are
     by now. What changed in between, and how often, is not told: a crowd of changes is
     one ring, and none is lost when the kernel's queue runs over.
     """
@@ -194,7 +196,7 @@ class InterfaceWatch:
         """Return the descriptor that is readable after a change."""
         return int(self._bell.fileno())
 
-    def answer(self) -> list[Interface]:
+    def refresh(self) -> list[Interface]:
         """List all interfaces, as ``list_interfaces`` does, and be quiet again."""
         _drain(self.fileno())
         found = [_from_message(message) for message in self._netlink.get_links()]
@@ -339,16 +341,16 @@ def _netlink(what: str, netns: NetworkNamespace | None) -> Iterator[Any]:
     from pyroute2 import IPRoute, NetlinkError
 
     try:
-        with inside(netns), IPRoute() as netlink:
+        with enter_netns(netns), IPRoute() as netlink:
             yield netlink
     except NetlinkError as error:
         code = int(error.code)
         raise from_os_error(
-            what, OSError(code, os.strerror(code)), _cure_for(code)
+            what, OSError(code, os.strerror(code)), _fix_for(code)
         ) from error
 
 
-def _cure_for(code: int | None) -> str:
+def _fix_for(code: int | None) -> str:
     return _FIX if code in (errno.EPERM, errno.EACCES) else ""
 
 
@@ -377,4 +379,4 @@ def _set_namespace(descriptor: int) -> None:
     if libc.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()
         error = OSError(code, os.strerror(code))
-        raise from_os_error("network namespace", error, _cure_for(code))
+        raise from_os_error("network namespace", error, _fix_for(code))

@@ -22,7 +22,7 @@ from aoe.net.interfaces import (
     VethEnd,
     create_bridge,
     create_veth,
-    inside,
+    enter_netns,
     join_bridge,
     remove,
     set_mtu,
@@ -77,7 +77,7 @@ class Namespace(_Closing):
     It lives in a holder process that waits at the end of a pipe from us: when we are
     gone, even by SIGKILL, the pipe breaks, the holder ends and the kernel takes the
     namespace away with all the interfaces in it. Sockets that were opened inside by
-    ``entered`` keep it alive until they are closed.
+    ``enter`` keep it alive until they are closed.
 
     Raises:
         AccessError: namespaces need root or a user namespace.
@@ -135,22 +135,22 @@ class Namespace(_Closing):
         self._children.append(child)
         return child
 
-    def entered(self) -> AbstractContextManager[None]:
+    def enter(self) -> AbstractContextManager[None]:
         """Let the calling thread be inside for the length of a ``with`` statement.
 
         Sockets opened meanwhile stay inside for good, wherever they are used later;
         programs started meanwhile run inside.
         """
-        return inside(self.path)
+        return enter_netns(self.path)
 
-    def end_programs(self) -> None:
+    def terminate_processes(self) -> None:
         """End what still runs inside, and close its pipes."""
         while self._children:
             _finish(self._children.pop())
 
     def close(self) -> None:
         """End what runs inside, and the namespace. Safe to call twice."""
-        self.end_programs()
+        self.terminate_processes()
         _finish(self._holder)
 
     def _expect_ready(self) -> None:
@@ -202,7 +202,7 @@ class Wire(_Closing):
         """Take everything away. Safe to call twice."""
         # Nobody shall see the wire go before it has to go itself.
         for host in (self.initiator, self.target):
-            host.end_programs()
+            host.terminate_processes()
         self._stack.close()
 
 
@@ -239,10 +239,10 @@ class Switch(_Closing):
         """
         host = self._stack.enter_context(Namespace())
         self._hosts.append(host)
-        self.plug(host, mac)
+        self.attach(host, mac)
         return host
 
-    def plug(self, host: Namespace, mac: bytes | None = None) -> None:
+    def attach(self, host: Namespace, mac: bytes | None = None) -> None:
         """Lay a cable to a host that has none; see ``add_host``."""
         self._count += 1
         near = f"port{self._count}"
@@ -253,18 +253,18 @@ class Switch(_Closing):
         join_bridge(near, "bridge", self._inside.pid)
         self._cables[host] = near
 
-    def narrow(self, host: Namespace, mtu: int) -> None:
+    def limit_mtu(self, host: Namespace, mtu: int) -> None:
         """Let the switch carry no longer frames to and from a host, who is not told."""
         set_mtu(self._cables[host], mtu, self._inside.pid)
 
-    def unplug(self, host: Namespace) -> None:
+    def detach(self, host: Namespace) -> None:
         """Take a host's cable away, and its interface with it."""
         remove(self._cables.pop(host), self._inside.pid)
 
     def close(self) -> None:
         """Take everything away. Safe to call twice."""
         for host in self._hosts:
-            host.end_programs()
+            host.terminate_processes()
         self._stack.close()
 
 
@@ -305,11 +305,11 @@ def check_user_namespaces() -> None:
         ) from error
     if probe.returncode:
         raise AccessError(
-            "user namespace", probe.stderr.strip() or "refused", _userns_cure()
+            "user namespace", probe.stderr.strip() or "refused", _userns_fix()
         )
 
 
-def _userns_cure() -> str:
+def _userns_fix() -> str:
     guilty = [
         f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {forbidding}"
         for path, forbidding in _SWITCHES.items()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
 from aoe.errors import AoEError, DeviceError
-from aoe.identify import Ability, Identity, trim_blocks
+from aoe.identify import FeatureSet, Identity, trim_blocks
 from initiator.driver.aoedev import State
 from initiator.driver.bio import BioIter, Op
 from initiator.driver.requests import failure, is_aborted, write_refused
@@ -97,7 +97,7 @@ def _identified(d: AoeDev, answer: memoryview) -> AoEError | None:
     d.ext = identity.lba48
     # Sectors that the registers cannot name would be others (K35).
     d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
-    can_trim = Ability.TRIM in identity.abilities
+    can_trim = FeatureSet.TRIM in identity.feature_sets
     d.trim_blocks = trim_blocks(page) if can_trim else 0
     d.state = State.UP
     if d.nopen and d.ssize != before:
@@ -111,7 +111,7 @@ def _failed(d: AoeDev, f: Frame, status: int, error: int) -> AoEError | None:
     if f.fua and f.buf is not None and aborted:
         # Not known here, it seems: written and flushed instead, from now on.
         d.takes_fua = False
-        d.add_rest(f.buf, Op.WRITE, BioIter(f.segments, f.sector))
+        d.add_followup(f.buf, Op.WRITE, BioIter(f.segments, f.sector))
         return None
     if f.op is Op.WRITE and aborted and d.read_only is not False:
         d.read_only = True

@@ -50,7 +50,7 @@ class DiskRunner:
                 return False
             self._check_state(now)
             wait = _DISCOVER_INTERVAL
-            host.turn(wait if end is None else min(wait, end - now))
+            host.run_once(wait if end is None else min(wait, end - now))
         return True
 
     def _check_state(self, now: float) -> None:

@@ -173,7 +173,7 @@ class DiskFile:
             raise OSError(errno.ENOSPC, "beyond the end")
         if not mode & ~_KEEP_SIZE:
             return 0
-        if not mode & _PUNCH_HOLE or not self._disk.disk.trims_to_zeroes:
+        if not mode & _PUNCH_HOLE or not self._disk.disk.discard_zeroes_data:
             raise OSError(errno.EOPNOTSUPP, "not supported")
         self._is_dirty = True
         try:

@@ -29,7 +29,7 @@ log: Final = logging.getLogger("aoe-target")
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 _ZEROS: Final = 1 << 20
-_BUSY_CURE: Final = "Unmount or detach it, or --read-only, or --force"
+_BUSY_FIX: Final = "Unmount or detach it, or --read-only, or --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
 def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     if error.errno == errno.EBUSY:
         use = find_use(path.stat(), 0, 0) or "mounted or in use"
-        return BusyError(str(path), use, _BUSY_CURE)
+        return BusyError(str(path), use, _BUSY_FIX)
     if error.errno == errno.EINVAL and flags.direct:
         return UsageError(
             str(path), "this file system knows no O_DIRECT", "Leave out --direct"
@@ -263,7 +263,7 @@ def _mind_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
     if not use:
         return
     if not flags.read_only and not flags.force:
-        raise BusyError(str(path), use, _BUSY_CURE)
+        raise BusyError(str(path), use, _BUSY_FIX)
     log.warning(
         "%s: %s: clients will not see what changes there, nor the other way round",
         path,

@@ -31,7 +31,7 @@ from aoe.net.busy_poll import Spinner, looks_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from aoe.net.interfaces import InterfaceWatch
+    from aoe.net.interfaces import InterfaceMonitor
     from aoe.net.link import LinkStatistics
     from target.protocol.target import TargetStatistics
     from target.server.ports import Port
@@ -68,7 +68,7 @@ class Service:
     """
 
     def __init__(
-        self, ports: Iterable[Port] = (), watch: InterfaceWatch | None = None
+        self, ports: Iterable[Port] = (), watch: InterfaceMonitor | None = None
     ) -> None:
         self.ports = list(ports)
         self.timers: list[Timer] = []
@@ -203,7 +203,7 @@ class Service:
         if self._interfaces is None:
             return
         try:
-            interfaces = self._interfaces.answer()
+            interfaces = self._interfaces.refresh()
         except (AoEError, OSError) as error:
             log.warning("interfaces: %s", error)
             return

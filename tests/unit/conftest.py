@@ -11,7 +11,7 @@ from aoe.address import Address
 from aoe.ata import ATA_DATA, LBA28_LIMIT, SECTOR, AtaError, Opcode, Registers, Status
 from aoe.config import CONFIG_STRING, Config
 from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.driver import Driver
@@ -72,7 +72,7 @@ class FakeNetDevice:
         self._world.frames.append(Sent(self, raw, frags, skb, self._world.now, room))
 
 
-class AnsweringTarget:
+class FakeTarget:
     """A disk in memory and what an AoE target says to frames for it."""
 
     def __init__(
@@ -95,8 +95,8 @@ class AnsweringTarget:
             version=1,
         )
         self.lba48 = lba48
-        self.abilities = Ability.NONE
-        self.enabled = Ability.NONE
+        self.feature_sets = FeatureSet.NONE
+        self.enabled = FeatureSet.NONE
         self.takes_fua = False
         self.read_only = False
         self.flushes = 0
@@ -106,7 +106,7 @@ class AnsweringTarget:
         return Identity(
             len(self.disk) // SECTOR,
             lba48=self.lba48,
-            abilities=self.abilities,
+            feature_sets=self.feature_sets,
             enabled=self.enabled,
         )
 
@@ -130,7 +130,10 @@ class AnsweringTarget:
         return self._execute(opcode, request)
 
     def _execute(self, opcode: int, request: bytes) -> bytearray:
-        trims = opcode == Opcode.DATA_SET_MANAGEMENT and Ability.TRIM in self.abilities
+        trims = (
+            opcode == Opcode.DATA_SET_MANAGEMENT
+            and FeatureSet.TRIM in self.feature_sets
+        )
         writes = opcode in _WRITES or (
             opcode == Opcode.WRITE_DMA_FUA_EXT and self.takes_fua
         )
@@ -201,7 +204,7 @@ class World:
     """A driver, its interfaces, a target and a clock that the test winds."""
 
     def __init__(
-        self, options: Options | None, mtus: Sequence[int], target: AnsweringTarget
+        self, options: Options | None, mtus: Sequence[int], target: FakeTarget
     ) -> None:
         self.now = 0.0
         self.frames: list[Sent] = []
@@ -242,7 +245,7 @@ class World:
         for frame in frames:
             self.deliver(self.target.answer(frame.raw), frame.port)
 
-    def settle(self) -> None:
+    def run_until_idle(self) -> None:
         """Let the target answer all that leaves, until nothing does."""
         while frames := self.take():
             self.reply(*frames)
@@ -251,7 +254,7 @@ class World:
         """Announce the target on every interface, and answer IDENTIFY."""
         for number in range(len(self.ports)):
             self.deliver(self.target.announce(), number)
-            self.settle()
+            self.run_until_idle()
 
     def wait(self, seconds: float) -> None:
         """Let time pass; the timer runs when it is due."""
@@ -261,9 +264,9 @@ class World:
             self.driver.handle_timer(self.now)
         self.now = end
 
-    def second_mac(self, buffers: int = 16, sector_count: int = 255) -> AnsweringTarget:
+    def second_mac(self, buffers: int = 16, sector_count: int = 255) -> FakeTarget:
         """Make another target that serves the same disk under the same address."""
-        return AnsweringTarget(
+        return FakeTarget(
             self.target.disk,
             mac=b"\x52\x54\x00\xae\x00\x02",
             buffers=buffers,
@@ -313,7 +316,7 @@ def _connect(
     lba48: bool = True,
     is_up: bool = True,
 ) -> World:
-    target = AnsweringTarget(
+    target = FakeTarget(
         bytearray(_DISK), buffers=buffers, sector_count=sector_count, lba48=lba48
     )
     world = World(options, mtus, target)

@@ -55,10 +55,10 @@ def test_a_wrong_address_is_refused_with_a_cure(text: str, why: str) -> None:
 def test_a_target_answers_to_its_own_address_and_to_all(shelf: int, slot: int) -> None:
     """P8: each component by itself is the target's own or for all."""
     address = Address(shelf, slot)
-    assert address.answers_to(shelf, slot)
-    assert address.answers_to(0xFFFF, slot)
-    assert address.answers_to(shelf, 0xFF)
-    assert address.answers_to(*BROADCAST)
+    assert address.matches(shelf, slot)
+    assert address.matches(0xFFFF, slot)
+    assert address.matches(shelf, 0xFF)
+    assert address.matches(*BROADCAST)
 
 
 @given(SHELVES, SLOTS, SHELVES, SLOTS)
@@ -67,11 +67,11 @@ def test_a_target_answers_to_no_other_address(
 ) -> None:
     """P8."""
     address = Address(shelf, slot)
-    assert address.answers_to(other_shelf, other_slot) == (
+    assert address.matches(other_shelf, other_slot) == (
         (other_shelf, other_slot) == (shelf, slot)
     )
-    assert address.answers_to(0xFFFF, other_slot) == (other_slot == slot)
-    assert address.answers_to(other_shelf, 0xFF) == (other_shelf == shelf)
+    assert address.matches(0xFFFF, other_slot) == (other_slot == slot)
+    assert address.matches(other_shelf, 0xFF) == (other_shelf == shelf)
 
 
 @given(st.binary(min_size=6, max_size=6))

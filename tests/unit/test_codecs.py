@@ -283,7 +283,7 @@ def read_config(frame: bytes) -> Config | None:
         version=layer.version,
         declared=None if layer.length == len(layer.string) else layer.length,
     )
-    assert config.is_whole == layer.is_whole
+    assert config.is_valid == layer.is_valid
     assert repacked(frame, config) == frame
     return config
 

@@ -35,7 +35,7 @@ class Disk:
         self.error: AoEError | None = None
         self.flushes = 0
         self.trims: list[tuple[int, int]] = []
-        self.disk = SimpleNamespace(trims_to_zeroes=True)
+        self.disk = SimpleNamespace(discard_zeroes_data=True)
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -159,7 +159,7 @@ def test_only_holes_that_read_as_zeroes_are_made(disk: Disk) -> None:
     assert file.fallocate("/", 0, 0, SIZE, 0) == 0
     zero_range = 16
     for mode in (zero_range, PUNCH):
-        disk.disk.trims_to_zeroes = False
+        disk.disk.discard_zeroes_data = False
         with pytest.raises(OSError, match="not supported") as caught:
             file.fallocate("/", mode, 0, 512, 0)
         assert caught.value.errno == errno.EOPNOTSUPP

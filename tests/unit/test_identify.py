@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import DecodeError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 
 VBLADE = Path(__file__).parent.parent / "golden" / "vblade-25-identify.bin"
 LBA28_SECTORS = 2**28 - 1
@@ -31,15 +31,17 @@ def texts(limit: int) -> st.SearchStrategy[str]:
     return st.text(characters, max_size=limit).map(str.strip)
 
 
-SWITCHED = Ability.SMART | Ability.POWER | Ability.WRITE_CACHE | Ability.LOOK_AHEAD
+SWITCHED = (
+    FeatureSet.SMART | FeatureSet.POWER | FeatureSet.WRITE_CACHE | FeatureSet.LOOK_AHEAD
+)
 
 
-def able(plain: Identity, abilities: int, enabled: int, transfer: int) -> Identity:
+def able(plain: Identity, feature_sets: int, enabled: int, transfer: int) -> Identity:
     # Nothing is switched on that a disk has not, or that has no switch.
-    can = Ability(abilities)
-    switched = Ability(enabled) & can & (SWITCHED | Ability.UNCORRECTABLE)
-    mode = transfer if Ability.DMA in can else 0
-    return replace(plain, abilities=can, enabled=switched, transfer=mode)
+    can = FeatureSet(feature_sets)
+    switched = FeatureSet(enabled) & can & (SWITCHED | FeatureSet.UNCORRECTABLE)
+    mode = transfer if FeatureSet.DMA in can else 0
+    return replace(plain, feature_sets=can, enabled=switched, transfer=mode)
 
 
 PLAIN = st.builds(

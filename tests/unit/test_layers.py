@@ -264,14 +264,14 @@ def test_8_frames_are_padded_when_asked_to() -> None:
 
 def test_8_config_strings_are_held_to_their_length() -> None:
     """P56: what is there is kept, and what is wrong with it can be told."""
-    assert AoEConfig(string=bytes(1024)).is_whole
-    assert not AoEConfig(string=bytes(1025)).is_whole
+    assert AoEConfig(string=bytes(1024)).is_valid
+    assert not AoEConfig(string=bytes(1025)).is_valid
     short = dissect(frame(AoEConfig(length=9, string=b"hello")))
     assert (short.length, short.string) == (9, b"hello")
-    assert not short[AoEConfig].is_whole
+    assert not short[AoEConfig].is_valid
     padded = dissect(pad(frame(AoEConfig(string=b"hello"))))
     assert padded.string == b"hello"
-    assert padded[AoEConfig].is_whole
+    assert padded[AoEConfig].is_valid
 
 
 # Section 8: exact bytes.

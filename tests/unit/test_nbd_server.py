@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Op
 from initiator.export.nbd.handshake import NbdExport
 from initiator.export.nbd.listener import Listener, planned_uri
@@ -54,14 +54,14 @@ class Served:
         self.platter.data[:] = random.Random(0).randbytes(SIZE)
         self.host = stack.enter_context(Host([QueueLink()]))
         export = NbdExport(name="e7.3", size=SIZE)
-        view = ByteView(self.platter.submit)
+        view = ReadModifyWriteView(self.platter.submit)
         self.server = NbdServer(self.host, view, export, Listener(str(place)))
         stack.callback(self.server.close)
         self._stack = stack
 
     def turns(self, count: int = 20) -> None:
         for _ in range(count):
-            self.host.turn(0)
+            self.host.run_once(0)
 
     def client(self, *, greet: bool = True) -> Client:
         client = Client(self)

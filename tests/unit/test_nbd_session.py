@@ -302,7 +302,7 @@ def test_errors_have_their_numbers_and_words(error: AoEError, number: int) -> No
 
 READ_ONLY = NbdExport(name="e7.3", size=SIZE, read_only=True)
 NO_FLUSH = NbdExport(name="e7.3", size=SIZE, can_flush=False)
-THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, trims_to_zeroes=True)
+THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, discard_zeroes_data=True)
 
 
 @pytest.mark.parametrize(

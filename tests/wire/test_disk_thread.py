@@ -29,7 +29,7 @@ PIECES = 400
 
 @contextmanager
 def running(wire: Wire) -> Iterator[DiskThread]:
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         disk = Disk.open("e7.3", wire.interface)
     with disk, DiskThread(disk, report=lambda _: None) as thread:
         yield thread

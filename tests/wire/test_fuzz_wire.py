@@ -68,7 +68,7 @@ def drain(asking: Client, patience: float = 0.002) -> int:
 
 def relieve(wire: Wire) -> None:
     """Have the target listen to everybody again, as its owner may."""
-    with wire.target.entered():
+    with wire.target.enter():
         ((_, name),) = find_targets()
         for command, address in product(CLEAR, ADDRESSES):
             send_command(name, command, address=address)

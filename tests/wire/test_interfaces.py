@@ -65,7 +65,7 @@ def test_a_list_is_in_the_order_of_the_indexes(wire: Wire) -> None:
 
 
 def test_the_callers_own_namespace_is_the_default(wire: Wire) -> None:
-    with wire.target.entered():
+    with wire.target.enter():
         assert interfaces.find_interface("aoe0").mac == Wire.target_mac
         assert interfaces.find_interface("aoe0", wire.initiator.pid).mac == (
             Wire.initiator_mac
@@ -126,7 +126,7 @@ def test_a_cable_is_laid_and_taken_away_again(wire: Wire) -> None:
 
 
 def test_a_cable_reaches_from_the_callers_namespace_into_another(wire: Wire) -> None:
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         interfaces.create_veth(VethEnd("near"), VethEnd("far", netns=wire.target.pid))
         interfaces.create_veth(VethEnd("away", netns=wire.target.pid), VethEnd("home"))
         names = [found.name for found in interfaces.list_interfaces()]
@@ -159,7 +159,7 @@ def test_the_thread_is_back_home_even_after_an_error(wire: Wire) -> None:
         seen.append(here())
         raise KeyError
 
-    with pytest.raises(KeyError), wire.target.entered():
+    with pytest.raises(KeyError), wire.target.enter():
         stumble()
     assert seen != [home]
     assert here() == home

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import UnsupportedError
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.export.frontend import DiskRunner
 from initiator.export.nbd.handshake import NbdExport
 from initiator.export.nbd.server import NbdServer
@@ -53,9 +53,11 @@ class NbdFrontend:
             read_only=read_only,
             can_flush=self._can_flush,
             can_trim=disk.can_trim,
-            trims_to_zeroes=disk.trims_to_zeroes,
+            discard_zeroes_data=disk.discard_zeroes_data,
         )
-        self._server = NbdServer(disk.host, ByteView(disk.submit_bio), export, listener)
+        self._server = NbdServer(
+            disk.host, ReadModifyWriteView(disk.submit_bio), export, listener
+        )
         self.uri = self._server.uri
 
     def _probe_flush(self, report: Callable[[str], None]) -> bool:

@@ -56,7 +56,7 @@ class NbdExport:
     read_only: bool = False
     can_flush: bool = True
     can_trim: bool = False
-    trims_to_zeroes: bool = False
+    discard_zeroes_data: bool = False
 
     def flags(self, *, structured: bool) -> NbdFlag:
         """Return the transmission flags.

@@ -2,7 +2,7 @@
 
 ::
 
-    listener -> Connection: socket <-> NbdSession -> ByteView -> bios -> the driver
+    listener -> Connection: socket <-> NbdSession -> ReadModifyWriteView -> bio
 
 All sockets are non-blocking and all work is done in callbacks of the event loop.
 Several clients may be connected, each with many requests outstanding.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.errors import AoEError
-    from initiator.disk.read_modify_write import ByteView, Done
+    from initiator.disk.read_modify_write import Done, ReadModifyWriteView
     from initiator.export.nbd.handshake import NbdExport
     from initiator.export.nbd.listener import Listener
 
@@ -64,7 +64,11 @@ class NbdServer:
     """
 
     def __init__(
-        self, host: EventLoop, view: ByteView, export: NbdExport, listener: Listener
+        self,
+        host: EventLoop,
+        view: ReadModifyWriteView,
+        export: NbdExport,
+        listener: Listener,
     ) -> None:
         self.host = host
         self.view = view
@@ -231,7 +235,7 @@ class Connection:
         elif request.command == NbdCommand.TRIM:
             self._trim(request, done)
         elif request.command == NbdCommand.WRITE_ZEROES:
-            holes = request.allows_holes and self._server.export.trims_to_zeroes
+            holes = request.allows_holes and self._server.export.discard_zeroes_data
             zero = view.punch if holes else view.write_zeroes
             zero(request.offset, request.length, done, fua=request.fua)
         else:

@@ -261,7 +261,8 @@ class NbdSession:
                 "request too large",
             ),
             (
-                flags & _FAST_ZERO and (flags & _NO_HOLE or not export.trims_to_zeroes),
+                flags & _FAST_ZERO
+                and (flags & _NO_HOLE or not export.discard_zeroes_data),
                 errno.EOPNOTSUPP,
                 "zeroing is not faster than writing",
             ),

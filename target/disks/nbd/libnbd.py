@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-CURE: Final = "Install it with: apt install python3-libnbd"
+FIX: Final = "Install it with: apt install python3-libnbd"
 _VERSION: Final = "python{}.{}".format(*sys.version_info)
 _SYSTEM: Final = (
     "/usr/lib/python3/dist-packages",
@@ -210,5 +210,5 @@ def require_libnbd(what: str, why: str) -> ModuleType:
     """
     library = find_libnbd()
     if library is None:
-        raise NotFoundError(what, why, CURE)
+        raise NotFoundError(what, why, FIX)
     return library

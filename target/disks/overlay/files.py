@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from target.protocol.disk import Disk
 
-_BASE_CURE: Final = (
+_BASE_FIX: Final = (
     "Put the old one back, or empty the overlay with: aoe-target overlay reset {}"
 )
 
@@ -326,7 +326,7 @@ def _check_base(
         raise UsageError(
             str(path),
             f"the base {found.path} was changed since the overlay was made",
-            _BASE_CURE.format(path) + ", or --force",
+            _BASE_FIX.format(path) + ", or --force",
         )
 
 
