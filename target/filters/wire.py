@@ -29,7 +29,7 @@ from target.filters.settings import (
 )
 from target.filters.trigger import flip_bit
 from target.protocol.ata import OPERATIONS
-from target.protocol.transfers import flush, read, trim, verify, write, write_stable
+from target.protocol.transfers import flush, read, trim, verify, write, write_fua
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ _OPERATION_KINDS: Final = {
     read: On.READ,
     verify: On.READ,
     write: On.WRITE,
-    write_stable: On.WRITE,
+    write_fua: On.WRITE,
     flush: On.FLUSH,
     trim: On.DISCARD,
 }

@@ -197,3 +197,18 @@ def test_git_would_track_every_module(tmp_path: Path) -> None:
     git("init", "--quiet", directory=tmp_path)
     listed = git("ls-files", "--others", "--exclude-standard", "-z", directory=tmp_path)
     assert modules() - set(listed) == set()
+
+
+def test_a_package_index_shows_a_readme_whose_links_lead_somewhere(
+    built: Path,
+) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    (chart,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata)
+    assert chart.endswith("/main/scripts/bench.svg")
+    assert "Description-Content-Type: text/markdown" in metadata
