@@ -23,10 +23,10 @@ from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.frame import Buf, Frame, Rest
+from initiator.driver.frame import Buf, Followup, Frame
 from initiator.driver.requests import TRIM_BLOCK
 from initiator.driver.skbuff import Skb
-from initiator.driver.write_order import WriteOrder
+from initiator.driver.write_order import RangeLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ class AoeTgt:
         window = self.window
         return window.nout < window.maxout and self.ifp < len(self.ifs)
 
-    def hear(self, netdev: NetDevice, sector_count: int) -> bool:
+    def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
         """Note that the target, which takes so many sectors, is behind ``netdev``.
 
         A frame carries what both ends can, and 1024 bytes if that is nothing: the MTU
@@ -145,7 +145,7 @@ class AoeTgt:
         """The narrowest of its interfaces decides (K18)."""
         self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
 
-    def scorn(self, limit: int) -> None:
+    def raise_taint(self, limit: int) -> None:
         """Trust it less: 3, 12, 39, 120, 363 and so on, up to ``limit`` (K57)."""
         self.taint = min((self.taint + 1) * 3, limit)
 
@@ -189,7 +189,7 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
-        self.rests: deque[Rest] = deque()
+        self.rests: deque[Followup] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
@@ -199,7 +199,7 @@ class AoeDev:
         self.kicked = 0
         self.takes_fua = True
         self.trim_blocks = 0
-        self.order = WriteOrder()
+        self.write_locks = RangeLocks()
         self.wants_identify = False
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
@@ -223,7 +223,7 @@ class AoeDev:
             return "up,kickme" if self.state is State.UP else "down,kickme"
         return self.state.value
 
-    def refusal(self, bio: Bio, *, trims: bool) -> AoEError | None:
+    def check_bio(self, bio: Bio, *, trims: bool) -> AoEError | None:
         """Tell why a bio cannot be done here; ``trims``: TRIM may be sent."""
         size = bio.size
         if self.state is not State.UP:
@@ -382,11 +382,11 @@ class AoeDev:
             return self.maxbcnt
         return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
 
-    def add_rest(self, buf: Buf, op: Op, position: BioIter) -> None:
+    def add_followup(self, buf: Buf, op: Op, position: BioIter) -> None:
         """Have something done beside the bio's own course, before it is done."""
         # Until it is cut into frames, it counts as one.
         buf.nframesout += 1
-        self.rests.append(Rest(buf, op, position))
+        self.rests.append(Followup(buf, op, position))
 
     @property
     def is_identifying(self) -> bool:
@@ -394,9 +394,9 @@ class AoeDev:
         frames = (*self.factive.values(), *self.rexmitq.values())
         return any(f.op is None and not f.is_probe for f in frames)
 
-    def stray(self, tag: int, now: float) -> None:
+    def on_late_response(self, tag: int, now: float) -> None:
         """Take note that a transmission was executed that nobody waits for."""
-        self.order.answered(tag)
+        self.write_locks.answered(tag)
         for f in (*self.factive.values(), *self.rexmitq.values()):
             sent = f.earlier.pop(tag, None)
             if sent is not None and f.tag in self.factive:
@@ -430,7 +430,7 @@ class AoeDev:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
-        free_at = self.order.next_timeout()
+        free_at = self.write_locks.next_timeout()
         if free_at is not None:
             yield free_at
         if self.rexmitq and self.has_untainted:
@@ -440,7 +440,7 @@ class AoeDev:
 
     def next_probe(self, f: Frame) -> float:
         """When a lost probe may be sent again (K57)."""
-        return f.sent + self.timing.probe_pause(f.target.taint)
+        return f.sent + self.timing.probe_interval(f.target.taint)
 
     def reassign(self, f: Frame) -> bool:
         """Let a lost frame go to another target, if one has room (``reassign_frame``).
@@ -460,7 +460,7 @@ class AoeDev:
         other.target.ffree.append(other)
         return target is not other.target
 
-    def hurry(self, now: float) -> None:
+    def expire_oversized(self, now: float) -> None:
         """Count the frames as lost that are longer than what all paths carry now."""
         for f in self.factive.values():
             if self._is_too_long(f):
@@ -477,5 +477,5 @@ class AoeDev:
         f.length = self.limit(f.op)
         f.segments = whole.take(f.length)
         left, sector = whole.size, whole.sector
-        self.add_rest(f.buf, f.op, BioIter(whole.take(left), sector, left))
+        self.add_followup(f.buf, f.op, BioIter(whole.take(left), sector, left))
         return True

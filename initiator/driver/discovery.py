@@ -22,7 +22,7 @@ _SHELF_SWITCHES: Final = 0x0FFF
 """Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
 
 
-def hear(
+def on_config_response(
     driver: Driver, address: Address, src: bytes, config: Config, netdev: NetDevice
 ) -> AoeDev | None:
     """Note that ``src`` serves the device, behind ``netdev``; return the device.
@@ -46,14 +46,14 @@ def hear(
         d.targets.append(target)
     else:
         target.window.resize(nframes)
-    if not target.hear(netdev, config.sector_count):
+    if not target.update_if(netdev, config.sector_count):
         driver.log.append(f"{address}: too many interfaces for s={src.hex()}")
         return None
     d.update_maxbcnt()
     return d
 
 
-def follow(driver: Driver, netdev: NetDevice, now: float) -> None:
+def apply_mtu(driver: Driver, netdev: NetDevice, now: float) -> None:
     """Cut down at once what an interface carries less than before."""
     for d in driver.devices.values():
         room = sectors_per_frame(netdev.mtu) * SECTOR
@@ -64,4 +64,4 @@ def follow(driver: Driver, netdev: NetDevice, now: float) -> None:
                 target.update_minbcnt()
         d.update_maxbcnt()
         if driver.options.shrink:
-            d.hurry(now)
+            d.expire_oversized(now)

@@ -95,9 +95,9 @@ class Driver:
         self.unexpected = self.foreign = self.runts = 0
         self._user_tags = self.options.tags == "user"
         self.tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
-        self._checks = self.options.check_answers
+        self._checks = self.options.check_responses
         self._rexmit = Rexmit(self)
-        self.later: dict[AoeDev, None] | None = None
+        self.run_queue: dict[AoeDev, None] | None = None
 
     # --- driven by the user -----------------------------------------------------
 
@@ -111,7 +111,7 @@ class Driver:
         What it carries less than before is cut down at once; what it carries more, and
         who is behind it, is asked.
         """
-        discovery.follow(self, netdev, now)
+        discovery.apply_mtu(self, netdev, now)
         self.discover_open()
 
     def discover_open(self) -> None:
@@ -147,9 +147,9 @@ class Driver:
         bio.error = None
         op, size = bio.op, bio.size
         sends_flush = self.options.send_flush
-        refusal = d.refusal(bio, trims=self.options.send_discard)
-        if refusal is not None:
-            _end_bio(bio, refusal)
+        error = d.check_bio(bio, trims=self.options.send_discard)
+        if error is not None:
+            _end_bio(bio, error)
             return
         if not sends_flush:
             bio.fua = False
@@ -159,9 +159,9 @@ class Driver:
         if self.page_hooks is not None:
             self.page_hooks.bio_arrives(bio)
         changes = op is _WRITE or op is _DISCARD
-        if not (changes and self.options.linger) or d.order.admit(bio, now):
+        if not (changes and self.options.quarantine) or d.write_locks.acquire(bio, now):
             d.bios.append(bio)
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down; all its bios end with ``error`` (``downdev``, K55).
@@ -178,12 +178,14 @@ class Driver:
             waiting[d.buf.bio] = None
             d.buf = None
         waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
-        waiting |= dict.fromkeys(d.order.abandon())
+        waiting |= dict.fromkeys(d.write_locks.clear_queue())
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
             if frame.buf is not None:
-                d.order.leave(frame.buf.bio, {**frame.earlier, frame.tag: frame.sent})
+                d.write_locks.add_in_flight(
+                    frame.buf.bio, {**frame.earlier, frame.tag: frame.sent}
+                )
             frame.buf = None
             self.free_frame(frame)
         for target in d.targets:
@@ -215,7 +217,7 @@ class Driver:
         self._rexmit.resend_deferred(d, now)
         d.kickme = False
         if self.options.kick:
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     # --- driven by the network --------------------------------------------------
 
@@ -263,7 +265,7 @@ class Driver:
             return
         f = d.match(tag, now)
         if f is None:
-            d.stray(tag, now)
+            d.on_late_response(tag, now)
         else:
             self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
@@ -283,24 +285,24 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        d = discovery.hear(self, address, src, config, netdev)
+        d = discovery.on_config_response(self, address, src, config, netdev)
         if d is None:
             return
         if not tag:
             # Nobody asked: the target starts, and may have become another (P48).
             d.read_only = None
         if self.options.shrink:
-            d.hurry(now)
+            d.expire_oversized(now)
         if d.nopen == 0 or (self.options.revive and d.state is not _UP):
             d.fw_ver = config.firmware
             self._identify(d, now)
         elif self._follows_size(d):
             d.wants_identify = True
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     def _follows_size(self, d: AoeDev) -> bool:
         is_up = d.state is State.UP
-        return self.options.follow_size and is_up and not d.is_identifying
+        return self.options.follow_resize and is_up and not d.is_identifying
 
     def _ata_rsp(
         self, d: AoeDev, tag: int, frame: memoryview, netdev: NetDevice, now: float
@@ -325,12 +327,12 @@ class Driver:
         jiffies = self.jiffies(now)
         if self.options.tags == "kernel":
             # It may be the end of a jiffy already.
-            d.timing.stray_sample(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
+            d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
         self.log.append(
             f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
             f"s={frame[6:12].hex()} d={frame[:6].hex()}"
         )
-        d.stray(tag, now)
+        d.on_late_response(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -338,7 +340,7 @@ class Driver:
         """End a frame and, with its last one, the bio; the rest still runs (K63)."""
         buf, f.buf = f.buf, None
         if f.target.taint:
-            self._rexmit.redeem(d, f.target, now)
+            self._rexmit.lower_taint(d, f.target, now)
         self.free_frame(f)
         if buf is None:
             if error is not None:
@@ -346,7 +348,7 @@ class Driver:
             return
         bio = buf.bio
         if f.earlier:
-            d.order.leave(bio, f.earlier)
+            d.write_locks.add_in_flight(bio, f.earlier)
         if bio.error is None:
             bio.error = error
         buf.nframesout -= 1
@@ -357,7 +359,7 @@ class Driver:
         """All frames of a bio are answered: it ends, or a FLUSH is still to come."""
         if buf.flush and buf.bio.error is None:
             buf.flush = False
-            d.add_rest(buf, Op.FLUSH, BioIter([], 0))
+            d.add_followup(buf, Op.FLUSH, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)
 
@@ -370,35 +372,35 @@ class Driver:
     def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
         if self.page_hooks is not None:
             self.page_hooks.bio_ends(bio)
-        if bio.op is not _READ and self.options.linger:
+        if bio.op is not _READ and self.options.quarantine:
             # What answers slowly keeps its frames as long.
-            d.order.release(
-                bio, lambda: max(self.options.linger, 4 * d.timing.timeout(0))
+            d.write_locks.release(
+                bio, lambda: max(self.options.quarantine, 4 * d.timing.timeout(0))
             )
         _end_bio(bio, error)
 
     def go_on(self, d: AoeDev, now: float) -> None:
         """Go on where answers may have made room."""
         if d.bios or d.buf is not None or d.rexmitq or d.wants_identify:
-            self.work_soon(d, now)
+            self.schedule(d, now)
         self._wake(d, now)
 
     def _wake(self, d: AoeDev, now: float) -> None:
         """Go on with what waits for others: a FLUSH behind writes, a later write."""
-        if d.order.waiting:
-            d.bios.extend(d.order.ready(now))
-            self.work_soon(d, now)
+        if d.write_locks.queued:
+            d.bios.extend(d.write_locks.grant(now))
+            self.schedule(d, now)
         elif d.rests:
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     # --- frames out -------------------------------------------------------------
 
-    def work_soon(self, d: AoeDev, now: float) -> None:
+    def schedule(self, d: AoeDev, now: float) -> None:
         """Have ``work`` done."""
-        if self.later is None:
+        if self.run_queue is None:
             self.work(d, now)
         else:
-            self.later[d] = None
+            self.run_queue[d] = None
 
     def work(self, d: AoeDev, now: float) -> None:
         """``aoecmd_work``: deferred frames first, then new ones (K27)."""

@@ -40,7 +40,7 @@ class Buf:
         self.flush = False
 
 
-class Rest(NamedTuple):
+class Followup(NamedTuple):
     """What is left to do for a bio beside its own course."""
 
     buf: Buf

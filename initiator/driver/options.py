@@ -61,20 +61,20 @@ class Options:
     send_discard: bool = True
     shrink: bool = True
     kick: bool = True
-    check_answers: bool = True
-    follow_size: bool = True
-    linger: float = 2.0
+    check_responses: bool = True
+    follow_resize: bool = True
+    quarantine: float = 2.0
     revive: bool = True
     only: Collection[Address] = ()
 
     @property
-    def everyday(self) -> bool:
+    def allows_fast_path(self) -> bool:
         """``initiator.io.fast_path`` may be used: no kernel behaviour is asked for."""
         return (
             self.tags == "user"
             and self.timing == "prompt"
             and self.report_errors
-            and self.check_answers
+            and self.check_responses
         )
 
     @classmethod
@@ -86,9 +86,9 @@ class Options:
             report_errors=False,
             send_flush=False,
             send_discard=False,
-            check_answers=False,
-            follow_size=False,
-            linger=0,
+            check_responses=False,
+            follow_resize=False,
+            quarantine=0,
             shrink=False,
             kick=False,
             revive=False,

@@ -111,7 +111,7 @@ def _failed(d: AoeDev, f: Frame, status: int, error: int) -> AoEError | None:
     if f.fua and f.buf is not None and aborted:
         # Not known here, it seems: written and flushed instead, from now on.
         d.takes_fua = False
-        d.add_rest(f.buf, Op.WRITE, BioIter(f.segments, f.sector))
+        d.add_followup(f.buf, Op.WRITE, BioIter(f.segments, f.sector))
         return None
     if f.op is Op.WRITE and aborted and d.read_only is not False:
         d.read_only = True

@@ -57,29 +57,29 @@ class Rexmit:
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
             if f.everyday < NEVER:
-                self._dress(d, f)
-            self._blame(d, f, now)
+                self._materialize_skb(d, f)
+            self._record_loss(d, f, now)
             del d.factive[f.tag]
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
             f.attempts += 1
         return True
 
-    def _dress(self, d: AoeDev, f: Frame) -> None:
+    def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
         # An everyday frame gets the skb that it would have, had the driver sent it.
         f.everyday = NEVER
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
         self._driver.fill(d, f)
 
-    def _blame(self, d: AoeDev, f: Frame, now: float) -> None:
+    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
         """Count a loss against its target and its interface."""
         target, timing = f.target, d.timing
         waited = f.waited + now - f.sent
         unheard = f.attempts + 1 if target.heard <= now - waited else 0
         deadsecs = self._driver.options.deadsecs
-        if timing.scorns(waited, unheard, deadsecs, len(d.targets)):
-            target.scorn(timing.max_taint)
+        if timing.should_taint(waited, unheard, deadsecs, len(d.targets)):
+            target.raise_taint(timing.max_taint)
         target.window.lost(f.attempts + 1, f.sent, now)
         if f.is_probe:
             target.nout_probes -= 1
@@ -107,11 +107,11 @@ class Rexmit:
                 del d.rexmitq[tag]
                 self._driver.free_frame(f)
                 d.kickme = True
-            elif self._may_go(d, f, now, trusted=trusted):
+            elif self._may_resend(d, f, now, trusted=trusted):
                 del d.rexmitq[tag]
                 self._resend(d, f, now)
 
-    def _may_go(self, d: AoeDev, f: Frame, now: float, *, trusted: bool) -> bool:
+    def _may_resend(self, d: AoeDev, f: Frame, now: float, *, trusted: bool) -> bool:
         """Tell whether it is a frame's turn; it may get another target by this."""
         target = f.target
         if target.taint and f.is_probe:
@@ -154,7 +154,7 @@ class Rexmit:
 
     # --- tainted targets ----------------------------------------------------------
 
-    def redeem(self, d: AoeDev, target: AoeTgt, now: float) -> None:
+    def lower_taint(self, d: AoeDev, target: AoeTgt, now: float) -> None:
         """Trust a tainted target more, since it answered; or ask it again (K57)."""
         target.taint -= 1
         if d.has_untainted:

@@ -139,7 +139,7 @@ class Timing(Protocol):
     def sample(self, rtt: float) -> None:
         """Learn from an answer that took ``rtt``."""
 
-    def stray_sample(self, rtt: float) -> None:
+    def sample_late(self, rtt: float) -> None:
         """Learn, or not, from an answer that nothing waited for (K58, K59)."""
 
     def timeout(self, attempts: int) -> float:
@@ -151,7 +151,9 @@ class Timing(Protocol):
     def losses(self, nframes: int) -> int:
         """Losses in a row that an interface may have before it is left (K50)."""
 
-    def scorns(self, waited: float, unheard: int, deadsecs: float, count: int) -> bool:
+    def should_taint(
+        self, waited: float, unheard: int, deadsecs: float, count: int
+    ) -> bool:
         """Tell whether a target shall be avoided after a loss (K50, K57).
 
         Args:
@@ -161,7 +163,7 @@ class Timing(Protocol):
             count: targets that the device has.
         """
 
-    def probe_pause(self, taint: int) -> float:
+    def probe_interval(self, taint: int) -> float:
         """How long after a lost probe the next one goes out."""
 
 
@@ -194,7 +196,7 @@ class KernelTiming:
         deviation = abs(error) - (self.rttdev >> self.RTTDSCALE)
         self.rttdev = self.rttdev + deviation & _U32
 
-    stray_sample = sample
+    sample_late = sample
 
     def timeout(self, attempts: int) -> float:  # noqa: ARG002 - no back-off (K48)
         """Return 2 * average + 8 * deviation, at least 1 us, in 32 bits each."""
@@ -211,12 +213,12 @@ class KernelTiming:
         """Return twice the buffer count."""
         return 2 * nframes
 
-    def scorns(self, waited: float, _: int, deadsecs: float, count: int) -> bool:
+    def should_taint(self, waited: float, _: int, deadsecs: float, count: int) -> bool:
         """Tell whether it let a frame wait too long, in whole seconds."""
         limit = min(deadsecs // count, self.HARD_SCORN_SECS)
         return bool(deadsecs) and int(waited) > limit
 
-    def probe_pause(self, taint: int) -> float:
+    def probe_interval(self, taint: int) -> float:
         """Return so many timeouts: 1000 of them, if it was silent for long."""
         return taint * self.timeout(0)
 
@@ -255,7 +257,7 @@ class PromptTiming:
             self._rtt += error / 8
             self._variation += (abs(error) - self._variation) / 4
 
-    def stray_sample(self, rtt: float) -> None:
+    def sample_late(self, rtt: float) -> None:
         """Late answers must not inflate the estimate."""
 
     def timeout(self, attempts: int) -> float:
@@ -280,11 +282,11 @@ class PromptTiming:
         """Return 4, of bursts: about 100 ms without any answer."""
         return 4
 
-    def scorns(self, _waited: float, unheard: int, _: float, _count: int) -> bool:
+    def should_taint(self, _waited: float, unheard: int, _: float, _count: int) -> bool:
         """Tell whether a frame was lost there twice and nothing answered since."""
         return unheard >= self.LOST_TWICE
 
-    def probe_pause(self, taint: int) -> float:
+    def probe_interval(self, taint: int) -> float:
         """Return so many timeouts, at most 500 ms."""
         return min(taint * self.timeout(0), self.BACKED_OFF)
 

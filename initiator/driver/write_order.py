@@ -40,7 +40,7 @@ class _Taken:
         self.sent = 0.0
 
 
-class WriteOrder:
+class RangeLocks:
     """Keeps writes and trims of one device apart that have sectors in common.
 
     Attributes:
@@ -49,8 +49,8 @@ class WriteOrder:
     """
 
     def __init__(self) -> None:
-        self.waiting: list[Bio] = []
-        self.held = 0
+        self.queued: list[Bio] = []
+        self.queued_total = 0
         self._taken: dict[int, _Taken] = {}
         self._starts: list[int] = []
         self._tags: dict[int, _Taken] = {}
@@ -58,17 +58,17 @@ class WriteOrder:
         self._serial = count()
         self._freed: list[tuple[int, int]] = []
 
-    def admit(self, bio: Bio, now: float) -> bool:
+    def acquire(self, bio: Bio, now: float) -> bool:
         """Take a write's sectors, or let it wait; tell whether it may go."""
         if self._lingering:
             self._expire(now)
-        if self._take(bio, self.waiting):
+        if self._take(bio, self.queued):
             return True
-        self.waiting.append(bio)
-        self.held += 1
+        self.queued.append(bio)
+        self.queued_total += 1
         return False
 
-    def leave(self, bio: Bio, tags: Mapping[int, float]) -> None:
+    def add_in_flight(self, bio: Bio, tags: Mapping[int, float]) -> None:
         """Note transmissions of a bio, and when they left, that nobody waits for."""
         taken = self._taken.get(bio.sector)
         if taken is None or taken.bio is not bio:
@@ -106,31 +106,31 @@ class WriteOrder:
         else:
             self._free(taken)
 
-    def ready(self, now: float) -> list[Bio]:
+    def grant(self, now: float) -> list[Bio]:
         """Return the bios that need not wait any more; their sectors are theirs."""
         self._expire(now)
         freed, self._freed = self._freed, []
-        ready: list[Bio] = []
+        grant: list[Bio] = []
         still: list[Bio] = []
-        for bio in self.waiting:
+        for bio in self.queued:
             # The others wait for what is taken as before.
             may_go = any(_overlaps(bio, start, end) for start, end in freed)
             if may_go and self._take(bio, still):
-                ready.append(bio)
+                grant.append(bio)
             else:
                 still.append(bio)
-        self.waiting = still
-        return ready
+        self.queued = still
+        return grant
 
-    def abandon(self) -> list[Bio]:
+    def clear_queue(self) -> list[Bio]:
         """Return all that wait; they wait no more, and have taken nothing."""
-        waiting, self.waiting = self.waiting, []
+        waiting, self.queued = self.queued, []
         self._freed.clear()
         return waiting
 
     def next_timeout(self) -> float | None:
         """When ``ready`` may have something that no answer brings, if anybody waits."""
-        if not self.waiting:
+        if not self.queued:
             return None
         if self._freed:
             return float("-inf")
@@ -158,7 +158,7 @@ class WriteOrder:
         del self._starts[bisect_left(self._starts, start)]
         for tag in taken.tags or ():
             self._tags.pop(tag, None)
-        if self.waiting:
+        if self.queued:
             self._freed.append((start, taken.end))
 
     def _expire(self, now: float) -> None:

@@ -106,7 +106,7 @@ def test_config_replies() -> None:
 
 def test_everybody_is_everybody() -> None:
     assert said(Command.CONFIG, Config(), address=(0xFFFF, 0xFF)) == (
-        "query config everybody"
+        "query config broadcast"
     )
     assert said(Command.CONFIG, Config(), address=(7, 0xFF)) == "query config e7.255"
 
@@ -131,13 +131,13 @@ def test_mac_mask_lists() -> None:
         "MAC mask list of e7.3 52:54:00:ae:00:02"
     )
     full = MaskList(merror=MaskError.FULL)
-    assert said(Command.MASK, full, RESPONSE) == "MAC mask list refused by e7.3: full"
+    assert said(Command.MASK, full, RESPONSE) == "MAC mask list error from e7.3: full"
 
 
 @pytest.mark.parametrize(
     ("message", "flags", "words"),
     [
-        (Reserve(), 0, "who holds e7.3"),
+        (Reserve(), 0, "read reserve list of e7.3"),
         (Reserve(ReserveCommand.SET), 0, "release e7.3"),
         (
             Reserve(ReserveCommand.SET, (CLIENT, OTHER)),
@@ -150,7 +150,7 @@ def test_mac_mask_lists() -> None:
             "force: reserve e7.3 for 52:54:00:ae:00:02",
         ),
         (Reserve(9), 0, "reserve/release 9 e7.3"),
-        (Reserve(), RESPONSE, "e7.3 is free"),
+        (Reserve(), RESPONSE, "e7.3 is not reserved"),
         (
             Reserve(0, (CLIENT,)),
             RESPONSE,
@@ -164,10 +164,10 @@ def test_reservations(message: Reserve, flags: int, words: str) -> None:
 
 def test_errors_and_what_nobody_knows() -> None:
     assert said(Command.ATA, None, REFUSED, error=ErrorCode.RESERVED) == (
-        "ATA refused by e7.3: target is reserved"
+        "ATA error from e7.3: target is reserved"
     )
     assert said(Command.CONFIG, None, REFUSED, error=99) == (
-        "query config refused by e7.3: error 99"
+        "query config error from e7.3: error 99"
     )
     assert said(0xF1, None) == "vendor command 0xf1 e7.3"
     assert said(0x04, None, RESPONSE) == "unknown command 0x04 reply e7.3"
@@ -176,7 +176,7 @@ def test_errors_and_what_nobody_knows() -> None:
 
 
 def test_p17_frames_that_are_cut_short() -> None:
-    assert said(Command.ATA, None) == "ATA e7.3, cut short: need 12 bytes"
+    assert said(Command.ATA, None) == "ATA e7.3, truncated: need 12 bytes"
     assert describe(b"short") == "not AoE: needs 24 bytes"
     assert describe(bytes(60)) == "not AoE: EtherType is 0x0000"
 

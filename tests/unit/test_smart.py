@@ -32,7 +32,7 @@ def test_a_page_of_a_real_kind_is_read() -> None:
     page[26:38] = bytes.fromhex("c2 2200 1e 2d 1e0000002d00 00".replace(" ", ""))
     page[511] = -sum(page) & 0xFF
     first, second = unpack_attributes(page)
-    assert (first.name, first.is_prefailure) == ("reallocated sectors", True)
+    assert (first.name, first.is_prefailure) == ("reallocated sector count", True)
     assert (first.value, first.worst, first.raw) == (100, 99, 7)
     assert (second.name, second.is_prefailure) == ("temperature", False)
     assert second.raw == 0x2D_0000_001E

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aoe.ata import SECTOR
 from aoe.errors import DeviceError
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class LazyDisk:
         self.bios: list[Bio] = []
         self.errors: list[AoEError | None] = []
         self.error: AoEError | None = None
-        self.view = ByteView(self.bios.append)
+        self.view = ReadModifyWriteView(self.bios.append)
 
     def carry_out(self, number: int = 0) -> None:
         bio = self.bios.pop(number)
