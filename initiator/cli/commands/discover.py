@@ -145,13 +145,13 @@ def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
     from aoe.common.doctor.report import describe_finding
     from initiator.cli.commands.doctor import path_fields
     from initiator.client.remote import open_targets
-    from initiator.doctor import examine_path
+    from initiator.doctor import check_path
 
     links = [port.link for port in host.ports if port.link is not None]
     found: Paths = {}
     for device in devices:
         with open_targets(links, device.address, timeout) as targets:
-            examined = [(target, *examine_path(target)) for target in targets]
+            examined = [(target, *check_path(target)) for target in targets]
         found[device.address] = [
             (path_fields(target, path), describe_finding(finding))
             for target, path, finding in examined

@@ -39,11 +39,11 @@ def doctor(*, connection: Connection, as_json: bool) -> None:
     Exit codes: 0 nothing has failed, 1 something has.
     """
     from aoe.common.doctor.report import report
-    from initiator.doctor import examine
+    from initiator.doctor import run_checks
 
     names = connection.names()
     with connection.recorder() as record:
-        report(examine(names, connection.timeout, record), as_json=as_json)
+        report(run_checks(names, connection.timeout, record), as_json=as_json)
 
 
 @click.command()
@@ -61,10 +61,10 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
 
     Exit codes: 0 all is well or could be better, 1 a path loses frames, 3 no target.
     """
-    from aoe.common.doctor.report import describe_finding, exit_by
+    from aoe.common.doctor.report import describe_finding, exit_if_failed
     from aoe.net.interfaces import find_interface
     from initiator.client.remote import open_targets
-    from initiator.doctor import examine_path, examine_san
+    from initiator.doctor import check_path, check_san
 
     with (
         connection.links() as links,
@@ -73,8 +73,8 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
         interfaces = [find_interface(link.name) for link in links]
         if not as_json:
             _print_interfaces(interfaces)
-        examined = [(target, *examine_path(target)) for target in targets]
-        findings = [*examine_san(links, targets)]
+        examined = [(target, *check_path(target)) for target in targets]
+        findings = [*check_san(links, targets)]
         findings += [finding for _, _, finding in examined]
     paths = [(target, path) for target, path, _ in examined]
     if as_json:
@@ -95,7 +95,7 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
         for finding in findings:
             if verbose or finding.verdict != "ok":
                 click.echo(describe_finding(finding))
-    exit_by(findings)
+    exit_if_failed(findings)
 
 
 def _print_interfaces(interfaces: Sequence[Interface]) -> None:
