@@ -67,8 +67,8 @@ def file_of(disk: Disk, *, read_only: bool = False, closed: object = None) -> Di
     return DiskFile(
         cast("DiskThread", disk),
         read_only=read_only,
-        ready=lambda: None,
-        closed=closed or (lambda: None),  # type: ignore[arg-type] # a list's append, or nothing
+        on_mount=lambda: None,
+        on_last_close=closed or (lambda: None),  # type: ignore[arg-type] # a list's append, or nothing
     )
 
 
@@ -80,7 +80,7 @@ def test_it_ends_where_the_disk_ends(disk: Disk) -> None:
     assert file.read("/", 100, SIZE, 0) is None
     assert file.write("/", b"x" * 100, SIZE - 10, 0) == 10
     assert disk.content == disk.content[: SIZE - 10] + b"x" * 10
-    with pytest.raises(OSError, match="ends here") as caught:
+    with pytest.raises(OSError, match="beyond the end") as caught:
         file.write("/", b"x", SIZE, 0)
     assert caught.value.errno == errno.ENOSPC
 
@@ -92,7 +92,7 @@ def test_it_ends_where_the_disk_ends(disk: Disk) -> None:
         (AccessError("e7.3", "read-only"), errno.EROFS),
         (NotFoundError("e7.3", "no answer"), errno.ETIMEDOUT),
         (DeviceError("e7.3", "medium error"), errno.EIO),
-        (AoEError("e7.3", "is let go"), errno.EIO),
+        (AoEError("e7.3", "is closed"), errno.EIO),
     ],
 )
 def test_programs_are_told_what_went_wrong(
@@ -160,10 +160,10 @@ def test_only_holes_that_read_as_zeroes_are_made(disk: Disk) -> None:
     zero_range = 16
     for mode in (zero_range, PUNCH):
         disk.disk.discard_zeroes_data = False
-        with pytest.raises(OSError, match="no such thing") as caught:
+        with pytest.raises(OSError, match="not supported") as caught:
             file.fallocate("/", mode, 0, 512, 0)
         assert caught.value.errno == errno.EOPNOTSUPP
-    with pytest.raises(OSError, match="ends here"):
+    with pytest.raises(OSError, match="beyond the end"):
         file.fallocate("/", 0, SIZE, 1, 0)
     assert disk.trims == [(512, 1024)]
 
@@ -172,7 +172,7 @@ def test_its_size_is_its_own(disk: Disk) -> None:
     file = file_of(disk)
     assert file.truncate("/", 0) == 0
     assert file.getattr("/")["st_size"] == SIZE
-    with pytest.raises(OSError, match="has its size"):
+    with pytest.raises(OSError, match="size is fixed"):
         file.truncate("/", SIZE + 1)
     with pytest.raises(OSError, match="/other"):
         file.getattr("/other")

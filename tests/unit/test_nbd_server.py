@@ -196,10 +196,10 @@ def test_who_vanishes_with_requests_outstanding_is_forgotten(
     else:
         client.socket.shutdown(socket.SHUT_RD)
     served.turns()
-    assert served.server.running == 2
+    assert served.server.outstanding == 2
     served.platter.end_all()
     served.turns()
-    assert served.server.running == 0
+    assert served.server.outstanding == 0
     assert served.platter.data[:512] == b"x" * 512
     assert len(served.server.connections) == 1
     served.platter.at_once = True
@@ -293,7 +293,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     with closing(Listener(str(place))) as listener:
         assert listener.uri("e7.3") == f"nbd+unix:///e7.3?socket={tmp_path}/a%20socket"
         assert planned_uri(str(place), "e7.3") == listener.uri("e7.3")
-        with pytest.raises(BusyError, match="somebody serves there"):
+        with pytest.raises(BusyError, match="another server listens there"):
             Listener(str(place))
     assert not place.exists()
 
@@ -301,7 +301,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
 def test_a_file_is_not_taken_for_a_socket(tmp_path: Path) -> None:
     place = tmp_path / "precious"
     place.write_text("data")
-    with pytest.raises(UsageError, match="is there, and no socket"):
+    with pytest.raises(UsageError, match="exists and is not a socket"):
         Listener(str(place))
     assert place.read_text() == "data"
 
@@ -322,7 +322,7 @@ def test_a_port_may_be_any_that_is_free(place: str) -> None:
         assert listener.uri("e7.3").endswith(f":{port}/e7.3")
         with pytest.raises(AoEError, match="in use"):
             Listener(f"127.0.0.1:{port}")
-    with pytest.raises(UsageError, match="nobody knows yet which port"):
+    with pytest.raises(UsageError, match="the port is not known yet"):
         planned_uri(place, "e7.3")
 
 

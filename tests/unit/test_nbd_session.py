@@ -76,7 +76,7 @@ class Talk:
 
     def say(self, raw: bytes, step: int = 1 << 20) -> bytes:
         """Say it in pieces of ``step`` bytes, and return what comes back."""
-        while raw and not self.session.is_ending:
+        while raw and not self.session.is_closing:
             buffer = self.session.buffer()
             count = min(len(buffer), len(raw), step)
             buffer[:count] = raw[:count]
@@ -121,7 +121,7 @@ def test_go_tells_size_and_flags(name: bytes) -> None:
 
 def test_all_that_may_be_asked_of_an_export_is_told_once() -> None:
     told = haggle(wish(INFO, b"", 3, 1, 2, 3, 0, 99))
-    assert [answer.data for answer in told] == [
+    assert [reply.data for reply in told] == [
         struct.pack("!HQH", 0, SIZE, FLAGS),
         b"\0\1e7.3",
         b"\0\2AoE disk e7.3",
@@ -135,7 +135,7 @@ def test_the_list_has_one_export() -> None:
     assert told == [
         Told(LIST, SERVER, b"\0\0\0\4e7.3"),
         Told(LIST, ACK, b""),
-        Told(LIST, INVALID, b"carries no data"),
+        Told(LIST, INVALID, b"unexpected data"),
     ]
 
 
@@ -150,7 +150,7 @@ def test_what_is_not_known_is_refused_and_haggling_goes_on() -> None:
         option(STRUCTURED, b"x"),
         wish(GO),
     )
-    assert [answer.kind for answer in told] == [
+    assert [reply.kind for reply in told] == [
         UNSUPPORTED,
         UNSUPPORTED,
         TOO_BIG,
@@ -186,7 +186,7 @@ def test_abort_is_acknowledged_and_ends_it() -> None:
     talk = Talk()
     raw = talk.say(HELLO + option(ABORT))
     assert options_told(raw[len(GREETING) :]) == [Told(ABORT, ACK, b"")]
-    assert talk.session.is_over
+    assert talk.session.is_finished
 
 
 @pytest.mark.parametrize(("hello", "zeroes"), [(b"\0\0\0\1", 124), (HELLO, 0)])
@@ -213,7 +213,7 @@ def test_clients_of_old_name_the_export_and_are_there(
 def test_nonsense_is_hung_up_on(nonsense: bytes) -> None:
     talk = Talk()
     talk.say(nonsense)
-    assert talk.session.is_over
+    assert talk.session.is_finished
     assert talk.requests == []
 
 
@@ -240,12 +240,12 @@ def test_requests_come_in_whatever_the_pieces(step: int) -> None:
     assert (wrote.command, wrote.cookie, wrote.offset, wrote.fua) == (WRITE, 9, 5, True)
     assert wrote.data == data
     assert (read.command, read.offset, read.length, read.fua) == (READ, 7, 100, False)
-    assert talk.session.is_ending
-    assert not talk.session.is_over
-    talk.session.answer(wrote, None)
-    talk.session.answer(read, None, bytearray(100))
+    assert talk.session.is_closing
+    assert not talk.session.is_finished
+    talk.session.reply(wrote, None)
+    talk.session.reply(read, None, bytearray(100))
     talk.heard()
-    assert talk.session.is_over
+    assert talk.session.is_finished
 
 
 def test_a_large_payload_is_received_where_it_stays() -> None:
@@ -259,8 +259,8 @@ def test_answers_in_any_order_simple_ones() -> None:
     talk = agreed(structured=False)
     talk.say(request(READ, 0, 4, cookie=1) + request(WRITE, 0, data=b"ab", cookie=2))
     read, wrote = talk.requests
-    talk.session.answer(wrote, None)
-    talk.session.answer(read, None, bytearray(b"data"))
+    talk.session.reply(wrote, None)
+    talk.session.reply(read, None, bytearray(b"data"))
     assert talk.heard() == struct.pack(
         "!IIQIIQ4s", 0x67446698, 0, 2, 0x67446698, 0, 1, b"data"
     )
@@ -270,8 +270,8 @@ def test_a_structured_read_is_one_chunk_with_its_place() -> None:
     talk = agreed()
     talk.say(request(READ, 0x1234, 4, flags=DONT_FRAGMENT) + request(READ, 9, 0))
     some, none = talk.requests
-    talk.session.answer(some, None, bytearray(b"data"))
-    talk.session.answer(none, None, bytearray())
+    talk.session.reply(some, None, bytearray(b"data"))
+    talk.session.reply(none, None, bytearray())
     assert chunks(talk.heard()) == [
         Reply(1, 1, 0, struct.pack("!Q", 0x1234) + b"data"),
         Reply(0, 1, 0, b""),
@@ -294,7 +294,7 @@ def test_errors_have_their_numbers_and_words(error: AoEError, number: int) -> No
     for structured in (True, False):
         talk = agreed(structured=structured)
         talk.say(request(READ, 0, 512))
-        talk.session.answer(talk.requests[0], error, bytearray(512))
+        talk.session.reply(talk.requests[0], error, bytearray(512))
         text = str(error).encode() if structured else b""
         kind = 0x8001 if structured else -1
         assert chunks(talk.heard()) == [Reply(kind, 1, number, text)]
@@ -353,7 +353,7 @@ def test_too_much_at_once_is_refused_and_its_data_skipped() -> None:
 def test_who_is_going_down_says_so() -> None:
     talk = agreed()
     talk.say(request(READ, 0, 1))
-    talk.session.refuses = True
+    talk.session.is_shutting_down = True
     [reply] = chunks(talk.say(request(READ, 0, 1, cookie=2)))
     assert (reply.cookie, reply.error) == (2, errno.ESHUTDOWN)
 
@@ -374,7 +374,7 @@ def test_no_more_than_128_requests_are_outstanding() -> None:
     talk.listen()
     assert len(talk.requests) == 128
     assert talk.session.is_full
-    talk.session.answer(talk.requests[0], None, bytearray(1))
+    talk.session.reply(talk.requests[0], None, bytearray(1))
     talk.listen()
     assert len(talk.requests) == 128
     talk.heard()
@@ -398,7 +398,7 @@ def test_no_more_than_64_mib_are_outstanding() -> None:
     talk.listen()
     assert len(talk.requests) == 2
     for each in talk.requests:
-        talk.session.answer(each, None, bytearray(32 * MIB))
+        talk.session.reply(each, None, bytearray(32 * MIB))
     talk.listen()
     assert len(talk.requests) == 2
     talk.session.sent(20 + 8 + 32 * MIB)

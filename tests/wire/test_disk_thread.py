@@ -71,8 +71,8 @@ def test_whoever_waits_for_a_silent_target_is_told_of_the_end(
                 waiting[0].result(0.5)
             disk.close()
             for each in waiting:
-                with pytest.raises(AoEError, match="is let go"):
+                with pytest.raises(AoEError, match="is closed"):
                     each.result(PATIENCE)
-        with pytest.raises(AoEError, match="is let go"):
+        with pytest.raises(AoEError, match="is closed"):
             disk.write(0, b"x")
         target.send_signal(signal.SIGCONT)

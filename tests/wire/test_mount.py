@@ -68,10 +68,10 @@ def expect_to_be_told_who_may(wire: Wire, *words: object) -> None:
     line = err.splitlines()[-1]
     if may_use_fuse():
         assert line.startswith("aoe: /dev/loop-control: ")
-        assert "a user may have --fuse FILE" in line or "modprobe loop" in line
+        assert "or use --fuse FILE instead" in line or "modprobe loop" in line
     else:
         assert line.startswith("aoe: /dev/fuse: ")
-        assert "who may open /dev/fuse" in line or "modprobe fuse" in line
+        assert "that may open /dev/fuse" in line or "modprobe fuse" in line
 
 
 def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
