@@ -19,7 +19,7 @@ from initiator.check.runner import Session, drive
 from initiator.check.subject import Subject, probe
 from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireExchange
-from initiator.cli.common import Connection, connects
+from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
 from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
@@ -76,7 +76,7 @@ _OTHERS = Needs.MASK | Needs.HAZARD
     "beyond the end and to broadcast addresses; with --claim, edits of the mask list, "
     "which vblade 25 does not survive, on an interface made promiscuous.",
 )
-@connects(1.0)
+@connection_options(1.0)
 @json_option
 def check(
     *,

@@ -1,4 +1,4 @@
-"""``aoe completion``: what a shell needs to complete the command."""
+"""``aoe completion``: print shell completion scripts."""
 
 from __future__ import annotations
 
