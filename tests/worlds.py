@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from initiator.lab.cases import EVENTS, Case, run_case
-from initiator.lab.cases import play as play_event
+from initiator.lab.cases import EVENTS, Case, run_case, run_event
 from initiator.lab.kernel.journal import Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, Memory
 from initiator.lab.kernel.policy import POLICIES
@@ -42,12 +41,12 @@ def submit(world: World, submitter: str) -> Write:
     return world.submit(SUBMITTERS[submitter])
 
 
-def play(case: str) -> Result:
+def run(case: str) -> Result:
     """Play ``policy/submitter/event/nic`` and keep all of its journal."""
     return run_case(Case.parse(case), keep_entries=True)
 
 
-def played(
+def world_after(
     policy: str | Policy,
     submitter: str,
     event: str,
@@ -56,7 +55,7 @@ def played(
 ) -> World:
     """Play an event to its end and return the world."""
     world = make_world(policy, nic, rules)
-    play_event(world, SUBMITTERS[submitter], EVENTS[event])
+    run_event(world, SUBMITTERS[submitter], EVENTS[event])
     return world
 
 

@@ -44,11 +44,11 @@ def fault_of(found: Exploration) -> tuple[Fault | None, str, int | None]:
     return found.fault.fault, found.fault.rule, found.fault.page
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
-    setting = SearchConfig(
+def make_stepper(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    config = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
-    return setting.begin()
+    return config.make_stepper()
 
 
 # --- what is found --------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_k75_without_counts_submitting_a_tail_page_is_enough() -> None:
 def test_k76_counting_in_aoe_breaks_when_tx_completion_is_late() -> None:
     found = explore("a", "COW", RAW)
     assert not found.safe
-    assert kinds(found) == ["submit", "leave", "send", "answer", "complete"]
+    assert kinds(found) == ["submit", "dequeue", "transmit", "response", "complete"]
     assert fault_of(found) == (Fault.PREMATURE_FREE, "K76", 1)
     assert explore("a", "COW", RAW, max_steps=4).safe, "found, but not the shortest"
 
@@ -76,10 +76,10 @@ def test_k80_counting_objects_does_not_help_a_stale_clone(nic: str) -> None:
     found = explore("b", nic, SUBPAGE, violations=CONTENTS, failures=0)
     assert fault_of(found)[:2] == (Fault.WRONG_BYTES, "K80")
     steps = kinds(found)
-    assert steps[-1] == "send"
+    assert steps[-1] == "transmit"
     assert "time out" in steps
     # The clone that does harm leaves after the bio has ended and its memory changed.
-    ended = steps.index("answer")
+    ended = steps.index("response")
     changed = max(steps.index(s) for s in ("rewrite", "reallocate") if s in steps)
     assert ended < changed < len(steps) - 1
 
@@ -122,14 +122,14 @@ def test_a_counterexample_does_the_same_on_a_fresh_world(
     policy: str, nic: str, submitters: list[str]
 ) -> None:
     found = explore(policy, nic, submitters, violations=VIOLATIONS | CONTENTS)
-    run, words = replay(found.setting, found.path)
-    assert words == found.counterexample
-    assert found.setting.violation(run.journal) == found.fault
+    stepper, descriptions = replay(found.config, found.path)
+    assert descriptions == found.counterexample
+    assert found.config.violation(stepper.journal) == found.fault
     # Nothing was wrong before the last step.
-    before, _ = replay(found.setting, found.path[:-1])
-    assert found.setting.violation(before.journal) is None
+    before, _ = replay(found.config, found.path[:-1])
+    assert found.config.violation(before.journal) is None
     assert found.journal is not None
-    assert found.journal.entries == run.journal.entries
+    assert found.journal.entries == stepper.journal.entries
 
 
 # --- what is not found ----------------------------------------------------------------
@@ -169,22 +169,22 @@ def test_k101_k102_two_bios_on_a_slab_are_safe_to_the_end(policy: str) -> None:
 
 
 def test_two_bios_of_policy_e_share_a_slab_page() -> None:
-    run = begin("e", "COW", "xfs_kmalloc_subpage", bios=2)
+    stepper = make_stepper("e", "COW", "xfs_kmalloc_subpage", bios=2)
     for number in range(2):
-        run.apply(Step("submit", number, "xfs_kmalloc_subpage"))
-    first, second = (write.buffer.pieces[0][0] for write in run.world.writes)
+        stepper.apply(Step("submit", number, "xfs_kmalloc_subpage"))
+    first, second = (write.buffer.pieces[0][0] for write in stepper.world.writes)
     assert first is second
     assert first.slab
 
 
 def test_several_pages_make_several_frames() -> None:
-    run = begin("e", "NOSG", "pagecache", buffers=3)
-    run.apply(Step("submit", 0, "pagecache"))
-    assert len(run.world.nic.qdisc) == 2
-    assert Step("time out", 2) in run.enabled_steps(), (
+    stepper = make_stepper("e", "NOSG", "pagecache", buffers=3)
+    stepper.apply(Step("submit", 0, "pagecache"))
+    assert len(stepper.world.nic.qdisc) == 2
+    assert Step("time out", 2) in stepper.enabled_steps(), (
         "sent at one time, lost at one time"
     )
-    assert Step("time out", 1) not in run.enabled_steps()
+    assert Step("time out", 1) not in stepper.enabled_steps()
     assert explore("e", "NOSG", ["pagecache"], buffers=3, max_steps=6).safe
 
 
@@ -200,17 +200,17 @@ def test_a_search_that_stops_early_says_how_far_it_went() -> None:
 
 
 def test_the_order_of_independent_steps_does_not_make_another_state() -> None:
-    runs = [begin("e", "SG", "pagecache", bios=2) for _ in range(2)]
-    for run in runs:
+    steppers = [make_stepper("e", "SG", "pagecache", bios=2) for _ in range(2)]
+    for stepper in steppers:
         for number in range(2):
-            run.apply(Step("submit", number, "pagecache"))
-    runs[0].apply(Step("leave", 0))
-    runs[0].apply(Step("leave", 1))
-    assert state_hash(runs[0]) != state_hash(runs[1])
-    runs[1].apply(Step("leave", 1))
-    runs[1].apply(Step("leave", 0))
-    assert state_hash(runs[0]) == state_hash(runs[1])
-    assert canonical_state(runs[0]) == canonical_state(runs[1])
+            stepper.apply(Step("submit", number, "pagecache"))
+    steppers[0].apply(Step("dequeue", 0))
+    steppers[0].apply(Step("dequeue", 1))
+    assert state_hash(steppers[0]) != state_hash(steppers[1])
+    steppers[1].apply(Step("dequeue", 1))
+    steppers[1].apply(Step("dequeue", 0))
+    assert state_hash(steppers[0]) == state_hash(steppers[1])
+    assert canonical_state(steppers[0]) == canonical_state(steppers[1])
 
 
 def test_no_state_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,21 +227,21 @@ def test_no_state_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.edges > 2 * found.states
 
 
-def futures(run: Stepper) -> frozenset[tuple[str, object]]:
+def futures(stepper: Stepper) -> frozenset[tuple[str, object]]:
     """Return what each step that can come next would lead to."""
-    here = run.snapshots.take()
+    here = stepper.snapshots.take()
     found: set[tuple[str, object]] = set()
-    for step in run.enabled_steps():
-        before = len(run.journal.faults)
+    for step in stepper.enabled_steps():
+        before = len(stepper.journal.faults)
         try:
-            run.apply(step)
+            stepper.apply(step)
         except BugOn:
             found.add((step.kind, "BUG"))
         else:
-            found.add((step.kind, state_hash(run)))
-        faults = (entry.fault for entry in run.journal.faults[before:])
+            found.add((step.kind, state_hash(stepper)))
+        faults = (entry.fault for entry in stepper.journal.faults[before:])
         found |= {(step.kind, fault) for fault in faults}
-        run.snapshots.restore(here)
+        stepper.snapshots.restore(here)
     return frozenset(found)
 
 
@@ -259,23 +259,23 @@ def test_equal_states_have_equal_futures(
     policy: str, nic: str, submitter: str, bios: int, depth: int
 ) -> None:
     """Whatever ``digest`` leaves out makes no difference to what comes."""
-    run = begin(policy, nic, submitter, bios=bios)
-    known = {state_hash(run): futures(run)}
-    level = [run.snapshots.take()]
+    stepper = make_stepper(policy, nic, submitter, bios=bios)
+    known = {state_hash(stepper): futures(stepper)}
+    level = [stepper.snapshots.take()]
     for _ in range(depth):
         following = []
         for here in level:
-            run.snapshots.restore(here)
-            for step in run.enabled_steps():
-                run.snapshots.restore(here)
+            stepper.snapshots.restore(here)
+            for step in stepper.enabled_steps():
+                stepper.snapshots.restore(here)
                 try:
-                    run.apply(step)
+                    stepper.apply(step)
                 except BugOn:
                     continue
-                state, coming = state_hash(run), futures(run)
+                state, coming = state_hash(stepper), futures(stepper)
                 if state not in known:
                     known[state] = coming
-                    following.append(run.snapshots.take())
+                    following.append(stepper.snapshots.take())
                 assert known[state] == coming
         level = following
     assert len(known) > 100
@@ -302,8 +302,8 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 # --- the command ----------------------------------------------------------------------
 
 
-def invoke(*words: str) -> Result:
-    return CliRunner().invoke(command, words)
+def invoke(*descriptions: str) -> Result:
+    return CliRunner().invoke(command, descriptions)
 
 
 def test_the_command_tells_a_counterexample_and_fails() -> None:
@@ -325,8 +325,8 @@ def test_the_command_says_what_is_safe_and_succeeds() -> None:
 
 
 def test_the_command_prints_json() -> None:
-    words = ("-p", "b", "-n", "SG", "-s", *SUBPAGE, "--violation", "wrong-bytes")
-    result = invoke(*words, "--json")
+    descriptions = ("-p", "b", "-n", "SG", "-s", *SUBPAGE, "--violation", "wrong-bytes")
+    result = invoke(*descriptions, "--json")
     document = json.loads(result.output)
     assert result.exit_code == 1
     assert document["command"] == "lab explore"

@@ -34,9 +34,9 @@ from tests.worlds import (
     moves,
     outcomes,
     page_of,
-    play,
-    played,
+    run,
     submit,
+    world_after,
 )
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
 def test_k97_3_7_dies_of_a_compound_tail_and_3_12_counts_its_head() -> None:
     policy, submitter = POLICIES["a"], "kmalloc_highorder_tail"
     first_form = replace(RULES_6_1, bug_on_tail_increment=True)
-    world = played(policy, submitter, "clean", Nic.SG, first_form)
+    world = world_after(policy, submitter, "clean", Nic.SG, first_form)
     assert world.journal.outcome == "BUG"
-    world = played(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
+    world = world_after(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
     head = page_of(world.writes[0]).block[0]
     assert counts(world.journal, head)[:4] == [2, 3, 2, 1]
     assert world.journal.outcome == "ok"
@@ -91,7 +91,7 @@ def test_k98_6_1_without_counts_is_safe_but_for_raw_tails() -> None:
     found = outcomes(["none@6.1"], SUBMITTERS, ["clean", "dup_response"], ["NOSG"])
     bad = {case.submitter for case, outcome in found.items() if outcome != "ok"}
     assert bad == {"rawalloc_highorder_tail"}
-    assert play("none@6.1/rawalloc_highorder_tail/clean/SG").outcome == "ok"
+    assert run("none@6.1/rawalloc_highorder_tail/clean/SG").outcome == "ok"
 
 
 def test_k99_an_owner_that_lets_go_during_the_bio_leaks_the_page() -> None:
@@ -124,19 +124,19 @@ def test_k100_option_b_saves_slab_pages_from_k75_and_k76() -> None:
 
 def test_k100_option_b_puts_reuse_off_while_a_private_head_reads() -> None:
     case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/COW"
-    assert play(case.format("b")).outcome == "ok"
-    assert play(case.format("none@2.6.21")).outcome == "wrong-bytes"
+    assert run(case.format("b")).outcome == "ok"
+    assert run(case.format("none@2.6.21")).outcome == "wrong-bytes"
 
 
 def test_k100_option_b_does_not_save_borrowed_fragments_from_k80() -> None:
     case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/SG"
     for policy in ("b", "b+"):
-        assert play(case.format(policy)).outcome == "wrong-bytes"
+        assert run(case.format(policy)).outcome == "wrong-bytes"
 
 
 @pytest.mark.parametrize("submitter", ["rawalloc_highorder_tail", "stack_tail"])
 def test_k100_option_b_does_not_see_pages_of_no_slab(submitter: str) -> None:
-    assert play(f"b/{submitter}/clean/NOSG").outcome == "double-free"
+    assert run(f"b/{submitter}/clean/NOSG").outcome == "double-free"
 
 
 @every_card
@@ -150,8 +150,8 @@ def test_k101_the_trap_of_c_is_its_own_put_in_bi_end_io(
     assert not faults(world.journal)
     world.deliver_response()
     assert write.ended
-    assert moves(world.journal, page)[0] == ("filesystem", 1)
-    assert moves(world.journal, page)[-1] == ("filesystem", 0)
+    assert moves(world.journal, page)[0] == ("file system", 1)
+    assert moves(world.journal, page)[-1] == ("file system", 0)
     assert ("premature-free", page.pfn) in faults(world.journal)
 
 
@@ -168,7 +168,7 @@ def test_k101_d_is_a_bug_for_slab_pages_and_nothing_for_others(nic: str) -> None
 
 
 def test_k101_d_would_not_catch_count_zero_pages_of_no_slab() -> None:
-    assert play("d/rawalloc_highorder_tail/clean/NOSG").outcome == "double-free"
+    assert run("d/rawalloc_highorder_tail/clean/NOSG").outcome == "double-free"
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
     ],
 )
 def test_costs_are_those_reckoned_by_hand(case: str, costs: dict[str, int]) -> None:
-    found = play(case).costs
+    found = run(case).costs
     assert {name: value for name, value in found.items() if value} == costs
 
 
@@ -310,7 +310,7 @@ def test_costs_every_get_has_its_put_where_nothing_breaks(
 ) -> None:
     for event in EVENTS:
         for submitter in SUBMITTERS:
-            world = played(policy, submitter, event, Nic[nic])
+            world = world_after(policy, submitter, event, Nic[nic])
             if {word for word, _ in faults(world.journal)} <= {"wrong-bytes"}:
                 costs = asdict(world.journal.costs)
                 assert costs["gets"] == costs["puts"], (submitter, event)
@@ -399,7 +399,7 @@ def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> N
 
 def test_the_same_look_at_a_lab_world_sees_the_accounting() -> None:
     with files_that_run() as files:
-        play("b/xfs_kmalloc_subpage/clean/COW")
+        run("b/xfs_kmalloc_subpage/clean/COW")
     assert files >= ACCOUNTING
 
 

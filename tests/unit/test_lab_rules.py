@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.lab.cases import EVENTS, Event
-from initiator.lab.cases import play as play_event
+from initiator.lab.cases import EVENTS, Event, run_event
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
 from initiator.lab.kernel.nic import Nic
@@ -25,9 +24,9 @@ from tests.worlds import (
     moves,
     outcomes,
     page_of,
-    play,
-    played,
+    run,
     submit,
+    world_after,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def test_k70_k71_k72_nobody_refers_to_a_page_that_waits_in_the_queue(nic: str) -
 def test_k74_no_page_is_touched_on_a_card_with_scatter_gather(
     policy: str, submitter: str, event: str
 ) -> None:
-    world = played(policy, submitter, event, Nic.SG)
+    world = world_after(policy, submitter, event, Nic.SG)
     page = page_of(world.writes[0]).block[0]
     assert "network" not in {actor for actor, _ in moves(world.journal, page)}
     assert world.journal.outcome in ("ok", "wrong-bytes")
@@ -86,7 +85,7 @@ def test_k75_the_2007_crash(submitter: str) -> None:
 def test_k75_a_counted_page_goes_up_and_down_and_stays(
     policy: str, submitter: str
 ) -> None:
-    world = played(policy, submitter, "clean", Nic.NOSG)
+    world = world_after(policy, submitter, "clean", Nic.NOSG)
     page = page_of(world.writes[0])
     assert counts(world.journal, page)[:2] == [2, 1]
     assert world.journal.outcome == "ok"
@@ -110,13 +109,13 @@ def test_k76_the_reference_of_a_private_head_lasts_beyond_bi_end_io() -> None:
 
 def test_k77_early_linearising_saves_the_content_and_late_does_not() -> None:
     case = "none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG"
-    assert play(case).outcome == "ok"
-    assert play(case.replace("2.6.21", "6.1")).outcome == "wrong-bytes"
+    assert run(case).outcome == "ok"
+    assert run(case.replace("2.6.21", "6.1")).outcome == "wrong-bytes"
 
 
 @every_card
 def test_k78_bi_end_io_does_not_wait_for_transmission(nic: str) -> None:
-    journal = play(f"none@6.1/pagecache/late_txdone/{nic}").journal
+    journal = run(f"none@6.1/pagecache/late_txdone/{nic}").journal
     assert first(journal, "bi_end_io").step < first(journal, "kfree_skb").step
 
 
@@ -126,7 +125,7 @@ def test_k79_a_late_completion_is_harmless_with_shared_data() -> None:
 
 
 def test_k79_the_late_put_of_a_private_head_hits_whoever_has_the_page() -> None:
-    world = played(
+    world = world_after(
         "none@2.6.21", "rawalloc_highorder_tail", "late_txdone+free_realloc", Nic.COW
     )
     page = page_of(world.writes[0])
@@ -152,9 +151,9 @@ BORROWING = [name for name, policy in POLICIES.items() if not policy.sendpage_ok
 def test_k80_no_count_of_the_thread_saves_what_a_stale_clone_sends(
     policy: str,
 ) -> None:
-    world = played(policy, "pagecache", "stale_clone+free_realloc", Nic.SG)
+    world = world_after(policy, "pagecache", "stale_clone+free_realloc", Nic.SG)
     assert faults(world.journal) == [("wrong-bytes", None)]
-    assert first(world.journal, "serialise").fault is None
+    assert first(world.journal, "transmit").fault is None
     assert {*world.journal.flags} >= {Flag.DUP_WRITE, Flag.UNEXPECTED_RSP}
     # Somebody else's bytes are on the disk, at the sectors that the bio wrote.
     assert disk(world) == b"\xee" * PAGE_SIZE
@@ -173,23 +172,23 @@ def test_k80_k53_the_stale_clone_leaves_under_the_new_tag() -> None:
 
 
 def test_k80_what_the_owner_wrote_since_is_on_the_disk() -> None:
-    world = played("none@6.1", "pagecache", "stale_clone+rewrite_in_place", Nic.SG)
+    world = world_after("none@6.1", "pagecache", "stale_clone+rewrite_in_place", Nic.SG)
     assert disk(world) == bytes([REWRITTEN]) * PAGE_SIZE
 
 
 @every_card
 def test_k81_a_failed_device_writes_after_the_error(nic: str) -> None:
-    world = played("none@6.1", "pagecache", "devfail_clone_in_flight", Nic[nic])
+    world = world_after("none@6.1", "pagecache", "devfail_clone_in_flight", Nic[nic])
     (write,) = world.writes
     assert write.bio.error is not None
     assert {*world.journal.flags} >= {Flag.EIO, Flag.GHOST_WRITE}
-    assert first(world.journal, "serialise").rule == "K81"
+    assert first(world.journal, "transmit").rule == "K81"
     assert world.journal.outcome == "ok"
     assert disk(world) == write.expected
 
 
 def test_k81_and_what_it_writes_is_as_in_k80() -> None:
-    world = played("none@6.1", "pagecache", "devfail+free_realloc", Nic.SG)
+    world = world_after("none@6.1", "pagecache", "devfail+free_realloc", Nic.SG)
     assert faults(world.journal) == [("wrong-bytes", None)]
     assert disk(world) == b"\xee" * PAGE_SIZE
 
@@ -199,13 +198,13 @@ def test_k120_counts_protect_the_memory_but_not_the_content(policy: str) -> None
     rules = replace(POLICIES[policy].rules, early_linearize=False)
     for nic in Nic:
         event = "stale_clone+rewrite_in_place"
-        world = played(policy, "pagecache", event, nic, rules)
+        world = world_after(policy, "pagecache", event, nic, rules)
         assert faults(world.journal) == [("wrong-bytes", None)]
 
 
 @every_card
 def test_k120_a_copy_protects_the_content(nic: str) -> None:
-    result = play(f"e/xfs_kmalloc_subpage/stale_clone+rewrite_in_place/{nic}")
+    result = run(f"e/xfs_kmalloc_subpage/stale_clone+rewrite_in_place/{nic}")
     assert (result.outcome, "copied" in result.flags) == ("ok", True)
 
 
@@ -215,7 +214,7 @@ def test_k120_a_copy_protects_the_content(nic: str) -> None:
 @pytest.mark.parametrize("submitter", SUBPAGE)
 @every_card
 def test_k86_a_sub_page_object_was_harmless_in_2007(submitter: str, nic: str) -> None:
-    world = played("none@2.6.21", submitter, "clean", Nic[nic])
+    world = world_after("none@2.6.21", submitter, "clean", Nic[nic])
     expected = [] if nic == "SG" else [2, 1]
     page = page_of(world.writes[0])
     assert counts(world.journal, page)[: len(expected)] == expected
@@ -223,14 +222,14 @@ def test_k86_a_sub_page_object_was_harmless_in_2007(submitter: str, nic: str) ->
 
 
 def test_k86_a_large_kmalloc_was_not() -> None:
-    assert play("none@2.6.21/kmalloc_highorder_tail/clean/NOSG").outcome != "ok"
-    assert play("none@6.1/kmalloc_highorder_tail/clean/NOSG").outcome == "ok"
+    assert run("none@2.6.21/kmalloc_highorder_tail/clean/NOSG").outcome != "ok"
+    assert run("none@6.1/kmalloc_highorder_tail/clean/NOSG").outcome == "ok"
 
 
 @pytest.mark.parametrize("submitter", [*SUBPAGE, "kmalloc_highorder_tail"])
 @pytest.mark.parametrize("nic", ["NOSG", "COW"])
 def test_k87_frozen_slab_pages_warn_and_nothing_moves(submitter: str, nic: str) -> None:
-    world = played("f", submitter, "clean", Nic[nic])
+    world = world_after("f", submitter, "clean", Nic[nic])
     page = page_of(world.writes[0]).block[0]
     moved = [e for e in world.journal.entries if e.page == page.pfn and e.rule == "K87"]
     assert {(e.before, e.count) for e in moved} == {(0, 0)}
@@ -239,12 +238,12 @@ def test_k87_frozen_slab_pages_warn_and_nothing_moves(submitter: str, nic: str) 
 
 
 def test_k87_the_safety_net_is_for_slab_pages_only() -> None:
-    result = play("f/rawalloc_highorder_tail/clean/NOSG")
+    result = run("f/rawalloc_highorder_tail/clean/NOSG")
     assert (result.outcome, result.flags) == ("double-free", ())
 
 
 def test_k89_2_6_21_frees_a_bad_slab_page_all_the_same() -> None:
-    world = played("none@2.6.21", "kmalloc_highorder_tail", "clean", Nic.NOSG)
+    world = world_after("none@2.6.21", "kmalloc_highorder_tail", "clean", Nic.NOSG)
     page = page_of(world.writes[0])
     assert faults(world.journal) == [
         ("bad-page", page.pfn),
@@ -269,7 +268,7 @@ def test_k90_vmalloc_pages_are_safe_as_far_as_counts_go(nic: str) -> None:
 
 def test_k91_jbd_on_a_page_of_its_own_is_no_slab_page() -> None:
     for policy in ("none@2.6.21", "d"):
-        assert play(f"{policy}/jbd_get_free_page/clean/NOSG").outcome == "ok"
+        assert run(f"{policy}/jbd_get_free_page/clean/NOSG").outcome == "ok"
 
 
 # --- B5: observed ---------------------------------------------------------------------
@@ -297,13 +296,13 @@ def test_k108_the_2007_bug_on_6_1() -> None:
 
 @pytest.mark.parametrize("event", ["clean", "dup_response"])
 def test_k108a_not_with_scatter_gather(event: str) -> None:
-    world = played("none@6.1", "rawalloc_highorder_tail", event, Nic.SG)
+    world = world_after("none@6.1", "rawalloc_highorder_tail", event, Nic.SG)
     assert counts(world.journal, page_of(world.writes[0])) == []
     assert not faults(world.journal)
 
 
 def test_k108a_a_private_head_is_as_bad_as_no_scatter_gather() -> None:
-    world = played("none@6.1", "rawalloc_highorder_tail", "clean", Nic.COW)
+    world = world_after("none@6.1", "rawalloc_highorder_tail", "clean", Nic.COW)
     page = page_of(world.writes[0])
     assert counts(world.journal, page) == [1, 0]
     assert ("premature-free", page.pfn) in faults(world.journal)
@@ -317,7 +316,7 @@ A_ON_6_1 = replace(POLICIES["a"], rules=RULES_6_1)
 def test_k108b_plain_counting_brings_it_to_two_and_frees_nothing(
     event: str, nic: Nic
 ) -> None:
-    world = played(A_ON_6_1, "rawalloc_highorder_tail", event, nic)
+    world = world_after(A_ON_6_1, "rawalloc_highorder_tail", event, nic)
     page = page_of(world.writes[0])
     assert counts(world.journal, page) == [1, 2, 1, 0]
     assert not faults(world.journal)
@@ -351,8 +350,8 @@ def test_k108c_two_private_heads_bring_it_to_three(submitter: str) -> None:
 
 
 def test_k108d_a_stack_is_safe_on_6_1_and_was_not_in_2007() -> None:
-    assert play("none@6.1/stack_tail/clean/NOSG").outcome == "ok"
-    assert play("none@2.6.21/stack_tail/clean/NOSG").outcome == "double-free"
+    assert run("none@6.1/stack_tail/clean/NOSG").outcome == "ok"
+    assert run("none@2.6.21/stack_tail/clean/NOSG").outcome == "double-free"
 
 
 # --- C: the model ---------------------------------------------------------------------
@@ -360,7 +359,7 @@ def test_k108d_a_stack_is_safe_on_6_1_and_was_not_in_2007() -> None:
 
 def test_k115_end_io_runs_once_per_bio_whatever_happens() -> None:
     for name in EVENTS:
-        world = played("none@6.1", "pagecache", name, Nic.SG)
+        world = world_after("none@6.1", "pagecache", name, Nic.SG)
         ends = [e for e in world.journal.entries if e.action == "bi_end_io"]
         assert len(ends) == 1
 
@@ -400,16 +399,16 @@ def test_k117_the_outcome_is_the_first_of_the_worst_faults() -> None:
 def test_k117_the_annotations() -> None:
     words = "WARN copied EIO ghost-write dup-write unexpected-rsp"
     assert [flag.value for flag in Flag] == words.split()
-    result = play("none@6.1/pagecache/lost_rexmit_stale_clone/SG")
+    result = run("none@6.1/pagecache/lost_rexmit_stale_clone/SG")
     assert result.flags == ("dup-write", "unexpected-rsp")
-    result = play("none@6.1/pagecache/dup_response/SG")
+    result = run("none@6.1/pagecache/dup_response/SG")
     assert result.flags == ("unexpected-rsp",)
 
 
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
 def test_k119_with_debug_vm_the_get_is_the_bug(rules: Rules) -> None:
     for nic in (Nic.NOSG, Nic.COW):
-        world = played(
+        world = world_after(
             "none@6.1",
             "rawalloc_highorder_tail",
             "clean",
@@ -424,16 +423,16 @@ def test_k119_with_debug_vm_the_get_is_the_bug(rules: Rules) -> None:
 
 
 def test_k121_cells_that_rest_on_memory_are_told_both_ways() -> None:
-    content = play("none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG")
+    content = run("none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG")
     assert (content.outcome, content.if_linearized_late) == ("ok", "wrong-bytes")
-    freed = play("none@2.6.21/kmalloc_highorder_tail/clean/NOSG")
+    freed = run("none@2.6.21/kmalloc_highorder_tail/clean/NOSG")
     assert (freed.outcome, freed.if_bad_page_kept_out) == ("double-free", "bad-page")
-    assert play("none@6.1/pagecache/clean/NOSG").if_linearized_late == ""
+    assert run("none@6.1/pagecache/clean/NOSG").if_linearized_late == ""
 
 
 def test_k121_late_is_what_a_world_with_late_rules_comes_to() -> None:
     event = "stale_clone+rewrite_in_place"
-    world = played("none@2.6.21", "pagecache", event, Nic.NOSG, LATE_2_6_21)
+    world = world_after("none@2.6.21", "pagecache", event, Nic.NOSG, LATE_2_6_21)
     assert world.journal.outcome == "wrong-bytes"
 
 
@@ -441,5 +440,5 @@ def test_a_case_without_a_stale_clone_sends_what_was_submitted() -> None:
     calm = Event("calm", "nothing happens")
     for policy in POLICIES:
         world = make_world(policy, Nic.SG)
-        play_event(world, SUBMITTERS["pagecache"], calm)
+        run_event(world, SUBMITTERS["pagecache"], calm)
         assert disk(world) == world.writes[0].expected

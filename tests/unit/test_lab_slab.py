@@ -368,7 +368,7 @@ def test_k116_a_buffer_given_up_leaves_nothing_behind(
     buffer = submitters.allocate(SUBMITTERS[submitter])
     buffer.release()
     buffer.release()
-    submitters.settle()
+    submitters.reclaim()
     assert all(page.free for page in memory.pages)
     assert not faults(memory.journal)
 

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
-    setting = SearchConfig(
+def make_stepper(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    config = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
-    return setting.begin()
+    return config.make_stepper()
 
 
-def wander(run: Stepper, steps: Sequence[int]) -> None:
+def wander(stepper: Stepper, steps: Sequence[int]) -> None:
     """Take the steps that the numbers choose, as long as the machine runs."""
     for number in steps:
-        enabled = run.enabled_steps()
+        enabled = stepper.enabled_steps()
         if not enabled:
             return
         try:
-            run.apply(enabled[number % len(enabled)])
+            stepper.apply(enabled[number % len(enabled)])
         except BugOn:
             return
 
@@ -63,7 +63,7 @@ def parts(thing: object) -> Iterator[tuple[str, object]]:
             yield name, getattr(thing, name, None)
 
 
-def everything(run: Stepper) -> list[Any]:
+def everything(stepper: Stepper) -> list[Any]:
     """Return all values in a world and beside it, with who refers to whom.
 
     Unlike a snapshot it knows no names: what somebody adds to a world is in it.
@@ -72,8 +72,8 @@ def everything(run: Stepper) -> list[Any]:
     alive: list[object] = []
     found: list[Any] = []
     waiting: list[tuple[str, object]] = [
-        ("world", run.world),
-        ("run", (run.duplicates, run.rewritten)),
+        ("world", stepper.world),
+        ("run", (stepper.duplicates, stepper.rewritten)),
     ]
     while waiting:
         name, thing = waiting.pop()
@@ -116,23 +116,23 @@ def test_restoring_a_snapshot_is_exact(
     astray: list[int],
     after: list[int],
 ) -> None:
-    run = begin(policy, nic, submitter, bios=2, buffers=2)
-    start = run.snapshots.take()
-    wander(run, before)
-    middle = run.snapshots.take(start)
-    was = everything(run)
-    wander(run, after)
-    then, then_digest = everything(run), state_hash(run)
+    stepper = make_stepper(policy, nic, submitter, bios=2, buffers=2)
+    start = stepper.snapshots.take()
+    wander(stepper, before)
+    middle = stepper.snapshots.take(start)
+    was = everything(stepper)
+    wander(stepper, after)
+    then, then_digest = everything(stepper), state_hash(stepper)
     for lost in (astray, [*after, *astray]):
-        run.snapshots.restore(middle)
-        assert everything(run) == was
-        wander(run, lost)
-        run.snapshots.restore(start)
-        run.snapshots.restore(middle)
-        assert everything(run) == was
-    wander(run, after)
-    assert state_hash(run) == then_digest
-    assert everything(run) == then
+        stepper.snapshots.restore(middle)
+        assert everything(stepper) == was
+        wander(stepper, lost)
+        stepper.snapshots.restore(start)
+        stepper.snapshots.restore(middle)
+        assert everything(stepper) == was
+    wander(stepper, after)
+    assert state_hash(stepper) == then_digest
+    assert everything(stepper) == then
 
 
 CONSTANT = {
@@ -153,7 +153,7 @@ CONSTANT = {
     "Memory": "arena journal pages rules",
     "ModelledNic": "_ops _wire kind mtu taps",
     "Page": "data pfn",
-    "Stepper": "_payloads bounds contents snapshots submitters world",
+    "Stepper": "_payloads bounds snapshots submitters track_contents world",
     "Skb": "head",
     "SkbOps": "memory",
     "SlabObject": "cache offset pages size",
@@ -177,19 +177,19 @@ APART = {
 @pytest.mark.parametrize("policy", ["b+", "e"])
 def test_snapshots_forget_no_attribute(policy: str) -> None:
     """A new attribute belongs into the snapshot module, or into a list here."""
-    run = begin(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
+    stepper = make_stepper(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
     for number in range(2):
-        run.apply(Step("submit", number, "xfs_kmalloc_subpage"))
-    snapshot = run.snapshots.take()
+        stepper.apply(Step("submit", number, "xfs_kmalloc_subpage"))
+    snapshot = stepper.snapshots.take()
     noted: dict[str, set[str]] = {}
     things: dict[str, object] = {}
-    for objects in (run.snapshots.permanent, snapshot.transient):
+    for objects in (stepper.snapshots.permanent, snapshot.transient):
         for read, thing in zip(objects.reads, objects.targets, strict=True):
             kind = type(thing).__name__
             things[kind] = thing
             if isinstance(read, attrgetter):
                 noted.setdefault(kind, set()).update(read.__reduce__()[1])
-    things["Memory"] = run.world.memory
+    things["Memory"] = stepper.world.memory
     assert things.keys() >= CONSTANT.keys()
     for kind in noted.keys() | CONSTANT.keys():
         constant = CONSTANT.get(kind, "")
@@ -199,9 +199,9 @@ def test_snapshots_forget_no_attribute(policy: str) -> None:
 
 
 def test_equal_contents_have_equal_numbers() -> None:
-    run = begin("e", "SG", "pagecache")
-    snapshots: Snapshots = run.snapshots
-    first, second = run.world.memory.pages[:2]
+    stepper = make_stepper("e", "SG", "pagecache")
+    snapshots: Snapshots = stepper.snapshots
+    first, second = stepper.world.memory.pages[:2]
     first.data[0] = 1
     numbers = snapshots.contents()
     assert numbers[0] != numbers[1]

@@ -62,10 +62,10 @@ class AnyStep(RuleBasedStateMachine):
         kinds = st.lists(
             st.sampled_from(sorted(self.submitters)), min_size=1, max_size=3
         )
-        setting = SearchConfig(
+        config = SearchConfig(
             self.policy, nic, tuple(data.draw(kinds)), BOUNDS, VIOLATIONS
         )
-        self.run = setting.begin(keep_entries=True)
+        self.run = config.make_stepper(keep_entries=True)
 
     @precondition(lambda self: self.run is not None)
     @rule(data=st.data())
