@@ -326,6 +326,29 @@ def test_a_port_may_be_any_that_is_free(place: str) -> None:
         planned_uri(place, "e7.3")
 
 
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Make ``getaddrinfo`` return these IPv4 addresses."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+def test_listener_tries_each_resolved_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 192.0.2.1 is reserved for documentation (RFC 5737): bind fails.
+    resolve_to(monkeypatch, ("192.0.2.1", 0), ("127.0.0.1", 0))
+    with closing(Listener("localhost:0")) as listener:
+        assert listener.socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_listener_reports_the_first_error_if_all_addresses_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(Listener("127.0.0.1:0")) as other:
+        port = other.socket.getsockname()[1]
+        resolve_to(monkeypatch, ("192.0.2.1", port), ("127.0.0.1", port))
+        with pytest.raises(AoEError, match="^localhost:7: .*annot assign requested"):
+            Listener("localhost:7")
+
+
 def test_a_port_is_known_beforehand() -> None:
     assert planned_uri("example.org:10809", "e7.3") == "nbd://example.org/e7.3"
     assert planned_uri("[::1]:7", "e7.3") == "nbd://[::1]:7/e7.3"
