@@ -62,7 +62,7 @@ def refusal(wire: Wire, path: str) -> tuple[int, str]:
 def expect_permission_error(wire: Wire) -> None:
     # The second one on machines without loop devices.
     assert refusal(wire, "/dev/loop0") in (
-        (4, "not allowed to read. Run as a user who may"),
+        (4, "not allowed to read. Run as a user with access to it"),
         (3, "no such file. Make one with --create 1G"),
     )
 

@@ -197,7 +197,7 @@ def test_nothing_stays_when_a_wire_is_closed() -> None:
 def test_what_does_not_end_when_asked_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aoe.net.netns._PATIENCE", 0.1)
+    monkeypatch.setattr("aoe.net.netns._TERMINATE_TIMEOUT", 0.1)
     with Namespace() as namespace:
         stubborn = namespace.popen(
             ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"],
@@ -290,7 +290,7 @@ def test_where_user_namespaces_are_forbidden_the_error_names_the_switches() -> N
     assert kind == "AccessError"
     assert message == (
         "user namespace: unshare: unshare failed: No space left on device. Run as "
-        "root, or allow user namespaces: See the sysctls "
+        "root, or allow user namespaces: see the sysctls "
         "kernel.unprivileged_userns_clone, user.max_user_namespaces, "
         "kernel.apparmor_restrict_unprivileged_userns"
     )
