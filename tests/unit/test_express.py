@@ -79,7 +79,7 @@ class Side:
         self.link.deliver(*requests)
         while self.port.serve(now):
             pass
-        assert not self.link.waiting
+        assert not self.link.incoming
         return list(self.link.sent)
 
     def disks(self) -> list[bytes]:
