@@ -12,7 +12,7 @@ from aoe.macmask import MASK_LENGTH, MaskList
 from aoe.reserve import RESERVE_LENGTH, Reserve
 from initiator.check.expect import ANYTHING, is_failure
 from initiator.check.model import Skip
-from initiator.client.requests import AroundAta, Asking
+from initiator.client.requests import AtaOverrides, RequestBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ _SECTORS_BY_DEFAULT: Final = 2
 """What a sector count of 0 in a query config means (P23)."""
 
 
-class Subject(Asking):
+class Subject(RequestBuilder):
     """One target on one interface, as far as it is known.
 
     Args:
@@ -136,7 +136,11 @@ class Subject(Asking):
         return self.holders_before
 
     def ata(
-        self, opcode: int, lba: int = 0, count: int = 0, **around: Unpack[AroundAta]
+        self,
+        opcode: int,
+        lba: int = 0,
+        count: int = 0,
+        **overrides: Unpack[AtaOverrides],
     ) -> bytes:
         """Build an ATA request with just these registers.
 
@@ -145,23 +149,25 @@ class Subject(Asking):
         """
         if opcode != Opcode.IDENTIFY:
             self._require_unreserved()
-        return super().ata(opcode, lba, count, **around)
+        return super().ata(opcode, lba, count, **overrides)
 
-    def read(self, lba: int = 0, count: int = 1, **around: Unpack[AroundAta]) -> bytes:
+    def read(
+        self, lba: int = 0, count: int = 1, **overrides: Unpack[AtaOverrides]
+    ) -> bytes:
         """Build a READ, EXT where the disk has 48-bit addresses.
 
         Raises:
             Skip: as ``disk``.
         """
         opcode = Opcode.READ_EXT if self.disk.lba48 else Opcode.READ
-        return self.transfer(opcode, lba, count, **around)
+        return self.transfer(opcode, lba, count, **overrides)
 
     def write(
         self,
         lba: int,
         sectors: bytes,
         count: int | None = None,
-        **around: Unpack[AroundAta],
+        **overrides: Unpack[AtaOverrides],
     ) -> bytes:
         """Build a WRITE with the W flag, EXT where the disk has 48-bit addresses.
 
@@ -169,7 +175,7 @@ class Subject(Asking):
             lba: the first sector.
             sectors: what to write there.
             count: the sector count, if it is not what there is.
-            around: what else is different.
+            overrides: what else is different.
 
         Raises:
             Skip: the disk is read-only, or as ``disk``.
@@ -177,10 +183,12 @@ class Subject(Asking):
         opcode = Opcode.WRITE_EXT if self.disk.lba48 else Opcode.WRITE
         if self.is_read_only:
             raise Skip("it is read-only: it aborts writes")
-        around["data"] = sectors
-        around["aflags"] = around.get("aflags", AFlag.WRITE)
+        overrides["data"] = sectors
+        overrides["aflags"] = overrides.get("aflags", AFlag.WRITE)
         whole = len(sectors) // SECTOR
-        return self.transfer(opcode, lba, whole if count is None else count, **around)
+        return self.transfer(
+            opcode, lba, whole if count is None else count, **overrides
+        )
 
     # The sectors that may be written.
 

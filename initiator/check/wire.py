@@ -13,7 +13,7 @@ from initiator.check.runner import UnreachableError
 
 if TYPE_CHECKING:
     from aoe.net.link import Link
-    from initiator.client.requests import Asking
+    from initiator.client.requests import RequestBuilder
 
 _PARTS: Final = (0.25, 0.25, 0.5)
 """A request is sent as often as this, and waited for so much of our patience."""
@@ -33,7 +33,7 @@ class WireExchange:
         patience: seconds until a reply counts as silence.
     """
 
-    def __init__(self, link: Link, t: Asking, patience: float) -> None:
+    def __init__(self, link: Link, t: RequestBuilder, patience: float) -> None:
         self._link = link
         self._t = t
         self._patience = patience

@@ -21,7 +21,7 @@ from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireExchange
 from initiator.cli.common import Connection, connects
 from initiator.cli.complete import complete_address
-from initiator.client.discover import Answer, discover
+from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def check(
 @contextmanager
 def _met(
     links: Sequence[Link], address: Address, patience: float
-) -> Iterator[tuple[Subject, WireExchange, Answer]]:
+) -> Iterator[tuple[Subject, WireExchange, QueryResponse]]:
     """Find a target and learn what the checks have to know of it."""
     answers = discover(links, address, patience, enough=bool)
     answers = [answer for answer in answers if answer.error is None]
@@ -240,7 +240,7 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def _introduction(t: Subject, answer: Answer) -> str:
+def _introduction(t: Subject, answer: QueryResponse) -> str:
     size = f"{t.identity.sectors} sectors" if t.identity else "size unknown"
     return (
         f"{t.address} at {format_mac(t.mac)} on {answer.interface}: {size}, "
@@ -279,7 +279,7 @@ def _summary(results: Sequence[Result]) -> str:
     return f"{line}: {needs}" if needs else line
 
 
-def _print_json(t: Subject, answer: Answer, results: Sequence[Result]) -> None:
+def _print_json(t: Subject, answer: QueryResponse, results: Sequence[Result]) -> None:
     print_json(
         "check",
         address=str(t.address),
