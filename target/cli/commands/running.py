@@ -172,10 +172,10 @@ def _describe_export(export: dict[str, Any]) -> str:
 
 
 def _describe_filter(filtering: dict[str, Any]) -> str:
-    # None: a filter without a trigger, such as log.
-    times = filtering["strikes"]
-    struck = "" if times is None else f" struck {format_count(times, 'time')}"
-    return f"  filter {filtering['filter']}{struck}"
+    # None: the filter has no trigger to count.
+    times = filtering["triggered"]
+    triggered = "" if times is None else f" triggered {format_count(times, 'time')}"
+    return f"  filter {filtering['filter']}{triggered}"
 
 
 def _describe_counters(interface: dict[str, Any], previous: dict[str, Any]) -> str:
