@@ -81,7 +81,7 @@ class Connection:
 
     @contextmanager
     def recorder(self) -> Iterator[Callable[[Link], Link]]:
-        """Yield a function that wraps a link to capture its frames, if --pcap is set."""
+        """Yield a function that wraps a link to capture its frames if --pcap is set."""
         if self.pcap is None:
             yield lambda link: link
             return

@@ -1,4 +1,4 @@
-"""``aoe identify``, ``smart``, ``flush`` and ``trim``: ATA commands without data I/O."""
+"""``aoe identify``, ``smart``, ``flush`` and ``trim``: ATA commands of a disk."""
 
 from __future__ import annotations
 
@@ -158,12 +158,12 @@ def _print_disabled(address: Address, *, as_json: bool) -> None:
 
 def _check_smart(target: RemoteTarget, *, enable: bool) -> None:
     identity = Identity.unpack(target.identity_page())
-    who = str(target.address)
+    address = str(target.address)
     if FeatureSet.SMART not in identity.feature_sets:
-        raise UnsupportedError(who, "its disk knows no SMART")
+        raise UnsupportedError(address, "its disk does not support SMART")
     if FeatureSet.SMART not in identity.enabled and not enable:
-        fix = f"Switch it on: aoe smart {who} --enable"
-        raise UnsupportedError(who, "SMART is switched off", fix)
+        fix = f"Enable it: aoe smart {address} --enable"
+        raise UnsupportedError(address, "SMART is disabled", fix)
 
 
 def _smart(target: RemoteTarget, feature: SmartFeature) -> tuple[int, bytes]:
@@ -271,7 +271,7 @@ def trim(
         disk = Disk(host, address, connection.timeout)
         whole = max(0, disk.size - offset) if length is None else length
         if offset + whole > disk.size:
-            why = f"{whole} bytes at {offset} exceed its size of {disk.size} bytes"
+            why = f"{whole} bytes at {offset} reach beyond its {disk.size} bytes"
             raise UsageError(str(address), why)
         with progress(f"trimming {address}", whole) as advance:
             for done in range(0, whole, _TRIM_STEP):
