@@ -248,6 +248,15 @@ def test_a_file_imports_what_the_rule_of_its_folder_allows(path: str) -> None:
     assert roots(path) & {"tests", "scripts"} == set()
 
 
+@pytest.mark.parametrize("here", sorted(name for name in FOLDERS if "/" in name))
+def test_a_readme_describes_the_folder(here: str) -> None:
+    package, _, inside = here.partition("/")
+    readmes = {CHECKOUT / package / "README.md", CHECKOUT / here / "README.md"}
+    readmes.add((CHECKOUT / here).parent / "README.md")
+    text = "".join(path.read_text() for path in readmes if path.is_file())
+    assert f"`{inside}/`" in text
+
+
 def test_no_rule_allows_what_no_file_needs() -> None:
     for here, files in groupby(sorted(MODULES, key=folder), key=folder):
         paths = list(files)
