@@ -103,6 +103,7 @@ FOLDERS = {
         "aoe aoe/net initiator/cli initiator/disk initiator/driver initiator/io",
         system="os subprocess",
     ),
+    "initiator/rules": Rule("aoe/common"),
     "initiator/driver": Rule("aoe"),
     "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
     "initiator/client": Rule(
@@ -127,7 +128,9 @@ FOLDERS = {
     "initiator/lab/explorer": Rule(
         "aoe initiator/driver initiator/lab initiator/lab/kernel", system="time"
     ),
-    "initiator/lab/reports": Rule("aoe initiator/lab initiator/lab/kernel"),
+    "initiator/lab/reports": Rule(
+        "aoe aoe/common initiator/lab initiator/lab/kernel initiator/rules"
+    ),
     "initiator/check": Rule(
         "aoe aoe/net initiator/client", system="time", parts="initiator/check/rules"
     ),
@@ -137,14 +140,15 @@ FOLDERS = {
     ),
     "initiator/cli": Rule(
         "aoe aoe/capture aoe/common aoe/net initiator/client initiator/driver"
-        " initiator/io initiator/lab/reports",
+        " initiator/io initiator/lab/reports initiator/rules",
         parts="initiator/cli/commands",
     ),
     "initiator/cli/commands": Rule(
         "aoe aoe/capture aoe/common aoe/common/doctor aoe/net initiator/check"
         " initiator/client initiator/disk initiator/doctor initiator/driver"
         " initiator/export initiator/export/nbd initiator/io initiator/lab"
-        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports",
+        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports"
+        " initiator/rules",
         system="os select signal time",
     ),
 }

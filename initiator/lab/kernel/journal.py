@@ -59,7 +59,7 @@ class Entry:
         page: frame number of the page, or None.
         count: the page's count afterwards, or None.
         before: the page's count before, or None.
-        rule: the rule of kernel-path.md that it follows or breaks, or "".
+        rule: the rule of initiator/KERNEL.md that it follows or breaks, or "".
         note: anything else, in words.
         fault: what is wrong with it, or None.
         owner: who has the page, or the slab object in it, from now on; "" when the

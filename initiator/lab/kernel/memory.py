@@ -1,8 +1,8 @@
 """Pages with counts, flags and contents, and who hands them out.
 
 Mirrors ``struct page``, get_page and put_page (include/linux/mm.h), the page allocator
-(mm/page_alloc.c) and vmalloc (mm/vmalloc.c), as far as a page's lifetime goes:
-kernel-path.md K84-K90 and K110-K112. How kernels differ is in ``Rules``, whose switches
+(mm/page_alloc.c) and vmalloc (mm/vmalloc.c), as far as a page's lifetime goes: K84-K90
+and K110-K112 of initiator/KERNEL.md. How kernels differ is in ``Rules``, whose switches
 are named after what they do.
 
 Per-cpu page lists, which hide a double free for a while, are not modelled (K122).
