@@ -57,6 +57,7 @@ every_card = pytest.mark.parametrize("nic", Nic.__members__)
 
 
 def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
+    """K95: the third option."""
     world = make_world("a", Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)

@@ -1,4 +1,4 @@
-"""What the rules of kernel-path.md say comes of it, played on whole worlds."""
+"""What the rules of initiator/KERNEL.md say comes of it, played on whole worlds."""
 
 from __future__ import annotations
 
@@ -192,6 +192,24 @@ def test_k81_and_what_it_writes_is_as_in_k80() -> None:
     world = played("none@6.1", "pagecache", "devfail+free_realloc", Nic.SG)
     assert faults(world.journal) == [("wrong-bytes", None)]
     assert disk(world) == b"\xee" * PAGE_SIZE
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("none@6.1", ["double-free"]), ("none@2.6.21", [])]
+)
+def test_k142_a_clone_that_leaves_while_its_page_is_unused(
+    policy: str, expected: list[str]
+) -> None:
+    """Linearised late, it performs 0, 1, 0 on a page of the free list."""
+    world = make_world(policy, Nic.NOSG)
+    world.card.hold_queue = True
+    write = submit(world, "pagecache")
+    page = page_of(write)
+    world.fail_device()
+    world.give_up(write)
+    assert (write.ended, page.free) == (True, True)
+    world.card.release()
+    assert [kind for kind, pfn in faults(world.journal) if pfn == page.pfn] == expected
 
 
 @pytest.mark.parametrize("policy", POLICIES)

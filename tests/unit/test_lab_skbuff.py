@@ -141,6 +141,7 @@ def test_k76_a_head_is_made_private_once() -> None:
 def test_k77_2_6_21_linearises_before_the_queue_and_6_1_behind_it(
     rules: Rules, copied: int
 ) -> None:
+    """K114: a queue before and a queue after validation."""
     net = Net(Nic.NOSG, rules)
     net.card.hold_queue = True
     net.card.xmit(net.skb)
@@ -162,6 +163,7 @@ def test_k53_a_clone_in_the_queue_leaves_with_the_header_of_the_retransmission()
 
 
 def test_k72_bytes_are_read_when_the_card_sends_them() -> None:
+    """K113: bytes are read at serialise."""
     net = Net(Nic.SG)
     net.card.hold_ring = True
     net.card.xmit(net.skb)
@@ -174,6 +176,7 @@ def test_k72_bytes_are_read_when_the_card_sends_them() -> None:
 
 
 def test_k102_references_that_fragments_own_go_with_the_last_sharer() -> None:
+    """K143."""
     net = Net()
     net.memory.get_page(net.head, "AoE", "K102")
     net.skb.frags = net.skb.frags[:1]
