@@ -98,6 +98,11 @@ def test_the_wheel_holds_what_netboot_fills_in(wheel: dict[str, str]) -> None:
     assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
 
 
+def test_the_wheel_holds_the_rules(wheel: dict[str, str]) -> None:
+    for document in ("aoe/PROTOCOL.md", "initiator/KERNEL.md"):
+        assert wheel[document] == (CHECKOUT / document).read_text("utf-8")
+
+
 def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel)
 
@@ -190,6 +195,7 @@ def test_the_sdist_can_be_built_and_tested_from(sdist: set[str]) -> None:
     assert modules() - sdist == set()
     assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test"} <= sdist
     assert "tests/unit/test_packaging.py" in sdist
+    assert {"aoe/PROTOCOL.md", "initiator/KERNEL.md"} <= sdist
 
 
 def test_git_would_track_every_module(tmp_path: Path) -> None:
