@@ -88,7 +88,7 @@ class Load:
                 self._running += 1
                 self._disk.submit(self._op, self._offset, bytearray(PIECE), self._end)
                 self._offset = (self._offset + PIECE) % SIZE
-            self._disk.host.turn(0.02)
+            self._disk.host.run_once(0.02)
         return True
 
     def _end(self, bio: Bio) -> None:

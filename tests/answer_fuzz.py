@@ -58,13 +58,13 @@ class AnswerFuzz:
         frames: how many were delivered.
     """
 
-    def __init__(self, seed: int, *, check_answers: bool = True) -> None:
+    def __init__(self, seed: int, *, check_responses: bool = True) -> None:
         self._luck = random.Random(seed)
         disk = bytearray(self._luck.randbytes(SECTORS * SECTOR))
         target = FakeTarget(disk)
         target.feature_sets = FeatureSet.TRIM
         options = Options(
-            deadsecs=0, linger=0.5, only={ADDRESS}, check_answers=check_answers
+            deadsecs=0, quarantine=0.5, only={ADDRESS}, check_responses=check_responses
         )
         self.world = World(options, (1500, 9000), target)
         self.world.bring_up()
@@ -127,7 +127,7 @@ class AnswerFuzz:
         if luck.random() < 0.02:
             world.wait(luck.choice([0.001, 0.05, 0.6]))
         if luck.random() < 0.001:
-            world.target.takes_fua = not world.target.takes_fua
+            world.target.supports_fua = not world.target.supports_fua
             self._recover()
         self._asked.extend(world.take())
         if not self._asked:

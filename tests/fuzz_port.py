@@ -205,7 +205,7 @@ class FuzzedPort:
         over = str(self._place / overlay) if overlay else ""
         disk = Fence(open_disk(path, flags, over))
         export = Export(address, disk, firmware_number=0x4019, sync=flags.sync)
-        export.changed = self._keep
+        export.on_change = self._keep
         model = bytearray(content[flags.offset :][:SIZE])
         return Served(self._port.add(export), disk, model)
 

@@ -31,11 +31,11 @@ def make_memory(rules: Rules = RULES_2_6_21, pages: int = 8) -> Memory:
 
 
 def make_world(
-    policy: str | Policy, nic: Nic, rules: Rules | None = None, debug_shift: int = 0
+    policy: str | Policy, nic: Nic, rules: Rules | None = None, redzone: int = 0
 ) -> World:
     if isinstance(policy, str):
         policy = POLICIES[policy]
-    return World(policy, nic, rules=rules, debug_shift=debug_shift)
+    return World(policy, nic, rules=rules, redzone=redzone)
 
 
 def submit(world: World, submitter: str) -> Write:
@@ -44,7 +44,7 @@ def submit(world: World, submitter: str) -> Write:
 
 def play(case: str) -> Result:
     """Play ``policy/submitter/event/nic`` and keep all of its journal."""
-    return run_case(Case.parse(case), keep=True)
+    return run_case(Case.parse(case), keep_entries=True)
 
 
 def played(

@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``512``, ``10M``, ``1.5G``, ``2048s``."""
+"""Parse and format sizes such as ``512``, ``10M``, ``1.5G`` and ``2048s``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ _FIX: Final = "Write it as 512, 10M, 1.5G or 2048s (s for sectors of 512 bytes)"
 
 
 def parse_size(text: str, *, unit: int = 1) -> int:
-    """Read a size and return it in bytes.
+    """Parse a size and return it in bytes.
 
     ``K``, ``M``, ``G``, ``T``, ``P`` and ``E`` are powers of 1024, with or without
-    ``iB``; ``s`` means sectors of 512 bytes and ``B`` bytes. Upper and lower case are
-    the same.
+    ``iB``; ``s`` means sectors of 512 bytes and ``B`` bytes. Case does not matter.
 
     >>> parse_size("10M"), parse_size("1.5k"), parse_size("8s")
     (10485760, 1536, 4096)
 
     Args:
         text: the size.
-        unit: bytes that a plain number counts in.
+        unit: the unit of a number without a suffix, in bytes.
 
     Raises:
         UsageError: not a size, or not a whole number of bytes.
@@ -48,10 +47,10 @@ def parse_size(text: str, *, unit: int = 1) -> int:
 
 
 def check_sectors(what: str, size: int) -> int:
-    """Return ``size`` in bytes if it is a whole number of sectors, and not zero.
+    """Return ``size``, in bytes, if it is a positive multiple of the sector size.
 
     Raises:
-        UsageError: it is not; the fix names the nearest two sizes that are.
+        UsageError: it is not; the fix names the nearest sizes that are.
     """
     if size > 0 and size % SECTOR == 0:
         return size
@@ -65,7 +64,7 @@ def check_sectors(what: str, size: int) -> int:
 
 
 def short_size(size: int) -> str:
-    """Write a size in bytes for a line with little room.
+    """Format a size in bytes, rounded to one decimal of the largest binary unit.
 
     >>> short_size(64 << 20), short_size(1536 << 20), short_size(512)
     ('64 MiB', '1.5 GiB', '512 bytes')
@@ -78,16 +77,16 @@ def short_size(size: int) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """Write a number of things, as many as there are.
+    """Format a number with its noun, in the singular or the plural.
 
-    >>> counted(1, "frame"), counted(1890, "frame")
+    >>> format_count(1, "frame"), format_count(1890, "frame")
     ('1 frame', '1,890 frames')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_size(size: int) -> str:
-    """Write a size in bytes, both readable and exact.
+    """Format a size in bytes, both rounded and exact.
 
     >>> format_size(10 << 30)
     '10 GiB (10,737,418,240 bytes)'

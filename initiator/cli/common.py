@@ -103,9 +103,9 @@ class Connection:
     @contextmanager
     def target(self, address: Address) -> Iterator[RemoteTarget]:
         """Open the interfaces and find a target, to ask it things without a driver."""
-        from initiator.client.remote import reach
+        from initiator.client.remote import open_target
 
-        with self.links() as links, reach(links, address, self.timeout) as target:
+        with self.links() as links, open_target(links, address, self.timeout) as target:
             yield target
 
     @contextmanager

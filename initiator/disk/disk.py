@@ -8,7 +8,7 @@ from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
 from aoe.identify import discard_zeroes_data
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.io.host import Host
 
@@ -62,7 +62,7 @@ class Disk:
         self._device = host.find(address, timeout)
         self._owns_host = False
         self._callbacks: list[Callable[[], None]] = []
-        self._view = ByteView(self.submit_bio)
+        self._view = ReadModifyWriteView(self.submit_bio)
         host.driver.open(self._device)
 
     @classmethod

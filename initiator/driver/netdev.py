@@ -1,4 +1,4 @@
-"""The interfaces that skbs leave through (``struct net_device``)."""
+"""The interface that skbs are sent through (``struct net_device``)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
 
 
 class NetDevice(Protocol):
-    """What the driver asks of an interface."""
+    """A network interface, as far as the driver uses it."""
 
     @property
     def name(self) -> str:
-        """The interface's name."""
+        """The interface name."""
 
     @property
     def mac(self) -> bytes:
-        """Its hardware address, six bytes."""
+        """The MAC address, six bytes."""
 
     @property
     def mtu(self) -> int:
-        """Bytes that it carries behind the Ethernet header."""
+        """Maximum number of bytes after the Ethernet header."""
 
     def xmit(self, skb: Skb) -> None:
-        """Take an skb for transmission (``dev_queue_xmit``).
+        """Send an skb (``dev_queue_xmit``).
 
-        The driver keeps the skb and will change its header for a retransmission (K52).
-        A frame that cannot be sent is a frame lost; retransmission makes it good.
-        It does not call the driver back: answers come later, through ``receive``.
+        The driver keeps the skb and rewrites its header for a retransmission (K52). A
+        frame that cannot be sent is dropped, and retransmitted later. Implementations
+        must not call the driver; responses are passed to ``Driver.receive``.
         """

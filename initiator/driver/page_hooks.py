@@ -1,7 +1,7 @@
-"""The moments at which a driver could count the pages of bios (K95-K103).
+"""Hooks for page-count policies: where a driver may count pages of bios (K95-K103).
 
-Without hooks the driver borrows pages and counts nothing, as Linux 6.1 does (K98). The
-lab passes hooks that do what one of the policies of 2007 says.
+Without hooks the driver borrows pages without counting them, as Linux 6.1 does (K98).
+The lab passes hooks that implement one of the policies discussed in 2007.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class PageHooks(Protocol):
-    """What a page-count policy does at the four moments of the driver."""
+    """The four calls of a page-count policy."""
 
     def bio_arrives(self, bio: Bio) -> None:
-        """Run when a bio is accepted, before it is cut (``bio_pageinc``, K97)."""
+        """Handle an accepted bio, before it is split (``bio_pageinc``, K97)."""
 
     def attach(self, bio: Bio, skb: Skb, segments: list[BioVec]) -> None:
         """Set the fragments of a write's skb (``skb_fill_page_desc``, K72)."""
 
     def frame_done(self, skb: Skb) -> Skb:
-        """Release a frame's skb; return the skb that the frame uses next (K82)."""
+        """Release a freed frame's skb; return the skb for its next use (K82)."""
 
     def bio_ends(self, bio: Bio) -> None:
-        """Run before ``bi_end_io`` (``bio_pagedec``, K97, K99)."""
+        """Handle the end of a bio, before ``bi_end_io`` (``bio_pagedec``, K97, K99)."""

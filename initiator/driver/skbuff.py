@@ -1,8 +1,8 @@
-"""Socket buffers: a linear header and fragments that name pages (net/core/skbuff.c).
+"""Socket buffers: a linear header and fragments of pages (net/core/skbuff.c).
 
-The driver keeps one skb for each frame. Its fragments are borrowed: no reference to a
-page is taken for them (K72). A link copies the frame into its send ring at once, so
-nothing is cloned; what a kernel does with clones is in ``initiator.lab.kernel.skbuff``.
+The driver has one skb per frame. Its fragments are borrowed: they hold no page
+references (K72). A link copies the frame into its send ring at once, so that there are
+no clones; the kernel's are modelled in ``initiator.lab.kernel.skbuff``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Skb:
     """``struct sk_buff`` with its ``skb_shared_info``.
 
     Attributes:
-        head: the linear part, as long as the headers are.
-        frags: the payload behind it.
-        dataref: skbs that share head and fragments, this one included.
-        owns_frags: the fragments hold references to their pages, which go with the
-            last sharer; otherwise they are borrowed (K72).
+        head: the linear part: the headers.
+        frags: the payload.
+        dataref: number of skbs that share head and fragments, including this one.
+        owns_frags: the fragments hold page references, which the last sharer drops;
+            otherwise the pages are borrowed (K72).
     """
 
     __slots__ = ("dataref", "frags", "head", "owns_frags")
@@ -37,16 +37,16 @@ class Skb:
         self.owns_frags = False
 
     def __len__(self) -> int:
-        """Bytes on the wire: ``skb->len``."""
+        """Return the length of the frame in bytes (``skb->len``)."""
         return len(self.head) + sum(frag.length for frag in self.frags)
 
     def __bytes__(self) -> bytes:
-        """Read the whole frame, as the interface does when it sends it."""
+        """Return the frame's contents, read now as the NIC does on transmission."""
         return bytes(self.head) + b"".join(contents(self.frags))
 
 
 def contents(frags: Iterable[BioVec]) -> Iterable[bytes]:
-    """Yield the bytes that the fragments name, as they are at this moment."""
+    """Yield the present contents of fragments."""
     return (
         bytes(page.data[offset : offset + length]) for page, offset, length in frags
     )

@@ -90,8 +90,8 @@ class Host:
                     f"Raise it: ip link set {port.name} mtu 1500",
                 )
         self.driver = Driver(self._with_tags(options or Options()))
-        self._later: dict[AoeDev, None] = {}
-        self.driver.later = self._later
+        self._run_queue: dict[AoeDev, None] = {}
+        self.driver.run_queue = self._run_queue
         self._express: dict[NetDevice, Express] = {}
         for port in self.ports:
             self.driver.add_netdev(port)
@@ -175,7 +175,7 @@ class Host:
         # Time of the last turn: nothing that an earlier time allows is wrong later.
         self.driver.submit(d, bio, self._seen - self._away)
 
-    def turn(self, wait: float | None = None) -> None:
+    def run_once(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
 
         What is watched is looked at in every turn, however many frames keep coming.
@@ -198,7 +198,7 @@ class Host:
                 self.driver.handle_timer(now)
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
-        received = received or bool(self._later)
+        received = received or bool(self._run_queue)
         # Whoever sleeps is woken late, where answers come within microseconds.
         spins = not received and wait != 0 and self._looks
         if spins and self._spinner.spin(self._looks):
@@ -211,7 +211,7 @@ class Host:
 
     def _send(self, now: float) -> None:
         """Send what is to be sent, the everyday part of it fast."""
-        driver, later = self.driver, self._later
+        driver, later = self.driver, self._run_queue
         while later:
             d, _ = later.popitem()
             if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
@@ -262,7 +262,7 @@ class Host:
         link = port.link
         if link is not None:
             self._poll.register(link.fileno(), select.POLLIN)
-            if link.rings is not None and self.driver.options.everyday:
+            if link.rings is not None and self.driver.options.allows_fast_path:
                 self._express[port] = Express(self.driver, port, link.rings)
         self._look_again()
 
@@ -334,7 +334,7 @@ class Host:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            self.turn(left)
+            self.run_once(left)
         return True
 
     def find(self, address: Address, timeout: float = 3.0) -> AoeDev:

@@ -25,11 +25,11 @@ class LinkDevice:
         gone: what the link said when the interface had gone.
     """
 
-    __slots__ = ("gone", "link", "mac", "mtu", "name", "unsent")
+    __slots__ = ("gone", "link", "mac", "mtu", "name", "tx_dropped")
 
     def __init__(self, link: Link) -> None:
         self.name = link.name
-        self.unsent = 0
+        self.tx_dropped = 0
         self.use(link)
 
     def use(self, link: Link) -> None:
@@ -56,7 +56,7 @@ class LinkDevice:
                 link.flush()
                 slot = link.reserve()
             if slot is None:
-                self.unsent += 1
+                self.tx_dropped += 1
             else:
                 link.commit(_copy(skb, slot))
         except NotFoundError as error:

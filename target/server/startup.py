@@ -1,4 +1,4 @@
-"""Start the server: open what the settings name, and say what is served."""
+"""Start the server: open all disks and interfaces, and describe what is served."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def open_service(settings: Settings, stack: ExitStack) -> Inventory:
-    """Open all disks and interfaces, and make sure that the addresses are free.
+    """Open all disks and interfaces, and check that the addresses are free.
 
     Args:
         settings: what to serve.
-        stack: closes everything again, in reverse order.
+        stack: closes everything, in reverse order.
 
     Raises:
-        AoEError: one of its children, with the fix.
+        AoEError: something cannot be opened, or an address is in use.
     """
     service = Service(watch=InterfaceMonitor())
     stack.callback(service.close)
@@ -38,15 +38,15 @@ def open_service(settings: Settings, stack: ExitStack) -> Inventory:
 
 
 def ready_lines(inventory: Inventory) -> list[str]:
-    """Say what is served, a line for each disk."""
+    """Return a line for each export that is served."""
     return [
-        f"{served.chosen.address} {short_size(served.export.disk.size)} on "
+        f"{served.settings.address} {short_size(served.export.disk.size)} on "
         + ", ".join(
             _describe_link(inventory.ports[name].last)
-            for name in served.chosen.interfaces
+            for name in served.settings.interfaces
         )
-        + f" from {served.chosen.path}"
-        + _describe_flags(served.chosen)
+        + f" from {served.settings.path}"
+        + _describe_flags(served.settings)
         for served in inventory.served
     ]
 
@@ -58,19 +58,19 @@ def _describe_link(link: Link) -> str:
     )
 
 
-def _describe_flags(chosen: ExportSettings) -> str:
+def _describe_flags(settings: ExportSettings) -> str:
     names = {
-        "read-only": chosen.disk.read_only,
-        "direct": chosen.disk.direct,
-        "sync": chosen.disk.sync,
+        "read-only": settings.disk.read_only,
+        "direct": settings.disk.direct,
+        "sync": settings.disk.sync,
     }
-    if chosen.overlay:
-        names[f"overlay {chosen.overlay}"] = True
+    if settings.overlay:
+        names[f"overlay {settings.overlay}"] = True
     flags = [name for name, is_set in names.items() if is_set]
-    if len(chosen.filters) == 1:
-        flags.append(f"filter {chosen.filters[0]}")
-    elif chosen.filters:
-        # All that each was told is in the status, where there is room.
-        those = ", ".join(each.name for each in chosen.filters)
-        flags.append(f"{len(chosen.filters)} filters: {those}")
+    if len(settings.filters) == 1:
+        flags.append(f"filter {settings.filters[0]}")
+    elif settings.filters:
+        # Their settings are in the output of "aoe-target status".
+        listing = ", ".join(each.name for each in settings.filters)
+        flags.append(f"{len(settings.filters)} filters: {listing}")
     return f" [{', '.join(flags)}]" if flags else ""

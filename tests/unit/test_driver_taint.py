@@ -104,7 +104,7 @@ def test_k57_scorn_goes_up_fast() -> None:
     target = AoeTgt(bytes(6), Window(16))
     seen = []
     for _ in range(7):
-        target.scorn(KernelTiming.max_taint)
+        target.raise_taint(KernelTiming.max_taint)
         seen.append(target.taint)
     assert seen == [3, 12, 39, 120, 363, 1000, 1000]
 
@@ -125,12 +125,12 @@ def test_k50_the_kernel_avoids_who_lets_a_frame_wait(
     waited: float, deadsecs: float, targets: int, *, scorned: bool
 ) -> None:
     """More than deadsecs, divided by the targets, or 10 s; all in whole seconds."""
-    assert KernelTiming().scorns(waited, 9, deadsecs, targets) == scorned
+    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == scorned
 
 
 def test_prompt_avoids_who_answers_nothing_after_a_frame_was_lost_twice() -> None:
     timing = PromptTiming()
-    assert [timing.scorns(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
+    assert [timing.should_taint(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
         False,
         False,
         True,
@@ -285,7 +285,7 @@ def test_k57_k58_a_lost_probe_is_repeated_the_later_the_more_it_is_tainted(
     lines = len(two.world.driver.log)
     probes = [f for f in two.run(20, two.second) if is_probe(f)]
     gaps = [after.time - one.time for one, after in itertools.pairwise(probes)]
-    pause = timing.probe_pause(two.one.taint)
+    pause = timing.probe_interval(two.one.taint)
     assert len(gaps) >= 5
     if options is USER:
         assert all(pause <= gap <= 0.51 for gap in gaps)

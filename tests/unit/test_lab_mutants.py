@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ONE_TEST = "tests/unit/test_lab_skbuff.py::test_k75_{}"
-GET = "skbuff.py.*linearise.*get_page"
+GET = "skbuff.py.*linearize.*get_page"
 
 
 def find(pattern: str) -> mutants.Mutant:

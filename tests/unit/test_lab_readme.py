@@ -32,7 +32,7 @@ def test_a_stated_outcome_is_that_of_the_lab(
         "3072 bytes wasted": result.costs["wasted"] == 3072,
         "4096 bytes copied": result.costs["copied"] >= 4096,
         "a page held": result.costs["held"] == 4096,
-        "reuse put off": result.costs["put_off"] == 1,
+        "reuse put off": result.costs["quarantined"] == 1,
         "with a warning": "WARN" in result.flags,
     }
     assert not aside or checks[aside]

@@ -9,7 +9,7 @@ import pytest
 from aoe.config import Config, ConfigCommand
 from aoe.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
-from initiator.client.discover import Answer
+from initiator.client.discover import QueryResponse
 from initiator.client.remote import RemoteTarget
 from tests.asking import CLIENT, TARGET, ask, config, from_, reserve
 from tests.links import TargetLink
@@ -26,7 +26,7 @@ def reached(
 ) -> tuple[TargetLink, RemoteTarget]:
     link = TargetLink(replies)
     address = link.target.export.address
-    answer = Answer(address, TARGET, link.name, Config(), 0.0)
+    answer = QueryResponse(address, TARGET, link.name, Config(), 0.0)
     return link, RemoteTarget([link], answer, 5, PATIENCE)
 
 
@@ -105,15 +105,15 @@ def test_p74_ata_on_a_reserved_target_names_its_holders() -> None:
     ask(link.target, from_(A, reserve(1, A)))
     assert len(target.identity_page()) == 512
     with pytest.raises(BusyError, match=A.hex(":")):
-        target.ata(target.asking.ata(0xE7), "FLUSH")
+        target.ata(target.builder.ata(0xE7), "FLUSH")
 
 
 def test_p43_a_command_that_is_aborted_is_unknown() -> None:
     _, target = reached()
     with pytest.raises(UnsupportedError, match="WINK failed: command aborted"):
-        target.ata(target.asking.ata(0x99), "WINK")
+        target.ata(target.builder.ata(0x99), "WINK")
     with pytest.raises(DeviceError, match="sector not found") as caught:
-        target.ata(target.asking.transfer(0x24, 1 << 40), "READ")
+        target.ata(target.builder.transfer(0x24, 1 << 40), "READ")
     assert not isinstance(caught.value, UnsupportedError)
 
 

@@ -306,7 +306,7 @@ def test_a_write_without_cache_that_does_not_get_stable_is_no_success() -> None:
 def test_the_choice_outlasts_the_program_because_clients_notice_no_restart() -> None:
     target = target_of(sync=False)
     kept: list[ClientState] = []
-    target.export.changed = kept.append
+    target.export.on_change = kept.append
     features(target, 0x82)
     again = target_of(state=kept[-1], sync=False)
     assert FeatureSet.WRITE_CACHE not in identity(again).enabled

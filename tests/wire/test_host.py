@@ -70,7 +70,7 @@ def test_a_frame_lost_before_a_pause_is_sent_again(
         ended: list[Bio] = []
         set_down(wire.interface)
         disk.submit(Op.WRITE, 0, b"x" * 512, ended.append)
-        host.turn(0)
+        host.run_once(0)
         set_up(wire.interface)
         time.sleep(2.5)
         assert host.run_until(lambda: bool(ended), 10)
@@ -88,7 +88,7 @@ def test_a_pause_is_no_slow_answer(wire: Wire, tmp_path: Path) -> None:
             disk = Disk(host, E73)
             ended: list[Bio] = []
             disk.submit(Op.READ, 0, bytearray(512), ended.append)
-            host.turn(0)
+            host.run_once(0)
             time.sleep(1)
             assert host.run_until(lambda: bool(ended), 10)
             assert host.driver.devices[E73].timing.timeout(0) < 0.5
@@ -180,7 +180,7 @@ def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) 
         signal.alarm(20)
         try:
             while not ended:
-                disk.host.turn()
+                disk.host.run_once()
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, before)

@@ -67,7 +67,7 @@ class Copying:
                 return False
             while self._running < 8:
                 self._submit()
-            self.disk.host.turn(0.05)
+            self.disk.host.run_once(0.05)
             pause = time.monotonic() - self._last
             self.longest_pause = max(self.longest_pause, pause)
         return True

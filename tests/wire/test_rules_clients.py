@@ -89,14 +89,14 @@ class Peer:
         if number is not None:
             reply = tagged(reply, tag(number))
         self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
-        self.host.turn(QUIET)
-        self.host.turn(0)
+        self.host.run_once(QUIET)
+        self.host.run_once(0)
 
     def hear(self, timeout: float = PATIENCE) -> bytes:
         """Return what the initiator sends next, to whichever address."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            self.host.turn(0)
+            self.host.run_once(0)
             with contextlib.suppress(TimeoutError):
                 return self._socket.recv(10000)
         return SILENCE

@@ -247,7 +247,7 @@ def test_direct_leaves_the_page_cache_out(wire: Wire, image: Path) -> None:
     assert process.stdout is not None
     if not process.stdout.readline():
         error = finish(process)
-        assert "this file system knows no O_DIRECT" in error
+        assert "this file system does not support O_DIRECT" in error
         pytest.skip(f"{error}: set TMPDIR to a directory on a disk")
     with client(wire) as asking:
         assert asking.ask(ata(READ, 3, 2))[36:] == content[1536:2560]

@@ -251,7 +251,7 @@ def test_p23_a_narrow_path_is_found_without_writing(
     assert "carries only 4 KiB there and 4 KiB back" in found["text"]
     (device,) = document["devices"]
     (path,) = device["paths"]
-    assert (path["there_bytes"], path["back_bytes"]) == (4096, 4096)
+    assert (path["to_target_bytes"], path["from_target_bytes"]) == (4096, 4096)
     assert path["payload_bytes"] == 8704
     assert image.read_bytes() == before
     asked = [describe(frame.data) for frame in read_capture(pcap)]
@@ -266,7 +266,7 @@ def test_p23_a_narrow_path_is_told_by_doctor_and_stat_too(narrow: Namespace) -> 
     done = call(narrow, "stat", "--probe", "--json")
     assert done.returncode == 0
     (device,) = json.loads(done.stdout)["devices"]
-    assert device["paths"][0]["there_bytes"] == 4096
+    assert device["paths"][0]["to_target_bytes"] == 4096
     assert (
         "paths" not in json.loads(call(narrow, "stat", "--json").stdout)["devices"][0]
     )

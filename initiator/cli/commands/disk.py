@@ -169,7 +169,7 @@ def _check_smart(target: RemoteTarget, *, enable: bool) -> None:
 def _smart(target: RemoteTarget, feature: SmartFeature) -> tuple[int, bytes]:
     """Send a SMART command; return the key that comes back, and the data."""
     count = int(feature is SmartFeature.READ_DATA)
-    request = target.asking.ata(
+    request = target.builder.ata(
         Opcode.SMART, SMART_KEY << 8, count, feature=int(feature)
     )
     registers, data = target.ata(request, f"SMART {feature.name}".replace("_", " "))

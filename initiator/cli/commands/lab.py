@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from initiator.lab.cases import Case, Result
-    from initiator.lab.wire import Played
+    from initiator.lab.wire import CaseRun
 
     Command = Callable[..., None]
 
@@ -192,7 +192,7 @@ def explain(
     )
     from initiator.rules import rule_record
 
-    result = run_case(_case(words), keep=True)
+    result = run_case(_case(words), keep_entries=True)
     if html is not None:
         from initiator.lab.reports.html_page import html_page
 
@@ -307,7 +307,7 @@ def run_command(
 
 
 def _print_played(
-    played: Played, modelled: Played, place: str, *, as_json: bool
+    played: CaseRun, modelled: CaseRun, place: str, *, as_json: bool
 ) -> None:
     from initiator.lab.reports.tables import dump_lines, record
 

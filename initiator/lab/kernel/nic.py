@@ -45,8 +45,8 @@ class ModelledNic:
     ) -> None:
         self.kind = kind
         self.mtu = mtu
-        self.hold_queue = self.hold_ring = self.hold_completion = False
-        self.queue: list[Clone] = []
+        self.hold_qdisc = self.hold_ring = self.hold_completion = False
+        self.qdisc: list[Clone] = []
         self.ring: list[Clone] = []
         self.sent: list[Clone] = []
         self.taps = 0
@@ -57,27 +57,27 @@ class ModelledNic:
     def xmit(self, skb: Skb) -> None:
         """``dev_queue_xmit`` of a clone of the driver's skb (K73)."""
         clone = self._ops.clone(skb)
-        if self._ops.memory.rules.early_linearise:
-            self._make_fit(clone)
-        self.queue.append(clone)
-        if not self.hold_queue:
+        if self._ops.memory.rules.early_linearize:
+            self._prepare(clone)
+        self.qdisc.append(clone)
+        if not self.hold_qdisc:
             self.validate(clone)
 
-    def _make_fit(self, clone: Clone) -> None:
+    def _prepare(self, clone: Clone) -> None:
         if self.kind is Nic.NOSG:
-            self._ops.linearise(clone)
+            self._ops.linearize(clone)
         elif self.kind is Nic.COW:
-            self._ops.privatise(clone)
+            self._ops.expand_head(clone)
 
     def validate(self, clone: Clone) -> None:
         """Take a clone out of the queue (``validate_xmit_skb``, K77)."""
-        self.queue.remove(clone)
-        self._make_fit(clone)
+        self.qdisc.remove(clone)
+        self._prepare(clone)
         self.ring.append(clone)
         if not self.hold_ring:
-            self.serialise(clone)
+            self.transmit(clone)
 
-    def serialise(self, clone: Clone) -> None:
+    def transmit(self, clone: Clone) -> None:
         """Send a clone from the ring: its bytes are read now."""
         self.ring.remove(clone)
         self.sent.append(clone)
@@ -92,21 +92,21 @@ class ModelledNic:
         self.sent.remove(clone)
         self._ops.free(clone)
 
-    def sniff(self, clone: Clone) -> bytes:
+    def read_tap(self, clone: Clone) -> bytes:
         """Let a sniffer read a clone: what its pages hold by now (K83)."""
         self.tapped.remove(clone)
         frame = bytes(clone)
         self._ops.free(clone, "read by a sniffer")
         return frame
 
-    def release(self) -> None:
+    def drain(self) -> None:
         """Let everything go, in order, and hold nothing any more."""
-        self.hold_queue = self.hold_ring = self.hold_completion = False
+        self.hold_qdisc = self.hold_ring = self.hold_completion = False
         for clone in list(self.sent):
             self.complete(clone)
         for clone in list(self.ring):
-            self.serialise(clone)
-        for clone in list(self.queue):
+            self.transmit(clone)
+        for clone in list(self.qdisc):
             self.validate(clone)
         for clone in list(self.tapped):
-            self.sniff(clone)
+            self.read_tap(clone)

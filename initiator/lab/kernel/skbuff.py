@@ -95,7 +95,7 @@ class SkbOps:
         )
         return clone
 
-    def linearise(self, clone: Clone) -> None:
+    def linearize(self, clone: Clone) -> None:
         """``__pskb_pull_tail``: get, copy, put for every fragment (K75)."""
         skb = clone.skb
         if skb is None or not skb.frags:
@@ -115,7 +115,7 @@ class SkbOps:
         for page, _, _ in frags:
             self.memory.put_page(cast("Page", page), "network", "K75")
 
-    def privatise(self, clone: Clone) -> None:
+    def expand_head(self, clone: Clone) -> None:
         """``pskb_expand_head``: a head of its own, fragments with references (K76)."""
         skb = clone.skb
         if skb is None:

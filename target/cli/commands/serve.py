@@ -370,7 +370,7 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
         drop(account, _state_files(settings))
         if parent is not None:
             end_with_parent(parent)
-        service.reload = partial(control.request, "reload")
+        service.reload = partial(control.schedule, "reload")
         service.timers.append(notifier)
         stack.enter_context(signals(service))
         control.start()

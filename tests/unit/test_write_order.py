@@ -19,7 +19,7 @@ from initiator.driver.options import Options
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World
 
-LINGER = Options().linger
+QUARANTINE = Options().quarantine
 
 
 def lose_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
@@ -40,8 +40,8 @@ def test_a_write_waits_for_one_before_it_that_may_still_arrive(
     lose_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
-    assert world.device.order.held == 1
-    world.wait(LINGER - 0.31)
+    assert world.device.write_locks.queued_total == 1
+    world.wait(QUARANTINE - 0.31)
     assert world.take() == []
     world.wait(0.02)
     world.run_until_idle()
@@ -90,7 +90,7 @@ def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
     world = connect()
     lose_the_first(world)
     second = world.write(0, b"n" * SECTOR)
-    world.now += 2 * LINGER
+    world.now += 2 * QUARANTINE
     third = world.write(0, b"m" * SECTOR)
     while world.driver.next_timeout() is not None:
         world.wait(0)
@@ -174,7 +174,7 @@ def test_k81_after_a_device_failed_its_frames_are_waited_for(connect: Connect) -
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
     world.target.answer(ghost.raw)
-    world.wait(LINGER + 0.01)
+    world.wait(QUARANTINE + 0.01)
     world.run_until_idle()
     assert bio in world.ended
     assert world.target.disk[:SECTOR] == b"n" * SECTOR
@@ -205,7 +205,7 @@ def test_a_slow_target_keeps_frames_for_longer(connect: Connect) -> None:
     world.wait(3.5)
     world.reply(world.take()[-1])
     world.write(0, b"n" * SECTOR)
-    world.wait(LINGER)
+    world.wait(QUARANTINE)
     assert world.take() == []
 
 
@@ -297,10 +297,12 @@ def rewrite(world: World, seed: int, life: float) -> list[int]:
 @settings(max_examples=60, deadline=None)
 def test_a_disk_holds_what_was_acknowledged_last(connect: Connect, seed: int) -> None:
     """However late a frame arrives, as long as none lives longer than ``linger``."""
-    assert rewrite(connect(), seed, LINGER) == []
+    assert rewrite(connect(), seed, QUARANTINE) == []
 
 
 def test_without_care_for_late_duplicates_a_disk_does_not(connect: Connect) -> None:
-    careless = Options(linger=0)
-    spoilt = [seed for seed in range(60) if rewrite(connect(careless), seed, LINGER)]
+    careless = Options(quarantine=0)
+    spoilt = [
+        seed for seed in range(60) if rewrite(connect(careless), seed, QUARANTINE)
+    ]
     assert len(spoilt) > 10

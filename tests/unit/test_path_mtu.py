@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.common.doctor.findings import Verdict
 from initiator.client.path_mtu import PathMtu, diagnose_path, measure
-from initiator.client.requests import Asking
+from initiator.client.requests import RequestBuilder
 from target.disks.memory import MemoryDisk
 from tests.asking import CLIENT, TARGET, ask, make_target, reserve
 
@@ -26,7 +26,7 @@ def walk(
     target: Target, wanted: int, passes: Callable[[bytes], bool]
 ) -> tuple[PathMtu, list[bytes]]:
     """Measure a path that lets some frames through; return what was asked, too."""
-    asking = Asking(target.export.address, TARGET, CLIENT)
+    asking = RequestBuilder(target.export.address, TARGET, CLIENT)
     steps = measure(asking, wanted)
     requests = []
     reply = None
