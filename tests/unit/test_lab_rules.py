@@ -202,13 +202,13 @@ def test_k142_a_clone_that_leaves_while_its_page_is_unused(
 ) -> None:
     """Linearised late, it performs 0, 1, 0 on a page of the free list."""
     world = make_world(policy, Nic.NOSG)
-    world.card.hold_queue = True
+    world.nic.hold_queue = True
     write = submit(world, "pagecache")
     page = page_of(write)
     world.fail_device()
-    world.give_up(write)
+    world.free_buffer(write)
     assert (write.ended, page.free) == (True, True)
-    world.card.release()
+    world.nic.drain()
     assert [kind for kind, pfn in faults(world.journal) if pfn == page.pfn] == expected
 
 
