@@ -132,7 +132,7 @@ class WirePeer:
         raise NotFoundError(
             str(self._address),
             f"no answer on {self.link.name} within {self._patience:g} s",
-            f"See who is there: aoe discover -i {self.link.name}",
+            f"To list targets: aoe discover -i {self.link.name}",
         )
 
     def _is_answer(self, frame: memoryview, request: Header) -> bool:
