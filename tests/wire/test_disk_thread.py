@@ -1,4 +1,4 @@
-"""A disk that several threads use at the same time."""
+"""``DiskThread``: a disk that several threads use at the same time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_threads_that_write_next_to_each_other_undo_nothing(
+def test_concurrent_writes_to_shared_sectors_lose_no_data(
     wire: Wire, image: Path
 ) -> None:
     pieces = [os.urandom(PIECE) for _ in range(PIECES)]
@@ -59,9 +59,7 @@ def test_threads_that_write_next_to_each_other_undo_nothing(
     assert image.read_bytes()[: PIECE * PIECES] == b"".join(pieces)
 
 
-def test_whoever_waits_for_a_silent_target_is_told_of_the_end(
-    wire: Wire, image: Path
-) -> None:
+def test_close_fails_outstanding_and_new_operations(wire: Wire, image: Path) -> None:
     with serving(wire, image, AT_ONCE) as target, running(wire) as disk:
         disk.read(0, 512)
         target.send_signal(signal.SIGSTOP)

@@ -94,12 +94,19 @@ def _listen_on_port(address: str, host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, _, _, _, sockaddr = found[0]
-        return socket.create_server(sockaddr, family=family)
     except OSError as error:
         raise from_os_error(address, error) from error
     except UnicodeError as error:
         raise UsageError(address, "no such host", "Write HOST:PORT") from error
+    # A name may resolve to an address that this host does not have: localhost to ::1
+    # where IPv6 is disabled.
+    failures = []
+    for family, _, _, _, sockaddr in found:
+        try:
+            return socket.create_server(sockaddr, family=family)
+        except OSError as error:
+            failures.append(error)
+    raise from_os_error(address, failures[0]) from failures[0]
 
 
 def _listen_on_path(path: Path) -> socket.socket:
