@@ -127,7 +127,7 @@ class AnswerFuzz:
         if luck.random() < 0.02:
             world.wait(luck.choice([0.001, 0.05, 0.6]))
         if luck.random() < 0.001:
-            world.target.takes_fua = not world.target.takes_fua
+            world.target.supports_fua = not world.target.supports_fua
             self._recover()
         self._asked.extend(world.take())
         if not self._asked:

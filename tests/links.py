@@ -1,4 +1,4 @@
-"""Links that need no interface: between two queues, and to a target in memory."""
+"""Links without an interface: in-memory queues, rings and a target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class QueueLink(Link):
-    """A link between two queues, with so many slots for replies between flushes."""
+    """A link between two queues; ``slots`` limits the frames committed per flush."""
 
     def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
         self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
@@ -77,7 +77,7 @@ class QueueLink(Link):
 
 
 class MemoryRings(Rings, Link):
-    """Rings in memory, whose kernel sends at each flush and fills what is free."""
+    """Packet rings in memory with a fake kernel, which runs at each flush."""
 
     def __init__(self, mtu: int = 1500, slots: int = 32) -> None:
         self.name, self.index, self.mac, self.mtu, self.up = (
@@ -87,46 +87,46 @@ class MemoryRings(Rings, Link):
             mtu,
             True,
         )
-        self.waiting: deque[bytes] = deque()
+        self.incoming: deque[bytes] = deque()
         self.sent: list[bytes] = []
         self._shape = RingShape.for_frames(14 + mtu, slots)
         whole = memoryview(bytearray(b"\xdb" * (2 * self._shape.length)))
         for start in self._shape.offsets(0):
             whole[start : start + 4] = bytes(4)
         self._map_both(whole, self._shape, max(14 + mtu, 60))
-        self._filled = self._emptied = 0
+        self._rx_slot = self._tx_slot = 0
 
     @property
     def rings(self) -> Rings:
         return self
 
     def deliver(self, *frames: bytes) -> None:
-        self.waiting.extend(frames)
+        self.incoming.extend(frames)
         self._fill()
 
     def _fill(self) -> None:
         starts = self.arrivals.starts
-        while self.waiting:
-            start = starts[self._filled % self._shape.slots]
+        while self.incoming:
+            start = starts[self._rx_slot % self._shape.slots]
             if self.memory[start]:
                 return
-            frame = self.waiting.popleft()
+            frame = self.incoming.popleft()
             begin = start + FRAME
             stored = min(len(frame), self._shape.slot - FRAME)
             self.memory[begin : begin + stored] = frame[:stored]
             SLOT_HEADER.pack_into(
                 self.memory, start, USER, len(frame), stored, FRAME, FRAME + 14
             )
-            self._filled += 1
+            self._rx_slot += 1
 
     def flush(self) -> None:
         while self._tx_pending:
-            start = self.departures.starts[self._emptied % self._shape.slots]
+            start = self.departures.starts[self._tx_slot % self._shape.slots]
             status, length, _, at, _ = SLOT_HEADER.unpack_from(self.memory, start)
             assert (status, at) == (SEND_REQUEST, FRAME)
             self.sent.append(bytes(self.memory[start + at : start + at + length]))
             self.memory[start : start + 4] = bytes(4)
-            self._emptied += 1
+            self._tx_slot += 1
             self._tx_pending -= 1
             self._tx_bytes -= length
         assert self._tx_bytes == 0
@@ -148,10 +148,10 @@ class MemoryRings(Rings, Link):
 
 
 class TargetLink(Link):
-    """A link with a target at its other end, and trouble on the way.
+    """A link to a target in memory, with fault injection.
 
     Args:
-        replies: what comes back, for a request and the target's reply to it.
+        replies: returns the frames to receive, given a request and its reply.
     """
 
     name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
@@ -160,14 +160,14 @@ class TargetLink(Link):
         self.target = make_target()
         self.sent: list[bytes] = []
         self._replies = replies
-        self._arrived: deque[bytes] = deque()
+        self._incoming: deque[bytes] = deque()
         self._slot = bytearray(1514)
 
     def fileno(self) -> int:
         return -1
 
     def receive(self) -> memoryview | None:
-        return memoryview(self._arrived.popleft()) if self._arrived else None
+        return memoryview(self._incoming.popleft()) if self._incoming else None
 
     def reserve(self) -> memoryview | None:
         return memoryview(self._slot)
@@ -176,15 +176,15 @@ class TargetLink(Link):
         request = bytes(self._slot[:length])
         self.sent.append(request)
         reply = ask(self.target, request)
-        self._arrived.extend(each for each in self._replies(request, reply) if each)
+        self._incoming.extend(each for each in self._replies(request, reply) if each)
 
     def flush(self) -> None:
         pass
 
     def wait(self, timeout: float | None) -> bool:
-        if not self._arrived:
+        if not self._incoming:
             time.sleep(min(timeout or 0.0, 0.001))
-        return bool(self._arrived)
+        return bool(self._incoming)
 
     def statistics(self) -> LinkStatistics:
         return LinkStatistics()

@@ -42,8 +42,8 @@ class LinkSettings(NamedTuple):
     full_duplex: bool | None
 
 
-class RxRing(NamedTuple):
-    """Size of the receive ring of a NIC, in descriptors.
+class RingParameters(NamedTuple):
+    """Size of the RX ring of a NIC, in descriptors.
 
     Args:
         pending: the current size.
@@ -79,13 +79,13 @@ def link_settings(name: str) -> LinkSettings | None:
     )
 
 
-def rx_ring(name: str) -> RxRing | None:
-    """Return the size of the receive ring (ETHTOOL_GRINGPARAM)."""
+def ring_parameters(name: str) -> RingParameters | None:
+    """Return the size of the RX ring (ETHTOOL_GRINGPARAM)."""
     values = _get(name, _ETHTOOL_GRINGPARAM, _RINGS)
     if values is None:
         return None
     max_pending, pending = values
-    return RxRing(pending, max_pending)
+    return RingParameters(pending, max_pending)
 
 
 def pause(name: str) -> Pause | None:

@@ -56,8 +56,10 @@ def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
         "mask": [format_mac(mac) for mac in export.state.mask],
         "reserved_for": [format_mac(mac) for mac in export.state.holders],
         "filters": [
-            {"filter": name, "strikes": times}
-            for name, times in (export.filters.strikes() if export.filters else ())
+            {"filter": name, "triggered": times}
+            for name, times in (
+                export.filters.trigger_counts() if export.filters else ()
+            )
         ],
         "interfaces": [
             {"name": name, "statistics": _counters(inventory.ports[name], served, now)}

@@ -109,8 +109,8 @@ class ClientState:
 class FilterStack(Protocol):
     """The filters of an export; ``target.filters.stack`` implements it."""
 
-    def strikes(self) -> list[tuple[str, int | None]]:
-        """Return how often each filter has triggered; None if it is not counted."""
+    def trigger_counts(self) -> list[tuple[str, int | None]]:
+        """Return each filter and how often it has triggered; None if not counted."""
         ...
 
 

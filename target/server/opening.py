@@ -151,13 +151,13 @@ def open_export(
 def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
     # If only the disk has changed, the filters keep their counters.
     filters = previous.filters if previous is not None else None
-    if isinstance(filters, Filters) and filters.chosen == settings.filters:
+    if isinstance(filters, Filters) and filters.settings == settings.filters:
         return filters
     return Filters(
         settings.filters,
         # Unlike os.path.exists, Path.exists raises if a directory is not searchable.
         exists=os.path.exists,
-        say=partial(log.info, "filter=log export=%s %s", settings.address),
+        log_line=partial(log.info, "filter=log export=%s %s", settings.address),
     )
 
 

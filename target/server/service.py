@@ -269,10 +269,12 @@ class Service:
     def _log_filters(self) -> None:
         exports = {t.export.address: t.export for p in self.ports for t in p.targets}
         for export in exports.values():
-            for name, times in export.filters.strikes() if export.filters else ():
+            for name, times in (
+                export.filters.trigger_counts() if export.filters else ()
+            ):
                 if times is not None:
                     often = format_count(times, "time")
-                    log.info("%s: filter %s struck %s", export.address, name, often)
+                    log.info("%s: filter %s triggered %s", export.address, name, often)
 
     def close(self) -> None:
         """Close the pipe and the ports."""

@@ -16,13 +16,13 @@ PACKAGES = ("aoe", "target", "initiator")
 
 
 class Rule(NamedTuple):
-    """What the files of one folder may import.
+    """The imports that are allowed in a folder.
 
     Args:
-        folders: folders of the project, the folder itself aside. Imports for type
-            checking count as well.
-        system: modules that reach outside the process, of those in ``SYSTEM``.
-        parts: its subfolders belong to it and may import it, and it them.
+        folders: other folders of the project, space-separated; including imports for
+            type checking.
+        system: modules of ``SYSTEM``, space-separated.
+        parts: subfolders that may import the folder and be imported by it.
     """
 
     folders: str = ""
@@ -45,11 +45,11 @@ SYSTEM = {
     "threading",
     "time",
 }
-"""A folder without any of these does no I/O and has no clock and no thread."""
+"""Modules for I/O, clocks and threads."""
 CALLS = {"open", "print", "input"}
-"""Nor does it call one of these."""
+"""Functions that a folder without modules of ``SYSTEM`` may not call."""
 FOLDERS = {
-    # The wire.
+    # Shared by target and initiator.
     "aoe": Rule(system="scapy"),
     "aoe/net": Rule("aoe", system="fcntl os pyroute2 select socket subprocess time"),
     "aoe/capture": Rule("aoe aoe/net", system="scapy time"),
@@ -148,7 +148,7 @@ FOLDERS = {
         system="os select signal time",
     ),
 }
-# These are too slow to be paid for by a command that does not need them.
+# Libraries that are imported on use, because the import is slow.
 LAZY = ("prometheus_client", "pyroute2", "rich", "scapy")
 
 
@@ -159,10 +159,10 @@ def sources(*folders: str) -> list[str]:
 
 
 MODULES = sources(*PACKAGES)
-EVERYTHING = sources(*PACKAGES, "tests", "scripts")
-KNOWN = frozenset(MODULES)
+ALL_FILES = sources(*PACKAGES, "tests", "scripts")
+MODULE_SET = frozenset(MODULES)
 every_module = pytest.mark.parametrize("path", MODULES)
-every_file = pytest.mark.parametrize("path", EVERYTHING)
+every_file = pytest.mark.parametrize("path", ALL_FILES)
 
 
 @cache
@@ -171,7 +171,7 @@ def parse(path: str) -> ast.Module:
 
 
 def imports(path: str) -> set[str]:
-    """Return the full names of what a file imports, wherever in it that stands."""
+    """Return the full names that a file imports, at any level."""
     names: set[str] = set()
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
@@ -186,7 +186,7 @@ def roots(path: str) -> set[str]:
     return {name.partition(".")[0] for name in imports(path)}
 
 
-def test_the_three_packages_are_there() -> None:
+def test_the_three_packages_exist() -> None:
     missing = [name for name in PACKAGES if f"{name}/__init__.py" not in MODULES]
     assert missing == []
 
@@ -200,7 +200,7 @@ def names(path: str, *, runtime: bool = False) -> set[str]:
 
     Args:
         path: the file.
-        runtime: leave out imports for type checking, which never run.
+        runtime: exclude imports for type checking.
     """
     tree = parse(path)
     skipped = {
@@ -225,11 +225,11 @@ def is_type_checking(test: ast.expr) -> bool:
 
 
 def module_of(name: str) -> str:
-    """Return the file that holds an imported name; "" if it is not the project's."""
+    """Return the file of an imported name; "" if it is not in the project."""
     for candidate in (name, name.rpartition(".")[0]):
         stem = candidate.replace(".", "/")
         for path in (f"{stem}.py", f"{stem}/__init__.py"):
-            if path in KNOWN:
+            if path in MODULE_SET:
                 return path
     return ""
 
@@ -239,7 +239,7 @@ def test_every_folder_has_a_rule() -> None:
 
 
 @every_module
-def test_a_file_imports_what_the_rule_of_its_folder_allows(path: str) -> None:
+def test_a_file_imports_only_what_its_folder_may(path: str) -> None:
     here = folder(path)
     rule = FOLDERS[here]
     allowed = {here, *rule.folders.split(), *rule.parts.split()}
@@ -248,7 +248,7 @@ def test_a_file_imports_what_the_rule_of_its_folder_allows(path: str) -> None:
     assert roots(path) & {"tests", "scripts"} == set()
 
 
-def test_no_rule_allows_what_no_file_needs() -> None:
+def test_rules_allow_only_imports_in_use() -> None:
     for here, files in groupby(sorted(MODULES, key=folder), key=folder):
         paths = list(files)
         rule = FOLDERS[here]
@@ -258,35 +258,43 @@ def test_no_rule_allows_what_no_file_needs() -> None:
         assert {*rule.system.split()} <= reached, here
 
 
-def test_no_folder_imports_one_that_imports_it() -> None:
+def test_folders_have_no_import_cycle() -> None:
     graph = {
         name: {*rule.folders.split()} & {*FOLDERS} for name, rule in FOLDERS.items()
     }
-    assert circle(graph) == []
+    assert cycle(graph) == []
 
 
 @pytest.mark.parametrize("here", FOLDERS)
-def test_no_import_circle_within_a_folder(here: str) -> None:
+def test_modules_of_a_folder_have_no_import_cycle(here: str) -> None:
     graph = {path: names(path, runtime=True) for path in MODULES}
-    inside = {path: graph[path] for path in MODULES if folder(path) == here}
-    assert circle(inside) == []
+    members = {path: graph[path] for path in MODULES if folder(path) == here}
+    assert cycle(members) == []
 
 
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Return what is left of a graph when everything without successors is removed."""
-    rest = {name: after & {*graph} - {name} for name, after in graph.items()}
-    while ends := {name for name, after in rest.items() if not after & {*rest}}:
-        rest = {name: after for name, after in rest.items() if name not in ends}
-    return sorted(rest)
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the nodes that remain after removing those without successors."""
+    remaining = {
+        name: successors & {*graph} - {name} for name, successors in graph.items()
+    }
+    while ends := {
+        name for name, successors in remaining.items() if not successors & {*remaining}
+    }:
+        remaining = {
+            name: successors
+            for name, successors in remaining.items()
+            if name not in ends
+        }
+    return sorted(remaining)
 
 
 @pytest.mark.parametrize("here", FOLDERS)
-def test_a_folder_can_be_taken_in_at_a_glance(here: str) -> None:
+def test_a_folder_has_at_most_15_modules(here: str) -> None:
     assert len([path for path in MODULES if folder(path) == here]) <= 15
 
 
 @every_module
-def test_a_file_reaches_outside_only_where_its_folder_may(path: str) -> None:
+def test_a_file_uses_only_the_system_modules_of_its_folder(path: str) -> None:
     allowed = {*FOLDERS[folder(path)].system.split()}
     assert roots(path) & SYSTEM <= allowed
     calls = {
@@ -303,31 +311,30 @@ def test_imports_are_absolute(path: str) -> None:
 
 
 @every_file
-def test_nothing_imports_all_of_scapy(path: str) -> None:
-    whole = [name for name in imports(path) if re.match(r"scapy\.all(\.|$)", name)]
-    assert whole == []
+def test_scapy_all_is_not_imported(path: str) -> None:
+    found = [name for name in imports(path) if re.match(r"scapy\.all(\.|$)", name)]
+    assert found == []
 
 
 @every_file
-def test_a_file_can_be_read_in_one_sitting(path: str) -> None:
+def test_a_file_has_at_most_500_lines(path: str) -> None:
     lines = (CHECKOUT / path).read_text().count("\n")
     assert lines <= 500
 
 
 @every_module
-def test_a_module_says_what_it_is(path: str) -> None:
+def test_every_module_has_a_docstring(path: str) -> None:
     assert ast.get_docstring(parse(path))
 
 
 @every_file
-def test_nothing_is_left_for_later(path: str) -> None:
-    # The words are put together here so that this file does not hold them.
-    later = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
-    assert not later.search((CHECKOUT / path).read_text())
+def test_no_file_has_open_tasks_in_comments(path: str) -> None:
+    # Concatenated, so that this file does not match.
+    task = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
+    assert not task.search((CHECKOUT / path).read_text())
 
 
-def test_the_commands_start_without_the_slow_libraries() -> None:
-    # A command that is not written yet is not asked; its package is.
+def test_the_commands_start_without_slow_libraries() -> None:
     names = [*PACKAGES]
     names += [f"{name}.cli" for name in PACKAGES if f"{name}/cli.py" in MODULES]
     probe = f"import sys, {', '.join(names)}; print(*sorted(sys.modules))"

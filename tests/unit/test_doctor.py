@@ -21,7 +21,7 @@ from aoe.common.doctor.wire import diagnose_duplicates, diagnose_target
 from aoe.common.survey import TargetInfo
 from aoe.identify import Identity
 from aoe.net import interfaces
-from aoe.net.ethtool import LinkSettings, Pause, RxRing
+from aoe.net.ethtool import LinkSettings, Pause, RingParameters
 from aoe.net.interfaces import Interface, InterfaceDetails
 from target.doctor.image import (
     check_image,
@@ -224,7 +224,7 @@ def test_a_slow_link_and_half_duplex_are_warnings() -> None:
 def test_a_receive_ring_smaller_than_it_could_be_is_a_warning(
     frames: int, limit: int, fix: str
 ) -> None:
-    (found,) = diagnose_nic("eth0", NicSettings(queue=RxRing(frames, limit)))
+    (found,) = diagnose_nic("eth0", NicSettings(queue=RingParameters(frames, limit)))
     assert found.fix == fix
 
 

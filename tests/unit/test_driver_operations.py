@@ -45,7 +45,7 @@ def ranges(frame: Sent) -> list[tuple[int, int]]:
 
 def test_fua_is_one_frame_where_the_target_knows_the_command(connect: Connect) -> None:
     world = connect()
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     for sector in (0, 8):
         world.write(sector, b"x" * SECTOR, fua=True)
     [first, _] = world.take()
@@ -76,7 +76,7 @@ def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
     world.bring_up()
     world.write(0, b"y" * SECTOR, fua=True)
     assert Opcode.WRITE_DMA_FUA_EXT not in play(world)
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     world.target.feature_sets = FeatureSet.DMA
     world.bring_up()
     world.write(0, b"z" * SECTOR, fua=True)
@@ -85,7 +85,7 @@ def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
 
 def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) -> None:
     world = connect()
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     data = bytes(range(256)) * 20
     world.write(0, data, fua=True)
     frames = world.take()
@@ -103,7 +103,7 @@ def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) ->
 
 def test_fua_without_lba48_is_a_write_and_a_flush(connect: Connect) -> None:
     world = connect(lba48=False)
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
     assert play(world) == [Opcode.WRITE, Opcode.FLUSH]
 
@@ -144,7 +144,7 @@ def test_fua_survives_lost_frames_of_every_kind(connect: Connect) -> None:
 
 def test_k37_the_kernel_knows_no_fua(connect: Connect) -> None:
     world = connect(Options.kernel())
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
     assert play(world) == [Opcode.WRITE_EXT]
 

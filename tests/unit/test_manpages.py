@@ -338,7 +338,7 @@ def test_every_filter_and_key_of_it_is_in_the_page(name: str) -> None:
 
 def test_a_default_that_differs_is_told() -> None:
     shared = part("aoe-target.toml.5", "Keys of delay, drop, duplicate and reorder")
-    assert 'Requests, replies or both. Default: "both".' in shared
+    assert 'Requests, responses or both. Default: "both".' in shared
     assert 'direction = "out"' in part("aoe-target.toml.5", 'name = "delay"')
     assert "direction, on" in part("aoe-target.toml.5", 'name = "drop"')
 

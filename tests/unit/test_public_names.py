@@ -26,7 +26,7 @@ def test_every_public_name_can_be_imported_from_the_package(package: object) -> 
 
 
 @packages
-def test_every_public_name_is_described_in_the_package(package: object) -> None:
+def test_every_public_name_is_in_the_package_docstring(package: object) -> None:
     module = import_module(package.__name__)  # type: ignore[attr-defined]
     assert [name for name in module.__all__ if name not in str(module.__doc__)] == []
 
@@ -47,7 +47,7 @@ def test_importing_a_package_imports_no_socket_and_no_library() -> None:
     assert not [name for name in loaded if name.startswith(("initiator.", "target."))]
 
 
-def test_types_of_public_names_are_known_to_users(tmp_path: Path) -> None:
+def test_mypy_sees_the_types_of_public_names(tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     user.write_text(
         "from initiator import Disk, Options\n"

@@ -10,13 +10,13 @@ from aoe.common.doctor.findings import Finding, fail, from_error, ok, warn
 from aoe.common.sizes import short_size
 from aoe.errors import NotFoundError
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame
-from aoe.net.ethtool import link_settings, pause, rx_ring
+from aoe.net.ethtool import link_settings, pause, ring_parameters
 from aoe.net.interfaces import get_interface_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aoe.net.ethtool import LinkSettings, Pause, RxRing
+    from aoe.net.ethtool import LinkSettings, Pause, RingParameters
     from aoe.net.interfaces import InterfaceDetails
 
 _JUMBO: Final = 9000
@@ -44,7 +44,7 @@ class NicSettings(NamedTuple):
     """Settings reported by the NIC's driver; None where it does not report them."""
 
     link_settings: LinkSettings | None = None
-    queue: RxRing | None = None
+    queue: RingParameters | None = None
     pause: Pause | None = None
 
 
@@ -58,7 +58,7 @@ def check_interface(name: str) -> Iterator[Finding]:
     yield from diagnose_interface(details)
     if not details.interface.ethernet:
         return
-    nic = NicSettings(link_settings(name), rx_ring(name), pause(name))
+    nic = NicSettings(link_settings(name), ring_parameters(name), pause(name))
     yield from diagnose_nic(name, nic)
     if not capability_sets().effective & Capability.NET_ADMIN:
         # CAP_NET_ADMIN may exceed the limits (SO_RCVBUFFORCE, SO_SNDBUFFORCE).

@@ -166,10 +166,10 @@ def _describe_export(export: dict[str, Any]) -> str:
 
 
 def _describe_filter(filtering: dict[str, Any]) -> str:
-    # None is how often one has struck that is just there.
-    times = filtering["strikes"]
-    struck = "" if times is None else f" struck {format_count(times, 'time')}"
-    return f"  filter {filtering['filter']}{struck}"
+    # None: the filter has no trigger to count.
+    times = filtering["triggered"]
+    triggered = "" if times is None else f" triggered {format_count(times, 'time')}"
+    return f"  filter {filtering['filter']}{triggered}"
 
 
 def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:
