@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
 
 _LBA28: Final = (1 << 28) - 1
-_VENDOR: Final = 0xF0
+_FIRST_VENDOR_COMMAND: Final = 0xF0
 
 
 def describe(frame: ReadBuffer) -> str:
@@ -65,7 +65,7 @@ def _command(header: Header) -> str:
     }
     if header.command in names:
         return names[Command(header.command)]
-    kind = "vendor" if header.command >= _VENDOR else "unknown"
+    kind = "vendor" if header.command >= _FIRST_VENDOR_COMMAND else "unknown"
     return f"{kind} command {header.command:#04x}"
 
 

@@ -70,7 +70,7 @@ def enter_netns(netns: NetworkNamespace | None) -> Iterator[None]:
     if netns is None:
         yield
         return
-    with _opened(None) as original, _opened(netns) as wanted:
+    with _open_netns(None) as original, _open_netns(netns) as wanted:
         _set_namespace(wanted)
         try:
             yield
@@ -79,7 +79,7 @@ def enter_netns(netns: NetworkNamespace | None) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
+def _open_netns(netns: NetworkNamespace | None) -> Iterator[int]:
     if netns is None:
         path = "/proc/thread-self/ns/net"
     else:
@@ -177,7 +177,7 @@ def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
 
 
 class InterfaceMonitor:
-    """Watches the interfaces of the caller's namespace for changes (RTMGRP_LINK).
+    """A monitor of interface changes in the caller's namespace (RTMGRP_LINK).
 
     ``fileno`` is readable after a change; ``refresh`` discards the notifications and
     returns the current state. Because the state is read anew, notifications that are
@@ -234,12 +234,12 @@ def set_up(name: str, netns: NetworkNamespace | None = None) -> None:
         NotFoundError: no such interface.
         AccessError: CAP_NET_ADMIN is missing.
     """
-    _change(name, netns, state="up")
+    _set_link(name, netns, state="up")
 
 
 def set_down(name: str, netns: NetworkNamespace | None = None) -> None:
     """Set an interface down; raises as ``set_up``."""
-    _change(name, netns, state="down")
+    _set_link(name, netns, state="down")
 
 
 def set_mtu(name: str, mtu: int, netns: NetworkNamespace | None = None) -> None:
@@ -248,7 +248,7 @@ def set_mtu(name: str, mtu: int, netns: NetworkNamespace | None = None) -> None:
     Raises:
         AoEError: the driver does not support this MTU.
     """
-    _change(name, netns, mtu=mtu)
+    _set_link(name, netns, mtu=mtu)
 
 
 def remove(name: str, netns: NetworkNamespace | None = None) -> None:
@@ -287,9 +287,12 @@ def create_veth(first: VethEnd, second: VethEnd) -> None:
     """
     # One message, sent in the first end's namespace, creates both ends in their final
     # namespaces; neither has to be moved.
-    with _opened(second.netns) as netns, _netlink(first.name, first.netns) as netlink:
-        peer = {**_attributes(second), "net_ns_fd": netns}
-        netlink.link("add", kind="veth", **_attributes(first), peer=peer)
+    with (
+        _open_netns(second.netns) as netns,
+        _netlink(first.name, first.netns) as netlink,
+    ):
+        peer = {**_veth_attributes(second), "net_ns_fd": netns}
+        netlink.link("add", kind="veth", **_veth_attributes(first), peer=peer)
     for end in (first, second):
         if end.up:
             set_up(end.name, end.netns)
@@ -308,7 +311,7 @@ def create_bridge(name: str, netns: NetworkNamespace | None = None) -> None:
 
 def join_bridge(name: str, bridge: str, netns: NetworkNamespace | None = None) -> None:
     """Make an interface a port of a bridge; raises as ``set_up``."""
-    _change(name, netns, master=find_interface(bridge, netns).index)
+    _set_link(name, netns, master=find_interface(bridge, netns).index)
 
 
 def rename(name: str, new: str, netns: NetworkNamespace | None = None) -> None:
@@ -317,21 +320,21 @@ def rename(name: str, new: str, netns: NetworkNamespace | None = None) -> None:
     Raises:
         AoEError: the name exists, or the kernel requires the interface to be down.
     """
-    _change(name, netns, ifname=new)
+    _set_link(name, netns, ifname=new)
 
 
-def _attributes(end: VethEnd) -> dict[str, Any]:
+def _veth_attributes(end: VethEnd) -> dict[str, Any]:
     attributes: dict[str, Any] = {"ifname": end.name, "mtu": end.mtu}
     if end.mac is not None:
         attributes["address"] = end.mac.hex(":")
     return attributes
 
 
-def _change(name: str, netns: NetworkNamespace | None, **change: object) -> None:
+def _set_link(name: str, netns: NetworkNamespace | None, **attributes: object) -> None:
     index = find_interface(name, netns).index
-    text = " ".join(f"{key} {value}" for key, value in change.items())
+    text = " ".join(f"{key} {value}" for key, value in attributes.items())
     with _netlink(f"{name}: {text}", netns) as netlink:
-        netlink.link("set", index=index, **change)
+        netlink.link("set", index=index, **attributes)
 
 
 @contextmanager

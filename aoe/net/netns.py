@@ -60,7 +60,7 @@ _SYSCTLS: Final = {
 """The sysctls of unprivileged user namespaces, with the value that disables them."""
 
 
-class _Closing(ABC):
+class _Closable(ABC):
     # Context manager that calls close() on exit.
 
     @abstractmethod
@@ -74,7 +74,7 @@ class _Closing(ABC):
         self.close()
 
 
-class Namespace(_Closing):
+class Namespace(_Closable):
     """A network namespace that exists until the object is closed.
 
     A holder process keeps it alive. The holder reads from a pipe to this process and
@@ -103,7 +103,7 @@ class Namespace(_Closing):
             raise AoEError(
                 "unshare", "not installed", "Install it with: apt install util-linux"
             ) from error
-        self._expect_ready()
+        self._wait_ready()
 
     @property
     def pid(self) -> int:
@@ -148,14 +148,14 @@ class Namespace(_Closing):
     def terminate_processes(self) -> None:
         """Terminate the processes started by ``popen`` and close their pipes."""
         while self._children:
-            _finish(self._children.pop())
+            _terminate_and_close(self._children.pop())
 
     def close(self) -> None:
         """Terminate the processes and remove the namespace. Safe to call twice."""
         self.terminate_processes()
-        _finish(self._holder)
+        _terminate_and_close(self._holder)
 
-    def _expect_ready(self) -> None:
+    def _wait_ready(self) -> None:
         if cast("IO[str]", self._holder.stdout).readline() == "ready\n":
             return
         why = cast("IO[str]", self._holder.stderr).read().strip().replace("\n", "; ")
@@ -169,7 +169,7 @@ class Namespace(_Closing):
         raise AoEError("network namespace", why or "the holder process exited")
 
 
-class Wire(_Closing):
+class Wire(_Closable):
     """Two network namespaces, ``target`` and ``initiator``, joined by a veth pair.
 
     Args:
@@ -207,7 +207,7 @@ class Wire(_Closing):
         self._stack.close()
 
 
-class Switch(_Closing):
+class Switch(_Closable):
     """A bridge in its own network namespace, joined to other namespaces by veth pairs.
 
     Hosts can be attached and detached without a carrier change at the other hosts.
@@ -313,7 +313,7 @@ def _userns_fix() -> str:
     disabling = [
         f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {value}"
         for path, value in _SYSCTLS.items()
-        if _content(path) == value
+        if _read_sysctl(path) == value
     ]
     names = ", ".join(
         path.removeprefix("/proc/sys/").replace("/", ".") for path in _SYSCTLS
@@ -322,21 +322,21 @@ def _userns_fix() -> str:
     return f"Run as root, or allow user namespaces: {reason}"
 
 
-def _content(path: str) -> str:
+def _read_sysctl(path: str) -> str:
     try:
         return Path(path).read_text("ascii").strip()
     except OSError:
         return ""
 
 
-def _finish(process: subprocess.Popen[Any]) -> None:
-    _end(process)
+def _terminate_and_close(process: subprocess.Popen[Any]) -> None:
+    _terminate(process)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def _terminate(process: subprocess.Popen[Any]) -> None:
     if process.poll() is not None:
         return
     process.terminate()

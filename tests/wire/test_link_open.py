@@ -143,9 +143,9 @@ ROOT_FREE = """
 from aoe.net.link import RingLink, open_link
 from aoe.net.netns import Wire
 with Wire(9000) as wire:
-    with wire.target.entered():
+    with wire.target.enter():
         target = open_link("aoe0")
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         initiator = open_link("aoe0")
     frame = wire.target_mac + wire.initiator_mac + bytes.fromhex("88a2") + bytes(9000)
     with target, initiator:

@@ -184,7 +184,13 @@ def explain(
           aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
     """
     from initiator.lab.cases import run_case
-    from initiator.lab.reports.tables import event_record, in_words, record
+    from initiator.lab.reports.tables import (
+        event_record,
+        in_words,
+        named_rules,
+        record,
+    )
+    from initiator.rules import rule_record
 
     result = run_case(_case(words), keep_entries=True)
     if html is not None:
@@ -204,13 +210,14 @@ def explain(
             meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
             first_broken=next(map(event_record, result.journal.faults), None),
             events=[event_record(entry) for entry in result.journal.entries],
+            rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
         )
     else:
         _tell(result)
 
 
 def _tell(result: Result) -> None:
-    from initiator.lab.reports.tables import event_lines, in_words, verdict
+    from initiator.lab.reports.tables import event_lines, in_words, rule_lines, verdict
 
     click.secho(str(result.case), bold=True)
     for axis, name, meaning in in_words(result.case):
@@ -218,6 +225,9 @@ def _tell(result: Result) -> None:
     click.echo()
     for line, is_fault in event_lines(result.journal.entries):
         click.secho(line, fg="red" if is_fault else None, bold=is_fault)
+    click.echo("\nRules, in full with: aoe rule NUMBER")
+    for line in rule_lines(result.journal.entries):
+        click.echo(line)
     click.echo()
     for line in verdict(result):
         click.echo(line)
@@ -263,7 +273,7 @@ def run_command(
     which takes root or user namespaces; with -i any target on your network will do. Its
     outcome must be that in memory; exit code 1 if it is not.
     """
-    from initiator.lab.wire import play
+    from initiator.lab.wire import run_and_read_back
 
     case = _case(words)
     if interface is not None and wire:
@@ -276,19 +286,19 @@ def run_command(
             "would be overwritten from its first sector",
             "Add --overwrite",
         )
-    played = modelled = play(case)
+    played = modelled = run_and_read_back(case)
     if interface is not None:
         from initiator.lab.wire import on_interface
 
         with on_interface(interface, address) as peer:
-            played = play(case, peer, peer.link.mac)
+            played = run_and_read_back(case, peer, peer.link.mac)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()
         with Bench() as bench:
-            played = bench.play(case)
+            played = bench.run(case)
     place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
     _print_played(played, modelled, place, as_json=as_json)
     if not played.agrees_with(modelled):
@@ -310,17 +320,17 @@ def _print_played(
             outcome_in_memory=modelled.result.outcome,
             agrees=played.agrees_with(modelled),
             submitted=played.submitted.hex(),
-            landed=played.landed.hex(),
+            on_disk=played.on_disk.hex(),
         )
         return
     click.secho(str(result.case), bold=True)
     if not played.submitted:
         click.echo("The machine stopped before anything was submitted.")
     else:
-        same = played.submitted == played.landed
+        same = played.submitted == played.on_disk
         what = "what was submitted" if same else "not what was submitted"
         click.echo(f"The disk holds {what}, {len(played.submitted)} bytes:\n")
-        for line, is_amiss in dump_lines(played.submitted, played.landed):
+        for line, is_amiss in dump_lines(played.submitted, played.on_disk):
             click.secho(f"  {line}", fg="red" if is_amiss else None)
     click.echo()
     for where, each in ((place, played), ("memory", modelled)):

@@ -11,9 +11,9 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from initiator.lab.kernel.journal import Fault
-from initiator.lab.reports.rulebook import rule_text
 from initiator.lab.reports.story import GETS, PUTS, Period
 from initiator.lab.reports.tables import counts
+from initiator.rules import rule_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ _UNIT: Final = 24
 _CHARACTER: Final = 6.6
 """Pixels that a character of a label takes, at most on average."""
 
-_OWNERS: Final = {"slab": "slab", "AoE": "aoe", "somebody else": "other"}
+_OWNERS: Final = {"slab": "slab", "AoE": "aoe", "new owner": "other"}
 _PARENTS: Final = {"skb": "bio", "clone": "skb"}
 _ACTORS: Final = {
     "page allocator": "allocator",
@@ -50,7 +50,7 @@ def tooltip(entry: Entry) -> str:
     count = f", count {counts(entry)}" if counts(entry) else ""
     lines = [f"step {entry.step}: {entry.actor} {entry.action}{page}{count}"]
     note = f"{entry.fault.value}: {entry.note}" if entry.fault else entry.note
-    rule = f"{entry.rule} {rule_text(entry.rule)}" if entry.rule else ""
+    rule = f"{entry.rule} {rule_title(entry.rule)}" if entry.rule else ""
     return "\n".join([*lines, *filter(None, (note, rule))])
 
 
@@ -200,7 +200,7 @@ class _Picture:
             self._row_of("machine", story.others)
         for life in story.lives:
             self._life(life)
-        writes = [entry for entry in story.entries if entry.action == "serialise"]
+        writes = [entry for entry in story.entries if entry.action == "transmit"]
         if writes:
             self._disk(writes)
         self.y += 10
@@ -232,7 +232,7 @@ class _Picture:
         if parent is not None:
             self._arrow(life.period.start, parent + 5, top)
         for entry in life.marks:
-            sent = entry.action == "serialise"
+            sent = entry.action == "transmit"
             self._mark(entry, middle, dot="sent" if sent else "dot")
         self.y += _ROW
 
