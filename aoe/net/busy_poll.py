@@ -68,7 +68,7 @@ class Spinner:
 def looks_at(links: Iterable[Link]) -> list[Callable[[], bool]]:
     """Return what ``spin`` takes: the looks at those links that have rings."""
     rings = (link.rings for link in links)
-    return [each.arrived for each in rings if each is not None]
+    return [each.rx.has_frame for each in rings if each is not None]
 
 
 def _any(looks: Sequence[Callable[[], bool]]) -> bool:

@@ -290,8 +290,9 @@ class Host:
         link = port.link
         if link is not None:
             self._poll.register(link.fileno(), select.POLLIN)
-            if link.rings is not None and self.driver.options.everyday:
-                self._express[port] = Express(self.driver, port, link.rings)
+            rings = link.rings
+            if rings is not None and self.driver.options.everyday:
+                self._express[port] = Express(self.driver, port, rings, link.receive)
         self._look_again()
 
     def _let_go(self, port: LinkDevice) -> None:

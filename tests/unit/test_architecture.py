@@ -24,6 +24,7 @@ DOORS = {
         "aoe/net/ethtool.py",
         "aoe/net/link.py",
         "aoe/net/netdevice.py",
+        "aoe/net/packet_socket.py",
         "initiator/export/",
         "target/server/claims.py",
         "target/disks/nbd/address.py",
