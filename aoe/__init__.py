@@ -1,4 +1,4 @@
-"""The wire: what an AoE frame means, and how frames get on and off an interface."""
+"""ATA over Ethernet on the wire: frame codecs, raw links and capture files."""
 
 from aoe.address import BROADCAST, Address, format_mac, parse_mac
 from aoe.errors import (

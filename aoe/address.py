@@ -1,4 +1,4 @@
-"""Who is meant: AoE addresses (shelf and slot) and MAC addresses."""
+"""AoE addresses (shelf and slot) and MAC addresses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SLOT_ALL: Final = 0xFF
 MAC_BROADCAST: Final = b"\xff" * 6
 
 _NAME = re.compile(r"(?:aoe:|/dev/etherd/|etherd/)?e?(\d+)[. ](\d+)", re.ASCII)
-_CURE = "Write it as e0.0 (shelf 0-65534, slot 0-254)"
+_FIX = "Write it as e0.0 (shelf 0-65534, slot 0-254)"
 
 
 class Address(NamedTuple):
-    """One AoE address: a shelf (major, 16 bits) and a slot (minor, 8 bits).
+    """An AoE address: shelf (major, 16 bits) and slot (minor, 8 bits).
 
     >>> Address.parse("e7.3")
     Address(shelf=7, slot=3)
@@ -29,22 +29,22 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``e0.0``, ``0.0``, ``0 0``, ``aoe:e0.0`` or ``/dev/etherd/e0.0``.
+        """Parse ``e0.0``, ``0.0``, ``0 0``, ``aoe:e0.0`` or ``/dev/etherd/e0.0``.
 
         Raises:
-            UsageError: the text is none of these, or out of range. The broadcast
-                values 65535 and 255 address everybody, so no target may carry them.
+            UsageError: the text has another form, or a number is out of range. The
+                broadcast values, shelf 65535 and slot 255, are out of range.
         """
         match = _NAME.fullmatch(text.strip())
         if match is None:
-            raise UsageError(text, "not an AoE address", _CURE)
+            raise UsageError(text, "not an AoE address", _FIX)
         address = cls(int(match[1]), int(match[2]))
         if address.shelf >= SHELF_ALL or address.slot >= SLOT_ALL:
-            raise UsageError(text, "AoE address out of range", _CURE)
+            raise UsageError(text, "AoE address out of range", _FIX)
         return address
 
-    def answers_to(self, shelf: int, slot: int) -> bool:
-        """Tell whether a frame for ``shelf`` and ``slot`` is meant for us (P8)."""
+    def matches(self, shelf: int, slot: int) -> bool:
+        """Return True if a request for ``shelf`` and ``slot`` matches (P8)."""
         return shelf in (self.shelf, SHELF_ALL) and slot in (self.slot, SLOT_ALL)
 
     def __str__(self) -> str:
@@ -55,10 +55,10 @@ BROADCAST: Final = Address(SHELF_ALL, SLOT_ALL)
 
 
 def parse_mac(text: str) -> bytes:
-    """Read a MAC address such as ``52:54:00:ae:00:01`` into its six bytes.
+    """Parse a MAC address such as ``52:54:00:ae:00:01`` into six bytes.
 
     Raises:
-        UsageError: not six hexadecimal octets.
+        UsageError: the text is not six hexadecimal octets.
     """
     digits = text.replace("-", ":").split(":")
     if len(digits) == 6 and all(re.fullmatch("[0-9a-fA-F]{1,2}", d) for d in digits):
@@ -67,13 +67,15 @@ def parse_mac(text: str) -> bytes:
 
 
 def parse_macs(text: str) -> tuple[bytes, ...]:
-    """Read MAC addresses between commas, each with colons or, as for vblade, without.
+    """Parse a comma-separated list of MAC addresses.
+
+    Colons within an address are optional, as in vblade's ``-m``.
 
     Returns:
-        Each address once.
+        The addresses without duplicates, in order.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: an element is not a MAC address.
     """
     macs = (re.sub(r"^((?:\w\w){6})$", _with_colons, mac) for mac in text.split(","))
     return tuple(dict.fromkeys(map(parse_mac, macs)))
@@ -84,5 +86,5 @@ def _with_colons(match: re.Match[str]) -> str:
 
 
 def format_mac(mac: bytes | bytearray | memoryview) -> str:
-    """Write six bytes as ``52:54:00:ae:00:01``."""
+    """Format six bytes as ``52:54:00:ae:00:01``."""
     return bytes(mac).hex(":")

@@ -1,4 +1,4 @@
-"""Command 0: an ATA command and its registers.
+"""AoE command 0: ATA registers and data.
 
 ::
 
@@ -8,7 +8,7 @@
     |      |feature|count |status |low first  |     | of data
     +------+-------+------+-------+-----------+-----+------------- - -
 
-Requests carry feature and command, replies error and status in the same bytes (P26).
+Bytes 25 and 27 are feature and command in a request, error and status in a reply (P26).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ ATA_DATA: Final = HEADER_LENGTH + ATA_LENGTH
 LBA28_LIMIT: Final = 1 << 28
 LBA48_LIMIT: Final = 1 << 48
 DEVICE_LBA: Final = 0xE0
-"""High nibble of lba3 in the 28-bit form, as Linux sends it (P30, K35)."""
+"""High nibble of lba3 for 28-bit addresses, as Linux sets it (P30, K35)."""
 
 REGISTERS: Final = Struct("<BBBBIHH")
 """aflags, error/feature, count, status/command, lba low 32, lba high 16, reserved."""
 
 
 class AFlag(IntFlag):
-    """Byte 24: what the ATA command's registers and data look like."""
+    """AFlags, byte 24."""
 
     EXTENDED = 0x40
     DEVICE = 0x10
@@ -47,7 +47,7 @@ class AFlag(IntFlag):
 
 
 class Opcode(IntEnum):
-    """ATA commands, by the names of the standard."""
+    """ATA command opcodes, as named in ACS."""
 
     DATA_SET_MANAGEMENT = 0x06
     READ = 0x20
@@ -86,7 +86,7 @@ LBA48_OPCODES: Final = frozenset(
         Opcode.WRITE_UNCORRECTABLE_EXT,
     }
 )
-"""Commands with an address of 48 bits whatever their flags say (P31)."""
+"""Commands with a 48-bit LBA even if the E flag is clear (P31)."""
 SECTOR_OPCODES: Final = LBA48_OPCODES | {
     Opcode.READ,
     Opcode.READ_DMA,
@@ -94,11 +94,11 @@ SECTOR_OPCODES: Final = LBA48_OPCODES | {
     Opcode.WRITE_DMA,
     Opcode.READ_VERIFY,
 }
-"""Commands whose address and count name sectors."""
+"""Commands whose LBA and count registers address sectors."""
 
 
 class Feature(IntEnum):
-    """The feature register of SET FEATURES."""
+    """Subcommands of SET FEATURES, in the feature register."""
 
     WRITE_CACHE_ON = 0x02
     TRANSFER_MODE = 0x03
@@ -108,7 +108,7 @@ class Feature(IntEnum):
 
 
 class SmartFeature(IntEnum):
-    """The feature register of SMART."""
+    """Subcommands of SMART, in the feature register."""
 
     READ_DATA = 0xD0
     ENABLE = 0xD8
@@ -117,7 +117,7 @@ class SmartFeature(IntEnum):
 
 
 class Status(IntFlag):
-    """The status register of a reply (P33)."""
+    """Bits of the status register, in a reply (P33)."""
 
     BUSY = 0x80
     READY = 0x40
@@ -129,11 +129,11 @@ class Status(IntFlag):
 STATUS_BAD: Final = (
     Status.BUSY | Status.DEVICE_FAULT | Status.DATA_REQUEST | Status.ERROR
 )
-"""A reply failed when any of these is set, 0xA9 (P33, K60)."""
+"""Mask 0xA9: the command failed if any of these bits is set (P33, K60)."""
 
 
 class AtaError(IntFlag):
-    """The error register of a reply whose status has ``Status.ERROR`` (P33)."""
+    """Bits of the error register; valid if ``Status.ERROR`` is set (P33)."""
 
     CRC = 0x80
     UNCORRECTABLE = 0x40
@@ -158,7 +158,7 @@ _ERROR_TEXT: Final = {
 
 
 def describe_failure(status: int, error: int) -> str:
-    """Say in words what a failed reply's registers mean.
+    """Format the status and error registers of a failed command.
 
     >>> describe_failure(0x41, 0x10)
     'sector not found (status 0x41, error 0x10)'
@@ -174,15 +174,15 @@ def describe_failure(status: int, error: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """The twelve bytes of an ATA message behind the AoE header.
+    """The 12 bytes of ATA registers after the AoE header.
 
     Args:
-        aflags: ``AFlag`` bits, reserved ones included.
-        feature: feature register of a request, error register of a reply.
-        count: sectors, 0 to 255.
-        command: opcode of a request, status of a reply.
-        lba: the six LBA bytes as one 48-bit number; in the 28-bit form bits 28 to 31
-            are the device register's high nibble (P30).
+        aflags: ``AFlag`` bits, including reserved bits.
+        feature: feature register in a request, error register in a reply.
+        count: number of sectors, 0 to 255.
+        command: opcode in a request, status in a reply.
+        lba: the six LBA bytes as a 48-bit number. In 28-bit addressing, bits 28 to 31
+            are the high nibble of the device register (P30).
     """
 
     aflags: int
@@ -193,10 +193,10 @@ class Registers:
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
-        """Read the registers; reserved bytes are ignored (P4).
+        """Decode the registers. Reserved bytes are ignored (P4).
 
         Raises:
-            DecodeError: fewer than 12 bytes.
+            DecodeError: the buffer holds fewer than 12 bytes.
         """
         if len(buffer) - offset < ATA_LENGTH:
             raise DecodeError("ATA registers", f"need {ATA_LENGTH} bytes")
@@ -206,7 +206,7 @@ class Registers:
         return cls(aflags, feature, count, command, high << 32 | low)
 
     def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
-        """Write the registers and return their length, 12."""
+        """Encode the registers. Return their length, 12."""
         REGISTERS.pack_into(
             buffer,
             offset,

@@ -1,4 +1,4 @@
-"""What counts as memory: the buffer types that the codecs read and write."""
+"""Type aliases of the buffers that the codecs read from and write to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command 1: query config, and the config string that clients claim a target with.
+"""AoE command 1: query config and the config string.
 
 ::
 
@@ -31,7 +31,7 @@ CONFIG: Final = Struct("!HHBBH")
 
 
 class ConfigCommand(IntEnum):
-    """The low nibble of byte 29."""
+    """CCmd, the low nibble of byte 29."""
 
     READ = 0
     TEST = 1
@@ -42,16 +42,16 @@ class ConfigCommand(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A query config message behind the AoE header.
+    """A query config message, without the AoE header.
 
     Args:
         ccmd: a ``ConfigCommand``, or any other nibble.
-        string: the config string, or as much of it as the frame holds.
-        buffer_count: messages that the target queues; 0 in requests (P49).
+        string: the config string, truncated if the frame is shorter than declared.
+        buffer_count: number of requests that the target can queue; 0 in requests (P49).
         firmware: firmware version of the target.
-        sector_count: sectors per ATA command; 0 means 2.
-        version: the highest protocol version that the target speaks.
-        declared: the length field, where it differs from ``len(string)``.
+        sector_count: sectors per ATA command; 0 stands for 2 (P23).
+        version: the highest protocol version that the target supports.
+        declared: the length field, if it differs from ``len(string)``.
     """
 
     ccmd: int = ConfigCommand.READ
@@ -63,13 +63,13 @@ class Config:
     declared: int | None = None
 
     @property
-    def is_whole(self) -> bool:
-        """The string is all there and within 1024 bytes (P56)."""
+    def is_valid(self) -> bool:
+        """Whether the string is complete and at most 1024 bytes long (P56)."""
         return self.declared is None and len(self.string) <= STRING_LIMIT
 
     @property
     def text(self) -> str:
-        """The string for people: what cannot be printed is escaped."""
+        """The string as text, with non-printable characters escaped."""
         text = self.string.decode("utf-8", "backslashreplace")
         return "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
@@ -78,10 +78,10 @@ class Config:
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
-        """Read the message; bytes behind the declared string are padding (P20).
+        """Decode the message. Bytes after the declared string are padding (P20).
 
         Raises:
-            DecodeError: fewer than 8 bytes.
+            DecodeError: the buffer holds fewer than 8 bytes.
         """
         if len(buffer) - offset < CONFIG_LENGTH:
             raise DecodeError("query config", f"needs {CONFIG_LENGTH} bytes")
@@ -94,7 +94,7 @@ class Config:
         )
 
     def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
-        """Write the message and return its length, 8 and the string's."""
+        """Encode the message. Return its length, 8 plus that of the string."""
         length = len(self.string)
         CONFIG.pack_into(
             buffer,

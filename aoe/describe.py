@@ -1,4 +1,4 @@
-"""A frame in words, for captures, logs and error messages."""
+"""One-line description of a frame, for captures, logs and error messages."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
 
 _LBA28: Final = (1 << 28) - 1
-_VENDOR: Final = 0xF0
+_FIRST_VENDOR_COMMAND: Final = 0xF0
 
 
 def describe(frame: ReadBuffer) -> str:
-    """Say in one line what a frame asks or answers; never raises.
+    """Return a one-line description of a frame. Never raises.
 
     >>> describe(
     ...     bytes.fromhex(
@@ -43,17 +43,17 @@ def describe(frame: ReadBuffer) -> str:
     except DecodeError as error:
         return f"not AoE: {error.why}"
     address = Address(header.shelf, header.slot)
-    whom = "everybody" if address == BROADCAST else str(address)
+    target = "broadcast" if address == BROADCAST else str(address)
     reply = bool(header.flags & Flag.RESPONSE)
     if reply and header.flags & Flag.ERROR:
-        words = f"{_command(header)} refused by {whom}: {_error(header.error)}"
+        text = f"{_command(header)} error from {target}: {_error(header.error)}"
     else:
         try:
-            words = _body(header, frame, whom, reply=reply)
+            text = _body(header, frame, target, reply=reply)
         except DecodeError as error:
-            words = f"{_command(header)} {whom}, cut short: {error.why}"
+            text = f"{_command(header)} {target}, truncated: {error.why}"
     version = "" if header.version == 1 else f" version {header.version}"
-    return f"{words} tag {header.tag:#010x}{version}"
+    return f"{text} tag {header.tag:#010x}{version}"
 
 
 def _command(header: Header) -> str:
@@ -65,7 +65,7 @@ def _command(header: Header) -> str:
     }
     if header.command in names:
         return names[Command(header.command)]
-    kind = "vendor" if header.command >= _VENDOR else "unknown"
+    kind = "vendor" if header.command >= _FIRST_VENDOR_COMMAND else "unknown"
     return f"{kind} command {header.command:#04x}"
 
 
@@ -73,41 +73,42 @@ def _error(code: int) -> str:
     return ErrorCode(code).text if code in list(ErrorCode) else f"error {code}"
 
 
-def _body(header: Header, frame: ReadBuffer, whom: str, *, reply: bool) -> str:
+def _body(header: Header, frame: ReadBuffer, target: str, *, reply: bool) -> str:
     match header.command:
         case Command.ATA:
             registers = Registers.unpack_from(frame)
             if reply:
-                return _ata_reply(registers, len(frame) - ATA_DATA, whom)
-            return _ata_request(registers, whom)
+                return _ata_reply(registers, len(frame) - ATA_DATA, target)
+            return _ata_request(registers, target)
         case Command.CONFIG:
             config = Config.unpack_from(frame)
-            return _config_reply(config, whom) if reply else _config(config, whom)
+            return _config_reply(config, target) if reply else _config(config, target)
         case Command.MASK:
-            return _mask(MaskList.unpack_from(frame), whom, reply=reply)
+            return _mask(MaskList.unpack_from(frame), target, reply=reply)
         case Command.RESERVE:
-            return _reserve(Reserve.unpack_from(frame), whom, reply=reply)
+            return _reserve(Reserve.unpack_from(frame), target, reply=reply)
         case _:
-            return f"{_command(header)} {'reply ' * reply}{whom}"
+            return f"{_command(header)} {'reply ' * reply}{target}"
 
 
-def _ata_request(registers: Registers, whom: str) -> str:
+def _ata_request(registers: Registers, target: str) -> str:
     if registers.command not in list(Opcode):
-        return f"ATA {registers.command:#04x} {whom}"
+        return f"ATA {registers.command:#04x} {target}"
     opcode = Opcode(registers.command)
-    words = f"{opcode.name.replace('_', ' ')} {whom}"
+    text = f"{opcode.name.replace('_', ' ')} {target}"
     if opcode not in SECTOR_OPCODES:
-        return words
-    return f"{words} {_sectors(registers)}"
+        return text
+    return f"{text} {_sectors(registers)}"
 
 
-def _ata_reply(registers: Registers, data: int, whom: str) -> str:
+def _ata_reply(registers: Registers, data: int, target: str) -> str:
     if registers.command & STATUS_BAD:
         failure = describe_failure(registers.command, registers.feature)
-        return f"reply failed {whom} {_sectors(registers)}: {failure}"
-    # A reply without data is padded to 60 bytes, which is no sector.
-    held = data // 512 * 512
-    return f"reply ok {whom} {_sectors(registers)}" + f", {held} bytes" * (held > 0)
+        return f"reply failed {target} {_sectors(registers)}: {failure}"
+    # The padding of a reply without data (P19) is shorter than a sector.
+    length = data // 512 * 512
+    text = f"reply ok {target} {_sectors(registers)}"
+    return f"{text}, {length} bytes" if length else text
 
 
 def _sectors(registers: Registers) -> str:
@@ -117,7 +118,7 @@ def _sectors(registers: Registers) -> str:
     return f"lba {lba} x{registers.count}"
 
 
-def _config(config: Config, whom: str) -> str:
+def _config(config: Config, target: str) -> str:
     verbs = {
         ConfigCommand.READ: "query config",
         ConfigCommand.TEST: "query config, if the string is",
@@ -126,14 +127,14 @@ def _config(config: Config, whom: str) -> str:
         ConfigCommand.FORCE: "force config string",
     }
     if config.ccmd not in verbs:
-        return f"query config {config.ccmd} {whom}"
+        return f"query config {config.ccmd} {target}"
     string = "" if config.ccmd == ConfigCommand.READ else f" {_text(config.string)}"
-    return f"{verbs[ConfigCommand(config.ccmd)]}{string} {whom}"
+    return f"{verbs[ConfigCommand(config.ccmd)]}{string} {target}"
 
 
-def _config_reply(config: Config, whom: str) -> str:
+def _config_reply(config: Config, target: str) -> str:
     return (
-        f"config {whom} buffers {config.buffer_count} x{config.sector_count or 2} "
+        f"config {target} buffers {config.buffer_count} x{config.sector_count or 2} "
         f"firmware {config.firmware:#06x} string {_text(config.string)}"
     )
 
@@ -142,15 +143,15 @@ def _text(string: bytes) -> str:
     return '"' + ascii(string.decode("latin-1"))[1:-1] + '"'
 
 
-def _mask(mask: MaskList, whom: str, *, reply: bool) -> str:
+def _mask(mask: MaskList, target: str, *, reply: bool) -> str:
     if reply and mask.merror:
         known = mask.merror in list(MaskError)
         name = MaskError(mask.merror).name if known else f"error {mask.merror}"
-        return f"MAC mask list refused by {whom}: {name.lower().replace('_', ' ')}"
+        return f"MAC mask list error from {target}: {name.lower().replace('_', ' ')}"
     verbs = {int(MaskCommand.READ): "read ", int(MaskCommand.EDIT): "edit "}
     verb = "" if reply else verbs.get(mask.mcmd, f"command {mask.mcmd} to ")
     macs = " ".join(_directive(*directive) for directive in mask.directives)
-    return f"{verb}MAC mask list of {whom} {macs}".rstrip()
+    return f"{verb}MAC mask list of {target} {macs}".rstrip()
 
 
 def _directive(command: int, mac: bytes) -> str:
@@ -162,13 +163,13 @@ def _directive(command: int, mac: bytes) -> str:
     return signs.get(command, "?") + format_mac(mac)
 
 
-def _reserve(reserve: Reserve, whom: str, *, reply: bool) -> str:
+def _reserve(reserve: Reserve, target: str, *, reply: bool) -> str:
     holders = ", ".join(format_mac(mac) for mac in reserve.macs)
     if reply:
-        return f"{whom} is {f'reserved for {holders}' if holders else 'free'}"
+        return f"{target} is {f'reserved for {holders}' if holders else 'not reserved'}"
     if reserve.rcmd == ReserveCommand.READ:
-        return f"who holds {whom}"
+        return f"read reserve list of {target}"
     if reserve.rcmd not in list(ReserveCommand):
-        return f"reserve/release {reserve.rcmd} {whom}"
+        return f"reserve/release {reserve.rcmd} {target}"
     force = "force: " * (reserve.rcmd == ReserveCommand.FORCE)
-    return f"{force}reserve {whom} for {holders}" if holders else f"release {whom}"
+    return f"{force}reserve {target} for {holders}" if holders else f"release {target}"

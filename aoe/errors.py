@@ -1,76 +1,75 @@
-"""The errors that pyaoe raises: a few, each with its exit code.
+"""Exception hierarchy, one exit code per class.
 
-``str(error)`` is always one line, ``what: why``, followed by the cure where there is
-one, so that a command prints it as it is behind its own name.
+``str(error)`` is one line, ``what: why``, followed by the fix if there is one. Commands
+print it after their own name: ``program: what: why. fix``.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 
 
 class AoEError(Exception):
-    """Something went wrong that a user can act on.
+    """Base class of all errors that are reported to the user. Exit code 1.
 
     Args:
-        what: the thing it happened to, for example an interface or a file.
-        why: the reason, lower case, without a full stop.
-        cure: a sentence that says what to do about it, or nothing.
+        what: the object concerned, for example an interface or a file.
+        why: the reason, in lower case and without a full stop.
+        fix: a sentence that says how to fix it; empty if there is none.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, why: str, cure: str = "") -> None:
-        super().__init__(what, why, cure)
+    def __init__(self, what: str, why: str, fix: str = "") -> None:
+        super().__init__(what, why, fix)
         self.what = what
         self.why = why
-        self.cure = cure
+        self.fix = fix
 
     def __str__(self) -> str:
         line = f"{self.what}: {self.why}"
-        return f"{line}. {self.cure}" if self.cure else line
+        return f"{line}. {self.fix}" if self.fix else line
 
 
 class UsageError(AoEError):
-    """The request itself is wrong: a bad size, address or combination. Exit code 2."""
+    """An invalid argument: a size, an address or a combination. Exit code 2."""
 
     exit_code = 2
 
 
 class NotFoundError(AoEError):
-    """No such interface, file or target, or no answer in time. Exit code 3."""
+    """No such interface, file or target, or a timeout. Exit code 3."""
 
     exit_code = 3
 
 
 class AccessError(AoEError):
-    """The system refuses it to this user. Exit code 4."""
+    """A missing permission or capability. Exit code 4."""
 
     exit_code = 4
 
 
 class BusyError(AoEError):
-    """Somebody else holds it: address served, disk reserved. Exit code 5."""
+    """An address already served, or a disk reserved for others. Exit code 5."""
 
     exit_code = 5
 
 
 class DecodeError(AoEError):
-    """Bytes that are not the message they should be. Exit code 1."""
+    """A malformed message or file. Exit code 1."""
 
 
 class DeviceError(AoEError):
-    """A disk operation that failed, as the ATA registers or AoE error tell it."""
+    """A failed disk operation: an ATA error (P32) or an AoE error (P14)."""
 
 
 class UnsupportedError(DeviceError):
-    """A command that the target does not know; nothing else is wrong."""
+    """A command that the target does not implement."""
 
 
-def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
-    """Turn an ``OSError`` into the matching AoEError, with the system's own words."""
-    why = os.strerror(error.errno).lower() if error.errno else str(error)
+def from_os_error(what: str, error: OSError, fix: str = "") -> AoEError:
+    """Return the AoEError for an ``OSError``, with ``strerror`` as the reason."""
+    why = (error.strerror or str(error)).lower() if error.errno else str(error)
     kind: type[AoEError] = {
         errno.ENOENT: NotFoundError,
         errno.ENODEV: NotFoundError,
@@ -79,4 +78,4 @@ def from_os_error(what: str, error: OSError, cure: str = "") -> AoEError:
         errno.EPERM: AccessError,
         errno.EBUSY: BusyError,
     }.get(error.errno or 0, AoEError)
-    return kind(what, why, cure)
+    return kind(what, why, fix)

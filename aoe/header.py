@@ -1,4 +1,4 @@
-"""The AoE header: what stands in front of every command.
+"""The Ethernet and AoE headers.
 
 ::
 
@@ -7,7 +7,7 @@
     | dst    | src    |88A2 |ver|flg|error|shelf|slot |cmd  | tag | arg
     +--------+--------+-----+-------+-----+-----+-----+-----+-----+------- - -
 
-Offsets count from the first byte of the Ethernet frame, as in the whole package.
+Offsets count from the first byte of the Ethernet frame throughout the package.
 Multi-byte fields are big-endian (P1).
 """
 
@@ -27,24 +27,24 @@ ETH_P_AOE: Final = 0x88A2
 ETHERNET_LENGTH: Final = 6 + 6 + 2
 HEADER_LENGTH: Final = ETHERNET_LENGTH + 10
 FRAME_MINIMUM: Final = 60
-"""Shortest Ethernet frame without its checksum; replies are padded to it (P19)."""
+"""Minimum length of an Ethernet frame without FCS. Replies are padded to it (P19)."""
 VERSION: Final = 1
 TAG_USER: Final = 0x8000_0000
-"""Tags with this bit belong to user space; kernel drivers drop their replies (P11)."""
+"""Bit 31 marks tags of user space; kernel drivers drop replies that have it (P11)."""
 
 HEADER: Final = Struct("!6s6sHBBHBBI")
 """dst, src, ethertype, version << 4 | flags, error, shelf, slot, command, tag."""
 
 
 class Flag(IntFlag):
-    """Low nibble of byte 14. The two bits below these are reserved (P3, P4)."""
+    """Flags, the low nibble of byte 14. Bits 0 and 1 are reserved (P3, P4)."""
 
     RESPONSE = 0x08
     ERROR = 0x04
 
 
 class Command(IntEnum):
-    """Byte 19. 0xF0 to 0xFF are the vendors' own."""
+    """Command, byte 19. 0xF0 to 0xFF are vendor-specific."""
 
     ATA = 0
     CONFIG = 1
@@ -53,7 +53,7 @@ class Command(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """Byte 15 of a reply that has ``Flag.ERROR`` set."""
+    """Error, byte 15 of a reply; valid if ``Flag.ERROR`` is set."""
 
     BAD_COMMAND = 1
     BAD_ARGUMENT = 2
@@ -64,7 +64,7 @@ class ErrorCode(IntEnum):
 
     @property
     def text(self) -> str:
-        """What the code means, in the specification's words."""
+        """The name of the code in AoEr11, section 2.4."""
         return _ERROR_TEXT[self]
 
 
@@ -80,17 +80,17 @@ _ERROR_TEXT: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The 24 bytes in front of every AoE message.
+    """The 24 bytes of Ethernet and AoE header.
 
     Args:
         dst: destination MAC address, six bytes.
         src: source MAC address, six bytes.
-        shelf: major address; 0xFFFF means all.
-        slot: minor address; 0xFF means all.
+        shelf: major address; 0xFFFF is broadcast.
+        slot: minor address; 0xFF is broadcast.
         command: a ``Command``, or any other byte.
-        tag: 32 bits, opaque to the target.
-        flags: the low nibble of byte 14, reserved bits included.
-        error: byte 15; means something only when ``Flag.ERROR`` is set.
+        tag: 32 bits, opaque to the target (P10).
+        flags: the low nibble of byte 14, including reserved bits.
+        error: byte 15; valid if ``Flag.ERROR`` is set.
         version: the high nibble of byte 14.
     """
 
@@ -106,10 +106,10 @@ class Header:
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = 0) -> Self:
-        """Read a header; any version and any flags are accepted.
+        """Decode a header of any version and with any flags.
 
         Raises:
-            DecodeError: fewer than 24 bytes, or another EtherType.
+            DecodeError: the buffer holds fewer than 24 bytes, or the EtherType differs.
         """
         if len(buffer) - offset < HEADER_LENGTH:
             raise DecodeError("AoE header", f"needs {HEADER_LENGTH} bytes")
@@ -121,7 +121,7 @@ class Header:
         return cls(dst, src, shelf, slot, command, tag, verfl & 0x0F, error, verfl >> 4)
 
     def pack_into(self, buffer: WriteBuffer, offset: int = 0) -> int:
-        """Write the header and return its length, 24."""
+        """Encode the header. Return its length, 24."""
         HEADER.pack_into(
             buffer,
             offset,
@@ -139,10 +139,10 @@ class Header:
 
 
 def sectors_per_frame(mtu: int) -> int:
-    """Sectors that one frame carries on an interface of this MTU (P22, K17).
+    """Return the number of sectors that fit in a frame at this MTU (P22, K17).
 
-    The MTU does not count the 14 bytes of Ethernet header and 36 does, so this is 14
-    bytes on the safe side, as it is in every implementation. At most 255, the width of
-    the Sector Count field; 0 when the MTU has no room for a sector at all.
+    The 36 bytes subtracted include the 14 bytes of the Ethernet header, which the MTU
+    does not; most implementations share this. The result is at most 255, the maximum of
+    the Sector Count field, and 0 if the MTU is too small for one sector.
     """
     return max(0, min((mtu - 36) // 512, 255))

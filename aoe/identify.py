@@ -1,4 +1,4 @@
-"""The 512-byte page that IDENTIFY DEVICE returns: 256 little-endian words (P80-P83)."""
+"""IDENTIFY DEVICE data: a page of 256 little-endian 16-bit words (P80-P83)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _HEADS: Final = 16
 _TRACK_SECTORS: Final = 63
 _CYLINDER_LIMIT: Final = 16383
 _CHECKSUM_SIGNATURE: Final = 0xA5
-_CYCLE: Final = 120
-"""Nanoseconds: the shortest cycle of the fastest modes."""
+_CYCLE_TIME: Final = 120
+"""Minimum cycle time in nanoseconds of multiword DMA mode 2 and PIO mode 4."""
 _WORD_VALID: Final = 0x4000
-"""Bit 14, with bit 15 clear, where a word may also be absent."""
+"""Bit 14 set and bit 15 clear mark the content of an optional word as valid."""
 
 _FIXED: Final = {
     0: 0x0040,  # not removable
@@ -44,8 +44,8 @@ _FIXED: Final = {
 }
 
 
-class Ability(IntFlag):
-    """What a disk can do beyond reading, writing and flushing."""
+class FeatureSet(IntFlag):
+    """Optional feature sets and commands of a disk."""
 
     NONE = 0
     DMA = 1
@@ -55,63 +55,63 @@ class Ability(IntFlag):
     LOOK_AHEAD = 16
     TRIM = 32
     UNCORRECTABLE = 64
-    """WRITE UNCORRECTABLE EXT."""
+    """The WRITE UNCORRECTABLE EXT command."""
 
 
 _SUPPORTED: Final = {
-    Ability.DMA: (49, 0x0100),
-    Ability.SMART: (82, 0x0001),
-    Ability.POWER: (82, 0x0008),
-    Ability.WRITE_CACHE: (82, 0x0020),
-    Ability.LOOK_AHEAD: (82, 0x0040),
-    Ability.TRIM: (169, 0x0001),
-    Ability.UNCORRECTABLE: (119, 0x0004),
+    FeatureSet.DMA: (49, 0x0100),
+    FeatureSet.SMART: (82, 0x0001),
+    FeatureSet.POWER: (82, 0x0008),
+    FeatureSet.WRITE_CACHE: (82, 0x0020),
+    FeatureSet.LOOK_AHEAD: (82, 0x0040),
+    FeatureSet.TRIM: (169, 0x0001),
+    FeatureSet.UNCORRECTABLE: (119, 0x0004),
 }
 _ENABLED: Final = {
-    Ability.SMART: (85, 0x0001),
-    Ability.POWER: (85, 0x0008),
-    Ability.WRITE_CACHE: (85, 0x0020),
-    Ability.LOOK_AHEAD: (85, 0x0040),
-    Ability.UNCORRECTABLE: (120, 0x0004),
+    FeatureSet.SMART: (85, 0x0001),
+    FeatureSet.POWER: (85, 0x0008),
+    FeatureSet.WRITE_CACHE: (85, 0x0020),
+    FeatureSet.LOOK_AHEAD: (85, 0x0040),
+    FeatureSet.UNCORRECTABLE: (120, 0x0004),
 }
-_ALONG: Final = {
-    Ability.DMA: {
+_IMPLIED: Final = {
+    FeatureSet.DMA: {
         49: 0x0800,  # IORDY
         53: 0x0006,  # words 64 to 70 and 88 are valid
         63: 0x0007,  # multiword DMA 0 to 2
         64: 0x0003,  # PIO 3 and 4
         88: 0x007F,  # Ultra DMA 0 to 6
     },
-    Ability.TRIM: {
-        69: 0x4020,  # what was trimmed reads as zeroes, every time
-        105: 1,  # blocks of ranges in one command: what the smallest frame holds
+    FeatureSet.TRIM: {
+        69: 0x4020,  # DRAT and RZAT: trimmed sectors read as zeroes
+        105: 1,  # blocks of ranges per command; one fits in a frame of any usable MTU
     },
-    Ability.UNCORRECTABLE: {86: 0x8000, 119: _WORD_VALID, 120: _WORD_VALID},
+    FeatureSet.UNCORRECTABLE: {86: 0x8000, 119: _WORD_VALID, 120: _WORD_VALID},
 }
-"""What else a page says of a disk that has an ability."""
+"""Further bits, by word, that a page with a feature set has."""
 _MULTIWORD: Final = (63, 0x20)
 _ULTRA: Final = (88, 0x40)
-"""Word whose high byte has the selected mode's bit, and the kind of mode."""
+"""Word with the selected mode in its high byte, and the type code of SET FEATURES."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a disk says of itself.
+    """The fields of an IDENTIFY DEVICE page that pyaoe uses.
 
     Args:
-        sectors: the size, in sectors of 512 bytes.
-        serial: at most 20 ASCII characters.
-        firmware: at most 8.
-        model: at most 40.
-        lba48: the disk takes 48-bit addresses.
-        abilities: what it can do.
-        enabled: what of that is switched on; for ``DMA`` and ``TRIM`` there is no
-            switch, and they are never in it.
-        transfer: the DMA mode that is selected, as SET FEATURES has it: 0x20 and the
-            number of a multiword mode, 0x40 and that of an Ultra mode, 0 for none.
-        physical_block: bytes, 512 times a power of two.
-        wwn: the 64-bit world wide name, 0 for none.
-        rotation: turns a minute, 1 for a disk that does not turn, 0 for not told.
+        sectors: number of 512-byte sectors.
+        serial: serial number, at most 20 ASCII characters.
+        firmware: firmware revision, at most 8 ASCII characters.
+        model: model number, at most 40 ASCII characters.
+        lba48: the disk supports 48-bit addresses.
+        feature_sets: supported feature sets.
+        enabled: enabled feature sets. ``DMA`` and ``TRIM`` have no enabled bit and are
+            never included.
+        transfer: the selected DMA mode in the encoding of SET FEATURES: 0x20 plus the
+            number of a multiword mode, 0x40 plus that of an Ultra mode, 0 for none.
+        physical_block: physical block size in bytes, 512 times a power of two.
+        wwn: the 64-bit world wide name; 0 for none.
+        rotation: rotation rate in rpm; 1 for a non-rotating medium, 0 for not reported.
     """
 
     sectors: int
@@ -119,17 +119,17 @@ class Identity:
     firmware: str = ""
     model: str = ""
     lba48: bool = True
-    abilities: Ability = Ability.NONE
-    enabled: Ability = Ability.NONE
+    feature_sets: FeatureSet = FeatureSet.NONE
+    enabled: FeatureSet = FeatureSet.NONE
     transfer: int = 0
     physical_block: int = SECTOR
     wwn: int = 0
     rotation: int = 0
 
     def pack(self) -> bytes:
-        """Build the page, with the checksum that ends it (P82).
+        """Build the page, including its checksum (P82).
 
-        The 28-bit size in words 60 and 61 stops at 2**28 - 1 as ATA wants it.
+        The 28-bit size in words 60 and 61 is limited to 2**28 - 1, as ATA requires.
         """
         words = [0] * 256
         for index, value in _FIXED.items():
@@ -141,7 +141,7 @@ class Identity:
         words[_FIRMWARE] = _string_words(self.firmware, 8)
         words[_MODEL] = _string_words(self.model, 40)
         self._pack_sizes(words)
-        self._pack_abilities(words)
+        self._pack_feature_sets(words)
         if self.wwn:
             words[84] |= 0x0100
             words[87] |= 0x0100
@@ -167,51 +167,51 @@ class Identity:
         if self.physical_block > SECTOR:
             exponent = (self.physical_block // SECTOR).bit_length() - 1
             words[106] = 0x6000 | exponent
-            words[209] = _WORD_VALID  # aligned: block 0 begins with sector 0
+            words[209] = _WORD_VALID  # logical sector 0 is aligned
 
-    def _pack_abilities(self, words: list[int]) -> None:
-        for chosen, places in (
-            (self.abilities, _SUPPORTED),
-            (self.enabled & self.abilities, _ENABLED),
+    def _pack_feature_sets(self, words: list[int]) -> None:
+        for present, bits in (
+            (self.feature_sets, _SUPPORTED),
+            (self.enabled & self.feature_sets, _ENABLED),
         ):
-            for ability, (index, bit) in places.items():
-                if ability in chosen:
+            for feature_set, (index, bit) in bits.items():
+                if feature_set in present:
                     words[index] |= bit
-        for ability, values in _ALONG.items():
-            if ability in self.abilities:
+        for feature_set, values in _IMPLIED.items():
+            if feature_set in self.feature_sets:
                 for index, value in values.items():
                     words[index] |= value
-        if Ability.DMA in self.abilities:
-            words[_CYCLES] = [_CYCLE] * 4
+        if FeatureSet.DMA in self.feature_sets:
+            words[_CYCLES] = [_CYCLE_TIME] * 4
             for index, kind in (_MULTIWORD, _ULTRA):
                 if self.transfer & 0xF8 == kind:
                     words[index] |= 0x0100 << (self.transfer & 0x07)
 
     @classmethod
     def unpack(cls, page: ReadBuffer) -> Self:
-        """Read a page as the Linux driver does (K21, P83).
+        """Decode a page as the Linux driver does (K21, P83).
 
-        LBA48 holds if bit 10 is set in word 83 or in word 86. The checksum is not
-        looked at: few targets write one.
+        ``lba48`` is set if bit 10 is set in word 83 or in word 86. The checksum is not
+        verified, because few targets compute one.
 
         Raises:
-            DecodeError: fewer than 512 bytes.
+            DecodeError: the page is shorter than 512 bytes.
         """
         if len(page) < SECTOR:
             raise DecodeError("IDENTIFY page", f"needs {SECTOR} bytes")
         words = _WORDS.unpack_from(page)
         lba48 = bool((words[83] | words[86]) & 1 << 10)
         size = words[100:104] if lba48 else words[60:62]
-        abilities = _abilities(words, _SUPPORTED)
+        feature_sets = _unpack_feature_sets(words, _SUPPORTED)
         return cls(
             sectors=_words_number(size),
             serial=_words_string(words[_SERIAL]),
             firmware=_words_string(words[_FIRMWARE]),
             model=_words_string(words[_MODEL]),
             lba48=lba48,
-            abilities=abilities,
-            enabled=_abilities(words, _ENABLED) & abilities,
-            transfer=_transfer(words) if Ability.DMA in abilities else 0,
+            feature_sets=feature_sets,
+            enabled=_unpack_feature_sets(words, _ENABLED) & feature_sets,
+            transfer=_transfer(words) if FeatureSet.DMA in feature_sets else 0,
             physical_block=SECTOR << (words[106] & 0xF if words[106] >> 13 == 3 else 0),
             wwn=_words_number(words[_WWN][::-1])
             if words[87] >> 8 & 0xC1 == 0x41
@@ -220,13 +220,13 @@ class Identity:
         )
 
 
-def _abilities(
-    words: tuple[int, ...], places: dict[Ability, tuple[int, int]]
-) -> Ability:
-    found = Ability.NONE
-    for ability, (index, bit) in places.items():
+def _unpack_feature_sets(
+    words: tuple[int, ...], bits: dict[FeatureSet, tuple[int, int]]
+) -> FeatureSet:
+    found = FeatureSet.NONE
+    for feature_set, (index, bit) in bits.items():
         if words[index] & bit:
-            found |= ability
+            found |= feature_set
     return found
 
 
@@ -238,7 +238,7 @@ def _transfer(words: tuple[int, ...]) -> int:
 
 
 def _string_words(text: str, length: int) -> list[int]:
-    # The first character of a pair is in the high byte (P80).
+    # The first character of each pair is in the high byte of its word (P80).
     raw = text.encode("ascii", "replace")[:length].ljust(length)
     return list(struct.unpack(f">{length // 2}H", raw))
 
@@ -249,7 +249,7 @@ def _words_string(words: tuple[int, ...]) -> str:
 
 
 def _number_words(number: int, count: int) -> list[int]:
-    # Low word first (P81).
+    # Least significant word first (P81).
     return [number >> 16 * place & 0xFFFF for place in range(count)]
 
 
@@ -258,22 +258,22 @@ def _words_number(words: tuple[int, ...]) -> int:
 
 
 def trim_blocks(page: ReadBuffer) -> int:
-    """Count the 512-byte blocks of ranges that one TRIM may carry, at least 1."""
+    """Return the maximum number of 512-byte range blocks per TRIM, at least 1."""
     blocks: int = _WORDS.unpack_from(page)[105]
     return max(1, blocks)
 
 
-def trims_to_zeroes(page: ReadBuffer) -> bool:
-    """Tell whether what was trimmed reads as zeroes, every time (DRAT and RZAT)."""
-    told, zeroes = _WORDS.unpack_from(page)[69], _ALONG[Ability.TRIM][69]
-    return bool(told & zeroes == zeroes)
+def discard_zeroes_data(page: ReadBuffer) -> bool:
+    """Return True if trimmed sectors always read as zeroes (DRAT and RZAT)."""
+    word, mask = _WORDS.unpack_from(page)[69], _IMPLIED[FeatureSet.TRIM][69]
+    return bool(word & mask == mask)
 
 
 def parse_wwn(text: str) -> int:
-    """Read a world wide name: 16 hexadecimal digits, as they are or behind 0x.
+    """Parse a world wide name: 16 hexadecimal digits, optionally prefixed with 0x.
 
     Raises:
-        UsageError: something else, or all zeroes.
+        UsageError: the text has another form, or all digits are zero.
     """
     match = re.fullmatch("(?:0x)?([0-9a-fA-F]{16})", text)
     if match is None or not int(match[1], 16):

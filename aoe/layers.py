@@ -1,4 +1,4 @@
-"""The same frames as scapy layers: the definition that the codecs are held to.
+"""Scapy layers for AoE, a second definition of the frames that the codecs handle.
 
 ::
 
@@ -7,9 +7,9 @@
                 / AoEMask      command 2, MAC mask list, a list of AoEDirective
                 / AoEReserve   command 3, reserve/release
 
-Made for reading captures, for building odd frames and for fuzzing; a frame costs a
-thousand times what the codecs beside it take, so the data path stays away from here.
-Importing the module makes scapy dissect EtherType 0x88A2 with these layers, in place of
+Use them to dissect captures, to build malformed frames and to fuzz. The data path uses
+the codecs, which are about a thousand times as fast; the tests compare the two.
+Importing this module makes scapy dissect EtherType 0x88A2 with these layers instead of
 those of ``scapy.contrib.aoe`` (see ``install_layers``).
 
 >>> from scapy.layers.l2 import Ether
@@ -18,9 +18,9 @@ those of ``scapy.contrib.aoe`` (see ``install_layers``).
 >>> frame.summary()
 'Ether / AoE e0.0 READ EXT lba 8 x1 tag 0x00000007'
 
-Counts and lengths that are left alone are computed when a packet is built, those that
-are given are sent as they are. Bytes too short for a layer dissect to ``Raw``; bytes
-that belong to no field dissect to ``Padding``, and both are kept when rebuilt.
+Counts and lengths that are not set are computed when a packet is built; values that are
+set are sent unchanged. Bytes too short for a layer dissect to ``Raw``, bytes after the
+last field to ``Padding``; both are preserved when the packet is rebuilt.
 """
 # scapy.* is not followed (see pyproject.toml), so that its classes are Any here.
 # mypy: disallow-subclassing-any=False
@@ -103,21 +103,21 @@ def _value_names(values: type[IntEnum]) -> dict[int, str]:
 
 
 def _bit_names(bits: type[IntFlag], width: int) -> list[str]:
-    # Scapy gives the first name to the least significant bit.
+    # FlagsField takes the names from the least significant bit up.
     names = [f"bit{place}" for place in range(width)]
     for bit in bits:
         names[bit.value.bit_length() - 1] = str(bit.name).lower()
     return names
 
 
-def _word(values: type[IntEnum], value: SupportsInt) -> str:
-    # int() also draws from a field that scapy's fuzz() has made random.
+def _name(values: type[IntEnum], value: SupportsInt) -> str:
+    # After fuzz() a field holds a RandNum; int() draws a value from it.
     number = int(value)
     return _value_names(values).get(number, f"{number:#04x}").lower()
 
 
 def _needs(length: int) -> classmethod[Packet, ..., type[Packet]]:
-    """Make the hook by which scapy asks a class whether it takes these bytes."""
+    """Return a ``dispatch_hook`` that dissects fewer than ``length`` bytes as Raw."""
 
     def dispatch_hook(
         cls: type[Packet], pkt: bytes = b"", /, **_: object
@@ -137,7 +137,7 @@ def _is_reply(body: Packet) -> bool:
 
 
 class _LBAField(Field):
-    """The six LBA bytes, least significant first, as one number (P30)."""
+    """The six LBA bytes, least significant first, as an integer (P30)."""
 
     def __init__(self, name: str, default: int) -> None:
         super().__init__(name, default, f"{_LBA_LENGTH}s")
@@ -156,7 +156,7 @@ class _LBAField(Field):
 
 
 class _RegisterField(ByteEnumField):
-    """A register that has values in requests and bits in replies (P26)."""
+    """A register: an enumeration in requests, a bit mask in replies (P26)."""
 
     __slots__ = ("bits",)
 
@@ -174,7 +174,7 @@ class _RegisterField(ByteEnumField):
 
 
 class _DataField(StrField):
-    """Sector data: as much of what follows as is data and not padding."""
+    """Sector data, without the padding that may follow it."""
 
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, bytes]:
         length = _data_length(pkt, len(s))
@@ -182,7 +182,7 @@ class _DataField(StrField):
 
 
 class _VersionField(BitField):
-    """The version that a target speaks: nothing in requests (P49)."""
+    """The AoE nibble: by default 1 in replies and 0 in requests (P49, P50)."""
 
     def i2m(self, pkt: Packet | None, x: int | None) -> int:
         if x is None:
@@ -191,7 +191,7 @@ class _VersionField(BitField):
 
 
 class _DirectivesField(PacketListField):
-    """As many whole directives as are declared and there (P69)."""
+    """The complete directives in the frame, at most ``count`` (P69)."""
 
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[Packet]]:
         length = min(pkt.count, len(s) // DIRECTIVE_LENGTH) * DIRECTIVE_LENGTH
@@ -200,7 +200,7 @@ class _DirectivesField(PacketListField):
 
 
 class _MACsField(FieldListField):
-    """As many whole MAC addresses as are declared and there (P75)."""
+    """The complete MAC addresses in the frame, at most ``count`` (P75)."""
 
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[str]]:
         length = min(pkt.count, len(s) // MAC_LENGTH) * MAC_LENGTH
@@ -208,16 +208,16 @@ class _MACsField(FieldListField):
         return s[length:], macs
 
     def i2repr(self, _pkt: Packet | None, x: list[object]) -> str:
-        # The addresses may be random ones, which scapy's own cannot show.
+        # FieldListField.i2repr fails on the RandMAC that fuzz() puts here.
         return f"[{', '.join(map(str, x))}]"
 
 
 class AoE(Packet):
-    """The ten bytes between the Ethernet header and the command's own part.
+    """The AoE header, the ten bytes after the Ethernet header.
 
-    ``shelf`` and ``slot`` stand on e0.0, so that no frame goes to everybody by
-    oversight; 0xFFFF and 0xFF are for all. ``tag`` has bit 31 set, so that a kernel
-    driver on the same host leaves the replies alone (P11). A stacked body sets ``cmd``.
+    ``shelf`` and ``slot`` default to e0.0, so that a broadcast (0xFFFF and 0xFF) has to
+    be asked for. ``tag`` defaults to bit 31 set, so that a kernel driver on the same
+    host discards the replies (P11). Stacking a body sets ``cmd``.
     """
 
     name = "ATA over Ethernet"
@@ -234,14 +234,15 @@ class AoE(Packet):
     dispatch_hook = _needs(HEADER_LENGTH - ETHERNET_LENGTH)
 
     def hashret(self) -> bytes:
-        """Give what a request and its reply share (P10); the address may differ."""
+        """Return command and tag, which a request and its reply share (P10)."""
         return struct.pack("!BI", self.cmd, self.tag)
 
     def answers(self, other: Packet) -> bool:
-        """Tell whether this is a reply to the request ``other``.
+        """Return True if this is a reply to the request ``other``.
 
-        Tag and command are the same (P10), and the request's shelf and slot are this
-        target's or for all (P8). Versions are not compared, since targets err (P6).
+        Command and tag are equal (P10), and shelf and slot of the request are those of
+        the reply or broadcast (P8). Versions are not compared: some targets send a
+        wrong one (P6).
         """
         return (
             isinstance(other, AoE)
@@ -253,45 +254,45 @@ class AoE(Packet):
         )
 
     def mysummary(self) -> str:
-        """Describe a header whose body is no layer of ours."""
-        return self.describe(f"command {_word(Command, self.cmd)}")
+        """Return the summary of a header without a body layer."""
+        return self.describe(f"command {_name(Command, self.cmd)}")
 
-    def describe(self, words: str) -> str:
-        """Put ``words`` on the body between the address and the tag."""
+    def describe(self, text: str) -> str:
+        """Return the summary ``text`` of the body with address and tag added."""
         flags, error = int(self.flags), int(self.error)
         if flags & Flag.RESPONSE and flags & Flag.ERROR:
-            text = _ERRORS.get(error, f"code {error}")
-            words = f"{_word(Command, self.cmd)} error: {text}"
+            reason = _ERRORS.get(error, f"code {error}")
+            text = f"{_name(Command, self.cmd)} error: {reason}"
         address = Address(int(self.shelf), int(self.slot))
-        return f"AoE {address} {words} tag {int(self.tag):#010x}"
+        return f"AoE {address} {text} tag {int(self.tag):#010x}"
 
 
 class _Body(Packet):
-    """What the parts of a message have in common; ``_words`` says it in short."""
+    """Base class of the layers after the header; ``_summary`` returns the summary."""
 
     show_summary = False
 
     def extract_padding(self, s: bytes) -> tuple[bytes, bytes]:
-        """What no field took was put there to fill the frame (P20)."""
+        """Treat the bytes after the last field as padding (P20)."""
         return b"", s
 
     def mysummary(self) -> str:
-        words, header = self._words(), _header_of(self)
-        return words if header is None else header.describe(words)
+        text, header = self._summary(), _header_of(self)
+        return text if header is None else header.describe(text)
 
 
 class AoEATA(_Body):
-    """Command 0: the ATA registers and the data.
+    """Command 0: ATA registers and data.
 
-    ``err_feature`` and ``cmd_status`` are error and status in replies, feature and
-    command in requests (P26). ``count`` is that of the data's sectors, or else 1.
+    ``err_feature`` and ``cmd_status`` are feature and command in requests, error and
+    status in replies (P26). ``count`` defaults to the number of sectors in ``data``, at
+    least 1.
 
-    What of the rest of a frame is data, nothing in the frame says outright. A reply has
-    no opcode, and its count is 0 for some targets (P35); so its data is the whole
-    sectors that follow (P21), none if it failed (P32). A request has data if it writes
-    (``AFlag.WRITE``, P27): then it is all that follows, whole or not, for the count is
-    a claim that a target has to check against it (P39), and no such frame is so short
-    that it was padded. What follows any other request is there to probe a path (P23).
+    No field gives the length of the data. In a reply it is the complete sectors that
+    follow (P21), none if the command failed (P32); some targets set the count to 0
+    (P35). In a request with ``AFlag.WRITE`` (P27) it is all bytes that follow, complete
+    sectors or not, because a target has to compare them with the count (P39). In other
+    requests, trailing bytes are a path MTU probe (P23) or padding.
     """
 
     name = "AoE ATA"
@@ -314,7 +315,7 @@ class AoEATA(_Body):
 
     @property
     def lba28(self) -> int:
-        """``lba`` in its 28-bit form, without the device bits above; can be set."""
+        """The low 28 bits of ``lba``; setting them preserves the device bits."""
         return int(self.lba) & LBA28_LIMIT - 1
 
     @lba28.setter
@@ -324,29 +325,29 @@ class AoEATA(_Body):
 
     @property
     def sector(self) -> int:
-        """The sector that is meant, from the 48-bit or the 28-bit form (P31)."""
+        """The addressed sector, by 48-bit or 28-bit addressing (P31)."""
         is_wide = int(self.aflags) & AFlag.EXTENDED or (
             not _is_reply(self) and int(self.cmd_status) in LBA48_OPCODES
         )
         return int(self.lba) if is_wide else self.lba28
 
-    def _words(self) -> str:
-        return self._reply_words() if _is_reply(self) else self._request_words()
+    def _summary(self) -> str:
+        return self._reply_summary() if _is_reply(self) else self._request_summary()
 
-    def _reply_words(self) -> str:
+    def _reply_summary(self) -> str:
         status, length = int(self.cmd_status), len(self.data)
         if status & STATUS_BAD:
             return f"ATA reply {describe_failure(status, int(self.err_feature))}"
         sectors = f" x{length // SECTOR}" if length else ""
         return f"ATA reply lba {self.sector}{sectors}"
 
-    def _request_words(self) -> str:
+    def _request_summary(self) -> str:
         opcode = int(self.cmd_status)
-        words = _value_names(Opcode).get(opcode, f"ATA {opcode:#04x}")
+        text = _value_names(Opcode).get(opcode, f"ATA {opcode:#04x}")
         if opcode not in SECTOR_OPCODES:
-            return words
+            return text
         count = self.get_field("count").i2m(self, self.count)
-        return f"{words} lba {self.sector} x{int(count)}"
+        return f"{text} lba {self.sector} x{int(count)}"
 
 
 def _data_length(body: Packet, room: int) -> int:
@@ -359,9 +360,9 @@ def _data_length(body: Packet, room: int) -> int:
 class AoEConfig(_Body):
     """Command 1: query config.
 
-    ``length`` is computed from ``string``. A frame may declare more than it holds;
-    then ``string`` is what there is, and ``is_whole`` says no. ``version`` is 1 in
-    replies and 0 in requests unless given (P49, P50).
+    ``length`` defaults to the length of ``string``. If a frame declares more bytes than
+    it holds, ``string`` is truncated and ``is_valid`` is False. ``version`` defaults to
+    1 in replies and 0 in requests (P49, P50).
     """
 
     name = "AoE query config"
@@ -377,21 +378,21 @@ class AoEConfig(_Body):
     dispatch_hook = _needs(CONFIG_LENGTH)
 
     @property
-    def is_whole(self) -> bool:
-        """The string is all there and within 1024 bytes (P56)."""
-        held = len(self.string)
-        return self.length in (None, held) and held <= STRING_LIMIT
+    def is_valid(self) -> bool:
+        """Whether the string is complete and at most 1024 bytes long (P56)."""
+        length = len(self.string)
+        return self.length in (None, length) and length <= STRING_LIMIT
 
-    def _words(self) -> str:
+    def _summary(self) -> str:
         string = f" {bytes(self.string)!r}" if self.string else ""
         if not _is_reply(self):
-            return f"config {_word(ConfigCommand, self.ccmd)}{string}"
+            return f"config {_name(ConfigCommand, self.ccmd)}{string}"
         buffers, sectors = int(self.buffer_count), int(self.sector_count)
         return f"config reply buffers {buffers} sectors {sectors}{string}"
 
 
 class AoEDirective(_Body):
-    """One entry of a MAC mask list."""
+    """An entry of a MAC mask list."""
 
     name = "AoE mask directive"
     fields_desc: ClassVar[list[Field]] = [
@@ -401,12 +402,12 @@ class AoEDirective(_Body):
     ]
     dispatch_hook = _needs(DIRECTIVE_LENGTH)
 
-    def _words(self) -> str:
-        return f"{_word(DirectiveCommand, self.dcmd)} {self.mac}"
+    def _summary(self) -> str:
+        return f"{_name(DirectiveCommand, self.dcmd)} {self.mac}"
 
 
 class AoEMask(_Body):
-    """Command 2: the MAC mask list. ``count`` is that of ``directives``."""
+    """Command 2: MAC mask list. ``count`` defaults to the number of directives."""
 
     name = "AoE MAC mask list"
     fields_desc: ClassVar[list[Field]] = [
@@ -424,17 +425,17 @@ class AoEMask(_Body):
     ]
     dispatch_hook = _needs(MASK_LENGTH)
 
-    def _words(self) -> str:
+    def _summary(self) -> str:
         count = len(self.directives)
         if not _is_reply(self):
-            return f"mask {_word(MaskCommand, self.mcmd)} x{count}"
+            return f"mask {_name(MaskCommand, self.mcmd)} x{count}"
         if int(self.merror):
-            return f"mask reply error: {_word(MaskError, self.merror)}"
+            return f"mask reply error: {_name(MaskError, self.merror)}"
         return f"mask reply x{count}"
 
 
 class AoEReserve(_Body):
-    """Command 3: reserve/release. ``count`` is that of ``macs``."""
+    """Command 3: reserve/release. ``count`` defaults to the number of ``macs``."""
 
     name = "AoE reserve/release"
     fields_desc: ClassVar[list[Field]] = [
@@ -450,21 +451,20 @@ class AoEReserve(_Body):
     ]
     dispatch_hook = _needs(RESERVE_LENGTH)
 
-    def _words(self) -> str:
-        words = "reply" if _is_reply(self) else _word(ReserveCommand, self.rcmd)
-        return f"reserve {words} x{len(self.macs)}"
+    def _summary(self) -> str:
+        text = "reply" if _is_reply(self) else _name(ReserveCommand, self.rcmd)
+        return f"reserve {text} x{len(self.macs)}"
 
 
 _LINKS: Final = ((Ether, "type"), (CookedLinux, "proto"))
 
 
 def install_layers() -> None:
-    """Make these layers the ones that scapy dissects AoE with; safe to call again.
+    """Bind these layers to the AoE EtherType. Safe to call more than once.
 
-    Scapy takes the first layer that was bound to an EtherType. So the bindings of
-    others are taken away, and what is loaded later stands behind ours and is never
-    asked, ``load_contrib("aoe")`` included. Packets that somebody builds from other AoE
-    layers keep their EtherType. VLAN tags (P24) follow the Ethernet binding.
+    Scapy uses the first layer that was bound to an EtherType, so existing bindings are
+    removed; later ones, as by ``load_contrib("aoe")``, have no effect. Packets built
+    from other AoE layers keep their EtherType. VLAN tags (P24) follow ``Ether``.
     """
     for link, field in _LINKS:
         binding = {field: ETH_P_AOE}
@@ -472,7 +472,7 @@ def install_layers() -> None:
             if values == binding:
                 split_bottom_up(link, upper, **binding)
         bind_layers(link, AoE, **binding)
-    # Nobody resolves an AoE address: who wants one particular target gives its MAC.
+    # AoE has no address resolution: the default destination is the broadcast address.
     conf.neighbor.register_l3(Ether, AoE, lambda _l2, _l3: format_mac(MAC_BROADCAST))
 
 
@@ -481,10 +481,7 @@ def pad(frame: bytes) -> bytes: ...
 @overload
 def pad(frame: Packet) -> Packet: ...
 def pad(frame: bytes | Packet) -> bytes | Packet:
-    """Fill a whole frame with zeroes to 60 bytes (P19); longer ones stay as they are.
-
-    Building a packet never does so by itself: what is built is what is sent.
-    """
+    """Return a frame padded with zeroes to 60 bytes (P19); building does not pad."""
     missing = max(0, FRAME_MINIMUM - len(frame))
     if isinstance(frame, bytes):
         return frame + bytes(missing)

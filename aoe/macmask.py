@@ -1,4 +1,4 @@
-"""Command 2: the MAC mask list, which names the clients that a target serves.
+"""AoE command 2: the MAC mask list, the clients that a target serves.
 
 ::
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 MASK_LENGTH: Final = 1 + 1 + 1 + 1
 DIRECTIVE_LENGTH: Final = 1 + 1 + 6
 MASK: Final = Struct("!xBBB")
-"""mcmd, merror, directive count; the first byte is reserved."""
+"""reserved byte, mcmd, merror, directive count."""
 DIRECTIVE: Final = Struct("!xB6s")
-"""dcmd, mac; the first byte is reserved."""
+"""reserved byte, dcmd, mac."""
 
 
 class MaskCommand(IntEnum):
-    """Byte 25."""
+    """MCmd, byte 25."""
 
     READ = 0
     EDIT = 1
 
 
 class MaskError(IntEnum):
-    """Byte 26 of a reply (P64)."""
+    """MError, byte 26 of a reply (P64)."""
 
     NONE = 0
     UNSPECIFIED = 1
@@ -47,7 +47,7 @@ class MaskError(IntEnum):
 
 
 class DirectiveCommand(IntEnum):
-    """What one directive does with its MAC address."""
+    """DCmd: the operation of a directive on its MAC address."""
 
     NONE = 0
     ADD = 1
@@ -55,7 +55,7 @@ class DirectiveCommand(IntEnum):
 
 
 class Directive(NamedTuple):
-    """One entry of the list: a ``DirectiveCommand`` and a MAC address."""
+    """An entry of the list: a ``DirectiveCommand`` and a MAC address."""
 
     command: int
     mac: bytes
@@ -63,14 +63,14 @@ class Directive(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MaskList:
-    """A MAC mask list message behind the AoE header.
+    """A MAC mask list message, without the AoE header.
 
     Args:
         mcmd: a ``MaskCommand``, or any other byte.
-        directives: those that the frame holds whole.
+        directives: the complete directives in the frame.
         merror: a ``MaskError``; 0 in requests.
-        declared: the count field, where it differs from ``len(directives)``: in an
-            error reply it is the index of the directive that failed (P64).
+        declared: the count field, if it differs from ``len(directives)``. In an error
+            reply it is the index of the directive that failed (P64).
     """
 
     mcmd: int = MaskCommand.READ
@@ -80,25 +80,25 @@ class MaskList:
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
-        """Read the message; what lies behind the last directive is padding (P20).
+        """Decode the message. Bytes after the last directive are padding (P20).
 
         Raises:
-            DecodeError: fewer than 4 bytes.
+            DecodeError: the buffer holds fewer than 4 bytes.
         """
-        room = len(buffer) - offset - MASK_LENGTH
-        if room < 0:
+        available = len(buffer) - offset - MASK_LENGTH
+        if available < 0:
             raise DecodeError("MAC mask list", f"needs {MASK_LENGTH} bytes")
         mcmd, merror, count = MASK.unpack_from(buffer, offset)
-        held = min(count, room // DIRECTIVE_LENGTH)
+        complete = min(count, available // DIRECTIVE_LENGTH)
         start = offset + MASK_LENGTH
         directives = tuple(
             Directive(*DIRECTIVE.unpack_from(buffer, start + DIRECTIVE_LENGTH * i))
-            for i in range(held)
+            for i in range(complete)
         )
-        return cls(mcmd, directives, merror, None if held == count else count)
+        return cls(mcmd, directives, merror, None if complete == count else count)
 
     def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
-        """Write the message and return its length, 4 and 8 a directive."""
+        """Encode the message. Return its length, 4 plus 8 per directive."""
         count = len(self.directives) if self.declared is None else self.declared
         MASK.pack_into(buffer, offset, self.mcmd, self.merror, count)
         position = offset + MASK_LENGTH

@@ -1,4 +1,4 @@
-"""Command 3: reserve and release, an advisory lock that names its holders' MACs.
+"""AoE command 3: reserve/release, an advisory lock held by a list of MAC addresses.
 
 ::
 
@@ -27,7 +27,7 @@ RESERVE: Final = Struct("!BB")
 
 
 class ReserveCommand(IntEnum):
-    """Byte 24."""
+    """RCmd, byte 24."""
 
     READ = 0
     SET = 1
@@ -36,12 +36,12 @@ class ReserveCommand(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """A reserve/release message behind the AoE header.
+    """A reserve/release message, without the AoE header.
 
     Args:
         rcmd: a ``ReserveCommand``, or any other byte.
-        macs: the addresses that the frame holds whole, in order; none releases (P72).
-        declared: the count field, where it differs from ``len(macs)``.
+        macs: the complete addresses in the frame, in order; none releases (P72).
+        declared: the count field, if it differs from ``len(macs)``.
     """
 
     rcmd: int = ReserveCommand.READ
@@ -50,24 +50,24 @@ class Reserve:
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = HEADER_LENGTH) -> Self:
-        """Read the message; what lies behind the last address is padding (P79).
+        """Decode the message. Bytes after the last address are padding (P79).
 
         Raises:
-            DecodeError: fewer than 2 bytes.
+            DecodeError: the buffer holds fewer than 2 bytes.
         """
-        room = len(buffer) - offset - RESERVE_LENGTH
-        if room < 0:
+        available = len(buffer) - offset - RESERVE_LENGTH
+        if available < 0:
             raise DecodeError("reserve/release", f"needs {RESERVE_LENGTH} bytes")
         rcmd, count = RESERVE.unpack_from(buffer, offset)
-        held = min(count, room // 6)
+        complete = min(count, available // 6)
         start = offset + RESERVE_LENGTH
         macs = tuple(
-            bytes(buffer[start + 6 * i : start + 6 * i + 6]) for i in range(held)
+            bytes(buffer[start + 6 * i : start + 6 * i + 6]) for i in range(complete)
         )
-        return cls(rcmd, macs, None if held == count else count)
+        return cls(rcmd, macs, None if complete == count else count)
 
     def pack_into(self, buffer: WriteBuffer, offset: int = HEADER_LENGTH) -> int:
-        """Write the message and return its length, 2 and 6 an address."""
+        """Encode the message. Return its length, 2 plus 6 per address."""
         count = len(self.macs) if self.declared is None else self.declared
         RESERVE.pack_into(buffer, offset, self.rcmd, count)
         start = offset + RESERVE_LENGTH

@@ -1,4 +1,4 @@
-"""SMART: what a disk says of its own health (ATA command B0h).
+"""SMART attributes: the 512-byte page of SMART READ DATA (ATA command B0h).
 
 ::
 
@@ -8,7 +8,7 @@
     |       |     |       |      |      |6 bytes  |   | more  |            |   |
     +-------+-----+-------+------+------+---------+---+-- - - +--- - - ----+---+
 
-Numbers are little-endian. An id of 0 is no attribute.
+Numbers are little-endian. An entry with id 0 is unused.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
 
 SMART_KEY: Final = 0xC24F
-"""lba1 and lba2 of every SMART command; in a reply they mean: all is well."""
+"""lba1 and lba2 of a SMART command; in a RETURN STATUS reply: no threshold exceeded."""
 SMART_FAILING: Final = 0x2CF4
-"""lba1 and lba2 of a reply to RETURN STATUS: a threshold is exceeded."""
+"""lba1 and lba2 of a RETURN STATUS reply: a threshold was exceeded."""
 
 _VERSION: Final = Struct("<H")
 _ATTRIBUTE: Final = Struct("<BHBB6sx")
@@ -35,54 +35,55 @@ _ATTRIBUTES: Final = 30
 _PREFAILURE: Final = 0x0001
 
 _NAMES: Final = {
-    1: "raw read errors",
-    2: "throughput",
+    1: "raw read error rate",
+    2: "throughput performance",
     3: "spin-up time",
-    4: "starts and stops",
-    5: "reallocated sectors",
-    7: "seek errors",
-    8: "seek time",
+    4: "start/stop count",
+    5: "reallocated sector count",
+    7: "seek error rate",
+    8: "seek time performance",
     9: "power-on hours",
-    10: "spin-up retries",
-    11: "calibration retries",
-    12: "power cycles",
-    177: "wear levelling",
-    179: "reserved blocks used",
-    181: "program failures",
-    182: "erase failures",
-    183: "downshifts",
+    10: "spin-up retry count",
+    11: "calibration retry count",
+    12: "power cycle count",
+    177: "wear leveling count",
+    179: "used reserved blocks",
+    181: "program fail count",
+    182: "erase fail count",
+    183: "SATA downshift count",
     184: "end-to-end errors",
-    187: "uncorrectable errors",
+    187: "reported uncorrectable",
     188: "command timeouts",
     189: "high fly writes",
-    190: "air flow temperature",
-    191: "shocks",
-    192: "power-off retracts",
-    193: "load cycles",
+    190: "airflow temperature",
+    191: "G-sense error rate",
+    192: "power-off retract count",
+    193: "load cycle count",
     194: "temperature",
-    195: "ECC recovered",
-    196: "reallocations",
-    197: "pending sectors",
+    195: "hardware ECC recovered",
+    196: "reallocation event count",
+    197: "current pending sectors",
     198: "offline uncorrectable",
-    199: "interface CRC errors",
-    200: "write errors",
-    231: "life left",
-    233: "media wear-out",
+    199: "UDMA CRC error count",
+    200: "multi-zone error rate",
+    231: "SSD life left",
+    233: "media wearout indicator",
     240: "head flying hours",
-    241: "sectors written",
-    242: "sectors read",
+    241: "total LBAs written",
+    242: "total LBAs read",
 }
 
 
 class Attribute(NamedTuple):
-    """One thing that a disk counts or measures.
+    """A SMART attribute.
 
     Args:
-        number: its id, 1 to 255. Makers agree on what most of them mean.
-        flags: bit 0: its value foretells a failure.
-        value: how it is, from 253 for good down to 1.
-        worst: the lowest value so far.
-        raw: the number itself, 48 bits, in whatever unit.
+        number: attribute id, 1 to 255. The meaning is vendor-specific by the standard,
+            but most ids are common to all vendors.
+        flags: status flags; bit 0 marks a pre-failure attribute.
+        value: normalized value, from 253 (best) to 1 (worst).
+        worst: the lowest normalized value so far.
+        raw: the raw value, 48 bits, in a vendor-specific unit.
     """
 
     number: int
@@ -93,17 +94,17 @@ class Attribute(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is commonly called; empty where nobody knows."""
+        """The common name of the attribute; empty if unknown."""
         return _NAMES.get(self.number, "")
 
     @property
-    def foretells(self) -> bool:
-        """A low value announces a failure."""
+    def is_prefailure(self) -> bool:
+        """Whether a low value predicts a failure."""
         return bool(self.flags & _PREFAILURE)
 
 
 def pack_attributes(attributes: Iterable[Attribute]) -> bytes:
-    """Build the page that SMART READ DATA returns, at most 30 of them in it."""
+    """Build the page that SMART READ DATA returns, with at most 30 attributes."""
     page = bytearray(SECTOR)
     _VERSION.pack_into(page, 0, 0x10)
     for place, (number, flags, value, worst, raw) in enumerate(attributes):
@@ -115,10 +116,10 @@ def pack_attributes(attributes: Iterable[Attribute]) -> bytes:
 
 
 def unpack_attributes(page: ReadBuffer) -> tuple[Attribute, ...]:
-    """Read the attributes of a page.
+    """Decode the attributes of a page.
 
     Raises:
-        DecodeError: fewer than 512 bytes, or a wrong checksum.
+        DecodeError: the page is shorter than 512 bytes, or its checksum is wrong.
     """
     if len(page) < SECTOR:
         raise DecodeError("SMART page", f"needs {SECTOR} bytes")

@@ -1,1 +1,71 @@
-"""The AoE initiator: bio to frames and back, as the Linux driver does it."""
+"""The AoE initiator: block I/O requests become AoE frames as in the Linux driver.
+
+The names below are the public interface; modules below this package may change with any
+release. Each name is imported when it is first used.
+
+    Disk, AsyncDisk     one AoE device, for blocking code and for asyncio
+    DiskFile            a ``Disk`` as a Python file
+    Host                links, one driver and the loop that runs them
+    Options             how the driver behaves
+    Bio, Op, bio_for    block I/O requests, as ``Disk.submit_bio`` takes them
+    Address             shelf and slot
+    Wire                two network namespaces joined by a veth pair, for tests
+    AoEError            the base of all errors, each of which has an exit code
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aoe.address import Address
+    from aoe.errors import AoEError
+    from aoe.net.netns import Wire
+    from initiator.disk.async_disk import AsyncDisk
+    from initiator.disk.disk import Disk
+    from initiator.disk.file_view import DiskFile
+    from initiator.driver.bio import Bio, Op, bio_for
+    from initiator.driver.options import Options
+    from initiator.io.host import Host
+
+__all__ = [
+    "Address",
+    "AoEError",
+    "AsyncDisk",
+    "Bio",
+    "Disk",
+    "DiskFile",
+    "Host",
+    "Op",
+    "Options",
+    "Wire",
+    "bio_for",
+]
+
+_MODULES: Final = {
+    "Address": "aoe.address",
+    "AoEError": "aoe.errors",
+    "AsyncDisk": "initiator.disk.async_disk",
+    "Bio": "initiator.driver.bio",
+    "Disk": "initiator.disk.disk",
+    "DiskFile": "initiator.disk.file_view",
+    "Host": "initiator.io.host",
+    "Op": "initiator.driver.bio",
+    "Options": "initiator.driver.options",
+    "Wire": "aoe.net.netns",
+    "bio_for": "initiator.driver.bio",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use: a command or a test pays for what it uses."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

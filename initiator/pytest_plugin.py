@@ -1,15 +1,15 @@
-"""A pytest plugin: a test gets a disk that is really served, by naming it.
+"""A pytest plugin with fixtures that give a test its own AoE disk.
 
 >>> def test_mine(aoe_disk):  # doctest: +SKIP
 ...     aoe_disk.run(["aoe", "stat", aoe_disk.address])
 
-Each disk has a target of its own, a process, at one end of a veth pair; the test asks
-at the other. All of it is gone with the test. The plugin is there wherever pyaoe is
-installed, and costs nothing where no test names a fixture of it.
+Each disk is served by an ``aoe-target`` process of its own at one end of a veth pair;
+the test uses the other end. Everything is removed at the end of the test. pytest finds
+the plugin wherever pyaoe is installed; it imports nothing until a fixture is used.
 
 Fixtures:
-    aoe_disk: a disk of 64 MiB, empty, behind an MTU of 1500.
-    serve_aoe: makes such disks as the test wants them; see ``serve``.
+    aoe_disk: an empty disk of 64 MiB, MTU 1500.
+    serve_aoe: a function that serves disks with other options; see ``serve``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
-# Whoever uses no disk waits for nothing but this: the rest is imported when it is used.
+# Every pytest run loads this module: the rest is imported when a fixture is used.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
     ServeAoe: TypeAlias = Callable[..., "ServedDisk"]
 
-_PATIENCE: Final = 30.0
-"""Seconds that a busy machine gets to end a target."""
-_CURE: Final = "Run as root, or root-free as: unshare -Urn pytest"
+_STOP_TIMEOUT: Final = 30.0
+"""Seconds for a target to exit, on a loaded machine."""
+_FIX: Final = "Run as root, or without root as: unshare -Urn pytest"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedDisk:
-    """A disk that is served for as long as the test runs.
+    """A disk that is served until the end of the test.
 
     Args:
-        address: shelf and slot, as ``"e0.0"``.
-        path: the file that is served.
-        wire: the veth pair, with a namespace at each end: ``wire.target`` and
+        address: shelf and slot, such as ``"e0.0"``.
+        path: the image file.
+        wire: the veth pair, with a network namespace at each end: ``wire.target`` and
             ``wire.initiator``.
-        target: the process that serves it.
-        log: what the process says on standard error.
+        target: the process that serves the disk.
+        log: a file with the standard error of that process.
     """
 
     address: str
@@ -60,51 +60,51 @@ class ServedDisk:
 
     @property
     def interface(self) -> str:
-        """Where the disk is found, in the initiator's namespace."""
+        """Return the interface in the initiator's namespace that leads to the disk."""
         return self.wire.interface
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         return self.path.stat().st_size
 
     def run(
         self, args: Sequence[str | os.PathLike[str]], **options: object
     ) -> subprocess.CompletedProcess[Any]:
-        """Run a program where the disk is found, and wait for it.
+        """Run a program in the initiator's network namespace, and wait for it.
 
-        Only its network is another. It finds the commands of pyaoe, and ``aoe`` looks
-        on the right interface without being told. Its output is captured as text and
-        an exit code other than 0 is an error, unless the options say otherwise.
+        ``PATH`` includes the commands of pyaoe, and ``AOE_INTERFACE`` is set, so that
+        ``aoe`` needs no ``-i``. By default the output is captured as text and a
+        nonzero exit code raises an exception.
 
         Args:
             args: the program and its arguments.
-            options: as of ``subprocess.run``.
+            options: options of ``subprocess.run``.
 
         Raises:
-            CalledProcessError: the exit code is not 0; with ``check=False`` never.
+            CalledProcessError: the exit code is not 0, and not ``check=False``.
         """
-        as_usual = {"check": True, "capture_output": True, "text": True}
+        defaults = {"check": True, "capture_output": True, "text": True}
         environment = {"env": self._environment()}
         words = [os.fspath(word) for word in args]
-        return self.wire.initiator.run(words, **{**as_usual, **environment, **options})
+        return self.wire.initiator.run(words, **{**defaults, **environment, **options})
 
     def open(self, **options: Any) -> Disk:  # noqa: ANN401 - as those of Disk.open
-        """Open the disk in this process; it is closed with the test.
+        """Open the disk in this process; it is closed at the end of the test.
 
         >>> with aoe_disk.open() as disk:  # doctest: +SKIP
         ...     disk.write(0, b"hello")
 
         Args:
-            options: as of ``initiator.disk.disk.Disk.open``.
+            options: options of ``initiator.disk.disk.Disk.open``.
 
         Raises:
-            AoEError: as that.
+            AoEError: as ``Disk.open``.
         """
         from initiator.disk.disk import Disk
 
-        # What is opened inside stays inside, wherever it is used.
-        with self.wire.initiator.entered():
+        # A socket stays in the network namespace that it was opened in.
+        with self.wire.initiator.enter():
             disk = Disk.open(self.address, self.interface, **options)
         return self._opened.enter_context(disk)
 
@@ -124,22 +124,21 @@ def serve(
     options: Sequence[str] = (),
     mtu: int | tuple[int, int] = 1500,
 ) -> Iterator[ServedDisk]:
-    """Serve a disk on a wire of its own, for as long as a ``with`` statement.
+    """Serve a disk on a veth pair of its own, in a ``with`` statement.
 
-    It is what ``serve_aoe`` calls, and there for fixtures of a wider scope.
+    ``serve_aoe`` calls it; fixtures with a wider scope can call it as well.
 
     Args:
-        directory: where image and log are kept.
+        directory: where to put image and log.
         address: shelf and slot.
-        size: of a new, empty image: bytes, or as ``"1G"``.
-        path: what to serve instead of that.
-        options: more of ``aoe-target serve``, as ``["--read-only"]``.
-        mtu: bytes behind the Ethernet header, for both ends or for target and
-            initiator.
+        size: size of a new, empty image, in bytes or such as ``"1G"``.
+        path: an existing image to serve instead.
+        options: further options of ``aoe-target serve``, such as ``["--read-only"]``.
+        mtu: MTU in bytes, of both ends or of target and initiator.
 
     Raises:
         AccessError: network namespaces need root or a user namespace.
-        AoEError: the target did not start, or ended by itself; with its last words.
+        AoEError: the target did not start, or exited early; with its standard error.
     """
     from aoe.net.netns import Wire
 
@@ -157,14 +156,14 @@ def serve(
 
 
 def _start(wire: Wire, words: Sequence[str], log: Path) -> subprocess.Popen[Any]:
-    # The wire is new: --force saves looking for other targets on it.
+    # --force skips the search for other targets: the veth pair is new.
     serving = [sys.executable, "-m", "target", "serve", "--force", "--exit-with-parent"]
     with log.open("wb") as stderr:
         target = wire.target.popen(
             [*serving, *words], stdout=subprocess.PIPE, stderr=stderr, text=True
         )
     if not (target.stdout and target.stdout.readline()):
-        target.wait(_PATIENCE)
+        target.wait(_STOP_TIMEOUT)
         _check(target, log)
     return target
 
@@ -173,40 +172,40 @@ def _check(target: subprocess.Popen[Any], log: Path) -> None:
     from aoe.errors import AoEError
 
     if target.poll() is not None:
-        said = log.read_text(errors="replace").strip() or "nothing"
-        why = f"ended with exit code {target.returncode}, and said: {said}"
+        errors = log.read_text(errors="replace").strip() or "no error message"
+        why = f"exited with code {target.returncode}: {errors}"
         raise AoEError("aoe-target", why)
 
 
 def _stop(target: subprocess.Popen[Any]) -> None:
     target.terminate()
-    target.wait(_PATIENCE)
+    target.wait(_STOP_TIMEOUT)
 
 
 @pytest.fixture
 def serve_aoe(tmp_path: Path) -> Iterator[ServeAoe]:
-    """Serve AoE disks, each on a wire of its own, until the test ends.
+    """Serve AoE disks until the end of the test, each on a veth pair of its own.
 
-    ``serve_aoe(size="1G", options=["--sync"], mtu=9000)``; see
-    ``initiator.pytest_plugin.serve`` for what else there is. Skips where the system
-    allows no network namespaces.
+    For example ``serve_aoe(size="1G", options=["--sync"], mtu=9000)``; see
+    ``initiator.pytest_plugin.serve`` for all options. Skips the test if network
+    namespaces are not permitted.
     """
     from aoe.errors import AccessError
 
     with ExitStack() as stack:
 
         def make(**options: Any) -> ServedDisk:  # noqa: ANN401 - as those of serve
-            place = tmp_path / f"aoe{len(list(tmp_path.glob('aoe*')))}"
-            place.mkdir()
+            directory = tmp_path / f"aoe{len(list(tmp_path.glob('aoe*')))}"
+            directory.mkdir()
             try:
-                return stack.enter_context(serve(place, **options))
+                return stack.enter_context(serve(directory, **options))
             except AccessError as error:
-                pytest.skip(f"{error.what}: {error.why}. {_CURE}")
+                pytest.skip(f"{error.what}: {error.why}. {_FIX}")
 
         yield make
 
 
 @pytest.fixture
 def aoe_disk(serve_aoe: ServeAoe) -> ServedDisk:
-    """Return an AoE disk of 64 MiB that is served at the other end of a wire."""
+    """Serve an empty AoE disk of 64 MiB at the other end of a veth pair."""
     return serve_aoe()

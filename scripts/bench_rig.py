@@ -177,7 +177,7 @@ class Rig:
             if process.poll() is not None:
                 raise AoEError(name, _last_line(log.read_text()) or "ended by itself")
         finally:
-            self._wire.target.end_programs()
+            self._wire.target.terminate_processes()
 
     # --- what is done with them -------------------------------------------------------
 

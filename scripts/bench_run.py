@@ -100,8 +100,8 @@ class Bench:
         # What the user has to give, and did not, was not asked for.
         for cell in chosen:
             for side in cell.sides:
-                if cure := self._tools.cure(side.needs):
-                    yield f"{cell.name}, {side.name}: {cure}"
+                if fix := self._tools.fix(side.needs):
+                    yield f"{cell.name}, {side.name}: {fix}"
 
 
 def measure_quietly(side: Side, rig: Rig, tries: int) -> Sample:

@@ -165,7 +165,7 @@ class Report:
         machine: facts of the machine and of the programs, by name.
         settings: how it was measured, by name.
         results: cells in the order in which they were measured.
-        left_out: what could not be measured, and the cure, a line each.
+        left_out: what could not be measured, and the fix, a line each.
     """
 
     machine: dict[str, str | int | float]

@@ -59,7 +59,7 @@ class Tools:
         """Tell whether all of these are there."""
         return all(name in self.paths for name in names)
 
-    def cure(self, names: Sequence[str]) -> str:
+    def fix(self, names: Sequence[str]) -> str:
         """Say how to get those of the peers that are not there; nothing if all are."""
         packages = [
             PACKAGES[name]

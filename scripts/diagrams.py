@@ -1,7 +1,7 @@
-"""Draw the states of the initiator's devices and targets into its states.md.
+"""Generate the state diagrams of the initiator's devices and targets in states.md.
 
-Nobody draws an arrow: the driver goes it. Each event is tried in each state that was
-found, on a fresh driver, with Linux 6.1's manners and ours; what it leads to is drawn.
+The transitions are not written by hand. Each event is applied in each state that was
+reached, on a new driver, with the default options and with those of Linux 6.1.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 from aoe.ata import SECTOR
 from initiator.driver.options import Options
-from tests.unit.conftest import AnsweringTarget, World
+from tests.unit.conftest import FakeTarget, World
 
 DOCUMENT: Final = Path(__file__).parents[1] / "initiator/driver/states.md"
-MANNERS: Final = {"ours": Options(), "kernel": Options.kernel()}
+OPTIONS: Final = {"default": Options(), "kernel": Options.kernel()}
 _SILENCE: Final = 400.0
-"""Seconds; more than any device is waited for."""
+"""Seconds; longer than ``deadsecs``, with margin for retransmissions."""
 
 
-class Arrow(NamedTuple):
+class Transition(NamedTuple):
     """An event that leads from one state to another."""
 
     before: str
@@ -36,7 +36,7 @@ Event: TypeAlias = Callable[[World], None]
 
 
 def _make_world(options: Options) -> World:
-    return World(options, (1500,), AnsweringTarget(bytearray(64 * SECTOR)))
+    return World(options, (1500,), FakeTarget(bytearray(64 * SECTOR)))
 
 
 # --- a device -------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def _make_world(options: Options) -> World:
 def _announce(world: World) -> None:
     world.take()
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
 
 
 def _open(world: World) -> None:
@@ -64,10 +64,10 @@ def _fall_silent(world: World) -> None:
 
 
 EVENTS: Final[dict[str, Event]] = {
-    "it announces itself": _announce,
-    "opened": _open,
+    "announcement": _announce,
+    "open": _open,
     "last close": _close,
-    "silent for deadsecs": _fall_silent,
+    "no response for deadsecs": _fall_silent,
 }
 
 
@@ -78,70 +78,71 @@ def _device_state(world: World) -> str:
     return device.state.value + (", open" if device.nopen else "")
 
 
-def device_arrows(options: Options) -> list[Arrow]:
-    """Find all that can become of a device, from before it was heard of."""
-    ways: dict[str, list[Event]] = {"unknown": []}
-    found = deque(ways)
-    arrows = []
+def device_transitions(options: Options) -> list[Transition]:
+    """Find all transitions of a device, by breadth-first search from "unknown"."""
+    paths: dict[str, list[Event]] = {"unknown": []}
+    found = deque(paths)
+    transitions = []
     while found:
         before = found.popleft()
         for name, event in EVENTS.items():
             if before == "unknown" and event is not _announce:
                 continue
             world = _make_world(options)
-            for each in (*ways[before], event):
+            for each in (*paths[before], event):
                 each(world)
             after = _device_state(world)
-            if after not in ways:
-                ways[after] = [*ways[before], event]
+            if after not in paths:
+                paths[after] = [*paths[before], event]
                 found.append(after)
             if after != before:
-                arrows.append(Arrow(before, name, after))
-    return arrows
+                transitions.append(Transition(before, name, after))
+    return transitions
 
 
 # --- one of the targets of a device ---------------------------------------------------
 
 
-def target_arrows(options: Options) -> list[Arrow]:
-    """Find what becomes of the trust in one target of two that falls silent."""
+def target_transitions(options: Options) -> list[Transition]:
+    """Find the transitions of one of two targets that stops responding and resumes."""
     world = _make_world(options)
     world.bring_up()
     other = world.second_mac()
     world.deliver(other.announce())
     watched = world.device.targets[-1]
     answering = {world.target.mac: world.target, other.mac: other}
-    steps: dict[Arrow, list[int]] = {}
+    steps: dict[Transition, list[int]] = {}
 
     def watch(event: str, happen: Callable[[], None]) -> None:
         before = watched.taint
         happen()
         if watched.taint != before:
-            arrow = Arrow(_trust(before), event, _trust(watched.taint))
-            steps.setdefault(arrow, []).append(watched.taint)
+            states = _taint_state(before), _taint_state(watched.taint)
+            transition = Transition(states[0], event, states[1])
+            steps.setdefault(transition, []).append(watched.taint)
 
-    def live(*, silent: bool) -> None:
+    def run(*, silent: bool) -> None:
         end = world.now + _SILENCE
         while world.now < end:
             for frame in world.take():
                 target = answering.get(frame.raw[:6])
                 if target is not None and not (silent and target is other):
                     reply = target.answer(frame.raw)
-                    watch("answers", partial(world.deliver, reply))
+                    watch("response", partial(world.deliver, reply))
             world.write(0, bytes(SECTOR))
             world.now += 0.1
-            watch("lets a frame wait", partial(world.driver.handle_timer, world.now))
+            watch("no response", partial(world.driver.handle_timer, world.now))
 
-    live(silent=True)
-    live(silent=False)
+    run(silent=True)
+    run(silent=False)
     return [
-        Arrow(before, f"{event}, taint {_span(taints)}", after)
+        Transition(before, f"{event}, taint {_span(taints)}", after)
         for (before, event, after), taints in steps.items()
     ]
 
 
-def _trust(taint: int) -> str:
-    return "tainted" if taint else "trusted"
+def _taint_state(taint: int) -> str:
+    return "tainted" if taint else "untainted"
 
 
 def _span(taints: Sequence[int]) -> str:
@@ -149,21 +150,21 @@ def _span(taints: Sequence[int]) -> str:
     return f"{first}" if first == last else f"{first} to {last}"
 
 
-# --- drawn ----------------------------------------------------------------------------
+# --- diagrams -------------------------------------------------------------------------
 
 
-def draw(find: Callable[[Options], list[Arrow]]) -> str:
-    """Draw as Mermaid what both manners have in common, and what only one of them."""
-    found = {name: find(options) for name, options in MANNERS.items()}
+def draw(find: Callable[[Options], list[Transition]]) -> str:
+    """Return a Mermaid diagram; transitions of one set of options only are marked."""
+    found = {name: find(options) for name, options in OPTIONS.items()}
     lines = ["```mermaid", "stateDiagram-v2"]
-    everything = dict.fromkeys(arrow for arrows in found.values() for arrow in arrows)
-    states = dict.fromkeys(s for a in everything for s in (a.before, a.after))
+    union = dict.fromkeys(each for those in found.values() for each in those)
+    states = dict.fromkeys(s for each in union for s in (each.before, each.after))
     lines += [f'    state "{state}" as {_name(state)}' for state in states]
-    for arrow in everything:
-        whose = [name for name, arrows in found.items() if arrow in arrows]
-        only = f" ({', '.join(whose)})" if len(whose) < len(found) else ""
-        way = f"{_name(arrow.before)} --> {_name(arrow.after)}"
-        lines.append(f"    {way}: {arrow.event}{only}")
+    for each in union:
+        names = [name for name, those in found.items() if each in those]
+        only = f" ({', '.join(names)})" if len(names) < len(found) else ""
+        arrow = f"{_name(each.before)} --> {_name(each.after)}"
+        lines.append(f"    {arrow}: {each.event}{only}")
     return "\n".join([*lines, "```\n"])
 
 
@@ -172,7 +173,7 @@ def _name(state: str) -> str:
 
 
 def redraw(text: str) -> str:
-    """Return a document with its diagrams as they have to be."""
+    """Return a document with its diagrams replaced by newly generated ones."""
     for kind, find in DIAGRAMS.items():
         before, mark, rest = text.partition(f"<!-- diagram: {kind} -->\n")
         _, end, behind = rest.partition("<!-- end -->\n")
@@ -180,11 +181,11 @@ def redraw(text: str) -> str:
     return text
 
 
-DIAGRAMS: Final = {"device": device_arrows, "target": target_arrows}
+DIAGRAMS: Final = {"device": device_transitions, "target": target_transitions}
 
 
 def main() -> None:
-    """Draw them anew."""
+    """Write the document with new diagrams."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     DOCUMENT.write_text(redraw(DOCUMENT.read_text("utf-8")), "utf-8")
     print(DOCUMENT)

@@ -88,7 +88,7 @@ class Load:
                 self._running += 1
                 self._disk.submit(self._op, self._offset, bytearray(PIECE), self._end)
                 self._offset = (self._offset + PIECE) % SIZE
-            self._disk.host.turn(0.02)
+            self._disk.host.run_once(0.02)
         return True
 
     def _end(self, bio: Bio) -> None:
@@ -132,7 +132,7 @@ def measure(timing: str, trial: Trial) -> Result:
     freeze, limit = trial.freeze, trial.limit
     with tempfile.TemporaryDirectory() as directory, Wire(trial.mtu) as wire:
         target = SERVERS[trial.server](wire, Path(directory) / "disk.img")
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             disk = Disk.open("e0.0", wire.interface, options=MANNERS[timing])
         with disk:
             load = Load(disk, trial.op)

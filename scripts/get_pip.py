@@ -25,7 +25,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 from urllib.request import HTTPSHandler, build_opener
 
 PYPI = "https://pypi.org/simple"
-CURE = "Or install ensurepip with: apt install python3-venv"
+FIX = "Or install ensurepip with: apt install python3-venv"
 WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
 
@@ -119,7 +119,7 @@ def main() -> None:
         wheel = newest_wheel(index)
         content = fetch(wheel.url)
     except (OSError, ValueError, HTTPException) as error:
-        sys.exit(f"get_pip: cannot fetch pip from {index}: {error}. {CURE}")
+        sys.exit(f"get_pip: cannot fetch pip from {index}: {error}. {FIX}")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, wheel.name)
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The page of a click command: what its help says, with nothing left out."""
+"""Manual pages of click commands: options from click, the rest from ``manpages.d``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
+from aoe.common.commandline import SectionedCommand
+from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
+from scripts.man_prose import Prose, add_section, read_prose
 from scripts.roff import Page, bold, escape, italic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _TRY: Final = re.compile(r"^Try:? +", re.MULTILINE)
 _OPTION: Final = re.compile(r"--?[a-zA-Z][\w-]*")
+_MERGED: Final = ("DESCRIPTION", "COMMANDS", "OPTIONS")
+_EXIT_STATUS: Final = {
+    0: "Success.",
+    AoEError.exit_code: "Failure for any other reason.",
+    UsageError.exit_code: "Usage error: an unknown option, an invalid value, or "
+    "options that exclude each other.",
+    NotFoundError.exit_code: "Not found: no such interface, file or target, or no "
+    "answer within the timeout.",
+    AccessError.exit_code: "Permission denied.",
+    BusyError.exit_code: "Busy: another process or client holds the address, the disk, "
+    "the claim or the reservation.",
+    130: "Interrupted with Ctrl-C.",
+}
+"""The exit status of all commands; the page of a command may replace an entry."""
 
 
 class Help(NamedTuple):
@@ -46,14 +63,24 @@ def read_help(command: click.Command) -> Help:
 
 def walk(command: click.Command, program: str) -> Iterator[click.Context]:
     """Yield a context for a command and each one below it, in the order of the code."""
-    yield from _below(click.Context(command, info_name=program))
+    yield from below(click.Context(command, info_name=program))
 
 
-def _below(ctx: click.Context) -> Iterator[click.Context]:
+def below(ctx: click.Context) -> Iterator[click.Context]:
+    """Yield a context and those of all commands below it."""
     yield ctx
-    if isinstance(ctx.command, click.Group):
-        for name, command in ctx.command.commands.items():
-            yield from _below(click.Context(command, info_name=name, parent=ctx))
+    for child in children(ctx):
+        yield from below(child)
+
+
+def children(ctx: click.Context) -> list[click.Context]:
+    """Return a context for each command of a group; none for any other command."""
+    if not isinstance(ctx.command, click.Group):
+        return []
+    return [
+        click.Context(command, info_name=name, parent=ctx)
+        for name, command in ctx.command.commands.items()
+    ]
 
 
 def options_of(ctx: click.Context) -> list[tuple[str, str]]:
@@ -66,40 +93,187 @@ def options_of(ctx: click.Context) -> list[tuple[str, str]]:
     return [record for record in records if record is not None]
 
 
-def command_page(cli: click.Command, program: str, section: int) -> Page:
-    """Make a page of all commands, up to where what no command knows begins."""
-    contexts = list(walk(cli, program))
-    said = read_help(cli)
-    page = Page(
-        program,
-        section,
-        said.summary[0].lower() + said.summary[1:].rstrip("."),
-        placeholders=_placeholders(contexts),
-        commands=[str(ctx.info_name) for ctx in contexts[1:]],
-    )
-    leaves = [ctx for ctx in contexts if not isinstance(ctx.command, click.Group)]
-    page.heading("SYNOPSIS")
+def page_name(ctx: click.Context) -> str:
+    """Return the title of a command's page, ``aoe-copy`` for ``aoe copy``."""
+    return ctx.command_path.replace(" ", "-")
+
+
+def command_page(ctx: click.Context, section: int) -> Page:
+    """Make the page of one command, the commands below it included."""
+    prose = read_prose(f"{page_name(ctx)}.{section}")
+    page = _begin(ctx, section)
+    leaves = children(ctx) or [ctx]
     page.synopsis(map(_usage, leaves))
-    page.heading("DESCRIPTION")
-    page.text(said.summary)
-    _add_paragraphs(page, said)
-    page.heading("OPTIONS")
-    _add_options(page, contexts[0])
-    page.tagged(bold("-h") + ", " + bold("--help"), "Explain a command; all take it.")
-    page.heading("COMMANDS")
-    for ctx in contexts[1:]:
-        _add_command(page, ctx)
+    _add_description(page, ctx, prose)
+    shared = _shared_options(leaves)
+    if isinstance(ctx.command, click.Group):
+        _add_commands(page, leaves, prose, shared)
+    _add_options(page, ctx, prose, shared)
+    _add_rest(page, list(below(ctx)), prose)
     return page
 
 
-def add_examples(page: Page, cli: click.Command, program: str) -> None:
-    """Add what the commands' helps tell to try, below what each of them does."""
+def overview_page(
+    cli: click.Command, program: str, section: int, groups: Mapping[str, Iterable[str]]
+) -> Page:
+    """Make the page of a program, which refers to the pages of its commands.
+
+    Args:
+        cli: the program.
+        program: its name.
+        section: the section of the manual.
+        groups: the names of the commands in each group, by its title.
+    """
+    root = click.Context(cli, info_name=program)
+    prose = read_prose(f"{program}.{section}")
+    page = _begin(root, section)
+    page.synopsis([_usage(root)])
+    _add_description(page, root, prose)
+    page.heading("OPTIONS")
+    for names, text in options_of(root):
+        page.tagged(_marked_names(names), text)
+    page.tagged(
+        f"{bold('-h')}, {bold('--help')}",
+        "Show the help of the program, or of the command before it, and exit.",
+    )
+    page.heading("COMMANDS")
+    by_name = {str(ctx.info_name): ctx for ctx in children(root)}
+    for title, commands in groups.items():
+        if len(groups) > 1:
+            page.subheading(escape(title))
+        _add_references(page, section, [by_name[each] for each in commands])
+    _add_rest(page, [root], prose)
+    return page
+
+
+def _add_references(page: Page, section: int, contexts: list[click.Context]) -> None:
+    for ctx in contexts:
+        reference = page.marked(f"{page_name(ctx)}({section})")
+        page.tagged(reference, read_help(ctx.command).summary)
+
+
+def _begin(ctx: click.Context, section: int) -> Page:
+    summary = read_help(ctx.command).summary
+    page = Page(
+        page_name(ctx),
+        section,
+        summary[0].lower() + summary[1:].rstrip("."),
+        placeholders=_placeholders(list(below(ctx))),
+        commands=[str(each.info_name) for each in below(ctx.find_root())],
+    )
+    page.heading("SYNOPSIS")
+    return page
+
+
+def _add_description(page: Page, ctx: click.Context, prose: Prose) -> None:
+    page.heading("DESCRIPTION")
+    page.text(read_help(ctx.command).summary)
+    page.prose(prose.text("DESCRIPTION"))
+
+
+def _shared_options(leaves: list[click.Context]) -> list[tuple[str, str]]:
+    first, *others = [options_of(ctx) for ctx in leaves]
+    return [each for each in first if all(each in records for records in others)]
+
+
+def _add_commands(
+    page: Page,
+    leaves: list[click.Context],
+    prose: Prose,
+    shared: list[tuple[str, str]],
+) -> None:
+    said = prose.tags("COMMANDS")
+    page.heading("COMMANDS")
+    for ctx in leaves:
+        page.subheading(_usage(ctx))
+        page.text(read_help(ctx.command).summary)
+        if more := said.pop(str(ctx.info_name), ""):
+            page.text(more)
+        for names, text in options_of(ctx):
+            if (names, text) not in shared:
+                page.tagged(_marked_names(names), text)
+    _refuse_rest(page, "COMMANDS", said)
+
+
+def _add_options(
+    page: Page, ctx: click.Context, prose: Prose, shared: list[tuple[str, str]]
+) -> None:
+    if not shared:
+        return
+    said = prose.tags("OPTIONS")
+    headings = _headings(ctx.command)
+    page.heading("OPTIONS")
+    if isinstance(ctx.command, click.Group):
+        page.text("All commands take these:")
+    for names, text in shared:
+        option = _long_name(names)
+        if option in headings:
+            page.subheading(escape(headings[option]))
+        page.tagged(_marked_names(names), _extended(text, said.pop(option, "")))
+    _refuse_rest(page, "OPTIONS", said)
+    page.prose(prose.untagged("OPTIONS"))
+
+
+def _headings(command: click.Command) -> dict[str, str]:
+    """Return the headings of the help, by the long name of the option below each."""
+    if not isinstance(command, SectionedCommand):
+        return {}
+    return {
+        parameter.opts[-1]: command.headings[str(parameter.name)]
+        for parameter in command.params
+        if parameter.name in command.headings
+    }
+
+
+def _long_name(names: str) -> str:
+    long_names = (name for name in names.split() if name.startswith("--"))
+    return next(long_names, names)
+
+
+def _extended(text: str, more: str) -> str:
+    # The default stands at the end, behind what the page adds.
+    said, bracket, default = text.partition("  [")
+    return " ".join(filter(None, [said, more, bracket.strip() + default]))
+
+
+def _refuse_rest(page: Page, heading: str, said: dict[str, str]) -> None:
+    if said:
+        where = f"{page.file_name}.txt: {heading}"
+        raise LookupError(f"{where}: there is no {', '.join(said)}")
+
+
+def _add_rest(page: Page, contexts: list[click.Context], prose: Prose) -> None:
+    for heading in prose.middle(_MERGED):
+        add_section(page, prose, heading)
+    for heading in prose.tail(generated=("EXIT STATUS", "EXAMPLES")):
+        if heading == "EXIT STATUS":
+            _add_exit_status(page, prose)
+        elif heading == "EXAMPLES":
+            _add_examples(page, contexts, prose)
+        else:
+            add_section(page, prose, heading)
+
+
+def _add_exit_status(page: Page, prose: Prose) -> None:
+    page.heading("EXIT STATUS")
+    said = prose.tags("EXIT STATUS")
+    for code, text in _EXIT_STATUS.items():
+        page.tagged(bold(str(code)), said.pop(str(code), text))
+    _refuse_rest(page, "EXIT STATUS", said)
+    page.prose(prose.untagged("EXIT STATUS"))
+
+
+def _add_examples(page: Page, contexts: list[click.Context], prose: Prose) -> None:
+    # The examples of the help that the page does not explain follow at the end.
+    text = prose.text("EXAMPLES")
+    explained = {line.strip() for line in text.splitlines()}
+    examples = [line for ctx in contexts for line in read_help(ctx.command).examples]
+    more = [line for line in dict.fromkeys(examples) if line not in explained]
     page.heading("EXAMPLES")
-    for ctx in list(walk(cli, program))[1:]:
-        said = read_help(ctx.command)
-        if said.examples:
-            page.text(said.summary.rstrip(".") + ":")
-            page.block(*said.examples)
+    page.prose(text)
+    if more:
+        page.text("Also:")
+        page.block(*more)
 
 
 def _placeholders(contexts: list[click.Context]) -> set[str]:
@@ -118,29 +292,6 @@ def _usage(ctx: click.Context) -> str:
         pieces,
     )
     return f"{bold(ctx.command_path)} {marked}"
-
-
-def _add_command(page: Page, ctx: click.Context) -> None:
-    is_group = isinstance(ctx.command, click.Group)
-    page.subheading(bold(ctx.command_path) if is_group else _usage(ctx))
-    said = read_help(ctx.command)
-    page.text(said.summary)
-    _add_paragraphs(page, said)
-    _add_options(page, ctx)
-
-
-def _add_paragraphs(page: Page, said: Help) -> None:
-    for paragraph in said.paragraphs:
-        if paragraph.startswith("\b"):
-            page.block(*paragraph.splitlines()[1:])
-        elif not paragraph.startswith("Exit codes: 0 done"):
-            # Those that all commands have are a section of their own.
-            page.text(" ".join(paragraph.split()))
-
-
-def _add_options(page: Page, ctx: click.Context) -> None:
-    for names, text in options_of(ctx):
-        page.tagged(_marked_names(names), text)
 
 
 def _marked_names(names: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
+from scripts.man_prose import add_section, read_prose
 from scripts.roff import Page, bold, escape, italic
 from target.config import toml as config_file
 from target.filters.settings import FILTERS, FilterSettings, allowed
@@ -29,7 +30,7 @@ _KINDS: Final = {
 
 
 EXAMPLE: Final = """\
-[defaults]                      # what holds where a disk does not say otherwise
+[defaults]                      # for every disk that does not set the key itself
 interfaces = ["eth0", "eth1"]
 sync = true
 
@@ -39,54 +40,9 @@ path = "/dev/vg0/disk"
 
 [[export]]
 address = "e0.1"
-path = "golden.img"
+path = "golden.img"             # relative to the directory of the file
 overlay = "client1.ovl"
 mask = ["52:54:00:ae:00:02"]
-"""
-
-_DESCRIPTION: Final = """
-DESCRIPTION
-
-A TOML file that says what one process serves. `aoe-target serve --config FILE` serves
-it, `aoe-target check FILE` says what is wrong with it, and `aoe-target reload` has it
-read again. A key that is not known is a mistake.
-
-A size is a whole number of bytes, or text with one of the suffixes K, M, G and T,
-powers of 1024: `"10G"`. Paths are relative to the directory that the file is in.
-"""
-
-_DISKS: Final = """
-DISKS
-
-Each disk is a table `[[export]]`; there is at least one. What it does not say is taken
-from the table `[defaults]`, which can have all of these keys but `address` and `path`.
-"""
-
-_FILTERS: Final = """
-FILTERS
-
-Tables `[[export.filter]]`, below the `[[export]]` that they belong to, make it
-misbehave on purpose. Each has the `name` of a filter, and keys of that one. On the
-command line it is --filter `drop:probability=0.02`.
-
-    [[export.filter]]
-    name = "drop"
-    probability = 0.02
-"""
-
-_NOTES: Final = """
-NOTES
-
-A reload compares the file with what is served: what is the same is not touched, what is
-new is opened first, and if anything cannot be, nothing changes. `metrics` and `control`
-are what they were when the process began.
-
-On the command line a plain number for --offset or --length counts sectors, as it does
-for vblade(8); here it counts bytes.
-
-SEE ALSO
-
-aoe-target(8), aoe(7)
 """
 
 
@@ -104,7 +60,7 @@ def documented(struct: Struct) -> tuple[str, dict[str, str]]:
 
 
 def _without_rules(text: str) -> str:
-    # Who administers a target has no list of the protocol's rules.
+    # The numbers of the rules mean nothing to an administrator.
     return " ".join(re.sub(r" \(P\d+\)", "", text).split())
 
 
@@ -155,22 +111,29 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
 
 def config_page() -> Page:
     """Make the page of the configuration file."""
-    page = Page("aoe-target.toml", 5, "what aoe-target serves")
-    page.prose(_DESCRIPTION)
+    page = Page("aoe-target.toml", 5, "configuration file of aoe-target")
+    prose = read_prose(page.file_name)
+    add_section(page, prose, "DESCRIPTION")
     page.block(*EXAMPLE.splitlines())
-    _add_tables(page)
+    _add_process(page)
+    add_section(page, prose, "DISKS")
+    _add_disk_keys(page)
+    add_section(page, prose, "FILTERS")
     _add_filters(page)
-    page.prose(_NOTES)
+    for heading in prose.tail():
+        add_section(page, prose, heading)
     return page
 
 
-def _add_tables(page: Page) -> None:
+def _add_process(page: Page) -> None:
     page.heading("THE PROCESS")
-    page.text("These stand before the first table.")
+    page.text("These keys stand before the first table.")
     for field in msgspec.structs.fields(config_file.Document):
         if field.name not in ("export", "defaults"):
             _add_key(page, config_file.Document, field)
-    page.prose(_DISKS)
+
+
+def _add_disk_keys(page: Page) -> None:
     own = ("address", "path")
     fields = msgspec.structs.fields(config_file.Export)
     for field in sorted(fields, key=lambda each: each.name not in own):
@@ -195,7 +158,6 @@ def _sentence(text: str) -> str:
 
 
 def _add_filters(page: Page) -> None:
-    page.prose(_FILTERS)
     for shared in _shared():
         page.subheading(escape(_title(shared)))
         _add_filter_keys(page, shared, _own_keys(shared))

@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from initiator.cli.main import SECTIONS
 from initiator.cli.main import cli as aoe
-from scripts.man_commands import add_examples, command_page
+from scripts.man_commands import children, command_page, overview_page
 from scripts.man_config import config_page
-from scripts.man_prose import (
-    add_initiator_sections,
-    add_target_sections,
-    protocol_page,
-)
+from scripts.man_topics import protocol_page, service_page
 from target.cli.main import cli as aoe_target
 
 if TYPE_CHECKING:
@@ -22,25 +21,20 @@ if TYPE_CHECKING:
 
 def pages() -> list[Page]:
     """Make all pages."""
-    return [_aoe_page(), _target_page(), config_page(), protocol_page()]
+    return [
+        overview_page(aoe, "aoe", 1, SECTIONS),
+        *_command_pages(aoe, "aoe", 1),
+        overview_page(aoe_target, "aoe-target", 8, {"": aoe_target.commands}),
+        *_command_pages(aoe_target, "aoe-target", 8),
+        service_page(),
+        config_page(),
+        protocol_page(),
+    ]
 
 
-def _aoe_page() -> Page:
-    page = command_page(aoe, "aoe", 1)
-    add_initiator_sections(page)
-    add_examples(page, aoe, "aoe")
-    page.heading("SEE ALSO")
-    page.text("aoe(7), aoe-target(8)")
-    return page
-
-
-def _target_page() -> Page:
-    page = command_page(aoe_target, "aoe-target", 8)
-    add_target_sections(page)
-    add_examples(page, aoe_target, "aoe-target")
-    page.heading("SEE ALSO")
-    page.text("aoe(1), aoe-target.toml(5), aoe(7)")
-    return page
+def _command_pages(cli: click.Command, program: str, section: int) -> list[Page]:
+    root = click.Context(cli, info_name=program)
+    return [command_page(ctx, section) for ctx in children(root)]
 
 
 def main() -> None:

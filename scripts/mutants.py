@@ -30,7 +30,7 @@ GETS_AND_PUTS: Final = frozenset(
 MUTATED: Final = {
     "initiator/lab/kernel/policy.py": GETS_AND_PUTS,
     "initiator/lab/kernel/slab.py": GETS_AND_PUTS | {"reap"},
-    "initiator/driver/skbuff.py": GETS_AND_PUTS,
+    "initiator/lab/kernel/skbuff.py": GETS_AND_PUTS,
     "initiator/lab/kernel/submitters.py": frozenset({"reap"}),
     "initiator/driver/driver.py": frozenset({"bio_arrives", "bio_ends"}),
     "initiator/lab/world.py": frozenset({"end_io"}),

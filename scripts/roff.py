@@ -124,7 +124,7 @@ class Page:
         Paragraphs have empty lines between them. One in capitals is a heading; one that
         is indented is a block; one whose first line alone is not explains that line.
         """
-        for paragraph in text.strip("\n").split("\n\n"):
+        for paragraph in filter(None, text.strip("\n").split("\n\n")):
             first, *rest = paragraph.splitlines()
             if first.startswith(" "):
                 self.block(*textwrap.dedent(paragraph).splitlines())

@@ -1,1 +1,64 @@
-"""The AoE target: serves disks over raw Ethernet."""
+"""The AoE target: serves disks over raw Ethernet.
+
+The names below are the public interface; modules below this package may change with any
+release. Each name is imported when it is first used.
+
+    Target              the protocol core: a request frame becomes a reply, no I/O
+    Export              a disk, its address, and what clients set on it
+    Disk                the interface that a disk implements
+    MemoryDisk, open_disk   a disk in memory; a disk by path, device or NBD URI
+    Settings, ExportSettings, load_settings   what a server serves; the same from TOML
+    open_service        opens everything that settings name
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from target.config.settings import ExportSettings, Settings
+    from target.config.toml import load_settings
+    from target.disks import open_disk
+    from target.disks.memory import MemoryDisk
+    from target.protocol.disk import Disk
+    from target.protocol.exports import Export
+    from target.protocol.target import Target
+    from target.server.startup import open_service
+
+__all__ = [
+    "Disk",
+    "Export",
+    "ExportSettings",
+    "MemoryDisk",
+    "Settings",
+    "Target",
+    "load_settings",
+    "open_disk",
+    "open_service",
+]
+
+_MODULES: Final = {
+    "Disk": "target.protocol.disk",
+    "Export": "target.protocol.exports",
+    "ExportSettings": "target.config.settings",
+    "MemoryDisk": "target.disks.memory",
+    "Settings": "target.config.settings",
+    "Target": "target.protocol.target",
+    "load_settings": "target.config.toml",
+    "open_disk": "target.disks",
+    "open_service": "target.server.startup",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use: the protocol core needs no server."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,11 +14,11 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, SECTOR
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.options import Options
 from tests.fuzz_frames import golden_frames
-from tests.unit.conftest import ADDRESS, AnsweringTarget, World
+from tests.unit.conftest import ADDRESS, FakeTarget, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,20 +58,20 @@ class AnswerFuzz:
         frames: how many were delivered.
     """
 
-    def __init__(self, seed: int, *, check_answers: bool = True) -> None:
+    def __init__(self, seed: int, *, check_responses: bool = True) -> None:
         self._luck = random.Random(seed)
         disk = bytearray(self._luck.randbytes(SECTORS * SECTOR))
-        target = AnsweringTarget(disk)
-        target.abilities = Ability.TRIM
+        target = FakeTarget(disk)
+        target.feature_sets = FeatureSet.TRIM
         options = Options(
-            deadsecs=0, linger=0.5, only={ADDRESS}, check_answers=check_answers
+            deadsecs=0, quarantine=0.5, only={ADDRESS}, check_responses=check_responses
         )
         self.world = World(options, (1500, 9000), target)
         self.world.bring_up()
         self._second = self.world.second_mac()
-        self._second.abilities = Ability.TRIM
+        self._second.feature_sets = FeatureSet.TRIM
         self.world.deliver(self._second.announce(), 1)
-        self.world.settle()
+        self.world.run_until_idle()
         self.world.driver.open(self.world.device)
         self._golden = [each for each in golden_frames() if each[14] & 8]
         self._asked: deque[Sent] = deque(maxlen=64)
@@ -127,7 +127,7 @@ class AnswerFuzz:
         if luck.random() < 0.02:
             world.wait(luck.choice([0.001, 0.05, 0.6]))
         if luck.random() < 0.001:
-            world.target.takes_fua = not world.target.takes_fua
+            world.target.supports_fua = not world.target.supports_fua
             self._recover()
         self._asked.extend(world.take())
         if not self._asked:

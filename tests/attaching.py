@@ -1,8 +1,8 @@
-"""``aoe attach`` in a mount namespace of its own, so that nothing can stay behind.
+"""Run ``aoe attach`` in a mount namespace of its own, so that no mount is left over.
 
-The namespace outlives it, in the unshare(1) that waits for it. If it ended with a
-killed ``aoe attach``, the kernel would unmount what is on the disk before it took the
-disk for gone, and would wait for it for ever.
+unshare(1) keeps the namespace alive until ``aoe attach`` has exited. If the namespace
+ended together with a killed ``aoe attach``, the kernel would unmount the file system
+before the FUSE connection is aborted, and would wait for its I/O forever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aoe.net.netns import Wire
 
 LONG = 120.0
-"""Seconds for what moves much data on a busy machine."""
+"""Seconds for commands that move much data on a loaded machine."""
 
 
 def may_use_fuse() -> bool:
@@ -32,16 +32,16 @@ def may_use_fuse() -> bool:
 
 
 def may_mount() -> bool:
-    """Tell whether we are root of a machine with loop devices, or root just here."""
+    """Return True if loop devices are usable: root outside a user namespace."""
     return IS_ROOT and os.access("/dev/loop-control", os.R_OK | os.W_OK)
 
 
 class Attached:
-    """A running ``aoe attach``, and what one does beside it.
+    """A running ``aoe attach``, and commands in its namespaces.
 
     Args:
-        process: unshare, which ends as the command does.
-        about: what it said of itself when it was ready.
+        process: unshare, which exits with the code of ``aoe attach``.
+        about: the JSON document that ``aoe attach`` printed when it was ready.
     """
 
     def __init__(self, process: subprocess.Popen[str], about: dict[str, Any]) -> None:
@@ -49,12 +49,12 @@ class Attached:
         self.about = about
 
     def inside(self, *words: object) -> list[str]:
-        """Make a command line that runs beside it."""
-        spaces = ["--target", str(self.process.pid), "--mount", "--net"]
-        return ["nsenter", *spaces, "--", *map(str, words)]
+        """Return a command line that runs in the same namespaces."""
+        namespaces = ["--target", str(self.process.pid), "--mount", "--net"]
+        return ["nsenter", *namespaces, "--", *map(str, words)]
 
     def run(self, *words: object, code: int = 0) -> str:
-        """Run a program there, which has to end with that code; return what it says."""
+        """Run a program there, assert its exit code, and return its output."""
         done = subprocess.run(
             self.inside(*words),
             capture_output=True,
@@ -74,13 +74,13 @@ class Attached:
     def signal(self, number: int) -> None:
         os.kill(self.about["pid"], number)
 
-    def ended(self) -> int:
-        """Wait for its end, and return its exit code."""
+    def wait(self) -> int:
+        """Wait until it exits, and return its exit code."""
         return self.process.wait(PATIENCE * 3)
 
 
 def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
-    """Start ``aoe attach e7.3`` with these words behind."""
+    """Start ``aoe attach e7.3`` with further arguments."""
     command = [
         "unshare",
         "--mount",
@@ -99,7 +99,7 @@ def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
 
 @contextmanager
 def attached(wire: Wire, *words: object) -> Iterator[Attached]:
-    """Attach 7.3; what remains of it at the end is killed."""
+    """Attach e7.3; kill the process if it still runs at the end."""
     process = start_attach(wire, *words, "--json")
     assert process.stdout is not None
     lines = []

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from aoe.config import Config
 from initiator.check.model import Needs, Result
-from initiator.check.play import Session, drive
-from initiator.check.subject import Subject, meet
+from initiator.check.runner import Session, drive
+from initiator.check.subject import Subject, probe
 from initiator.check.suite import CHECKS
 from target.disks.memory import MemoryDisk
 from tests.asking import CLIENT, SECTORS, ask, make_target
@@ -44,7 +44,7 @@ def subject_of(target: Target, ask_: Between) -> Subject:
     plain = Subject(target.export.address, target.mac, CLIENT, mtu, Config())
     config = Config.unpack_from(ask(target, plain.config()))
     t = Subject(target.export.address, target.mac, CLIENT, mtu, config)
-    assert drive(meet(t), t, ask_) is None
+    assert drive(probe(t), t, ask_) is None
     if t.identity is not None:
         t.scratch = range(t.identity.sectors - SCRATCH, t.identity.sectors)
     return t
@@ -63,4 +63,4 @@ def check(
     disk.read_only = read_only
     between = Between(make_target(disk, mtu), mutant or Mutant(""))
     session = Session(subject_of(between.target, between), between, allowed)
-    return list(session.play(checks))
+    return list(session.run(checks))

@@ -5,9 +5,10 @@
     what it prints, on standard output or standard error
 
 Every command has to succeed. What it prints has to be what stands there, but for what
-differs from run to run: times, rates, counters, tags, process ids and MAC addresses are
-compared by their form, blanks by that they are there; that some frames had to be sent
-again may be said or not; and ``...`` stands for anything.
+differs from run to run or between releases: times, rates, counters, tags, process ids,
+MAC addresses and firmware versions are compared by their form, blanks by that they are
+there; that some frames had to be sent again may be said or not; and ``...`` stands for
+anything.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _FORMS = {
     "...": ".*",
     r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b": "[0-9a-f]{2}(?::[0-9a-f]{2}){5}",
     r"\b0x[0-9a-f]{8}\b": "0x[0-9a-f]{8}",
+    r"(?<=firmware )0x[0-9a-f]{4}\b": "0x[0-9a-f]{4}",
     r"\b\d+\s+\d+\.\d{6}\b": r"\d+\s+\d+\.\d{6}",
     r"(?<=\": )\d+(?:\.\d+)?": r"\d+(?:\.\d+)?",
     r"\bprocess \d+, up [\d:]+": r"process \d+, up [\d:]+",

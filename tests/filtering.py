@@ -25,11 +25,11 @@ class Rig:
 
     def __init__(self, *filters: str, files: Sequence[str] = ()) -> None:
         self.files = set(files)
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.filters = Filters(
             [parse_filter(text) for text in filters],
             exists=self.files.__contains__,
-            say=self.said.append,
+            log_line=self.lines.append,
         )
 
     def target(self, disk: Disk | None = None) -> FilteredTarget:

@@ -1,4 +1,4 @@
-"""Frames for tests of links: made, and taken from a link."""
+"""Helpers of the link tests: build frames, receive all frames, bring up a peer."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 def frame_of(
     length: int, *, reply: bool = False, dst: bytes = Wire.target_mac, number: int = 0
 ) -> bytes:
-    """Make a frame with contents that no other number has."""
+    """Build a frame whose content is unique to its number."""
     head = dst + Wire.initiator_mac + b"\x88\xa2" + (b"\x18" if reply else b"\x10")
     fill = number.to_bytes(5, "big") + random.Random(number).randbytes(length)
     return (head + fill)[:length]
 
 
-def arriving(link: Link, patience: float = 0.1) -> list[bytes]:
-    """Take all frames until none has come for a while."""
+def arriving(link: Link, timeout: float = 0.1) -> list[bytes]:
+    """Receive frames until none arrives within ``timeout`` seconds."""
     frames = []
-    while link.wait(patience):
+    while link.wait(timeout):
         while (frame := link.receive()) is not None:
             frames.append(bytes(frame))
     return frames
 
 
 def switch_on(wire: Wire, name: str, where: Namespace) -> None:
-    """Switch an interface on, and wait until the initiator's end sends again.
+    """Set an interface up and wait until the initiator's end is operational.
 
-    The kernel gets to that by itself, some time later; till then frames are lost.
+    The kernel reactivates the queue of the peer asynchronously (linkwatch) and drops
+    frames until then.
     """
     set_up(name, where.pid)
     show = ["ip", "-oneline", "link", "show", "aoe0"]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from aoe.address import Address
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
 from target.protocol.exports import Export
@@ -205,7 +205,7 @@ class FuzzedPort:
         over = str(self._place / overlay) if overlay else ""
         disk = Fence(open_disk(path, flags, over))
         export = Export(address, disk, firmware_number=0x4019, sync=flags.sync)
-        export.changed = self._keep
+        export.on_change = self._keep
         model = bytearray(content[flags.offset :][:SIZE])
         return Served(self._port.add(export), disk, model)
 
@@ -292,7 +292,7 @@ class FuzzedPort:
             export = each.target.export
             export.state = replace(export.state, config_string=b"", write_cache=None)
             export.uncorrectable.clear()
-            export.enable(Ability.SMART)
+            export.enable(FeatureSet.SMART)
 
     @property
     def executed(self) -> int:

@@ -111,7 +111,7 @@ def is_answered(served: Served, request: bytes, before: ClientState) -> bool:
 def is_outgrown(served: Served, request: bytes, before: ClientState) -> bool:
     """Tell whether a transfer would have fitted before the MTU became smaller (P37)."""
     target = served.target
-    is_between = target.sector_limit < request[26] <= target.sectors_once
+    is_between = target.sector_limit < request[26] <= target.largest_advertised
     is_allowed = not is_fenced(request, before)
     return is_between and is_allowed and is_transfer(served, request)
 

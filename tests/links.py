@@ -1,4 +1,4 @@
-"""Links without an interface: to queues, to rings in memory, to a target in memory."""
+"""Links without an interface: in-memory queues, rings and a target."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING
 from aoe.errors import NotFoundError
 from aoe.net.base import Link, LinkStatistics
 from aoe.net.rings import (
-    FRAME_OFFSET,
-    TP_STATUS_SEND_REQUEST,
-    TP_STATUS_USER,
-    TPACKET2_HEADER,
-    RingGeometry,
     Rings,
 )
 from tests.asking import CLIENT, TARGET, ask, make_target
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class QueueLink(Link):
-    """A link to two queues, with ``slots`` frames to send between two flushes."""
+    """A link between two queues; ``slots`` limits the frames committed per flush."""
 
     def __init__(self, slots: int = 8, mtu: int = 1500) -> None:
         self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
@@ -84,15 +79,12 @@ class QueueLink(Link):
 
 
 class MemoryRingLink(Link):
-    """A link with rings in plain memory; the kernel's part is played here.
-
-    It sends all frames at each flush, and fills every free receive slot.
-    """
+    """Packet rings in memory with a fake kernel, which runs at each flush."""
 
     def __init__(self, mtu: int = 1500, slots: int = 32) -> None:
         self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
         self.up = True
-        self.waiting: deque[bytes] = deque()
+        self.incoming: deque[bytes] = deque()
         self.sent: list[bytes] = []
         self._geometry = RingGeometry.for_frames(14 + mtu, slots)
         memory = memoryview(bytearray(b"\xdb" * (2 * self._geometry.size)))
@@ -107,16 +99,16 @@ class MemoryRingLink(Link):
         return self._rings
 
     def deliver(self, *frames: bytes) -> None:
-        self.waiting.extend(frames)
+        self.incoming.extend(frames)
         self._fill()
 
     def _fill(self) -> None:
         memory, slots = self._rings.memory, self._rings.rx.slots
-        while self.waiting:
+        while self.incoming:
             start = slots.offsets[self._kernel_producer % slots.count]
             if memory[start]:
                 return
-            frame = self.waiting.popleft()
+            frame = self.incoming.popleft()
             at = start + FRAME_OFFSET
             stored = min(len(frame), self._geometry.slot_size - FRAME_OFFSET)
             memory[at : at + stored] = frame[:stored]
@@ -167,11 +159,11 @@ class MemoryRingLink(Link):
         self._rings.close()
 
 
-class Cable(Link):
-    """A link to a target in memory, over a wire that may lose and add frames.
+class TargetLink(Link):
+    """A link to a target in memory, with fault injection.
 
     Args:
-        replies: returns the frames that arrive for a request, given the target's reply.
+        replies: returns the frames to receive, given a request and its reply.
     """
 
     name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
@@ -180,14 +172,14 @@ class Cable(Link):
         self.target = make_target()
         self.sent: list[bytes] = []
         self._replies = replies
-        self._arrived: deque[bytes] = deque()
+        self._incoming: deque[bytes] = deque()
         self._slot = bytearray(1514)
 
     def fileno(self) -> int:
         return -1
 
     def receive(self) -> memoryview | None:
-        return memoryview(self._arrived.popleft()) if self._arrived else None
+        return memoryview(self._incoming.popleft()) if self._incoming else None
 
     def reserve(self) -> memoryview | None:
         return memoryview(self._slot)
@@ -196,15 +188,15 @@ class Cable(Link):
         request = bytes(self._slot[:length])
         self.sent.append(request)
         reply = ask(self.target, request)
-        self._arrived.extend(each for each in self._replies(request, reply) if each)
+        self._incoming.extend(each for each in self._replies(request, reply) if each)
 
     def flush(self) -> None:
         pass
 
     def wait(self, timeout: float | None) -> bool:
-        if not self._arrived:
+        if not self._incoming:
             time.sleep(min(timeout or 0.0, 0.001))
-        return bool(self._arrived)
+        return bool(self._incoming)
 
     def statistics(self) -> LinkStatistics:
         return LinkStatistics()

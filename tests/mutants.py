@@ -19,9 +19,9 @@ def unchanged(frame: bytes) -> bytes:
     return frame
 
 
-def as_answered(request: bytes, reply: bytes) -> bytes:
+def as_answered(request: bytes, response: bytes) -> bytes:
     del request
-    return reply
+    return response
 
 
 class Mutant(NamedTuple):
@@ -41,10 +41,10 @@ class Mutant(NamedTuple):
 def put(offset: int, *values: int) -> Callable[[bytes, bytes], bytes]:
     """Write these bytes into every reply."""
 
-    def alter(_: bytes, reply: bytes) -> bytes:
-        if not reply:
-            return reply
-        return reply[:offset] + bytes(values) + reply[offset + len(values) :]
+    def alter(_: bytes, response: bytes) -> bytes:
+        if not response:
+            return response
+        return response[:offset] + bytes(values) + response[offset + len(values) :]
 
     return alter
 
@@ -55,9 +55,9 @@ def only(
 ) -> Callable[[bytes, bytes], bytes]:
     """Change those replies for which the condition holds."""
 
-    def chosen(request: bytes, reply: bytes) -> bytes:
-        wanted = bool(reply) and condition(request, reply)
-        return alter(request, reply) if wanted else reply
+    def chosen(request: bytes, response: bytes) -> bytes:
+        wanted = bool(response) and condition(request, response)
+        return alter(request, response) if wanted else response
 
     return chosen
 
@@ -93,63 +93,63 @@ def ccmd(*numbers: int) -> Callable[[bytes, bytes], bool]:
     return lambda request, _: request[19] == 1 and request[29] & 0xF in numbers
 
 
-def failed(request: bytes, reply: bytes) -> bool:
-    return request[19] == 0 and not reply[14] & 4 and bool(reply[27] & 1)
+def failed(request: bytes, response: bytes) -> bool:
+    return request[19] == 0 and not response[14] & 4 and bool(response[27] & 1)
 
 
-def succeeded(request: bytes, reply: bytes) -> bool:
-    return request[19] == 0 and not reply[14] & 4 and not reply[27] & 1
+def succeeded(request: bytes, response: bytes) -> bool:
+    return request[19] == 0 and not response[14] & 4 and not response[27] & 1
 
 
-def refused(request: bytes, reply: bytes) -> bool:
+def refused(request: bytes, response: bytes) -> bool:
     del request
-    return bool(reply[14] & 4)
+    return bool(response[14] & 4)
 
 
-def meaning(reply: bytes) -> int:
+def meaning(response: bytes) -> int:
     """Where a short reply stops meaning anything."""
-    number, end = reply[19], MEANING.get(reply[19], 36)
+    number, end = response[19], MEANING.get(response[19], 36)
     if number == 1:
-        return end + int.from_bytes(reply[30:32])
-    return end + {2: 8 * reply[27], 3: 6 * reply[25]}.get(number, 0)
+        return end + int.from_bytes(response[30:32])
+    return end + {2: 8 * response[27], 3: 6 * response[25]}.get(number, 0)
 
 
-def answer_anyway(request: bytes, reply: bytes) -> bytes:
+def answer_anyway(request: bytes, response: bytes) -> bytes:
     """Answer what should meet with silence."""
-    if reply or len(request) < 24:
-        return reply
+    if response or len(request) < 24:
+        return response
     head = request[6:12] + request[:6] + request[12:14] + b"\x18\0\0\7\3"
     return (head + request[19:]).ljust(60, b"\0")[:60]
 
 
-def unpadded(request: bytes, reply: bytes) -> bytes:
+def unpadded(request: bytes, response: bytes) -> bytes:
     del request
-    return reply[: meaning(reply)] if len(reply) == 60 else reply
+    return response[: meaning(response)] if len(response) == 60 else response
 
 
-def stale(request: bytes, reply: bytes) -> bytes:
+def stale(request: bytes, response: bytes) -> bytes:
     """Leave the request's bytes where a reply is padded."""
     del request
-    end = meaning(reply)
-    return reply[:end].ljust(60, b"\xed") if len(reply) == 60 else reply
+    end = meaning(response)
+    return response[:end].ljust(60, b"\xed") if len(response) == 60 else response
 
 
-def error_two(request: bytes, reply: bytes) -> bytes:
+def error_two(request: bytes, response: bytes) -> bytes:
     """Tell of a failed ATA command with an AoE error."""
-    return reply[:14] + b"\x1c\x02" + request[16:36] + bytes(24)
+    return response[:14] + b"\x1c\x02" + request[16:36] + bytes(24)
 
 
-def no_data(request: bytes, reply: bytes) -> bytes:
+def no_data(request: bytes, response: bytes) -> bytes:
     del request
-    return reply[:60]
+    return response[:60]
 
 
 def echo(offset: int, mask: int) -> Callable[[bytes, bytes], bytes]:
     """Send bits of the request's byte back."""
 
-    def alter(request: bytes, reply: bytes) -> bytes:
-        byte = reply[offset] | request[offset] & mask
-        return reply[:offset] + bytes((byte,)) + reply[offset + 1 :]
+    def alter(request: bytes, response: bytes) -> bytes:
+        byte = response[offset] | request[offset] & mask
+        return response[:offset] + bytes((byte,)) + response[offset + 1 :]
 
     return alter
 
@@ -157,24 +157,28 @@ def echo(offset: int, mask: int) -> Callable[[bytes, bytes], bytes]:
 def flip(offset: int) -> Callable[[bytes, bytes], bytes]:
     """Turn a byte over."""
 
-    def alter(_: bytes, reply: bytes) -> bytes:
-        if len(reply) <= offset:
-            return reply
-        return reply[:offset] + bytes((reply[offset] ^ 0xFF,)) + reply[offset + 1 :]
+    def alter(_: bytes, response: bytes) -> bytes:
+        if len(response) <= offset:
+            return response
+        return (
+            response[:offset]
+            + bytes((response[offset] ^ 0xFF,))
+            + response[offset + 1 :]
+        )
 
     return alter
 
 
-def trailing(_: bytes, reply: bytes) -> bytes:
-    return reply + b"\0" if len(reply) > 60 else reply
+def trailing(_: bytes, response: bytes) -> bytes:
+    return response + b"\0" if len(response) > 60 else response
 
 
 def own_address(frame: bytes) -> bytes:
     return frame[:16] + b"\0\7\3" + frame[19:]
 
 
-def address_back(request: bytes, reply: bytes) -> bytes:
-    return reply[:16] + request[16:19] + reply[19:]
+def address_back(request: bytes, response: bytes) -> bytes:
+    return response[:16] + request[16:19] + response[19:]
 
 
 def or_byte(offset: int, bits: int) -> Callable[[bytes], bytes]:
@@ -198,18 +202,18 @@ def is_longer(length: int) -> Callable[[bytes, bytes], bool]:
     return lambda request, _: len(request) > length and request[27] not in WRITES
 
 
-def more_sectors(_: bytes, reply: bytes) -> bytes:
+def more_sectors(_: bytes, response: bytes) -> bytes:
     """Tell of one sector more than there is."""
-    if len(reply) < 548:
-        return reply
-    words = bytearray(reply)
+    if len(response) < 548:
+        return response
+    words = bytearray(response)
     words[36 + 120] += 1
     words[36 + 200] += 1
     return bytes(words)
 
 
-def no_spaces(_: bytes, reply: bytes) -> bytes:
-    return reply[:36] + reply[36:].replace(b" ", b"\0")
+def no_spaces(_: bytes, response: bytes) -> bytes:
+    return response[:36] + response[36:].replace(b" ", b"\0")
 
 
 def without_range_check(frame: bytes) -> bytes:
@@ -245,8 +249,12 @@ def all_of_it(frame: bytes) -> bytes:
     return frame[:30] + (len(frame) - 32).to_bytes(2) + frame[32:]
 
 
-def numbers_back(request: bytes, reply: bytes) -> bytes:
-    return reply[:24] + request[24:28] + reply[28:] if any(request[24:28]) else reply
+def numbers_back(request: bytes, response: bytes) -> bytes:
+    return (
+        response[:24] + request[24:28] + response[28:]
+        if any(request[24:28])
+        else response
+    )
 
 
 def from_third(frame: bytes) -> bytes:
@@ -259,8 +267,8 @@ def from_client(frame: bytes) -> bytes:
     return frame[:6] + b"\x52\x54\x00" + frame[9:]
 
 
-def to_asker(request: bytes, reply: bytes) -> bytes:
-    return request[6:12] + reply[6:] if reply else reply
+def to_asker(request: bytes, response: bytes) -> bytes:
+    return request[6:12] + response[6:] if response else response
 
 
 def sorted_macs(frame: bytes) -> bytes:
@@ -301,8 +309,8 @@ def from_memory(frame: bytes) -> bytes:
     return frame[:27] + b"\2" + frame[28:36] + b"\0\1\2\xae\1\0\0\1"
 
 
-def merror(request: bytes, reply: bytes) -> bool:
-    return is_edit(request) and bool(reply[26])
+def merror(request: bytes, response: bytes) -> bool:
+    return is_edit(request) and bool(response[26])
 
 
 class WhileSet:
@@ -326,11 +334,11 @@ class WhileSet:
         self._alter = only(condition, alter)
         self._is_set = False
 
-    def __call__(self, request: bytes, reply: bytes) -> bytes:
-        if reply and request[19] == self._number:
-            self._is_set = reply[self._count] > 0
-            return reply
-        return self._alter(request, reply) if self._is_set else reply
+    def __call__(self, request: bytes, response: bytes) -> bytes:
+        if response and request[19] == self._number:
+            self._is_set = response[self._count] > 0
+            return response
+        return self._alter(request, response) if self._is_set else response
 
 
 READS, WRITES = (0x20, 0x24), (0x30, 0x34)

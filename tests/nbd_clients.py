@@ -1,16 +1,16 @@
-"""What NBD clients say, byte for byte, and what a server's answers mean."""
+"""Encode the messages of an NBD client, and parse the replies of a server."""
 
 from __future__ import annotations
 
 import struct
 from typing import NamedTuple
 
-HELLO = struct.pack("!I", 3)
+CLIENT_FLAGS = struct.pack("!I", 3)
 """The client's flags: fixed newstyle, no zeroes."""
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED = 1, 2, 3, 5, 6, 7, 8
 READ, WRITE, DISCONNECT, FLUSH, TRIM, ZEROES = 0, 1, 2, 3, 4, 6
 FUA, NO_HOLE, DONT_FRAGMENT, FAST_ZERO = 1, 2, 4, 16
-ACK, SERVER, TOLD = 1, 2, 3
+ACK, SERVER, REP_INFO = 1, 2, 3
 UNSUPPORTED, INVALID, UNKNOWN, TOO_BIG = (1 << 31 | n for n in (1, 3, 6, 9))
 
 
@@ -18,11 +18,11 @@ def option(number: int, data: bytes = b"") -> bytes:
     return b"IHAVEOPT" + struct.pack("!II", number, len(data)) + data
 
 
-def wish(number: int, name: bytes = b"", *information: int) -> bytes:
-    """Return INFO or GO for an export, with what shall be told of it."""
+def info_option(number: int, name: bytes = b"", *information: int) -> bytes:
+    """Return NBD_OPT_INFO or NBD_OPT_GO, with a list of information requests."""
     count = len(information)
-    wanted = struct.pack(f"!H{count}H", count, *information)
-    return option(number, struct.pack("!I", len(name)) + name + wanted)
+    requests = struct.pack(f"!H{count}H", count, *information)
+    return option(number, struct.pack("!I", len(name)) + name + requests)
 
 
 def request(
@@ -40,28 +40,28 @@ def request(
     return head + data
 
 
-class Told(NamedTuple):
-    """An answer to an option."""
+class OptionReply(NamedTuple):
+    """A reply to an option."""
 
     option: int
     kind: int
     data: bytes
 
 
-def options_told(raw: bytes) -> list[Told]:
-    """Take a server's answers to options apart, behind its greeting."""
-    told = []
+def parse_option_replies(raw: bytes) -> list[OptionReply]:
+    """Parse the option replies that follow the greeting."""
+    replies = []
     while raw:
         magic, number, kind, length = struct.unpack_from("!QIII", raw)
         assert magic == 0x3E889045565A9
         assert len(raw) >= 20 + length
-        told.append(Told(number, kind, raw[20 : 20 + length]))
+        replies.append(OptionReply(number, kind, raw[20 : 20 + length]))
         raw = raw[20 + length :]
-    return told
+    return replies
 
 
 class Reply(NamedTuple):
-    """An answer to a request; ``kind`` is of a chunk, -1 for a simple reply."""
+    """A reply to a request; ``kind`` is the chunk type, -1 for a simple reply."""
 
     kind: int
     cookie: int
@@ -69,8 +69,8 @@ class Reply(NamedTuple):
     data: bytes
 
 
-def chunks(raw: bytes) -> list[Reply]:
-    """Take answers apart of which no simple one carries data."""
+def parse_replies(raw: bytes) -> list[Reply]:
+    """Parse replies; simple replies must not carry data."""
     replies = []
     while raw:
         (magic,) = struct.unpack_from("!I", raw)

@@ -129,7 +129,7 @@ class Others:
     """Other clients at the same end: a socket that hears replies to any address."""
 
     def __init__(self, wire: Wire) -> None:
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             self._socket.bind((wire.interface, 0x88A2))
 

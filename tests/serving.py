@@ -112,7 +112,7 @@ class Client:
 @contextmanager
 def client(wire: Wire) -> Iterator[Client]:
     """Ask from the initiator's end of the wire."""
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         link = open_link(wire.interface, responses=True)
     with link:
         yield Client(link, wire.target_mac)

@@ -1,4 +1,4 @@
-"""A status document, as a target tells it and others read it."""
+"""The status of a target, as ``aoe-target status --json`` prints it."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from initiator.lab.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from initiator.driver.netdev import Nic
     from initiator.lab.cases import Result
     from initiator.lab.kernel.journal import Entry
     from initiator.lab.kernel.memory import Page, Rules
+    from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
     from initiator.lab.world import Write
 
@@ -31,11 +31,11 @@ def make_memory(rules: Rules = RULES_2_6_21, pages: int = 8) -> Memory:
 
 
 def make_world(
-    policy: str | Policy, nic: Nic, rules: Rules | None = None, debug_shift: int = 0
+    policy: str | Policy, nic: Nic, rules: Rules | None = None, redzone: int = 0
 ) -> World:
     if isinstance(policy, str):
         policy = POLICIES[policy]
-    return World(policy, nic, rules=rules, debug_shift=debug_shift)
+    return World(policy, nic, rules=rules, redzone=redzone)
 
 
 def submit(world: World, submitter: str) -> Write:
@@ -44,7 +44,7 @@ def submit(world: World, submitter: str) -> Write:
 
 def play(case: str) -> Result:
     """Play ``policy/submitter/event/nic`` and keep all of its journal."""
-    return run_case(Case.parse(case), keep=True)
+    return run_case(Case.parse(case), keep_entries=True)
 
 
 def played(

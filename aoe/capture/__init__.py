@@ -1,1 +1,1 @@
-"""Captures: pcapng files whose frames carry a description."""
+"""Capture files: pcapng with a description of each frame as its comment."""

@@ -1,4 +1,4 @@
-"""Captures: pcapng files that say in words what every frame is, and their reading."""
+"""Capture files: a pcapng writer, a pcap and pcapng reader, a link that captures."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ __all__ = [
 
 
 class CaptureWriter:
-    """A pcapng file that frames are written to, each of them at once.
+    """An unbuffered writer of a pcapng file.
 
     Args:
-        path: the file; what it held is lost.
+        path: the file; an existing file is truncated.
 
     Raises:
-        AoEError: it cannot be written.
+        AoEError: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,10 +65,10 @@ class CaptureWriter:
         direction: Direction = Direction.UNKNOWN,
         interface: str = "",
     ) -> None:
-        """Add a frame that passed at ``now``, in seconds since 1970.
+        """Append a frame captured at ``now``, in seconds since the epoch.
 
         Raises:
-            AoEError: the file system is full or broken.
+            AoEError: the write failed, for example because the file system is full.
         """
         if interface not in self._interfaces:
             self._interfaces[interface] = len(self._interfaces)
@@ -97,14 +97,14 @@ class CaptureWriter:
 
 
 def read_capture(path: Path) -> Iterator[CapturedFrame]:
-    """Read a pcap or pcapng file, packed by gzip or not, frame by frame.
+    """Yield the frames of a pcap or pcapng file, which may be compressed by gzip.
 
-    A file that was cut off gives the frames that are whole.
+    A truncated file yields its complete frames.
 
     Raises:
         NotFoundError: no such file.
-        AoEError: it cannot be read.
-        DecodeError: it is no capture of Ethernet frames, or damaged.
+        AoEError: the file cannot be read.
+        DecodeError: the file is not a capture of Ethernet frames, or is corrupt.
     """
     try:
         with path.open("rb") as file:
@@ -114,17 +114,17 @@ def read_capture(path: Path) -> Iterator[CapturedFrame]:
 
 
 def parse_capture(file: BufferedReader, name: str) -> Iterator[CapturedFrame]:
-    """Read an open capture, a pipe also, and each frame as soon as it is there.
+    """Yield the frames of an open capture as they arrive; works on pipes.
 
     Args:
-        file: where it is read from.
-        name: what errors call it.
+        file: the capture.
+        name: the name of the file in errors.
 
     Raises:
         AoEError, DecodeError: as ``read_capture``.
     """
-    packed = file.peek(2)[:2] == b"\x1f\x8b"
-    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if packed else file)
+    is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if is_gzip else file)
     try:
         yield from parse(stream)
     except DecodeError as error:
@@ -136,13 +136,13 @@ def parse_capture(file: BufferedReader, name: str) -> Iterator[CapturedFrame]:
 
 
 class CapturingLink(Link):
-    """A link that records what passes, in both directions, with words beside it.
+    """A link that captures the frames of another link, in both directions.
 
     Args:
-        link: where the frames come from and go to. Closing this closes that; the
-            writer stays open, since several links may write to it.
-        writer: where they are recorded.
-        clock: seconds since 1970.
+        link: the captured link. It is closed together with this one; the writer is
+            not, because several links may share it.
+        writer: the capture file.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -159,11 +159,11 @@ class CapturingLink(Link):
         self._slot: memoryview | None = None
 
     def fileno(self) -> int:
-        """Return the link's descriptor."""
+        """Return the file descriptor of the link."""
         return self._link.fileno()
 
     def receive(self) -> memoryview | None:
-        """Return the next frame, recorded; see ``Link.receive``."""
+        """Capture and return the next frame; see ``Link.receive``."""
         frame = self._link.receive()
         self.up = self._link.up
         if frame is not None:
@@ -176,30 +176,30 @@ class CapturingLink(Link):
         return self._slot
 
     def commit(self, length: int) -> None:
-        """Record a frame and have it sent; see ``Link.commit``."""
+        """Capture and queue a frame; see ``Link.commit``."""
         if self._slot is not None:
             self._record(self._slot[:length], Direction.OUT)
             self._slot = None
         self._link.commit(length)
 
     def flush(self) -> None:
-        """Hand all committed frames to the kernel; see ``Link.flush``."""
+        """Send all committed frames; see ``Link.flush``."""
         self._link.flush()
         self.up = self._link.up
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until a frame is there; see ``Link.wait``."""
+        """Wait for a frame; see ``Link.wait``."""
         try:
             return self._link.wait(timeout)
         finally:
             self.up = self._link.up
 
     def statistics(self) -> LinkStatistics:
-        """Return the link's counters."""
+        """Return the counters of the link."""
         return self._link.statistics()
 
     def close(self) -> None:
-        """Close the link."""
+        """Close the link; the writer stays open."""
         self._slot = None
         self._link.close()
 

@@ -1,4 +1,4 @@
-"""A frame field by field, as scapy shows it."""
+"""Dissection of a frame into its fields, by scapy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from aoe.layers import install_layers
 
 
 def dissect(frame: bytes) -> str:
-    """Return all fields of all layers of a frame, in many lines."""
+    """Return all layers and fields of a frame as multi-line text."""
     install_layers()
     return str(Ether(frame).show(dump=True)).rstrip()

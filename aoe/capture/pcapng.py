@@ -1,16 +1,16 @@
-"""The capture formats: pcapng as it is written, pcapng and its ancestor as read.
+"""Capture file formats: encode pcapng blocks, parse pcapng and pcap files.
 
 ::
 
     0      4        8                                       total - 4
     +------+--------+----------------------------+---------+--------+
-    |type  |total   |what the type wants,        |options  |total   |
+    |type  |total   |body of the block type,     |options  |total   |
     |      |length  |padded to 4 bytes           |         |length  |
     +------+--------+----------------------------+---------+--------+
 
-Blocks of draft-ietf-opsawg-pcapng: one section, one interface block for each interface,
-one enhanced packet block for each frame. Nothing of ours needs more, and a file is at
-any moment a whole one, up to the block that is being written.
+Blocks are those of draft-ietf-opsawg-pcapng: one section header block, an interface
+description block per interface and an enhanced packet block per frame. They need no
+index or trailer, so that a file is valid after every block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ORDER: Final = 0x1A2B_3C4D
 _MICROSECONDS: Final = 0xA1B2_C3D4
 _NANOSECONDS: Final = 0xA1B2_3C4D
 _BLOCK_LIMIT: Final = 1 << 24
-"""Larger blocks are taken for damage."""
+"""Maximum length of a block or frame; a larger one is treated as the end of file."""
 
 _END: Final = 0
 _COMMENT: Final = 1
@@ -47,7 +47,7 @@ _TIME_RESOLUTION: Final = 9
 
 
 class Direction(IntEnum):
-    """Which way a frame went, in the numbers of the packet flags."""
+    """Direction of a frame, as encoded in the epb_flags option."""
 
     UNKNOWN = 0
     IN = 1
@@ -55,13 +55,13 @@ class Direction(IntEnum):
 
 
 class CapturedFrame(NamedTuple):
-    """One frame of a capture.
+    """A frame of a capture.
 
     Args:
-        time: seconds since 1970.
-        data: the frame, from its first Ethernet byte.
-        comment: what is written beside it; empty where nothing is.
-        direction: which way it went, where the file tells.
+        time: seconds since the epoch.
+        data: the frame, beginning with the Ethernet header.
+        comment: the comment options, one per line; empty if there are none.
+        direction: the direction, if recorded.
     """
 
     time: float
@@ -71,12 +71,12 @@ class CapturedFrame(NamedTuple):
 
 
 def build_section() -> bytes:
-    """Build the block that a file begins with."""
+    """Build the section header block, the first block of a file."""
     return _block(_SECTION, struct.pack("=IHHq", _ORDER, 1, 0, -1))
 
 
 def build_interface(name: str) -> bytes:
-    """Build the block of an interface; the first one in a file is number 0."""
+    """Build an interface description block; the first one in a file has number 0."""
     options = _option(_INTERFACE_NAME, name.encode()) + _option(_TIME_RESOLUTION, b"\t")
     return _block(
         _INTERFACE, struct.pack("=HHI", ETHERNET, 0, 0) + options + _option(_END, b"")
@@ -90,7 +90,7 @@ def build_packet(
     comment: str = "",
     direction: Direction = Direction.UNKNOWN,
 ) -> bytes:
-    """Build the block of a frame that passed at ``now``, in seconds since 1970."""
+    """Build an enhanced packet block; ``now`` is in seconds since the epoch."""
     ticks, length = round(now * 1e9), len(frame)
     body = struct.pack(
         "=IIIII", interface, ticks >> 32, ticks & 0xFFFF_FFFF, length, length
@@ -116,10 +116,10 @@ def _padded(data: bytes) -> bytes:
 
 
 def parse(file: IO[bytes]) -> Iterator[CapturedFrame]:
-    """Read frames from a pcap or pcapng file, as far as it is whole.
+    """Yield the frames of a pcap or pcapng file up to the first incomplete block.
 
     Raises:
-        DecodeError: no capture, or not one of Ethernet frames.
+        DecodeError: the file is not a capture, or not one of Ethernet frames.
     """
     magic = file.read(4)
     for order in "<>":
@@ -132,28 +132,28 @@ def parse(file: IO[bytes]) -> Iterator[CapturedFrame]:
 
 
 def _parse_pcap(
-    file: IO[bytes], order: str, fractions: float
+    file: IO[bytes], order: str, resolution: float
 ) -> Iterator[CapturedFrame]:
     head = file.read(20)
     if len(head) < 20:
         raise DecodeError("capture", "not a capture file")
-    _check_kind(struct.unpack(f"{order}I", head[16:])[0] & 0xFFFF)
+    _check_link_type(struct.unpack(f"{order}I", head[16:])[0] & 0xFFFF)
     while len(head := file.read(16)) == 16:
         seconds, fraction, length, _ = struct.unpack(f"{order}IIII", head)
         data = file.read(min(length, _BLOCK_LIMIT))
         if len(data) < length:
             return
-        yield CapturedFrame(seconds + fraction / fractions, data)
+        yield CapturedFrame(seconds + fraction / resolution, data)
 
 
-def _check_kind(kind: int) -> None:
-    if kind != ETHERNET:
+def _check_link_type(link_type: int) -> None:
+    if link_type != ETHERNET:
         raise DecodeError("capture", "not a capture of Ethernet frames")
 
 
 @dataclass
 class _Section:
-    """What the blocks so far have said: the byte order, each interface's clock."""
+    """State of a section: its byte order and the time resolution per interface."""
 
     order: str = "<"
     resolutions: list[float] = field(default_factory=list)
@@ -164,28 +164,28 @@ def _parse_pcapng(file: IO[bytes]) -> Iterator[CapturedFrame]:
     kind: int | None = _SECTION
     while kind is not None:
         if kind == _SECTION:
-            # The length before the byte order can be read only with the byte order.
+            # The byte-order magic follows the block length that it applies to.
             start = file.read(8)
             magic = struct.pack("<I", _ORDER)
             section = _Section("<" if start[4:] == magic else ">")
-            rest = _read_body(file, section.order, start[:4], 4)
+            body = _read_body(file, section.order, start[:4], 4)
         else:
-            rest = _read_body(file, section.order, file.read(4), 0)
-        if rest is None:
+            body = _read_body(file, section.order, file.read(4), 0)
+        if body is None:
             return
         if kind == _INTERFACE:
-            _add_interface(section, rest)
+            _add_interface(section, body)
         elif kind in (_ENHANCED_PACKET, _SIMPLE_PACKET):
-            yield _packet(section, kind, rest)
+            yield _packet(section, kind, body)
         word = file.read(4)
         kind = struct.unpack(f"{section.order}I", word)[0] if len(word) == 4 else None
 
 
-def _read_body(file: IO[bytes], order: str, word: bytes, seen: int) -> bytes | None:
-    """Read the rest of a block of which the type and ``seen`` bytes are read."""
+def _read_body(file: IO[bytes], order: str, word: bytes, consumed: int) -> bytes | None:
+    """Read the rest of a block body; ``word`` holds the length of the block."""
     if len(word) < 4:
         return None
-    length = struct.unpack(f"{order}I", word)[0] - 8 - seen
+    length = struct.unpack(f"{order}I", word)[0] - 8 - consumed
     if not 4 <= length <= _BLOCK_LIMIT:
         return None
     body = file.read(length)
@@ -194,8 +194,8 @@ def _read_body(file: IO[bytes], order: str, word: bytes, seen: int) -> bytes | N
 
 def _add_interface(section: _Section, body: bytes) -> None:
     if len(body) < 8:
-        raise DecodeError("capture", "an interface block is damaged")
-    _check_kind(struct.unpack_from(f"{section.order}H", body)[0])
+        raise DecodeError("capture", "corrupt interface description block")
+    _check_link_type(struct.unpack_from(f"{section.order}H", body)[0])
     exponent = 6
     for code, value in _options(section.order, body[8:]):
         if code == _TIME_RESOLUTION and value:
@@ -207,20 +207,20 @@ def _add_interface(section: _Section, body: bytes) -> None:
 def _packet(section: _Section, kind: int, body: bytes) -> CapturedFrame:
     order = section.order
     if kind == _SIMPLE_PACKET:
-        # No time, no options, and a length that padding may pass for.
+        # A simple packet block has neither time nor options.
         length = int.from_bytes(body[:4], "little" if order == "<" else "big")
         return CapturedFrame(0.0, body[4 : 4 + length])
     head = body[:20].ljust(20, b"\xff")
     interface, high, low, length, _ = struct.unpack(f"{order}IIIII", head)
     if interface >= len(section.resolutions) or length > len(body) - 20:
-        raise DecodeError("capture", "a packet block is damaged")
+        raise DecodeError("capture", "corrupt packet block")
     comments, direction = [], Direction.UNKNOWN
     for code, value in _options(order, body[20 + length + -length % 4 :]):
         if code == _COMMENT:
             comments.append(value.decode(errors="replace"))
         elif code == _PACKET_FLAGS and len(value) == 4:
-            way = struct.unpack(f"{order}I", value)[0] & 3
-            direction = Direction(way) if way < 3 else Direction.UNKNOWN
+            flag = struct.unpack(f"{order}I", value)[0] & 3
+            direction = Direction(flag) if flag < 3 else Direction.UNKNOWN
     time = (high << 32 | low) / section.resolutions[interface]
     return CapturedFrame(time, body[20 : 20 + length], "\n".join(comments), direction)
 

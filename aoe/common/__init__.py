@@ -1,1 +1,1 @@
-"""What the two command-line programs share."""
+"""Code shared by the two command-line programs, ``aoe`` and ``aoe-target``."""

@@ -1,7 +1,8 @@
-"""What the kernel lets this process do beyond an ordinary user's rights.
+"""Capabilities and related process attributes, through ctypes.
 
-See capabilities(7), capset(2) and prctl(2). Python has no words for them; the C library
-has. All of it is about the calling thread, and threads that it starts later.
+See capabilities(7), capset(2) and prctl(2); Python's standard library does not wrap
+them. Everything here applies to the calling thread and is inherited by the threads that
+it starts later.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 class Capability(IntFlag):
-    """Those that matter here, as bits of a set (linux/capability.h)."""
+    """The capabilities that pyaoe uses, as bits of a set (linux/capability.h)."""
 
     DAC_OVERRIDE = 1 << 1
     SETGID = 1 << 6
@@ -35,7 +36,7 @@ class Capability(IntFlag):
 
 
 class CapabilitySets(NamedTuple):
-    """The sets of a thread, each an ``int`` with a bit for every capability."""
+    """The capability sets of a thread, each an ``int`` with a bit per capability."""
 
     effective: int
     permitted: int
@@ -43,7 +44,7 @@ class CapabilitySets(NamedTuple):
 
 
 def capability_sets() -> CapabilitySets:
-    """Read the sets of the calling thread."""
+    """Return the capability sets of the calling thread (capget)."""
     data = ctypes.create_string_buffer(24)
     _call("capget", _header(), data)
     low, high = struct.iter_unpack("=III", data.raw)
@@ -51,10 +52,12 @@ def capability_sets() -> CapabilitySets:
 
 
 def set_capabilities(sets: CapabilitySets) -> None:
-    """Replace the sets of the calling thread; ambient ones go with inheritable ones.
+    """Replace the capability sets of the calling thread (capset).
+
+    The kernel also removes from the ambient set what is not inheritable any more.
 
     Raises:
-        OSError: something is asked for that is not permitted.
+        OSError: a capability is requested that the thread is not permitted to have.
     """
     halves = [(s & 0xFFFF_FFFF, s >> 32) for s in sets]
     low, high = zip(*halves, strict=True)
@@ -62,11 +65,12 @@ def set_capabilities(sets: CapabilitySets) -> None:
     _call("capset", _header(), ctypes.create_string_buffer(data, len(data)))
 
 
-def limit_capabilities(keep: int) -> None:
-    """Let no program that is started from here on have more than ``keep``.
+def drop_from_bounding_set(keep: int) -> None:
+    """Drop all capabilities but ``keep`` from the bounding set (PR_CAPBSET_DROP).
 
-    This takes CAP_SETPCAP. Without it ``forbid_new_privileges`` has the same effect
-    on all but programs that are traced.
+    Programs executed later cannot gain the dropped capabilities. This needs CAP_SETPCAP
+    and is skipped without it; ``set_no_new_privileges`` then has the same effect,
+    except for programs that are traced.
     """
     for number in range(_LIMIT):
         if not keep & 1 << number:
@@ -74,20 +78,23 @@ def limit_capabilities(keep: int) -> None:
                 _prctl(_PR_CAPBSET_DROP, number)
 
 
-def keep_over_setuid(*, keep: bool) -> None:
-    """Keep the permitted set when the last user id that is 0 changes."""
+def set_keep_capabilities(*, keep: bool) -> None:
+    """Set PR_SET_KEEPCAPS: keep the permitted set when the last user ID 0 changes."""
     _prctl(_PR_SET_KEEPCAPS, int(keep))
 
 
-def forbid_new_privileges() -> None:
-    """Let no program that is started gain any rights, not by set-user-ID either."""
+def set_no_new_privileges() -> None:
+    """Keep programs executed later from gaining privileges, e.g. by set-user-ID.
+
+    Sets PR_SET_NO_NEW_PRIVS, which cannot be undone.
+    """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def signal_at_parents_death(number: int) -> None:
-    """Have the kernel send us a signal when the thread that started us ends.
+def set_parent_death_signal(number: int) -> None:
+    """Request a signal when the thread that forked this process ends.
 
-    A later change of user or group cancels it.
+    Sets PR_SET_PDEATHSIG, which a later change of user or group ID clears.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
 

@@ -1,4 +1,4 @@
-"""What the two commands share: argument types, and how a run ends."""
+"""Argument types, JSON output and error reporting of both commands."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SCHEMA_VERSION: Final = 1
 
 
 class Parsed(click.ParamType[object]):
-    """An argument that one of our parsers reads.
+    """A click parameter type backed by one of pyaoe's parsers.
 
     Args:
-        name: what help calls it.
-        parse: takes the text and raises ``UsageError`` if it is wrong.
+        name: the metavar in help.
+        parse: converts the text, or raises ``UsageError``.
     """
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -36,7 +36,7 @@ class Parsed(click.ParamType[object]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
-        """Parse the text; a default that needs no parsing passes."""
+        """Return the parsed text, or a default that is no text unchanged."""
         if not isinstance(value, str):
             return value
         try:
@@ -46,7 +46,7 @@ class Parsed(click.ParamType[object]):
 
 
 def parse_seconds(text: str) -> float:
-    """Read a number of seconds, 0 to 30 days; what poll and sleep can be given.
+    """Parse a number of seconds from 0 to 30 days, a range that poll and sleep accept.
 
     Raises:
         UsageError: not a number, or out of range.
@@ -67,15 +67,15 @@ SIZE: Final = Parsed("size", parse_size)
 
 
 class SectionedCommand(click.Command):
-    """A command whose options are listed under headings, as subcommands are."""
+    """A command whose help lists its options in sections."""
 
     headings: Mapping[str, str] = MappingProxyType({})
-    """Above which parameter, by its name in Python, there is which heading."""
+    """Section headings, by the Python name of the first parameter of the section."""
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        """List the options in their order, and their headings."""
+        """Write the options in declaration order, each under its section heading."""
         heading = "Options"
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -92,7 +92,7 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 
 
 def print_json(command: str, **content: object) -> None:
-    """Print a command's result, with the version of its layout."""
+    """Print a command's result as JSON, with the version of its schema."""
     import msgspec
 
     document = {"schema_version": _SCHEMA_VERSION, "command": command, **content}
@@ -100,10 +100,11 @@ def print_json(command: str, **content: object) -> None:
 
 
 def run(command: click.Command, program: str) -> NoReturn:
-    """Run a command and end the process: one line for an error, and its exit code.
+    """Run a command and exit; print an error as one line on standard error.
 
-    0 done, 1 failed, 2 wrong usage, 3 not found or timed out, 4 not permitted, 5 busy;
-    130 after Ctrl-C. A reader of our output that went away is a silent failure (click).
+    Exit codes: 0 success, 1 failure, 2 usage error, 3 not found or timed out,
+    4 permission denied, 5 busy, 130 interrupted by SIGINT. A closed pipe on standard
+    output (EPIPE) gives 1 without a message, as in click.
     """
     try:
         code = command.main(prog_name=program, standalone_mode=False)
@@ -115,12 +116,13 @@ def run(command: click.Command, program: str) -> NoReturn:
         code = error.exit_code
     except click.ClickException as error:
         code = error.exit_code
-        _explain(error, program)
+        _print_usage_error(error, program)
     except BrokenPipeError:
-        code = _give_up_output()
+        code = _discard_output()
     except OSError as error:
-        # Files and interfaces are named where they are used: this is our own output.
-        code = _give_up_output()
+        # Errors of files and interfaces are converted where they occur. What is left
+        # is an error of standard output.
+        code = _discard_output()
         problem = from_os_error(error.filename or "standard output", error)
         click.echo(f"{program}: {problem}", err=True)
     except (KeyboardInterrupt, click.Abort):
@@ -129,20 +131,20 @@ def run(command: click.Command, program: str) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _give_up_output() -> int:
-    # What is still buffered would fail once more when the interpreter ends.
+def _discard_output() -> int:
+    # The interpreter flushes standard output at exit, which would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
-def _explain(error: click.ClickException, program: str) -> None:
+def _print_usage_error(error: click.ClickException, program: str) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return
-    cure = ""
+    fix = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        cure = f" Try: {error.ctx.command_path} --help"
-    words = error.format_message().rstrip(".")
-    if cure and not words.endswith(("?", "?)")):
-        words += "."
-    click.echo(f"{program}: {words}{cure}", err=True)
+        fix = f" Try: {error.ctx.command_path} --help"
+    message = error.format_message().rstrip(".")
+    if fix and not message.endswith(("?", "?)")):
+        message += "."
+    click.echo(f"{program}: {message}{fix}", err=True)

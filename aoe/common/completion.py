@@ -1,8 +1,8 @@
-"""What a shell is told when somebody presses Tab.
+"""Shell completion shared by both commands: the scripts, interfaces and files.
 
-click has the scripts, and finds out which parameter is being typed; here is what can
-stand there. Whoever waits is typing: nothing is said on standard error, nothing takes
-long, and what cannot be looked up is left out.
+click generates the scripts and determines the parameter to complete; the functions here
+return the candidates. Completion runs while a user types, so that it prints no errors,
+uses short timeouts and returns nothing for what it cannot look up.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-_PLACES: Final = {
+_SCRIPT_PATHS: Final = {
     "bash": "~/.local/share/bash-completion/completions/{}",
     "zsh": '"${{fpath[1]}}/_{}"',
     "fish": "~/.config/fish/completions/{}.fish",
 }
-"""Where each shell looks for the script, by the name of the command."""
+"""The file that each shell loads for a command, with ``{}`` for the command's name."""
 
 
 def completion_command(program: str) -> click.Command:
-    """Make the subcommand that prints a program's completion scripts."""
+    """Return the subcommand that prints a program's completion scripts."""
     examples = "\n      ".join(
-        f"{program} completion {shell} >{place.format(program)}"
-        for shell, place in _PLACES.items()
+        f"{program} completion {shell} >{path.format(program)}"
+        for shell, path in _SCRIPT_PATHS.items()
     )
 
     @click.command(
         "completion",
-        help="Print what a shell needs to complete this command.\n\n"
+        help="Print a shell completion script.\n\n"
         f"\b\nTry:  {examples}\n\n"
-        "An installation below /usr or /usr/local has put it in its place already.",
+        "Installed below /usr or /usr/local, pyaoe has these files already.",
     )
-    @click.argument("shell", type=click.Choice(tuple(_PLACES)))
+    @click.argument("shell", type=click.Choice(tuple(_SCRIPT_PATHS)))
     @click.pass_context
     def completion(ctx: click.Context, shell: str) -> None:
         root = ctx.find_root()
@@ -50,15 +50,15 @@ def completion_command(program: str) -> click.Command:
 
 
 def completion_script(cli: click.Command, program: str, shell: str) -> str:
-    """Return the script that a shell reads.
+    """Return the completion script for a shell.
 
     Args:
-        cli: the whole command.
+        cli: the top-level command.
         program: its name.
         shell: bash, zsh or fish.
 
     Raises:
-        ValueError: another shell.
+        ValueError: click does not support the shell.
     """
     from click.shell_completion import get_completion_class
 
@@ -66,34 +66,34 @@ def completion_script(cli: click.Command, program: str, shell: str) -> str:
     if kind is None:
         raise ValueError(shell)
     variable = f"_{program}_COMPLETE".replace("-", "_").upper()
-    maker = kind(cli, {}, program, variable)
-    # Its source() would run bash first, to see how old that is.
-    return maker.source_template % maker.source_vars()
+    generator = kind(cli, {}, program, variable)
+    # Not source(): BashComplete.source() starts bash to check its version.
+    return generator.source_template % generator.source_vars()
 
 
 def starting_with(incomplete: str, names: Iterable[str]) -> list[str]:
-    """Choose the names that what was typed can become."""
+    """Return the names that begin with what has been typed."""
     return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_interfaces(
     _: click.Context, __: click.Parameter, incomplete: str
 ) -> list[str]:
-    """Complete the name of an interface, or the last of several between commas."""
+    """Complete an interface name, or the last one of a comma-separated list."""
     before, comma, _last = incomplete.rpartition(",")
-    have: list[str] = []
+    names: list[str] = []
     with contextlib.suppress(OSError):
-        have = interface_names()
-    named = before.split(",")
+        names = interface_names()
+    listed = before.split(",")
     return starting_with(
-        incomplete, [f"{before}{comma}{name}" for name in have if name not in named]
+        incomplete, [f"{before}{comma}{name}" for name in names if name not in listed]
     )
 
 
 def complete_file(
     _: click.Context, __: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Leave it to the shell, which knows files best."""
+    """Let the shell complete a file name."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]

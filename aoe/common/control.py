@@ -1,13 +1,14 @@
-"""How others ask a program of ours that runs: a socket, a line of JSON each way.
+"""The control socket of a running program: server and client.
 
-::
+Request and response are one line of JSON each::
 
     {"command": "clear-mask", "address": "e0.0"}
-    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "cure": ...}}
+    {"ok": {...}}    {"error": {"exit_code": 3, "what": ..., "why": ..., "fix": ...}}
 
-Every one listens on an abstract name that belongs to the network namespace, as its AoE
-addresses do, so that all of a kind can be found: targets, for ``aoe-target status``;
-and on a path, where one is given. Root is listened to, and the user that it runs as.
+Each server listens on an abstract Unix socket, whose name is scoped to the network
+namespace like AoE addresses are: ``aoe-target status`` finds all targets of a namespace
+by listing these names. A server can listen on a path as well. It accepts commands from
+root and from the user that it runs as (SO_PEERCRED).
 """
 
 from __future__ import annotations
@@ -42,41 +43,43 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "pyaoe/{kind}/control/"
 _LINE_LIMIT: Final = 1 << 16
-_PATIENCE: Final = 2.0
-"""Seconds that somebody who asks gets to do so."""
-_LONGEST: Final = 60.0
-"""Seconds that an answer may take: a reload opens disks and asks the wire."""
+_REQUEST_TIMEOUT: Final = 2.0
+"""Seconds in which a client must send its request and read the response."""
+_RESPONSE_TIMEOUT: Final = 60.0
+"""Seconds to wait for a response: a reload opens disks and probes the network."""
 
 
 class ControlServer(threading.Thread):
-    """Answers those who ask, one after the other, in a thread of its own.
+    """A thread that serves the control socket, one client at a time.
 
     Args:
-        ask: answers a command, given its name and its arguments; runs in the thread.
-        path: a socket to listen on as well.
-        kind: what we are, as ``find_running`` looks for it.
-        log: told of our own mistakes.
+        handle: executes a command, given its name and arguments, and returns the
+            result; called in this thread.
+        path: a path to listen on, in addition to the abstract name.
+        kind: the kind of program, as ``find_running`` takes it.
+        log: receives unexpected exceptions of ``handle``.
 
     Raises:
-        BusyError: there is something at the path.
-        AoEError: the socket cannot be made there.
+        BusyError: another server listens at the path.
+        AoEError: the socket cannot be created there.
     """
 
     def __init__(
         self,
-        ask: Callable[[str, dict[str, Any]], dict[str, Any]],
+        handle: Callable[[str, dict[str, Any]], dict[str, Any]],
         path: Path | None = None,
         *,
         kind: str,
         log: logging.Logger,
     ) -> None:
         super().__init__(name="control", daemon=True)
-        self._ask = partial(_answer, ask, log)
+        self._handle = partial(_execute, handle, log)
         self._kind = kind
         self._path = path
         self._queue: list[str] = []
-        self._awake, self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        # Two containers may share the network, and have the same process ids.
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # The random part: containers with PID namespaces of their own may share a
+        # network namespace, and so have equal process IDs.
         prefix = _PREFIX.format(kind=kind)
         name = f"\0{prefix}{os.getpid()}-{secrets.token_hex(4)}"
         self._listeners = [_listen(name)]
@@ -87,54 +90,55 @@ class ControlServer(threading.Thread):
             self._close()
             raise
 
-    def request(self, command: str) -> None:
-        """Have a command done that nobody waits for; from anywhere."""
+    def schedule(self, command: str) -> None:
+        """Queue a command whose result is discarded; safe in threads and handlers."""
         self._queue.append(command)
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wakeup, b"\0")
+            os.write(self._wakeup_write, b"\0")
 
     def run(self) -> None:
-        """Answer until ``close``."""
+        """Serve clients until ``close`` is called."""
         poller = select.poll()
-        for fd in (self._awake, *(each.fileno() for each in self._listeners)):
+        for fd in (self._wakeup_read, *(each.fileno() for each in self._listeners)):
             poller.register(fd, select.POLLIN)
         while True:
             ready = {fd for fd, _ in poller.poll()}
-            if self._awake in ready:
-                os.read(self._awake, 4096)
+            if self._wakeup_read in ready:
+                os.read(self._wakeup_read, 4096)
             while self._queue:
                 command = self._queue.pop(0)
                 if not command:
                     return
-                # What became of it is in the log.
-                self._ask(command, {})
+                # The handler logs what it has done.
+                self._handle(command, {})
             for listener in self._listeners:
                 if listener.fileno() in ready:
-                    self._hear(listener)
+                    self._serve_one(listener)
 
-    def _hear(self, listener: socket.socket) -> None:
-        # A caller that is slow, or gone by now, is no reason to end.
-        with contextlib.suppress(OSError), listener.accept()[0] as caller:
-            caller.settimeout(_PATIENCE)
-            line = _read_line(caller)
-            if _may_ask(caller):
-                reply = self._reply(line)
+    def _serve_one(self, listener: socket.socket) -> None:
+        # A client that times out or has disconnected must not end the thread.
+        with contextlib.suppress(OSError), listener.accept()[0] as client:
+            client.settimeout(_REQUEST_TIMEOUT)
+            line = _read_line(client)
+            if _is_authorized(client):
+                response = self._respond(line)
             else:
-                reply = _refusal(AccessError(self._kind, "belongs to another user"))
-            caller.sendall(msgspec.json.encode(reply) + b"\n")
+                error = AccessError(self._kind, "belongs to another user")
+                response = _error_response(error)
+            client.sendall(msgspec.json.encode(response) + b"\n")
 
-    def _reply(self, line: bytes) -> dict[str, Any]:
+    def _respond(self, line: bytes) -> dict[str, Any]:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
             command = str(request.pop("command"))
         except (msgspec.MsgspecError, KeyError):
-            return _refusal(UsageError("control", "not a command"))
-        return self._ask(command, request)
+            return _error_response(UsageError("control", "not a command"))
+        return self._handle(command, request)
 
     def close(self) -> None:
-        """End the thread, and give up the sockets."""
+        """End the thread and close the sockets."""
         if self.is_alive():
-            self.request("")
+            self.schedule("")
             self.join()
         self._close()
 
@@ -142,11 +146,11 @@ class ControlServer(threading.Thread):
         for listener in self._listeners:
             listener.close()
         if len(self._listeners) > 1 and self._path is not None:
-            # The user that we have become may not be allowed to.
+            # After dropping privileges, the directory may not be writable.
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        os.close(self._awake)
-        os.close(self._wakeup)
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
 
     def __enter__(self) -> Self:
         self.start()
@@ -156,29 +160,29 @@ class ControlServer(threading.Thread):
         self.close()
 
 
-def _answer(
-    ask: Callable[[str, dict[str, Any]], dict[str, Any]],
+def _execute(
+    handle: Callable[[str, dict[str, Any]], dict[str, Any]],
     log: logging.Logger,
     command: str,
     arguments: dict[str, Any],
 ) -> dict[str, Any]:
     try:
-        return {"ok": ask(command, arguments)}
+        return {"ok": handle(command, arguments)}
     except AoEError as error:
-        return _refusal(error)
+        return _error_response(error)
     except Exception as error:
-        # A mistake of ours, or half an installation: it must not end the thread.
+        # A bug, or an installation with files missing: it must not end the thread.
         log.exception("%s", command)
-        return _refusal(AoEError(command, f"{type(error).__name__}: {error}"))
+        return _error_response(AoEError(command, f"{type(error).__name__}: {error}"))
 
 
-def _refusal(error: AoEError) -> dict[str, Any]:
+def _error_response(error: AoEError) -> dict[str, Any]:
     return {
         "error": {
             "exit_code": error.exit_code,
             "what": error.what,
             "why": error.why,
-            "cure": error.cure,
+            "fix": error.fix,
         }
     }
 
@@ -195,11 +199,11 @@ def _listen(name: str) -> socket.socket:
 
 
 def _listen_at(path: Path, kind: str) -> socket.socket:
-    # What is left of a target that was killed answers nobody, and is in the way.
+    # A server that was killed leaves its socket file behind, and bind would fail.
     if path.is_socket():
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             try:
-                caller.connect(str(path))
+                client.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
             else:
@@ -213,85 +217,85 @@ def _listen_at(path: Path, kind: str) -> socket.socket:
         os.umask(mask)
 
 
-def _may_ask(caller: socket.socket) -> bool:
-    # The kernel vouches for who it is.
-    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+def _is_authorized(client: socket.socket) -> bool:
+    # struct ucred { pid, uid, gid }, filled in by the kernel at connect.
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, user, _ = struct.unpack("=iII", raw)
     return user in (0, os.geteuid())
 
 
-def _read_line(caller: socket.socket) -> bytes:
+def _read_line(client: socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n") and len(line) < _LINE_LIMIT:
-        part = caller.recv(_LINE_LIMIT)
+        part = client.recv(_LINE_LIMIT)
         if not part:
             break
         line += part
     return line
 
 
-# --- the other end --------------------------------------------------------------------
+# --- client ---------------------------------------------------------------------------
 
 
 def find_running(kind: str) -> list[tuple[int, str]]:
-    """Find those of a kind that run in this network namespace.
+    """Find the servers of a kind that run in this network namespace.
 
     Returns:
-        For each the process id, and the name of its socket, as ``ask`` takes it.
+        Process ID and socket name of each, for ``send_command``.
     """
     prefix = _PREFIX.format(kind=kind)
     names = re.compile(rf"@({prefix}(\d+)-\w+)$", re.MULTILINE)
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:  # noqa: PTH123 - a table of the kernel's
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:  # noqa: PTH123 - a file of procfs
         found = names.findall(table.read())
     return sorted((int(number), f"\0{name}") for name, number in found)
 
 
-def ask(
+def send_command(
     name: str,
     command: str,
     *,
     kind: str,
-    patience: float | None = _LONGEST,
+    timeout: float | None = _RESPONSE_TIMEOUT,
     **arguments: str,
 ) -> dict[str, Any]:
-    """Ask one that runs, and wait for its answer.
+    """Send a command to a running server and return its result.
 
     Args:
-        name: its socket: a path, or what ``find_running`` says.
-        command: what is asked for.
-        kind: what it is.
-        patience: seconds that the answer may take; None is for ever.
-        arguments: those of the command.
+        name: its socket: a path, or a name from ``find_running``.
+        command: the command's name.
+        kind: the kind of program, for error messages.
+        timeout: seconds to wait for the response; None waits indefinitely.
+        arguments: the command's arguments.
 
     Raises:
-        AoEError: what it says, or that it does not.
+        AoEError: the server's own error, or there is no valid response.
     """
     line = msgspec.json.encode({"command": command, **arguments}) + b"\n"
     what = name.removeprefix("\0")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(patience)
+            server.settimeout(timeout)
             server.connect(name)
             server.sendall(line)
-            with server.makefile("rb") as answer:
-                raw = answer.read()
+            with server.makefile("rb") as stream:
+                raw = stream.read()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotFoundError(what, f"no {kind} listens there") from error
     except OSError as error:
         raise from_os_error(what, error) from error
     try:
-        reply = msgspec.json.decode(raw, type=dict[str, dict[str, Any]])
+        response = msgspec.json.decode(raw, type=dict[str, dict[str, Any]])
     except msgspec.MsgspecError as error:
-        raise AoEError(what, "gave no answer") from error
-    if "error" in reply:
-        raise _told(reply["error"])
-    return reply["ok"]
+        raise AoEError(what, "sent no valid response") from error
+    if "error" in response:
+        raise _to_exception(response["error"])
+    return response["ok"]
 
 
-def _told(error: dict[str, Any]) -> AoEError:
-    kinds = {
-        kind.exit_code: kind
-        for kind in (UsageError, NotFoundError, AccessError, BusyError)
+def _to_exception(error: dict[str, Any]) -> AoEError:
+    classes = {
+        each.exit_code: each
+        for each in (UsageError, NotFoundError, AccessError, BusyError)
     }
-    kind = kinds.get(error["exit_code"], AoEError)
-    return kind(error["what"], error["why"], error["cure"])
+    error_class = classes.get(error["exit_code"], AoEError)
+    return error_class(error["what"], error["why"], error["fix"])

@@ -1,16 +1,16 @@
-"""A server that ends with the command it serves, or that stays behind its starter.
+"""Daemonize a server, or run it for as long as a command runs.
 
-With ``run_beside`` there are two of us::
+``run_supervised`` splits the process in two::
 
-    we, with all our rights ----- fork -----> the server, which may give rights up
-      |            <-- ready --                 |
-      | sh -c CMD, with what it needs to know   | serves
-      v                                         |
-    CMD has ended: --- SIGTERM ---------------> ends
-    exit as CMD did
+    supervisor, with all privileges --- fork ---> server, which may drop privileges
+      |                 <----- ready -----          |
+      | sh -c CMD, with variables set               | serves
+      v                                             |
+    CMD has exited:     ---- SIGTERM --->         exits
+    exit with the exit code of CMD
 
-The server has a process group of its own, so that Ctrl-C reaches CMD and not the disk
-beneath it.
+The server is in a process group of its own, so that Ctrl-C is delivered to CMD and not
+to the server of its disk.
 """
 
 from __future__ import annotations
@@ -25,80 +25,82 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
-_OTHERS: Final = (signal.SIGHUP, signal.SIGUSR1)
-"""What a server reloads and reports at."""
-_PASSED_ON: Final = (*_ENDINGS, *_OTHERS)
-_PATIENCE: Final = 2.0
-"""Seconds that CMD gets between being asked to end and being killed."""
-_LOOK: Final = 0.01
+_TERMINATING: Final = (signal.SIGTERM, signal.SIGINT)
+_SERVER_ONLY: Final = (signal.SIGHUP, signal.SIGUSR1)
+"""Signals for the server: reload and log statistics."""
+_FORWARDED: Final = (*_TERMINATING, *_SERVER_ONLY)
+_KILL_TIMEOUT: Final = 2.0
+"""Seconds from SIGTERM to SIGKILL for CMD."""
+_POLL_INTERVAL: Final = 0.01
+"""Seconds."""
 
 
-class Beside(NamedTuple):
-    """What a server knows of the command that it serves.
+class Supervised(NamedTuple):
+    """The server's end of ``run_supervised``.
 
     Args:
-        ready_fd: write to it once everything is open, and close it.
-        parent: the process that runs the command.
+        ready_fd: write to it when the server is ready, then close it.
+        parent: the process ID of the supervisor, which runs the command.
     """
 
     ready_fd: int
     parent: int
 
 
-def run_beside(
+def run_supervised(
     command: str, variables: Mapping[str, str], close: Iterable[int] = ()
-) -> Beside:
-    """Fork, and return in the child only, which is to serve.
+) -> Supervised:
+    """Fork a server, and return in the child only.
 
-    The parent runs the command as soon as the child is ready, and exits as it did, with
-    128 and the signal's number where that ended it. If the child ends first, the parent
-    ends the command and exits as the child did. SIGTERM and SIGINT to the parent are
-    passed on to the command, those that follow to the child.
+    The parent runs the command when the child is ready and exits with its exit code, or
+    with 128 plus the number of the signal that killed it. If the child exits first, the
+    parent terminates the command and exits with the child's exit code. The parent
+    forwards the first SIGTERM or SIGINT to the command and later ones to the child.
 
     Args:
-        command: for ``/bin/sh``, with our standard input, output and error.
-        variables: what it finds in its environment, beside ours.
-        close: file descriptors that the child alone shall have.
+        command: for ``/bin/sh``; it inherits standard input, output and error.
+        variables: added to its environment.
+        close: file descriptors to close in the parent.
     """
     parent = os.getpid()
-    waiting, ready = os.pipe()
+    ready_read, ready_write = os.pipe()
     server = os.fork()
     if not server:
-        os.close(waiting)
+        os.close(ready_read)
         os.setpgid(0, 0)
-        return Beside(ready, parent)
-    for descriptor in (ready, *close):
-        # What is closed already is told about by the child.
+        return Supervised(ready_write, parent)
+    for descriptor in (ready_write, *close):
+        # An invalid descriptor is reported by the child, when it writes to it.
         with suppress(OSError):
             os.close(descriptor)
-    raise SystemExit(_Supervisor(server).supervise(command, variables, waiting))
+    raise SystemExit(_Supervisor(server).supervise(command, variables, ready_read))
 
 
 class _Supervisor:
-    # The parent: it holds no disk and no interface.
+    # The parent process. It has no disk and no interface open.
 
     def __init__(self, server: int) -> None:
         self._server = server
         self._command: int | None = None
-        self._was_asked = False
+        self._is_terminating = False
 
     def supervise(
-        self, command: str, variables: Mapping[str, str], waiting: int
+        self, command: str, variables: Mapping[str, str], ready_fd: int
     ) -> int:
-        for number in _PASSED_ON:
-            signal.signal(number, self._pass_on)
-        with os.fdopen(waiting, "rb") as pipe:
+        for number in _FORWARDED:
+            signal.signal(number, self._forward)
+        with os.fdopen(ready_fd, "rb") as pipe:
             is_ready = bool(pipe.read(1))
         if not is_ready:
-            return _code(os.waitpid(self._server, 0)[1])
-        # It may run, and a signal come that is for it, before its number is known here.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+            return _exit_code(os.waitpid(self._server, 0)[1])
+        # Blocked until the command's process ID is stored: a signal in between would
+        # be forwarded to the server.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         self._command = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", command],
             {**os.environ, **variables},
-            # Python ignores these; programs expect them not to be.
+            # Python ignores these signals, which is inherited across exec.
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             setsigmask=before,
         )
@@ -106,32 +108,32 @@ class _Supervisor:
         return self._wait(self._command)
 
     def _wait(self, command: int) -> int:
-        ended, status = os.wait()
-        while ended not in (self._server, command):
-            # A shell that became us had children of its own.
-            ended, status = os.wait()
-        if ended == self._server:
-            command_status = _end(command)
-            return _code(status) or _code(command_status)
+        exited, status = os.wait()
+        while exited not in (self._server, command):
+            # A shell that used exec to start this process leaves its children to it.
+            exited, status = os.wait()
+        if exited == self._server:
+            command_status = _terminate(command)
+            return _exit_code(status) or _exit_code(command_status)
         self._command = None
         os.kill(self._server, signal.SIGTERM)
         os.waitpid(self._server, 0)
-        return _code(status)
+        return _exit_code(status)
 
-    def _pass_on(self, number: int, _frame: object) -> None:
+    def _forward(self, number: int, _frame: object) -> None:
         receiver = self._server
-        if number in _ENDINGS and self._command is not None:
-            if number == signal.SIGINT and _at_keyboard():
+        if number in _TERMINATING and self._command is not None:
+            if number == signal.SIGINT and _is_in_foreground():
                 return
-            if not self._was_asked:
+            if not self._is_terminating:
                 receiver = self._command
-            self._was_asked = True
+            self._is_terminating = True
         with suppress(ProcessLookupError):
             os.kill(receiver, number)
 
 
-def _at_keyboard() -> bool:
-    # Ctrl-C goes to everybody in the terminal's foreground: the command has it too.
+def _is_in_foreground() -> bool:
+    # Ctrl-C signals the whole foreground process group, and so the command already.
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -144,55 +146,58 @@ def _at_keyboard() -> bool:
         os.close(terminal)
 
 
-def _end(child: int) -> int:
+def _terminate(child: int) -> int:
     os.kill(child, signal.SIGTERM)
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _KILL_TIMEOUT
     while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
+        exited, status = os.waitpid(child, os.WNOHANG)
+        if exited:
             return status
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 
-def _code(status: int) -> int:
+def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
 
 
-def go_to_background(close: Iterable[int] = ()) -> int:
+def daemonize(close: Iterable[int] = ()) -> int:
     """Fork, and return in the child only, in a session of its own.
 
-    The parent exits with 0 when the child is ready, or as the child does, if it ends
-    before.
+    The parent exits with 0 when the child is ready, or with the child's exit code if
+    the child exits before.
 
     Args:
-        close: file descriptors that the child alone shall have.
+        close: file descriptors to close in the parent.
 
     Returns:
-        Where to write once everything is open; then close it.
+        A file descriptor: write to it when the server is ready, then close it.
     """
-    waiting, ready = os.pipe()
+    ready_read, ready_write = os.pipe()
     child = os.fork()
     if not child:
-        os.close(waiting)
+        os.close(ready_read)
         os.setsid()
-        return ready
-    for descriptor in (ready, *close):
+        return ready_write
+    for descriptor in (ready_write, *close):
         with suppress(OSError):
             os.close(descriptor)
-    with os.fdopen(waiting, "rb") as pipe:
+    with os.fdopen(ready_read, "rb") as pipe:
         is_ready = bool(pipe.read(1))
-    raise SystemExit(0 if is_ready else _code(os.waitpid(child, 0)[1]))
+    raise SystemExit(0 if is_ready else _exit_code(os.waitpid(child, 0)[1]))
 
 
-def leave_terminal() -> None:
-    """Read from and write to nowhere from now on, and hold no directory."""
+def close_terminal() -> None:
+    """Redirect standard streams to /dev/null, and change to the root directory.
+
+    Keeping neither the terminal nor a directory open lets both go away.
+    """
     sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
-        os.dup2(nowhere, descriptor)
-    if nowhere > 2:
-        os.close(nowhere)
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
     os.chdir("/")

@@ -1,16 +1,16 @@
-"""NBD's numbers and layouts, for clients and servers: fixed newstyle.
+"""Constants and message layouts of NBD (fixed newstyle), for clients and servers.
 
 ::
 
     greeting        "NBDMAGIC"(8)  "IHAVEOPT"(8)  flags(2)
     option          "IHAVEOPT"(8)  option(4)  length(4)  data
-    option's reply  magic(8)  option(4)  kind(4)  length(4)  data
+    option reply    magic(8)  option(4)  type(4)  length(4)  data
     request         magic(4)  flags(2)  command(2)  cookie(8)  offset(8)  length(4)
                     data
     simple reply    magic(4)  error(4)  cookie(8)  data
-    chunk           magic(4)  flags(2)  kind(2)  cookie(8)  length(4)  data
+    chunk           magic(4)  flags(2)  type(2)  cookie(8)  length(4)  data
 
-From the NBD protocol's own document (NetworkBlockDevice/nbd, doc/proto.md).
+See the protocol specification (NetworkBlockDevice/nbd, doc/proto.md).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ REQUEST: Final = Struct("!IHHQQI")
 SIMPLE_REPLY: Final = Struct("!IIQ")
 CHUNK: Final = Struct("!IHHQI")
 INFO_EXPORT: Final = Struct("!HQH")
-"""Which information, size in bytes, flags."""
+"""NBD_INFO_EXPORT: information type, size in bytes, transmission flags."""
 INFO_BLOCKS: Final = Struct("!HIII")
-"""Which information; minimum, preferred and maximum block size."""
+"""NBD_INFO_BLOCK_SIZE: type; minimum, preferred and maximum block size in bytes."""
 
 INIT: Final = b"NBDMAGIC"
 HAVE_OPTION: Final = b"IHAVEOPT"
@@ -39,13 +39,13 @@ CHUNK_MAGIC: Final = 0x668E33EF
 FIXED_NEWSTYLE: Final = 1
 NO_ZEROES: Final = 2
 OPTION_ERROR: Final = 1 << 31
-"""The bit of an option's reply that says no."""
+"""The bit that is set in the type of an option's error reply."""
 PAYLOAD: Final = 32 << 20
-"""Bytes in a request, where the server says nothing else."""
+"""The largest payload of a request in bytes, unless the server advertises another."""
 
 
 class NbdOption(IntEnum):
-    """What a client may ask before there are requests."""
+    """The options of the handshake (NBD_OPT_*)."""
 
     EXPORT_NAME = 1
     ABORT = 2
@@ -56,7 +56,7 @@ class NbdOption(IntEnum):
 
 
 class NbdInfo(IntEnum):
-    """What may be told of an export."""
+    """The types of information about an export (NBD_INFO_*)."""
 
     EXPORT = 0
     NAME = 1
@@ -64,8 +64,8 @@ class NbdInfo(IntEnum):
     BLOCK_SIZE = 3
 
 
-class NbdAnswer(IntEnum):
-    """How an option may be answered."""
+class NbdOptionReply(IntEnum):
+    """The types of an option reply (NBD_REP_*)."""
 
     ACK = 1
     SERVER = 2
@@ -79,7 +79,7 @@ class NbdAnswer(IntEnum):
 
 
 class NbdCommand(IntEnum):
-    """What a request asks for."""
+    """The types of a request (NBD_CMD_*)."""
 
     READ = 0
     WRITE = 1
@@ -90,7 +90,7 @@ class NbdCommand(IntEnum):
 
 
 class NbdFlag(IntFlag):
-    """What a server says of its export."""
+    """The transmission flags of an export (NBD_FLAG_*)."""
 
     HAS_FLAGS = 1 << 0
     READ_ONLY = 1 << 1
@@ -104,7 +104,7 @@ class NbdFlag(IntFlag):
 
 
 class NbdCommandFlag(IntFlag):
-    """How a request wants it."""
+    """The flags of a request (NBD_CMD_FLAG_*)."""
 
     FUA = 1 << 0
     NO_HOLE = 1 << 1
@@ -113,7 +113,7 @@ class NbdCommandFlag(IntFlag):
 
 
 class NbdChunk(IntEnum):
-    """What a chunk of a structured reply holds."""
+    """The types of a structured reply chunk (NBD_REPLY_TYPE_*)."""
 
     NONE = 0
     DATA = 1
@@ -121,4 +121,4 @@ class NbdChunk(IntEnum):
 
 
 CHUNK_DONE: Final = 1
-"""The flag of a reply's last chunk."""
+"""NBD_REPLY_FLAG_DONE: set in the last chunk of a reply."""

@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``512``, ``10M``, ``1.5G``, ``2048s``."""
+"""Parse and format sizes such as ``512``, ``10M``, ``1.5G`` and ``2048s``."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from aoe.errors import UsageError
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(?:ib)?|(b)|(s))?", re.ASCII)
 _PREFIXES: Final = "kmgtpe"
-_CURE: Final = "Write it as 512, 10M, 1.5G or 2048s (s for sectors of 512 bytes)"
+_FIX: Final = "Write it as 512, 10M, 1.5G or 2048s (s for sectors of 512 bytes)"
 
 
 def parse_size(text: str, *, unit: int = 1) -> int:
-    """Read a size and return it in bytes.
+    """Parse a size and return it in bytes.
 
     ``K``, ``M``, ``G``, ``T``, ``P`` and ``E`` are powers of 1024, with or without
-    ``iB``; ``s`` means sectors of 512 bytes and ``B`` bytes. Upper and lower case are
-    the same.
+    ``iB``; ``s`` means sectors of 512 bytes and ``B`` bytes. Case does not matter.
 
     >>> parse_size("10M"), parse_size("1.5k"), parse_size("8s")
     (10485760, 1536, 4096)
 
     Args:
         text: the size.
-        unit: bytes that a plain number counts in.
+        unit: the unit of a number without a suffix, in bytes.
 
     Raises:
         UsageError: not a size, or not a whole number of bytes.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise UsageError(text, "not a size", _CURE)
+        raise UsageError(text, "not a size", _FIX)
     number, prefix, is_bytes, is_sectors = match.groups()
     if prefix:
         unit = 1024 ** (_PREFIXES.index(prefix) + 1)
@@ -43,15 +42,15 @@ def parse_size(text: str, *, unit: int = 1) -> int:
         unit = SECTOR
     size = Fraction(number) * unit
     if size.denominator != 1:
-        raise UsageError(text, "not a whole number of bytes", _CURE)
+        raise UsageError(text, "not a whole number of bytes", _FIX)
     return int(size)
 
 
 def check_sectors(what: str, size: int) -> int:
-    """Return ``size`` in bytes if it is a whole number of sectors, and not zero.
+    """Return ``size``, in bytes, if it is a positive multiple of the sector size.
 
     Raises:
-        UsageError: it is not; the cure names the nearest two sizes that are.
+        UsageError: it is not; the fix names the nearest sizes that are.
     """
     if size > 0 and size % SECTOR == 0:
         return size
@@ -65,7 +64,7 @@ def check_sectors(what: str, size: int) -> int:
 
 
 def short_size(size: int) -> str:
-    """Write a size in bytes for a line with little room.
+    """Format a size in bytes, rounded to one decimal of the largest binary unit.
 
     >>> short_size(64 << 20), short_size(1536 << 20), short_size(512)
     ('64 MiB', '1.5 GiB', '512 bytes')
@@ -77,17 +76,17 @@ def short_size(size: int) -> str:
     return f"{number} {_PREFIXES[power - 1].upper()}iB"
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things, as many as there are.
+def format_count(number: int, noun: str) -> str:
+    """Format a number with its noun, in the singular or the plural.
 
-    >>> counted(1, "frame"), counted(1890, "frame")
+    >>> format_count(1, "frame"), format_count(1890, "frame")
     ('1 frame', '1,890 frames')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_size(size: int) -> str:
-    """Write a size in bytes, both readable and exact.
+    """Format a size in bytes, both rounded and exact.
 
     >>> format_size(10 << 30)
     '10 GiB (10,737,418,240 bytes)'

@@ -1,4 +1,4 @@
-"""Who is on a wire, asked by query config: before serving there, and by doctor."""
+"""Query the targets on a link: before serving an address, and for ``doctor``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from aoe.net.base import Link
 
 _TRIES: Final = 3
-_PATIENCE: Final = 0.1
-"""Seconds after each try."""
+_TIMEOUT: Final = 0.1
+"""Seconds to wait for responses after each try."""
 
 
-class Heard(NamedTuple):
-    """One answer to a query config request.
+class TargetInfo(NamedTuple):
+    """A target, as its query config response describes it.
 
     Args:
-        address: whose it is.
-        mac: where it came from.
-        buffers: requests that it takes at a time.
-        sectors: how many it takes in a frame.
+        address: the target's address.
+        mac: the source of the response.
+        buffers: the buffer count: requests that it can queue.
+        sectors: the largest number of sectors in a frame.
     """
 
     address: Address
@@ -39,8 +39,11 @@ class Heard(NamedTuple):
     sectors: int
 
 
-def survey(link: Link) -> list[Heard]:
-    """Ask who is there, three times, and return each answer once, ordered by address.
+def survey(link: Link) -> list[TargetInfo]:
+    """Return the targets that answer a broadcast query, ordered by address.
+
+    The query is sent three times. A target that answers more than once is returned
+    once.
 
     Args:
         link: an interface that delivers responses.
@@ -48,58 +51,58 @@ def survey(link: Link) -> list[Heard]:
     Raises:
         NotFoundError: the interface is gone.
     """
-    return sorted(set(ask_for(link, [BROADCAST])))
+    return sorted(set(query_targets(link, [BROADCAST])))
 
 
-def identify(link: Link, heard: Heard) -> Identity | None:
-    """Ask one that answered for its identity page; None when it does not tell.
+def identify(link: Link, target: TargetInfo) -> Identity | None:
+    """Return a target's IDENTIFY page, or None if it sends none.
 
     Raises:
         NotFoundError: the interface is gone.
     """
     frame = bytearray(FRAME_MINIMUM)
-    question = Header(heard.mac, link.mac, *heard.address, Command.ATA, TAG_USER)
-    question.pack_into(frame)
+    request = Header(target.mac, link.mac, *target.address, Command.ATA, TAG_USER)
+    request.pack_into(frame)
     Registers(0, 0, 1, Opcode.IDENTIFY, 0).pack_into(frame)
     for _ in range(_TRIES):
         link.send(frame)
-        for header, answer in _answers(link):
-            if (header.src, header.command) != (heard.mac, Command.ATA):
+        for header, response in _responses(link):
+            if (header.src, header.command) != (target.mac, Command.ATA):
                 continue
-            # An error is shorter, or a status instead of a page.
+            # An error response has no 512 bytes of data and fails to unpack.
             with suppress(DecodeError):
-                return Identity.unpack(answer[ATA_DATA:])
+                return Identity.unpack(response[ATA_DATA:])
     return None
 
 
-def ask_for(link: Link, addresses: Collection[Address]) -> Iterator[Heard]:
-    """Ask for each address three times, and yield every answer as it comes.
+def query_targets(link: Link, addresses: Collection[Address]) -> Iterator[TargetInfo]:
+    """Query each address three times, and yield the responses as they arrive.
 
     Args:
         link: an interface that delivers responses.
-        addresses: whom to ask for.
+        addresses: the addresses to query.
 
     Raises:
         NotFoundError: the interface is gone.
     """
     for _ in range(_TRIES):
         for address in addresses:
-            link.send(_question(link.mac, address))
-        for header, answer in _answers(link):
+            link.send(_query(link.mac, address))
+        for header, response in _responses(link):
             if header.command != Command.CONFIG:
                 continue
             config = Config()
             with suppress(DecodeError):
-                config = Config.unpack_from(answer)
+                config = Config.unpack_from(response)
             address = Address(header.shelf, header.slot)
-            # None said means two (P23).
+            # A sector count of 0 means 2 (P23).
             sectors = config.sector_count or 2
-            yield Heard(address, header.src, config.buffer_count, sectors)
+            yield TargetInfo(address, header.src, config.buffer_count, sectors)
 
 
-def _answers(link: Link) -> Iterator[tuple[Header, memoryview]]:
-    # What comes until patience ends.
-    end = time.monotonic() + _PATIENCE
+def _responses(link: Link) -> Iterator[tuple[Header, memoryview]]:
+    # Yield what arrives within the timeout of one try.
+    end = time.monotonic() + _TIMEOUT
     while (left := end - time.monotonic()) > 0:
         if not link.wait(left):
             return
@@ -110,7 +113,7 @@ def _answers(link: Link) -> Iterator[tuple[Header, memoryview]]:
                     yield header, frame
 
 
-def _question(mac: bytes, address: Address) -> bytearray:
+def _query(mac: bytes, address: Address) -> bytearray:
     frame = bytearray(FRAME_MINIMUM)
     Header(MAC_BROADCAST, mac, *address, Command.CONFIG, TAG_USER).pack_into(frame)
     Config().pack_into(frame)

@@ -1,1 +1,1 @@
-"""Raw Ethernet and what the kernel says of interfaces: sockets and netlink only."""
+"""Raw Ethernet links, network interfaces and network namespaces (Linux)."""

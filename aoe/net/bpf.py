@@ -1,6 +1,6 @@
-"""The packet filter that runs in the kernel: which frames a socket is handed.
+"""Socket filter (classic BPF) that selects the frames a packet socket receives.
 
-Classic BPF; see linux/filter.h and linux/bpf_common.h.
+See linux/filter.h, linux/bpf_common.h and packet(7).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _IF_BITS: Final = 0x45
 _RETURN: Final = 0x06
 _PACKET_TYPE: Final = 0xFFFF_F000 + 4
 _PACKET_MULTICAST: Final = 2
-"""Greater ones are frames for others and our own."""
+"""Higher packet types are PACKET_OTHERHOST and PACKET_OUTGOING."""
 _PACKET_OTHERHOST: Final = 3
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 
 def build_filter(*, responses: bool | None, others: bool = False) -> bytes:
-    """Build the program that lets AoE frames pass.
+    """Build the filter program for an AoE socket.
 
     Args:
-        responses: True lets only frames with the R flag pass, False only those
-            without (P7), None both.
-        others: let frames for other machines pass too. The kernel marks frames of
-            VLANs without interface as such, untagging them, so these come along.
+        responses: True accepts only frames with the R flag, False only those without
+            (P7), None both.
+        others: accept PACKET_OTHERHOST too: frames for other hosts, and frames of VLANs
+            without an interface, which the kernel untags and marks as such.
     """
-    # A jump skips as many instructions as it says.
+    # Jump offsets count the instructions that are skipped.
     limit = _PACKET_OTHERHOST if others else _PACKET_MULTICAST
     program = [
         (_LOAD_WORD, 0, 0, _PACKET_TYPE),
@@ -47,4 +47,4 @@ def build_filter(*, responses: bool | None, others: bool = False) -> bytes:
             (_RETURN, 0, 0, 0),
         ]
     program.append((_RETURN, 0, 0, 0xFFFF_FFFF))
-    return b"".join(_INSTRUCTION.pack(*line) for line in program)
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)

@@ -1,7 +1,8 @@
-"""What a network card says of its cable and its queues; see ethtool(8).
+"""Link settings, ring sizes and flow control of a NIC, by ``SIOCETHTOOL``.
 
-The questions are ioctls, answered in the caller's network namespace and for anybody.
-Virtual cards, and drivers that have no answer, leave it at None.
+The ioctls apply to the caller's network namespace and need no privileges. The functions
+return None if the driver does not implement the request, as most virtual ones do not.
+See ethtool(8).
 """
 
 from __future__ import annotations
@@ -21,82 +22,82 @@ _ETHTOOL_GPAUSEPARAM: Final = 0x12
 _SPEED_UNKNOWN: Final = 0xFFFF_FFFF
 _DUPLEX_UNKNOWN: Final = 0xFF
 
-_CABLE: Final = struct.Struct("=12xHB13xH14x")
-"""struct ethtool_cmd: speed, duplex and the upper half of speed."""
+_LINK_SETTINGS: Final = struct.Struct("=12xHB13xH14x")
+"""struct ethtool_cmd: speed, duplex and speed_hi."""
 _RINGS: Final = struct.Struct("=4xI12xI12x")
 """struct ethtool_ringparam: rx_max_pending and rx_pending."""
 _PAUSE: Final = struct.Struct("=8xII")
 """struct ethtool_pauseparam: rx_pause and tx_pause."""
 
 
-class Cable(NamedTuple):
-    """What is agreed on with the other end.
+class LinkSettings(NamedTuple):
+    """Speed and duplex mode of a link.
 
     Args:
-        speed: megabits a second, None where nobody knows.
-        full_duplex: both ways at once, None where nobody knows.
+        speed: Mbit/s; None if unknown.
+        full_duplex: None if unknown.
     """
 
     speed: int | None
     full_duplex: bool | None
 
 
-class ReceiveQueue(NamedTuple):
-    """How many frames the card keeps before the kernel takes them.
+class RingParameters(NamedTuple):
+    """Size of the RX ring of a NIC, in descriptors.
 
     Args:
-        frames: now.
-        limit: at most.
+        pending: the current size.
+        max_pending: the maximum that the driver supports.
     """
 
-    frames: int
-    limit: int
+    pending: int
+    max_pending: int
 
 
 class Pause(NamedTuple):
     """Flow control (802.3x).
 
     Args:
-        obeys: stops sending when the other end asks for it.
-        asks: asks the other end to stop when frames come too fast.
+        rx: received pause frames stop transmission.
+        tx: pause frames are sent when the receive buffers fill up.
     """
 
-    obeys: bool
-    asks: bool
+    rx: bool
+    tx: bool
 
 
-def cable(name: str) -> Cable | None:
-    """Ask for speed and duplex."""
-    answer = _ask(name, _ETHTOOL_GSET, _CABLE)
-    if answer is None:
+def link_settings(name: str) -> LinkSettings | None:
+    """Return speed and duplex mode (ETHTOOL_GSET)."""
+    values = _get(name, _ETHTOOL_GSET, _LINK_SETTINGS)
+    if values is None:
         return None
-    low, duplex, high = answer
+    low, duplex, high = values
     speed = high << 16 | low
-    return Cable(
+    return LinkSettings(
         None if speed in (0, 0xFFFF, _SPEED_UNKNOWN) else speed,
         None if duplex == _DUPLEX_UNKNOWN else bool(duplex),
     )
 
 
-def receive_queue(name: str) -> ReceiveQueue | None:
-    """Ask for the size of the card's receive queue."""
-    answer = _ask(name, _ETHTOOL_GRINGPARAM, _RINGS)
-    if answer is None:
+def ring_parameters(name: str) -> RingParameters | None:
+    """Return the size of the RX ring (ETHTOOL_GRINGPARAM)."""
+    values = _get(name, _ETHTOOL_GRINGPARAM, _RINGS)
+    if values is None:
         return None
-    limit, frames = answer
-    return ReceiveQueue(frames, limit)
+    max_pending, pending = values
+    return RingParameters(pending, max_pending)
 
 
 def pause(name: str) -> Pause | None:
-    """Ask for flow control."""
-    answer = _ask(name, _ETHTOOL_GPAUSEPARAM, _PAUSE)
-    return None if answer is None else Pause(*map(bool, answer))
+    """Return the flow control settings (ETHTOOL_GPAUSEPARAM)."""
+    values = _get(name, _ETHTOOL_GPAUSEPARAM, _PAUSE)
+    return None if values is None else Pause(*map(bool, values))
 
 
-def _ask(name: str, question: int, layout: struct.Struct) -> tuple[int, ...] | None:
-    data = array("B", struct.pack("=I", question).ljust(layout.size, b"\0"))
+def _get(name: str, command: int, layout: struct.Struct) -> tuple[int, ...] | None:
+    data = array("B", struct.pack("=I", command).ljust(layout.size, b"\0"))
     address, _ = data.buffer_info()
-    # struct ifreq, with a pointer behind the name.
+    # struct ifreq: ifr_name, then ifr_data.
     request = os.fsencode(name)[:16].ljust(16, b"\0") + struct.pack("P16x", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
         try:

@@ -1,7 +1,7 @@
-"""What the system knows of its network interfaces, and how to make and change them.
+"""List, watch, create and configure network interfaces, by rtnetlink.
 
-Everything works in the namespace of the calling thread; given ``netns``, a process id
-or a path such as ``/proc/123/ns/net``, in that one.
+The functions operate in the network namespace of the calling thread, or in ``netns``: a
+process id or a path such as ``/proc/123/ns/net``.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NetworkNamespace: TypeAlias = int | str
-"""A process id, or the path of a namespace file."""
+"""A process id, or the path of a namespace file (see namespaces(7))."""
 
 _CLONE_NEWNET: Final = 0x4000_0000
 _IFF_UP: Final = 0x1
 _IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
-_CURE: Final = "Run as root, or root-free inside: unshare -Urn"
+_FIX: Final = "Run as root, or in a user namespace: unshare -Urn"
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface as it was when it was looked at.
+    """A snapshot of a network interface.
 
     Args:
-        index: the number that the kernel knows it by.
+        index: interface index.
         name: at most 15 characters.
-        mac: six bytes, all zero for the loopback; shorter where there is no Ethernet.
-        mtu: bytes behind the Ethernet header.
-        up: switched on by the administrator.
-        carrier: a cable is in and somebody answers at its other end.
-        loopback: it leads back to this machine only.
-        ethernet: it carries Ethernet frames, to whomever.
-        kind: ``veth``, ``bridge``, ...; ``ethernet`` for hardware, else empty.
+        mac: six bytes, all zero for the loopback interface; other lengths occur if the
+            interface is not Ethernet.
+        mtu: in bytes, without the Ethernet header.
+        up: administratively up (IFF_UP).
+        carrier: the link is established.
+        loopback: loopback interface (IFF_LOOPBACK).
+        ethernet: the link type is ARPHRD_ETHER.
+        kind: ``veth``, ``bridge``, ... as in ``ip link add type``; ``ethernet`` for
+            hardware, else empty.
     """
 
     index: int
@@ -56,29 +58,28 @@ class Interface:
 
 
 @contextmanager
-def inside(netns: NetworkNamespace | None) -> Iterator[None]:
-    """Move the calling thread into a network namespace and back again.
+def enter_netns(netns: NetworkNamespace | None) -> Iterator[None]:
+    """Move the calling thread into a network namespace for the ``with`` block.
 
-    Sockets belong for ever to the namespace that they were opened in. Nothing happens
-    with None.
+    A socket stays in the namespace in which it was opened. None does nothing.
 
     Raises:
         NotFoundError: no such process or file.
-        AccessError: entering it needs CAP_SYS_ADMIN.
+        AccessError: setns(2) needs CAP_SYS_ADMIN.
     """
     if netns is None:
         yield
         return
-    with _opened(None) as home, _opened(netns) as there:
-        _set_namespace(there)
+    with _open_netns(None) as original, _open_netns(netns) as wanted:
+        _set_namespace(wanted)
         try:
             yield
         finally:
-            _set_namespace(home)
+            _set_namespace(original)
 
 
 @contextmanager
-def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
+def _open_netns(netns: NetworkNamespace | None) -> Iterator[int]:
     if netns is None:
         path = "/proc/thread-self/ns/net"
     else:
@@ -86,7 +87,7 @@ def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise from_os_error(path, error, _cure_for(error.errno)) from error
+        raise from_os_error(path, error, _fix_for(error.errno)) from error
     try:
         yield descriptor
     finally:
@@ -94,17 +95,17 @@ def _opened(netns: NetworkNamespace | None) -> Iterator[int]:
 
 
 def list_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
-    """List all interfaces, ordered by index."""
+    """Return all interfaces, ordered by index."""
     with _netlink("interfaces", netns) as netlink:
         found = [_from_message(message) for message in netlink.get_links()]
     return sorted(found, key=lambda interface: interface.index)
 
 
 def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interface:
-    """Find an interface by its name.
+    """Return the interface of this name.
 
     Raises:
-        NotFoundError: there is none; the message names those that there are.
+        NotFoundError: no such interface; the message lists the existing ones.
     """
     interfaces = list_interfaces(netns)
     for interface in interfaces:
@@ -117,56 +118,57 @@ def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interfac
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
-    """What else is known of an interface, for whoever looks for trouble.
+class InterfaceDetails:
+    """Further attributes of an interface, for diagnosis.
 
     Args:
-        interface: what everybody wants to know.
-        mtu_limit: bytes that the MTU can be at most; 0 where nobody knows.
-        watchers: how many want to see frames for other machines too.
+        interface: the basic attributes.
+        max_mtu: the largest MTU that the driver supports, in bytes; 0 if unknown.
+        promiscuity: number of users of promiscuous mode.
         master: the bridge or bond that it is a port of; empty for none.
         master_kind: ``bridge``, ``bond``, ``team``, ...
-        above: interfaces made on top of it, VLANs for example.
-        counters: frames, errors and losses since it exists, by the names that they have
-            in ``struct rtnl_link_stats64``.
+        upper: interfaces on top of it, for example VLANs.
+        counters: frames, errors and drops, named as in ``struct rtnl_link_stats64``.
     """
 
     interface: Interface
-    mtu_limit: int
-    watchers: int
+    max_mtu: int
+    promiscuity: int
     master: str
     master_kind: str
-    above: tuple[str, ...]
+    upper: tuple[str, ...]
     counters: Mapping[str, int]
 
 
-def examine_interface(name: str, netns: NetworkNamespace | None = None) -> Details:
-    """Look at an interface more closely; raises as ``find_interface`` does."""
+def get_interface_details(
+    name: str, netns: NetworkNamespace | None = None
+) -> InterfaceDetails:
+    """Return further attributes of an interface; raises as ``find_interface``."""
     with _netlink(name, netns) as netlink:
         messages = {m["index"]: m for m in netlink.get_links()}
     index = find_interface(name, netns).index
     message = messages[index]
     master = messages.get(message.get("master"))
-    above = (m for m in messages.values() if _stands_on(m, index))
-    return Details(
+    upper = (m for m in messages.values() if _is_upper(m, index))
+    return InterfaceDetails(
         interface=_from_message(message),
-        mtu_limit=int(message.get("max_mtu") or 0),
-        watchers=int(message.get("promiscuity") or 0),
+        max_mtu=int(message.get("max_mtu") or 0),
+        promiscuity=int(message.get("promiscuity") or 0),
         master="" if master is None else str(master.get("ifname")),
         master_kind="" if master is None else _from_message(master).kind,
-        above=tuple(str(m.get("ifname")) for m in above),
+        upper=tuple(str(m.get("ifname")) for m in upper),
         counters=dict(message.get("stats64") or {}),
     )
 
 
-def _stands_on(message: Mapping[str, Any], index: int) -> bool:
-    # A veth has a link too, its peer, and maybe in another namespace.
-    is_ours = message.get("link_netnsid") is None and message.get("link") == index
-    return is_ours and _from_message(message).kind not in ("veth", "ethernet")
+def _is_upper(message: Mapping[str, Any], index: int) -> bool:
+    # IFLA_LINK of a veth is its peer, which may be in another namespace.
+    is_lower = message.get("link_netnsid") is None and message.get("link") == index
+    return is_lower and _from_message(message).kind not in ("veth", "ethernet")
 
 
 def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
-    """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback."""
+    """Return the interfaces that AoE can use: Ethernet, up, not loopback."""
     return [
         interface
         for interface in list_interfaces(netns)
@@ -174,12 +176,12 @@ def usable_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
     ]
 
 
-class InterfaceWatch:
-    """Rings when any interface of the caller's namespace changes.
+class InterfaceMonitor:
+    """A monitor of interface changes in the caller's namespace (RTMGRP_LINK).
 
-    ``fileno`` is readable then; ``answer`` takes note, and says how the interfaces are
-    by now. What changed in between, and how often, is not told: a crowd of changes is
-    one ring, and none is lost when the kernel's queue runs over.
+    ``fileno`` is readable after a change; ``refresh`` discards the notifications and
+    returns the current state. Because the state is read anew, notifications that are
+    coalesced or lost by a queue overflow (ENOBUFS) do no harm.
     """
 
     def __init__(self) -> None:
@@ -187,22 +189,22 @@ class InterfaceWatch:
         from pyroute2.netlink import rtnl
 
         self._netlink: Any = IPRoute()
-        self._bell: Any = IPRoute()
-        self._bell.bind(groups=rtnl.RTMGRP_LINK)
+        self._notifications: Any = IPRoute()
+        self._notifications.bind(groups=rtnl.RTMGRP_LINK)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable after a change."""
-        return int(self._bell.fileno())
+        return int(self._notifications.fileno())
 
-    def answer(self) -> list[Interface]:
-        """List all interfaces, as ``list_interfaces`` does, and be quiet again."""
+    def refresh(self) -> list[Interface]:
+        """Discard pending notifications and return all interfaces, ordered by index."""
         _drain(self.fileno())
         found = [_from_message(message) for message in self._netlink.get_links()]
         return sorted(found, key=lambda interface: interface.index)
 
     def close(self) -> None:
         """Stop watching."""
-        self._bell.close()
+        self._notifications.close()
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -220,37 +222,37 @@ def _drain(descriptor: int) -> None:
         except BlockingIOError:
             return
         except OSError as error:
-            # A queue that ran over says so once, and goes on.
+            # An overflow of the receive queue is reported once.
             if error.errno != errno.ENOBUFS:
                 raise
 
 
 def set_up(name: str, netns: NetworkNamespace | None = None) -> None:
-    """Switch an interface on.
+    """Set an interface up.
 
     Raises:
         NotFoundError: no such interface.
-        AccessError: this needs CAP_NET_ADMIN.
+        AccessError: CAP_NET_ADMIN is missing.
     """
-    _change(name, netns, state="up")
+    _set_link(name, netns, state="up")
 
 
 def set_down(name: str, netns: NetworkNamespace | None = None) -> None:
-    """Switch an interface off; raises as ``set_up`` does."""
-    _change(name, netns, state="down")
+    """Set an interface down; raises as ``set_up``."""
+    _set_link(name, netns, state="down")
 
 
 def set_mtu(name: str, mtu: int, netns: NetworkNamespace | None = None) -> None:
-    """Set an interface's MTU, in bytes; raises as ``set_up`` does.
+    """Set the MTU of an interface, in bytes; raises as ``set_up``.
 
     Raises:
-        AoEError: the interface cannot do this MTU.
+        AoEError: the driver does not support this MTU.
     """
-    _change(name, netns, mtu=mtu)
+    _set_link(name, netns, mtu=mtu)
 
 
 def remove(name: str, netns: NetworkNamespace | None = None) -> None:
-    """Delete a virtual interface, a veth with its peer; raises as ``set_up`` does."""
+    """Delete a virtual interface, a veth with its peer; raises as ``set_up``."""
     index = find_interface(name, netns).index
     with _netlink(name, netns) as netlink:
         netlink.link("del", index=index)
@@ -258,14 +260,14 @@ def remove(name: str, netns: NetworkNamespace | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VethEnd:
-    """What one end of a new veth pair shall look like.
+    """Parameters of one end of a new veth pair.
 
     Args:
-        name: its name.
-        mtu: bytes behind the Ethernet header.
-        mac: six bytes; None lets the kernel draw a random one.
-        netns: where it shall appear; None is the caller's namespace.
-        up: switch it on at once.
+        name: interface name.
+        mtu: in bytes, without the Ethernet header.
+        mac: six bytes; None for a random address.
+        netns: network namespace to create it in; None for the caller's.
+        up: set the interface up.
     """
 
     name: str
@@ -276,80 +278,83 @@ class VethEnd:
 
 
 def create_veth(first: VethEnd, second: VethEnd) -> None:
-    """Make a virtual cable with an interface at each end.
+    """Create a veth pair.
 
     Raises:
-        AccessError: this needs CAP_NET_ADMIN, in both namespaces.
-        AoEError: a name is taken, an MTU out of range, or what else the kernel may
-            object to.
+        AccessError: CAP_NET_ADMIN is missing in one of the namespaces.
+        AoEError: the kernel refused, for example because a name exists or an MTU is out
+            of range.
     """
-    # The first end's namespace is entered and the second's is named: one message makes
-    # both ends, and neither passes through a third namespace.
-    with _opened(second.netns) as there, _netlink(first.name, first.netns) as netlink:
-        peer = {**_attributes(second), "net_ns_fd": there}
-        netlink.link("add", kind="veth", **_attributes(first), peer=peer)
+    # One message, sent in the first end's namespace, creates both ends in their final
+    # namespaces; neither has to be moved.
+    with (
+        _open_netns(second.netns) as netns,
+        _netlink(first.name, first.netns) as netlink,
+    ):
+        peer = {**_veth_attributes(second), "net_ns_fd": netns}
+        netlink.link("add", kind="veth", **_veth_attributes(first), peer=peer)
     for end in (first, second):
         if end.up:
             set_up(end.name, end.netns)
 
 
 def create_bridge(name: str, netns: NetworkNamespace | None = None) -> None:
-    """Make a switch, switched on, without ports.
+    """Create a bridge without ports and set it up.
 
     Raises:
-        AccessError: this needs CAP_NET_ADMIN.
-        AoEError: the name is taken.
+        AccessError: CAP_NET_ADMIN is missing.
+        AoEError: an interface of this name exists.
     """
     with _netlink(name, netns) as netlink:
         netlink.link("add", kind="bridge", ifname=name, state="up")
 
 
 def join_bridge(name: str, bridge: str, netns: NetworkNamespace | None = None) -> None:
-    """Make an interface a port of a bridge; raises as ``set_up`` does."""
-    _change(name, netns, master=find_interface(bridge, netns).index)
+    """Make an interface a port of a bridge; raises as ``set_up``."""
+    _set_link(name, netns, master=find_interface(bridge, netns).index)
 
 
 def rename(name: str, new: str, netns: NetworkNamespace | None = None) -> None:
-    """Give an interface another name; raises as ``set_up`` does.
+    """Rename an interface; raises as ``set_up``.
 
     Raises:
-        AoEError: the name is taken, or the kernel wants the interface down for it.
+        AoEError: the name exists, or the kernel requires the interface to be down.
     """
-    _change(name, netns, ifname=new)
+    _set_link(name, netns, ifname=new)
 
 
-def _attributes(end: VethEnd) -> dict[str, Any]:
+def _veth_attributes(end: VethEnd) -> dict[str, Any]:
     attributes: dict[str, Any] = {"ifname": end.name, "mtu": end.mtu}
     if end.mac is not None:
         attributes["address"] = end.mac.hex(":")
     return attributes
 
 
-def _change(name: str, netns: NetworkNamespace | None, **change: object) -> None:
+def _set_link(name: str, netns: NetworkNamespace | None, **attributes: object) -> None:
     index = find_interface(name, netns).index
-    words = " ".join(f"{key} {value}" for key, value in change.items())
-    with _netlink(f"{name}: {words}", netns) as netlink:
-        netlink.link("set", index=index, **change)
+    text = " ".join(f"{key} {value}" for key, value in attributes.items())
+    with _netlink(f"{name}: {text}", netns) as netlink:
+        netlink.link("set", index=index, **attributes)
 
 
 @contextmanager
 def _netlink(what: str, netns: NetworkNamespace | None) -> Iterator[Any]:
-    # Imported here because it takes an eighth of a second. The thread enters the
-    # namespace itself: pyroute2's own netns= forks and leaves sockets open.
+    # Imported here because the import takes 125 ms. The netns= argument of pyroute2 is
+    # not used, because it forks and leaks sockets.
     from pyroute2 import IPRoute, NetlinkError
 
     try:
-        with inside(netns), IPRoute() as netlink:
+        with enter_netns(netns), IPRoute() as netlink:
             yield netlink
     except NetlinkError as error:
         code = int(error.code)
         raise from_os_error(
-            what, OSError(code, os.strerror(code)), _cure_for(code)
+            what, OSError(code, os.strerror(code)), _fix_for(code)
         ) from error
 
 
-def _cure_for(code: int | None) -> str:
-    return _CURE if code in (errno.EPERM, errno.EACCES) else ""
+def _fix_for(code: int | None) -> str:
+    return _FIX if code in (errno.EPERM, errno.EACCES) else ""
 
 
 def _from_message(message: Mapping[str, Any]) -> Interface:
@@ -372,9 +377,9 @@ def _from_message(message: Mapping[str, Any]) -> Interface:
 
 
 def _set_namespace(descriptor: int) -> None:
-    # os.setns is there from Python 3.12 on only.
+    # os.setns is new in Python 3.12.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()
         error = OSError(code, os.strerror(code))
-        raise from_os_error("network namespace", error, _cure_for(code))
+        raise from_os_error("network namespace", error, _fix_for(code))

@@ -87,8 +87,8 @@ def open_link(
             return RingLink(facts, frames, options)
         except OSError as error:
             if rings:
-                cure = "Try it without packet rings"
-                raise from_os_error(name, error, cure) from error
+                fix = "Try it without packet rings"
+                raise from_os_error(name, error, fix) from error
     try:
         return PlainLink(facts, frames, options)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the kernel says of one interface when it is asked by name; see netdevice(7)."""
+"""Attributes of an interface, by the ioctls of netdevice(7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ARPHRD_LOOPBACK: Final = 772
 
 
 class LinkFacts(NamedTuple):
-    """What must be known of an interface before it is opened."""
+    """The attributes of an interface that opening a link needs."""
 
     name: str
     number: int
@@ -33,7 +33,7 @@ class LinkFacts(NamedTuple):
 
 
 def look_up(name: str) -> LinkFacts:
-    """Look at an interface, as ``open_link`` does first.
+    """Return the attributes of an interface that AoE can use.
 
     Raises:
         NotFoundError: no such interface.
@@ -45,7 +45,7 @@ def look_up(name: str) -> LinkFacts:
             index = ask(any_socket, name, _SIOCGIFINDEX, "16xi20x")
             flags = ask(any_socket, name, SIOCGIFFLAGS, "16xH22x")
             mtu = ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
-            answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _request(name))
+            address = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _request(name))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise from_os_error(name, error) from error
@@ -53,7 +53,7 @@ def look_up(name: str) -> LinkFacts:
             raise NotFoundError(
                 name, f"no such interface (have: {have})", "List them with: ip link"
             ) from error
-    hardware, mac = struct.unpack("=16xH6s16x", answer)
+    hardware, mac = struct.unpack("=16xH6s16x", address)
     if hardware not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
         raise UsageError(
             name,
@@ -68,26 +68,26 @@ def look_up(name: str) -> LinkFacts:
 
 
 def interface_names() -> list[str]:
-    """List all interfaces, whatever their kind.
+    """Return the names of all interfaces.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel refused the request.
     """
     return [name for _, name in socket.if_nameindex()]
 
 
 def usable_names() -> list[str]:
-    """List the interfaces that AoE can be spoken on: Ethernet, up, not loopback.
+    """Return the names of the interfaces that AoE can use: Ethernet, up, not loopback.
 
-    ``aoe.net.interfaces`` knows more of them, and takes its time to be imported.
+    Unlike ``aoe.net.interfaces``, this does not import pyroute2, which is slow.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel refused the request.
     """
     usable = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
         for name in interface_names():
-            # One may go, or be another kind.
+            # Skip interfaces of other kinds, and those removed in the meantime.
             with contextlib.suppress(AoEError, OSError):
                 look_up(name)
                 if not ask(any_socket, name, SIOCGIFFLAGS, "16xH22x") & _IFF_LOOPBACK:
@@ -96,22 +96,28 @@ def usable_names() -> list[str]:
 
 
 def _request(name: str) -> bytes:
-    # struct ifreq; the kernel's names have 15 bytes and a zero.
+    # struct ifreq; IFNAMSIZ is 16, including the terminating zero.
     return os.fsencode(name)[:16].ljust(40, b"\0")
 
 
 def ask(any_socket: socket.socket, name: str, question: int, layout: str) -> int:
-    """Ask for a number that stands in a ``struct ifreq`` of this layout.
+    """Issue an ioctl on ``struct ifreq`` and return the integer in its result.
+
+    Args:
+        any_socket: a socket of any family.
+        name: the interface.
+        question: the ioctl number.
+        layout: format of the result for ``struct``.
 
     Raises:
         OSError: no such interface.
     """
-    answer = fcntl.ioctl(any_socket, question, _request(name))
-    return int(struct.unpack(f"={layout}", answer)[0])
+    result = fcntl.ioctl(any_socket, question, _request(name))
+    return int(struct.unpack(f"={layout}", result)[0])
 
 
 def mtu_now(any_socket: socket.socket, name: str, otherwise: int) -> int:
-    """Return an interface's MTU; ``otherwise`` where there is none by that name."""
+    """Return the MTU of an interface; ``otherwise`` if there is none of that name."""
     with contextlib.suppress(OSError):
         return ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
     return otherwise

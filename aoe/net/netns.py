@@ -1,7 +1,7 @@
-"""Throw-away network namespaces, and a wire between two of them.
+"""Temporary network namespaces, connected by a veth pair or a bridge.
 
-For the demo, the tests and anybody's own experiments: nothing of the machine's real
-network is touched, and nothing stays behind, whichever way the program ends.
+Used by the demo, the tests and the pytest plugin. The host's own network configuration
+is not changed, and the kernel removes the namespaces even if the program is killed.
 
 >>> with Wire(mtu=9000) as wire:  # doctest: +SKIP
 ...     wire.target.run(["ip", "-brief", "link"])
@@ -22,7 +22,7 @@ from aoe.net.interfaces import (
     VethEnd,
     create_bridge,
     create_veth,
-    inside,
+    enter_netns,
     join_bridge,
     remove,
     set_mtu,
@@ -31,11 +31,11 @@ from aoe.net.interfaces import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Their own signatures, eighteen options each in six overloads, are not repeated here.
+# Untyped aliases, because their overloads do not accept **options: object.
 _run: Callable[..., subprocess.CompletedProcess[Any]] = subprocess.run
 _popen: Callable[..., subprocess.Popen[Any]] = subprocess.Popen
 
-_SETTLE: Final = """
+_HOLDER_SCRIPT: Final = """
 ip link set lo up
 for scope in all default; do
     file=/proc/sys/net/ipv6/conf/$scope/disable_ipv6
@@ -44,25 +44,28 @@ done
 echo ready
 exec cat >/dev/null
 """
-"""Loopback up; no IPv6, whose neighbour discovery would talk on every wire."""
+"""Program of the holder process: set lo up, disable IPv6, wait for end of file.
 
-_PATIENCE: Final = 2.0
-"""Seconds that a process gets between being asked to end and being killed."""
+IPv6 is disabled because its neighbour discovery sends frames on every interface.
+"""
 
-_SWITCHES: Final = {
+_TERMINATE_TIMEOUT: Final = 2.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+_SYSCTLS: Final = {
     "/proc/sys/kernel/unprivileged_userns_clone": "0",
     "/proc/sys/user/max_user_namespaces": "0",
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
 }
-"""What forbids user namespaces to ordinary users, and the value with which it does."""
+"""The sysctls of unprivileged user namespaces, with the value that disables them."""
 
 
-class _Closing(ABC):
-    # What is gone at the end of a ``with`` statement.
+class _Closable(ABC):
+    # Context manager that calls close() on exit.
 
     @abstractmethod
     def close(self) -> None:
-        """Take everything away. Safe to call twice."""
+        """Release the resources. Safe to call twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,112 +74,110 @@ class _Closing(ABC):
         self.close()
 
 
-class Namespace(_Closing):
-    """A network namespace of our own, for as long as the object is open.
+class Namespace(_Closable):
+    """A network namespace that exists until the object is closed.
 
-    It lives in a holder process that waits at the end of a pipe from us: when we are
-    gone, even by SIGKILL, the pipe breaks, the holder ends and the kernel takes the
-    namespace away with all the interfaces in it. Sockets that were opened inside by
-    ``entered`` keep it alive until they are closed.
+    A holder process keeps it alive. The holder reads from a pipe to this process and
+    exits at end of file, so that the kernel removes the namespace and its interfaces
+    even if this process is killed by SIGKILL. Open sockets inside the namespace, made
+    under ``enter``, keep it alive until they are closed.
 
     Raises:
-        AccessError: namespaces need root or a user namespace.
-        AoEError: ``unshare`` (util-linux) or ``ip`` (iproute2) is missing.
+        AccessError: neither root nor in a user namespace.
+        AoEError: ``unshare`` (util-linux) or ``ip`` (iproute2) is not installed.
     """
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[Any]] = []
         try:
             self._holder = subprocess.Popen(
-                ["unshare", "--net", "--", "sh", "-ec", _SETTLE],
+                ["unshare", "--net", "--", "sh", "-ec", _HOLDER_SCRIPT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                # An interrupt from the keyboard is for us: we close in order.
+                # Keep SIGINT of the terminal from the holder: close() ends it.
                 start_new_session=True,
             )
         except FileNotFoundError as error:
             raise AoEError(
                 "unshare", "not installed", "Install it with: apt install util-linux"
             ) from error
-        self._expect_ready()
+        self._wait_ready()
 
     @property
     def pid(self) -> int:
-        """Process id of the holder."""
+        """Process id of the holder process."""
         return self._holder.pid
 
     @property
     def path(self) -> str:
-        """The file by which others find the namespace: ``/proc/PID/ns/net``."""
+        """Path of the namespace file, ``/proc/PID/ns/net``."""
         return f"/proc/{self.pid}/ns/net"
 
     def command(self, args: Sequence[str]) -> list[str]:
-        """Return the argument vector that runs ``args`` inside.
+        """Return the argument vector that runs ``args`` in the namespace.
 
-        Only the network changes; files, users and process ids are the caller's.
+        Only the network namespace differs from the caller's.
         """
         return ["nsenter", f"--net={self.path}", "--", *args]
 
     def run(
         self, args: Sequence[str], **options: object
     ) -> subprocess.CompletedProcess[Any]:
-        """Run a program inside and wait for it; options as in ``subprocess.run``."""
+        """Run a program in the namespace; options as in ``subprocess.run``."""
         return _run(self.command(args), **options)
 
     def popen(self, args: Sequence[str], **options: object) -> subprocess.Popen[Any]:
-        """Start a program inside; options as in ``subprocess.Popen``.
+        """Start a program in the namespace; options as in ``subprocess.Popen``.
 
-        What still runs when the namespace is closed is ended with it, and its pipes
-        are closed.
+        ``close`` terminates the program if it is still running, and closes its pipes.
         """
         child = _popen(self.command(args), **options)
         self._children.append(child)
         return child
 
-    def entered(self) -> AbstractContextManager[None]:
-        """Let the calling thread be inside for the length of a ``with`` statement.
+    def enter(self) -> AbstractContextManager[None]:
+        """Move the calling thread into the namespace for the ``with`` block.
 
-        Sockets opened meanwhile stay inside for good, wherever they are used later;
-        programs started meanwhile run inside.
+        Sockets opened in the block stay in the namespace afterwards. Processes started
+        in the block run in it.
         """
-        return inside(self.path)
+        return enter_netns(self.path)
 
-    def end_programs(self) -> None:
-        """End what still runs inside, and close its pipes."""
+    def terminate_processes(self) -> None:
+        """Terminate the processes started by ``popen`` and close their pipes."""
         while self._children:
-            _finish(self._children.pop())
+            _terminate_and_close(self._children.pop())
 
     def close(self) -> None:
-        """End what runs inside, and the namespace. Safe to call twice."""
-        self.end_programs()
-        _finish(self._holder)
+        """Terminate the processes and remove the namespace. Safe to call twice."""
+        self.terminate_processes()
+        _terminate_and_close(self._holder)
 
-    def _expect_ready(self) -> None:
+    def _wait_ready(self) -> None:
         if cast("IO[str]", self._holder.stdout).readline() == "ready\n":
             return
-        words = cast("IO[str]", self._holder.stderr).read().strip().replace("\n", "; ")
+        why = cast("IO[str]", self._holder.stderr).read().strip().replace("\n", "; ")
         self.close()
-        if "not permitted" in words or "denied" in words:
+        if "not permitted" in why or "denied" in why:
             raise AccessError(
                 "network namespace",
-                words,
-                "Run as root, or root-free inside: unshare -Urn",
+                why,
+                "Run as root, or in a user namespace: unshare -Urn",
             )
-        raise AoEError("network namespace", words or "its holder ended at once")
+        raise AoEError("network namespace", why or "the holder process exited")
 
 
-class Wire(_Closing):
-    """Two namespaces with a veth pair between them, one interface in each.
+class Wire(_Closable):
+    """Two network namespaces, ``target`` and ``initiator``, joined by a veth pair.
 
     Args:
-        mtu: bytes behind the Ethernet header, for both ends or for each: target's
-            first.
-        interface: the name that the interface has on both sides.
+        mtu: MTU in bytes, of both ends or as a pair (target, initiator).
+        interface: the name of the interface in both namespaces.
 
     Raises:
-        AccessError: namespaces need root or a user namespace.
+        AccessError: neither root nor in a user namespace.
     """
 
     target_mac: Final = bytes.fromhex("525400ae0001")
@@ -199,72 +200,71 @@ class Wire(_Closing):
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """Take everything away. Safe to call twice."""
-        # Nobody shall see the wire go before it has to go itself.
+        """Terminate the processes, remove namespaces and veth pair; may be repeated."""
+        # Processes end before the interfaces are removed, so that none logs an error.
         for host in (self.initiator, self.target):
-            host.end_programs()
+            host.terminate_processes()
         self._stack.close()
 
 
-class Switch(_Closing):
-    """A bridge in a namespace of its own, and cables from it to as many others.
+class Switch(_Closable):
+    """A bridge in its own network namespace, joined to other namespaces by veth pairs.
 
-    Unlike a wire's end, a cable can be pulled, put back and exchanged, and whoever is
-    at the others notices nothing.
+    Hosts can be attached and detached without a carrier change at the other hosts.
 
     Args:
-        mtu: bytes behind the Ethernet header that all of it carries.
-        interface: the name of the interface at the far end of each cable.
+        mtu: MTU in bytes of all interfaces.
+        interface: the name of the interface in each host's namespace.
 
     Raises:
-        AccessError: namespaces need root or a user namespace.
+        AccessError: neither root nor in a user namespace.
     """
 
     def __init__(self, mtu: int = 1500, *, interface: str = "aoe0") -> None:
         self.interface = interface
         self._mtu = mtu
-        self._cables: dict[Namespace, str] = {}
+        self._ports: dict[Namespace, str] = {}
         self._hosts: list[Namespace] = []
         self._count = 0
         with ExitStack() as stack:
-            self._inside = stack.enter_context(Namespace())
-            create_bridge("bridge", self._inside.pid)
+            self._namespace = stack.enter_context(Namespace())
+            create_bridge("bridge", self._namespace.pid)
             self._stack = stack.pop_all()
 
     def add_host(self, mac: bytes | None = None) -> Namespace:
-        """Make another namespace at the end of a cable; it is closed with the switch.
+        """Create and attach a namespace; it is closed together with the switch.
 
         Args:
-            mac: the interface's address; None lets the kernel draw one.
+            mac: MAC address of the host's interface; None for a random one.
         """
         host = self._stack.enter_context(Namespace())
         self._hosts.append(host)
-        self.plug(host, mac)
+        self.attach(host, mac)
         return host
 
-    def plug(self, host: Namespace, mac: bytes | None = None) -> None:
-        """Lay a cable to a host that has none; see ``add_host``."""
+    def attach(self, host: Namespace, mac: bytes | None = None) -> None:
+        """Connect a detached host by a new veth pair; see ``add_host``."""
         self._count += 1
-        near = f"port{self._count}"
+        port = f"port{self._count}"
         create_veth(
-            VethEnd(near, self._mtu, netns=self._inside.pid),
+            VethEnd(port, self._mtu, netns=self._namespace.pid),
             VethEnd(self.interface, self._mtu, mac, host.pid),
         )
-        join_bridge(near, "bridge", self._inside.pid)
-        self._cables[host] = near
+        join_bridge(port, "bridge", self._namespace.pid)
+        self._ports[host] = port
 
-    def narrow(self, host: Namespace, mtu: int) -> None:
-        """Let the switch carry no longer frames to and from a host, who is not told."""
-        set_mtu(self._cables[host], mtu, self._inside.pid)
+    def limit_mtu(self, host: Namespace, mtu: int) -> None:
+        """Set the MTU of a host's bridge port; the host's own MTU does not change."""
+        set_mtu(self._ports[host], mtu, self._namespace.pid)
 
-    def unplug(self, host: Namespace) -> None:
-        """Take a host's cable away, and its interface with it."""
-        remove(self._cables.pop(host), self._inside.pid)
+    def detach(self, host: Namespace) -> None:
+        """Delete a host's veth pair, and with it the interface in the host."""
+        remove(self._ports.pop(host), self._namespace.pid)
 
     def close(self) -> None:
-        """Take everything away. Safe to call twice."""
+        """Terminate the processes and remove all namespaces. Safe to call twice."""
         for host in self._hosts:
-            host.end_programs()
+            host.terminate_processes()
         self._stack.close()
 
 
@@ -272,28 +272,28 @@ _UNSHARE: Final = ("unshare", "--user", "--map-root-user", "--net", "--")
 
 
 def ensure_root_or_user_namespace() -> None:
-    """Start the program anew as root of a user namespace, unless we are root already.
+    """Re-execute the program as root of a new user namespace, unless run by root.
 
-    The process id stays, and so does the argument vector. Ordinary users may make
-    network namespaces and raw sockets in there, and reach no real network.
+    Process id and arguments do not change. In the user namespace an unprivileged user
+    may create network namespaces and raw sockets, but cannot reach the host's network.
 
     Raises:
-        AccessError: this system lets ordinary users make no user namespaces.
-        AoEError: ``unshare`` (util-linux) is missing.
+        AccessError: the system does not allow unprivileged user namespaces.
+        AoEError: ``unshare`` (util-linux) is not installed.
     """
     if os.geteuid() == 0:
         return
     check_user_namespaces()
-    again = [*_UNSHARE, sys.executable, *sys.orig_argv[1:]]
-    os.execvp(again[0], again)  # noqa: S606 - to be replaced is the point
+    command = [*_UNSHARE, sys.executable, *sys.orig_argv[1:]]
+    os.execvp(command[0], command)  # noqa: S606 - no shell is needed
 
 
 def check_user_namespaces() -> None:
-    """Make sure that we could be root of a user namespace, as an ordinary user may be.
+    """Raise an error if the caller cannot create a user and a network namespace.
 
     Raises:
-        AccessError: this system does not let us.
-        AoEError: ``unshare`` (util-linux) is missing.
+        AccessError: the system does not allow unprivileged user namespaces.
+        AoEError: ``unshare`` (util-linux) is not installed.
     """
     try:
         probe = subprocess.run(
@@ -305,43 +305,43 @@ def check_user_namespaces() -> None:
         ) from error
     if probe.returncode:
         raise AccessError(
-            "user namespace", probe.stderr.strip() or "refused", _userns_cure()
+            "user namespace", probe.stderr.strip() or "refused", _userns_fix()
         )
 
 
-def _userns_cure() -> str:
-    guilty = [
-        f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {forbidding}"
-        for path, forbidding in _SWITCHES.items()
-        if _content(path) == forbidding
+def _userns_fix() -> str:
+    disabling = [
+        f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {value}"
+        for path, value in _SYSCTLS.items()
+        if _read_sysctl(path) == value
     ]
     names = ", ".join(
-        path.removeprefix("/proc/sys/").replace("/", ".") for path in _SWITCHES
+        path.removeprefix("/proc/sys/").replace("/", ".") for path in _SYSCTLS
     )
-    because = ", ".join(guilty) or f"See the sysctls {names}"
-    return f"Run as root, or allow user namespaces: {because}"
+    reason = ", ".join(disabling) or f"see the sysctls {names}"
+    return f"Run as root, or allow user namespaces: {reason}"
 
 
-def _content(path: str) -> str:
+def _read_sysctl(path: str) -> str:
     try:
         return Path(path).read_text("ascii").strip()
     except OSError:
         return ""
 
 
-def _finish(process: subprocess.Popen[Any]) -> None:
-    _end(process)
+def _terminate_and_close(process: subprocess.Popen[Any]) -> None:
+    _terminate(process)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def _terminate(process: subprocess.Popen[Any]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TERMINATE_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -87,7 +87,7 @@ class Expectation(ABC):
     is_silence = False
 
     @abstractmethod
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         """Say what is wrong with a reply, nothing if it is right."""
 
     def pattern(self, request: bytes, t: Subject) -> str:
@@ -100,18 +100,18 @@ class _Silence(Expectation):
     words = "silence"
     is_silence = True
 
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         del request, t
-        return "answered" if reply else ""
+        return "answered" if response else ""
 
 
 SILENCE: Final = _Silence()
-NOT_SO: Final = "not so"
+MISMATCH: Final = "not so"
 """The fault where the expectation's words say all there is to say."""
 
 
 @dataclass(frozen=True, slots=True)
-class That(Expectation):
+class Satisfies(Expectation):
     """A reply of which something holds; silence where it holds of no bytes.
 
     Args:
@@ -122,11 +122,11 @@ class That(Expectation):
     words: str
     holds: Callable[[bytes], bool]
 
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         """Say that it does not hold, or that the reply is too short to tell."""
         del request, t
         try:
-            return "" if self.holds(reply) else NOT_SO
+            return "" if self.holds(response) else MISMATCH
         except (DecodeError, IndexError, struct.error):
             return "too short"
 
@@ -135,16 +135,16 @@ class _Unlikely(_Silence):
     # Silence is not insisted on either: what comes is for the check to judge.
     words = "silence, or anything"
 
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
-        del request, reply, t
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
+        del request, response, t
         return ""
 
 
-ANYTHING: Final = That("anything", lambda _: True)
+ANYTHING: Final = Satisfies("anything", lambda _: True)
 """An answer that is waited for, and may be missing."""
-UNLIKELY: Final = _Unlikely()
+NOT_AWAITED: Final = _Unlikely()
 """An answer that is not waited for."""
-ANSWER: Final = That("an answer", bool)
+ANY_RESPONSE: Final = Satisfies("an answer", bool)
 
 
 class AnyOf(Expectation):
@@ -154,9 +154,9 @@ class AnyOf(Expectation):
         self._choices = choices
         self.words = ", or ".join(choice.words for choice in choices)
 
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         """Say what is wrong when it is measured by the first."""
-        faults = [choice.fault(request, reply, t) for choice in self._choices]
+        faults = [choice.mismatch(request, response, t) for choice in self._choices]
         return faults[0] if all(faults) else ""
 
     def pattern(self, request: bytes, t: Subject) -> str:
@@ -165,7 +165,7 @@ class AnyOf(Expectation):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply(Expectation):
+class Response(Expectation):
     """A reply with the request's tag and command, from the target's own address.
 
     Args:
@@ -180,7 +180,7 @@ class Reply(Expectation):
     body: Callable[[bytes], bytes]
     error: int = 0
     masks: Mapping[int, int] = field(default_factory=dict)
-    is_whole: bool = True
+    exact_length: bool = True
 
     def frame(self, request: bytes, t: Subject) -> bytes:
         """Return the reply as far as it means something."""
@@ -192,17 +192,19 @@ class Reply(Expectation):
         ).pack_into(head)
         return bytes(head) + self.body(request)
 
-    def fault(self, request: bytes, reply: bytes, t: Subject) -> str:
+    def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         """Name the first field that is wrong."""
-        if not reply:
+        if not response:
             return "silence"
         want = self.frame(request, t)
-        for offset, (wanted, got) in enumerate(zip(want, reply, strict=False)):
+        for offset, (wanted, got) in enumerate(zip(want, response, strict=False)):
             if (wanted ^ got) & self.masks.get(offset, 0xFF):
-                return _difference(want, reply, offset)
+                return _difference(want, response, offset)
         lengths = {len(want), max(FRAME_MINIMUM, len(want))}
-        if len(reply) < len(want) or (self.is_whole and len(reply) not in lengths):
-            return f"{len(reply)} bytes long, not {max(lengths)}"
+        if len(response) < len(want) or (
+            self.exact_length and len(response) not in lengths
+        ):
+            return f"{len(response)} bytes long, not {max(lengths)}"
         return ""
 
     def pattern(self, request: bytes, t: Subject) -> str:
@@ -228,7 +230,7 @@ def _difference(want: bytes, got: bytes, offset: int) -> str:
 
 def succeeds(
     data: bytes | None = None, *, sectors: int = 0, count: int | None = None
-) -> Reply:
+) -> Response:
     """ATA success: with this data, with any data of so many sectors, or without.
 
     ``count`` is what the sector count register has to be, anything by default (P35).
@@ -246,10 +248,10 @@ def succeeds(
     )
     what = f"success and {length} bytes" if length else "success"
     told = f"{what}, sector count {count:#04x}" if count is not None else what
-    return Reply(told, lambda _: body, masks=masks)
+    return Response(told, lambda _: body, masks=masks)
 
 
-def succeeds_plainly() -> Reply:
+def succeeds_exactly() -> Response:
     """ATA success without data as clients like it best (P33, P35)."""
 
     def body(request: bytes) -> bytes:
@@ -257,10 +259,10 @@ def succeeds_plainly() -> Reply:
         return packed(Registers(0, 0, 0, Status.READY, asked.lba))
 
     words = "status 0x40, error register and sector count 0, the LBA echoed"
-    return Reply(words, body, masks={_AFLAGS: _ANY}, is_whole=False)
+    return Response(words, body, masks={_AFLAGS: _ANY}, exact_length=False)
 
 
-def fails(error: AtaError, *, plainly: bool = False) -> Reply:
+def fails(error: AtaError, *, exact_status: bool = False) -> Response:
     """ATA failure: no data, sector count and LBA as they were asked (P32).
 
     ``plainly`` wants DRDY in the status too (P33).
@@ -271,44 +273,44 @@ def fails(error: AtaError, *, plainly: bool = False) -> Reply:
         asked = Registers.unpack_from(request)
         return packed(Registers(0, error, asked.count, status, asked.lba))
 
-    masks = {_AFLAGS: _ANY, _STATUS: 0xFF if plainly else int(STATUS_BAD)}
-    return Reply(describe_failure(status, error), body, masks=masks)
+    masks = {_AFLAGS: _ANY, _STATUS: 0xFF if exact_status else int(STATUS_BAD)}
+    return Response(describe_failure(status, error), body, masks=masks)
 
 
-def is_failure(reply: bytes) -> bool:
+def is_failure(response: bytes) -> bool:
     """Tell whether a reply tells of a failure, AoE error or ATA status."""
-    if len(reply) < ATA_DATA:
-        return bool(reply) and bool(reply[14] & Flag.ERROR)
-    return bool(reply[14] & Flag.ERROR or reply[_STATUS] & STATUS_BAD)
+    if len(response) < ATA_DATA:
+        return bool(response) and bool(response[14] & Flag.ERROR)
+    return bool(response[14] & Flag.ERROR or response[_STATUS] & STATUS_BAD)
 
 
-NO_SUCCESS: Final = That(
-    "anything but a success", lambda reply: not reply or is_failure(reply)
+NO_SUCCESS: Final = Satisfies(
+    "anything but a success", lambda response: not response or is_failure(response)
 )
-A_REFUSAL: Final = That("a failure that is told", is_failure)
+ANY_FAILURE: Final = Satisfies("a failure that is told", is_failure)
 
 
 # The other commands, and AoE errors.
 
 
-def refuses(code: ErrorCode) -> Reply:
+def refuses(code: ErrorCode) -> Response:
     """AoE error, with any body."""
     words = f"AoE error {code:d}, {code.text}"
-    return Reply(words, lambda _: b"", code, is_whole=False)
+    return Response(words, lambda _: b"", code, exact_length=False)
 
 
-def refuses_and_echoes(code: ErrorCode) -> Reply:
+def refuses_and_echoes(code: ErrorCode) -> Response:
     """AoE error, with the request behind the header (P16, P18)."""
     words = f"AoE error {code:d} and the request echoed"
-    return Reply(words, lambda request: request[HEADER_LENGTH:], code)
+    return Response(words, lambda request: request[HEADER_LENGTH:], code)
 
 
-def config_is(string: bytes, ccmd: int, code: int = 0) -> Reply:
+def config_is(string: bytes, ccmd: int, code: int = 0) -> Response:
     """Query config: this string, whatever the numbers are (P50)."""
     body = packed(Config(ccmd, string, version=VERSION))
     words = f"config string {_text(string)}, ccmd {ccmd}"
     words = f"AoE error {code} and {words}" if code else words
-    return Reply(words, lambda _: body, code, _CONFIG_NUMBERS)
+    return Response(words, lambda _: body, code, _CONFIG_NUMBERS)
 
 
 def _text(string: bytes) -> str:
@@ -316,49 +318,51 @@ def _text(string: bytes) -> str:
     return '"' + ascii(shown.decode("latin-1"))[1:-1] + '"'
 
 
-def mask_is(*macs: bytes, mcmd: int) -> Reply:
+def mask_is(*macs: bytes, mcmd: int) -> Response:
     """MAC mask list: these, in order (P62, P67)."""
     body = packed(
         MaskList(mcmd, tuple(Directive(DirectiveCommand.NONE, mac) for mac in macs))
     )
     listed = " ".join(mac.hex(":") for mac in macs) or "empty"
-    return Reply(f"MAC mask list {listed}", lambda _: body)
+    return Response(f"MAC mask list {listed}", lambda _: body)
 
 
-def _is_list(reply: bytes) -> bool:
-    return bool(MaskList.unpack_from(reply)) and not reply[14] & Flag.ERROR
+def _is_list(response: bytes) -> bool:
+    return bool(MaskList.unpack_from(response)) and not response[14] & Flag.ERROR
 
 
-A_LIST: Final = That("a MAC mask list", _is_list)
+ANY_MASK_LIST: Final = Satisfies("a MAC mask list", _is_list)
 
 
-def mask_fails(error: MaskError, done: int, mcmd: int) -> Reply:
+def mask_fails(error: MaskError, done: int, mcmd: int) -> Response:
     """MAC mask list: an edit that stopped at a directive; any body (P64, P66)."""
     body = packed(MaskList(mcmd, (), error, declared=done))
     words = f"MError {error:d} at directive {done}"
-    return Reply(words, lambda _: body, is_whole=False)
+    return Response(words, lambda _: body, exact_length=False)
 
 
-def holders_are(*macs: bytes, rcmd: int, code: int = 0) -> Reply:
+def holders_are(*macs: bytes, rcmd: int, code: int = 0) -> Response:
     """Reserve/release: held by these, in order (P71)."""
     body = packed(Reserve(rcmd, macs))
     words = f"held by {' '.join(mac.hex(':') for mac in macs) or 'nobody'}"
     words = f"AoE error {code} and {words}" if code else words
-    return Reply(words, lambda _: body, code)
+    return Response(words, lambda _: body, code)
 
 
-def is_long(length: int) -> That:
+def is_long(length: int) -> Satisfies:
     """A reply of this many bytes, no more and no less (P21)."""
-    return That(f"{length} bytes", lambda reply: len(reply) == length)
+    return Satisfies(f"{length} bytes", lambda response: len(response) == length)
 
 
-def is_padded() -> That:
+def is_padded() -> Satisfies:
     """A reply that the smallest Ethernet frame has room for (P19)."""
     words = f"at least {FRAME_MINIMUM} bytes"
-    return That(words, lambda reply: len(reply) >= FRAME_MINIMUM)
+    return Satisfies(words, lambda response: len(response) >= FRAME_MINIMUM)
 
 
-def is_blank_from(offset: int) -> That:
+def is_blank_from(offset: int) -> Satisfies:
     """A reply with zeroes alone behind what it says (P3, P34)."""
     words = f"nothing but zeroes from byte {offset} on"
-    return That(words, lambda reply: bool(reply) and not any(reply[offset:]))
+    return Satisfies(
+        words, lambda response: bool(response) and not any(response[offset:])
+    )

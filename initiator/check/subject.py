@@ -12,21 +12,21 @@ from aoe.macmask import MASK_LENGTH, MaskList
 from aoe.reserve import RESERVE_LENGTH, Reserve
 from initiator.check.expect import ANYTHING, is_failure
 from initiator.check.model import Skip
-from initiator.client.requests import AroundAta, Asking
+from initiator.client.requests import AtaOverrides, RequestBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aoe.address import Address
     from aoe.config import Config
-    from aoe.identify import Ability
+    from aoe.identify import FeatureSet
     from initiator.check.model import Steps
 
 _SECTORS_BY_DEFAULT: Final = 2
 """What a sector count of 0 in a query config means (P23)."""
 
 
-class Subject(Asking):
+class Subject(RequestBuilder):
     """One target on one interface, as far as it is known.
 
     Args:
@@ -72,15 +72,15 @@ class Subject(Asking):
         Raises:
             Skip: it did not say, or is reserved for others.
         """
-        return self._approach()
+        return self._require_disk()
 
-    def _approach(self) -> Identity:
+    def _require_disk(self) -> Identity:
         if self.identity is None:
             raise Skip("IDENTIFY tells of no disk that has sectors")
-        self._admit()
+        self._require_unreserved()
         return self.identity
 
-    def _admit(self) -> None:
+    def _require_unreserved(self) -> None:
         if self.holders_before and self.client not in self.holders_before:
             raise Skip(f"it is reserved for {_names(self.holders_before)}")
 
@@ -99,17 +99,19 @@ class Subject(Asking):
         Raises:
             Skip: as ``disk``.
         """
-        self._approach()
+        self._require_disk()
         return int.from_bytes(self.identity_page[2 * number :][:2], "little")
 
-    def claims(self, ability: Ability) -> None:
+    def require(self, feature_set: FeatureSet) -> None:
         """Return if IDENTIFY claims this.
 
         Raises:
             Skip: it does not, or as ``disk``.
         """
-        if ability not in self.disk.abilities:
-            raise Skip(f"IDENTIFY does not claim {str(ability.name).replace('_', ' ')}")
+        if feature_set not in self.disk.feature_sets:
+            raise Skip(
+                f"IDENTIFY does not claim {str(feature_set.name).replace('_', ' ')}"
+            )
 
     @property
     def mask(self) -> tuple[bytes, ...]:
@@ -134,7 +136,11 @@ class Subject(Asking):
         return self.holders_before
 
     def ata(
-        self, opcode: int, lba: int = 0, count: int = 0, **around: Unpack[AroundAta]
+        self,
+        opcode: int,
+        lba: int = 0,
+        count: int = 0,
+        **overrides: Unpack[AtaOverrides],
     ) -> bytes:
         """Build an ATA request with just these registers.
 
@@ -142,24 +148,26 @@ class Subject(Asking):
             Skip: it is no IDENTIFY, and the target is reserved for others (P74).
         """
         if opcode != Opcode.IDENTIFY:
-            self._admit()
-        return super().ata(opcode, lba, count, **around)
+            self._require_unreserved()
+        return super().ata(opcode, lba, count, **overrides)
 
-    def read(self, lba: int = 0, count: int = 1, **around: Unpack[AroundAta]) -> bytes:
+    def read(
+        self, lba: int = 0, count: int = 1, **overrides: Unpack[AtaOverrides]
+    ) -> bytes:
         """Build a READ, EXT where the disk has 48-bit addresses.
 
         Raises:
             Skip: as ``disk``.
         """
         opcode = Opcode.READ_EXT if self.disk.lba48 else Opcode.READ
-        return self.transfer(opcode, lba, count, **around)
+        return self.transfer(opcode, lba, count, **overrides)
 
     def write(
         self,
         lba: int,
         sectors: bytes,
         count: int | None = None,
-        **around: Unpack[AroundAta],
+        **overrides: Unpack[AtaOverrides],
     ) -> bytes:
         """Build a WRITE with the W flag, EXT where the disk has 48-bit addresses.
 
@@ -167,7 +175,7 @@ class Subject(Asking):
             lba: the first sector.
             sectors: what to write there.
             count: the sector count, if it is not what there is.
-            around: what else is different.
+            overrides: what else is different.
 
         Raises:
             Skip: the disk is read-only, or as ``disk``.
@@ -175,20 +183,22 @@ class Subject(Asking):
         opcode = Opcode.WRITE_EXT if self.disk.lba48 else Opcode.WRITE
         if self.is_read_only:
             raise Skip("it is read-only: it aborts writes")
-        around["data"] = sectors
-        around["aflags"] = around.get("aflags", AFlag.WRITE)
+        overrides["data"] = sectors
+        overrides["aflags"] = overrides.get("aflags", AFlag.WRITE)
         whole = len(sectors) // SECTOR
-        return self.transfer(opcode, lba, whole if count is None else count, **around)
+        return self.transfer(
+            opcode, lba, whole if count is None else count, **overrides
+        )
 
     # The sectors that may be written.
 
-    def kept(self, index: int = 0, count: int = 1) -> bytes:
+    def original(self, index: int = 0, count: int = 1) -> bytes:
         """Return what scratch sectors held before."""
         return self.scratch_before[index * SECTOR : (index + count) * SECTOR]
 
-    def flipped(self, index: int = 0, count: int = 1) -> bytes:
+    def inverted(self, index: int = 0, count: int = 1) -> bytes:
         """Return data that differs in every bit from what scratch sectors held."""
-        return bytes(byte ^ 0xFF for byte in self.kept(index, count))
+        return bytes(byte ^ 0xFF for byte in self.original(index, count))
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Cut the scratch sectors into what a frame carries: index and count."""
@@ -200,23 +210,23 @@ def _names(macs: tuple[bytes, ...]) -> str:
     return ", ".join(map(format_mac, macs))
 
 
-def meet(t: Subject) -> Steps:
+def probe(t: Subject) -> Steps:
     """Ask a target what the checks have to know of it, changing nothing."""
-    reply = yield t.identify(), ANYTHING
-    if len(reply) >= ATA_DATA + SECTOR and not is_failure(reply):
-        t.identity_page = reply[ATA_DATA : ATA_DATA + SECTOR]
+    response = yield t.identify(), ANYTHING
+    if len(response) >= ATA_DATA + SECTOR and not is_failure(response):
+        t.identity_page = response[ATA_DATA : ATA_DATA + SECTOR]
         identity = Identity.unpack(t.identity_page)
         t.identity = identity if 0 < identity.sectors < LBA48_LIMIT else None
-    reply = yield t.mask_list(), ANYTHING
-    if _answers(reply, Command.MASK, MASK_LENGTH):
-        listed = MaskList.unpack_from(reply).directives
+    response = yield t.mask_list(), ANYTHING
+    if _answers(response, Command.MASK, MASK_LENGTH):
+        listed = MaskList.unpack_from(response).directives
         t.mask_before = tuple(mac for _, mac in listed)
-    reply = yield t.reserve(), ANYTHING
-    if _answers(reply, Command.RESERVE, RESERVE_LENGTH):
-        t.holders_before = Reserve.unpack_from(reply).macs
+    response = yield t.reserve(), ANYTHING
+    if _answers(response, Command.RESERVE, RESERVE_LENGTH):
+        t.holders_before = Reserve.unpack_from(response).macs
 
 
-def _answers(reply: bytes, command: Command, length: int) -> bool:
-    if len(reply) < HEADER_LENGTH + length:
+def _answers(response: bytes, command: Command, length: int) -> bool:
+    if len(response) < HEADER_LENGTH + length:
         return False
-    return reply[19] == command and not reply[14] & Flag.ERROR
+    return response[19] == command and not response[14] & Flag.ERROR

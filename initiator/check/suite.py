@@ -9,12 +9,12 @@ from aoe.errors import UsageError
 from initiator.check.model import Check, Needs
 from initiator.check.rules import (
     config,
+    framing,
     header,
     identify,
     masks,
     reads,
     reserves,
-    shape,
     writes,
 )
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TABLES: Final = (
     header.table,
-    shape.table,
+    framing.table,
     identify.table,
     reads.table,
     config.table,

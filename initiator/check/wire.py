@@ -9,11 +9,11 @@ from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.describe import describe
 from aoe.errors import AoEError, DecodeError
 from aoe.header import Header
-from initiator.check.play import GoneError
+from initiator.check.runner import UnreachableError
 
 if TYPE_CHECKING:
     from aoe.net.link import Link
-    from initiator.client.requests import Asking
+    from initiator.client.requests import RequestBuilder
 
 _PARTS: Final = (0.25, 0.25, 0.5)
 """A request is sent as often as this, and waited for so much of our patience."""
@@ -21,8 +21,8 @@ _GRACE: Final = 0.02
 """Seconds in which a reply may come after that to a later request."""
 
 
-class WireAsk:
-    """Asks one target over one link; see ``initiator.check.play.Ask``.
+class WireExchange:
+    """Asks one target over one link; see ``initiator.check.runner.Ask``.
 
     Silence is not waited for. A query config that is sent behind a request, and is
     answered, tells that the request has been seen and passed over.
@@ -33,7 +33,7 @@ class WireAsk:
         patience: seconds until a reply counts as silence.
     """
 
-    def __init__(self, link: Link, t: Asking, patience: float) -> None:
+    def __init__(self, link: Link, t: RequestBuilder, patience: float) -> None:
         self._link = link
         self._t = t
         self._patience = patience
@@ -50,9 +50,9 @@ class WireAsk:
         strays: list[bytes] = []
         for part in _PARTS:
             self._send(request)
-            reply = self._hear([request], part * self._patience, strays)
-            if reply:
-                return reply
+            response = self._hear([request], part * self._patience, strays)
+            if response:
+                return response
         self._not_answered(request)
         # A tag that nobody has sent: better judged than ignored (P10).
         return strays[0] if strays else b""
@@ -62,12 +62,12 @@ class WireAsk:
         self._send(request)
         for part in _PARTS:
             self._send(fence)
-            reply = self._hear([request, fence], part * self._patience)
-            if reply and _tag(reply) == _tag(fence):
+            response = self._hear([request, fence], part * self._patience)
+            if response and _tag(response) == _tag(fence):
                 return self._hear([request], _GRACE)
-            if reply:
-                return reply
-        raise GoneError(
+            if response:
+                return response
+        raise UnreachableError(
             str(self._t.address),
             f"answers nothing any more after: {describe(request)}",
         )
@@ -86,22 +86,22 @@ class WireAsk:
         end = time.monotonic() + wait
         while True:
             while (frame := self._link.receive()) is not None:
-                reply = bytes(frame)
-                if not self._is_from_target(reply):
+                response = bytes(frame)
+                if not self._is_from_target(response):
                     continue
-                if _tag(reply) in tags:
-                    return reply
-                if strays is not None and _could_answer(requests[0], reply):
-                    strays.append(reply)
+                if _tag(response) in tags:
+                    return response
+                if strays is not None and _could_answer(requests[0], response):
+                    strays.append(response)
             left = end - time.monotonic()
             if left <= 0:
                 return b""
             self._link.wait(left)
 
-    def _is_from_target(self, reply: bytes) -> bool:
+    def _is_from_target(self, response: bytes) -> bool:
         # A broadcast address is none that a reply may have, so it is its fault (P9).
         try:
-            header = Header.unpack_from(reply)
+            header = Header.unpack_from(response)
         except DecodeError:
             return False
         is_broadcast = header.shelf == SHELF_ALL or header.slot == SLOT_ALL
@@ -112,5 +112,5 @@ def _tag(frame: bytes) -> bytes:
     return frame[20:24]
 
 
-def _could_answer(request: bytes, reply: bytes) -> bool:
-    return reply[:6] == request[6:12] and reply[19] == request[19]
+def _could_answer(request: bytes, response: bytes) -> bool:
+    return response[:6] == request[6:12] and response[19] == request[19]

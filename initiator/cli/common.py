@@ -37,8 +37,8 @@ class VerbGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; say what goes first if an address stands in its place."""
         if args[0] not in self.commands and _is_address(args[0]):
-            cure = f"To look: {ctx.command_path} read {args[0]}"
-            raise UsageError(args[0], "a verb comes first", cure)
+            fix = f"To look: {ctx.command_path} read {args[0]}"
+            raise UsageError(args[0], "a verb comes first", fix)
         return super().resolve_command(ctx, args)
 
 
@@ -103,9 +103,9 @@ class Connection:
     @contextmanager
     def target(self, address: Address) -> Iterator[RemoteTarget]:
         """Open the interfaces and find a target, to ask it things without a driver."""
-        from initiator.client.remote import reach
+        from initiator.client.remote import open_target
 
-        with self.links() as links, reach(links, address, self.timeout) as target:
+        with self.links() as links, open_target(links, address, self.timeout) as target:
             yield target
 
     @contextmanager

@@ -10,7 +10,7 @@ from aoe.address import BROADCAST, MAC_BROADCAST, Address
 from aoe.config import CONFIG_STRING, Config
 from aoe.errors import DecodeError
 from aoe.header import FRAME_MINIMUM, TAG_USER, Command, ErrorCode, Flag, Header
-from initiator.io.host import tag_base
+from initiator.io.tags import tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResponse:
     """One target's answer to a query.
 
     Args:
@@ -72,7 +72,7 @@ class Query:
             link.send(frame)
         self._sent = time.monotonic()
 
-    def answers(self, timeout: float) -> Iterator[Answer]:
+    def responses(self, timeout: float) -> Iterator[QueryResponse]:
         """Yield answers as they come, for ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
@@ -84,7 +84,7 @@ class Query:
             # One link is waited for in full, several in turns.
             self._links[0].wait(left if len(self._links) == 1 else min(left, 0.01))
 
-    def _read(self, frame: memoryview, link: Link) -> Answer | None:
+    def _read(self, frame: memoryview, link: Link) -> QueryResponse | None:
         try:
             header = Header.unpack_from(frame)
             config = Config.unpack_from(frame)
@@ -98,7 +98,7 @@ class Query:
         ):
             return None
         error = header.error if header.flags & Flag.ERROR else None
-        return Answer(
+        return QueryResponse(
             Address(header.shelf, header.slot),
             header.src,
             link.name,
@@ -110,15 +110,15 @@ class Query:
     def _is_asked(self, header: Header) -> bool:
         shelf, slot = self._address
         answering = Address(header.shelf, header.slot)
-        return answering.answers_to(shelf, slot) and answering != BROADCAST
+        return answering.matches(shelf, slot) and answering != BROADCAST
 
 
 def discover(
     links: Sequence[Link],
     address: Address = BROADCAST,
     timeout: float = 0.5,
-    enough: Callable[[list[Answer]], bool] = lambda _: False,
-) -> list[Answer]:
+    enough: Callable[[list[QueryResponse]], bool] = lambda _: False,
+) -> list[QueryResponse]:
     """Ask three times within ``timeout`` seconds who is there.
 
     Args:
@@ -130,11 +130,11 @@ def discover(
     Returns:
         The first answer of each address, MAC and interface, by address.
     """
-    found: dict[tuple[Address, bytes, str], Answer] = {}
+    found: dict[tuple[Address, bytes, str], QueryResponse] = {}
     query = Query(links, address)
     for _ in range(3):
         query.send()
-        for answer in query.answers(timeout / 3):
+        for answer in query.responses(timeout / 3):
             key = (answer.address, answer.mac, answer.interface)
             found.setdefault(key, answer)
             if enough(list(found.values())):

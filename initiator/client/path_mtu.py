@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from aoe.address import Address
-    from initiator.client.requests import Asking
+    from initiator.client.requests import RequestBuilder
 
     Steps: TypeAlias = Generator[bytes, bytes, int]
 
@@ -41,16 +41,21 @@ class PathMtu:
     """
 
     wanted: int
-    there: int
-    back: int | None
+    to_target: int
+    from_target: int | None
 
     @property
     def sectors(self) -> int:
         """What gets through both ways, as far as that is known."""
-        return max(0, self.there if self.back is None else min(self.there, self.back))
+        return max(
+            0,
+            self.to_target
+            if self.from_target is None
+            else min(self.to_target, self.from_target),
+        )
 
 
-def measure(asking: Asking, wanted: int) -> Generator[bytes, bytes, PathMtu]:
+def measure(builder: RequestBuilder, wanted: int) -> Generator[bytes, bytes, PathMtu]:
     """Find out what a path carries, up to ``wanted`` sectors a frame.
 
     Yields:
@@ -59,39 +64,39 @@ def measure(asking: Asking, wanted: int) -> Generator[bytes, bytes, PathMtu]:
     Returns:
         What was found, as the generator's value.
     """
-    there = yield from _there(asking, wanted)
-    if there < 0:
-        return PathMtu(wanted, there, None)
-    page = yield asking.identify()
+    to_target = yield from _there(builder, wanted)
+    if to_target < 0:
+        return PathMtu(wanted, to_target, None)
+    page = yield builder.identify()
     identity = _identity(page)
     if identity is None or not identity.sectors:
-        return PathMtu(wanted, there, None)
+        return PathMtu(wanted, to_target, None)
     opcode = Opcode.READ_EXT if identity.lba48 else Opcode.READ
     limit = min(wanted, identity.sectors)
-    back = yield from _back(asking, opcode, limit)
-    if back is None:
-        return PathMtu(wanted, there, None)
+    from_target = yield from _back(builder, opcode, limit)
+    if from_target is None:
+        return PathMtu(wanted, to_target, None)
     # A disk that is smaller than a frame says nothing about what it has not got.
-    return PathMtu(wanted, there, wanted if back == limit else back)
+    return PathMtu(wanted, to_target, wanted if from_target == limit else from_target)
 
 
-def _there(asking: Asking, wanted: int) -> Steps:
+def _there(builder: RequestBuilder, wanted: int) -> Steps:
     def try_one(sectors: int) -> Generator[bytes, bytes, bool]:
         # Any answer will do, a refusal too: the request has arrived.
-        reply = yield asking.identify(tail=bytes(sectors * SECTOR))
+        reply = yield builder.identify(tail=bytes(sectors * SECTOR))
         return bool(reply)
 
     return (yield from _search(try_one, wanted))
 
 
 def _back(
-    asking: Asking, opcode: Opcode, wanted: int
+    builder: RequestBuilder, opcode: Opcode, wanted: int
 ) -> Generator[bytes, bytes, int | None]:
     refused = False
 
     def try_one(sectors: int) -> Generator[bytes, bytes, bool]:
         nonlocal refused
-        reply = yield asking.transfer(opcode, 0, sectors)
+        reply = yield builder.transfer(opcode, 0, sectors)
         refused = refused or (bool(reply) and not _carries(reply, sectors))
         return bool(reply)
 
@@ -134,16 +139,18 @@ def _identity(reply: bytes) -> Identity | None:
     return Identity.unpack(reply[ATA_DATA:])
 
 
-def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> Finding:
+def diagnose_path(
+    address: Address, interface: str, mac: bytes, path: PathMtu
+) -> Finding:
     """Judge one path: whether it carries what its two ends will send."""
     subject, check = str(address), "path"
     where = f"{interface} to {format_mac(mac)}"
-    if path.there < 0:
+    if path.to_target < 0:
         return fail(subject, check, f"{where}: no answer to IDENTIFY")
     wanted = short_size(path.wanted * SECTOR)
     narrow = [
         f"{short_size(sectors * SECTOR) if sectors else 'no data'} {way}"
-        for sectors, way in ((path.there, "there"), (path.back, "back"))
+        for sectors, way in ((path.to_target, "there"), (path.from_target, "back"))
         if sectors is not None and sectors < path.wanted
     ]
     if narrow:
@@ -152,9 +159,9 @@ def judge_path(address: Address, interface: str, mac: bytes, path: PathMtu) -> F
             f"{' and '.join(narrow)}: longer ones get lost"
         )
         mtu = max(path.sectors, 1) * SECTOR + 36
-        cure = f"raise the MTU of switches between; or ip link set {interface} mtu "
-        return fail(subject, check, text, f"{cure}{max(mtu, 1500)}")
-    if path.back is None:
+        fix = f"raise the MTU of switches between; or ip link set {interface} mtu "
+        return fail(subject, check, text, f"{fix}{max(mtu, 1500)}")
+    if path.from_target is None:
         text = f"{where}: carries {wanted} there; the way back could not be tried"
         return warn(subject, check, text)
     return ok(subject, check, f"{where}: carries {wanted} both ways")

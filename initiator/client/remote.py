@@ -34,8 +34,8 @@ from aoe.header import ErrorCode, Flag, Header
 from aoe.macmask import Directive, MaskCommand, MaskList
 from aoe.reserve import Reserve, ReserveCommand
 from initiator.client.discover import discover
-from initiator.client.requests import Asking
-from initiator.io.host import claim_tag_base
+from initiator.client.requests import RequestBuilder
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from aoe.address import Address
     from aoe.errors import AoEError
     from aoe.net.link import Link
-    from initiator.client.discover import Answer
+    from initiator.client.discover import QueryResponse
 
 _TRIES: Final = 4
 _ABORTED: Final = Status.READY | Status.ERROR
@@ -63,7 +63,11 @@ class RemoteTarget:
     """
 
     def __init__(
-        self, links: Sequence[Link], answer: Answer, tag_base: int, patience: float
+        self,
+        links: Sequence[Link],
+        answer: QueryResponse,
+        tag_base: int,
+        patience: float,
     ) -> None:
         self.link = links[0]
         self.address = answer.address
@@ -71,12 +75,14 @@ class RemoteTarget:
         self.config = answer.config
         self.own_macs = {link.mac: link.name for link in links}
         """The MAC addresses that it knows us by, and the interfaces that have them."""
-        self.asking = Asking(self.address, self.mac, self.link.mac, tag_base)
+        self.builder = RequestBuilder(self.address, self.mac, self.link.mac, tag_base)
         self.patience = patience
 
     # --- asking -------------------------------------------------------------------
 
-    def try_ask(self, request: bytes, patience: float, tries: int = _TRIES) -> bytes:
+    def try_exchange(
+        self, request: bytes, patience: float, tries: int = _TRIES
+    ) -> bytes:
         """Send a request and return what is answered to it, nothing for silence.
 
         Args:
@@ -115,14 +121,14 @@ class RemoteTarget:
             and frame[19:24] == request[19:24]
         )
 
-    def ask(self, request: bytes, what: str) -> bytes:
+    def exchange(self, request: bytes, what: str) -> bytes:
         """Send a request and return the answer, be it an AoE error.
 
         Raises:
             NotFoundError: there is none.
             UnsupportedError: it does not know the command.
         """
-        reply = self.try_ask(request, self.patience)
+        reply = self.try_exchange(request, self.patience)
         if not reply:
             why = f"no answer to {what} within {self.patience:g} s"
             raise NotFoundError(str(self.address), why)
@@ -144,16 +150,16 @@ class RemoteTarget:
             DeviceError: it was refused.
             NotFoundError: no answer.
         """
-        reply = self.ask(self.asking.config(ccmd, string), "query config")
+        reply = self.exchange(self.builder.config(ccmd, string), "query config")
         current = _config(reply).string
         if _error(reply) == ErrorCode.CONFIG_PRESENT:
             if not current:
                 # Some do not tell (P54).
-                again = self.ask(self.asking.config(), "query config")
+                again = self.exchange(self.builder.config(), "query config")
                 current = _config(again).string
             why = f'claimed, its config string is "{Config(string=current).text}"'
-            cure = _CLAIMED.format(address=self.address)
-            raise BusyError(str(self.address), why, cure)
+            fix = _CLAIMED.format(address=self.address)
+            raise BusyError(str(self.address), why, fix)
         self._refuse(reply, "query config")
         return current
 
@@ -167,7 +173,7 @@ class RemoteTarget:
         """
         what = "MAC mask list"
         mcmd = MaskCommand.EDIT if edits else MaskCommand.READ
-        reply = self.ask(self.asking.mask_list(*edits, mcmd=mcmd), what)
+        reply = self.exchange(self.builder.mask_list(*edits, mcmd=mcmd), what)
         self._refuse(reply, what)
         try:
             return MaskList.unpack_from(reply)
@@ -195,7 +201,7 @@ class RemoteTarget:
 
     def _reserve(self, rcmd: int, macs: tuple[bytes, ...]) -> tuple[bytes, ...]:
         what = "reserve/release"
-        reply = self.ask(self.asking.reserve(*macs, rcmd=rcmd), what)
+        reply = self.exchange(self.builder.reserve(*macs, rcmd=rcmd), what)
         try:
             holders = Reserve.unpack_from(reply).macs
         except DecodeError as error:
@@ -217,7 +223,7 @@ class RemoteTarget:
             DeviceError: it failed, or was refused.
             NotFoundError: no answer.
         """
-        reply = self.ask(request, what)
+        reply = self.exchange(request, what)
         if _error(reply) == ErrorCode.RESERVED:
             raise self._is_reserved(self.holders())
         self._refuse(reply, what)
@@ -240,7 +246,7 @@ class RemoteTarget:
             AoEError: as ``ata`` raises it.
             DeviceError: the page is too short.
         """
-        _, page = self.ata(self.asking.identify(), "IDENTIFY")
+        _, page = self.ata(self.builder.identify(), "IDENTIFY")
         if len(page) < SECTOR:
             why = f"{len(page)} bytes"
             raise DeviceError(str(self.address), f"runt IDENTIFY page: {why}")
@@ -256,8 +262,8 @@ class RemoteTarget:
 
     def _is_reserved(self, holders: Sequence[bytes]) -> AoEError:
         names = ", ".join(map(format_mac, holders)) or "others"
-        cure = _RESERVED.format(address=self.address)
-        return BusyError(str(self.address), f"reserved for {names}", cure)
+        fix = _RESERVED.format(address=self.address)
+        return BusyError(str(self.address), f"reserved for {names}", fix)
 
     def _garbled(self, error: DecodeError) -> AoEError:
         return DeviceError(str(self.address), f"answers with half a message: {error}")
@@ -276,7 +282,7 @@ def _config(reply: bytes) -> Config:
 
 
 @contextmanager
-def reach(
+def open_target(
     links: Sequence[Link], address: Address, timeout: float
 ) -> Iterator[RemoteTarget]:
     """Find a target on these links.
@@ -289,12 +295,12 @@ def reach(
     Raises:
         NotFoundError: it does not answer.
     """
-    with reach_all(links, address, timeout) as found:
+    with open_targets(links, address, timeout) as found:
         yield found[0]
 
 
 @contextmanager
-def reach_all(
+def open_targets(
     links: Sequence[Link], address: Address, timeout: float
 ) -> Iterator[list[RemoteTarget]]:
     """Find a target, or all of them, each once for every MAC address and link.
@@ -308,7 +314,7 @@ def reach_all(
         NotFoundError: nobody answers.
     """
 
-    def enough(answers: list[Answer]) -> bool:
+    def enough(answers: list[QueryResponse]) -> bool:
         everywhere = {answer.interface for answer in answers} == set(by_name)
         return address != BROADCAST and everywhere
 
@@ -316,7 +322,7 @@ def reach_all(
     answers = discover(links, address, timeout, enough)
     answers = [answer for answer in answers if answer.error is None]
     if not answers:
-        raise nobody(address, by_name, timeout)
+        raise not_found(address, by_name, timeout)
     with ExitStack() as stack:
         tag_base, holder = claim_tag_base()
         stack.callback(os.close, holder)
@@ -326,8 +332,8 @@ def reach_all(
 
 
 def _from_answer(
-    answer: Answer,
-    answers: Sequence[Answer],
+    answer: QueryResponse,
+    answers: Sequence[QueryResponse],
     by_name: dict[str, Link],
     tag_base: int,
     patience: float,
@@ -337,7 +343,7 @@ def _from_answer(
     return RemoteTarget([by_name[name] for name in names], answer, tag_base, patience)
 
 
-def nobody(
+def not_found(
     address: Address, names: Sequence[str] | dict[str, Link], timeout: float
 ) -> AoEError:
     """Make the error that says that nobody answers."""

@@ -28,7 +28,7 @@ DEVICE_IDENTIFY: Final = 0xA000_0000
 _LONGEST_BODY: Final = 1 << 16
 
 
-class Around(TypedDict, total=False):
+class Overrides(TypedDict, total=False):
     """What may be different about any request.
 
     Keys:
@@ -54,7 +54,7 @@ class Around(TypedDict, total=False):
     is_padded: bool
 
 
-class AroundAta(Around, total=False):
+class AtaOverrides(Overrides, total=False):
     """What may be different about an ATA request.
 
     Keys:
@@ -68,7 +68,7 @@ class AroundAta(Around, total=False):
     data: bytes
 
 
-class Asking:
+class RequestBuilder:
     """Builds requests for one target.
 
     Args:
@@ -106,79 +106,85 @@ class Asking:
 
     # Requests.
 
-    def frame(self, command: int, body: bytes = b"", **around: Unpack[Around]) -> bytes:
+    def frame(
+        self, command: int, body: bytes = b"", **overrides: Unpack[Overrides]
+    ) -> bytes:
         """Build a request of any command with these bytes behind the header."""
         head = bytearray(HEADER_LENGTH)
         Header(
-            around.get("dst", self.mac),
-            around.get("src", self.client),
-            *around.get("address", self.address),
+            overrides.get("dst", self.mac),
+            overrides.get("src", self.client),
+            *overrides.get("address", self.address),
             command,
-            around.get("tag", self.tag_first | next(self._numbers)),
-            around.get("flags", 0),
-            around.get("error", 0),
-            around.get("version", VERSION),
+            overrides.get("tag", self.tag_first | next(self._numbers)),
+            overrides.get("flags", 0),
+            overrides.get("error", 0),
+            overrides.get("version", VERSION),
         ).pack_into(head)
-        whole = bytes(head) + body + around.get("tail", b"")
-        is_padded = around.get("is_padded", True)
+        whole = bytes(head) + body + overrides.get("tail", b"")
+        is_padded = overrides.get("is_padded", True)
         return whole.ljust(FRAME_MINIMUM, b"\0") if is_padded else whole
 
     def ata(
-        self, opcode: int, lba: int = 0, count: int = 0, **around: Unpack[AroundAta]
+        self,
+        opcode: int,
+        lba: int = 0,
+        count: int = 0,
+        **overrides: Unpack[AtaOverrides],
     ) -> bytes:
         """Build an ATA request with just these registers."""
-        aflags, feature = around.pop("aflags", 0), around.pop("feature", 0)
-        data = around.pop("data", b"")
+        aflags, feature = overrides.pop("aflags", 0), overrides.pop("feature", 0)
+        data = overrides.pop("data", b"")
         body = packed(Registers(aflags, feature, count, opcode, lba))
-        return self.frame(Command.ATA, body + data, **around)  # type: ignore[misc] # what is left is Around
+        return self.frame(Command.ATA, body + data, **overrides)  # type: ignore[misc] # what is left is Around
 
     def transfer(
-        self, opcode: int, lba: int, count: int = 1, **around: Unpack[AroundAta]
+        self, opcode: int, lba: int, count: int = 1, **overrides: Unpack[AtaOverrides]
     ) -> bytes:
         """Build a command on sectors, in the form that its opcode has (P30)."""
         if opcode in LBA48_OPCODES:
-            around["aflags"] = around.get("aflags", 0) | AFlag.EXTENDED
+            overrides["aflags"] = overrides.get("aflags", 0) | AFlag.EXTENDED
         else:
             lba |= DEVICE_LBA << 24
-        return self.ata(opcode, lba, count, **around)
+        return self.ata(opcode, lba, count, **overrides)
 
-    def identify(self, count: int = 1, **around: Unpack[AroundAta]) -> bytes:
+    def identify(self, count: int = 1, **overrides: Unpack[AtaOverrides]) -> bytes:
         """Build an IDENTIFY DEVICE."""
-        return self.ata(Opcode.IDENTIFY, DEVICE_IDENTIFY, count, **around)
+        return self.ata(Opcode.IDENTIFY, DEVICE_IDENTIFY, count, **overrides)
 
     def config(
         self,
         ccmd: int = ConfigCommand.READ,
         string: bytes = b"",
         declared: int | None = None,
-        **around: Unpack[Around],
+        **overrides: Unpack[Overrides],
     ) -> bytes:
         """Build a query config; ``declared`` is another length than the string's."""
         body = packed(Config(ccmd, string, declared=declared))
-        return self.frame(Command.CONFIG, body, **around)
+        return self.frame(Command.CONFIG, body, **overrides)
 
     def mask_list(
         self,
         *directives: tuple[int, bytes],
         mcmd: int = MaskCommand.READ,
         declared: int | None = None,
-        **around: Unpack[Around],
+        **overrides: Unpack[Overrides],
     ) -> bytes:
         """Build a MAC mask list request."""
         those = tuple(itertools.starmap(Directive, directives))
         body = packed(MaskList(mcmd, those, declared=declared))
-        return self.frame(Command.MASK, body, **around)
+        return self.frame(Command.MASK, body, **overrides)
 
     def reserve(
         self,
         *macs: bytes,
         rcmd: int = ReserveCommand.READ,
         declared: int | None = None,
-        **around: Unpack[Around],
+        **overrides: Unpack[Overrides],
     ) -> bytes:
         """Build a reserve/release request."""
         body = packed(Reserve(rcmd, macs, declared))
-        return self.frame(Command.RESERVE, body, **around)
+        return self.frame(Command.RESERVE, body, **overrides)
 
 
 def packed(message: Registers | Config | MaskList | Reserve) -> bytes:

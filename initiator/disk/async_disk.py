@@ -54,7 +54,7 @@ class Pump:
             self._soon.cancel()
             self._soon = None
         try:
-            self.host.turn(0)
+            self.host.run_once(0)
         except BaseException as error:  # noqa: BLE001 - goes to whoever waits
             self._fail(error)
             return

@@ -184,7 +184,7 @@ class _Run:
         while (now := time.monotonic()) < deadline and self._error is None:
             while self._idle and self._error is None:
                 self._start(self._idle.pop())
-            self._disk.host.turn(max(0.0, min(deadline - now, _REPORT_INTERVAL)))
+            self._disk.host.run_once(max(0.0, min(deadline - now, _REPORT_INTERVAL)))
             if now >= tell_at:
                 tell_at = now + _REPORT_INTERVAL
                 self._tell()

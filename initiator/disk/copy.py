@@ -81,7 +81,7 @@ class Source(Protocol):
     def read(self, chunk: Chunk) -> None:
         """Start to fill the chunk; it says itself when it is done."""
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Let time pass until something may have happened."""
 
 
@@ -98,7 +98,7 @@ class Destination(Protocol):
             Bytes that had to be written; zeroes may be there already.
         """
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Let time pass until something may have happened."""
 
     def finish(self) -> None:
@@ -119,7 +119,7 @@ def cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool
         yield offset, min(CHUNK, end - offset), is_hole
 
 
-class DiskEnd:
+class DiskEndpoint:
     """A window of an AoE disk, to copy from or to.
 
     Args:
@@ -184,9 +184,9 @@ class DiskEnd:
         self.disk.start_write(self.start + chunk.offset, [chunk.view], chunk.ended)
         return chunk.length
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Let the host send and receive."""
-        self.disk.host.turn()
+        self.disk.host.run_once()
 
     def finish(self) -> None:
         """Nothing was put off; flushing is the caller's decision."""
@@ -231,9 +231,9 @@ def copy(
             writing.append(chunk)
             written += destination.write(chunk)
         if reading and not reading[0].is_done:
-            source.turn()
+            source.run_once()
         elif writing and not writing[0].is_done:
-            destination.turn()
+            destination.run_once()
         while writing and writing[0].is_done:
             chunk = _take(writing)
             copied += chunk.length
@@ -282,7 +282,7 @@ class _Comparison:
         other = Chunk(chunk.offset, chunk.length, bytearray(CHUNK))
         self._there.read(other)
         while not other.is_done:
-            self._there.turn()
+            self._there.run_once()
         if other.error is not None:
             raise other.error
         chunk.fill_hole()
@@ -297,7 +297,7 @@ class _Comparison:
         chunk.is_done = True
         return 0
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """It has waited already."""
 
     def finish(self) -> None:

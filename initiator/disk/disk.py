@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 from aoe.address import Address
 from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
-from aoe.identify import trims_to_zeroes
-from initiator.disk.read_modify_write import ByteView
+from aoe.identify import discard_zeroes_data
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.io.host import Host
 
@@ -62,7 +62,7 @@ class Disk:
         self._device = host.find(address, timeout)
         self._owns_host = False
         self._callbacks: list[Callable[[], None]] = []
-        self._view = ByteView(self.submit_bio)
+        self._view = ReadModifyWriteView(self.submit_bio)
         host.driver.open(self._device)
 
     @classmethod
@@ -125,9 +125,9 @@ class Disk:
         return self._device.trim_blocks > 0
 
     @property
-    def trims_to_zeroes(self) -> bool:
+    def discard_zeroes_data(self) -> bool:
         """What was trimmed reads as zeroes, every time."""
-        return self.can_trim and trims_to_zeroes(self._device.ident)
+        return self.can_trim and discard_zeroes_data(self._device.ident)
 
     @property
     def frame_size(self) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from initiator.disk.copy import Chunk
 
 
-class FileEnd:
+class FileEndpoint:
     """A file, to copy from or to; holes stay holes.
 
     Args:
@@ -123,7 +123,7 @@ class FileEnd:
         chunk.is_done = True
         return sum(end - start for start, end in runs)
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Files never keep us waiting."""
 
     def finish(self) -> None:
@@ -132,7 +132,7 @@ class FileEnd:
             os.close(self._fd)
 
 
-class StreamEnd:
+class StreamEndpoint:
     """A pipe or terminal, to copy from or to, in order.
 
     Args:
@@ -184,16 +184,16 @@ class StreamEnd:
         chunk.is_done = True
         return chunk.length
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Streams are waited for when they are read or written."""
 
     def finish(self) -> None:
         """Nothing is put off."""
 
 
-def open_end(
+def open_endpoint(
     path: Path, *, writable: bool = False, pad: bool = False
-) -> FileEnd | StreamEnd:
+) -> FileEndpoint | StreamEndpoint:
     """Open what may be a pipe, a terminal or /dev/null as well as a file; of any size.
 
     Raises:
@@ -201,9 +201,9 @@ def open_end(
     """
     with _explained(str(path)):
         if not path.exists() or not _is_stream(path):
-            return FileEnd(path, writable=writable, pad=pad, any_size=True)
+            return FileEndpoint(path, writable=writable, pad=pad, any_size=True)
         flags = os.O_WRONLY if writable else os.O_RDONLY
-        return StreamEnd(os.open(path, flags | os.O_CLOEXEC), str(path), pad=pad)
+        return StreamEndpoint(os.open(path, flags | os.O_CLOEXEC), str(path), pad=pad)
 
 
 def _is_stream(path: Path) -> bool:
@@ -216,8 +216,8 @@ def _see_that_it_is_a_file(path: Path) -> None:
     if path.is_dir():
         raise UsageError(str(path), "is a directory", "Name a file or block device")
     if path.exists() and _is_stream(path):
-        cure = "For pipes there are: aoe read, aoe write"
-        raise UsageError(str(path), "neither a file nor a block device", cure)
+        fix = "For pipes there are: aoe read, aoe write"
+        raise UsageError(str(path), "neither a file nor a block device", fix)
 
 
 def _lock(path: Path, fd: int) -> None:

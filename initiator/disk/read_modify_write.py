@@ -105,7 +105,7 @@ class SectorLocks:
         return not any(lock.conflicts_with(other) for other in before)
 
 
-class ByteView:
+class ReadModifyWriteView:
     """Reads and writes of any bytes, as bios of whole sectors.
 
     Buffers stay as they are until ``done`` is called: exactly once, maybe before the
@@ -236,7 +236,7 @@ class _Write:
 
     def __init__(
         self,
-        view: ByteView,
+        view: ReadModifyWriteView,
         offset: int,
         pages: Sequence[UserPages],
         done: Done,
@@ -304,7 +304,13 @@ class _Zeroing:
     # Zeroes, piece by piece; pieces end where sectors do.
 
     def __init__(
-        self, view: ByteView, offset: int, length: int, done: Done, *, fua: bool
+        self,
+        view: ReadModifyWriteView,
+        offset: int,
+        length: int,
+        done: Done,
+        *,
+        fua: bool,
     ) -> None:
         self._view = view
         self._offset = offset

@@ -1,11 +1,11 @@
-"""Looks at all that an initiator depends on, and says what is wrong.
+"""``aoe doctor`` and ``aoe sancheck``: check what an initiator depends on.
 
 ::
 
-    host, kernel driver --> each interface --> its wire --> the path to each target
+    host, kernel driver --> each interface --> its network --> the path to each target
 
-What a target's doctor looks at too is in ``aoe.common.doctor``. Nothing is written
-anywhere: what is sent are config queries, IDENTIFY, and READs of the first sectors.
+Checks that the target needs too are in ``aoe.common.doctor``. Nothing is written to any
+disk: the requests are query config, IDENTIFY and READ of the first sectors.
 """
 
 from __future__ import annotations
@@ -15,151 +15,158 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.address import BROADCAST, Address, format_mac
 from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
-from aoe.common.doctor.host import examine_host
-from aoe.common.doctor.interfaces import examine_one
-from aoe.common.doctor.wire import examine_targets, open_wire
-from aoe.common.survey import Heard
+from aoe.common.doctor.host import check_host
+from aoe.common.doctor.interfaces import check_interface
+from aoe.common.doctor.wire import check_targets, open_wire
+from aoe.common.survey import TargetInfo
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import sectors_per_frame
-from initiator.client.path_mtu import PathMtu, judge_path, measure
-from initiator.client.remote import RemoteTarget, reach_all
+from initiator.client.path_mtu import PathMtu, diagnose_path, measure
+from initiator.client.remote import RemoteTarget, open_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aoe.net.link import Link
 
-_PATIENCE: Final = 0.4
-"""Seconds until a frame that was sent four times counts as lost."""
+_TIMEOUT: Final = 0.4
+"""Seconds until a request counts as lost; it is sent four times."""
 
 
-def examine(
+def run_checks(
     names: Sequence[str], timeout: float, record: Callable[[Link], Link]
 ) -> Iterator[Finding]:
-    """Examine the host, these interfaces, and the targets behind them.
+    """Check the host, the given interfaces, and the targets reached through them.
 
     Args:
-        names: interfaces.
-        timeout: seconds to look for targets on each.
-        record: is given each link, and returns the one to use.
+        names: the interfaces.
+        timeout: seconds to wait for targets on each.
+        record: wraps each link, for example to capture its frames.
     """
-    yield from examine_host()
-    yield examine_kernel()
+    yield from check_host()
+    yield check_kernel_driver()
     for name in names:
-        findings = list(examine_one(name))
+        findings = list(check_interface(name))
         yield from findings
         if any(each.verdict is Verdict.FAIL for each in findings):
             continue
         link, findings = open_wire(name)
         yield from findings
         if link is not None:
-            with record(link) as used:
-                yield from _examine_wire(used, timeout)
+            with record(link) as recorded:
+                yield from _check_network(recorded, timeout)
 
 
-def examine_kernel(modules: Path = Path("/sys/module")) -> Finding:
-    """Look whether the kernel's own initiator is about, and which disks it has."""
-    devices = [path.name for path in Path("/sys/block").glob("etherd!*")]
-    disks = sorted(name.partition("!")[2] for name in devices)
-    return judge_kernel(disks, loaded=(modules / "aoe").is_dir())
-
-
-def judge_kernel(disks: Sequence[str], *, loaded: bool) -> Finding:
-    """Judge the kernel's aoe driver.
+def check_kernel_driver(modules: Path = Path("/sys/module")) -> Finding:
+    """Check whether the Linux aoe driver is loaded, and which disks it has.
 
     Args:
-        disks: names of those that it has found.
-        loaded: it is there.
+        modules: the directory with an entry for each loaded module.
+    """
+    devices = [path.name for path in Path("/sys/block").glob("etherd!*")]
+    disks = sorted(name.partition("!")[2] for name in devices)
+    return diagnose_kernel_driver(disks, loaded=(modules / "aoe").is_dir())
+
+
+def diagnose_kernel_driver(disks: Sequence[str], *, loaded: bool) -> Finding:
+    """Diagnose the Linux aoe driver, which can use the same disks as ``aoe`` (P11).
+
+    Args:
+        disks: the disks that it has found.
+        loaded: whether the module is loaded.
     """
     subject, check = "host", "kernel driver"
     if not loaded:
         return ok(subject, check, "the kernel's aoe driver is not loaded")
-    text = "the kernel's aoe driver is loaded: our tags have bit 31 set, its have not"
+    text = "the kernel's aoe driver is loaded; it uses tags without bit 31, aoe with"
     if not disks:
-        return ok(subject, check, f"{text}, so that both get their own answers")
+        return ok(subject, check, f"{text}: their responses cannot be confused")
     names = ", ".join(disks)
     return warn(
         subject,
         check,
-        f"{text}; it has {names} too: two that write to one disk destroy it",
-        "keep it from our interfaces: aoe-interfaces IFACE; or rmmod aoe",
+        f"{text}; it has {names} too: writing to a disk through both corrupts it",
+        "restrict the driver to other interfaces: aoe-interfaces IFACE; or: rmmod aoe",
     )
 
 
-def _examine_wire(link: Link, timeout: float) -> Iterator[Finding]:
+def _check_network(link: Link, timeout: float) -> Iterator[Finding]:
     try:
-        with reach_all([link], BROADCAST, timeout) as targets:
-            yield from examine_targets(link, map(_heard, targets))
+        with open_targets([link], BROADCAST, timeout) as targets:
+            yield from check_targets(link, map(_target_info, targets))
             for target in targets:
-                yield examine_path(target)[1]
+                yield check_path(target)[1]
     except NotFoundError:
-        cure = "is it up, on this wire, and are we on its MAC mask list, if it has one?"
-        yield warn(link.name, "targets", "no target answers", cure)
+        fix = (
+            "check that a target runs on this network, and that its MAC mask list, if "
+            "any, has this client"
+        )
+        yield warn(link.name, "targets", "no target answers", fix)
     except AoEError as error:
         yield from_error("targets", error, subject=link.name)
 
 
-def _heard(target: RemoteTarget) -> Heard:
+def _target_info(target: RemoteTarget) -> TargetInfo:
     config = target.config
     sectors = config.sector_count or 2
-    return Heard(target.address, target.mac, config.buffer_count, sectors)
+    return TargetInfo(target.address, target.mac, config.buffer_count, sectors)
 
 
-def examine_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
-    """Find out what the path to a target carries, writing nothing.
+def check_path(target: RemoteTarget) -> tuple[PathMtu, Finding]:
+    """Measure the largest frames on the path to a target, without writing to it.
 
     Raises:
         NotFoundError: the interface is gone.
     """
     sectors = target.config.sector_count or 2
-    steps = measure(target.asking, min(sectors, sectors_per_frame(target.link.mtu)))
+    steps = measure(target.builder, min(sectors, sectors_per_frame(target.link.mtu)))
     request = next(steps)
     while True:
-        reply = target.try_ask(request, _PATIENCE)
+        response = target.try_exchange(request, _TIMEOUT)
         try:
-            request = steps.send(reply)
+            request = steps.send(response)
         except StopIteration as stop:
             path: PathMtu = stop.value
             break
-    return path, judge_path(target.address, target.link.name, target.mac, path)
+    return path, diagnose_path(target.address, target.link.name, target.mac, path)
 
 
-def examine_san(
+def check_san(
     links: Sequence[Link], targets: Sequence[RemoteTarget]
 ) -> Iterator[Finding]:
-    """Look at the interfaces in use, and at the targets behind them all together.
+    """Check the open interfaces, and the targets reached through all of them.
 
     Raises:
         NotFoundError: an interface is gone.
     """
     for link in links:
-        yield from examine_one(link.name)
+        yield from check_interface(link.name)
     for link in links:
-        behind = [target for target in targets if target.link is link]
-        yield from examine_targets(link, map(_heard, behind))
-    ways: dict[Address, list[RemoteTarget]] = {}
+        on_link = [target for target in targets if target.link is link]
+        yield from check_targets(link, map(_target_info, on_link))
+    by_address: dict[Address, list[RemoteTarget]] = {}
     for target in targets:
-        ways.setdefault(target.address, []).append(target)
-    for address, several in ways.items():
-        ours = sorted({target.link.name for target in several})
-        theirs = sorted({target.mac for target in several})
-        yield judge_ways(address, ours, theirs)
+        by_address.setdefault(target.address, []).append(target)
+    for address, paths in by_address.items():
+        interfaces = sorted({target.link.name for target in paths})
+        macs = sorted({target.mac for target in paths})
+        yield diagnose_paths(address, interfaces, macs)
 
 
-def judge_ways(
-    address: Address, ours: Sequence[str], theirs: Sequence[bytes]
+def diagnose_paths(
+    address: Address, interfaces: Sequence[str], macs: Sequence[bytes]
 ) -> Finding:
-    """Judge how many interfaces there are at both ends.
+    """Diagnose whether both ends have the same number of interfaces.
 
     Args:
-        address: the target's.
-        ours: names of our interfaces that reach it.
-        theirs: MAC addresses that answer for it.
+        address: the target's address.
+        interfaces: the local interfaces that reach it.
+        macs: the MAC addresses that answer for it.
     """
     subject, check = str(address), "interfaces"
-    text = f"{len(ours)} here ({', '.join(ours)}), {len(theirs)} there"
-    if len(ours) == len(theirs):
+    text = f"{len(interfaces)} here ({', '.join(interfaces)}), {len(macs)} there"
+    if len(interfaces) == len(macs):
         return ok(subject, check, text)
-    macs = ", ".join(map(format_mac, theirs))
-    more = f"{text} ({macs}): the end that has fewer is what holds the other up"
+    names = ", ".join(map(format_mac, macs))
+    more = f"{text} ({names}): the end with fewer interfaces limits the throughput"
     return warn(subject, check, more)

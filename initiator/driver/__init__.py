@@ -1,1 +1,1 @@
-"""The kernel's AoE driver: bios in, frames out. No I/O, no clock."""
+"""The AoE driver, after the Linux kernel's: no I/O, no clock."""

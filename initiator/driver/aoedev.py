@@ -1,14 +1,14 @@
-"""The driver's objects (drivers/block/aoe/aoe.h): devices, targets, frames.
+"""The driver's data structures (drivers/block/aoe/aoe.h): devices, targets, frames.
 
 ::
 
     AoeDev  one shelf.slot            --- targets -->  AoeTgt  one MAC address of it
       | factive, rexmitq: by tag                          | ifs
       v                                                   v
-    Frame   one AoE command on its way                  AoeIf  one local interface
+    Frame   one AoE command in flight                   AoeIf  one local interface
       | buf
       v
-    Buf     one bio, cut into frames
+    Buf     one bio, split into frames
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.buf import Buf, Rest
-from initiator.driver.frame import Frame
+from initiator.driver.frame import Buf, Followup, Frame
 from initiator.driver.requests import TRIM_BLOCK
 from initiator.driver.skbuff import Skb
-from initiator.driver.write_order import WriteOrder
+from initiator.driver.write_order import RangeLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,22 +36,22 @@ if TYPE_CHECKING:
     from initiator.driver.timing import Timing, Window
 
 DEFAULT_BCNT: Final = 2 * SECTOR
-"""Bytes a frame while nothing better is known (DEFAULTBCNT)."""
+"""Data bytes per frame until a target has announced its limits (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
-"""Frames that one target's pool may grow to (K7)."""
+"""Maximum number of frames in one target's pool (K7)."""
 IFS_LIMIT: Final = 8
-"""Interfaces that one target may be reached through (NAOEIFS, K7)."""
-_CUT_UP: Final = BioIter([], 0)
-"""Where a bio stands of which all has been cut into frames."""
+"""Maximum number of interfaces per target (NAOEIFS, K7)."""
+_EXHAUSTED: Final = BioIter([], 0)
+"""The iterator of a bio that has been split into frames completely."""
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
 _DISCARD: Final = Op.DISCARD
 SKBPOOL_LIMIT: Final = 256
-"""Skbs that a device may keep because clones of them are still about (K7)."""
+"""Maximum number of skbs in a device's pool, whose clones are not freed yet (K7)."""
 
 
 class State(Enum):
-    """What ``aoe-stat`` prints of a device."""
+    """Device state, as ``aoe-stat`` prints it."""
 
     DOWN = "down"
     UP = "up"
@@ -61,11 +60,12 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class AoeIf:
-    """``struct aoeif``: a local interface through which a target was heard (K4).
+    """``struct aoeif``: a local interface on which a target has responded (K4).
 
     Attributes:
-        lost: losses since the last good answer came in on it.
-        lost_at: when the last of them was found out.
+        bcnt: data bytes per frame that the interface and the target can carry.
+        lost: losses since the last successful response received on it.
+        lost_at: time at which the last loss was detected.
     """
 
     netdev: NetDevice
@@ -79,12 +79,14 @@ class AoeTgt:
     """``struct aoetgt``: one MAC address that serves a device (K3).
 
     Attributes:
-        ifp: which of ``ifs`` was used last; behind them all, if that was taken away.
-        minbcnt: bytes a frame that all its interfaces carry (K18).
-        taint: answers until it is trusted again; while not 0, the others are used.
+        ifp: index in ``ifs`` of the interface used last; ``len(ifs)`` after the last
+            one was ejected.
+        minbcnt: data bytes per frame that all its interfaces can carry (K18).
+        taint: responses required until the target counts as untainted. While it is not
+            0, other targets are preferred.
         nout_probes: probes outstanding (K57).
-        heard: when it last answered.
-        rpkts, wpkts: read and write frames answered.
+        heard: time of the last response.
+        rpkts, wpkts: read and write frames completed.
     """
 
     addr: bytes
@@ -101,18 +103,22 @@ class AoeTgt:
 
     @property
     def can_send(self) -> bool:
-        """There is room in the window, and an interface to send on (K41)."""
+        """Whether the window has room and there is an interface to send on (K41)."""
         window = self.window
         return window.nout < window.maxout and self.ifp < len(self.ifs)
 
-    def hear(self, netdev: NetDevice, sector_count: int) -> bool:
-        """Note that the target, which takes so many sectors, is behind ``netdev``.
+    def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
+        """Add ``netdev`` to the target's interfaces, or update its ``bcnt``.
 
-        A frame carries what both ends can, and 1024 bytes if that is nothing: the MTU
-        has no room for a sector, or the target says 0 and means 2 (K17, K18).
+        ``bcnt`` is the smaller of what the MTU and the target allow. If either is 0, as
+        with targets that announce 0 sectors and mean 2, it is 1024 bytes (K17, K18).
+
+        Args:
+            netdev: the interface on which the target has responded.
+            sector_count: sectors per frame that the target announces.
 
         Returns:
-            Whether it can be used: a target has eight interfaces at most (K7).
+            False if the target already has eight interfaces (K7).
         """
         bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
         ifp = self.find_if(netdev)
@@ -126,53 +132,59 @@ class AoeTgt:
         return True
 
     def find_if(self, netdev: NetDevice) -> AoeIf | None:
-        """``getif``."""
+        """Return the target's interface for ``netdev``, if any (``getif``)."""
         return next((ifp for ifp in self.ifs if ifp.netdev is netdev), None)
 
     def rotate(self) -> None:
-        """Go to the next interface (``ifrotate``, K42)."""
+        """Advance to the next interface (``ifrotate``, K42)."""
         ifp = self.ifp + 1
         self.ifp = ifp if ifp < len(self.ifs) else 0
 
     def eject(self, ifp: AoeIf) -> None:
-        """Stop using an interface that loses too much (``ejectif``, K50).
+        """Remove an interface after too many losses (``ejectif``, K50).
 
-        The next one steps into its place. If there is none, no new frame is sent until
-        a resend has gone to the next; the kernel does not do that here either.
+        ``ifp`` is not changed, so it selects the interface that followed the removed
+        one. If there was none, no new frame is sent until a retransmission rotates to
+        the first interface, as in the kernel.
         """
         self.ifs.remove(ifp)
 
     def update_minbcnt(self) -> None:
-        """The narrowest of its interfaces decides (K18)."""
+        """Set ``minbcnt`` to the smallest ``bcnt`` of all interfaces (K18)."""
         self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
 
-    def scorn(self, limit: int) -> None:
-        """Trust it less: 3, 12, 39, 120, 363 and so on, up to ``limit`` (K57)."""
+    def raise_taint(self, limit: int) -> None:
+        """Raise the taint to 3, 12, 39, 120, 363 ..., at most ``limit`` (K57).
+
+        ``scorn``.
+        """
         self.taint = min((self.taint + 1) * 3, limit)
 
 
 class AoeDev:
-    """``struct aoedev``: one AoE device, an address that answered (K1).
+    """``struct aoedev``: one AoE device, created by its first config response (K1).
 
     Attributes:
-        ssize: size in sectors, 0 until IDENTIFY was answered.
-        maxbcnt: bytes a frame that all paths carry (K18).
-        factive: frames that wait for an answer, by tag, longest sent first.
-        rexmitq: frames that are to be sent again, by their last tag (K50).
-        rests: what frames had to leave when their paths became narrower, and what has
-            to be done another way.
-        bios: bios of which no frame has been built yet; ``buf``: the one in work.
-        skbpool: skbs whose clones were not all gone when their frame was used again.
-        kickme: no frame was to be had and none is out: nothing will start the work
-            again but the timer (K44); ``kicked``, how often that was so.
-        retransmits: frames sent again since the device is known.
-        takes_fua: WRITE DMA FUA EXT has not been refused yet.
-        trim_blocks: 512-byte blocks of ranges that one TRIM may carry; 0: no TRIM.
-        order: which writes wait for others.
-        wants_identify: an IDENTIFY is to be sent as soon as there is a frame for it.
-        on_resize: called when an open device's size has changed.
-        read_only: what became of the last write since the target was announced:
-            refused, or accepted; None before there was one.
+        ssize: size in sectors, 0 until IDENTIFY has been answered.
+        maxbcnt: data bytes per frame that all paths can carry (K18).
+        factive: outstanding frames by tag, in the order of transmission.
+        rexmitq: expired frames to be retransmitted, by their last tag (K50).
+        followups: further commands of bios in progress: remainders of truncated frames,
+            plain writes after a rejected FUA write, FLUSHes after writes.
+        bios: bios that no frame has been built from yet.
+        buf: the bio that is being split into frames.
+        skbpool: skbs whose clones were not freed when their frame was reused.
+        kickme: no frame could be allocated and none is outstanding, so that only the
+            timer restarts transmission (K44).
+        kicked: how often ``kickme`` was set.
+        retransmits: frames retransmitted since the device was created.
+        takes_fua: WRITE DMA FUA EXT has not been rejected yet.
+        trim_blocks: 512-byte blocks of ranges per TRIM; 0 means no TRIM.
+        write_locks: range locks of writes in progress.
+        wants_identify: IDENTIFY is to be sent as soon as a frame is available.
+        on_resize: callbacks for a changed size of an open device.
+        read_only: True if the last write since the target's announcement was rejected,
+            False if it succeeded, None if there was none.
     """
 
     def __init__(self, address: Address, timing: Timing) -> None:
@@ -190,7 +202,7 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
-        self.rests: deque[Rest] = deque()
+        self.rests: deque[Followup] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
@@ -200,18 +212,18 @@ class AoeDev:
         self.kicked = 0
         self.takes_fua = True
         self.trim_blocks = 0
-        self.order = WriteOrder()
+        self.write_locks = RangeLocks()
         self.wants_identify = False
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
 
     @property
     def identity(self) -> Identity | None:
-        """What the disk last said of itself."""
+        """The last IDENTIFY data, decoded; None before there is any."""
         return Identity.unpack(self.ident) if self.ident else None
 
     def find_target(self, mac: bytes) -> AoeTgt | None:
-        """``gettgt``."""
+        """Return the target with this MAC address, if any (``gettgt``)."""
         for target in self.targets:
             if target.addr == mac:
                 return target
@@ -219,13 +231,18 @@ class AoeDev:
 
     @property
     def status(self) -> str:
-        """What ``aoe-stat`` prints of it (K65)."""
+        """The state as ``aoe-stat`` prints it, with ``kickme`` (K65)."""
         if self.kickme:
             return "up,kickme" if self.state is State.UP else "down,kickme"
         return self.state.value
 
-    def refusal(self, bio: Bio, *, trims: bool) -> AoEError | None:
-        """Tell why a bio cannot be done here; ``trims``: TRIM may be sent."""
+    def check_bio(self, bio: Bio, *, trims: bool) -> AoEError | None:
+        """Return the error that a bio must end with, or None if it is acceptable.
+
+        Args:
+            bio: the bio.
+            trims: whether the driver's options allow TRIM.
+        """
         size = bio.size
         if self.state is not State.UP:
             return DeviceError(str(self.address), "device is not up")
@@ -239,14 +256,14 @@ class AoeDev:
 
     @property
     def has_untainted(self) -> bool:
-        """At least one target answers as it should."""
+        """Whether at least one target is not tainted."""
         return not all(target.taint for target in self.targets)
 
     def new_frame(self) -> Frame | None:
-        """Take a frame of the target whose turn it is, on its next interface.
+        """Return a free frame of the next target that can send, or None (``newframe``).
 
-        ``newframe``: targets take turns, from the one behind the last used; tainted
-        ones only if all are (K41, K42).
+        Targets are selected round robin, starting after the one used last; tainted
+        targets only if all are tainted. The target's interface is rotated (K41, K42).
         """
         if len(self.targets) == 1:
             [target] = self.targets
@@ -258,10 +275,10 @@ class AoeDev:
                 target.rotate()
                 self.tgt = 0
                 return free.pop()
-        return self._search_frame()
+        return self._new_frame_slow()
 
-    def _search_frame(self) -> Frame | None:
-        """Do as ``new_frame``, for any number of targets in any state."""
+    def _new_frame_slow(self) -> Frame | None:
+        """Do the work of ``new_frame`` for any number of targets in any state."""
         count = len(self.targets)
         out = 0
         trusted = False
@@ -286,13 +303,12 @@ class AoeDev:
         return None
 
     def frame_of(self, target: AoeTgt) -> Frame | None:
-        """Take the frame that was used last, with an skb that nobody else has (K43).
+        """Return the target's most recently freed frame, or None (``newtframe``, K43).
 
-        ``newtframe``.
-
-        While a clone is still somewhere, head and fragment table must stay as they are:
-        the skb is parked, and the one parked longest is taken if its clones are gone.
-        If not, and no more may be parked, there is no frame (K7).
+        The frame's skb must not be shared: while a clone exists, header and fragments
+        must not change. A shared skb is parked at the tail of the pool and replaced by
+        the pool's head if that is unshared, else by a new skb. If the pool is full,
+        there is no frame (K7).
         """
         frame = target.ffree.pop() if target.ffree else self.frame_for(target)
         if frame.skb.dataref != 1:
@@ -309,17 +325,20 @@ class AoeDev:
         return frame
 
     def frame_for(self, target: AoeTgt) -> Frame:
-        """Make a frame that stays with this target until it is lost there."""
+        """Allocate a frame of this target's pool."""
         frame = Frame()
         frame.target = target
         return frame
 
     def update_maxbcnt(self) -> None:
-        """The smallest path decides for all frames built from now on (K18)."""
+        """Set ``maxbcnt`` to the smallest ``minbcnt`` of all targets (K18)."""
         self.maxbcnt = min(t.minbcnt for t in self.targets)
 
-    def cut(self, f: Frame) -> None:
-        """Cut the next frame's memory off what waits; there is something (K28-K30)."""
+    def assign(self, f: Frame) -> None:
+        """Assign the next part of the queued work to a frame (K28-K30).
+
+        ``followups``, ``buf`` or ``bios`` must not be empty.
+        """
         if self.rests:
             buf, op, position = self.rests[0]
         elif self.cut_whole(f):
@@ -328,11 +347,11 @@ class AoeDev:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
             op, position = buf.bio.op, buf.iter
         f.buf, f.op, f.sector = buf, op, position.sector
-        f.length = length = min(self.limit(op), position.size)
-        f.segments = position.take(length)
+        f.length = length = min(self.max_length(op), position.size)
+        f.segments = position.advance(length)
         f.fua = False
         if buf.bio.fua and op is _WRITE:
-            # One flush costs less than frames that are each made stable alone.
+            # One FLUSH after all frames costs less than FUA on each of several.
             f.fua = self.takes_fua and self.ext and length == buf.bio.size
             buf.flush = not f.fua
         buf.nframesout += 1
@@ -345,7 +364,10 @@ class AoeDev:
             self.buf = None
 
     def cut_whole(self, f: Frame) -> bool:
-        """Make one frame of the next bio, if it is so simple; most are."""
+        """Assign the next bio to a frame if it fits into one; return True if it did.
+
+        FUA writes and DISCARDs are left to ``assign``.
+        """
         if self.buf is not None:
             return False
         bio = self.bios[0]
@@ -353,14 +375,14 @@ class AoeDev:
         if not 0 < length <= self.maxbcnt or op is _DISCARD or bio.fua:
             return False
         self.bios.popleft()
-        f.buf = buf = Buf(bio, _CUT_UP)
+        f.buf = buf = Buf(bio, _EXHAUSTED)
         buf.nframesout = 1
         f.op, f.sector, f.length = op, bio.sector, length
         f.segments, f.fua = bio.vecs, False
         return True
 
     def cut_piece(self, f: Frame) -> bool:
-        """Cut the next frame off, as ``cut`` does, of what is just read or written."""
+        """Assign the next part of a plain READ or WRITE; return False for others."""
         buf = self.buf
         if buf is None:
             buf = Buf(self.bios[0])
@@ -372,39 +394,46 @@ class AoeDev:
             self.bios.popleft()
         length = min(self.maxbcnt, position.size)
         f.buf, f.op, f.sector, f.length = buf, op, position.sector, length
-        f.segments, f.fua = position.take(length), False
+        f.segments, f.fua = position.advance(length), False
         buf.nframesout += 1
         self.buf = buf if position.size else None
         return True
 
-    def limit(self, op: Op) -> int:
-        """Count the bytes of the device that one frame can be about."""
+    def max_length(self, op: Op) -> int:
+        """Return how many bytes of the device one frame of this kind can cover."""
         if op is not _DISCARD:
             return self.maxbcnt
         return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
 
-    def add_rest(self, buf: Buf, op: Op, position: BioIter) -> None:
-        """Have something done beside the bio's own course, before it is done."""
-        # Until it is cut into frames, it counts as one.
+    def add_followup(self, buf: Buf, op: Op, position: BioIter) -> None:
+        """Queue a further command of a bio, which ends only after it."""
+        # Counts as an outstanding frame until it has been split into frames.
         buf.nframesout += 1
-        self.rests.append(Rest(buf, op, position))
+        self.rests.append(Followup(buf, op, position))
 
     @property
     def is_identifying(self) -> bool:
-        """An IDENTIFY waits for its answer."""
+        """Whether an IDENTIFY is outstanding."""
         frames = (*self.factive.values(), *self.rexmitq.values())
         return any(f.op is None and not f.is_probe for f in frames)
 
-    def stray(self, tag: int, now: float) -> None:
-        """Take note that a transmission was executed that nobody waits for."""
-        self.order.answered(tag)
+    def on_late_response(self, tag: int, now: float) -> None:
+        """Record that an earlier transmission of a frame was answered.
+
+        It releases the transmission's hold on the write range, and extends the timeout
+        of the last one: the target is slow and probably has it queued.
+        """
+        self.write_locks.retire(tag)
         for f in (*self.factive.values(), *self.rexmitq.values()):
             sent = f.earlier.pop(tag, None)
             if sent is not None and f.tag in self.factive:
                 f.due = max(f.due, now + f.grace(now - sent))
 
     def match(self, tag: int, now: float) -> Frame | None:
-        """Take the frame that an answer is for: active, or lost, not resent (K51)."""
+        """Remove and return the frame with this tag, active or deferred (K51).
+
+        The window, the RTT estimate and the target's ``heard`` are updated.
+        """
         f = self.factive.pop(tag, None)
         if f is not None:
             target = f.target
@@ -421,17 +450,17 @@ class AoeDev:
         return f
 
     def due(self, f: Frame) -> float:
-        """When a frame counts as lost."""
-        # The kernel asks its estimate when it looks, not when it sends (K48).
+        """Return the time at which a frame expires."""
+        # The kernel computes the RTO in the timer, not on transmission (K48).
         return f.sent + self.timing.timeout(0) if self.timing.tick else f.due
 
     def timeouts(self) -> Iterator[float]:
-        """When ``Driver.handle_timer`` may have something to do here."""
+        """Yield the times at which ``Driver.handle_timer`` may have work to do."""
         if self.next_tick is not None:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
-        free_at = self.order.next_timeout()
+        free_at = self.write_locks.next_timeout()
         if free_at is not None:
             yield free_at
         if self.rexmitq and self.has_untainted:
@@ -440,14 +469,17 @@ class AoeDev:
                     yield self.next_probe(f)
 
     def next_probe(self, f: Frame) -> float:
-        """When a lost probe may be sent again (K57)."""
-        return f.sent + self.timing.probe_pause(f.target.taint)
+        """Return the earliest time to retransmit a lost probe (K57)."""
+        return f.sent + self.timing.probe_interval(f.target.taint)
 
     def reassign(self, f: Frame) -> bool:
-        """Let a lost frame go to another target, if one has room (``reassign_frame``).
+        """Move an expired frame to another target that has room (``reassign_frame``).
 
-        The frame that was to be had there stays, for the old target's next one: pools
-        keep their size.
+        The free frame of the new target goes to the old target's pool in exchange, so
+        that pool sizes stay the same.
+
+        Returns:
+            False if there is no other target to move it to.
         """
         other = self.new_frame()
         if other is None:
@@ -461,22 +493,26 @@ class AoeDev:
         other.target.ffree.append(other)
         return target is not other.target
 
-    def hurry(self, now: float) -> None:
-        """Count the frames as lost that are longer than what all paths carry now."""
+    def expire_oversized(self, now: float) -> None:
+        """Make frames that are longer than ``maxbcnt`` by now expire at once."""
         for f in self.factive.values():
             if self._is_too_long(f):
                 f.due = now
 
     def _is_too_long(self, f: Frame) -> bool:
-        return f.op is not None and f.length > self.limit(f.op)
+        return f.op is not None and f.length > self.max_length(f.op)
 
-    def shrink(self, f: Frame) -> bool:
-        """Cut a frame to what all paths carry now, if it is longer; keep the rest."""
+    def truncate(self, f: Frame) -> bool:
+        """Truncate a frame that is longer than ``maxbcnt``, queueing the remainder.
+
+        Returns:
+            True if it was truncated, so that its header has to be built again.
+        """
         if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
-        whole = BioIter(f.segments, f.sector, f.length)
-        f.length = self.limit(f.op)
-        f.segments = whole.take(f.length)
-        left, sector = whole.size, whole.sector
-        self.add_rest(f.buf, f.op, BioIter(whole.take(left), sector, left))
+        position = BioIter(f.segments, f.sector, f.length)
+        f.length = self.max_length(f.op)
+        f.segments = position.advance(f.length)
+        left, sector = position.size, position.sector
+        self.add_followup(f.buf, f.op, BioIter(position.advance(left), sector, left))
         return True

@@ -1,11 +1,10 @@
 """Block I/O requests: bio and bio_vec (block/bio.c, include/linux/bio.h).
 
-A bio names memory by page, offset and length and promises one thing: the memory stays
-the owner's until ``bi_end_io`` has run. It takes no reference to any page (K70), in
-2007 as today.
+A bio refers to memory by page, offset and length. The submitter keeps the memory
+allocated until ``bi_end_io`` has run; the bio itself holds no page references (K70).
 
-The kernel's request layer above (merging, plugging, blk-mq) is not modelled: one bio is
-one request.
+The kernel's request layer (merging, plugging, blk-mq) is not modelled: one bio is one
+request.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class Page(Protocol):
-    """Memory that a bio_vec can name (``struct page *``)."""
+    """Memory that a bio_vec can refer to (``struct page *``)."""
 
     @property
     def data(self) -> memoryview:
-        """The bytes of it."""
+        """The page's contents."""
 
 
 class UserPages:
-    """The caller's own buffer: pages that are pinned for as long as the bio lives.
+    """A buffer of the caller, used like pinned pages.
 
-    It may be of any length; nothing counts references to it.
+    It may have any length, and has no reference count.
     """
 
     __slots__ = ("data",)
@@ -44,7 +43,7 @@ class UserPages:
 
 
 class BioVec(NamedTuple):
-    """``struct bio_vec``: ``length`` bytes from ``offset`` on in ``page``."""
+    """``struct bio_vec``: ``length`` bytes of ``page``, starting at ``offset``."""
 
     page: Page
     offset: int
@@ -52,7 +51,7 @@ class BioVec(NamedTuple):
 
 
 class Op(IntEnum):
-    """``enum req_op``, the operations that AoE carries."""
+    """``enum req_op``: the operations that AoE supports."""
 
     READ = 0
     WRITE = 1
@@ -60,7 +59,7 @@ class Op(IntEnum):
     DISCARD = 3
 
 
-# Members of an enum take a search each time they are named.
+# Access to a member of an enum is a lookup each time, a global is faster.
 _READ: Final = Op.READ
 
 
@@ -69,13 +68,13 @@ class Bio:
     """``struct bio``.
 
     Args:
-        op: what to do.
+        op: the operation.
         sector: first sector on the device (``bi_iter.bi_sector``).
-        end_io: called once, with the bio, when all of it is done (``bi_end_io``).
+        end_io: called once, with the bio, on completion (``bi_end_io``).
         vecs: the memory, in order (``bi_io_vec``).
-        error: why it failed, set before ``end_io`` runs (``bi_status``).
-        fua: a write whose data is stable when it ends (``REQ_FUA``).
-        length: bytes that a DISCARD is about; it has no memory.
+        error: set before ``end_io`` runs; None is success (``bi_status``).
+        fua: the data of a WRITE must be on stable storage on completion (``REQ_FUA``).
+        length: bytes of the device that a DISCARD covers; it has no memory.
 
     Attributes:
         size: bytes of all bio_vecs, or of a DISCARD (``bi_iter.bi_size``).
@@ -91,26 +90,26 @@ class Bio:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Count the bytes; ``add_page`` goes on counting."""
+        """Compute ``size`` of what was passed; ``add_page`` adds to it."""
         self.size = self.length
         for _, _, length in self.vecs:
             self.size += length
 
     def add_page(self, page: Page, length: int, offset: int = 0) -> None:
-        """Put a piece of a page behind the others (``bio_add_page``).
+        """Append a part of a page (``bio_add_page``).
 
-        A piece may start at any byte and end at any, as the two halves of a buffer
-        that straddles a page border do. Only all together are whole sectors, which
-        ``Driver.submit`` sees to.
+        A part may start and end at any byte, such as the two halves of a buffer that
+        crosses a page boundary. Only the sum has to be whole sectors, which
+        ``Driver.submit`` checks.
 
         Raises:
-            UsageError: the piece is empty or does not lie within the page, or the bio
-                reads and the page is read-only.
+            UsageError: ``length`` is not positive, the part is not within the page, or
+                the bio is a READ and the page is read-only.
         """
         if length <= 0:
-            raise UsageError("bio", f"a piece of {length} bytes")
+            raise UsageError("bio", f"length is {length}, not positive")
         if offset < 0 or offset + length > len(page.data):
-            raise UsageError("bio", "the piece lies outside its page")
+            raise UsageError("bio", "offset and length are not within the page")
         _check_writable(self.op, page)
         self.vecs.append(BioVec(page, offset, length))
         self.size += length
@@ -118,7 +117,7 @@ class Bio:
 
 def _check_writable(op: Op, page: Page) -> None:
     if op is _READ and page.data.readonly:
-        raise UsageError("bio", "cannot read into memory that is read-only")
+        raise UsageError("bio", "cannot read into read-only memory")
 
 
 def bio_for(
@@ -129,10 +128,11 @@ def bio_for(
     *,
     fua: bool = False,
 ) -> Bio:
-    """Make a bio over one buffer of the caller's, of a whole number of sectors.
+    """Create a bio for one buffer, whose length is a multiple of 512.
 
     Raises:
-        UsageError: its length is not a multiple of 512, or as ``Bio.add_page``.
+        UsageError: the length is not a multiple of 512, or the buffer is read-only and
+            ``op`` is READ.
     """
     if not len(buffer):
         return Bio(op, sector, end_io, fua=fua)
@@ -146,12 +146,16 @@ def bio_for(
 
 
 class BioIter:
-    """``struct bvec_iter``: how far some memory has been cut into frames.
+    """``struct bvec_iter``: the part of a bio that has not been assigned to frames.
 
     Args:
-        vecs: the memory, in order; none for a DISCARD.
+        vecs: the memory, in order; empty for a DISCARD.
         sector: the first sector on the device.
-        length: bytes of a DISCARD, or of all the memory if they are known.
+        length: bytes of a DISCARD, or of all the memory if already computed.
+
+    Attributes:
+        sector: first sector of the remainder.
+        size: bytes of the remainder.
     """
 
     __slots__ = ("_done", "_index", "_vecs", "sector", "size")
@@ -163,29 +167,29 @@ class BioIter:
         self.sector = sector
         self.size = length or sum(vec.length for vec in vecs)
 
-    def take(self, length: int) -> list[BioVec]:
-        """Cut the next ``length`` bytes off and return the memory they lie in.
+    def advance(self, length: int) -> list[BioVec]:
+        """Return the memory of the next ``length`` bytes, and advance past it.
 
-        ``length`` is a multiple of 512 and at most ``size``. The cut goes across
-        bio_vec and page borders (K29).
+        ``bio_advance_iter``. ``length`` is a multiple of 512 and at most ``size``. The
+        result may span several bio_vecs (K29).
         """
         self.size -= length
         self.sector += length // SECTOR
-        taken: list[BioVec] = []
+        vecs: list[BioVec] = []
         if not self._vecs or not length:
-            return taken
-        page, offset, whole = self._vecs[self._index]
+            return vecs
+        page, offset, vec_length = self._vecs[self._index]
         done = self._done
-        if done + length < whole:
+        if done + length < vec_length:
             self._done += length
             return [BioVec(page, offset + done, length)]
         while length:
-            page, offset, whole = self._vecs[self._index]
-            piece = min(length, whole - self._done)
-            taken.append(BioVec(page, offset + self._done, piece))
-            length -= piece
-            self._done += piece
-            if self._done == whole:
+            page, offset, vec_length = self._vecs[self._index]
+            part = min(length, vec_length - self._done)
+            vecs.append(BioVec(page, offset + self._done, part))
+            length -= part
+            self._done += part
+            if self._done == vec_length:
                 self._index += 1
                 self._done = 0
-        return taken
+        return vecs

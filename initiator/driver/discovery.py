@@ -1,4 +1,4 @@
-"""Who is there: what an answer to a config query makes of devices and their targets.
+"""Create and update devices and targets from query config responses.
 
 Most of ``aoecmd_cfg_rsp`` (K14-K18).
 """
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from initiator.driver.netdev import NetDevice
 
 _SHELF_SWITCHES: Final = 0x0FFF
-"""Shelf of a box whose address switches were never set; the kernel rejects it (K14)."""
+"""Shelf of an appliance with unset address switches; the kernel rejects it (K14)."""
 
 
-def hear(
+def on_config_response(
     driver: Driver, address: Address, src: bytes, config: Config, netdev: NetDevice
 ) -> AoeDev | None:
-    """Note that ``src`` serves the device, behind ``netdev``; return the device.
+    """Record that ``src`` serves the device on ``netdev``.
 
-    None if it is none that we would use.
+    Returns:
+        The device; None if the response is ignored: the address is invalid or not in
+        ``Options.only``, or the target has too many interfaces.
     """
     options = driver.options
     if address.shelf in (SHELF_ALL, _SHELF_SWITCHES) or address.slot == SLOT_ALL:
-        driver.log.append(f"{address}: no address for a target, s={src.hex()}")
+        driver.log.append(f"{address}: not a valid target address, s={src.hex()}")
         return None
     if options.only and address not in options.only:
         return None
@@ -46,22 +48,26 @@ def hear(
         d.targets.append(target)
     else:
         target.window.resize(nframes)
-    if not target.hear(netdev, config.sector_count):
+    if not target.update_if(netdev, config.sector_count):
         driver.log.append(f"{address}: too many interfaces for s={src.hex()}")
         return None
     d.update_maxbcnt()
     return d
 
 
-def follow(driver: Driver, netdev: NetDevice, now: float) -> None:
-    """Cut down at once what an interface carries less than before."""
+def apply_mtu(driver: Driver, netdev: NetDevice, now: float) -> None:
+    """Lower the frame size of all paths through an interface to its present MTU.
+
+    Nothing is raised: what a path can carry above its old size is learned from the next
+    query config response.
+    """
     for d in driver.devices.values():
-        room = sectors_per_frame(netdev.mtu) * SECTOR
+        limit = sectors_per_frame(netdev.mtu) * SECTOR
         for target in d.targets:
             ifp = target.find_if(netdev)
             if ifp is not None:
-                ifp.bcnt = min(ifp.bcnt, room)
+                ifp.bcnt = min(ifp.bcnt, limit)
                 target.update_minbcnt()
         d.update_maxbcnt()
-        if driver.options.shrink:
-            d.hurry(now)
+        if driver.options.follow_mtu:
+            d.expire_oversized(now)

@@ -1,14 +1,13 @@
-"""The AoE driver: bios in, frames out, answers in, bi_end_io out.
+"""The AoE driver: turns bios into frames, and responses into calls of bi_end_io.
 
-Mirrors drivers/block/aoe/aoecmd.c as it is since v3.7 (the third generation: frames
-cross page borders, requests are cut in order) with the rules K10 to K64. It does no
-I/O and has no clock. Three things drive it: ``submit`` and its siblings, ``receive``,
-and ``handle_timer``, called when ``next_timeout`` has come; all are given ``now``, in
-seconds of any steady clock. What is done about lost frames is in
-``initiator.driver.rexmit``.
+Mirrors drivers/block/aoe/aoecmd.c since v3.7 (third generation: frames span pages,
+requests are split in order), rules K10 to K64. It does no I/O and has no clock. It is
+driven by three groups of calls: ``submit`` and other user requests, ``receive``, and
+``handle_timer``, due at ``next_timeout``. All take ``now``, in seconds of any monotonic
+clock. Retransmission is in ``initiator.driver.rexmit``.
 
-Where the kernel's manners do not serve a user, ``Options`` says what is done instead;
-``Options.kernel()`` is the kernel to the letter.
+By default the driver differs from the kernel where the kernel's behaviour loses data or
+time; see ``Options``. ``Options.kernel()`` selects the behaviour of Linux 6.1.
 """
 
 from __future__ import annotations
@@ -50,14 +49,13 @@ from initiator.driver.requests import (
 from initiator.driver.rexmit import Rexmit
 
 if TYPE_CHECKING:
-    from initiator.driver.buf import Buf
-    from initiator.driver.frame import Frame
+    from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
-    from initiator.lab.kernel.policy import PageAccounting
+    from initiator.driver.page_hooks import PageHooks
 
-_ANSWER: Final = Struct("!6sHBBHBBI")
-"""A header from its source MAC on: who answers needs no look at the destination."""
-# Plain numbers: with enums, these bits would cost a frame more than all the rest.
+_RESPONSE: Final = Struct("!6sHBBHBBI")
+"""A header from its source MAC on; the destination MAC is not needed."""
+# Plain integers: operations on enum members would dominate the cost per frame.
 _IS_RESPONSE: Final = int(Flag.RESPONSE)
 _IS_ERROR: Final = int(Flag.ERROR)
 _ATA: Final = int(Command.ATA)
@@ -70,26 +68,26 @@ _UP: Final = State.UP
 
 
 class Driver:
-    """All AoE devices of one host.
+    """The AoE driver of one host, with all its devices.
 
     Attributes:
-        devices: those that have answered, by address.
-        log: the last 100 lines of what /dev/etherd/err would say (K58, K66).
-        unexpected: answers that nothing waited for.
-        foreign: answers from who never said that the device is his.
-        runts: answers to reads that were too short, and waited for again.
-        accounting: counts the pages of bios, where somebody wants to see that; None in
-            everyday use.
-        later: devices for which there is something to do; whoever sets it to a
-            dictionary calls ``work`` for them before time passes. With None the driver
-            does it at once.
+        devices: the devices that have responded to a query, by address.
+        log: the last 100 lines that the kernel would write to /dev/etherd/err (K58,
+            K66).
+        unexpected: responses without an outstanding request.
+        foreign: responses from MAC addresses that have not announced the device.
+        runts: responses to reads that were too short and were ignored.
+        page_hooks: page-count policy; None borrows pages without counting (K98).
+        run_queue: devices with pending work. A caller that sets it to a dictionary has
+            to call ``work`` for its devices before time advances; with None the driver
+            calls ``work`` immediately.
     """
 
     def __init__(
-        self, options: Options | None = None, accounting: PageAccounting | None = None
+        self, options: Options | None = None, page_hooks: PageHooks | None = None
     ) -> None:
         self.options = options or Options()
-        self.accounting = accounting
+        self.page_hooks = page_hooks
         self.devices: dict[Address, AoeDev] = {}
         self._at = cast("dict[tuple[int, int], AoeDev]", self.devices)
         self.netdevs: list[NetDevice] = []
@@ -97,27 +95,27 @@ class Driver:
         self.unexpected = self.foreign = self.runts = 0
         self._user_tags = self.options.tags == "user"
         self.tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
-        self._checks = self.options.check_answers
+        self._checks = self.options.check_responses
         self._rexmit = Rexmit(self)
-        self.later: dict[AoeDev, None] | None = None
+        self.run_queue: dict[AoeDev, None] | None = None
 
-    # --- driven by the user -----------------------------------------------------
+    # --- called by the user -----------------------------------------------------
 
     def add_netdev(self, netdev: NetDevice) -> None:
-        """Use an interface from now on, for queries and for targets heard on it."""
+        """Add an interface to send queries on and receive responses from."""
         self.netdevs.append(netdev)
 
     def netdev_changed(self, netdev: NetDevice, now: float) -> None:
-        """Take note that an interface is another by now: back, or with another MTU.
+        """Handle an interface that was opened again or has another MTU.
 
-        What it carries less than before is cut down at once; what it carries more, and
-        who is behind it, is asked.
+        A smaller MTU applies immediately. A query for the open devices finds paths that
+        are new or can carry larger frames.
         """
-        discovery.follow(self, netdev, now)
+        discovery.apply_mtu(self, netdev, now)
         self.discover_open()
 
     def discover_open(self) -> None:
-        """Ask for the devices that are open: there may be more ways to them by now."""
+        """Query the open devices, to find further paths to them."""
         for d in self.devices.values():
             if d.nopen:
                 self.discover(d.address)
@@ -129,11 +127,11 @@ class Driver:
             netdev.xmit(query(netdev.mac, address, tag))
 
     def open(self, d: AoeDev) -> None:
-        """Hold the device open: its size stays as it is (K19)."""
+        """Open the device, which fixes its size (K19)."""
         d.nopen += 1
 
     def close(self, d: AoeDev) -> None:
-        """Let go of it. The last close asks for its state anew (K10, K56)."""
+        """Close the device. The last close sends a query for its state (K10, K56)."""
         d.nopen -= 1
         if d.nopen == 0:
             if d.state is State.CLOSEWAIT:
@@ -141,68 +139,71 @@ class Driver:
             self.discover(d.address)
 
     def submit(self, d: AoeDev, bio: Bio, now: float) -> None:
-        """Take a bio; its ``end_io`` runs exactly once, maybe before this returns.
+        """Accept a bio; its ``end_io`` runs exactly once, possibly before the return.
 
-        A bio for a device that is down (K40), for sectors that it does not have or for
-        part of one fails at once, as does a DISCARD where there is no TRIM (K38).
+        A bio fails at once if the device is down (K40), if it is not within the device
+        or not whole sectors, or if it is a DISCARD and there is no TRIM (K38).
         """
         bio.error = None
         op, size = bio.op, bio.size
         sends_flush = self.options.send_flush
-        refusal = d.refusal(bio, trims=self.options.send_discard)
-        if refusal is not None:
-            _end_bio(bio, refusal)
+        error = d.check_bio(bio, trims=self.options.send_discard)
+        if error is not None:
+            _end_bio(bio, error)
             return
         if not sends_flush:
             bio.fua = False
         if not (size or (sends_flush and op is _FLUSH)):
             _end_bio(bio, None)
             return
-        if self.accounting is not None:
-            self.accounting.bio_arrives(bio)
+        if self.page_hooks is not None:
+            self.page_hooks.bio_arrives(bio)
         changes = op is _WRITE or op is _DISCARD
-        if not (changes and self.options.linger) or d.order.admit(bio, now):
+        if not (changes and self.options.quarantine) or d.write_locks.acquire(bio, now):
             d.bios.append(bio)
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     def fail(self, d: AoeDev, error: AoEError) -> None:
-        """Take the device down; all its bios end with ``error`` (``downdev``, K55).
+        """Take the device down and end all its bios with ``error`` (``downdev``, K55).
 
-        Frames that were handed to an interface are not called back.
+        Frames that are in flight cannot be recalled; the sectors of writes among them
+        stay locked until no duplicate can be alive.
         """
         d.state = State.CLOSEWAIT if d.nopen else State.DOWN
         d.ssize = 0
         frames = [*d.factive.values(), *d.rexmitq.values()]
         d.factive.clear()
         d.rexmitq.clear()
-        waiting = dict.fromkeys(f.buf.bio for f in frames if f.buf is not None)
+        bios = dict.fromkeys(f.buf.bio for f in frames if f.buf is not None)
         if d.buf is not None:
-            waiting[d.buf.bio] = None
+            bios[d.buf.bio] = None
             d.buf = None
-        waiting |= dict.fromkeys((*(rest.buf.bio for rest in d.rests), *d.bios))
-        waiting |= dict.fromkeys(d.order.abandon())
+        bios |= dict.fromkeys((*(each.buf.bio for each in d.rests), *d.bios))
+        bios |= dict.fromkeys(d.write_locks.clear_queue())
         d.rests.clear()
         d.bios.clear()
         for frame in frames:
             if frame.buf is not None:
-                d.order.leave(frame.buf.bio, {**frame.earlier, frame.tag: frame.sent})
+                d.write_locks.add_in_flight(
+                    frame.buf.bio, {**frame.earlier, frame.tag: frame.sent}
+                )
             frame.buf = None
             self.free_frame(frame)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
-        for bio in waiting:
+        for bio in bios:
             self._bio_done(d, bio, error)
 
-    # --- driven by the timer ----------------------------------------------------
+    # --- called by the timer ----------------------------------------------------
 
     def next_timeout(self) -> float | None:
-        """When ``handle_timer`` is wanted next; None while nothing is outstanding."""
+        """Return when ``handle_timer`` is due; None while nothing is outstanding."""
         times = [time for d in self.devices.values() for time in d.timeouts()]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Find lost frames and send them again (``rexmit_timer``, K48-K50)."""
+        """Expire frames and retransmit them (``rexmit_timer``, K48-K50)."""
         for d in list(self.devices.values()):
             if d.next_tick is not None:
                 if now < d.next_tick:
@@ -210,25 +211,26 @@ class Driver:
                 d.next_tick = now + d.timing.tick
             if self._rexmit.expire(d, now):
                 self._kick(d, now)
-            self._wake(d, now)
+            self._run_unblocked(d, now)
 
     def _kick(self, d: AoeDev, now: float) -> None:
-        """Send lost frames again; and new ones, if we are kicked (K44, K50)."""
+        """Retransmit expired frames; restart transmission after KICKME (K44, K50)."""
         self._rexmit.resend_deferred(d, now)
         d.kickme = False
         if self.options.kick:
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
-    # --- driven by the network --------------------------------------------------
+    # --- called by the network --------------------------------------------------
 
     def receive(self, frame: memoryview, netdev: NetDevice, now: float) -> None:
-        """Take a frame from its first Ethernet byte; it is not kept (K13).
+        """Process a received Ethernet frame (K13).
 
-        Whatever the bytes are, nothing is raised: what is no answer to us is ignored.
+        Frames that are malformed or not responses to this driver are ignored; no input
+        raises. No reference to ``frame`` is kept.
         """
         if len(frame) < HEADER_LENGTH:
             return
-        src, ethertype, verfl, error, shelf, slot, command, tag = _ANSWER.unpack_from(
+        src, ethertype, verfl, error, shelf, slot, command, tag = _RESPONSE.unpack_from(
             frame, 6
         )
         if ethertype != ETH_P_AOE or not verfl & _IS_RESPONSE:
@@ -265,12 +267,12 @@ class Driver:
             return
         f = d.match(tag, now)
         if f is None:
-            d.stray(tag, now)
+            d.on_late_response(tag, now)
         else:
             self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
-        self._wake(d, now)
+        self._run_unblocked(d, now)
 
     def _config_rsp(
         self,
@@ -285,24 +287,24 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        d = discovery.hear(self, address, src, config, netdev)
+        d = discovery.on_config_response(self, address, src, config, netdev)
         if d is None:
             return
         if not tag:
-            # Nobody asked: the target starts, and may have become another (P48).
+            # An announcement: the target was started, maybe with other options (P48).
             d.read_only = None
-        if self.options.shrink:
-            d.hurry(now)
+        if self.options.follow_mtu:
+            d.expire_oversized(now)
         if d.nopen == 0 or (self.options.revive and d.state is not _UP):
             d.fw_ver = config.firmware
             self._identify(d, now)
-        elif self._follows_size(d):
+        elif self._follows_resize(d):
             d.wants_identify = True
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
-    def _follows_size(self, d: AoeDev) -> bool:
+    def _follows_resize(self, d: AoeDev) -> bool:
         is_up = d.state is State.UP
-        return self.options.follow_size and is_up and not d.is_identifying
+        return self.options.follow_resize and is_up and not d.is_identifying
 
     def _ata_rsp(
         self, d: AoeDev, tag: int, frame: memoryview, netdev: NetDevice, now: float
@@ -315,32 +317,35 @@ class Driver:
         f = d.match(tag, now)
         if f is None:
             self._unexpected(d, frame, tag, now)
-            self._wake(d, now)
+            self._run_unblocked(d, now)
             return
-        # New frames go out before the answer is looked at (K27).
+        # New frames are sent before the response is processed (K27).
         self.work(d, now)
-        self._frame_done(d, f, responses.take(d, f, frame, netdev), now)
-        self._wake(d, now)
+        self._frame_done(d, f, responses.complete(d, f, frame, netdev), now)
+        self._run_unblocked(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
         self.unexpected += 1
         jiffies = self.jiffies(now)
         if self.options.tags == "kernel":
-            # It may be the end of a jiffy already.
-            d.timing.stray_sample(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
+            # + 1: the tag's jiffy may have just begun, the present one almost ended.
+            d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
         self.log.append(
             f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
             f"s={frame[6:12].hex()} d={frame[:6].hex()}"
         )
-        d.stray(tag, now)
+        d.on_late_response(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
     ) -> None:
-        """End a frame and, with its last one, the bio; the rest still runs (K63)."""
+        """End a frame, and the bio with its last one.
+
+        After an error the bio's other frames still run (K63).
+        """
         buf, f.buf = f.buf, None
         if f.target.taint:
-            self._rexmit.redeem(d, f.target, now)
+            self._rexmit.lower_taint(d, f.target, now)
         self.free_frame(f)
         if buf is None:
             if error is not None:
@@ -348,7 +353,7 @@ class Driver:
             return
         bio = buf.bio
         if f.earlier:
-            d.order.leave(bio, f.earlier)
+            d.write_locks.add_in_flight(bio, f.earlier)
         if bio.error is None:
             bio.error = error
         buf.nframesout -= 1
@@ -356,54 +361,54 @@ class Driver:
             self.buf_done(d, buf)
 
     def buf_done(self, d: AoeDev, buf: Buf) -> None:
-        """All frames of a bio are answered: it ends, or a FLUSH is still to come."""
+        """End a bio whose frames are all done, or queue its FLUSH first."""
         if buf.flush and buf.bio.error is None:
             buf.flush = False
-            d.add_rest(buf, Op.FLUSH, BioIter([], 0))
+            d.add_followup(buf, Op.FLUSH, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)
 
     def free_frame(self, f: Frame) -> None:
-        """``aoe_freetframe``: its skb stays with it, to be reused (K82)."""
-        if self.accounting is not None:
-            f.skb = self.accounting.frame_done(f.skb)
+        """Return a frame and its skb to the target's pool (``aoe_freetframe``, K82)."""
+        if self.page_hooks is not None:
+            f.skb = self.page_hooks.frame_done(f.skb)
         f.target.ffree.append(f)
 
     def _bio_done(self, d: AoeDev, bio: Bio, error: AoEError | None) -> None:
-        if self.accounting is not None:
-            self.accounting.bio_ends(bio)
-        if bio.op is not _READ and self.options.linger:
-            # What answers slowly keeps its frames as long.
-            d.order.release(
-                bio, lambda: max(self.options.linger, 4 * d.timing.timeout(0))
+        if self.page_hooks is not None:
+            self.page_hooks.bio_ends(bio)
+        if bio.op is not _READ and self.options.quarantine:
+            # With a slow target, frames may be alive longer than the option says.
+            d.write_locks.release(
+                bio, lambda: max(self.options.quarantine, 4 * d.timing.timeout(0))
             )
         _end_bio(bio, error)
 
     def go_on(self, d: AoeDev, now: float) -> None:
-        """Go on where answers may have made room."""
+        """Schedule work that the window may admit after responses."""
         if d.bios or d.buf is not None or d.rexmitq or d.wants_identify:
-            self.work_soon(d, now)
-        self._wake(d, now)
+            self.schedule(d, now)
+        self._run_unblocked(d, now)
 
-    def _wake(self, d: AoeDev, now: float) -> None:
-        """Go on with what waits for others: a FLUSH behind writes, a later write."""
-        if d.order.waiting:
-            d.bios.extend(d.order.ready(now))
-            self.work_soon(d, now)
+    def _run_unblocked(self, d: AoeDev, now: float) -> None:
+        """Schedule writes whose range lock was granted, and follow-up commands."""
+        if d.write_locks.queued:
+            d.bios.extend(d.write_locks.grant(now))
+            self.schedule(d, now)
         elif d.rests:
-            self.work_soon(d, now)
+            self.schedule(d, now)
 
     # --- frames out -------------------------------------------------------------
 
-    def work_soon(self, d: AoeDev, now: float) -> None:
-        """Have ``work`` done."""
-        if self.later is None:
+    def schedule(self, d: AoeDev, now: float) -> None:
+        """Put the device on the run queue, or run ``work`` if there is none."""
+        if self.run_queue is None:
             self.work(d, now)
         else:
-            self.later[d] = None
+            self.run_queue[d] = None
 
     def work(self, d: AoeDev, now: float) -> None:
-        """``aoecmd_work``: deferred frames first, then new ones (K27)."""
+        """Send deferred frames, then new ones (``aoecmd_work``, K27)."""
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
         if d.wants_identify:
@@ -412,13 +417,13 @@ class Driver:
             f = d.new_frame()
             if f is None:
                 return
-            d.cut(f)
+            d.assign(f)
             self.fill(d, f)
             f.begin()
             self.transmit(d, f, now)
 
     def fill(self, d: AoeDev, f: Frame) -> None:
-        """``aoecmd_ata_rw``: registers, and the memory of a write (K28-K36)."""
+        """Write the ATA header, attach the data (``aoecmd_ata_rw``, K28-K36)."""
         skb, op = f.skb, f.op
         if f.buf is None or op is None:
             return
@@ -428,13 +433,13 @@ class Driver:
         put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
         if op is not _WRITE:
             skb.frags = []
-        elif self.accounting is None:
+        elif self.page_hooks is None:
             skb.frags = f.segments
         else:
-            self.accounting.attach(f.buf.bio, skb, f.segments)
+            self.page_hooks.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
-        """``aoecmd_ata_id``: IDENTIFY DEVICE, and the estimate starts anew (K20)."""
+        """Send IDENTIFY DEVICE and reset the RTT estimate (``aoecmd_ata_id``, K20)."""
         f = d.new_frame()
         if f is None:
             return
@@ -450,9 +455,9 @@ class Driver:
         self.transmit(d, f, now)
 
     def transmit(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Send a frame on its target's present interface.
+        """Send a frame on its target's current interface.
 
-        Every transmission has a new tag, in the one header there is (K25, K52).
+        Each transmission writes a new tag into the frame's only header (K25, K52).
         """
         f.tag = tag = self._new_tag(d, now)
         target = f.target
@@ -467,7 +472,7 @@ class Driver:
         netdev.xmit(f.skb)
 
     def jiffies(self, now: float) -> int:
-        """Return the kernel's count of ticks at this time."""
+        """Return the kernel's ``jiffies`` at this time, 32 bits."""
         return int(now * self.options.hz) & 0xFFFF_FFFF
 
     def _new_tag(self, d: AoeDev, now: float) -> int:
@@ -477,13 +482,13 @@ class Driver:
                 tag = self.tag_base | d.lasttag & TAG_COUNTER
             else:
                 tag = (d.lasttag & 0x7FFF) << 16 | self.jiffies(now) & 0xFFFF
-            # The kernel does not guard against a tag that is still in use (K26).
+            # The kernel does not check whether a tag is still in use (K26).
             if tag not in d.factive and tag not in d.rexmitq:
                 return tag
 
 
 def _end_bio(bio: Bio, error: AoEError | None) -> None:
-    """``bio_endio``; what went wrong first counts."""
+    """Call ``end_io``; the first error of a bio is kept (``bio_endio``)."""
     if bio.error is None:
         bio.error = error
     bio.end_io(bio)

@@ -1,40 +1,75 @@
-"""``struct frame``: an ATA command on its way (drivers/block/aoe/aoe.h)."""
+"""``struct buf`` and ``struct frame`` (drivers/block/aoe/aoe.h).
+
+A buf is a bio that is being split into frames; a frame is one ATA command of it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.skbuff import Skb
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeIf, AoeTgt
-    from initiator.driver.bio import BioVec, Op
-    from initiator.driver.buf import Buf
+    from initiator.driver.bio import BioVec
 
 NEVER: Final = 1 << 30
 """More bytes than any answer has."""
 FIRST_GRACE: Final = 0.25
-"""Seconds that a frame is given at first when its target turns out to be late."""
+"""Maximum of a frame's first grace period, in seconds."""
+
+
+class Buf:
+    """``struct buf``: a bio in progress (K6).
+
+    Args:
+        bio: the bio.
+        position: what remains to be split into frames; None means all of it.
+
+    Attributes:
+        flush: a FLUSH has to follow when all frames are done.
+        nframesout: frames outstanding, and follow-up commands not yet split.
+    """
+
+    __slots__ = ("bio", "flush", "iter", "nframesout")
+
+    def __init__(self, bio: Bio, position: BioIter | None = None) -> None:
+        self.bio = bio
+        self.iter = position or BioIter(bio.vecs, bio.sector, bio.size)
+        self.nframesout = 0
+        self.flush = False
+
+
+class Followup(NamedTuple):
+    """A further command of a bio in progress, see ``AoeDev.followups``."""
+
+    buf: Buf
+    op: Op
+    iter: BioIter
 
 
 class Frame:
-    """``struct frame``: an ATA command that waits for its answer (K5).
+    """``struct frame``: an outstanding or free ATA command (K5).
 
     Attributes:
-        sent: when it was last transmitted.
-        waited: seconds that its target let the transmissions before wait;
-            ``waited_total``, all targets.
-        attempts: transmissions that its target did not answer in time.
-        due: when the present one counts as lost.
-        earlier: tags of the transmissions before it, and when they were sent.
-        graces: transmissions that were waited for longer; ``graced``, the last's tag.
-        op: what it does; a FUA bio has a FLUSH behind its writes where it must.
-        fua: it is a write that is answered when its data is stable.
-        sector, length: which bytes of the device it is about.
-        segments: the memory that it reads into or writes from.
-        is_probe: it asks whether a tainted target is back; nobody waits for its data.
-        everyday: it was sent by ``initiator.io.fast_path``, its skb is as it was
-            before, and an answer of at least so many bytes is for there; otherwise ``NEVER``.
+        sent: time of the last transmission.
+        waited: seconds spent on expired transmissions to its present target.
+        waited_total: the same for all targets.
+        attempts: transmissions that expired at its present target.
+        due: time at which the last transmission expires.
+        earlier: tags of the earlier transmissions, with the time of each.
+        graces: transmissions whose timeout was extended.
+        graced: the last tag among them.
+        op: the operation; None for IDENTIFY and probes. A FUA bio may have several
+            WRITE frames and a FLUSH.
+        fua: use WRITE DMA FUA EXT.
+        sector, length: the sectors, with the length in bytes.
+        segments: the memory to read into or write from.
+        is_probe: a READ to learn whether a tainted target responds; its data is
+            discarded.
+        everyday: minimum length of the response, if ``initiator.io.fast_path`` sent the
+            frame and did not fill in the skb; otherwise ``NEVER``.
     """
 
     __slots__ = (
@@ -76,10 +111,12 @@ class Frame:
         self.ifp: AoeIf
 
     def grace(self, late: float) -> float:
-        """Tell how much longer to wait, as an earlier transmission is answered.
+        """Return a grace period for the last transmission, in seconds.
 
-        The target may be slow, and the answer to the last transmission take as long as
-        this one's took, ``late``; or it stood still, and the last one is lost.
+        An earlier transmission was answered after ``late`` seconds. Either the target
+        is slow, and the response to the last transmission takes as long; or it stalled,
+        and the last transmission is lost. The grace period is limited to
+        ``FIRST_GRACE``, and to four times more with each further transmission.
         """
         if self.graced != self.tag:
             self.graced = self.tag
@@ -87,7 +124,7 @@ class Frame:
         return min(late, FIRST_GRACE * 4.0 ** (self.graces - 1))
 
     def begin(self, *, is_probe: bool = False) -> None:
-        """Stand for a new command from now on."""
+        """Reset the retransmission state for a new command."""
         self.is_probe = is_probe
         if self.earlier or self.attempts:
             self.attempts = self.graces = 0

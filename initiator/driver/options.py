@@ -1,4 +1,4 @@
-"""How the driver behaves where the kernel's manners and a user's wishes differ."""
+"""Options that select between the kernel's behaviour and the driver's own."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the driver behaves.
+    """Options of a driver.
 
     Args:
-        tags: ``user`` sets bit 31, so that a kernel driver on this host leaves our
-            answers alone (P11); ``kernel`` builds tags of counter and jiffies (K24).
+        tags: ``user`` sets bit 31, so that a kernel driver on this host ignores the
+            responses (P11); ``kernel`` builds tags of a counter and jiffies (K24).
         tag_base: 12 bits of every ``user`` tag. Each driver of a host needs its own,
-            since all of them hear all answers: with None, ``Host`` finds a free one.
-        hz: jiffies in a second, for ``kernel`` tags.
+            since all of them receive all responses. None: ``Host`` claims a free value.
+        hz: jiffies per second, for ``kernel`` tags.
         timing: ``prompt`` or ``kernel``, see ``initiator.driver.timing``.
-        deadsecs: seconds without an answer after which a device is down and its bios
+        deadsecs: seconds without a response after which a device is down and its bios
             fail; 0 means never (K54).
-        maxout: most frames outstanding at one target (K15).
-        report_errors: an AoE error ends its bio at once. The kernel logs it and sends
-            the frame again until ``deadsecs`` (K62).
-        send_flush: FLUSH bios become FLUSH CACHE commands, and FUA is heeded. The
-            kernel reports success without a frame (K37).
-        send_discard: DISCARD bios become TRIM commands. The kernel's devices have
-            none (K38).
-        shrink: frames follow the paths at once: one that is sent again is cut to what
-            they carry by then, and they grow when a narrow interface is left. The
-            kernel's keep their length (K52), and the next answer to a query decides.
-        kick: after a while in which no frame was to be had, the timer starts the work
-            again. The kernel's, since blk-mq, waits for an answer or another bio (K44).
-        check_answers: answers count only if they come from a MAC address that has
-            announced the device, and a read's answer that is too short is waited for
-            again. The kernel looks at neither (K13, K61).
-        follow_size: an open device that announces itself is asked for its size. The
-            kernel asks when it is closed (K19).
-        linger: seconds that a frame may live in the network, at least. Writes to the
-            same sectors never overlap, and one that was sent more than once keeps them
-            for so long, unless each transmission is answered; 0: no such care, as in
-            the kernel.
-        revive: a device that went down is used again when it answers, though it is
-            held open. The kernel's stays down until its last user has closed it (K56).
-        only: take notice of these devices alone; of all, if empty.
+        maxout: maximum number of frames outstanding at one target (K15).
+        report_errors: an AoE error ends its bio. The kernel logs it and retransmits the
+            frame until ``deadsecs`` (K62).
+        send_flush: send FLUSH CACHE for FLUSH bios, and honour FUA. The kernel reports
+            success without sending a frame (K37).
+        send_discard: send TRIM for DISCARD bios. The kernel's devices do not support
+            DISCARD (K38).
+        follow_mtu: apply a changed frame size at once: truncate frames that are
+            retransmitted, and use larger frames after a narrow interface was ejected.
+            In the kernel, frames keep their length (K52), and sizes change with the
+            next query config response.
+        kick: restart transmission from the timer after no frame could be allocated. The
+            kernel's timer does not since blk-mq; it depends on a response or another
+            bio (K44).
+        check_responses: ignore responses from MAC addresses that have not announced the
+            device, and responses to reads that are too short. The kernel checks neither
+            (K13, K61).
+        follow_resize: send IDENTIFY to an open device that announces itself, to learn
+            its size. The kernel does so only while it is closed (K19).
+        quarantine: seconds that a frame is assumed to stay alive in the network.
+            Overlapping writes are never outstanding together, and the sectors of a
+            write that was retransmitted stay locked for this time after it has ended,
+            unless each transmission is answered. 0: no range locks, as in the kernel.
+        revive: use a device again that went down and responds, even if it is open. In
+            the kernel it stays down until the last close (K56).
+        only: ignore all other devices; if empty, use all devices.
     """
 
     tags: Literal["user", "kernel"] = "user"
@@ -59,37 +61,37 @@ class Options:
     report_errors: bool = True
     send_flush: bool = True
     send_discard: bool = True
-    shrink: bool = True
+    follow_mtu: bool = True
     kick: bool = True
-    check_answers: bool = True
-    follow_size: bool = True
-    linger: float = 2.0
+    check_responses: bool = True
+    follow_resize: bool = True
+    quarantine: float = 2.0
     revive: bool = True
     only: Collection[Address] = ()
 
     @property
-    def everyday(self) -> bool:
-        """``initiator.io.fast_path`` may be used: no kernel behaviour is asked for."""
+    def allows_fast_path(self) -> bool:
+        """Whether ``initiator.io.fast_path`` implements what these options select."""
         return (
             self.tags == "user"
             and self.timing == "prompt"
             and self.report_errors
-            and self.check_answers
+            and self.check_responses
         )
 
     @classmethod
     def kernel(cls) -> Options:
-        """Everything as Linux 6.1 does it."""
+        """Return options that select the behaviour of Linux 6.1."""
         return cls(
             tags="kernel",
             timing="kernel",
             report_errors=False,
             send_flush=False,
             send_discard=False,
-            check_answers=False,
-            follow_size=False,
-            linger=0,
-            shrink=False,
+            check_responses=False,
+            follow_resize=False,
+            quarantine=0,
+            follow_mtu=False,
             kick=False,
             revive=False,
         )

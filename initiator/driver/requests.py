@@ -1,7 +1,7 @@
-"""What the driver's frames look like, and what a failed answer means.
+"""Build the driver's frames, and the errors of failed responses.
 
-Frames are queries, IDENTIFY, reads, writes, flushes and TRIM. They are written into the
-head of an skb; the data of a write and the ranges of a TRIM are its fragments.
+Frames are queries, IDENTIFY, READ, WRITE, FLUSH and TRIM. Headers go into the linear
+part of an skb; the data of a WRITE and the ranges of a TRIM are its fragments.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ _COMMANDS: Final = {
     (Op.FLUSH, False): (0, int(Opcode.FLUSH)),
     (Op.FLUSH, True): (0, int(Opcode.FLUSH)),
 }
-"""aflags and opcode; a device that takes 48 bits gets them for every LBA (K35)."""
+"""aflags and opcode by operation and LBA48; a device with LBA48 gets only EXT (K35)."""
 
 TAG_COUNTER: Final = 0x7FFFF
-"""Bits of a ``user`` tag that count transmissions."""
+"""The bits of a ``user`` tag that count transmissions."""
 _TAG_LENGTH: Final = 4
 _TAGGED: Final = Struct(f"!{HEADER_LENGTH - _TAG_LENGTH}sI")
-"""A header, and the tag at its end."""
+"""A header, with the tag at its end."""
 _FUA: Final = _LBA48 | _WRITES, int(Opcode.WRITE_DMA_FUA_EXT)
 _TRIM: Final = 1
-"""The feature of DATA SET MANAGEMENT."""
+"""The feature register of DATA SET MANAGEMENT."""
 _RANGE: Final = Struct("<Q")
-"""A range to trim: the address in 48 bits, the count of sectors above them."""
+"""A range to trim: LBA in bits 0 to 47, number of sectors in bits 48 to 63."""
 _RANGE_SECTORS: Final = 0xFFF8
-"""Most sectors of one range: whole blocks of 4096 bytes, lest the seams be kept."""
+"""Maximum sectors per range: a multiple of 4096 bytes. A device that trims blocks of
+this size would keep a block that is divided between two ranges."""
 TRIM_BLOCK: Final = SECTOR // _RANGE.size * _RANGE_SECTORS * SECTOR
-"""Bytes of a device that one block of ranges covers."""
+"""Bytes of a device that one 512-byte block of ranges covers."""
 
 
 def query(src: bytes, address: Address, tag: int) -> Skb:
-    """Make a config query, always to the Ethernet broadcast (K10, K12)."""
+    """Build a config query, always to the Ethernet broadcast address (K10, K12)."""
     skb = Skb(CONFIG_STRING)
     put_header(skb, MAC_BROADCAST, src, address, Command.CONFIG, tag)
     Config().pack_into(skb.head)
@@ -66,13 +67,13 @@ def query(src: bytes, address: Address, tag: int) -> Skb:
 def put_header(
     skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
 ) -> None:
-    """Write Ethernet and AoE headers, over those of an earlier transmission (K52)."""
+    """Write the Ethernet and AoE headers, for each transmission anew (K52)."""
     _TAGGED.pack_into(skb.head, 0, untagged(dst, src, address, command), tag)
 
 
 @lru_cache(maxsize=256)
 def untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
-    """Make a header without its tag: each pair of interfaces has but one."""
+    """Build a header without its tag; cached, since it is the same for each path."""
     shelf, slot = address
     fields = dst, src, ETH_P_AOE, VERSION << 4, 0, shelf, slot, command, 0
     return HEADER.pack(*fields)[:-_TAG_LENGTH]
@@ -81,10 +82,10 @@ def untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
 def put_command(
     skb: Skb, op: Op, lba: int, length: int, *, ext: bool, fua: bool = False
 ) -> None:
-    """Write the registers that move ``length`` bytes at sector ``lba`` (K34-K36)."""
+    """Write the registers for ``length`` bytes at sector ``lba`` (K34-K36)."""
     aflags, opcode = _FUA if fua else _COMMANDS[op, ext]
     if not ext and length:
-        # Bits 32 to 47 stay, as in the kernel: nothing looks at them.
+        # As in the kernel, bits 32 to 47 are not cleared; LBA28 commands ignore them.
         lba = lba & ~0xF000_0000 | DEVICE_LBA << 24
     REGISTERS.pack_into(
         skb.head,
@@ -100,13 +101,13 @@ def put_command(
 
 
 def everyday_registers(length: int, *, writes: bool) -> bytes:
-    """Make aflags, feature, count and opcode of a READ or WRITE EXT (K34, K35)."""
+    """Build aflags, feature, count and opcode of a READ or WRITE EXT (K34, K35)."""
     aflags, opcode = _COMMANDS[Op.WRITE if writes else Op.READ, True]
     return bytes((aflags, 0, length // SECTOR, opcode))
 
 
 def put_trim(skb: Skb, sector: int, length: int, *, ext: bool) -> None:
-    """Write a TRIM of ``length`` bytes, and the blocks of ranges that it carries."""
+    """Write a TRIM of ``length`` bytes, with its blocks of ranges as fragment."""
     end = sector + length // SECTOR
     ranges = b"".join(
         _RANGE.pack(min(end - first, _RANGE_SECTORS) << 48 | first)
@@ -128,24 +129,30 @@ def put_identify(skb: Skb) -> None:
 
 
 def is_aborted(status: int, error: int) -> bool:
-    """Tell whether a reply says no more than that the command was not executed."""
+    """Return True if the command was aborted (ABRT) without another error or fault."""
     return status == Status.READY | Status.ERROR and error == AtaError.ABORTED
 
 
 def failure(address: Address, op: Op | None, status: int, error: int) -> DeviceError:
-    """Make the error that a failed reply's registers mean; ``op`` is None for IDENTIFY.
+    """Return the error for the registers of a failed response.
 
-    A FLUSH or TRIM that is aborted, without a fault, is one that the target does not
-    know; ggaoed sends the opcode of a FLUSH back as the status.
+    A FLUSH or TRIM that is aborted without a fault is not supported by the target.
+    ggaoed copies the opcode of a FLUSH into the status instead.
+
+    Args:
+        address: the device.
+        op: the operation; None for IDENTIFY.
+        status: status register.
+        error: error register.
     """
     aborted = is_aborted(status, error)
     echoed = op is Op.FLUSH and status in (Opcode.FLUSH, Opcode.FLUSH_EXT)
-    unknown = echoed or (aborted and op in (Op.FLUSH, Op.DISCARD))
-    kind = UnsupportedError if unknown else DeviceError
+    unsupported = echoed or (aborted and op in (Op.FLUSH, Op.DISCARD))
+    kind = UnsupportedError if unsupported else DeviceError
     return kind(str(address), describe_failure(status, error))
 
 
-def write_refused(address: Address, status: int, error: int) -> AoEError:
-    """Make the error of a write to a disk that takes none (P40)."""
+def write_protected(address: Address, status: int, error: int) -> AoEError:
+    """Return the error of a write to a disk that is read-only (P40)."""
     words = describe_failure(status, error)
     return AccessError(str(address), f"read-only, the target aborts writes: {words}")

@@ -1,16 +1,16 @@
-"""Lost frames: found, counted against their paths, and sent again.
+"""Expire and retransmit frames, taint and probe targets.
 
 Mirrors ``rexmit_timer``, ``rexmit_deferred``, ``resend`` and ``probe`` of
-drivers/block/aoe/aoecmd.c (K48-K57a). A frame that was not answered in time waits on
-``rexmitq`` until a window has room for it. A target that lets frames wait too long is
-tainted: its frames go to others, and probes find out when it is back.
+drivers/block/aoe/aoecmd.c (K48-K57a). An expired frame is queued on ``rexmitq`` until a
+window has room for it. A target whose frames are not answered for too long is tainted:
+its frames move to other targets, and probes detect that it responds again.
 
 ::
 
-               lost too long           taint > 0 answers later
-    trusted ------------------> tainted ----------------------> trusted
+                 no response            as many responses as its taint
+    untainted ----------------> tainted ------------------------------> untainted
                                  |   ^
-                           probe +---+ not answered: later again
+                           probe +---+ no response: next probe after an interval
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 _PAGE_SIZE: Final = 4096
 _EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))
-"""All that a probe carries, as often as it takes (K57a)."""
+"""The payload of probes: every fragment is this page (K57a)."""
 
 
 class Rexmit:
-    """What a driver does about lost frames; all devices of the driver share it."""
+    """Retransmission for all devices of a driver."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def expire(self, d: AoeDev, now: float) -> bool:
-        """Put what was not answered in time on ``rexmitq`` (``rexmit_timer``, K50).
+        """Move expired frames to ``rexmitq`` (``rexmit_timer``, K50).
 
         Returns:
-            False if the device has failed instead: its bios have ended (K54).
+            False if the device has failed, and its bios have ended (K54).
         """
         buckets = d.timing.buckets
         expired = [f for f in d.factive.values() if d.due(f) <= now]
@@ -57,29 +57,29 @@ class Rexmit:
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
             if f.everyday < NEVER:
-                self._dress(d, f)
-            self._blame(d, f, now)
+                self._materialize_skb(d, f)
+            self._record_loss(d, f, now)
             del d.factive[f.tag]
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
             f.attempts += 1
         return True
 
-    def _dress(self, d: AoeDev, f: Frame) -> None:
-        # An everyday frame gets the skb that it would have, had the driver sent it.
+    def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
+        # The fast path builds frames in the ring and leaves the skb empty.
         f.everyday = NEVER
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
         self._driver.fill(d, f)
 
-    def _blame(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Count a loss against its target and its interface."""
+    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
+        """Record a loss at the frame's target and interface (K50)."""
         target, timing = f.target, d.timing
         waited = f.waited + now - f.sent
-        unheard = f.attempts + 1 if target.heard <= now - waited else 0
+        unanswered = f.attempts + 1 if target.heard <= now - waited else 0
         deadsecs = self._driver.options.deadsecs
-        if timing.scorns(waited, unheard, deadsecs, len(d.targets)):
-            target.scorn(timing.max_taint)
+        if timing.should_taint(waited, unanswered, deadsecs, len(d.targets)):
+            target.raise_taint(timing.max_taint)
         target.window.lost(f.attempts + 1, f.sent, now)
         if f.is_probe:
             target.nout_probes -= 1
@@ -89,47 +89,49 @@ class Rexmit:
             ifp.lost += 1
             ifp.lost_at = now
         if (
-            ifp.lost > timing.losses(target.window.nframes)
+            ifp.lost > timing.max_losses(target.window.nframes)
             and len(target.ifs) > 1
             and ifp in target.ifs
         ):
             target.eject(ifp)
-            if self._driver.options.shrink:
+            if self._driver.options.follow_mtu:
                 target.update_minbcnt()
                 d.update_maxbcnt()
 
     def resend_deferred(self, d: AoeDev, now: float) -> None:
-        """Send lost frames again as far as the windows allow (``rexmit_deferred``)."""
-        trusted = d.has_untainted
+        """Retransmit frames as far as the windows allow (``rexmit_deferred``)."""
+        has_untainted = d.has_untainted
         for tag, f in list(d.rexmitq.items()):
-            if f.is_probe and not (trusted and f.target.taint):
-                # There is nobody else meanwhile, or it is trusted again.
+            if f.is_probe and not (has_untainted and f.target.taint):
+                # All other targets are tainted by now, or this one is no longer.
                 del d.rexmitq[tag]
                 self._driver.free_frame(f)
                 d.kickme = True
-            elif self._may_go(d, f, now, trusted=trusted):
+            elif self._may_resend(d, f, now, has_untainted=has_untainted):
                 del d.rexmitq[tag]
                 self._resend(d, f, now)
 
-    def _may_go(self, d: AoeDev, f: Frame, now: float, *, trusted: bool) -> bool:
-        """Tell whether it is a frame's turn; it may get another target by this."""
+    def _may_resend(
+        self, d: AoeDev, f: Frame, now: float, *, has_untainted: bool
+    ) -> bool:
+        """Return True if a frame can be sent now; may move it to another target."""
         target = f.target
         if target.taint and f.is_probe:
             if now < d.next_probe(f):
                 return False
         elif target.taint:
-            # The kernel looks for another even if all are tainted; it takes a turn of
-            # the interfaces to find out that there is only the same.
-            patient = d.timing.probes_only
-            if (trusted or not patient) and d.reassign(f):
-                if trusted and not target.nout_probes:
+            # The kernel calls reassign_frame even if all targets are tainted. With
+            # one target, the only effect is that its interface is rotated.
+            probes_only = d.timing.probes_only
+            if (has_untainted or not probes_only) and d.reassign(f):
+                if has_untainted and not target.nout_probes:
                     self._probe(d, target, now)
-            elif trusted and patient:
+            elif has_untainted and probes_only:
                 return False
         return f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
-        """``resend``: a new tag in the header, on the next interface (K42, K52)."""
+        """Retransmit with a new tag on the next interface (``resend``, K42, K52)."""
         driver, head = self._driver, f.skb.head
         old, jiffies = f.tag, driver.jiffies(now)
         before = f"s={head[6:12].hex()} d={head[:6].hex()}"
@@ -138,9 +140,9 @@ class Rexmit:
         f.earlier[old] = f.sent
         if f.is_probe:
             f.target.nout_probes += 1
-            if driver.options.shrink:
+            if driver.options.follow_mtu:
                 self._fill_probe(d, f)
-        elif driver.options.shrink and d.shrink(f):
+        elif driver.options.follow_mtu and d.truncate(f):
             driver.fill(d, f)
         f.target.rotate()
         driver.transmit(d, f, now)
@@ -154,8 +156,11 @@ class Rexmit:
 
     # --- tainted targets ----------------------------------------------------------
 
-    def redeem(self, d: AoeDev, target: AoeTgt, now: float) -> None:
-        """Trust a tainted target more, since it answered; or ask it again (K57)."""
+    def lower_taint(self, d: AoeDev, target: AoeTgt, now: float) -> None:
+        """Lower the taint of a target that has responded, and probe it again (K57).
+
+        ``ktiocomplete``.
+        """
         target.taint -= 1
         if d.has_untainted:
             for each in d.targets if d.timing.probes_only else [target]:
@@ -163,7 +168,7 @@ class Rexmit:
                     self._probe(d, each, now)
 
     def _probe(self, d: AoeDev, target: AoeTgt, now: float) -> None:
-        """``probe``: the window does not matter, and neither does the answer (K57a)."""
+        """Send a probe, regardless of the window (``probe``, K57a)."""
         f = d.frame_of(target)
         if f is None:
             return

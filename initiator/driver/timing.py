@@ -1,18 +1,18 @@
-"""When to send again and how much to have on its way.
+"""Retransmission timeouts, congestion windows and when to taint a target.
 
-Two sets of rules, chosen by name:
+There are two implementations, selected by name:
 
 ``kernel``
-    What drivers/block/aoe/aoecmd.c does since v3.7: an RTT estimate that starts at
-    250 ms with a deviation of 2 s, so that the first timeout is 16.5 s; a timer that
-    looks every 100 ms; no back-off; the window falls to one frame at every loss; a
-    target is given up for another after more than 10 s (K45-K50, K57).
+    As drivers/block/aoe/aoecmd.c since v3.7: the RTT estimate starts at 250 ms with a
+    deviation of 2 s, so that the initial RTO is 16.5 s; the timer runs every 100 ms; no
+    back-off; the window collapses to one frame on each loss; a target is tainted when a
+    frame has waited for more than 10 s (K45-K50, K57).
 ``prompt``
-    Ours, the default: the first timeout is 250 ms, later ones follow the estimate down
-    to 20 ms and double with jitter at each loss of the same frame up to 500 ms; the
-    window halves, once in a round trip; only answers to the latest transmission count;
-    a target that has answered nothing since a frame was lost there twice is given up
-    for another, and an interface after four losses in a row.
+    The default: the initial RTO is 250 ms; later ones follow the RTT estimate down to
+    20 ms, and double with jitter on each further loss of the same frame, up to 500 ms;
+    the window is halved, at most once per round trip; late responses give no RTT
+    sample; a target is tainted when it has not responded since a frame expired there
+    twice, and an interface is ejected after four losses in a row.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _U32: Final = 0xFFFF_FFFF
 
 
 class Window:
-    """How many frames one target may have outstanding (``struct aoetgt``, K45).
+    """Congestion window of one target (fields of ``struct aoetgt``, K45).
 
     Attributes:
-        nframes: upper bound: the target's buffer count, capped by the driver (K15).
-        nout: frames outstanding now.
-        maxout: frames allowed now.
-        ssthresh: up to here each answer widens the window by one.
-        next_cwnd: answers at full window to go until the next widening.
+        nframes: upper bound: the target's buffer count, limited by the driver (K15).
+        nout: frames outstanding.
+        maxout: maximum number of outstanding frames, the window.
+        ssthresh: below it, each response widens the window by one (slow start).
+        next_cwnd: responses at full window until the window is widened by one.
     """
 
     __slots__ = ("maxout", "next_cwnd", "nframes", "nout", "ssthresh")
@@ -45,44 +45,44 @@ class Window:
 
     @property
     def is_open(self) -> bool:
-        """There is room for one more frame."""
+        """Whether there is room for another frame."""
         return self.nout < self.maxout
 
     def resize(self, nframes: int) -> None:
-        """Take a new buffer count from a target that is known already (K15)."""
+        """Set the buffer count that a known target announces (K15)."""
         self.nframes = nframes
         if nframes < self.maxout:
             self.reset()
 
     def reset(self) -> None:
-        """Start anew from one frame."""
+        """Reset to a window of one frame (``aoecmd_wreset``)."""
         self.maxout = 1
         self.ssthresh = self.nframes // 2
         self.next_cwnd = self.nframes
 
     def lost(self, _attempts: int, _sent: float, _now: float) -> None:
-        """React to a frame that was not answered in time."""
+        """Collapse the window after a frame has expired."""
         if self.maxout != 1:
             self.ssthresh = self.maxout // 2
             self.maxout = 1
 
     def answered(self) -> None:
-        """React to an answer; called before ``nout`` is lowered."""
+        """Widen the window after a response; called before ``nout`` is lowered."""
         if self.maxout >= self.nframes:
             return
         if self.maxout < self.ssthresh:
             self.maxout += 1
         elif self.nout == self.maxout:
-            # The C is `next_cwnd-- == 0`: compared before it counts down.
-            due = self.next_cwnd == 0
+            # In C, `next_cwnd-- == 0`: compared before the decrement.
+            is_due = self.next_cwnd == 0
             self.next_cwnd -= 1
-            if due:
+            if is_due:
                 self.maxout += 1
                 self.next_cwnd = self.maxout
 
 
 class PromptWindow(Window):
-    """A window for a loss here and there: it halves instead of falling to one."""
+    """A window for sporadic loss: halved instead of collapsed to one."""
 
     __slots__ = ("_collapsed_at",)
 
@@ -92,14 +92,14 @@ class PromptWindow(Window):
         self._collapsed_at = float("-inf")
 
     def resize(self, nframes: int) -> None:
-        """As the kernel does; a target that announces 0 buffers still has one."""
+        """Set the buffer count; 0 is treated as 1."""
         super().resize(max(nframes, 1))
 
     def lost(self, attempts: int, sent: float, now: float) -> None:
-        """Halve, but once for all the frames that one burst lost together.
+        """Halve the window, once for all frames lost in the same burst.
 
-        A frame lost twice says that the target or the path has stopped: one frame at
-        a time finds out when it is back.
+        If a frame expires twice, the target or the path probably stalls: collapse the
+        window to one frame.
         """
         if attempts > 1:
             super().lost(attempts, sent, now)
@@ -111,62 +111,68 @@ class PromptWindow(Window):
 
 
 class Timing(Protocol):
-    """The rules that a device runs by; times in seconds."""
+    """RTT estimate and policy of a device; times in seconds."""
 
     @property
     def tick(self) -> float:
-        """The timer looks only so often; 0 when it fires exactly."""
+        """Interval of the timer; 0 if it fires exactly when a frame expires."""
 
     @property
     def buckets(self) -> int:
-        """Frames lost together are sent again bucket by bucket, by their tags (K49)."""
+        """Hash buckets by tag, whose order is that of retransmissions (K49)."""
 
     @property
     def by_burst(self) -> bool:
-        """Frames that an interface lost together count as one loss of it."""
+        """Whether frames lost together count as one loss of the interface."""
 
     @property
     def probes_only(self) -> bool:
-        """A tainted target gets probes alone while another is not, and all of them."""
+        """Whether a tainted target gets only probes while another is untainted.
+
+        If so, all tainted targets are probed after each response.
+        """
 
     @property
     def max_taint(self) -> int:
-        """Answers that the most tainted target owes."""
+        """Maximum of a target's taint."""
 
     def reset(self) -> None:
-        """Forget the estimate."""
+        """Reset the RTT estimate."""
 
     def sample(self, rtt: float) -> None:
-        """Learn from an answer that took ``rtt``."""
+        """Update the estimate with a round-trip time."""
 
-    def stray_sample(self, rtt: float) -> None:
-        """Learn, or not, from an answer that nothing waited for (K58, K59)."""
+    def sample_late(self, rtt: float) -> None:
+        """Handle the round-trip time of an unexpected response (K58, K59)."""
 
     def timeout(self, attempts: int) -> float:
-        """How long to wait for an answer to a frame sent ``attempts`` times before."""
+        """Return the RTO of a frame that has expired ``attempts`` times."""
 
     def window(self, nframes: int) -> Window:
-        """Make the window for a new target."""
+        """Create the window of a new target."""
 
-    def losses(self, nframes: int) -> int:
-        """Losses in a row that an interface may have before it is left (K50)."""
+    def max_losses(self, nframes: int) -> int:
+        """Return the losses in a row above which an interface is ejected (K50)."""
 
-    def scorns(self, waited: float, unheard: int, deadsecs: float, count: int) -> bool:
-        """Tell whether a target shall be avoided after a loss (K50, K57).
+    def should_taint(
+        self, waited: float, unanswered: int, deadsecs: float, count: int
+    ) -> bool:
+        """Return True if a target is to be tainted after a loss (K50, K57).
 
         Args:
-            waited: seconds that the frame has waited for it.
-            unheard: transmissions that were lost there since it answered anything.
-            deadsecs: as ``Options`` has it.
-            count: targets that the device has.
+            waited: seconds since the frame was first sent to the target.
+            unanswered: transmissions of the frame that expired, if the target has not
+                responded to anything since the first; else 0.
+            deadsecs: the option.
+            count: number of the device's targets.
         """
 
-    def probe_pause(self, taint: int) -> float:
-        """How long after a lost probe the next one goes out."""
+    def probe_interval(self, taint: int) -> float:
+        """Return the time from a lost probe to the next one."""
 
 
 class KernelTiming:
-    """The Linux driver's estimate, in its own scaled integers (K46, K47)."""
+    """The Linux driver's estimator, with its scaled integers (K46, K47)."""
 
     RTTSCALE: Final = 8
     RTTDSCALE: Final = 3
@@ -183,46 +189,49 @@ class KernelTiming:
         self.reset()
 
     def reset(self) -> None:
-        """Average 250 ms, deviation 2 s (RTTAVG_INIT, RTTDEV_INIT)."""
+        """Set average 250 ms, deviation 2 s (RTTAVG_INIT, RTTDEV_INIT)."""
         self.rttavg = 250_000 << self.RTTSCALE
         self.rttdev = 2_000_000 << self.RTTDSCALE
 
     def sample(self, rtt: float) -> None:
-        """``calc_rttavg``: gains of 1/256 and 1/8."""
+        """Update average and deviation with gains 1/256 and 1/8 (``calc_rttavg``)."""
         error = round(rtt / MICROSECOND) - (self.rttavg >> self.RTTSCALE)
         self.rttavg = self.rttavg + error & _U32
         deviation = abs(error) - (self.rttdev >> self.RTTDSCALE)
         self.rttdev = self.rttdev + deviation & _U32
 
-    stray_sample = sample
+    sample_late = sample
 
     def timeout(self, attempts: int) -> float:  # noqa: ARG002 - no back-off (K48)
-        """Return 2 * average + 8 * deviation, at least 1 us, in 32 bits each."""
+        """Return 2 * average + 8 * deviation, at least 1 us (``rto``).
+
+        The products overflow at 32 bits, as in the kernel.
+        """
         microseconds = ((2 * self.rttavg & _U32) >> self.RTTSCALE) + (
             (8 * self.rttdev & _U32) >> self.RTTDSCALE
         )
         return max(microseconds, 1) * MICROSECOND
 
     def window(self, nframes: int) -> Window:
-        """Make a window of half the buffer count, be it 0 (K16)."""
+        """Create a window of half the buffer count, possibly 0 (K16)."""
         return Window(nframes)
 
-    def losses(self, nframes: int) -> int:
+    def max_losses(self, nframes: int) -> int:
         """Return twice the buffer count."""
         return 2 * nframes
 
-    def scorns(self, waited: float, _: int, deadsecs: float, count: int) -> bool:
-        """Tell whether it let a frame wait too long, in whole seconds."""
+    def should_taint(self, waited: float, _: int, deadsecs: float, count: int) -> bool:
+        """Return True if the frame has waited too long, in whole seconds (K50)."""
         limit = min(deadsecs // count, self.HARD_SCORN_SECS)
         return bool(deadsecs) and int(waited) > limit
 
-    def probe_pause(self, taint: int) -> float:
-        """Return so many timeouts: 1000 of them, if it was silent for long."""
+    def probe_interval(self, taint: int) -> float:
+        """Return ``taint`` times the RTO, up to 1000 times."""
         return taint * self.timeout(0)
 
 
 class PromptTiming:
-    """An estimate as TCP keeps it (RFC 6298), with back-off and jitter."""
+    """TCP's estimator (RFC 6298) with exponential back-off and jitter."""
 
     FIRST: Final = 0.25
     SHORTEST: Final = 0.02
@@ -241,12 +250,15 @@ class PromptTiming:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the estimate."""
+        """Reset the RTT estimate."""
         self._rtt = 0.0
         self._variation = 0.0
 
     def sample(self, rtt: float) -> None:
-        """Gains of 1/8 and 1/4; every transmission has its own tag, so all count."""
+        """Update average and deviation with gains 1/8 and 1/4.
+
+        Retransmitted frames are sampled too: each transmission has its own tag.
+        """
         if self._rtt == 0.0:
             self._rtt = rtt
             self._variation = rtt / 2
@@ -255,13 +267,14 @@ class PromptTiming:
             self._rtt += error / 8
             self._variation += (abs(error) - self._variation) / 4
 
-    def stray_sample(self, rtt: float) -> None:
-        """Late answers must not inflate the estimate."""
+    def sample_late(self, rtt: float) -> None:
+        """Ignore it: late responses must not inflate the estimate."""
 
     def timeout(self, attempts: int) -> float:
-        """Return the estimate with room, doubled for each attempt up to 500 ms.
+        """Return average + 4 * deviation, at least 20 ms, with back-off.
 
-        A target that is slower than that is waited for as long as it takes.
+        The RTO doubles with each attempt, up to the larger of 500 ms and the RTO
+        without back-off.
         """
         if self._rtt == 0.0:
             estimate = self.FIRST
@@ -273,19 +286,21 @@ class PromptTiming:
         return max(estimate, min(doubled, self.BACKED_OFF))
 
     def window(self, nframes: int) -> Window:
-        """Make a window that opens at half the buffer count, at least at one frame."""
+        """Create a window of half the buffer count, at least one frame."""
         return PromptWindow(nframes)
 
-    def losses(self, _nframes: int) -> int:
-        """Return 4, of bursts: about 100 ms without any answer."""
+    def max_losses(self, _nframes: int) -> int:
+        """Return 4 bursts: about 100 ms without a response."""
         return 4
 
-    def scorns(self, _waited: float, unheard: int, _: float, _count: int) -> bool:
-        """Tell whether a frame was lost there twice and nothing answered since."""
-        return unheard >= self.LOST_TWICE
+    def should_taint(
+        self, _waited: float, unanswered: int, _: float, _count: int
+    ) -> bool:
+        """Return True after two losses of a frame without any response since."""
+        return unanswered >= self.LOST_TWICE
 
-    def probe_pause(self, taint: int) -> float:
-        """Return so many timeouts, at most 500 ms."""
+    def probe_interval(self, taint: int) -> float:
+        """Return ``taint`` times the RTO, at most 500 ms."""
         return min(taint * self.timeout(0), self.BACKED_OFF)
 
 

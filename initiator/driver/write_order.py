@@ -1,14 +1,14 @@
-"""Which writes have to wait for others: AoE keeps no order, so we do.
+"""Range locks that keep overlapping writes apart, since AoE does not order frames.
 
-A write that is sent twice may be executed twice, the second time long after its answer
-came, and after newer data was written to the same sectors. Every transmission has a tag
-of its own, so an answer to each proves that none is on its way any more. Until then, or
-until no frame lives that long, the write's sectors stay taken::
+A write that was retransmitted may be executed twice, the second time long after its
+response, when newer data has been written to the same sectors. Each transmission has a
+tag of its own, so a response to each of them proves that none is in flight. Until then,
+or until no frame can be alive, the write's sectors stay locked::
 
-    submitted ---> taken, its frames are out ---> each transmission answered ---> free
-       |             ^                       |                                    ^
-       +-- waiting --+                       +--> lingering: some are not --------+
-       others have the sectors                    all answered, or too old
+    submitted ---> lock held, frames in flight ---> all answered ---> free
+       |             ^                         |                       ^
+       +-- queued ---+                         +---> quarantined ------+
+       sectors are locked                            until all are answered, or too old
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
 
 
-class _Taken:
-    """The sectors of a write: its own until nothing can write to them any more."""
+class _RangeLock:
+    """The sectors of a write, locked until nothing in flight can write to them."""
 
     __slots__ = ("bio", "end", "sent", "start", "tags")
 
@@ -36,138 +36,141 @@ class _Taken:
         self.start = start
         self.end = end
         self.tags: set[int] | None = None
-        """Transmissions that nobody waits for any more; most have none, ever."""
+        """Abandoned transmissions that have not been answered; usually none."""
         self.sent = 0.0
 
 
-class WriteOrder:
-    """Keeps writes and trims of one device apart that have sectors in common.
+class RangeLocks:
+    """Range locks of one device's writes and trims.
 
     Attributes:
-        waiting: those that wait for others, oldest first.
-        held: how many have had to wait so far.
+        queued: bios that wait for a lock, oldest first.
+        queued_total: how many bios have been queued so far.
     """
 
     def __init__(self) -> None:
-        self.waiting: list[Bio] = []
-        self.held = 0
-        self._taken: dict[int, _Taken] = {}
+        self.queued: list[Bio] = []
+        self.queued_total = 0
+        self._held: dict[int, _RangeLock] = {}
         self._starts: list[int] = []
-        self._tags: dict[int, _Taken] = {}
-        self._lingering: list[tuple[float, int, _Taken]] = []
+        self._tags: dict[int, _RangeLock] = {}
+        self._quarantined: list[tuple[float, int, _RangeLock]] = []
         self._serial = count()
         self._freed: list[tuple[int, int]] = []
 
-    def admit(self, bio: Bio, now: float) -> bool:
-        """Take a write's sectors, or let it wait; tell whether it may go."""
-        if self._lingering:
+    def acquire(self, bio: Bio, now: float) -> bool:
+        """Lock a bio's sectors, or queue the bio; return True if they were locked."""
+        if self._quarantined:
             self._expire(now)
-        if self._take(bio, self.waiting):
+        if self._lock(bio, self.queued):
             return True
-        self.waiting.append(bio)
-        self.held += 1
+        self.queued.append(bio)
+        self.queued_total += 1
         return False
 
-    def leave(self, bio: Bio, tags: Mapping[int, float]) -> None:
-        """Note transmissions of a bio, and when they left, that nobody waits for."""
-        taken = self._taken.get(bio.sector)
-        if taken is None or taken.bio is not bio:
+    def add_in_flight(self, bio: Bio, tags: Mapping[int, float]) -> None:
+        """Record abandoned transmissions of a bio, with the time of each."""
+        lock = self._held.get(bio.sector)
+        if lock is None or lock.bio is not bio:
             return
-        if taken.tags is None:
-            taken.tags = set()
+        if lock.tags is None:
+            lock.tags = set()
         for tag, sent in tags.items():
-            taken.tags.add(tag)
-            taken.sent = max(taken.sent, sent)
-            self._tags[tag] = taken
+            lock.tags.add(tag)
+            lock.sent = max(lock.sent, sent)
+            self._tags[tag] = lock
 
-    def answered(self, tag: int) -> None:
-        """Take note that one of those was executed."""
-        taken = self._tags.pop(tag, None)
-        if taken is None or taken.tags is None:
+    def retire(self, tag: int) -> None:
+        """Record that an abandoned transmission was answered."""
+        lock = self._tags.pop(tag, None)
+        if lock is None or lock.tags is None:
             return
-        taken.tags.discard(tag)
-        if taken.bio is None and not taken.tags:
-            self._free(taken)
+        lock.tags.discard(tag)
+        if lock.bio is None and not lock.tags:
+            self._free(lock)
 
-    def release(self, bio: Bio, linger: Callable[[], float]) -> None:
-        """A bio ends.
+    def release(self, bio: Bio, quarantine: Callable[[], float]) -> None:
+        """Release a bio's lock when the bio ends.
+
+        If transmissions of it may be in flight, the lock is quarantined instead.
 
         Args:
-            bio: whose sectors are free now, unless a frame of it may still be about.
-            linger: tells for how many seconds that may be so.
+            bio: the bio.
+            quarantine: returns for how many seconds after its transmission a frame may
+                be alive; called only if needed.
         """
-        taken = self._taken.get(bio.sector)
-        if taken is None or taken.bio is not bio:
+        lock = self._held.get(bio.sector)
+        if lock is None or lock.bio is not bio:
             return
-        taken.bio = None
-        if taken.tags:
-            free_at = taken.sent + linger()
-            heappush(self._lingering, (free_at, next(self._serial), taken))
+        lock.bio = None
+        if lock.tags:
+            free_at = lock.sent + quarantine()
+            heappush(self._quarantined, (free_at, next(self._serial), lock))
         else:
-            self._free(taken)
+            self._free(lock)
 
-    def ready(self, now: float) -> list[Bio]:
-        """Return the bios that need not wait any more; their sectors are theirs."""
+    def grant(self, now: float) -> list[Bio]:
+        """Lock the sectors of queued bios where possible; return those bios."""
         self._expire(now)
         freed, self._freed = self._freed, []
-        ready: list[Bio] = []
-        still: list[Bio] = []
-        for bio in self.waiting:
-            # The others wait for what is taken as before.
-            may_go = any(_overlaps(bio, start, end) for start, end in freed)
-            if may_go and self._take(bio, still):
-                ready.append(bio)
+        granted: list[Bio] = []
+        still_queued: list[Bio] = []
+        for bio in self.queued:
+            # Bios that overlap no freed range are blocked as before.
+            is_affected = any(_overlaps(bio, start, end) for start, end in freed)
+            if is_affected and self._lock(bio, still_queued):
+                granted.append(bio)
             else:
-                still.append(bio)
-        self.waiting = still
-        return ready
+                still_queued.append(bio)
+        self.queued = still_queued
+        return granted
 
-    def abandon(self) -> list[Bio]:
-        """Return all that wait; they wait no more, and have taken nothing."""
-        waiting, self.waiting = self.waiting, []
+    def clear_queue(self) -> list[Bio]:
+        """Remove and return all queued bios."""
+        queued, self.queued = self.queued, []
         self._freed.clear()
-        return waiting
+        return queued
 
     def next_timeout(self) -> float | None:
-        """When ``ready`` may have something that no answer brings, if anybody waits."""
-        if not self.waiting:
+        """Return when a quarantine ends that a queued bio may wait for, if any."""
+        if not self.queued:
             return None
         if self._freed:
             return float("-inf")
-        return self._lingering[0][0] if self._lingering else None
+        return self._quarantined[0][0] if self._quarantined else None
 
-    def _take(self, bio: Bio, before: list[Bio]) -> bool:
-        """Take a bio's sectors, if nobody has them and none ``before`` wants them."""
+    def _lock(self, bio: Bio, ahead: list[Bio]) -> bool:
+        """Lock a bio's sectors unless they overlap a lock or a bio queued ``ahead``."""
         start = bio.sector
         end = start + bio.size // SECTOR
         starts = self._starts
-        # What is taken has no sector in common: only the last before the end can reach.
+        # Locks are disjoint: only the last that starts before `end` can overlap.
         at = bisect_left(starts, end)
-        if at and self._taken[starts[at - 1]].end > start:
+        if at and self._held[starts[at - 1]].end > start:
             return False
-        for other in before:
+        for other in ahead:
             if _overlaps(other, start, end):
                 return False
         starts.insert(at, start)
-        self._taken[start] = _Taken(bio, start, end)
+        self._held[start] = _RangeLock(bio, start, end)
         return True
 
-    def _free(self, taken: _Taken) -> None:
-        start = taken.start
-        del self._taken[start]
+    def _free(self, lock: _RangeLock) -> None:
+        start = lock.start
+        del self._held[start]
         del self._starts[bisect_left(self._starts, start)]
-        for tag in taken.tags or ():
+        for tag in lock.tags or ():
             self._tags.pop(tag, None)
-        if self.waiting:
-            self._freed.append((start, taken.end))
+        if self.queued:
+            self._freed.append((start, lock.end))
 
     def _expire(self, now: float) -> None:
-        lingering = self._lingering
-        while lingering and lingering[0][0] <= now:
-            taken = heappop(lingering)[2]
-            # All its tags may be answered since, and the sectors be another's.
-            if self._taken.get(taken.start) is taken:
-                self._free(taken)
+        quarantined = self._quarantined
+        while quarantined and quarantined[0][0] <= now:
+            lock = heappop(quarantined)[2]
+            # It may have been freed by responses, and the sectors locked again.
+            if self._held.get(lock.start) is lock:
+                self._free(lock)
 
 
 def _overlaps(bio: Bio, start: int, end: int) -> bool:

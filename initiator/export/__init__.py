@@ -1,1 +1,1 @@
-"""An attached disk for programs that know no AoE."""
+"""Exports of an attached disk: NBD, a FUSE file, a loop device, a mount."""

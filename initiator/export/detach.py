@@ -1,7 +1,7 @@
-"""What waits while a disk is attached, and lets it go when somebody says so.
+"""Wait until a disk is to be detached, and detach it.
 
-Signals, ``aoe detach`` and umount all come to one queue, and are taken one after the
-other in the main thread.
+Requests come from signals, ``aoe detach`` and umount. All go through one queue and are
+handled one at a time in the main thread.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _KIND: Final = "attachment"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 find_attachments: Final = partial(control.find_running, _KIND)
-ask: Final = partial(control.ask, kind=_KIND)
+send_command: Final = partial(control.send_command, kind=_KIND)
 
 
 @dataclass(slots=True)
 class _Request:
-    # To detach it; whoever waits for that finds out how it went.
+    # A request to detach; ``done`` gets its result.
     lazy: bool = False
     done: Future[None] = field(default_factory=Future)
 
 
 @contextmanager
-def announced(
+def serve_control(
     about: dict[str, Any], detach: Callable[[bool], object]
 ) -> Iterator[None]:
-    """Let ``aoe detach`` find what is attached.
+    """Serve the control socket through which ``aoe detach`` finds an attachment.
 
     Args:
-        about: what is told to those who ask.
-        detach: called in a thread of its own, told whether to be lazy. When it returns,
-            so does ``aoe detach``, as soon as the process has ended.
+        about: the response to the commands ``status`` and ``detach``.
+        detach: called in another thread, with True for a lazy detach. The response to
+            ``detach`` is sent when it returns.
     """
 
-    def answer(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def respond(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if command == "detach":
             detach(arguments.get("lazy") == "yes")
         elif command != "status":
@@ -59,50 +59,51 @@ def announced(
         return about
 
     log = logging.getLogger("aoe")
-    with control.ControlServer(answer, kind=_KIND, log=log):
+    with control.ControlServer(respond, kind=_KIND, log=log):
         yield
 
 
 class Detacher:
-    """Waits until a disk is to be detached, and does it.
+    """A queue of detach requests, handled in the thread that calls ``wait``.
 
     Args:
-        report: takes a line for the user.
+        report: called with each line for the user.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._requests: SimpleQueue[_Request] = SimpleQueue()
         self._lock = threading.Lock()
-        self._over = False
+        self._finished = False
 
-    def wake(self, *_: object) -> None:
-        """Detach it if that can be; from any thread, or as a signal's handler."""
+    def request_detach(self, *_: object) -> None:
+        """Request a detach. Safe from any thread and as a signal handler."""
+        # SimpleQueue.put is reentrant, so a signal handler may interrupt another put.
         self._requests.put(_Request())
 
     def wait(
         self, disk: DiskThread, attachment: Attachment, about: dict[str, Any]
     ) -> None:
-        """Return when it is detached, and flushed.
+        """Wait for requests until one has detached the disk, then flush it.
 
         Args:
-            disk: what is flushed.
-            attachment: what is undone.
-            about: as ``announced`` has it.
+            disk: the disk to flush.
+            attachment: the attachment to detach.
+            about: as for ``serve_control``.
 
         Raises:
             AoEError: the last flush failed.
         """
-        with announced(about, self._detach):
-            request = self._undone(attachment)
+        with serve_control(about, self._detach):
+            request = self._wait_for_detach(attachment)
             try:
                 flush(disk)
             except AoEError as error:
-                self._answer(request, error)
+                self._finish(request, error)
                 raise
-            self._answer(request, None)
+            self._finish(request, None)
 
-    def _undone(self, attachment: Attachment) -> _Request:
+    def _wait_for_detach(self, attachment: Attachment) -> _Request:
         while True:
             request = self._requests.get()
             try:
@@ -116,10 +117,10 @@ class Detacher:
                 attachment.join()
             return request
 
-    def _answer(self, request: _Request, error: AoEError | None) -> None:
-        # Those who came too late to be heard get the same answer.
+    def _finish(self, request: _Request, error: AoEError | None) -> None:
+        # Requests that were queued during the detach get the same result.
         with self._lock:
-            self._over = True
+            self._finished = True
             requests = [request]
             while not self._requests.empty():
                 requests.append(self._requests.get())
@@ -131,20 +132,20 @@ class Detacher:
             else:
                 each.done.set_exception(error)
 
-    def _detach(self, lazy: bool) -> None:  # noqa: FBT001 - what ``announced`` calls
+    def _detach(self, lazy: bool) -> None:  # noqa: FBT001 - as serve_control calls it
         request = _Request(lazy)
         with self._lock:
-            if self._over:
+            if self._finished:
                 return
             self._requests.put(request)
         request.done.result()
 
 
 def flush(disk: DiskThread) -> bool:
-    """Make all durable that was written; tell whether the target knows how to.
+    """Flush the disk; return False if the target does not support FLUSH.
 
     Raises:
-        AoEError: as ``Disk.flush``, but that the target does not know the command.
+        AoEError: as ``Disk.flush``, except for UnsupportedError.
     """
     try:
         disk.flush()
@@ -154,9 +155,11 @@ def flush(disk: DiskThread) -> bool:
 
 
 @contextmanager
-def signals(detacher: Detacher) -> Iterator[None]:
-    """Detach when we are told to end, by SIGINT, SIGTERM or SIGHUP."""
-    before = {number: signal.signal(number, detacher.wake) for number in _SIGNALS}
+def detach_on_signals(detacher: Detacher) -> Iterator[None]:
+    """Request a detach on SIGINT, SIGTERM and SIGHUP."""
+    before = {
+        number: signal.signal(number, detacher.request_detach) for number in _SIGNALS
+    }
     try:
         yield
     finally:

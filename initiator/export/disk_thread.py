@@ -1,4 +1,4 @@
-"""A disk that any thread may use: its host takes turns in a thread of its own."""
+"""A thread-safe disk: its host's event loop runs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias
 
 from aoe.errors import AoEError
-from initiator.export.frontend import DiskKeeper
+from initiator.export.frontend import DiskRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class DiskThread:
-    """Runs a disk's host; its methods block the thread that calls them, and no other.
+    """Blocking reads and writes of a disk from any thread.
 
-    Operations of several threads are under way at the same time. Offsets and lengths
-    are bytes, as the disk takes them.
+    Operations of different threads are outstanding at the same time. Offsets and
+    lengths are in bytes.
 
-    A target that is silent is waited for as long as ``Options.deadsecs`` says. One that
-    was given up and answers again is used again.
+    An operation fails when the target has not responded for ``Options.deadsecs``. The
+    disk is usable again once the target responds.
 
     Args:
-        disk: nobody else uses its host while the thread runs.
-        report: takes a line for the user, when it goes down and when it is back.
+        disk: the disk; only this thread may use its host while it runs.
+        report: called with a line for the user when the disk goes down or up.
     """
 
     def __init__(self, disk: Disk, report: Callable[[str], None]) -> None:
         self.disk = disk
-        self._keeper = DiskKeeper(disk, report)
+        self._runner = DiskRunner(disk, report)
         self._calls: deque[tuple[Start, Future[None]]] = deque()
         self._pending: set[Future[None]] = set()
         self._stopping = False
@@ -47,7 +47,7 @@ class DiskThread:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         return self.disk.size
 
     def read(self, offset: int, length: int) -> bytearray:
@@ -61,20 +61,20 @@ class DiskThread:
         self._wait(lambda done: self.disk.start_write(offset, [data], done))
 
     def trim(self, offset: int, length: int) -> None:
-        """Let go of ``length`` bytes; raises as ``Disk.trim``."""
+        """Trim ``length`` bytes; raises as ``Disk.trim``."""
         self._wait(lambda done: self.disk.start_trim(offset, length, done))
 
     def flush(self) -> None:
-        """Make all writes durable that have returned; raises as ``Disk.flush``."""
+        """Make all completed writes durable; raises as ``Disk.flush``."""
         self._wait(self.disk.start_flush)
 
     def start(self) -> None:
-        """Begin to take turns."""
+        """Start the thread."""
         self.disk.host.watch(self._wakeup, lambda _: self._drain())
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more turns; what is under way fails. Safe to call twice."""
+        """Stop the thread; outstanding operations fail. Safe to call twice."""
         with self._lock:
             self._stopping = True
             if self._wakeup < 0:
@@ -93,7 +93,7 @@ class DiskThread:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- the callers' side ------------------------------------------------------------
+    # --- called by other threads ------------------------------------------------------
 
     def _wait(self, start: Start) -> None:
         future: Future[None] = Future()
@@ -105,16 +105,16 @@ class DiskThread:
         future.result()
 
     def _closed(self) -> AoEError:
-        return AoEError(str(self.disk.address), "is let go")
+        return AoEError(str(self.disk.address), "is closed")
 
-    # --- the thread's side ------------------------------------------------------------
+    # --- the disk's thread ------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 while self._calls:
-                    self._begin(*self._calls.popleft())
-                self._keeper.keep(lambda: self._stopping or bool(self._calls))
+                    self._start(*self._calls.popleft())
+                self._runner.run_until(lambda: self._stopping or bool(self._calls))
         finally:
             with self._lock:
                 self._stopping = True
@@ -122,7 +122,7 @@ class DiskThread:
             for future in self._pending:
                 future.set_exception(self._closed())
 
-    def _begin(self, start: Start, future: Future[None]) -> None:
+    def _start(self, start: Start, future: Future[None]) -> None:
         def done(error: AoEError | None) -> None:
             self._pending.discard(future)
             if error is None:

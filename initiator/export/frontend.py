@@ -1,4 +1,4 @@
-"""What the ways to offer an attached disk have in common: its life, and its end."""
+"""Run the event loop of an exported disk, and end it on a signal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from initiator.disk.disk import Disk
     from initiator.io.host import Host
 
-_ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
-_ASK_INTERVAL: Final = 1.0
-"""Seconds between questions to a device that is down; it may not say it is back."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_DISCOVER_INTERVAL: Final = 1.0
+"""Seconds between query config requests to a device that is down. A target that starts
+again may not announce itself, or the announcement may be lost."""
 
 
-class DiskKeeper:
-    """Takes a host's turns for a disk that is in use, and looks after one that is down.
+class DiskRunner:
+    """Runs the host's event loop for a disk, and rediscovers the disk while it is down.
 
     Args:
         disk: the disk.
-        report: takes a line for the user, when it goes down and when it is back.
+        report: called with a line for the user when the disk goes down or up.
     """
 
     def __init__(self, disk: Disk, report: Callable[[str], None]) -> None:
@@ -33,13 +34,13 @@ class DiskKeeper:
         self._report = report
         self._device = disk.host.driver.devices[disk.address]
         self._was_up = True
-        self._asked = 0.0
+        self._last_discover = 0.0
 
-    def keep(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Take turns until ``done()`` holds, for at most ``timeout`` seconds.
+    def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Run the event loop until ``done()`` is true, at most ``timeout`` seconds.
 
         Returns:
-            Whether it did in time.
+            False if the timeout has expired.
         """
         host = self._disk.host
         end = None if timeout is None else host.now() + timeout
@@ -47,40 +48,42 @@ class DiskKeeper:
             now = host.now()
             if end is not None and now >= end:
                 return False
-            self._look(now)
-            host.turn(_ASK_INTERVAL if end is None else min(_ASK_INTERVAL, end - now))
+            self._check_state(now)
+            wait = _DISCOVER_INTERVAL
+            host.run_once(wait if end is None else min(wait, end - now))
         return True
 
-    def _look(self, now: float) -> None:
+    def _check_state(self, now: float) -> None:
         is_up = self._device.state is State.UP
         if is_up != self._was_up:
-            state = "is back" if is_up else "does not answer, is down; still asking"
+            state = "up again" if is_up else "down: no response; retrying"
             self._report(f"{self._disk.address}: {state}")
             self._was_up = is_up
-        if not is_up and now - self._asked >= _ASK_INTERVAL:
-            self._asked = now
+        if not is_up and now - self._last_discover >= _DISCOVER_INTERVAL:
+            self._last_discover = now
             self._disk.host.driver.discover(self._disk.address)
 
 
 @contextmanager
-def ending(host: Host) -> Iterator[Callable[[], bool]]:
-    """Tell whether SIGTERM or SIGINT has come, and end the host's wait when it does.
+def catch_termination(host: Host) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns True once SIGTERM or SIGINT has arrived.
 
-    A second one ends the process at once. For the main thread only.
+    The signal also interrupts the wait of the host's event loop. A second one has its
+    default action and ends the process. Only for the main thread.
     """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    came: list[int] = []
+    received: list[int] = []
 
-    def end(number: int, _frame: object) -> None:
-        for each in _ENDINGS:
+    def handle(number: int, _frame: object) -> None:
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        came.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, end) for number in _ENDINGS}
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     host.watch(reader, lambda _: _drain(reader))
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         host.unwatch(reader)
         signal.set_wakeup_fd(wakeup)

@@ -1,7 +1,7 @@
 """A disk as a file, through FUSE.
 
-The file system has no directory: its root is the file, and it is mounted over a file.
-libfuse calls us in threads of its own; each waits for the disk, not for the others.
+The root of the file system is a regular file, not a directory, and is mounted over a
+file. libfuse calls the operations from several threads; each blocks only its own.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _INSTALL: Final = "Install it with: pip install 'pyaoe[fuse]', apt install fuse3
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 _BACKGROUND: Final = 64
-"""Requests that the kernel may have under way that nobody waits for: readahead, and
-what a loop device hands on."""
+"""Limit of outstanding background requests (``max_background``): readahead, and
+asynchronous I/O such as a loop device's."""
 _THREADS: Final = 32
-"""Operations under way at a time."""
+"""Threads of libfuse: operations that run at the same time."""
 _POOL: Final = ("max_threads", "max_idle_threads")
-_WHO_MAY: Final = "Run as root, or as a user who may open /dev/fuse"
+_PERMISSION_FIX: Final = "Run as root, or as a user that may open /dev/fuse"
 _ERRNO: Final = (
     (UsageError, errno.EINVAL),
     (AccessError, errno.EROFS),
@@ -59,43 +59,43 @@ def _os_error(error: AoEError) -> OSError:
 
 
 class DiskFile:
-    """What libfuse calls: one file, the disk's bytes. ``mfusepy.Operations`` by shape.
+    """The FUSE operations of one file, with the interface of ``mfusepy.Operations``.
 
     Args:
-        disk: where the bytes are.
-        read_only: whether opening it for writing is refused.
-        ready: called when it is mounted.
-        closed: called when nobody has the file open any more.
+        disk: the contents of the file.
+        read_only: refuse to open it for writing.
+        on_mount: called when it is mounted.
+        on_last_close: called when no process has it open any more.
     """
 
     use_ns = True
-    """Times are whole nanoseconds."""
+    """Tells mfusepy that times are in nanoseconds."""
 
     def __init__(
         self,
         disk: DiskThread,
         *,
         read_only: bool,
-        ready: Callable[[], None],
-        closed: Callable[[], None],
+        on_mount: Callable[[], None],
+        on_last_close: Callable[[], None],
     ) -> None:
         self._disk = disk
         self._read_only = read_only
-        self._ready = ready
-        self._closed = closed
-        self._users = threading.Condition()
-        self._opened = 0
-        self._unflushed = False
-        self._made = time.time_ns()
+        self._on_mount = on_mount
+        self._on_last_close = on_last_close
+        self._condition = threading.Condition()
+        self._open_count = 0
+        self._is_dirty = False
+        self._created = time.time_ns()
 
     def init_with_config(self, connection: Any, _: object) -> None:  # noqa: ANN401 - ctypes
-        """Say how much we take at a time: we are mounted."""
+        """Set the request limits; the kernel has completed the mount."""
         connection.max_background = _BACKGROUND
         connection.congestion_threshold = _BACKGROUND
-        self._ready()
+        self._on_mount()
 
     def getattr(self, path: str, _: int | None = None) -> dict[str, int]:
-        """Describe the file, which is the root."""
+        """Return the attributes of the root, the only file."""
         if path != "/":
             raise OSError(errno.ENOENT, path)
         return {
@@ -105,38 +105,38 @@ class DiskFile:
             "st_gid": os.getegid(),
             "st_size": self._disk.size,
             "st_blocks": self._disk.size // 512,
-            "st_atime": self._made,
-            "st_mtime": self._made,
-            "st_ctime": self._made,
+            "st_atime": self._created,
+            "st_mtime": self._created,
+            "st_ctime": self._created,
         }
 
     def open(self, _: str, flags: int) -> int:
-        """Open it; a handle says nothing."""
+        """Count an open; the file handle is not used."""
         if self._read_only and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "read-only")
-        with self._users:
-            self._opened += 1
+        with self._condition:
+            self._open_count += 1
         return 0
 
     def release(self, _: str, __: int) -> int:
-        """Close it."""
-        with self._users:
-            self._opened -= 1
-            closed = self._opened == 0
-            self._users.notify_all()
-        if closed:
-            self._closed()
+        """Count the last close of a file handle."""
+        with self._condition:
+            self._open_count -= 1
+            is_last = self._open_count == 0
+            self._condition.notify_all()
+        if is_last:
+            self._on_last_close()
         return 0
 
     def wait_closed(self, seconds: float) -> bool:
-        """Wait until nobody has it open; tell whether that came in time."""
-        with self._users:
-            return self._users.wait_for(lambda: self._opened == 0, seconds)
+        """Wait until no process has it open; return False on timeout."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._open_count == 0, seconds)
 
     def truncate(self, _: str, length: int, __: int | None = None) -> int:
-        """Leave its size, as that of a block device; it cannot be made longer."""
+        """Ignore a smaller size, as a block device does; refuse a larger one."""
         if length > self._disk.size:
-            raise OSError(errno.EFBIG, "a disk has its size")
+            raise OSError(errno.EFBIG, "the size is fixed")
         return 0
 
     def read(self, _: str, size: int, offset: int, __: int) -> ctypes.Array[Any] | None:
@@ -148,15 +148,15 @@ class DiskFile:
             data = self._disk.read(offset, length)
         except AoEError as error:
             raise _os_error(error) from error
-        # What the caller copies from: of a bytearray it takes no address.
+        # mfusepy copies from a ctypes array; it cannot take a bytearray's address.
         return (ctypes.c_char * length).from_buffer(data)
 
     def write(self, _: str, data: bytes, offset: int, __: int) -> int:
         """Write up to the end of the disk."""
         length = min(len(data), self._disk.size - offset)
         if length <= 0:
-            raise OSError(errno.ENOSPC, "the disk ends here")
-        self._unflushed = True
+            raise OSError(errno.ENOSPC, "beyond the end")
+        self._is_dirty = True
         try:
             self._disk.write(offset, data[:length])
         except AoEError as error:
@@ -164,17 +164,18 @@ class DiskFile:
         return length
 
     def fallocate(self, _: str, mode: int, offset: int, length: int, __: int) -> int:
-        """Let go of what is punched out, if it then reads as zeroes as it has to.
+        """Trim the range of FALLOC_FL_PUNCH_HOLE; allocation alone has no effect.
 
-        Of everything else the disk has room already, or others write the zeroes.
+        A hole must read as zeroes, so it is supported only if trimmed sectors do. For
+        other modes the caller falls back to writing zeroes.
         """
         if offset + length > self._disk.size:
-            raise OSError(errno.ENOSPC, "the disk ends here")
+            raise OSError(errno.ENOSPC, "beyond the end")
         if not mode & ~_KEEP_SIZE:
             return 0
-        if not mode & _PUNCH_HOLE or not self._disk.disk.trims_to_zeroes:
-            raise OSError(errno.EOPNOTSUPP, "no such thing")
-        self._unflushed = True
+        if not mode & _PUNCH_HOLE or not self._disk.disk.discard_zeroes_data:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        self._is_dirty = True
         try:
             self._disk.trim(offset, length)
         except AoEError as error:
@@ -182,41 +183,43 @@ class DiskFile:
         return 0
 
     def flush(self, _: str, __: int) -> int:
-        """Make durable what was written, as somebody closes the file."""
-        return self._flush() if self._unflushed else 0
+        """Flush the disk at a close, if it was written to."""
+        return self._flush() if self._is_dirty else 0
 
     def fsync(self, _: str, __: int, ___: int) -> int:
-        """Make durable what was written."""
+        """Flush the disk."""
         return self._flush()
 
     def _flush(self) -> int:
-        self._unflushed = False
+        # Cleared before the flush: a write that runs meanwhile is not covered by it.
+        self._is_dirty = False
         try:
             self._disk.flush()
         except UnsupportedError:
-            # It has taken the data as well as it can; whoever attached it was told.
+            # fsync would fail for good and with it every file system; a warning was
+            # given when the disk was attached.
             return 0
         except AoEError as error:
-            self._unflushed = True
+            self._is_dirty = True
             raise _os_error(error) from error
         return 0
 
 
 class FuseMount:
-    """A file that is the disk, for as long as it is mounted.
+    """A FUSE mount of a disk over a file.
 
     Args:
-        disk: where the bytes are.
-        file: to be mounted over; made, and taken away again, if it is not there.
-        read_only: whether it can only be read.
-        closed: called when nobody has it open any more.
-        ended: called when it is mounted no longer, whoever unmounted it.
+        disk: the contents of the file.
+        file: where to mount; created and later removed if it does not exist.
+        read_only: refuse to open it for writing.
+        on_last_close: called when no process has it open any more.
+        on_unmount: called when it is unmounted, also by another program.
 
     Raises:
-        NotFoundError: mfusepy, libfuse or the kernel's FUSE is not there.
-        AccessError: we may not mount.
-        BusyError: something is mounted there.
-        UsageError: it is there, and holds something.
+        NotFoundError: mfusepy, libfuse or the kernel's FUSE is missing.
+        AccessError: mounting is not permitted.
+        BusyError: something is mounted on the file.
+        UsageError: the file is not empty, or not a regular file.
     """
 
     def __init__(
@@ -225,39 +228,42 @@ class FuseMount:
         file: Path,
         *,
         read_only: bool,
-        closed: Callable[[], None],
-        ended: Callable[[], None],
+        on_last_close: Callable[[], None],
+        on_unmount: Callable[[], None],
     ) -> None:
         self.file = file
-        self._ended = ended
+        self._on_unmount = on_unmount
         self._mfusepy = _load()
         self._options = {"fsname": f"aoe:{disk.disk.address}", "ro": read_only}
         if self._version() >= (3, 12):
-            # Not told how many, 3.14.0 grumbles about what it assumes itself.
+            # libfuse 3.14.0 warns about its own defaults if these are not set.
             self._options |= dict.fromkeys(_POOL, _THREADS)
         self._mounted = False
-        self._settled = threading.Event()
+        self._mount_result = threading.Event()
         self._operations = DiskFile(
-            disk, read_only=read_only, ready=self._ready, closed=closed
+            disk,
+            read_only=read_only,
+            on_mount=self._set_mounted,
+            on_last_close=on_last_close,
         )
-        self._made = _make_room(file)
+        self._created = _create_mount_point(file)
         self._thread = threading.Thread(target=self._serve, name="fuse", daemon=True)
         self._thread.start()
-        self._settled.wait()
+        self._mount_result.wait()
         if not self._mounted:
             self._thread.join()
-            self._take_away()
-            raise AccessError(str(file), "could not be mounted", _WHO_MAY)
+            self._remove_file()
+            raise AccessError(str(file), "could not be mounted", _PERMISSION_FIX)
 
     def _version(self) -> tuple[int, int]:
         return self._mfusepy.fuse_version_major, self._mfusepy.fuse_version_minor
 
-    def _ready(self) -> None:
+    def _set_mounted(self) -> None:
         self._mounted = True
-        self._settled.set()
+        self._mount_result.set()
 
     def _serve(self) -> None:
-        # libfuse has said by itself what is wrong, on standard error.
+        # libfuse has printed the error on standard error.
         with suppress(RuntimeError):
             self._mfusepy.FUSE(
                 self._operations,
@@ -267,34 +273,34 @@ class FuseMount:
                 default_permissions=True,
                 **self._options,
             )
-        self._settled.set()
+        self._mount_result.set()
         if self._mounted:
-            self._ended()
+            self._on_unmount()
 
     def unmount(self, *, lazy: bool = False) -> None:
-        """Let nobody open it any more; no data is on its way then. Safe to call twice.
+        """Unmount it. Safe to call twice.
 
         Args:
-            lazy: not to mind that it is open. ``join`` waits for those who have it.
+            lazy: unmount although it is open; ``join`` waits for the last close.
 
         Raises:
-            BusyError: somebody has it open; it remains.
+            BusyError: a process has it open; it stays mounted.
         """
         if self._thread.is_alive():
             unmount(self.file, lazy=lazy)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nobody has it open; tell whether that came in time."""
+        """Wait until no process has it open; return False on timeout."""
         return self._operations.wait_closed(seconds)
 
     def join(self) -> None:
-        """Wait until the last who had it open is done, and take the file away."""
+        """Wait for the last close, then remove the file if it was created here."""
         self._thread.join()
-        self._take_away()
+        self._remove_file()
 
-    def _take_away(self) -> None:
-        if self._made:
-            self._made = False
+    def _remove_file(self) -> None:
+        if self._created:
+            self._created = False
             self.file.unlink(missing_ok=True)
 
 
@@ -302,30 +308,30 @@ def _load() -> Any:  # noqa: ANN401 - a module without types
     try:
         import mfusepy
     except (ImportError, OSError) as error:
-        # It looks for libfuse when it is imported.
+        # mfusepy loads libfuse when it is imported.
         what = "libfuse" if isinstance(error, OSError) else "mfusepy"
         raise NotFoundError(what, "not installed", _INSTALL) from error
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-        cure = "Load it: modprobe fuse" if missing else _WHO_MAY
-        raise from_os_error(_DEVICE, error, cure) from error
+        fix = "Load it: modprobe fuse" if missing else _PERMISSION_FIX
+        raise from_os_error(_DEVICE, error, fix) from error
     return mfusepy
 
 
-def _make_room(file: Path) -> bool:
-    """Make sure that there is an empty file; tell whether it was made."""
+def _create_mount_point(file: Path) -> bool:
+    """Create the file if it does not exist; return True if it was created."""
     try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         if is_mounted(file):
-            raise BusyError(str(file), "something is mounted there") from None
+            raise BusyError(str(file), "is a mount point already") from None
         if not file.is_file() or file.stat().st_size:
             raise UsageError(
                 str(file),
-                "there is something already",
-                "Name an empty file, or one that is not there",
+                "exists and is not an empty file",
+                "Name an empty file, or one that does not exist",
             ) from None
         return False
     except OSError as error:

@@ -1,7 +1,7 @@
 """A file as a block device: /dev/loopN.
 
-It is set to go by itself when its last user closes it (LO_FLAGS_AUTOCLEAR), so that
-none stays behind, whatever happens to us: we are its first user, a mount the next.
+With LO_FLAGS_AUTOCLEAR the kernel detaches the device at its last close, so that none
+is left over even if this process is killed. Its users are this process and the mount.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
 _DIRECT_IO: Final = 16
 _CONFIG: Final = struct.Struct("=II 40x 12xI 64s 112x 64x")
-"""``struct loop_config``: descriptor, block size; of ``struct loop_info64`` flags and
-the file's name, behind five and three fields that stay zero.::
+"""``struct loop_config``: file descriptor, block size, and of ``struct loop_info64``
+``lo_flags`` and ``lo_file_name``; the other fields are zero.::
 
     0     4     8                 48        60      64      128                240   304
     | fd  | bs  | device .. limit | number  | flags | name  | crypt, key, init | 0   |
 """
 _ATTEMPTS: Final = 100
-"""Others look for a free device at the same time."""
+"""Another process can take the free device between LOOP_CTL_GET_FREE and
+LOOP_CONFIGURE; try again with the next one."""
 
 
 class LoopDevice:
-    """A loop device over a file; direct I/O, so that nothing is cached twice.
+    """A loop device over a file, with direct I/O, so that data is not cached twice.
 
     Args:
-        file: what it shows.
-        read_only: whether it refuses writes.
+        file: the backing file.
+        read_only: refuse writes.
 
     Raises:
-        AccessError: only root may.
-        NotFoundError: there are no loop devices.
-        AoEError: the system refuses it.
+        AccessError: not permitted; loop devices need root.
+        NotFoundError: the kernel has no loop devices.
+        AoEError: the device could not be set up.
     """
 
     def __init__(self, file: Path, *, read_only: bool) -> None:
@@ -69,15 +70,15 @@ class LoopDevice:
                     os.close(fd)
                     raise
             except OSError as error:
-                taken = error.errno in (errno.EBUSY, errno.EAGAIN)
-                if not taken or attempt == _ATTEMPTS - 1:
+                is_busy = error.errno in (errno.EBUSY, errno.EAGAIN)
+                if not is_busy or attempt == _ATTEMPTS - 1:
                     raise from_os_error(str(path), error) from error
             else:
                 self.path, self._fd = path, fd
                 return
 
     def close(self) -> None:
-        """Use it no longer: it goes, unless others use it. Safe to call twice."""
+        """Close it; the last close detaches it. Safe to call twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -87,11 +88,11 @@ def _free_number() -> int:
     try:
         control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        cure = "Load them: modprobe loop"
-        raise NotFoundError(_CONTROL, "no loop devices", cure) from error
+        fix = "Load the module: modprobe loop"
+        raise NotFoundError(_CONTROL, "no loop devices", fix) from error
     except OSError as error:
-        cure = "Run as root; a user may have --fuse FILE"
-        raise from_os_error(_CONTROL, error, cure) from error
+        fix = "Run as root, or use --fuse FILE instead"
+        raise from_os_error(_CONTROL, error, fix) from error
     try:
         return int(ioctl(control, _GET_FREE, 0))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is mounted where, by mount(8) and umount(8), and who is in the way."""
+"""Mount, unmount, list mounts, and find the processes that use a path."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NOT_PERMITTED: Final = 1
-"""Exit code of mount(8) for wrong usage, and for users who may not."""
+"""Exit code of mount(8) for wrong usage and missing permission."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _SHOWN: Final = 5
-"""Users in the way that are named."""
+"""How many users of a path a message names."""
 
 
 def mount(
@@ -27,14 +27,14 @@ def mount(
 
     Args:
         device: a block device.
-        directory: where; it is there.
-        fstype: of what kind the file system is; empty is what mount(8) finds.
+        directory: an existing directory.
+        fstype: type of the file system; empty: mount(8) detects it.
         options: mount options, separated by commas.
-        read_only: whether nothing may be written.
+        read_only: mount read-only.
 
     Raises:
-        AccessError: we may not mount.
-        AoEError: mount(8) failed, in its words.
+        AccessError: not permitted.
+        AoEError: mount(8) failed; with its message.
     """
     given = [*filter(None, options.split(",")), *(["ro"] if read_only else [])]
     words = ["-t", fstype] if fstype else []
@@ -42,58 +42,60 @@ def mount(
     done = _run("mount", *words, str(device), str(directory))
     if done.returncode == 0:
         return
-    why = _said(done, f"mount: {directory}: ")
+    why = _error_text(done, f"mount: {directory}: ")
     if done.returncode == _NOT_PERMITTED or "denied" in why:
         raise AccessError(str(directory), why, "Run as root")
-    raise AoEError(str(directory), f"not mounted: {why}", "Give --fstype, or mkfs")
+    raise AoEError(str(directory), f"not mounted: {why}", "Give --fstype TYPE")
 
 
 def unmount(path: Path, *, lazy: bool = False) -> None:
-    """Unmount what is mounted there.
+    """Unmount a mount point.
 
     Args:
-        path: a mount point.
-        lazy: not to mind who uses it: it is gone when they are.
+        path: the mount point.
+        lazy: detach it now, and finish after the last close, as ``umount --lazy``.
 
     Raises:
-        BusyError: somebody uses it; it remains.
-        AoEError: umount failed, in its words.
+        BusyError: it is in use; it stays mounted.
+        AoEError: umount failed; with its message.
     """
-    # A user's own mount is undone by the program that made it.
+    # umount(2) needs root; fusermount3 is setuid and unmounts a user's own FUSE mounts.
     words = ["umount", *(["--lazy"] if lazy else [])]
     if os.geteuid() != 0:
         words = ["fusermount3", "-u", *(["-z"] if lazy else [])]
     done = _run(*words, str(path))
     if done.returncode == 0 or not is_mounted(path):
         return
-    why = _said(done, f"umount: {path}: ")
+    why = _error_text(done, f"umount: {path}: ")
     if "busy" not in why:
         raise AoEError(str(path), f"not unmounted: {why}")
-    raise busy(path)
+    raise busy_error(path)
 
 
-def busy(path: Path) -> BusyError:
-    """Say who uses a file, a block device, or what is below a directory."""
+def busy_error(path: Path) -> BusyError:
+    """Return an error that names the users of a file, device or directory tree."""
     inside = [each.point for each in _mounts() if path in each.point.parents]
     mounts = [f"a mount on {each}" for each in (*inside, *mounts_of(path))]
     found = [*mounts, *_processes(path)]
     named = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     why = f"in use by {named}" if named else "in use, maybe in another mount namespace"
-    return BusyError(str(path), why, "End that, or: aoe detach --lazy")
+    return BusyError(str(path), why, "Stop using it, or: aoe detach --lazy")
 
 
-def has_users(path: Path, but: Path | None) -> bool:
-    """Tell whether a process uses a file, or a mount a device; one mount may."""
-    return any(_processes(path)) or any(each != but for each in mounts_of(path))
+def is_in_use(path: Path, except_mount: Path | None) -> bool:
+    """Return True if a process has it open, or it is mounted other than there."""
+    return any(_processes(path)) or any(
+        each != except_mount for each in mounts_of(path)
+    )
 
 
 def is_mounted(path: Path) -> bool:
-    """Tell whether something is mounted there."""
+    """Return True if the path is a mount point."""
     return any(each.point == path for each in _mounts())
 
 
 def mounts_of(device: Path | None) -> list[Path]:
-    """Return where a block device is mounted, in this mount namespace."""
+    """Return the mount points of a block device in this mount namespace."""
     if device is None or not device.is_block_device():
         return []
     number = device.stat().st_rdev
@@ -102,8 +104,8 @@ def mounts_of(device: Path | None) -> list[Path]:
 
 
 class _Mount(NamedTuple):
-    # Of a line in mountinfo: the number of the device, and its name. Some file systems
-    # have a number of their own there.
+    # Fields of a line of mountinfo: mount point, major:minor and mount source. btrfs
+    # and others show an anonymous device number, so callers compare the source too.
     point: Path
     number: str
     source: str
@@ -112,14 +114,14 @@ class _Mount(NamedTuple):
 def _mounts() -> Iterator[_Mount]:
     table = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
     for line in table.splitlines():
-        # What would end a word is written in octal.
+        # Whitespace and backslashes are octal escapes.
         words = [_ESCAPED.sub(lambda o: chr(int(o[1], 8)), w) for w in line.split(" ")]
-        # Behind a varying number of words and a dash: the kind, and the source.
+        # Optional fields end with "-"; type and source follow.
         yield _Mount(Path(words[4]), words[2], words[words.index("-", 6) + 2])
 
 
 def _processes(path: Path) -> Iterator[str]:
-    """Name the processes, but for us, that use a file, or what is below a directory."""
+    """Yield name and pid of each other process that uses the path or a file below."""
     for process in sorted(
         Path("/proc").glob("[0-9]*"), key=lambda each: int(each.name)
     ):
@@ -135,8 +137,8 @@ def _uses(process: Path, path: str) -> Iterator[bool]:
         return
     for link in links:
         try:
-            # Never followed: who looks into a mount that is stuck is stuck as well.
-            target = os.readlink(link)  # noqa: PTH115 - a Path would eat "..", if any
+            # Not stat(): it would block in a mount whose server does not respond.
+            target = os.readlink(link)  # noqa: PTH115 - Path() would normalize it
         except OSError:
             continue
         yield target == path or target.startswith(f"{path}/")
@@ -151,17 +153,17 @@ def _name(process: Path) -> str:
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        # A session of its own: an interrupt from the keyboard is for us.
+        # A new session: Ctrl-C at the terminal must not interrupt it.
         return subprocess.run(
             words, capture_output=True, text=True, check=False, start_new_session=True
         )
     except FileNotFoundError as error:
         package = "fuse3" if words[0].startswith("fuse") else "mount"
-        cure = f"Install it with: apt install {package}"
-        raise NotFoundError(words[0], "not installed", cure) from error
+        fix = f"Install it with: apt install {package}"
+        raise NotFoundError(words[0], "not installed", fix) from error
 
 
-def _said(done: subprocess.CompletedProcess[str], prefix: str) -> str:
+def _error_text(done: subprocess.CompletedProcess[str], prefix: str) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     first = lines[0] if lines else f"exit code {done.returncode}"
     return first.removeprefix(prefix).rstrip(".")

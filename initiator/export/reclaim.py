@@ -1,8 +1,8 @@
-"""Staying able to work when memory is short, as those must who help to free it.
+"""Keep the export process from deadlocking with memory reclaim.
 
-A file system on an attached disk has dirty pages that the kernel can only drop once we
-have written them. If we then waited for memory ourselves, for which just those pages
-have to go, nothing would ever move again.
+A file system on an attached disk has dirty pages that the kernel can free only after
+this process has written them to the target. If an allocation here waited for the
+writeback of those pages, neither could make progress.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import ctypes
 from typing import Final
 
 _PR_SET_IO_FLUSHER: Final = 57
-_CURRENT: Final = 1
-_FUTURE: Final = 2
-_ON_FAULT: Final = 4
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
 
 
-def serve_reclaim() -> bool:
-    """Mark this thread, and those that it starts later, as ones that write pages back.
+def become_io_flusher() -> bool:
+    """Set PR_SET_IO_FLUSHER for this thread and those it starts, and lock all memory.
 
-    Their allocations then start no writeback (PR_SET_IO_FLUSHER, Linux 5.6), and what
-    of the program is in memory stays there. It takes CAP_SYS_RESOURCE.
+    An IO flusher's allocations start no writeback (Linux 5.6). mlockall keeps the
+    program's pages from being reclaimed. The former needs CAP_SYS_RESOURCE.
 
     Returns:
-        Whether we may.
+        False if the kernel refused one of them.
     """
     libc = ctypes.CDLL(None)
     if libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
         return False
-    # Of what is mapped and never touched, such as most of a stack, nothing is locked.
-    return bool(libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0)
+    # MCL_ONFAULT: lock pages when they are first touched, not whole thread stacks.
+    return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)

@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
     from aoe.net.rings import Rings
     from initiator.driver.aoedev import AoeDev, AoeTgt
-    from initiator.driver.buf import Buf
     from initiator.driver.driver import Driver
-    from initiator.driver.frame import Frame
+    from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
 
 _ANSWER: Final = Struct(">4x10s462x6x6sQIxxxB")

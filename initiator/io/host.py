@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import time
@@ -10,16 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from aoe.errors import AoEError, BusyError, DeviceError, NotFoundError, UsageError
+from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.net.busy_poll import BusyPoller, ring_checks
-from aoe.net.link import hold_name, open_link
+from aoe.net.link import open_link
 from aoe.net.netdevice import look_up
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import LinkDevice
 from initiator.driver.options import Options
 from initiator.io.fast_path import Express
+from initiator.io.link_device import LinkDevice
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
     from initiator.driver.netdev import NetDevice
 
-_driver_number = itertools.count()
-_TAG_BASES = 1 << 12
 _AWAY = 0.1
 """Who takes no turn for longer, in seconds, was busy with something else."""
 _TIMER_SLACK = 0.005
@@ -41,32 +39,6 @@ _LOOK_INTERVAL = 0.2
 """Seconds between looks at the interfaces: whether they are there, and as they were."""
 _QUERY_INTERVAL = 10.0
 """Seconds between questions for more ways to the open devices; the kernel takes 60."""
-
-
-def tag_base() -> int:
-    """Twelve bits for the tags of a query that nobody else here is likely to use."""
-    return (os.getpid() + 257 * next(_driver_number)) & _TAG_BASES - 1
-
-
-def claim_tag_base() -> tuple[int, int]:
-    """Find twelve bits for ``Options.tag_base`` that no other host here uses.
-
-    Every initiator of a machine hears the answers to all of them, and only tags tell
-    them apart (P11): with the same tags, one would take the other's data for its own.
-
-    Returns:
-        The bits, and a file descriptor to close when they are free again.
-
-    Raises:
-        BusyError: all of them are in use.
-    """
-    first = tag_base()
-    for step in range(_TAG_BASES):
-        base = (first + step) & _TAG_BASES - 1
-        holder = hold_name(f"pyaoe/initiator/{base}")
-        if holder is not None:
-            return base, holder
-    raise BusyError("tags", f"{_TAG_BASES} initiators run on this machine")
 
 
 class Host:
@@ -118,8 +90,8 @@ class Host:
                     f"Raise it: ip link set {port.name} mtu 1500",
                 )
         self.driver = Driver(self._with_tags(options or Options()))
-        self._later: dict[AoeDev, None] = {}
-        self.driver.later = self._later
+        self._run_queue: dict[AoeDev, None] = {}
+        self.driver.run_queue = self._run_queue
         self._express: dict[NetDevice, Express] = {}
         for port in self.ports:
             self.driver.add_netdev(port)
@@ -203,7 +175,7 @@ class Host:
         # Time of the last turn: nothing that an earlier time allows is wrong later.
         self.driver.submit(d, bio, self._seen - self._away)
 
-    def turn(self, wait: float | None = None) -> None:
+    def run_once(self, wait: float | None = None) -> None:
         """Deliver what has come, send what is due; if there was nothing, wait once.
 
         What is watched is looked at in every turn, however many frames keep coming.
@@ -226,7 +198,7 @@ class Host:
                 self.driver.handle_timer(now)
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
-        received = received or bool(self._later)
+        received = received or bool(self._run_queue)
         # To be woken takes longer than an answer, where answers take microseconds.
         may_poll = not received and wait != 0 and self._ring_checks
         if may_poll and self._busy_poller.poll(self._ring_checks):
@@ -239,7 +211,7 @@ class Host:
 
     def _send(self, now: float) -> None:
         """Send what is to be sent, the everyday part of it fast."""
-        driver, later = self.driver, self._later
+        driver, later = self.driver, self._run_queue
         while later:
             d, _ = later.popitem()
             if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
@@ -291,7 +263,7 @@ class Host:
         if link is not None:
             self._poll.register(link.fileno(), select.POLLIN)
             rings = link.rings
-            if rings is not None and self.driver.options.everyday:
+            if rings is not None and self.driver.options.allows_fast_path:
                 self._express[port] = Express(self.driver, port, rings, link.receive)
         self._update_ring_checks()
 
@@ -363,7 +335,7 @@ class Host:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            self.turn(left)
+            self.run_once(left)
         return True
 
     def find(self, address: Address, timeout: float = 3.0) -> AoeDev:

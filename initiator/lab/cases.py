@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.kernel.journal import BugOn, Entry, Journal
 from initiator.lab.kernel.memory import RULES_2_6_21
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
 from initiator.lab.world import World
@@ -147,8 +147,8 @@ class Result:
     flags: tuple[str, ...]
     reason: str
     costs: dict[str, int]
-    if_late: str
-    if_kept: str
+    if_linearized_late: str
+    if_bad_page_kept_out: str
     journal: Journal
 
 
@@ -178,71 +178,80 @@ def play(world: World, submitter: Submitter, event: Event) -> None:
 
 
 def _script(world: World, submitter: Submitter, event: Event) -> None:
-    card = world.card
-    card.hold_queue = event.stale or event.fails
-    card.hold_completion = event.late
-    world.giving_up = event.reuse == "free"
+    nic = world.nic
+    nic.hold_qdisc = event.stale or event.fails
+    nic.hold_completion = event.late
+    world.free_in_end_io = event.reuse == "free"
     write = world.submit(submitter)
     if event.fails:
         world.fail_device()
     else:
         if event.stale:
-            card.hold_queue = False
+            nic.hold_qdisc = False
             world.retransmit()
         if event.duplicate:
-            world.answer(keep=True)
-        world.answer()
+            world.deliver_response(duplicate=True)
+        world.deliver_response()
     if event.reuse == "free":
         world.reallocate(submitter)
     elif event.reuse == "rewrite":
         world.rewrite(write)
 
 
-def run_case(case: Case, *, keep: bool = False, compare: bool = True) -> Result:
+def run_case(case: Case, *, keep_entries: bool = False, compare: bool = True) -> Result:
     """Play a case on a world of its own, with an in-memory target.
 
     Args:
         case: which.
-        keep: keep all entries of the journal, not only faults.
+        keep_entries: record all entries of the journal, not only faults.
         compare: where the policy runs on 2.6.21, play it again under the two settings
             of which that kernel's own is only remembered (K121).
     """
-    world = play_case(case, keep=keep)
+    world = simulate_case(case, keep_entries=keep_entries)
     rules = world.memory.rules
-    if_late = if_kept = ""
+    if_linearized_late = if_bad_page_kept_out = ""
     if compare and POLICIES[case.policy].rules == RULES_2_6_21:
-        if_late = _differing(case, replace(rules, early_linearise=False), world)
-        if_kept = _differing(case, replace(rules, bad_page_freed=False), world)
-    return result_of(case, world, if_late, if_kept)
+        if_linearized_late = _differing(
+            case, replace(rules, early_linearize=False), world
+        )
+        if_bad_page_kept_out = _differing(
+            case, replace(rules, bad_page_freed=False), world
+        )
+    return result_of(case, world, if_linearized_late, if_bad_page_kept_out)
 
 
-def play_case(
+def simulate_case(
     case: Case,
     *,
-    keep: bool = False,
+    keep_entries: bool = False,
     rules: Rules | None = None,
     peer: Peer | None = None,
-    card_mac: bytes | None = None,
+    nic_mac: bytes | None = None,
 ) -> World:
     """Play a case and return its world; arguments as for ``World``."""
     world = World(
         POLICIES[case.policy],
         Nic[case.nic],
         rules=rules,
-        keep=keep,
+        keep_entries=keep_entries,
         peer=peer,
-        card_mac=card_mac,
+        nic_mac=nic_mac,
     )
     play(world, ALL_SUBMITTERS[case.submitter], EVENTS[case.event])
     return world
 
 
 def _differing(case: Case, rules: Rules, usual: World) -> str:
-    outcome = play_case(case, rules=rules).journal.outcome
+    outcome = simulate_case(case, rules=rules).journal.outcome
     return outcome if outcome != usual.journal.outcome else ""
 
 
-def result_of(case: Case, world: World, if_late: str = "", if_kept: str = "") -> Result:
+def result_of(
+    case: Case,
+    world: World,
+    if_linearized_late: str = "",
+    if_bad_page_kept_out: str = "",
+) -> Result:
     """Sum up a world that a case was played on."""
     journal = world.journal
     return Result(
@@ -251,8 +260,8 @@ def result_of(case: Case, world: World, if_late: str = "", if_kept: str = "") ->
         tuple(sorted(flag.value for flag in journal.flags)),
         _reason(journal, case),
         asdict(journal.costs),
-        if_late,
-        if_kept,
+        if_linearized_late,
+        if_bad_page_kept_out,
         journal,
     )
 

@@ -27,7 +27,7 @@ from aoe.header import (
     Header,
 )
 from aoe.net.link import open_link
-from initiator.lab.cases import Case, Result, play_case, result_of
+from initiator.lab.cases import Case, Result, result_of, simulate_case
 from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.peer import ADDRESS
 
@@ -47,7 +47,7 @@ _MTU: Final = ATA_DATA - ETHERNET_LENGTH + PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class CaseRun:
     """A case that was played, and what it did to the disk.
 
     Args:
@@ -60,7 +60,7 @@ class Played:
     submitted: bytes
     landed: bytes
 
-    def agrees_with(self, other: Played) -> bool:
+    def agrees_with(self, other: CaseRun) -> bool:
         """Tell whether outcome, annotations and disk are the same."""
         mine, others = self.result, other.result
         return (mine.outcome, mine.flags, self.submitted, self.landed) == (
@@ -71,14 +71,14 @@ class Played:
         )
 
 
-def play(case: Case, peer: Peer | None = None, card_mac: bytes | None = None) -> Played:
+def play(case: Case, peer: Peer | None = None, nic_mac: bytes | None = None) -> CaseRun:
     """Play a case against a peer; against a disk in memory by default."""
-    world = play_case(case, keep=True, peer=peer, card_mac=card_mac)
+    world = simulate_case(case, keep_entries=True, peer=peer, nic_mac=nic_mac)
     submitted, place = b"", 0
     if world.writes:
         submitted, place = world.writes[0].expected, world.writes[0].bio.sector * SECTOR
     landed = world.peer.contents(place, len(submitted))
-    return Played(result_of(case, world), submitted, landed)
+    return CaseRun(result_of(case, world), submitted, landed)
 
 
 class WirePeer:
@@ -208,7 +208,7 @@ class Bench:
             self.disk.write_bytes(bytes(_DISK))
             self.wire = stack.enter_context(Wire(mtu=9000))
             _serve(self.wire, self.disk)
-            with self.wire.initiator.entered():
+            with self.wire.initiator.enter():
                 self.link = stack.enter_context(_open(self.wire.interface))
             self.peer = WirePeer(self.link, self.contents)
             self._stack = stack.pop_all()
@@ -219,7 +219,7 @@ class Bench:
             file.seek(offset)
             return file.read(length)
 
-    def play(self, case: Case) -> Played:
+    def play(self, case: Case) -> CaseRun:
         """Play a case on a zeroed disk."""
         with self.disk.open("r+b") as file:
             file.write(bytes(_DISK))

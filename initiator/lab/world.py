@@ -16,23 +16,23 @@ from aoe.errors import DeviceError
 from aoe.header import Command, Header
 from initiator.driver.bio import Bio, Op
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import ModelledCard, Nic
 from initiator.driver.options import Options
-from initiator.driver.skbuff import SkbOps
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, Memory, Rules
+from initiator.lab.kernel.nic import ModelledNic, Nic
 from initiator.lab.kernel.policy import PageAccounting, Policy
-from initiator.lab.kernel.submitters import Buffer, Submitter, Submitters, joined
+from initiator.lab.kernel.skbuff import SkbOps
+from initiator.lab.kernel.submitters import Buffer, Submitter, Submitters, join_buffers
 from initiator.lab.peer import ADDRESS, MemoryPeer, Peer
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
-    from initiator.driver.skbuff import Clone
+    from initiator.lab.kernel.skbuff import Clone
 
 SUBMITTED: Final = 0x51
 REWRITTEN: Final = 0x77
-SOMEBODY_ELSE: Final = "somebody else"
-_VICTIM: Final = 0xEE
+NEW_OWNER: Final = "somebody else"
+_REALLOCATED: Final = 0xEE
 _RTO: Final = 20.0
 """Longer than the kernel driver's first timeout of 16.5 s (K47)."""
 
@@ -80,27 +80,27 @@ class World:
         rules: Rules | None = None,
         pages: int = 16,
         peer: Peer | None = None,
-        card_mac: bytes | None = None,
-        keep: bool = True,
-        debug_shift: int = 0,
+        nic_mac: bytes | None = None,
+        keep_entries: bool = True,
+        redzone: int = 0,
     ) -> None:
         self.policy = policy
-        self.journal = Journal(keep=keep)
+        self.journal = Journal(keep_entries=keep_entries)
         self.memory = Memory(pages, rules or policy.rules, self.journal)
         self.ops = SkbOps(self.memory)
         self.accounting = PageAccounting(policy, self.ops)
-        self.submitters = Submitters(self.memory, policy, debug_shift)
+        self.submitters = Submitters(self.memory, policy, redzone)
         self.driver = Driver(Options.kernel(), self.accounting)
-        self.card = ModelledCard(nic, self.ops, self._on_wire)
-        if card_mac is not None:
-            self.card.mac = card_mac
+        self.nic = ModelledNic(nic, self.ops, self._on_wire)
+        if nic_mac is not None:
+            self.nic.mac = nic_mac
         self.peer: Peer = peer or MemoryPeer()
         self.now = 0.0
         self.writes: list[Write] = []
-        self.victims: list[Buffer] = []
-        self.answers: list[bytes] = []
-        self.giving_up = False
-        self._is_losing = False
+        self.realloc_buffers: list[Buffer] = []
+        self.responses: list[bytes] = []
+        self.free_in_end_io = False
+        self._drop_frames = False
         self._bring_up()
 
     @property
@@ -109,19 +109,21 @@ class World:
         return self.driver.devices[ADDRESS]
 
     def _bring_up(self) -> None:
-        self.driver.add_netdev(self.card)
+        self.driver.add_netdev(self.nic)
         self.driver.discover(ADDRESS)
-        self.answer()
-        self.answer()
+        self.deliver_response()
+        self.deliver_response()
         self.driver.open(self.device)
-        self.journal.forget()
+        self.journal.reset()
         self.ops.clones = 0
 
     # --- what the machine does ---------------------------------------------------
 
     def submit(self, submitter: Submitter, buffers: int = 1) -> Write:
         """Allocate buffers, fill them, and submit a bio that writes them."""
-        buffer = joined([self.submitters.allocate(submitter) for _ in range(buffers)])
+        buffer = join_buffers(
+            [self.submitters.allocate(submitter) for _ in range(buffers)]
+        )
         number = len(self.writes)
         self.journal.costs.wasted += buffer.wasted
         buffer.fill(SUBMITTED + number)
@@ -153,16 +155,16 @@ class World:
             bio=write.number,
         )
         self.accounting.end_io(bio)
-        if self.giving_up:
-            self.give_up(write)
+        if self.free_in_end_io:
+            self.free_buffer(write)
 
-    def answer(self, index: int = 0, *, keep: bool = False) -> None:
-        """Let the driver receive an answer; ``keep`` it to let it come once more."""
-        frame = self.answers[index] if keep else self.answers.pop(index)
+    def deliver_response(self, index: int = 0, *, duplicate: bool = False) -> None:
+        """Pass a response to the driver; a ``duplicate`` stays queued."""
+        frame = self.responses[index] if duplicate else self.responses.pop(index)
         self.now += 0.001
         self.journal.add("network", "answer", rule="K58", note="reaches the driver")
         before = self.driver.unexpected
-        self.driver.receive(memoryview(frame), self.card, self.now)
+        self.driver.receive(memoryview(frame), self.nic, self.now)
         if self.driver.unexpected > before:
             self.journal.flags.add(Flag.UNEXPECTED_RSP)
             self.journal.add("AoE", "unexpected rsp", rule="K58")
@@ -177,33 +179,33 @@ class World:
         self.journal.add("AoE", "retransmit", rule="K52", note="no answer in time")
         self.driver.handle_timer(self.now)
 
-    def lose(self, clone: Clone) -> None:
+    def transmit_lost(self, clone: Clone) -> None:
         """Let the card send a clone that the target never gets."""
-        self._is_losing = True
-        self.card.serialise(clone)
-        self._is_losing = False
+        self._drop_frames = True
+        self.nic.transmit(clone)
+        self._drop_frames = False
 
     def fail_device(self) -> None:
         """Take the device down; clones in flight are not called back (K55)."""
         self.journal.add("AoE", "downdev", rule="K55", note="device failed")
         self.driver.fail(self.device, DeviceError(str(ADDRESS), "device failed"))
 
-    def give_up(self, write: Write) -> None:
+    def free_buffer(self, write: Write) -> None:
         """Let the owner free the buffer."""
         write.buffer.release()
         for page, _, _ in write.buffer.pieces:
-            counted = page.counted
-            if not counted.free and counted.owner is None and counted.count > 0:
+            head = page.compound_head
+            if not head.free and head.owner is None and head.count > 0:
                 self.journal.costs.held += PAGE_SIZE
 
     def reallocate(self, submitter: Submitter) -> None:
         """Let somebody else allocate memory of the kind, and fill it."""
-        victim = self.submitters.allocate(submitter, SOMEBODY_ELSE)
-        victim.fill(_VICTIM)
+        buffer = self.submitters.allocate(submitter, NEW_OWNER)
+        buffer.fill(_REALLOCATED)
         for page in self.memory.pages:
-            if page.owner == SOMEBODY_ELSE:
-                page.data[:] = bytes([_VICTIM]) * PAGE_SIZE
-        self.victims.append(victim)
+            if page.owner == NEW_OWNER:
+                page.data[:] = bytes([_REALLOCATED]) * PAGE_SIZE
+        self.realloc_buffers.append(buffer)
 
     def rewrite(self, write: Write) -> None:
         """Let the owner put new content into the buffer that it has kept."""
@@ -217,12 +219,12 @@ class World:
         header = Header.unpack_from(frame)
         if header.command == Command.ATA and len(frame) > ATA_DATA:
             self._check_write(frame)
-        if self._is_losing:
+        if self._drop_frames:
             self.journal.add("network", "lost", note="the target never gets it")
             return
         answer = self.peer.exchange(frame)
         if answer is not None:
-            self.answers.append(answer)
+            self.responses.append(answer)
 
     def _check_write(self, frame: bytes) -> None:
         lba = Registers.unpack_from(frame).lba
@@ -252,16 +254,16 @@ class World:
             + ("" if right else f": not those submitted, but {payload[:4].hex()}..."),
             fault=None if right else Fault.WRONG_BYTES,
             bio=write.number,
-            clone=self.card.sent[-1].number,
+            clone=self.nic.sent[-1].number,
         )
 
     # --- the end -----------------------------------------------------------------
 
     def finish(self) -> None:
         """Let everything come to its end, and look for what is left (K116)."""
-        self.card.release()
-        while self.answers:
-            self.answer()
+        self.nic.drain()
+        while self.responses:
+            self.deliver_response()
         for write in self.writes:
             if not write.ended:
                 self.journal.add(
@@ -271,9 +273,9 @@ class World:
                     note=f"bio {write.number}",
                     fault=Fault.BUG,
                 )
-            self.give_up(write)
-        for victim in self.victims:
-            victim.release()
+            self.free_buffer(write)
+        for buffer in self.realloc_buffers:
+            buffer.release()
         self.submitters.settle()
         self._find_leaks()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _KIND: Final = "target"
 
 find_targets: Final = partial(control.find_running, _KIND)
-ask: Final = partial(control.ask, kind=_KIND)
+send_command: Final = partial(control.send_command, kind=_KIND)
 
 
 class ControlServer(control.ControlServer):
@@ -23,7 +23,7 @@ class ControlServer(control.ControlServer):
 
     def __init__(
         self,
-        ask: Callable[[str, dict[str, Any]], dict[str, Any]],
+        handle: Callable[[str, dict[str, Any]], dict[str, Any]],
         path: Path | None = None,
     ) -> None:
-        super().__init__(ask, path, kind=_KIND, log=logging.getLogger("aoe-target"))
+        super().__init__(handle, path, kind=_KIND, log=logging.getLogger("aoe-target"))

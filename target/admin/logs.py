@@ -1,7 +1,7 @@
 """How the log is written: for people, for systemd's journal, or as JSON.
 
 A message is a sentence that says everything, in every format. JSON has the parts of it
-beside it: ``what``, ``why`` and ``cure`` of an error that was logged, and whatever a
+beside it: ``what``, ``why`` and ``fix`` of an error that was logged, and whatever a
 call gives as ``extra={"fields": {...}}``.
 """
 
@@ -75,7 +75,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     arguments = record.args if isinstance(record.args, tuple) else ()
     for error in arguments:
         if isinstance(error, AoEError):
-            fields |= {"what": error.what, "why": error.why, "cure": error.cure}
+            fields |= {"what": error.what, "why": error.why, "fix": error.fix}
     return {**fields, **getattr(record, "fields", {})}
 
 

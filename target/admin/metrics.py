@@ -19,7 +19,7 @@ from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
-from target.config.endpoint import CURE
+from target.config.endpoint import FIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -281,7 +281,7 @@ def _listen(
         family, _, _, _, place = found[0]
         return _Server(family, (str(place[0]), port), handler)
     except socket.gaierror as error:
-        raise UsageError(what, f"no such address: {error.strerror}", CURE) from error
+        raise UsageError(what, f"no such address: {error.strerror}", FIX) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BusyError(what, "port in use", "Choose another port") from error

@@ -112,7 +112,7 @@ class Operations:
     def _clear(self, command: str, text: str) -> dict[str, Any]:
         address = Address.parse(text)
         served = self._inventory.served
-        exports = [each.export for each in served if each.chosen.address == address]
+        exports = [each.export for each in served if each.settings.address == address]
         if not exports:
             raise NotFoundError(str(address), "not served here")
         for export in exports:
@@ -123,6 +123,6 @@ class Operations:
 
 def _empty(export: Export, command: str) -> None:
     try:
-        export.change(replace(export.state, **_CLEAR[command]))
+        export.update_state(replace(export.state, **_CLEAR[command]))
     except OSError as error:
         raise from_os_error(str(export.address), error) from error

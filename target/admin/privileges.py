@@ -25,10 +25,10 @@ from aoe.common.capabilities import (
     Capability,
     CapabilitySets,
     capability_sets,
-    forbid_new_privileges,
-    keep_over_setuid,
-    limit_capabilities,
+    drop_from_bounding_set,
     set_capabilities,
+    set_keep_capabilities,
+    set_no_new_privileges,
 )
 from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
 
@@ -174,13 +174,13 @@ def drop(account: Account | None = None, kept: Iterable[Path] = ()) -> None:
 def _drop(account: Account | None) -> None:
     wanted = _AS_ROOT if account is None else _AS_USER
     keep = wanted & capability_sets().permitted
-    limit_capabilities(keep)
+    drop_from_bounding_set(keep)
     if account is not None and not _is_current(account):
-        keep_over_setuid(keep=True)
+        set_keep_capabilities(keep=True)
         _become(account)
     set_capabilities(CapabilitySets(keep, keep, 0))
-    keep_over_setuid(keep=False)
-    forbid_new_privileges()
+    set_keep_capabilities(keep=False)
+    set_no_new_privileges()
 
 
 def _become(account: Account) -> None:

@@ -35,39 +35,41 @@ def describe_inventory(inventory: Inventory, source: Path | None) -> dict[str, A
         "config": None if source is None else str(source),
         "exports": [
             _export(served, inventory, now)
-            for served in sorted(inventory.served, key=lambda s: s.chosen.address)
+            for served in sorted(inventory.served, key=lambda s: s.settings.address)
         ],
         "interfaces": [_interface(port) for port in inventory.ports.values()],
     }
 
 
 def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
-    chosen, export = served.chosen, served.export
+    settings, export = served.settings, served.export
     return {
         "address": str(export.address),
-        "path": chosen.path,
-        "overlay": chosen.overlay,
+        "path": settings.path,
+        "overlay": settings.overlay,
         "size_bytes": export.disk.size,
         "read_only": export.disk.read_only,
-        "sync": chosen.disk.sync,
-        "direct": chosen.disk.direct,
+        "sync": settings.disk.sync,
+        "direct": settings.disk.direct,
         "serial": export.identity.serial,
         "config_string": export.config_string.decode("utf-8", "backslashreplace"),
         "mask": [format_mac(mac) for mac in export.state.mask],
         "reserved_for": [format_mac(mac) for mac in export.state.holders],
         "filters": [
-            {"filter": name, "strikes": times}
-            for name, times in (export.filters.strikes() if export.filters else ())
+            {"filter": name, "triggered": times}
+            for name, times in (
+                export.filters.trigger_counts() if export.filters else ()
+            )
         ],
         "interfaces": [
             {"name": name, "statistics": _counters(inventory.ports[name], served, now)}
-            for name in chosen.interfaces
+            for name in settings.interfaces
         ],
     }
 
 
 def _counters(port: Port, served: Served, now: float) -> dict[str, Any]:
-    target = port.target(served.chosen.address)
+    target = port.target(served.settings.address)
     if target is None:
         return {}
     counters = asdict(target.statistics())

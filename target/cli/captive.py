@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from aoe.common.capabilities import signal_at_parents_death
+from aoe.common.capabilities import set_parent_death_signal
 from aoe.errors import from_os_error
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def end_with_parent(parent: int) -> None:
     Args:
         parent: its process id, looked at as early as possible.
     """
-    signal_at_parents_death(signal.SIGTERM)
+    set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit(0)
 
@@ -43,8 +43,8 @@ def pidfile(path: Path) -> Iterator[None]:
         new.write_text(mine, "ascii")
         new.replace(path)
     except OSError as error:
-        cure = "Choose a directory that the target's user may write"
-        raise from_os_error(f"--pidfile {path}", error, cure) from error
+        fix = "Choose a directory that the target's user may write"
+        raise from_os_error(f"--pidfile {path}", error, fix) from error
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import click
     from click.shell_completion import CompletionItem
 
-_PATIENCE: Final = 0.3
+_TIMEOUT: Final = 0.3
 """Seconds that a running target gets to say what it serves."""
 
 
@@ -50,7 +50,7 @@ def complete_served(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[str]:
     """Complete an address that is served here."""
-    from target.admin.control import ask, find_targets
+    from target.admin.control import find_targets, send_command
 
     pid, control = ctx.params.get("pid"), ctx.params.get("control")
     sockets = [name for number, name in find_targets() if pid in (None, number)]
@@ -58,6 +58,6 @@ def complete_served(
     for name in [str(control)] if control else sockets:
         # One has just ended, or is somebody else's.
         with contextlib.suppress(AoEError):
-            answer = ask(name, "status", patience=_PATIENCE)
+            answer = send_command(name, "status", timeout=_TIMEOUT)
             served |= {export["address"] for export in answer["exports"]}
     return starting_with(incomplete, sorted(served))

@@ -8,7 +8,7 @@ from typing import Final
 from aoe.errors import UsageError
 
 HERE: Final = "127.0.0.1"
-CURE: Final = "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
+FIX: Final = "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
 _ENDPOINT: Final = re.compile(r"(?:(?:\[([^][]+)\]|([^][:]+)):)?(\d{1,5})", re.ASCII)
 
 
@@ -20,5 +20,5 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     """
     match = _ENDPOINT.fullmatch(text)
     if match is None or int(match[3]) > 0xFFFF:
-        raise UsageError(f"--metrics {text}", "no address and port", CURE)
+        raise UsageError(f"--metrics {text}", "no address and port", FIX)
     return match[1] or match[2] or HERE, int(match[3])

@@ -160,7 +160,7 @@ def load_settings(path: Path) -> Settings:
         )
     except UsageError as error:
         what = _file_words(error.what)
-        raise UsageError(f"{path}: {what}", error.why, error.cure) from error
+        raise UsageError(f"{path}: {what}", error.why, error.fix) from error
 
 
 def _metrics(value: int | str) -> tuple[str, int] | None:
@@ -218,7 +218,7 @@ def _settings(path: Path, number: int, document: Document) -> ExportSettings:
         return _build(path.parent, table, document)
     except UsageError as error:
         where = f"{path}: export[{number}]: {_file_words(error.what)}"
-        raise UsageError(where, error.why, error.cure) from error
+        raise UsageError(where, error.why, error.fix) from error
 
 
 def _build(here: Path, table: Export, document: Document) -> ExportSettings:

@@ -79,9 +79,9 @@ class Fragment:
         """Return a value, nothing where it is not set."""
         return self.values[name].text if name in self.values else ""
 
-    def wrong(self, name: str, why: str, cure: str) -> UsageError:
+    def wrong(self, name: str, why: str, fix: str) -> UsageError:
         """Make an error that names the line of a value."""
-        return UsageError(f"{self.path}:{self.values[name].line}", why, cure)
+        return UsageError(f"{self.path}:{self.values[name].line}", why, fix)
 
 
 def read_fragment(path: Path) -> Fragment:
@@ -186,7 +186,7 @@ def settings_of(fragment: Fragment) -> ExportSettings:
         if error.what.startswith(f"{fragment.path}:"):
             raise
         what = f"{fragment.path}: {error.what}"
-        raise UsageError(what, error.why, error.cure) from error
+        raise UsageError(what, error.why, error.fix) from error
 
 
 def _read_options(fragment: Fragment) -> dict[str, list[str]]:
@@ -230,7 +230,7 @@ def _read_masks(fragment: Fragment, given: dict[str, list[str]]) -> tuple[bytes,
         return parse_macs(",".join(given["-m"]))
     except UsageError as error:
         why = f"options: -m {error.what}: {error.why}"
-        raise fragment.wrong("options", why, error.cure) from error
+        raise fragment.wrong("options", why, error.fix) from error
 
 
 def to_toml(settings: ExportSettings) -> str:

@@ -1,6 +1,6 @@
-"""Where the bytes of an export live.
+"""The disks that an export can serve.
 
-Every kind of disk is a ``Disk``, and the protocol core knows nothing else of it.
+Each kind implements ``Disk``, the only interface that the protocol core uses.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def open_disk(
     """Open a disk image, a block device, or the export of an NBD server.
 
     Args:
-        path: where it is; ``nbd://host[:port]/name`` or
+        path: a path, or ``nbd://host[:port]/name`` or
             ``nbd+unix:///name?socket=/path`` for NBD.
         flags: how to open it.
-        overlay: a file that takes what is written, so that the disk is only read.
+        overlay: a copy-on-write file that takes all writes; the disk is only read.
 
     Raises:
-        AoEError: one of its children, with the cure; ``open_file``, ``direct_block``,
-            ``open_nbd`` and ``open_overlay`` list them.
+        AoEError: see ``open_file``, ``direct_block``, ``open_nbd`` and
+            ``open_overlay``.
     """
     flags = flags or OpenFlags()
     if not overlay:
@@ -39,7 +39,9 @@ def open_disk(
     from target.disks.overlay.files import identify_base, open_overlay
 
     if flags.direct:
-        raise UsageError(overlay, "an overlay has no O_DIRECT", "Leave out --direct")
+        raise UsageError(
+            overlay, "an overlay does not support O_DIRECT", "Omit --direct"
+        )
     base = _open_base(path, replace(flags, read_only=True, force=False))
     try:
         identity = identify_base(str(path), flags.offset, base.size)
@@ -50,13 +52,13 @@ def open_disk(
 
 
 def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
-    """Say how large a disk would be if it were opened now, in bytes.
+    """Return the size that a disk has now, in bytes, without opening it for I/O.
 
     Returns:
-        The size; None where only opening it would tell.
+        The size; None if it is known only after opening the disk.
 
     Raises:
-        AoEError: it is not there any more, or cannot be served as it is now.
+        AoEError: the disk no longer exists, or cannot be served as it is now.
     """
     from target.disks.nbd.address import is_nbd
     from target.disks.nbd.disk import measure_nbd
@@ -89,10 +91,10 @@ def _open_image(path: Path, flags: OpenFlags) -> Disk:
 
 
 def _refuse_overlay(path: Path, fd: int) -> None:
-    # Served as it is, its first sectors would be a client's boot record.
+    # A raw overlay file would present its header as the first sectors of the disk.
     if os.pread(fd, len(MAGIC), 0) == MAGIC:
         raise UsageError(
             str(path),
-            "an overlay is no disk by itself",
-            f"Name its base, and --overlay {path}",
+            "this is an overlay, not a disk image",
+            f"Serve its base with --overlay {path}",
         )

@@ -1,7 +1,7 @@
-"""Disks that move whole blocks only, for those who move sectors.
+"""Sector access to disks whose requests must be whole blocks (read-modify-write).
 
-A sector that is no whole block is read with its block; it is written by reading the
-block, changing it and writing it back. A block never reaches beyond the disk.
+A request that does not begin and end at a block boundary is extended to whole blocks. A
+write then reads the blocks, modifies them and writes them back.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 class BlockDisk:
-    """A view in sectors of a disk whose offsets and lengths are multiples of a block.
+    """A disk with 512-byte sectors on one that transfers only whole blocks.
 
     Args:
-        disk: the disk; it is closed with the view.
-        block: bytes, a multiple of 512.
-        what: its name, for the error.
+        disk: the underlying disk; closed with this one.
+        block: the block size in bytes, a multiple of 512.
+        what: the disk's name in error messages.
 
     Raises:
-        UsageError: the disk is no whole number of blocks.
+        UsageError: the size is not a multiple of the block size.
     """
 
     def __init__(self, disk: Disk, block: int, what: str) -> None:
         if disk.size % block:
             raise UsageError(
                 what,
-                f"{disk.size:,} bytes are not a whole number of {block:,}-byte blocks",
+                f"{disk.size:,} bytes is not a multiple of the block size, {block:,}",
                 f"Make it {disk.size // block * block + block} bytes",
             )
         self._disk = disk
@@ -39,7 +39,7 @@ class BlockDisk:
         self.read_only = disk.read_only
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer``; by way of whole blocks where it is none."""
+        """Fill ``buffer``, through a bounce buffer if it is not block-aligned."""
         skip, span = self._span(offset, len(buffer))
         if span == len(buffer):
             self._disk.read_into(offset, buffer)
@@ -48,7 +48,7 @@ class BlockDisk:
         buffer[:] = blocks[skip : skip + len(buffer)]
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write ``data``, with what else its blocks hold."""
+        """Write ``data``, with a read-modify-write if it is not block-aligned."""
         skip, span = self._span(offset, len(data))
         if span == len(data):
             self._disk.write_from(offset, data)
@@ -58,7 +58,7 @@ class BlockDisk:
         self._disk.write_from(offset - skip, blocks)
 
     def discard(self, offset: int, length: int) -> None:
-        """Discard the whole blocks, and write zeros into those at both ends."""
+        """Discard whole blocks, and write zeros to the partial blocks at the ends."""
         end = offset + length
         first = min(-(-offset // self._block) * self._block, end)
         last = max(end // self._block * self._block, first)
@@ -70,15 +70,15 @@ class BlockDisk:
             self.write_from(last, memoryview(bytes(end - last)))
 
     def flush(self) -> None:
-        """Have the disk put everything on stable storage."""
+        """Flush the underlying disk."""
         self._disk.flush()
 
     def close(self) -> None:
-        """Close the disk."""
+        """Close the underlying disk."""
         self._disk.close()
 
     def _span(self, offset: int, length: int) -> tuple[int, int]:
-        # The bytes before a transfer in its first block, and all bytes of its blocks.
+        # The offset of a transfer in its first block, and the length of all its blocks.
         skip = offset % self._block
         return skip, -(-(skip + length) // self._block) * self._block
 

@@ -1,9 +1,9 @@
-"""Disks around the page cache: O_DIRECT, through a page-aligned buffer of our own.
+"""Disks that bypass the page cache: O_DIRECT through a page-aligned bounce buffer.
 
-The memory, the offset and the length of direct I/O must be multiples of the device's
-logical block, 512 or 4096 bytes. Sectors that are no whole block are read with their
-block, and written by reading it, changing it and writing it back. The window must begin
-and end at a block, so no such block ever reaches beyond it.
+Address, offset and length of direct I/O must be multiples of the device's logical block
+size, 512 or 4096 bytes. A request that is not block-aligned is extended to whole
+blocks, and a write is then a read-modify-write. The window must begin and end at a
+block boundary, so that no block extends past it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class DirectDisk(FileDisk):
     """A window of a file or block device that was opened with O_DIRECT.
 
     Args:
-        fd: open for what is asked of it; the disk closes it.
-        offset: where the window begins, bytes, a multiple of ``block``.
-        size: how long it is, bytes, a multiple of ``block``.
-        read_only: writing is refused.
-        block: the unit of direct I/O, bytes.
+        fd: a file descriptor with the access mode needed; the disk closes it.
+        offset: start of the window in bytes, a multiple of ``block``.
+        size: length of the window in bytes, a multiple of ``block``.
+        read_only: True if writes are refused.
+        block: the unit of direct I/O in bytes.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class DirectDisk(FileDisk):
     ) -> None:
         super().__init__(fd, offset, size, read_only=read_only)
         self._block = block
-        # Anonymous memory begins at a page; the view stays until the process ends.
+        # Anonymous memory is page-aligned; the view lives until the process ends.
         self._memory = memoryview(mmap(-1, _BUFFER))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` by way of the aligned memory."""
+        """Fill ``buffer`` through the bounce buffer."""
         done = 0
         while done < len(buffer):
             start, skip, length = self._span(offset + done, len(buffer) - done)
@@ -52,7 +52,7 @@ class DirectDisk(FileDisk):
             done += length
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write ``data`` by way of the aligned memory, whole blocks at a time."""
+        """Write ``data`` through the bounce buffer, in whole blocks."""
         done = 0
         while done < len(data):
             start, skip, length = self._span(offset + done, len(data) - done)
@@ -64,8 +64,8 @@ class DirectDisk(FileDisk):
             done += length
 
     def _span(self, offset: int, length: int) -> tuple[int, int, int]:
-        # The block where a transfer begins, the bytes to skip in it, and how many bytes
-        # of the transfer the aligned memory takes.
+        # The offset of the first block, the offset of the transfer in it, and the
+        # number of bytes of the transfer that fit in the bounce buffer.
         skip = offset % self._block
         return offset - skip, skip, min(length, _BUFFER - skip)
 
@@ -74,10 +74,10 @@ class DirectDisk(FileDisk):
 
 
 def direct_block(path: Path, fd: int, offset: int, size: int) -> int:
-    """Find the unit of direct I/O by trying, and hold the window to it.
+    """Determine the unit of direct I/O by test reads, and check the window against it.
 
     Raises:
-        UsageError: the window does not begin or end at a block, or no block works.
+        UsageError: the window is not aligned to the block size, or no size works.
     """
     memory = memoryview(mmap(-1, PAGESIZE))
     for block in _BLOCKS:
@@ -90,11 +90,9 @@ def direct_block(path: Path, fd: int, offset: int, size: int) -> int:
         if offset % block or size % block:
             raise UsageError(
                 str(path),
-                f"O_DIRECT works in blocks of {block} bytes here, and this disk does "
-                "not begin and end at one",
-                "Leave out --direct, or change --offset and --length",
+                f"O_DIRECT needs {block}-byte blocks, and the disk does not begin and "
+                "end at a block boundary",
+                "Omit --direct, or change --offset and --length",
             )
         return block
-    raise UsageError(
-        str(path), "no usable block size for O_DIRECT", "Leave out --direct"
-    )
+    raise UsageError(str(path), "no usable block size for O_DIRECT", "Omit --direct")

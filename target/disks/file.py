@@ -1,7 +1,7 @@
-"""Disks in files and on block devices, through the page cache.
+"""Disks in image files and on block devices, through the page cache.
 
-Opening says all that is wrong with a path before anything is served; ``direct.py`` has
-the way around the page cache.
+All problems with a path are reported when it is opened. ``direct.py`` bypasses the page
+cache.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ log: Final = logging.getLogger("aoe-target")
 
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
-_ZEROS: Final = 1 << 20
-_BUSY_CURE: Final = "Unmount or detach it, or --read-only, or --force"
+_ZERO_CHUNK: Final = 1 << 20
+_BUSY_FIX: Final = "Unmount or detach it, or use --read-only or --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFlags:
-    """How a file or block device is to be opened.
+    """How to open a file or block device.
 
     Args:
-        read_only: for reading only.
-        sync: a write returns when it is on stable storage (O_DSYNC).
-        direct: the page cache is left out (O_DIRECT).
-        offset: where the disk begins in the file, bytes.
-        length: how long it is, bytes; to the end where not given.
-        create: make a sparse file of this many bytes if there is none.
-        force: serve it even though somebody else does, or has it mounted.
+        read_only: open for reading only.
+        sync: a write returns when the data is on stable storage (O_DSYNC).
+        direct: bypass the page cache (O_DIRECT).
+        offset: start of the disk in the file, bytes.
+        length: length of the disk, bytes; None means up to the end of the file.
+        create: create a sparse file of this size if the file does not exist.
+        force: open it although it is mounted or served by another process.
     """
 
     read_only: bool = False
@@ -59,10 +59,10 @@ class FileDisk:
     """A window of a file or a block device.
 
     Args:
-        fd: open for what is asked of it; the disk closes it.
-        offset: where the window begins, bytes.
-        size: how long it is, bytes.
-        read_only: writing is refused.
+        fd: a file descriptor with the access mode needed; the disk closes it.
+        offset: start of the window, bytes.
+        size: length of the window, bytes.
+        read_only: True if writes are refused.
     """
 
     def __init__(self, fd: int, offset: int, size: int, *, read_only: bool) -> None:
@@ -72,17 +72,17 @@ class FileDisk:
         self.read_only = read_only
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer``; a file cut short meanwhile is an input/output error."""
+        """Fill ``buffer``; a file that was truncated meanwhile raises EIO."""
         position = self.offset + offset
         length = os.preadv(self.fd, [buffer], position)
         while length < len(buffer):
             got = os.preadv(self.fd, [buffer[length:]], position + length)
             if not got:
-                raise OSError(errno.EIO, "the file ends too early")
+                raise OSError(errno.EIO, "unexpected end of file")
             length += got
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write the whole of ``data``."""
+        """Write all of ``data``."""
         position = self.offset + offset
         length = os.pwritev(self.fd, [data], position)
         while length < len(data):
@@ -92,13 +92,13 @@ class FileDisk:
             length += put
 
     def flush(self) -> None:
-        """Have the kernel and the drive put everything on stable storage."""
+        """Make all completed writes stable, with fdatasync(2)."""
         os.fdatasync(self.fd)
 
     def discard(self, offset: int, length: int) -> None:
-        """Punch a hole, or write zeros where the file system knows no holes.
+        """Punch a hole, or write zeros if the file system does not support holes.
 
-        With O_DSYNC a hole is made stable as a write would be.
+        With O_DSYNC the hole is flushed, as a write would be.
         """
         if not punch_hole(self.fd, self.offset + offset, length):
             self._write_zeros(offset, length)
@@ -106,12 +106,12 @@ class FileDisk:
             self.flush()
 
     def _write_zeros(self, offset: int, length: int) -> None:
-        zeros = memoryview(bytes(min(length, _ZEROS)))
-        for done in range(0, length, _ZEROS):
+        zeros = memoryview(bytes(min(length, _ZERO_CHUNK)))
+        for done in range(0, length, _ZERO_CHUNK):
             self.write_from(offset + done, zeros[: length - done])
 
     def close(self) -> None:
-        """Close the file, and with it give up its lock."""
+        """Close the file, which releases its lock."""
         os.close(self.fd)
 
 
@@ -122,21 +122,21 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
         The file descriptor, and the size of the window in bytes.
 
     Raises:
-        UsageError: neither a file nor a block device, or not a whole number of sectors,
-            or the window is not within it, or ``create`` says another size.
-        NotFoundError: nothing there.
-        AccessError: not allowed, or not allowed to write.
-        BusyError: served, or mounted, already.
+        UsageError: neither a file nor a block device, not a multiple of 512 bytes, the
+            window is not within the file, or ``create`` differs from its size.
+        NotFoundError: the path does not exist.
+        AccessError: no permission to read or write it.
+        BusyError: it is mounted, or locked by another process.
     """
     if flags.create is not None:
         _create(path, flags.create)
-    kind = _kind(path)
-    if not kind & 0o222 and not flags.read_only:
-        raise AccessError(str(path), "nobody may write to it", "Serve it --read-only")
-    fd = _open(path, flags, is_device=stat.S_ISBLK(kind))
+    mode = _check_type(path)
+    if not mode & 0o222 and not flags.read_only:
+        raise AccessError(str(path), "no user may write to it", "Use --read-only")
+    fd = _open(path, flags, is_device=stat.S_ISBLK(mode))
     try:
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _mind_use(path, fd, flags, size)
+        _check_in_use(path, fd, flags, size)
         if not flags.force:
             _lock(path, fd, flags, size)
     except BaseException:
@@ -146,19 +146,19 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
 
 
 def measure_file(path: Path, flags: OpenFlags) -> int:
-    """Say how large the window of a file or block device is now, in bytes.
+    """Return the current size of a window of a file or block device, in bytes.
 
     Raises:
-        AoEError: as ``open_file`` does, but for locks.
+        AoEError: as ``open_file``, except for locks.
     """
-    _kind(path)
+    _check_type(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise from_os_error(str(path), error) from error
     try:
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _mind_use(path, fd, flags, size)
+        _check_in_use(path, fd, flags, size)
         return size
     finally:
         os.close(fd)
@@ -182,8 +182,8 @@ def _create(path: Path, size: int) -> None:
         os.close(fd)
 
 
-def _kind(path: Path) -> int:
-    # The mode of what is there, looked at before opening: opening a pipe would hang.
+def _check_type(path: Path) -> int:
+    # The file type is checked before opening: opening a FIFO would block.
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -208,7 +208,7 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
     if flags.direct:
         mode |= os.O_DIRECT
     if is_device and not flags.read_only and not flags.force:
-        # For a block device this means: not while it is mounted.
+        # For a block device O_EXCL fails while it is mounted or has a holder.
         mode |= os.O_EXCL
     try:
         return os.open(path, mode)
@@ -218,17 +218,17 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
 
 def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     if error.errno == errno.EBUSY:
-        use = find_use(path.stat(), 0, 0) or "mounted or in use"
-        return BusyError(str(path), use, _BUSY_CURE)
+        in_use = find_use(path.stat(), 0, 0) or "mounted or in use"
+        return BusyError(str(path), in_use, _BUSY_FIX)
     if error.errno == errno.EINVAL and flags.direct:
         return UsageError(
-            str(path), "this file system knows no O_DIRECT", "Leave out --direct"
+            str(path), "this file system does not support O_DIRECT", "Omit --direct"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         readable = not flags.read_only and os.access(path, os.R_OK)
         why = "not allowed to write" if readable else "not allowed to read"
-        cure = "Serve it --read-only" if readable else "Run as a user who may"
-        return AccessError(str(path), why, cure)
+        fix = "Use --read-only" if readable else "Run as a user with access to it"
+        return AccessError(str(path), why, fix)
     return from_os_error(str(path), error)
 
 
@@ -236,8 +236,8 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
     if flags.create is not None and flags.create != size:
         raise UsageError(
             str(path),
-            f"exists, with {format_size(size)}",
-            "Leave out --create, or choose another path",
+            f"already exists with {format_size(size)}",
+            "Omit --create, or choose another path",
         )
     if flags.offset % SECTOR:
         check_sectors(f"--offset {flags.offset}", flags.offset)
@@ -252,37 +252,37 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
     if not length:
         raise UsageError(
             str(path),
-            "nothing there to serve: 0 bytes",
+            "the disk is empty: 0 bytes",
             f"Give it a size: truncate -s 1G {path}",
         )
     return check_sectors(str(path), length)
 
 
-def _mind_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
-    use = find_use(os.fstat(fd), flags.offset, size)
-    if not use:
+def _check_in_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+    in_use = find_use(os.fstat(fd), flags.offset, size)
+    if not in_use:
         return
     if not flags.read_only and not flags.force:
-        raise BusyError(str(path), use, _BUSY_CURE)
+        raise BusyError(str(path), in_use, _BUSY_FIX)
     log.warning(
-        "%s: %s: clients will not see what changes there, nor the other way round",
+        "%s: %s: clients and the local user do not see each other's changes",
         path,
-        use,
+        in_use,
     )
 
 
 def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
-    # An open file description lock on the window: it goes with the descriptor, however
-    # the process ends, and two windows of one file do not stand in each other's way.
+    # An open file description lock on the window: the kernel releases it when the
+    # process ends, and locks on different windows of a file do not conflict.
     kind = fcntl.F_RDLCK if flags.read_only else fcntl.F_WRLCK
     lock = _FLOCK.pack(kind, os.SEEK_SET, flags.offset, size, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return  # A file system without locks: nothing to hold on to.
+            return  # The file system does not support locks.
         raise BusyError(
             str(path),
             "served or in use by another program",
-            "End that one first, or --force",
+            "Stop it first, or use --force",
         ) from error

@@ -1,4 +1,4 @@
-"""Holes in files: fallocate(2), which Python does not offer with its modes."""
+"""Punch holes with fallocate(2); Python's ``os`` module does not offer its modes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
-_UNKNOWN: Final = frozenset(
+_UNSUPPORTED: Final = frozenset(
     {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 )
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Make a range read as zeros and free its space; a block device zeroes it.
+    """Deallocate a range of a file, which then reads as zeros; zero it on a device.
 
     Args:
-        fd: open for writing.
+        fd: a file descriptor that is open for writing.
         offset: bytes.
         length: bytes, more than 0.
 
     Returns:
-        False where the file system or the device cannot, and nothing was done.
+        False if the file system or the device does not support it; nothing was done.
 
     Raises:
-        OSError: it can, and failed.
+        OSError: the call failed.
     """
     error = errno.EINTR
-    # What Python's own system calls do when a signal comes in between.
+    # Retry after a signal, as Python's own system calls do (PEP 475).
     while error == errno.EINTR:
         if not _fallocate()(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
             return True
         error = ctypes.get_errno()
-    if error in _UNKNOWN:
+    if error in _UNSUPPORTED:
         return False
     raise OSError(error, os.strerror(error))
 

@@ -1,4 +1,4 @@
-"""A disk in memory: for tests, for trying things out, gone when the process ends."""
+"""A disk in memory, for tests and experiments; its contents are not persistent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from aoe.common.sizes import check_sectors
 
 
 class MemoryDisk:
-    """A disk whose bytes are a ``bytearray``, open to look at as ``data``.
+    """A disk in a ``bytearray``, which is accessible as ``data``.
 
     Args:
-        content: its size in bytes, or its bytes.
-        read_only: writing is refused.
+        content: the size in bytes, or the initial contents.
+        read_only: True if writes are refused.
 
     Raises:
         UsageError: the size is not a whole number of sectors.
@@ -23,18 +23,18 @@ class MemoryDisk:
         self._view = memoryview(self.data)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Copy bytes out."""
+        """Fill ``buffer``."""
         buffer[:] = self._view[offset : offset + len(buffer)]
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Copy bytes in."""
+        """Write ``data``."""
         self._view[offset : offset + len(data)] = data
 
     def flush(self) -> None:
-        """Do nothing: no memory is more stable than this."""
+        """Do nothing: memory has no stable storage."""
 
     def discard(self, offset: int, length: int) -> None:
-        """Clear the bytes; the memory stays."""
+        """Set the range to zeros."""
         self._view[offset : offset + length] = bytes(length)
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
-"""Looks at all that a target depends on, and says what is wrong and how to mend it.
+"""``aoe-target doctor``: check what a target depends on.
 
 ::
 
-    host --> targets that run here --> each interface and its wire --> images
+    host --> running targets --> each interface and its network --> images
 
-What a client's doctor looks at too is in ``aoe.common.doctor``. Nothing is changed, and
-nothing sent but three query config requests an interface, and IDENTIFY to those that
-share an address.
+Checks that the initiator needs too are in ``aoe.common.doctor``. Nothing is modified.
+Three query config requests are broadcast on each interface, and targets that share an
+address get IDENTIFY.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aoe.common.doctor.findings import Finding, Verdict, fail, from_error
-from aoe.common.doctor.host import examine_host
-from aoe.common.doctor.interfaces import examine_one
-from aoe.common.doctor.wire import examine_targets, open_wire
+from aoe.common.doctor.host import check_host
+from aoe.common.doctor.interfaces import check_interface
+from aoe.common.doctor.wire import check_targets, open_wire
 from aoe.common.survey import survey
 from aoe.errors import AoEError
 from aoe.net.interfaces import usable_interfaces
-from target.doctor.image import examine_image
-from target.doctor.running import examine_running
+from target.doctor.image import check_image
+from target.doctor.running import check_running_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def examine(
+def run_checks(
     interfaces: tuple[str, ...] = (), paths: tuple[str, ...] = ()
 ) -> Iterator[Finding]:
-    """Examine the host, its interfaces and images, one thing after the other.
+    """Check the host, its running targets, interfaces and images, in this order.
 
     Args:
-        interfaces: their names; none takes all that are Ethernet and up.
-        paths: what is to be served, as ``aoe-target serve`` would be told.
+        interfaces: names; all Ethernet interfaces that are up if empty.
+        paths: disks to serve, as PATH of ``aoe-target serve``.
     """
-    yield from examine_host()
-    yield from examine_running(interfaces)
+    yield from check_host()
+    yield from check_running_targets(interfaces)
     names = interfaces or tuple(each.name for each in usable_interfaces())
     if not names:
-        text = "no Ethernet interface is up: nobody can be served"
+        text = "no Ethernet interface is up: no client can be served"
         yield fail("host", "interfaces", text, "ip link; ip link set NAME up")
     for name in names:
-        findings = list(examine_one(name))
+        findings = list(check_interface(name))
         yield from findings
         if not any(each.verdict is Verdict.FAIL for each in findings):
-            yield from _examine_wire(name)
+            yield from _check_network(name)
     for path in paths:
-        yield from examine_image(path)
+        yield from check_image(path)
 
 
-def _examine_wire(name: str) -> Iterator[Finding]:
+def _check_network(name: str) -> Iterator[Finding]:
     link, findings = open_wire(name)
     yield from findings
     if link is None:
         return
     with link:
         try:
-            yield from examine_targets(link, survey(link))
+            yield from check_targets(link, survey(link))
         except AoEError as error:
             yield from_error("targets", error, subject=name)

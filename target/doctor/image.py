@@ -1,4 +1,4 @@
-"""A disk image before it is served: may it be, how, and is there room for all of it."""
+"""Diagnosis of a disk image: access, direct I/O, file system and free space."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
-"""How the kernel writes blanks in a path."""
+"""The escape for white space in the paths of mountinfo."""
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs"})
 _MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 
-def examine_image(path: str) -> Iterator[Finding]:
-    """Look at what ``serve`` would be given as PATH; nothing is written to it."""
+def check_image(path: str) -> Iterator[Finding]:
+    """Check a disk image, block device or NBD URI; nothing is written to it."""
     try:
         disk = open_disk(path)
     except (AccessError, BusyError) as error:
-        # It is there, and may be served in another way, or is already.
+        # It exists, and may be served by another user or be served already.
         yield from_error("opening", error, Verdict.WARN, path)
     except AoEError as error:
         yield from_error("opening", error, subject=path)
@@ -38,30 +38,30 @@ def examine_image(path: str) -> Iterator[Finding]:
     if "://" in path:
         return
     mode = Path(path).stat().st_mode
-    yield from _examine_direct(path)
+    yield from _check_direct(path)
     if stat.S_ISREG(mode):
-        yield judge_filesystem(path, filesystem_of(path))
-        yield _examine_room(path)
-        yield from _examine_loops(path)
+        yield diagnose_filesystem(path, filesystem_of(path))
+        yield _check_free_space(path)
+        yield from _check_loop_devices(path)
 
 
-def _examine_direct(path: str) -> Iterator[Finding]:
+def _check_direct(path: str) -> Iterator[Finding]:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
     except PermissionError:
         return
     except OSError:
-        yield ok(path, "O_DIRECT", "not to be had here: serve it without --direct")
+        yield ok(path, "O_DIRECT", "not supported here: serve it without --direct")
     else:
-        yield ok(path, "O_DIRECT", "--direct works: around the page cache")
+        yield ok(path, "O_DIRECT", "supported: --direct can bypass the page cache")
 
 
 def filesystem_of(path: str, table: str = "") -> str:
-    """Return the kind of file system that a file is on, empty where nobody knows.
+    """Return the type of the file system that a file is on, empty if unknown.
 
     Args:
         path: the file.
-        table: what to read in place of /proc/self/mountinfo.
+        table: text to use instead of /proc/self/mountinfo.
     """
     try:
         lines = table or Path("/proc/self/mountinfo").read_text("utf-8")
@@ -70,65 +70,69 @@ def filesystem_of(path: str, table: str = "") -> str:
     real = Path(path).resolve()
     best, kind = -1, ""
     for line in lines.splitlines():
-        # ... mount point is the fifth word, the kind the first behind a dash.
+        # proc(5): the fifth field is the mount point, the first after " - " the type.
         left, _, right = line.partition(" - ")
         point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), left.split()[4])
-        # The last one mounted at a place hides those before it.
+        # >=: a later mount at the same mount point hides the earlier one.
         if real.is_relative_to(point) and len(point) >= best:
             best, kind = len(point), right.split()[0]
     return kind
 
 
-def judge_filesystem(path: str, kind: str) -> Finding:
-    """Judge where an image lies."""
+def diagnose_filesystem(path: str, kind: str) -> Finding:
+    """Diagnose the file system that an image is stored on.
+
+    Args:
+        path: the image.
+        kind: the type of the file system, empty if unknown.
+    """
     check = "file system"
     if kind in _REMOTE:
-        text = (
-            f"{kind}: when its server hangs, everything that this process serves does"
-        )
-        return warn(path, check, text, "serve it where it lies")
+        text = f"{kind}: if its server hangs, all disks of this process hang"
+        return warn(path, check, text, "run the target on the file server itself")
     if kind in _MEMORY:
-        text = f"{kind}: gone with the power, whatever a FLUSH was answered"
-        return warn(path, check, text, "move it to a disk, if it is to last")
+        text = f"{kind}: lost on power failure, even after a FLUSH"
+        return warn(path, check, text, "move it to a disk if its data must persist")
     return ok(path, check, kind or "unknown")
 
 
-def _examine_room(path: str) -> Finding:
-    found = os.stat(path)  # noqa: PTH116 - one look for both
-    missing = max(found.st_size - found.st_blocks * 512, 0)
+def _check_free_space(path: str) -> Finding:
+    status = os.stat(path)  # noqa: PTH116 - one call for both sizes
+    missing = max(status.st_size - status.st_blocks * 512, 0)
     system = os.statvfs(path)
     free = system.f_bavail * system.f_frsize
-    return judge_room(path, missing, free)
+    return diagnose_free_space(path, missing, free)
 
 
-def judge_room(path: str, missing: int, free: int) -> Finding:
-    """Judge a sparse file.
+def diagnose_free_space(path: str, missing: int, free: int) -> Finding:
+    """Diagnose whether the holes of a sparse file could be filled.
 
     Args:
         path: the file.
-        missing: bytes of holes in it.
-        free: bytes that the file system has left for us.
+        missing: bytes of the file that are not allocated.
+        free: bytes available on its file system.
     """
+    check = "free space"
     if not missing:
-        return ok(path, "room", "all of it is allocated")
-    holes = f"{short_size(missing)} of holes"
+        return ok(path, check, "the file is fully allocated")
+    holes = f"{short_size(missing)} not allocated"
     if missing <= free:
-        return ok(path, "room", f"{holes}, {short_size(free)} free for them")
+        return ok(path, check, f"{holes}, {short_size(free)} free on its file system")
     text = (
-        f"{holes}, and {short_size(free)} free: writes fail with a device fault when "
-        "that is used up"
+        f"{holes}, but only {short_size(free)} free on its file system: when that is "
+        "full, writes fail with a device fault"
     )
-    return warn(path, "room", text, "make room, or give clients a smaller disk")
+    return warn(path, check, text, "free some space, or serve a smaller disk")
 
 
-def _examine_loops(path: str) -> Iterator[Finding]:
+def _check_loop_devices(path: str) -> Iterator[Finding]:
     real = Path(path).resolve()
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            used = backing.read_text("utf-8").rstrip("\n")
+            file = backing.read_text("utf-8").rstrip("\n")
         except OSError:
             continue
-        if used == str(real):
+        if file == str(real):
             device = f"/dev/{backing.parts[3]}"
-            text = f"is {device} as well: two that write to it destroy it"
+            text = f"is in use as {device}: writes from both sides corrupt it"
             yield fail(path, "loop device", text, f"losetup -d {device}")

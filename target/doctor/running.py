@@ -1,4 +1,4 @@
-"""The targets that run here: what the kernel dropped behind their back."""
+"""Diagnosis of running targets: frames that the kernel has dropped."""
 
 from __future__ import annotations
 
@@ -6,62 +6,63 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
 from aoe.errors import AoEError
-from target.admin.control import ask, find_targets
+from target.admin.control import find_targets, send_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _LOSSES: Final = {
     "dropped": (
-        "dropped since its receive buffers were full",
-        "aoe-target serve --buffers with more than clients send at a time",
+        "dropped because the receive buffer was full",
+        "serve with --buffers as large as the number of requests sent at once",
     ),
     "truncated": (
         "longer than its MTU allows",
-        "give all machines of this wire one MTU",
+        "set the same MTU on all machines of this network",
     ),
     "unsent": (
-        "lost on the way out: the interface was down, or its queue full",
-        "look at the cable: ip -s link show {name}",
+        "not sent: the interface was down or its queue full",
+        "check the cable: ip -s link show {name}",
     ),
 }
+"""What each counter of an interface means, and the fix."""
 
 
-def examine_running(names: tuple[str, ...] = ()) -> Iterator[Finding]:
-    """Ask the targets of this network namespace how they are.
+def check_running_targets(names: tuple[str, ...] = ()) -> Iterator[Finding]:
+    """Check the counters of the targets that run in this network namespace.
 
     Args:
-        names: the interfaces that matter; none for all.
+        names: the interfaces to check; all if empty.
     """
     for pid, socket in find_targets():
         try:
-            status = ask(socket, "status")
+            status = send_command(socket, "status")
         except AoEError as error:
             yield from_error("target", error, Verdict.WARN, f"process {pid}")
             continue
         for interface in status["interfaces"]:
             if not names or interface["name"] in names:
-                yield from judge_port(pid, interface)
+                yield from diagnose_port(pid, interface)
 
 
-def judge_port(pid: int, interface: Mapping[str, Any]) -> Iterator[Finding]:
-    """Judge one interface of a running target.
+def diagnose_port(pid: int, interface: Mapping[str, Any]) -> Iterator[Finding]:
+    """Diagnose one interface of a running target.
 
     Args:
-        pid: the target's.
-        interface: as it stands in a status document.
+        pid: the target's process ID.
+        interface: an entry of ``interfaces`` in its status.
     """
     name, counters = interface["name"], interface["statistics"]
     check = f"target {pid}"
     total = f"of {counters['received']:,} received and {counters['sent']:,} sent"
     if interface["state"] != "up":
-        text = f"waits: the interface is {interface['state']}"
+        text = f"not serving: the interface is {interface['state']}"
         yield warn(name, check, text, f"ip link set {name} up")
-    found = False
-    for counter, (words, cure) in _LOSSES.items():
+    has_losses = False
+    for counter, (meaning, fix) in _LOSSES.items():
         if counters[counter]:
-            found = True
-            text = f"{counters[counter]:,} frames {words}, {total}"
-            yield warn(name, check, text, cure.format(name=name))
-    if not found:
-        yield ok(name, check, f"no frame lost, {total}")
+            has_losses = True
+            text = f"{counters[counter]:,} frames {meaning}, {total}"
+            yield warn(name, check, text, fix.format(name=name))
+    if not has_losses:
+        yield ok(name, check, f"no frames lost, {total}")

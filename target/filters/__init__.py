@@ -1,9 +1,10 @@
-"""Filters: faults on purpose, and other things between the wire and the disk.
+"""Filters: fault injection and logging between the wire and the disk.
 
 ::
 
     wire <--> first, second ... <--> Target <--> first, second ... <--> disk
-              filters of frames                  filters of disks
+              wire filters                       disk filters
 
-``settings.py`` says what there is, ``stack.py`` makes an export's filters of it.
+``settings.py`` defines the filters and their keys; ``stack.py`` builds the filters of
+an export.
 """

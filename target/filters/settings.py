@@ -1,13 +1,13 @@
-"""What filters can be told: one struct for each, and the same keys everywhere.
+"""The settings of filters: one struct for each, the same keys everywhere.
 
-On the command line it is ``--filter drop:probability=0.02,direction=in``, in TOML::
+On the command line: ``--filter drop:probability=0.02,direction=in``; in TOML::
 
     [[export.filter]]
     name = "drop"
     probability = 0.02
     direction = "in"
 
-Every filter works by its bare name, and then strikes whenever it can.
+All keys are optional; a filter without keys triggers on every frame or call.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _LONGEST: Final = 3600.0
-"""Seconds that a frame can be held back."""
+"""Longest delay of a frame, seconds."""
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-"""Of times; the longer endings first."""
+"""Units of time; longer suffixes first."""
 _ERRNOS: Final = frozenset(errno.errorcode.values())
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Direction(StrEnum):
-    """Which frames: requests come in, replies go out."""
+    """Direction of frames: requests are ``in``, responses are ``out``."""
 
     IN = "in"
     OUT = "out"
@@ -42,7 +42,7 @@ class Direction(StrEnum):
 
 
 class On(StrEnum):
-    """What a client wants done, on the wire and on the disk."""
+    """Kind of operation, of a frame or of a disk call."""
 
     READ = "read"
     WRITE = "write"
@@ -52,27 +52,27 @@ class On(StrEnum):
 
 
 class Where(StrEnum):
-    """Where a filter stands that can stand in two places."""
+    """Position of a filter that can be a disk filter or a wire filter."""
 
     DISK = "disk"
     WIRE = "wire"
 
 
 class Part(StrEnum):
-    """Which bytes of a frame: all behind the Ethernet header, or data of the disk."""
+    """Bytes of a frame: all after the Ethernet header, or only the disk data."""
 
     FRAME = "frame"
     DATA = "data"
 
 
 class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="name"):
-    """What all filters have in common. Values may also be given as text.
+    """The keys of all filters. Values may also be given as text.
 
     Args:
-        file: the filter is on only while this file exists; always, if empty.
+        file: the filter is enabled only while this file exists; always, if empty.
 
     Raises:
-        UsageError: a value that a key cannot have.
+        UsageError: a value is not valid for its key.
     """
 
     file: str = ""
@@ -82,41 +82,41 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="name"
             value = getattr(self, key)
             if value is None:
                 continue
-            read, allowed = _KEYS[key]
+            parse, allowed = _KEYS[key]
             try:
-                meant = read(value)
+                parsed = parse(value)
             except (TypeError, ValueError, OverflowError):
                 self._refuse(f"{key} cannot be {value!s:.60}", f"Write {allowed}")
-            force_setattr(self, key, meant)
+            force_setattr(self, key, parsed)
 
     @property
     def name(self) -> str:
         """The filter's name."""
         return str(self.__struct_config__.tag)
 
-    def _refuse(self, why: str, cure: str) -> None:
-        raise UsageError(f"filter {self.name}", why, cure) from None
+    def _refuse(self, why: str, fix: str) -> None:
+        raise UsageError(f"filter {self.name}", why, fix) from None
 
     def __str__(self) -> str:
-        """Write it as the command line has it, without what is not said."""
+        """Return the filter in the command line's syntax, without default values."""
         pairs = ",".join(
             f"{key}={value}"
-            for key, usual in zip(
+            for key, default in zip(
                 self.__struct_fields__, self.__struct_defaults__, strict=True
             )
-            if (value := getattr(self, key)) != usual
+            if (value := getattr(self, key)) != default
         )
         return f"{self.name}:{pairs}" if pairs else self.name
 
 
 class ChanceSettings(FilterSettings, frozen=True):
-    """A filter that strikes at some of what passes.
+    """The keys of filters that trigger on some of the frames or calls.
 
     Args:
-        probability: of striking at each.
-        count: how often it strikes at most.
-        after: how many it lets pass first; none is counted while ``file`` is missing.
-        seed: makes chance the same in each run.
+        probability: the probability to trigger on each.
+        count: how often it triggers at most.
+        after: how many it lets pass first; none are counted while ``file`` is missing.
+        seed: the seed of the random numbers, to repeat a run.
     """
 
     probability: float = 1.0
@@ -126,11 +126,11 @@ class ChanceSettings(FilterSettings, frozen=True):
 
 
 class WireSettings(ChanceSettings, frozen=True):
-    """A filter of frames.
+    """The keys of wire filters.
 
     Args:
-        direction: requests, replies or both.
-        on: the commands whose frames are meant, request and reply.
+        direction: requests, responses or both.
+        on: the kind of command, whose requests and responses are matched.
     """
 
     direction: Direction = Direction.BOTH
@@ -138,10 +138,10 @@ class WireSettings(ChanceSettings, frozen=True):
 
 
 class DelaySettings(WireSettings, frozen=True, tag="delay"):
-    """Hold frames back for a while: a reply, and with ``in`` the execution itself.
+    """Delay frames: responses, or with ``direction = "in"`` requests.
 
     Args:
-        seconds: for how long.
+        seconds: the delay.
     """
 
     direction: Direction = Direction.OUT
@@ -149,29 +149,29 @@ class DelaySettings(WireSettings, frozen=True, tag="delay"):
 
 
 class DropSettings(WireSettings, frozen=True, tag="drop"):
-    """Lose frames."""
+    """Drop frames."""
 
 
 class DuplicateSettings(WireSettings, frozen=True, tag="duplicate"):
-    """Send replies twice, execute requests twice."""
+    """Send responses twice, execute requests twice."""
 
 
 class ReorderSettings(WireSettings, frozen=True, tag="reorder"):
-    """Let a frame be overtaken by the next one of its direction.
+    """Swap a frame with the next one in the same direction.
 
     Args:
-        hold: seconds that it waits for that.
+        hold: seconds to wait for the next frame.
     """
 
     hold: float = 0.01
 
 
 class ErrorSettings(ChanceSettings, frozen=True, tag="error"):
-    """Let the disk fail.
+    """Let disk calls fail.
 
     Args:
         on: the calls that fail.
-        errno: how, by the system's name; ``ENODEV`` for a disk that is gone (P41).
+        errno: the name of the error; ``ENODEV`` for a disk that is gone (P41).
     """
 
     on: On = On.ALL
@@ -182,10 +182,10 @@ class CorruptSettings(ChanceSettings, frozen=True, tag="corrupt"):
     """Flip a bit.
 
     Args:
-        where: in what is read from or written to the disk, or in frames.
-        on: which calls, reads if nothing is said; or which frames, all if nothing is.
-        direction: of frames; replies if nothing is said.
-        what: the bytes of a frame; all if nothing is said.
+        where: in data that is read from or written to the disk, or in frames.
+        on: the kind of calls, by default reads; or the kind of frames, by default all.
+        direction: the direction of frames, by default ``out``.
+        what: the bytes of a frame, by default all.
     """
 
     where: Where = Where.DISK
@@ -200,19 +200,19 @@ class CorruptSettings(ChanceSettings, frozen=True, tag="corrupt"):
             return
         for key in ("direction", "what"):
             if getattr(self, key) is not None:
-                self._refuse(f"a disk knows no {key}", "Add where=wire")
+                self._refuse(f"{key} is only for frames", "Add where=wire")
         if self.on in (On.FLUSH, On.DISCARD):
-            self._refuse(f"{self.on} moves no data", "Write read, write or all")
+            self._refuse(f"{self.on} has no data", "Write read, write or all")
         force_setattr(self, "on", self.on or On.READ)
 
 
 class LogSettings(ChanceSettings, frozen=True, tag="log"):
-    """Log a line for each frame or each call of the disk, and change nothing.
+    """Log a line for each frame or disk call, and change nothing.
 
     Args:
-        where: frames, or calls of the disk.
-        on: which of them.
-        direction: of frames; both if nothing is said.
+        where: log frames, or calls of the disk.
+        on: the kind of frames or calls.
+        direction: the direction of frames, by default both.
     """
 
     where: Where = Where.WIRE
@@ -222,7 +222,7 @@ class LogSettings(ChanceSettings, frozen=True, tag="log"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.where is Where.DISK and self.direction is not None:
-            self._refuse("a disk knows no direction", "Leave one of the two out")
+            self._refuse("direction is only for frames", "Omit where=disk or direction")
 
 
 class ReadOnlySettings(FilterSettings, frozen=True, tag="readonly"):
@@ -242,31 +242,31 @@ FILTERS: Final[dict[str, type[FilterSettings]]] = {
 
 
 def parse_filter(text: str) -> FilterSettings:
-    """Read a filter as the command line has it: ``name`` or ``name:key=value,...``.
+    """Parse a filter in the command line's syntax: ``name`` or ``name:key=value,...``.
 
     >>> str(parse_filter("delay:seconds=50ms,on=write"))
     'delay:on=write,seconds=0.05'
 
     Raises:
-        UsageError: no such filter, key or value.
+        UsageError: an unknown filter or key, or a value that is not valid.
     """
     name, _, rest = text.partition(":")
     table: dict[str, object] = {"name": name}
     for pair in rest.split(",") if rest else ():
         key, equals, value = pair.partition("=")
         if not equals or key in table:
-            why = f"{key} twice" if equals else f"{pair!r} is no key=value"
-            cure = "Write it as drop:probability=0.02,direction=in"
-            raise UsageError(f"filter {text}", why, cure)
+            why = f"{key} is set twice" if equals else f"{pair!r} is not key=value"
+            fix = "Write it as drop:probability=0.02,direction=in"
+            raise UsageError(f"filter {text}", why, fix)
         table[key] = value
     return make_filter(table)
 
 
 def make_filter(table: Mapping[str, Any]) -> FilterSettings:
-    """Make a filter of its ``name`` and its keys, as a TOML table has them.
+    """Make a filter from a table with its ``name`` and its keys, as in TOML.
 
     Raises:
-        UsageError: no such filter, key or value.
+        UsageError: an unknown filter or key, or a value that is not valid.
     """
     name = table.get("name", "")
     kind = FILTERS.get(name) if isinstance(name, str) else None
@@ -277,18 +277,19 @@ def make_filter(table: Mapping[str, Any]) -> FilterSettings:
     for key in values:
         if key not in kind.__struct_fields__:
             choice = ", ".join(kind.__struct_fields__)
-            raise UsageError(f"filter {name}", f"has no {key}", f"It has {choice}")
+            why = f"unknown key {key}"
+            raise UsageError(f"filter {name}", why, f"Choose one of {choice}")
     return kind(**values)
 
 
 def allowed(key: str) -> str:
-    """Say in words what a key can be."""
+    """Describe the values that a key can have."""
     return _KEYS[key].allowed
 
 
 class _Key(NamedTuple):
-    read: Callable[[object], object]
-    """Takes text or a value; raises ``TypeError`` or ``ValueError``."""
+    parse: Callable[[object], object]
+    """Converts text or a value; raises ``TypeError`` or ``ValueError``."""
     allowed: str
 
 
@@ -355,7 +356,7 @@ def _one_of(choices: type[_Choice]) -> _Key:
     )
 
 
-_SECONDS: Final = _Key(_read_seconds, "seconds, up to 3600, or as 50ms")
+_SECONDS: Final = _Key(_read_seconds, "seconds, up to 3600, or a time such as 50ms")
 _KEYS: Final = {
     "after": _Key(_at_least(0), "a whole number, 0 or more"),
     "count": _Key(_at_least(1), "a whole number, 1 or more"),

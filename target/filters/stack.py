@@ -1,4 +1,4 @@
-"""All filters of an export, as they were asked for."""
+"""The filters of an export, in order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from target.filters.wire import make_wire_filter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from target.disks import Disk
     from target.filters.settings import FilterSettings
+    from target.protocol.disk import Disk
     from target.protocol.target import Target
 
 
@@ -22,45 +22,45 @@ class Filters:
     """The filters of one export, shared by its interfaces.
 
     Args:
-        chosen: the first is the nearest to the wire.
-        exists: tells whether there is a file of this name.
-        say: takes the lines of log filters.
+        settings: the filters' settings; the first filter is nearest to the wire.
+        exists: returns True if a file with this name exists.
+        log_line: called with each line of the log filters.
     """
 
     def __init__(
         self,
-        chosen: Sequence[FilterSettings],
+        settings: Sequence[FilterSettings],
         *,
         exists: Callable[[str], bool],
-        say: Callable[[str], None],
+        log_line: Callable[[str], None],
     ) -> None:
-        self.chosen = tuple(chosen)
-        self._say = say
-        self._filters = [(settings, Trigger(settings, exists)) for settings in chosen]
-        made = (make_wire_filter(*each, say) for each in self._filters)
-        self.wire = [wire for wire in made if wire is not None]
-        """Those that frames meet, the one nearest to the wire first."""
+        self.settings = tuple(settings)
+        self._log_line = log_line
+        self._filters = [(each, Trigger(each, exists)) for each in settings]
+        wire_filters = (make_wire_filter(*each, log_line) for each in self._filters)
+        self.wire = [wire for wire in wire_filters if wire is not None]
+        """The wire filters, the one nearest to the wire first."""
 
     def wrap_disk(self, disk: Disk) -> Disk:
-        """Put those that are for disks around one."""
+        """Wrap a disk in all disk filters."""
         for settings, trigger in reversed(self._filters):
-            disk = wrap_disk(disk, settings, trigger, self._say)
+            disk = wrap_disk(disk, settings, trigger, self._log_line)
         return disk
 
-    def strikes(self) -> list[tuple[str, int | None]]:
-        """Return how often each has struck; None for one that is just there."""
+    def trigger_counts(self) -> list[tuple[str, int | None]]:
+        """Return each filter and how often it has triggered; None if not counted."""
         return [
             (
                 str(settings),
-                trigger.struck if isinstance(settings, ChanceSettings) else None,
+                trigger.triggered if isinstance(settings, ChanceSettings) else None,
             )
             for settings, trigger in self._filters
         ]
 
 
-def filtered(target: Target) -> Target | FilteredTarget:
-    """Put the filters of a target's export in front of it, if there are any."""
+def with_filters(target: Target) -> Target | FilteredTarget:
+    """Return a target behind its export's wire filters, if there are any."""
     filters = target.export.filters
-    if filters is None or not filters.wire:
+    if not isinstance(filters, Filters) or not filters.wire:
         return target
     return FilteredTarget(target, filters.wire)

@@ -1,13 +1,13 @@
-"""A target behind filters: some frames come late, twice, changed or not at all.
+"""A target behind wire filters, which delay, duplicate, reorder, change or drop frames.
 
 ::
 
-    request --> first filter --> second ... --> Target.handle --+
-                                                                |
-    reply   <-- first filter <-- second ... <-------------------+
+    request  --> first filter --> second ... --> Target.handle --+
+                                                                 |
+    response <-- first filter <-- second ... <-------------------+
 
-What is held back waits here, and goes on from where it was when it comes due. Nothing
-sleeps: other frames and other targets are served meanwhile.
+Delayed frames are queued with the position of the filter and continue from there when
+they are due. Nothing sleeps: other frames and targets are served meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.header import HEADER_LENGTH
 from target.filters.settings import Direction
-from target.filters.wire import PASS, Fate, Frame, kind_of
+from target.filters.wire import PASS, Frame, Verdict, classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from target.protocol.exports import Export
     from target.protocol.target import Target
 
-HELD_LIMIT: Final = 1024
-"""Frames that wait at a time; more are lost, as in the queue of any network."""
+QUEUE_LIMIT: Final = 1024
+"""Most frames in the queue; frames beyond that are dropped (tail drop)."""
 _ADDRESS: Final = Struct("!16xHB")
-"""Shelf and slot, where they lie in a frame."""
+"""Shelf and slot of a frame."""
 
 
 class FilteredTarget:
@@ -40,144 +40,150 @@ class FilteredTarget:
 
     Args:
         target: the target.
-        filters: the one nearest to the wire first. Other interfaces of the same export
-            have the same ones, so that a count holds for all of them.
+        filters: the wire filters, the one nearest to the wire first. All interfaces of
+            an export share them, so that a count is per export.
     """
 
     def __init__(self, target: Target, filters: Iterable[WireFilter]) -> None:
         self.target = target
-        self.lost = 0
-        """Frames that found no room to wait."""
+        self.queue_drops = 0
+        """Frames dropped because the queue was full or the MTU was reduced."""
         stack = tuple(filters)
         self._filters = {
-            Direction.IN: [met for met in stack if met.watches(Direction.IN)],
-            Direction.OUT: [met for met in stack[::-1] if met.watches(Direction.OUT)],
+            Direction.IN: [each for each in stack if each.handles(Direction.IN)],
+            Direction.OUT: [
+                each for each in stack[::-1] if each.handles(Direction.OUT)
+            ],
         }
-        self._held: list[tuple[float, int, Frame]] = []
-        """A heap: when due, and in which order of those that are due at once."""
-        self._number = 0
-        self._yielding: dict[tuple[Direction, int], tuple[float, Frame]] = {}
-        """By direction and filter: what waits for the next one to overtake it, and
-        until when."""
+        self._queue: list[tuple[float, int, Frame]] = []
+        """A heap of due time, sequence number and frame."""
+        self._sequence = 0
+        self._reordered: dict[tuple[Direction, int], tuple[float, Frame]] = {}
+        """By direction and filter: the frame that waits for the next one, and its
+        deadline."""
 
     @property
     def export(self) -> Export:
-        """What is served."""
+        """The export that is served."""
         return self.target.export
 
-    def handle(self, request: memoryview, reply: memoryview, now: float) -> int:
-        """Let a request in, and write what may be answered at once.
+    def handle(self, request: memoryview, response: memoryview, now: float) -> int:
+        """Pass a request through the filters, and write a response that is due now.
 
-        The same as ``Target.handle``, but that 0 need not be the last word: call
+        As ``Target.handle``, but a response can also become due later: call
         ``handle_due`` afterwards, and again at ``next_timeout``.
 
         Args:
-            request: the frame; not needed any more afterwards.
-            reply: memory for a reply, at least ``14 + mtu`` bytes.
+            request: the frame; its memory may be reused afterwards.
+            response: memory for a response, at least ``14 + mtu`` bytes.
             now: seconds.
 
         Returns:
-            The length of the reply, 0 for silence.
+            The length of the response, 0 if there is none now.
         """
-        if not self._is_for_us(request):
-            return self.target.handle(request, reply, now)
-        return self._move(Frame(request, Direction.IN, kind_of(request)), reply, now)
+        if not self._is_addressed(request):
+            return self.target.handle(request, response, now)
+        return self._process(
+            Frame(request, Direction.IN, classify(request)), response, now
+        )
 
-    def handle_due(self, reply: memoryview, now: float) -> int:
-        """Let go on what is due, and write the next reply that comes of it.
+    def handle_due(self, response: memoryview, now: float) -> int:
+        """Process queued frames that are due, and write the next response.
 
-        A request that was held back is executed now. Call this until it returns 0.
+        A delayed request is executed now. Call this until it returns 0.
 
         Args:
-            reply: memory for a reply, at least ``14 + mtu`` bytes.
+            response: memory for a response, at least ``14 + mtu`` bytes.
             now: seconds.
 
         Returns:
-            The length of the reply, 0 when nothing else is due.
+            The length of the response, 0 when nothing else is due.
         """
-        for place, (due, frame) in list(self._yielding.items()):
+        for place, (due, frame) in list(self._reordered.items()):
             if due <= now:
-                del self._yielding[place]
-                self._hold(frame, due)
-        while self._held and self._held[0][0] <= now:
-            *_, frame = heappop(self._held)
-            if length := self._move(frame, reply, now):
+                del self._reordered[place]
+                self._enqueue(frame, due)
+        while self._queue and self._queue[0][0] <= now:
+            *_, frame = heappop(self._queue)
+            if length := self._process(frame, response, now):
                 return length
         return 0
 
     def next_timeout(self) -> float | None:
-        """Return the ``now`` at which something is due, None while nothing waits."""
-        dues = [due for due, _ in self._yielding.values()]
-        dues += [due for due, *_ in self._held[:1]]
+        """Return the time at which the next frame is due, None if none is queued."""
+        dues = [due for due, _ in self._reordered.values()]
+        dues += [due for due, *_ in self._queue[:1]]
         return min(dues, default=None)
 
-    def forget(self) -> None:
-        """Lose what waits: nobody is there any more to whom it would not be news."""
-        self._held.clear()
-        self._yielding.clear()
+    def clear_queue(self) -> None:
+        """Drop all queued frames."""
+        self._queue.clear()
+        self._reordered.clear()
 
-    def _is_for_us(self, request: memoryview) -> bool:
-        # Filters see what the target would execute, not what is for its neighbours.
+    def _is_addressed(self, request: memoryview) -> bool:
+        # Filters get only frames addressed to this target.
         if len(request) < HEADER_LENGTH:
             return False
         shelf, slot = _ADDRESS.unpack_from(request)
-        ours = self.export.address
-        return shelf in (ours.shelf, SHELF_ALL) and slot in (ours.slot, SLOT_ALL)
+        address = self.export.address
+        return shelf in (address.shelf, SHELF_ALL) and slot in (address.slot, SLOT_ALL)
 
-    def _move(self, frame: Frame, reply: memoryview, now: float) -> int:
-        # As far as a frame gets now; what leaves is in `reply`.
+    def _process(self, frame: Frame, response: memoryview, now: float) -> int:
+        # Passes a frame on until it is queued, dropped, or a response is written.
         if frame.direction is Direction.IN:
-            if not self._pass(frame, now):
+            if not self._run_filters(frame, now):
                 return 0
-            length = self.target.handle(memoryview(frame.data), reply, now)
+            length = self.target.handle(memoryview(frame.data), response, now)
             if not length:
                 return 0
-            frame = Frame(reply[:length], Direction.OUT, frame.kind)
-        if not self._pass(frame, now):
+            frame = Frame(response[:length], Direction.OUT, frame.kind)
+        if not self._run_filters(frame, now):
             return 0
         length = len(frame.data)
-        if length > len(reply):
-            # The interface has become smaller while it waited.
-            self.lost += 1
+        if length > len(response):
+            # The MTU was reduced while the frame was queued.
+            self.queue_drops += 1
             return 0
-        reply[:length] = frame.data
+        response[:length] = frame.data
         return length
 
-    def _pass(self, frame: Frame, now: float) -> bool:
-        # Whether it got past all filters that are left.
+    def _run_filters(self, frame: Frame, now: float) -> bool:
+        # Returns True if the frame has passed all remaining filters.
         filters = self._filters[frame.direction]
         while frame.position < len(filters):
             place = frame.direction, frame.position
             frame.position += 1
-            if place in self._yielding:
-                # Overtake, whatever the filter would have had in mind.
-                self._hold(self._yielding.pop(place)[1], now)
+            if place in self._reordered:
+                # This frame overtakes the waiting one and is not filtered again.
+                self._enqueue(self._reordered.pop(place)[1], now)
                 continue
-            fate = filters[place[1]].meet(frame)
-            if fate is not PASS and not self._meet_fate(frame, fate, place, now):
+            verdict = filters[place[1]].evaluate(frame)
+            if verdict is not PASS and not self._apply_verdict(
+                frame, verdict, place, now
+            ):
                 return False
         return True
 
-    def _meet_fate(
-        self, frame: Frame, fate: Fate, place: tuple[Direction, int], now: float
+    def _apply_verdict(
+        self, frame: Frame, verdict: Verdict, place: tuple[Direction, int], now: float
     ) -> bool:
-        # Whether it goes on at once.
-        if fate.overtaken:
+        # Returns True if the frame continues immediately.
+        if verdict.behind_next:
             frame.data = bytes(frame.data)
-            self._yielding[place] = now + fate.hold, frame
+            self._reordered[place] = now + verdict.delay, frame
             return False
-        if fate.hold:
-            self._hold(frame, now + fate.hold)
+        if verdict.delay:
+            self._enqueue(frame, now + verdict.delay)
             return False
-        for _ in range(1, fate.copies):
-            self._hold(replace(frame), now)
-        return fate.copies > 0
+        for _ in range(1, verdict.copies):
+            self._enqueue(replace(frame), now)
+        return verdict.copies > 0
 
-    def _hold(self, frame: Frame, due: float) -> None:
-        if len(self._held) >= HELD_LIMIT:
-            self.lost += 1
+    def _enqueue(self, frame: Frame, due: float) -> None:
+        if len(self._queue) >= QUEUE_LIMIT:
+            self.queue_drops += 1
             return
-        # The memory it came in is the interface's.
+        # The frame may be in a ring slot, which is reused: copy it.
         frame.data = bytes(frame.data)
-        self._number += 1
-        heappush(self._held, (due, self._number, frame))
+        self._sequence += 1
+        heappush(self._queue, (due, self._sequence, frame))

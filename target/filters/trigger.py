@@ -1,4 +1,4 @@
-"""When a filter strikes: chance, a count, a file that has to exist."""
+"""When a filter triggers: probability, count, and a trigger file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class Trigger:
-    """Decides about everything that a filter could strike at.
+    """Decides for each matching frame or call if a filter acts on it.
 
     Args:
-        settings: the filter's.
-        exists: tells whether there is a file of this name.
+        settings: the filter's settings.
+        exists: returns True if a file with this name exists.
     """
 
     def __init__(self, settings: FilterSettings, exists: Callable[[str], bool]) -> None:
-        chance = settings if isinstance(settings, ChanceSettings) else _CERTAIN
-        self.dice = Random(chance.seed)  # noqa: S311 # for faults, not for secrets
-        """Also for what a filter does when it strikes."""
-        self.struck = 0
-        """How often it has done so."""
+        chance = settings if isinstance(settings, ChanceSettings) else _ALWAYS
+        self.rng = Random(chance.seed)  # noqa: S311 # for faults, not for secrets
+        """The random numbers, also for what the filter does when it triggers."""
+        self.triggered = 0
+        """How often the filter has triggered."""
         self._file = settings.file
         self._exists = exists
         self._probability = chance.probability
@@ -34,27 +34,27 @@ class Trigger:
         self._after = chance.after
 
     @property
-    def is_armed(self) -> bool:
-        """The file is there, or none is needed."""
+    def is_enabled(self) -> bool:
+        """True if the trigger file exists, or none is configured."""
         return not self._file or self._exists(self._file)
 
-    def strikes(self) -> bool:
-        """Decide about one frame or call. Asked for everything that is struck at."""
-        if self.struck == self._count or not self.is_armed:
+    def should_trigger(self) -> bool:
+        """Return True if the filter acts on this frame or call; call once for each."""
+        if self.triggered == self._count or not self.is_enabled:
             return False
         if self._after:
             self._after -= 1
             return False
-        if self._probability < 1 and self.dice.random() >= self._probability:
+        if self._probability < 1 and self.rng.random() >= self._probability:
             return False
-        self.struck += 1
+        self.triggered += 1
         return True
 
 
-_CERTAIN = ChanceSettings()
+_ALWAYS = ChanceSettings()
 
 
-def flip_bit(data: bytearray | memoryview, dice: Random) -> None:
-    """Flip one bit, any of them, in bytes that are at least one."""
-    place, bit = divmod(dice.randrange(len(data) * 8), 8)
+def flip_bit(data: bytearray | memoryview, rng: Random) -> None:
+    """Flip one random bit of ``data``, which must not be empty."""
+    place, bit = divmod(rng.randrange(len(data) * 8), 8)
     data[place] ^= 1 << bit

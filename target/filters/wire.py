@@ -1,6 +1,6 @@
-"""Filters of frames: what becomes of one that a filter strikes at.
+"""Wire filters: each returns a verdict for a frame.
 
-They hold no frames, keep no time and send nothing; ``FilteredTarget`` does.
+They queue no frames, read no clock and send nothing; ``FilteredTarget`` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from target.filters.settings import (
 )
 from target.filters.trigger import flip_bit
 from target.protocol.ata import OPERATIONS
-from target.protocol.transfers import flush, read, trim, verify, write, write_stable
+from target.protocol.transfers import flush, read, trim, verify, write, write_fua
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from target.filters.settings import FilterSettings
     from target.filters.trigger import Trigger
 
-    Say: TypeAlias = Callable[[str], None]
+    LogLine: TypeAlias = Callable[[str], None]
     FrameSettings: TypeAlias = WireSettings | CorruptSettings | LogSettings
 
-_COMMAND: Final = 19
-_OPCODE: Final = 27
+_COMMAND_OFFSET: Final = 19
+_OPCODE_OFFSET: Final = 27
 """Offsets of the AoE command and of the ATA opcode in a request."""
 _OPERATION_KINDS: Final = {
     read: On.READ,
     verify: On.READ,
     write: On.WRITE,
-    write_stable: On.WRITE,
+    write_fua: On.WRITE,
     flush: On.FLUSH,
     trim: On.DISCARD,
 }
@@ -59,22 +59,27 @@ _OPCODE_KINDS: Final = {
 }
 
 
-def kind_of(request: ReadBuffer) -> On | None:
-    """Tell what a request, at least 24 bytes, wants of the disk; None for nothing."""
-    if len(request) < ATA_DATA or request[_COMMAND] != Command.ATA:
+def classify(request: ReadBuffer) -> On | None:
+    """Return the kind of disk operation of a request, None if it is not one.
+
+    Args:
+        request: the frame, at least 24 bytes.
+    """
+    if len(request) < ATA_DATA or request[_COMMAND_OFFSET] != Command.ATA:
         return None
-    return _OPCODE_KINDS.get(request[_OPCODE])
+    return _OPCODE_KINDS.get(request[_OPCODE_OFFSET])
 
 
 @dataclass(slots=True)
 class Frame:
-    """A frame on its way through the filters.
+    """A frame that passes through the filters.
 
     Args:
-        data: the bytes, at least 24. Others may own them: filters replace them.
+        data: the bytes, at least 24. They may be a view of a ring slot: a filter that
+            changes them replaces them with a copy.
         direction: ``IN`` or ``OUT``.
-        kind: what the request wanted, of a reply too.
-        position: how many filters it has met in this direction.
+        kind: the kind of operation; a response has that of its request.
+        position: number of filters that it has passed in this direction.
     """
 
     data: ReadBuffer
@@ -83,31 +88,31 @@ class Frame:
     position: int = 0
 
 
-class Fate(NamedTuple):
-    """What becomes of a frame.
+class Verdict(NamedTuple):
+    """What to do with a frame.
 
     Args:
-        copies: how many go on: none if it is lost.
-        hold: seconds until they do.
-        overtaken: they go on behind the next frame, if one comes before that.
+        copies: number of copies to pass on; 0 drops the frame.
+        delay: seconds to delay them.
+        behind_next: pass them on after the next frame, if one arrives within ``delay``.
     """
 
     copies: int = 1
-    hold: float = 0.0
-    overtaken: bool = False
+    delay: float = 0.0
+    behind_next: bool = False
 
 
-PASS: Final = Fate()
-DROP: Final = Fate(copies=0)
-DOUBLE: Final = Fate(copies=2)
+PASS: Final = Verdict()
+DROP: Final = Verdict(copies=0)
+DUPLICATE: Final = Verdict(copies=2)
 
 
 class WireFilter(ABC):
-    """A filter that frames meet on their way.
+    """A filter of frames.
 
     Args:
-        settings: which frames it is for.
-        trigger: which of those it strikes at.
+        settings: select the frames that it matches.
+        trigger: decides which of those it acts on.
     """
 
     def __init__(self, settings: FrameSettings, trigger: Trigger) -> None:
@@ -115,83 +120,88 @@ class WireFilter(ABC):
         self._on = settings.on or On.ALL
         self._trigger = trigger
 
-    def watches(self, direction: Direction) -> bool:
-        """Tell whether frames of this direction meet it at all."""
+    def handles(self, direction: Direction) -> bool:
+        """Return True if the filter applies to this direction."""
         return self._direction in (Direction.BOTH, direction)
 
-    def meet(self, frame: Frame) -> Fate:
-        """Decide about a frame, and perhaps replace its bytes."""
-        is_meant = self._on in (On.ALL, frame.kind) and self.is_meant(frame)
-        return self.strike(frame) if is_meant and self._trigger.strikes() else PASS
+    def evaluate(self, frame: Frame) -> Verdict:
+        """Return the verdict for a frame; may replace the frame's bytes."""
+        matches = self._on in (On.ALL, frame.kind) and self.matches(frame)
+        return self.apply(frame) if matches and self._trigger.should_trigger() else PASS
 
-    def is_meant(self, frame: Frame) -> bool:
-        """Tell whether the filter could do anything to this frame."""
+    def matches(self, frame: Frame) -> bool:
+        """Return True if the filter can act on this frame."""
         del frame
         return True
 
     @abstractmethod
-    def strike(self, frame: Frame) -> Fate:
-        """Do it."""
+    def apply(self, frame: Frame) -> Verdict:
+        """Act on a frame, and return the verdict."""
 
 
-class FateFilter(WireFilter):
-    """Loses, doubles or holds back: the same fate for all that are struck.
+class VerdictFilter(WireFilter):
+    """A filter with a fixed verdict: drop, duplicate, delay or reorder.
 
     Args:
-        settings: which frames.
-        trigger: which of those.
-        fate: what becomes of them.
+        settings: select the frames that it matches.
+        trigger: decides which of those it acts on.
+        verdict: the verdict.
     """
 
-    def __init__(self, settings: WireSettings, trigger: Trigger, fate: Fate) -> None:
+    def __init__(
+        self, settings: WireSettings, trigger: Trigger, verdict: Verdict
+    ) -> None:
         super().__init__(settings, trigger)
-        self._fate = fate
+        self._verdict = verdict
 
-    def strike(self, frame: Frame) -> Fate:
-        """Do it."""
+    def apply(self, frame: Frame) -> Verdict:
+        """Return the fixed verdict."""
         del frame
-        return self._fate
+        return self._verdict
 
 
 class CorruptFilter(WireFilter):
-    """Flips a bit behind the Ethernet header, or in data of the disk only."""
+    """A filter that flips a bit after the Ethernet header, or only in disk data."""
 
     def __init__(self, settings: CorruptSettings, trigger: Trigger) -> None:
         super().__init__(settings, trigger)
         self._only_data = settings.what is Part.DATA
 
-    def is_meant(self, frame: Frame) -> bool:
-        """Leave frames without data alone, if it is for data."""
+    def matches(self, frame: Frame) -> bool:
+        """Return True if the frame has the bytes to corrupt."""
         return not self._only_data or (
-            frame.data[_COMMAND] == Command.ATA and len(frame.data) >= ATA_DATA + SECTOR
+            frame.data[_COMMAND_OFFSET] == Command.ATA
+            and len(frame.data) >= ATA_DATA + SECTOR
         )
 
-    def strike(self, frame: Frame) -> Fate:
-        """Put a copy with one bit flipped in the frame's place."""
+    def apply(self, frame: Frame) -> Verdict:
+        """Replace the frame's bytes with a copy in which one bit is flipped."""
         first = ATA_DATA if self._only_data else ETHERNET_LENGTH
-        wrong = bytearray(frame.data)
-        flip_bit(memoryview(wrong)[first:], self._trigger.dice)
-        frame.data = wrong
+        corrupted = bytearray(frame.data)
+        flip_bit(memoryview(corrupted)[first:], self._trigger.rng)
+        frame.data = corrupted
         return PASS
 
 
 class LogFilter(WireFilter):
-    """Says which frames pass.
+    """A filter that logs frames.
 
     Args:
-        settings: which frames.
-        trigger: which of those.
-        say: takes a line of ``key=value``.
+        settings: select the frames that it matches.
+        trigger: decides which of those it logs.
+        log_line: called with a line of ``key=value`` pairs.
     """
 
-    def __init__(self, settings: LogSettings, trigger: Trigger, say: Say) -> None:
+    def __init__(
+        self, settings: LogSettings, trigger: Trigger, log_line: LogLine
+    ) -> None:
         super().__init__(settings, trigger)
-        self._say = say
+        self._log_line = log_line
 
-    def strike(self, frame: Frame) -> Fate:
-        """Say it."""
+    def apply(self, frame: Frame) -> Verdict:
+        """Log the frame and pass it on."""
         dst, src, *_ = HEADER.unpack_from(frame.data)
-        self._say(
+        self._log_line(
             f"wire={frame.direction} from={format_mac(src)} to={format_mac(dst)} "
             f"length={len(frame.data)} frame={json.dumps(describe(frame.data))}"
         )
@@ -199,27 +209,27 @@ class LogFilter(WireFilter):
 
 
 def make_wire_filter(
-    settings: FilterSettings, trigger: Trigger, say: Say
+    settings: FilterSettings, trigger: Trigger, log_line: LogLine
 ) -> WireFilter | None:
-    """Make a filter of frames; None if it is one for disks."""
+    """Make a wire filter; return None if the settings are for a disk filter."""
     match settings:
         case WireSettings():
-            return FateFilter(settings, trigger, _fate_of(settings))
+            return VerdictFilter(settings, trigger, _verdict_of(settings))
         case CorruptSettings(where=Where.WIRE):
             return CorruptFilter(settings, trigger)
         case LogSettings(where=Where.WIRE):
-            return LogFilter(settings, trigger, say)
+            return LogFilter(settings, trigger, log_line)
     return None
 
 
-def _fate_of(settings: WireSettings) -> Fate:
+def _verdict_of(settings: WireSettings) -> Verdict:
     match settings:
         case DropSettings():
             return DROP
         case DuplicateSettings():
-            return DOUBLE
+            return DUPLICATE
         case DelaySettings():
-            return Fate(hold=settings.seconds)
+            return Verdict(delay=settings.seconds)
         case ReorderSettings():
-            return Fate(hold=settings.hold, overtaken=True)
+            return Verdict(delay=settings.hold, behind_next=True)
     raise TypeError(settings.name)

@@ -1,1 +1,1 @@
-"""The protocol core: a request frame becomes a reply. No I/O, clock or threads."""
+"""The protocol core: maps a request frame to a response. No I/O, clock or threads."""

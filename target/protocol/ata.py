@@ -1,8 +1,8 @@
-"""Command 0: the ATA opcodes, and how their outcome is told.
+"""Command 0: the ATA opcodes, and how their result is reported.
 
-``OPERATIONS`` leads from an opcode to the function that executes it, in
-``target/protocol/transfers.py`` or ``target/protocol/features.py``. What is not in it
-is answered with an aborted ATA command (P43).
+``OPERATIONS`` maps an opcode to the function that executes it, in
+``target/protocol/transfers.py`` or ``target/protocol/features.py``. An unknown opcode
+ends with ABRT (P43).
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, AFlag, AtaError, Opcode, Status
 from aoe.header import FRAME_MINIMUM, ErrorCode
-from target.protocol.disk import GONE
+from target.protocol.disk import DEVICE_GONE
 from target.protocol.features import (
     check_power_mode,
     identify,
     idle,
-    rest,
     set_features,
     smart,
+    standby,
 )
-from target.protocol.frames import REPLY, REPLY_DATA, Drop, Fields
+from target.protocol.frames import RESPONSE, RESPONSE_DATA, Drop, Fields
 from target.protocol.transfers import (
     CommandError,
-    OutgrownError,
+    OversizedError,
     flush,
     read,
-    spoil,
     trim,
     verify,
     write,
-    write_stable,
+    write_fua,
+    write_uncorrectable,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         [Target, Fields, memoryview, memoryview], tuple[int, int]
     ]
 
-# Plain numbers: one operator of an enum costs more than the rest of a frame's header.
+# Plain integers: one operation on an enum flag costs more than unpacking the header.
 _READY: Final = int(Status.READY)
 _FAULT: Final = int(Status.READY | Status.DEVICE_FAULT | Status.ERROR)
 _AFLAGS: Final = int(AFlag.EXTENDED | AFlag.DEVICE | AFlag.ASYNC | AFlag.WRITE)
@@ -51,36 +51,36 @@ _IDENTIFY: Final = int(Opcode.IDENTIFY)
 
 
 def execute_ata(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
-    """Execute command 0 and write its reply: 36 bytes of registers, and the data.
+    """Execute command 0 and write its response: 36 bytes of registers, and the data.
 
-    An operation that fails is answered with an ATA status and no data, because clients
-    throw AoE errors away and repeat the request for minutes (P15, P32). Only a disk
-    that is gone for good answers with AoE error 3 (P41), and one that is reserved for
-    others with AoE error 6 (P74).
+    A failed operation is reported in the ATA status, without data, because clients
+    ignore AoE errors and retransmit the request for minutes (P15, P32). Only a disk
+    that is gone for good is reported as AoE error 3 (P41), and a reservation conflict
+    as AoE error 6 (P74).
     """
     if len(request) < ATA_DATA:
         return target.drop(Drop.SHORT)
-    src, _, _, _, _, _, tag, aflags, asked, opcode, low, high = fields
+    src, _, _, _, _, _, tag, aflags, requested, opcode, low, high = fields
     members = target.export.state.members
     if members and src not in members and opcode != _IDENTIFY:
-        return target.refuse(request, reply, ErrorCode.RESERVED, ATA_DATA)  # P74
+        return target.refuse(request, response, ErrorCode.RESERVED, ATA_DATA)  # P74
     status, error = _READY, 0
     try:
-        length, count = OPERATIONS.get(opcode, abort)(target, fields, request, reply)
-    except OutgrownError:
-        return target.drop(Drop.OUTGROWN)
+        length, count = OPERATIONS.get(opcode, abort)(target, fields, request, response)
+    except OversizedError:
+        return target.drop(Drop.OVERSIZED)
     except (CommandError, OSError) as failure:
-        if isinstance(failure, OSError) and failure.errno in GONE:
+        if isinstance(failure, OSError) and failure.errno in DEVICE_GONE:
             code = ErrorCode.DEVICE_UNAVAILABLE
-            return target.refuse(request, reply, code, ATA_DATA)
-        told = _tell(failure, opcode)
-        target.count_error(told.kind)
-        length, count, status, error = 0, asked, told.status, told.error
-    # The padded layout would wipe the first bytes of the data.
-    (REPLY_DATA if length else REPLY).pack_into(
-        reply,
+            return target.refuse(request, response, code, ATA_DATA)
+        failed = _to_ata_error(failure, opcode)
+        target.count_error(failed.kind)
+        length, count, status, error = 0, requested, failed.status, failed.error
+    # The padded layout would overwrite the first bytes of the data.
+    (RESPONSE_DATA if length else RESPONSE).pack_into(
+        response,
         0,
         src,
         target.reply_head,
@@ -95,8 +95,8 @@ def execute_ata(
     return ATA_DATA + length if length else FRAME_MINIMUM
 
 
-def _tell(failure: CommandError | OSError, opcode: int) -> CommandError:
-    # The registers for a disk that failed (P41).
+def _to_ata_error(failure: CommandError | OSError, opcode: int) -> CommandError:
+    # The registers that report a failure of the disk (P41).
     if isinstance(failure, CommandError):
         return failure
     if opcode in _READ_OPCODES:
@@ -105,14 +105,14 @@ def _tell(failure: CommandError | OSError, opcode: int) -> CommandError:
 
 
 def abort(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """Any opcode that we do not know (P43).
+    """Abort an unknown opcode (P43).
 
     Raises:
         CommandError: always.
     """
-    del target, fields, request, reply
+    del target, fields, request, response
     raise CommandError(AtaError.ABORTED)
 
 
@@ -124,19 +124,19 @@ OPERATIONS: Final[dict[int, Operation]] = {
     Opcode.WRITE: write,
     Opcode.WRITE_EXT: write,
     Opcode.WRITE_DMA_EXT: write,
-    Opcode.WRITE_DMA_FUA_EXT: write_stable,
+    Opcode.WRITE_DMA_FUA_EXT: write_fua,
     Opcode.READ_VERIFY: verify,
     Opcode.READ_VERIFY_EXT: verify,
-    Opcode.WRITE_UNCORRECTABLE_EXT: spoil,
+    Opcode.WRITE_UNCORRECTABLE_EXT: write_uncorrectable,
     Opcode.SMART: smart,
     Opcode.READ_DMA: read,
     Opcode.WRITE_DMA: write,
-    Opcode.STANDBY_IMMEDIATE: rest,
+    Opcode.STANDBY_IMMEDIATE: standby,
     Opcode.IDLE_IMMEDIATE: idle,
-    Opcode.STANDBY: rest,
+    Opcode.STANDBY: standby,
     Opcode.IDLE: idle,
     Opcode.CHECK_POWER_MODE: check_power_mode,
-    Opcode.SLEEP: rest,
+    Opcode.SLEEP: standby,
     Opcode.FLUSH: flush,
     Opcode.FLUSH_EXT: flush,
     Opcode.IDENTIFY: identify,

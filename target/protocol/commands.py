@@ -1,7 +1,7 @@
-"""The AoE commands: ``COMMANDS`` leads to them by the AoE header's command byte.
+"""The AoE commands: ``COMMANDS`` maps the header's command byte to a handler.
 
-What is not in it is refused with AoE error 1 (P16). Command 0 is in
-``target/protocol/ata.py``, 2 and 3 are in ``target/protocol/lists.py``.
+An unknown command is refused with AoE error 1 (P16). Command 0 is implemented in
+``target/protocol/ata.py``, commands 2 and 3 in ``target/protocol/lists.py``.
 """
 
 from __future__ import annotations
@@ -24,38 +24,39 @@ if TYPE_CHECKING:
 
 
 def query_config(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
     """Execute command 1: read, test or set the config string (P49 to P58)."""
     del fields
     if len(request) < CONFIG_STRING:
         return target.drop(Drop.SHORT)
-    asked = Config.unpack_from(request)
+    config = Config.unpack_from(request)
     current = target.export.config_string
     code: ErrorCode | None = None
-    if asked.ccmd == ConfigCommand.READ:
-        pass  # Whatever string and length the request carries (P51).
-    elif asked.ccmd not in _CONFIG_COMMANDS or not asked.is_whole:
+    if config.ccmd == ConfigCommand.READ:
+        pass  # The string and length in the request are ignored (P51).
+    elif config.ccmd not in _CONFIG_COMMANDS or not config.is_valid:
         code = ErrorCode.BAD_ARGUMENT  # P56, P57
-    elif asked.ccmd == ConfigCommand.TEST:
-        if current != asked.string:
+    elif config.ccmd == ConfigCommand.TEST:
+        if current != config.string:
             return target.drop(Drop.NO_MATCH)
-    elif asked.ccmd == ConfigCommand.PREFIX:
-        if not current.startswith(asked.string):
+    elif config.ccmd == ConfigCommand.PREFIX:
+        if not current.startswith(config.string):
             return target.drop(Drop.NO_MATCH)
     else:
-        code = _set_config(target, asked)
+        code = _set_config(target, config)
     header = Header.unpack_from(request)
-    return pack_config(target, reply, header.src, header.tag, asked.ccmd, code)
+    return pack_config(target, response, header.src, header.tag, config.ccmd, code)
 
 
-def _set_config(target: Target, asked: Config) -> ErrorCode | None:
-    # The reply tells the loser of a claim who won (P54). A string that could not be
-    # kept is not set, and must not be taken for a claim.
+def _set_config(target: Target, config: Config) -> ErrorCode | None:
+    # The response to a failed claim has the current string, which names the winner
+    # (P54). A string that could not be saved is not set, so that no client takes it
+    # for a successful claim.
     try:
-        if asked.ccmd == ConfigCommand.FORCE:
-            target.export.force(asked.string)
-        elif not target.export.claim(asked.string):
+        if config.ccmd == ConfigCommand.FORCE:
+            target.export.force(config.string)
+        elif not target.export.claim(config.string):
             return ErrorCode.CONFIG_PRESENT
     except OSError:
         return ErrorCode.DEVICE_UNAVAILABLE
@@ -64,7 +65,7 @@ def _set_config(target: Target, asked: Config) -> ErrorCode | None:
 
 def pack_config(
     target: Target,
-    reply: memoryview,
+    response: memoryview,
     dst: bytes,
     tag: int,
     ccmd: int = ConfigCommand.READ,
@@ -72,10 +73,10 @@ def pack_config(
 ) -> int:
     """Write a query config response with the current config string (P50).
 
-    On an interface too small for the string, which only another interface can have
-    set, it is cut to what fits.
+    The string is truncated to the MTU: it can have been set on an interface with a
+    larger one.
     """
-    target.pack_header(reply, dst, Command.CONFIG, tag, code)
+    target.pack_header(response, dst, Command.CONFIG, tag, code)
     length = Config(
         ccmd,
         target.export.config_string[: target.frame_limit - CONFIG_STRING],
@@ -83,24 +84,24 @@ def pack_config(
         target.export.firmware_number,
         target.advertised_sectors,
         VERSION,
-    ).pack_into(reply)
-    return pad(reply, HEADER_LENGTH + length)
+    ).pack_into(response)
+    return pad(response, HEADER_LENGTH + length)
 
 
 def unknown_command(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
-    """Refuse a command that is not in ``COMMANDS``, the vendors' own too (P16)."""
+    """Refuse a command that is not in ``COMMANDS``, vendor commands included (P16)."""
     del fields
-    return target.refuse(request, reply, ErrorCode.BAD_COMMAND)
+    return target.refuse(request, response, ErrorCode.BAD_COMMAND)
 
 
 def unknown_version(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
-    """Refuse any version but ours, though no other target does (P6)."""
+    """Refuse any version but 1; other targets do not check it (P6)."""
     del fields
-    return target.refuse(request, reply, ErrorCode.BAD_VERSION)
+    return target.refuse(request, response, ErrorCode.BAD_VERSION)
 
 
 _CONFIG_COMMANDS: Final = frozenset(ConfigCommand)

@@ -1,51 +1,52 @@
-"""What the protocol core asks of a disk."""
+"""The interface between the protocol core and a disk."""
 
 from __future__ import annotations
 
 import errno
 from typing import Final, Protocol
 
-GONE: Final = frozenset({errno.ENODEV, errno.ENXIO})
-"""The numbers of an error that mean that the disk is gone."""
+DEVICE_GONE: Final = frozenset({errno.ENODEV, errno.ENXIO})
+"""The ``OSError.errno`` values that mean that the disk is gone."""
 
 
 class Disk(Protocol):
-    """A row of bytes that can be read, written and flushed.
+    """An array of bytes that can be read, written and flushed.
 
-    Offsets and sizes are bytes. A caller stays within ``size`` and, where
-    ``read_only`` holds, does not write. Whatever fails raises ``OSError``, and nothing
-    else; those in ``GONE`` mean that it is gone, and asking again is up to the client.
+    Offsets and sizes are in bytes. The caller stays within ``size`` and does not write
+    if ``read_only`` is set. A failure raises ``OSError`` and nothing else; an errno in
+    ``DEVICE_GONE`` means that the disk is gone, and the client may retry.
     """
 
     @property
     def size(self) -> int:
-        """Bytes, a multiple of 512."""
+        """Size in bytes, a multiple of 512."""
         ...
 
     @property
     def read_only(self) -> bool:
-        """Writing is refused."""
+        """True if writes are refused."""
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the whole of ``buffer`` from ``offset`` on."""
+        """Fill all of ``buffer`` from ``offset`` on."""
         ...
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write the whole of ``data`` from ``offset`` on."""
+        """Write all of ``data`` from ``offset`` on."""
         ...
 
     def flush(self) -> None:
-        """Return when everything written so far is on stable storage (P46)."""
+        """Return when all completed writes are on stable storage (P46)."""
         ...
 
     def discard(self, offset: int, length: int) -> None:
-        """Have these bytes read as zeros, and give up their space where that works.
+        """Make a range read as zeros, and deallocate it where possible.
 
-        It is stable when writes are: after ``flush``, at once where opened so.
+        The result is stable when a write would be: after ``flush``, or on return if the
+        disk was opened for synchronous writes.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the bytes; nothing else may be called afterwards."""
+        """Release all resources; no other method may be called afterwards."""
         ...

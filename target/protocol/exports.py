@@ -1,78 +1,82 @@
-"""One export: a disk, the address it is served at, and what clients set on it."""
+"""An export: a disk, its AoE address, and the state that clients set on it."""
 
 from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.address import MAC_BROADCAST
 from aoe.ata import SECTOR
 from aoe.config import STRING_LIMIT
 from aoe.errors import UsageError
-from aoe.identify import Ability, Identity
-from target.protocol.disk import GONE
+from aoe.identify import FeatureSet, Identity
+from target.protocol.disk import DEVICE_GONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.address import Address
-    from target.disks import Disk
-    from target.filters.stack import Filters
+    from target.protocol.disk import Disk
 
 MODEL: Final = "pyaoe"
 BUFFER_COUNT: Final = 64
-"""As many as the Linux driver ever keeps outstanding (P60)."""
+"""The most requests that the Linux driver keeps outstanding (P60)."""
 BUFFER_MINIMUM: Final = 2
-"""With less than this the Linux driver never brings the device up (P60)."""
+"""With a smaller count the Linux driver never brings the device up (P60)."""
 BUFFER_LIMIT: Final = 0xFFFF
 LIST_LIMIT: Final = 255
 """MAC addresses in a mask list or a reservation (P61, P76)."""
 UNCORRECTABLE_LIMIT: Final = 1 << 16
-"""Sectors that can be marked as unreadable at a time."""
-_DOUBT: Final = 5.0
-"""Seconds for which a client that got no answer to a flush may ask again."""
-_UNCHANGING: Final = (
-    Ability.DMA
-    | Ability.SMART
-    | Ability.POWER
-    | Ability.WRITE_CACHE
-    | Ability.LOOK_AHEAD
+"""Most sectors that can be marked uncorrectable at a time."""
+_FAILURE_WINDOW: Final = 5.0
+"""Seconds for which a failed flush is reported to retransmissions and other clients."""
+_READ_ONLY_FEATURE_SETS: Final = (
+    FeatureSet.DMA
+    | FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.WRITE_CACHE
+    | FeatureSet.LOOK_AHEAD
 )
-_ALL: Final = _UNCHANGING | Ability.TRIM | Ability.UNCORRECTABLE
-_SWITCHED_ON: Final = (
-    Ability.SMART | Ability.POWER | Ability.LOOK_AHEAD | Ability.UNCORRECTABLE
+_ALL_FEATURE_SETS: Final = (
+    _READ_ONLY_FEATURE_SETS | FeatureSet.TRIM | FeatureSet.UNCORRECTABLE
 )
-_FIRST_DMA: Final = 0x20
-_TRANSFER: Final = 0x46
+_ENABLED_AT_START: Final = (
+    FeatureSet.SMART
+    | FeatureSet.POWER
+    | FeatureSet.LOOK_AHEAD
+    | FeatureSet.UNCORRECTABLE
+)
+_FIRST_DMA_MODE: Final = 0x20
+_DEFAULT_TRANSFER_MODE: Final = 0x46
 """Ultra DMA 6, as SET FEATURES numbers it."""
-_ANY: Final = Identity(0, model=MODEL, rotation=1)
+_DEFAULT_IDENTITY: Final = Identity(0, model=MODEL, rotation=1)
 _LOCAL_WWN: Final = 3 << 60
-"""A world wide name that nobody has assigned."""
+"""NAA 3, locally assigned."""
 
 
 def make_wwn(address: Address, serial: str) -> int:
-    """Make a world wide name that is the same whenever these two are."""
+    """Derive a world wide name from an address and a serial number."""
     digest = sha256(f"{address} {serial}".encode()).digest()
     return _LOCAL_WWN | int.from_bytes(digest[:8], "big") >> 4
 
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """What clients set on an export, and expect to find again.
+    """The persistent state of an export that clients set.
 
     Args:
-        config_string: at most 1024 bytes of anything (P58).
-        mask: the MAC addresses that are served, in the order they came; none means
-            everybody (P61).
-        holders: the MAC addresses that the target is reserved for; none means
-            everybody (P72).
-        write_cache: whether a write may be answered before it is stable; None is for
-            the target to decide.
+        config_string: at most 1024 arbitrary bytes (P58).
+        mask: the MAC addresses that are served, in the order they were added; empty
+            means all (P61).
+        holders: the MAC addresses that the target is reserved for; empty means no
+            reservation (P72).
+        write_cache: True if a write may be answered before it is stable; None selects
+            the target's default.
 
     Raises:
-        UsageError: a string or a list that is too long.
+        UsageError: the string or a list is too long.
     """
 
     config_string: bytes = b""
@@ -80,40 +84,50 @@ class ClientState:
     holders: tuple[bytes, ...] = ()
     write_cache: bool | None = None
     listed: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    """The mask, to look addresses up in."""
+    """The mask as a set, for lookups."""
     members: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    """The holders, to look addresses up in."""
+    """The holders as a set, for lookups."""
 
     def __post_init__(self) -> None:
         if len(self.config_string) > STRING_LIMIT:
             raise UsageError(
                 "config string",
                 f"{len(self.config_string)} bytes are too long",
-                f"Keep to {STRING_LIMIT}",
+                f"Use at most {STRING_LIMIT} bytes",
             )
         for name, macs in (("mask list", self.mask), ("reservation", self.holders)):
             if len(macs) > LIST_LIMIT:
                 raise UsageError(
-                    name, f"{len(macs)} addresses are too many", f"Name {LIST_LIMIT}"
+                    name,
+                    f"{len(macs)} addresses are too many",
+                    f"List at most {LIST_LIMIT}",
                 )
         object.__setattr__(self, "listed", frozenset(self.mask))
         object.__setattr__(self, "members", frozenset(self.holders))
 
 
-class Export:
-    """A disk under an AoE address, on as many interfaces as one likes.
+class FilterStack(Protocol):
+    """The filters of an export; ``target.filters.stack`` implements it."""
 
-    What clients set is shared by all interfaces: it belongs to the export.
+    def trigger_counts(self) -> list[tuple[str, int | None]]:
+        """Return each filter and how often it has triggered; None if not counted."""
+        ...
+
+
+class Export:
+    """A disk at an AoE address, on any number of interfaces.
+
+    The state that clients set belongs to the export: all interfaces share it.
 
     Args:
         address: the shelf and slot.
-        disk: where the bytes live.
-        identity: what the disk says of itself; its size, its abilities and, where there
-            is none, its serial number and its world wide name are filled in.
-        firmware_number: the firmware for the query config reply, 16 bits.
-        buffer_count: messages that a client may have outstanding.
-        state: what clients had set before.
-        sync: the disk makes every write stable by itself.
+        disk: the disk that stores the data.
+        identity: the identity page's contents; size and feature sets are filled in, and
+            the serial number and world wide name if they are empty.
+        firmware_number: the firmware version in query config responses, 16 bits.
+        buffer_count: requests that a client may have outstanding.
+        state: the state that clients had set before.
+        sync: True if every write to the disk is stable when it returns.
 
     Raises:
         UsageError: a buffer count below 2 or above 65535.
@@ -124,7 +138,7 @@ class Export:
         address: Address,
         disk: Disk,
         *,
-        identity: Identity = _ANY,
+        identity: Identity = _DEFAULT_IDENTITY,
         firmware_number: int = 0,
         buffer_count: int = BUFFER_COUNT,
         state: ClientState | None = None,
@@ -133,8 +147,8 @@ class Export:
         if not BUFFER_MINIMUM <= buffer_count <= BUFFER_LIMIT:
             raise UsageError(
                 f"{buffer_count} buffers",
-                "clients need room for two messages at least",
-                f"Choose {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
+                f"must be {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
+                f"The Linux driver needs at least {BUFFER_MINIMUM}",
             )
         self.address = address
         self.disk = disk
@@ -142,137 +156,142 @@ class Export:
         self.buffer_count = buffer_count
         self.firmware_number = firmware_number
         self.state = state or ClientState()
-        self.changed: Callable[[ClientState], None] | None = None
-        """Called with what the state is about to become, before it does. An OSError of
-        it leaves everything as it was."""
-        self.filters: Filters | None = None
-        """What stands between its interfaces and it. Those for disks are in ``disk``
-        already."""
+        self.on_change: Callable[[ClientState], None] | None = None
+        """Called with the new state before it takes effect. If it raises ``OSError``,
+        the state does not change."""
+        self.filters: FilterStack | None = None
+        """The filters between the interfaces and the target. Disk filters are already
+        part of ``disk``."""
         self.sync = sync
         self.uncorrectable: set[int] = set()
-        """Sectors whose reading fails until they are written."""
-        self._unheard = False
-        self._doubtful_until = 0.0
+        """Sectors whose reads fail until they are written."""
+        self._failure_unreported = False
+        self._report_failure_until = 0.0
         serial = identity.serial or str(address)[1:]
         self.identity = replace(
             identity,
             sectors=self.sectors,
             serial=serial,
             wwn=identity.wwn or make_wwn(address, serial),
-            abilities=_UNCHANGING if disk.read_only else _ALL,
-            enabled=_SWITCHED_ON,
-            transfer=_TRANSFER,
+            feature_sets=_READ_ONLY_FEATURE_SETS
+            if disk.read_only
+            else _ALL_FEATURE_SETS,
+            enabled=_ENABLED_AT_START,
+            transfer=_DEFAULT_TRANSFER_MODE,
         )
-        self._describe()
+        self._rebuild_identity()
 
-    def _describe(self) -> None:
-        # The write cache follows what clients said, and else what the disk does. Where
-        # the disk makes writes stable by itself there is nothing left to do for it.
+    def _rebuild_identity(self) -> None:
+        # The write cache is as a client set it, and else as the disk is: a disk opened
+        # with O_DSYNC has none. Such a disk needs no flush after a write.
         wanted = self.state.write_cache
         has_cache = not self.sync if wanted is None else wanted
         self.write_through = not (has_cache or self.sync)
-        enabled = self.identity.enabled & ~Ability.WRITE_CACHE
+        enabled = self.identity.enabled & ~FeatureSet.WRITE_CACHE
         if has_cache:
-            enabled |= Ability.WRITE_CACHE
+            enabled |= FeatureSet.WRITE_CACHE
         self.identity = replace(self.identity, enabled=enabled)
         self.identity_page = self.identity.pack()
 
-    def make_stable(self) -> None:
-        """Flush the disk, for a write that answers for itself alone.
+    def flush(self) -> None:
+        """Flush the disk for a single write (FUA, or write cache off).
 
         Raises:
-            OSError: it failed; the next ``settle`` will, too.
+            OSError: the flush failed; the next ``flush_barrier`` fails, too.
         """
         try:
             self.disk.flush()
         except OSError as error:
-            self._unheard = self._unheard or error.errno not in GONE
+            self._failure_unreported = (
+                self._failure_unreported or error.errno not in DEVICE_GONE
+            )
             raise
 
-    def settle(self, now: float) -> None:
-        """Flush the disk, for a client that asks whether all before is stable (P46).
+    def flush_barrier(self, now: float) -> None:
+        """Flush the disk for FLUSH CACHE: all earlier writes become stable (P46).
 
-        A disk tells of what it could not make stable once. A client whose answer is
-        lost asks again and must hear the same (P2), and so must others who share the
-        disk: for five seconds all are told.
+        A disk reports a write-back error only once. The response can be lost and the
+        request retransmitted (P2), and other clients can share the disk. Therefore a
+        failure is reported to every flush for five seconds.
 
         Args:
             now: seconds.
 
         Raises:
-            OSError: it failed, or has failed so that somebody may not have heard.
+            OSError: the flush failed, or an earlier failure is still being reported.
         """
         try:
-            self.make_stable()
+            self.flush()
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno in DEVICE_GONE:
                 raise
-        if self._unheard:
-            self._unheard = False
-            self._doubtful_until = now + _DOUBT
-        if now < self._doubtful_until:
+        if self._failure_unreported:
+            self._failure_unreported = False
+            self._report_failure_until = now + _FAILURE_WINDOW
+        if now < self._report_failure_until:
             raise OSError(errno.EIO, "not all that was written is stable")
 
     @property
-    def enabled(self) -> Ability:
-        """What of the disk's abilities is switched on."""
+    def enabled(self) -> FeatureSet:
+        """The feature sets that are enabled."""
         return self.identity.enabled
 
-    def enable(self, ability: Ability) -> None:
-        """Switch an ability on, until the program ends; all of them are at first."""
-        self.identity = replace(self.identity, enabled=self.enabled | ability)
-        self._describe()
+    def enable(self, feature_set: FeatureSet) -> None:
+        """Enable a feature set until the program ends."""
+        self.identity = replace(self.identity, enabled=self.enabled | feature_set)
+        self._rebuild_identity()
 
-    def disable(self, ability: Ability) -> None:
-        """Switch an ability off, until the program ends."""
-        self.identity = replace(self.identity, enabled=self.enabled & ~ability)
-        self._describe()
+    def disable(self, feature_set: FeatureSet) -> None:
+        """Disable a feature set until the program ends."""
+        self.identity = replace(self.identity, enabled=self.enabled & ~feature_set)
+        self._rebuild_identity()
 
     def select_transfer(self, mode: int) -> None:
-        """Have the identity page show another transfer mode, none for PIO."""
-        selected = mode if mode >= _FIRST_DMA else 0
+        """Set the transfer mode in the identity page; a PIO mode clears it."""
+        selected = mode if mode >= _FIRST_DMA_MODE else 0
         self.identity = replace(self.identity, transfer=selected)
-        self._describe()
+        self._rebuild_identity()
 
     @property
     def config_string(self) -> bytes:
-        """What a client claimed the target with, if any did."""
+        """The config string; empty if no client has set one."""
         return self.state.config_string
 
     @property
     def audience(self) -> tuple[bytes, ...]:
-        """Whom to tell that the target is ready: those in the mask, or all (P48)."""
+        """The destinations of announcements: the mask list, or broadcast (P48)."""
         return self.state.mask or (MAC_BROADCAST,)
 
     def claim(self, string: bytes) -> bool:
-        """Set the config string if there is none, and tell whether it is now this one.
+        """Set the config string if it is empty; return True if it is now ``string``.
 
-        Saying the same again succeeds, as a retransmitted request must (P2, P54).
+        Setting the same string again succeeds, so that a retransmitted request does
+        (P2, P54).
 
         Raises:
-            OSError: it could not be kept, and is not set.
+            OSError: the string could not be saved and is not set.
         """
         if not self.config_string:
-            self.change(replace(self.state, config_string=string))
+            self.update_state(replace(self.state, config_string=string))
         return self.config_string == string
 
     def force(self, string: bytes) -> None:
-        """Set the config string whatever it was; the empty one clears it (P55).
+        """Replace the config string; an empty string clears it (P55).
 
         Raises:
-            OSError: it could not be kept, and is not set.
+            OSError: the string could not be saved and is not set.
         """
-        self.change(replace(self.state, config_string=string))
+        self.update_state(replace(self.state, config_string=string))
 
-    def change(self, after: ClientState) -> None:
-        """Set all that clients can set; it is kept first, if it is not the same.
+    def update_state(self, after: ClientState) -> None:
+        """Replace the client state; a changed state is saved before it takes effect.
 
         Raises:
-            OSError: it could not be kept, and nothing has changed.
+            OSError: the state could not be saved and has not changed.
         """
         if after == self.state:
             return
-        if self.changed is not None:
-            self.changed(after)
+        if self.on_change is not None:
+            self.on_change(after)
         self.state = after
-        self._describe()
+        self._rebuild_identity()

@@ -1,8 +1,8 @@
-"""ATA commands about the disk itself: IDENTIFY, SMART, SET FEATURES and power.
+"""ATA commands about the device: IDENTIFY, SMART, SET FEATURES, power management.
 
-Each operation does its work and returns the bytes of data that it put behind the
-reply's registers, and the sector count register of a success (P35). What cannot be done
-raises ``CommandError``, which becomes the status and error registers (P15).
+Each operation returns the number of data bytes that it wrote after the response's
+registers, and the sector count register of a successful response (P35). A failure
+raises ``CommandError``, which sets the status and error registers (P15).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Feature, SmartFeature
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.smart import SMART_KEY, Attribute, pack_attributes
 from target.protocol.transfers import CommandError
 
@@ -24,7 +24,7 @@ _POWER_ACTIVE: Final = 0xFF
 _FEATURE: Final = 25
 """Offset of the feature register in a request."""
 _SMART_COUNTS: Final = 0x0032
-"""Flags of an attribute: counts events, always, and foretells nothing."""
+"""Attribute flags: event count, collected online, not a pre-failure attribute."""
 _TRANSFER_MODES: Final = frozenset(
     {0x00, 0x01, *range(0x08, 0x0D), *range(0x20, 0x23), *range(0x40, 0x47)}
 )
@@ -32,68 +32,68 @@ _TRANSFER_MODES: Final = frozenset(
 
 
 def identify(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """IDENTIFY DEVICE, also to a broadcast address (P44); one sector (P45)."""
+    """Execute IDENTIFY DEVICE, also for a broadcast address (P44); one sector (P45)."""
     del request
     _, _, _, _, _, _, _, aflags, count, *_ = fields
     if count != 1 or aflags & _WRITE:
         raise CommandError(AtaError.ABORTED)
-    reply[ATA_DATA : ATA_DATA + SECTOR] = target.export.identity_page
+    response[ATA_DATA : ATA_DATA + SECTOR] = target.export.identity_page
     return SECTOR, 0
 
 
 def check_power_mode(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """CHECK POWER MODE: always awake (P47)."""
-    del target, fields, request, reply
+    """Execute CHECK POWER MODE: always active (P47)."""
+    del target, fields, request, response
     return 0, _POWER_ACTIVE
 
 
-def rest(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+def standby(
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """STANDBY, STANDBY IMMEDIATE and SLEEP: what is written becomes stable first.
+    """Execute STANDBY, STANDBY IMMEDIATE and SLEEP: flush the disk.
 
-    The disk stays awake for all that; a timer in the sector count is ignored.
+    The disk remains active; the timer in the sector count is ignored.
     """
-    del fields, request, reply
-    target.export.settle(target.now)
+    del fields, request, response
+    target.export.flush_barrier(target.now)
     return 0, 0
 
 
 def idle(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """IDLE and IDLE IMMEDIATE: nothing to do."""
-    del target, fields, request, reply
+    """Execute IDLE and IDLE IMMEDIATE: do nothing."""
+    del target, fields, request, response
     return 0, 0
 
 
 def set_features(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """SET FEATURES: the write cache, look-ahead, and a transfer mode.
+    """Execute SET FEATURES: write cache, look-ahead, transfer mode.
 
-    With the write cache off a write is answered when it is stable, and what was written
-    before is made stable at once. That is kept over restarts, because a client does not
-    notice one. A network has no transfer modes; those that the identity page offers can
-    be selected, and show there.
+    Disabling the write cache flushes the disk, and from then on a write is answered
+    when it is stable. The setting persists across restarts, because a client does not
+    notice a restart. Transfer modes have no effect on a network; a mode that the
+    identity page offers can be selected and is then shown there.
     """
-    del reply
+    del response
     _, _, _, _, _, _, _, _, count, *_ = fields
     export = target.export
     match request[_FEATURE]:
         case Feature.WRITE_CACHE_ON:
-            export.change(replace(export.state, write_cache=True))
+            export.update_state(replace(export.state, write_cache=True))
         case Feature.WRITE_CACHE_OFF:
-            export.change(replace(export.state, write_cache=False))
-            export.settle(target.now)
+            export.update_state(replace(export.state, write_cache=False))
+            export.flush_barrier(target.now)
         case Feature.LOOK_AHEAD_ON:
-            export.enable(Ability.LOOK_AHEAD)
+            export.enable(FeatureSet.LOOK_AHEAD)
         case Feature.LOOK_AHEAD_OFF:
-            export.disable(Ability.LOOK_AHEAD)
+            export.disable(FeatureSet.LOOK_AHEAD)
         case Feature.TRANSFER_MODE if count in _TRANSFER_MODES:
             export.select_transfer(count)
         case _:
@@ -102,30 +102,30 @@ def set_features(
 
 
 def smart(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """SMART: read data, enable, disable, return status.
+    """Execute SMART: read data, enable, disable, return status.
 
-    A status of all well is the key that the request came with, echoed.
+    The status is always good: the key in the LBA register is echoed unchanged.
     """
     _, _, _, _, _, _, _, aflags, _, _, low, _ = fields
     feature = request[_FEATURE]
     export = target.export
-    is_on = Ability.SMART in export.enabled
+    is_enabled = FeatureSet.SMART in export.enabled
     if (
         low >> 8 & 0xFFFF != SMART_KEY
         or aflags & _WRITE
-        or not (is_on or feature == SmartFeature.ENABLE)
+        or not (is_enabled or feature == SmartFeature.ENABLE)
     ):
         raise CommandError(AtaError.ABORTED)
     match feature:
         case SmartFeature.READ_DATA:
-            reply[ATA_DATA : ATA_DATA + SECTOR] = _smart_page(target)
+            response[ATA_DATA : ATA_DATA + SECTOR] = _smart_page(target)
             return SECTOR, 0
         case SmartFeature.ENABLE:
-            export.enable(Ability.SMART)
+            export.enable(FeatureSet.SMART)
         case SmartFeature.DISABLE:
-            export.disable(Ability.SMART)
+            export.disable(FeatureSet.SMART)
         case SmartFeature.RETURN_STATUS:
             pass
         case _:
@@ -134,7 +134,7 @@ def smart(
 
 
 def _smart_page(target: Target) -> bytes:
-    # Only what we know: how much went over this interface since the program began.
+    # Counters of this interface since the program started.
     counts = {
         187: target.uncorrectable_errors,
         241: target.written_bytes // SECTOR,

@@ -1,8 +1,8 @@
-"""Commands 2 and 3: who is served at all, and who may touch the disk.
+"""Commands 2 and 3: the MAC mask list and the reservation.
 
-Both lists belong to the export and so to all its interfaces. They keep the order in
-which addresses came, and hold none twice. A change is kept first and answered then;
-one that could not be kept is not made, and answered with AoE error 3.
+Both lists belong to the export and apply on all its interfaces. They keep the order of
+insertion and have no duplicates. A change is saved before it is answered; a change that
+could not be saved is not made, and is answered with AoE error 3.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ _DELETE: Final = int(DirectiveCommand.DELETE)
 
 
 def mask_list(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
-    """Execute command 2: read or edit the list of clients that are served (P61 to P70).
+    """Execute command 2: read or edit the MAC mask list (P61 to P70).
 
-    The editor gets its reply even if it has just shut itself out (P70).
+    A client that removes itself from the list still gets this response (P70).
     """
     if len(request) < HEADER_LENGTH + MASK_LENGTH:
         return target.drop(Drop.SHORT)
-    asked = MaskList.unpack_from(request)
-    if asked.mcmd == MaskCommand.EDIT and asked.declared is None:
-        answer, code = _edit_mask(target, asked)
-    elif asked.mcmd == MaskCommand.READ:
-        answer, code = _current_mask(target, asked.mcmd), None  # P62
+    received = MaskList.unpack_from(request)
+    if received.mcmd == MaskCommand.EDIT and received.declared is None:
+        body, code = _edit_mask(target, received)
+    elif received.mcmd == MaskCommand.READ:
+        body, code = _current_mask(target, received.mcmd), None  # P62
     else:
-        # Another command (P68), or fewer directives than the count says (P69).
-        return target.refuse(request, reply, ErrorCode.BAD_ARGUMENT)
+        # An unknown command (P68), or fewer directives than the count (P69).
+        return target.refuse(request, response, ErrorCode.BAD_ARGUMENT)
     header = Header.unpack_from(request)
-    target.pack_header(reply, fields[0], Command.MASK, header.tag, code)
-    return pad(reply, HEADER_LENGTH + answer.pack_into(reply))
+    target.pack_header(response, fields[0], Command.MASK, header.tag, code)
+    return pad(response, HEADER_LENGTH + body.pack_into(response))
 
 
 def _current_mask(target: Target, mcmd: int) -> MaskList:
-    # As much of it as this interface sends; only another one can have set more.
+    # Truncated to the MTU: another interface with a larger one can have set the list.
     shown = target.export.state.mask[: _room_for_mask(target)]
     return MaskList(mcmd, tuple(Directive(DirectiveCommand.NONE, mac) for mac in shown))
 
@@ -64,30 +64,32 @@ def _room_for_mask(target: Target) -> int:
     return min(room, LIST_LIMIT)
 
 
-def _edit_mask(target: Target, asked: MaskList) -> tuple[MaskList, ErrorCode | None]:
-    # What stands before a bad directive is done nevertheless (P65). The reply then
-    # repeats the request and has the bad one's index for its count (P64, P66).
+def _edit_mask(target: Target, received: MaskList) -> tuple[MaskList, ErrorCode | None]:
+    # Directives before a bad one are applied (P65). The response then echoes the
+    # request, with the index of the bad directive as the count (P64, P66).
     state = target.export.state
     macs = dict.fromkeys(state.mask)
     limit = _room_for_mask(target)
     done, problem = 0, MaskError.NONE
-    for dcmd, mac in asked.directives:
-        problem = _apply(macs, dcmd, mac, limit)
+    for dcmd, mac in received.directives:
+        problem = _apply_directive(macs, dcmd, mac, limit)
         if problem:
             break
         done += 1
     try:
-        target.export.change(replace(state, mask=tuple(macs)))
+        target.export.update_state(replace(state, mask=tuple(macs)))
     except OSError:
-        return _current_mask(target, asked.mcmd), ErrorCode.DEVICE_UNAVAILABLE
+        return _current_mask(target, received.mcmd), ErrorCode.DEVICE_UNAVAILABLE
     if problem:
         target.count_error(f"mask_{problem.name.lower()}")
-        return MaskList(asked.mcmd, asked.directives[:limit], problem, done), None
-    return _current_mask(target, asked.mcmd), None  # P67
+        return MaskList(received.mcmd, received.directives[:limit], problem, done), None
+    return _current_mask(target, received.mcmd), None  # P67
 
 
-def _apply(macs: dict[bytes, None], dcmd: int, mac: bytes, limit: int) -> MaskError:
-    # Adding what is there and deleting what is not are successes (P63).
+def _apply_directive(
+    macs: dict[bytes, None], dcmd: int, mac: bytes, limit: int
+) -> MaskError:
+    # Adding a present address and deleting an absent one succeed (P63).
     if dcmd == _ADD:
         if mac not in macs and len(macs) >= limit:
             return MaskError.FULL
@@ -100,34 +102,38 @@ def _apply(macs: dict[bytes, None], dcmd: int, mac: bytes, limit: int) -> MaskEr
 
 
 def reserve(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> int:
-    """Execute command 3: read, set or force the list of holders (P71 to P78).
+    """Execute command 3: read, set or force the reservation (P71 to P78).
 
-    Every reply has the list as it is now, that of an error too (P71).
+    Every response has the current list, an error response included (P71).
     """
     if len(request) < HEADER_LENGTH + RESERVE_LENGTH:
         return target.drop(Drop.SHORT)
-    asked = Reserve.unpack_from(request)
-    code = _set_holders(target, fields[0], asked)
+    received = Reserve.unpack_from(request)
+    code = _set_holders(target, fields[0], received)
     header = Header.unpack_from(request)
-    target.pack_header(reply, fields[0], Command.RESERVE, header.tag, code)
+    target.pack_header(response, fields[0], Command.RESERVE, header.tag, code)
     room = (target.frame_limit - HEADER_LENGTH - RESERVE_LENGTH) // 6
-    answer = Reserve(asked.rcmd, target.export.state.holders[:room])
-    return pad(reply, HEADER_LENGTH + answer.pack_into(reply))
+    body = Reserve(received.rcmd, target.export.state.holders[:room])
+    return pad(response, HEADER_LENGTH + body.pack_into(response))
 
 
-def _set_holders(target: Target, src: bytes, asked: Reserve) -> ErrorCode | None:
+def _set_holders(target: Target, src: bytes, received: Reserve) -> ErrorCode | None:
     state = target.export.state
-    if asked.rcmd == ReserveCommand.READ:
-        return None  # Whoever asks (P73).
-    if asked.rcmd not in _RESERVE_COMMANDS or asked.declared is not None:
+    if received.rcmd == ReserveCommand.READ:
+        return None  # Any client may read it (P73).
+    if received.rcmd not in _RESERVE_COMMANDS or received.declared is not None:
         return ErrorCode.BAD_ARGUMENT  # P75
-    if asked.rcmd == ReserveCommand.SET and state.holders and src not in state.members:
+    if (
+        received.rcmd == ReserveCommand.SET
+        and state.holders
+        and src not in state.members
+    ):
         return ErrorCode.RESERVED  # P72
     try:
-        holders = tuple(dict.fromkeys(asked.macs))
-        target.export.change(replace(state, holders=holders))
+        holders = tuple(dict.fromkeys(received.macs))
+        target.export.update_state(replace(state, holders=holders))
     except OSError:
         return ErrorCode.DEVICE_UNAVAILABLE
     return None

@@ -4,9 +4,9 @@
 
     request --> length --> EtherType, --> address --> mask --> version --> command
                   |         R flag           |         |          |           |
-                  +--- silence, counted -----+---------+       error 5  reply in place
+                  +--- dropped, counted -----+---------+       error 5     response
 
-What a command does stands in ``target/protocol/commands.py``.
+``target/protocol/commands.py`` implements the commands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from target.protocol.commands import (
     unknown_command,
     unknown_version,
 )
-from target.protocol.frames import ETHERTYPE, REPLY_HEAD, REQUEST, Drop, pad, swap16
+from target.protocol.frames import ETHERTYPE, REQUEST, RESPONSE_HEAD, Drop, pad, swap16
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,18 +47,18 @@ _SECTORS_LIMIT: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class TargetStatistics:
-    """What one target has done so far.
+    """Counters of one target.
 
     Args:
-        requests: frames that were for this target, answered or not.
+        requests: frames addressed to this target, answered or not.
         reads: READ commands that succeeded.
         writes: WRITE commands that succeeded.
-        read_bytes: bytes of disk sent.
-        written_bytes: bytes of disk received.
+        read_bytes: bytes of disk data sent.
+        written_bytes: bytes of disk data received.
         flushes: FLUSH commands that succeeded.
-        errors: replies that told of a failure, by kind.
-        dropped: frames met with silence, by ``Drop``.
-        last_request: when the last request came, seconds of the caller's clock.
+        errors: error responses, by kind.
+        dropped: frames dropped without a response, by ``Drop``.
+        last_request: time of the last request, seconds of the caller's clock.
     """
 
     requests: int
@@ -73,12 +73,12 @@ class TargetStatistics:
 
 
 class Target:
-    """One export as it is served on one interface.
+    """One export on one interface.
 
     Args:
-        export: what is served.
-        mac: the interface's address, six bytes: every reply's source (P12).
-        mtu: the interface's MTU, at least 548: the room for one sector.
+        export: the export to serve.
+        mac: the interface's address, six bytes: the source of every response (P12).
+        mtu: the interface's MTU, at least 548: one sector per frame.
 
     Raises:
         ValueError: an MTU below 548.
@@ -87,8 +87,8 @@ class Target:
     def __init__(self, export: Export, mac: bytes, mtu: int) -> None:
         self.export = export
         self.shelf, self.slot = export.address
-        self.sectors_once = 0
-        """The most sectors that were ever advertised, before the MTU became smaller."""
+        self.largest_advertised = 0
+        """The largest sector count advertised so far, before an MTU reduction."""
         self.adapt(mac, mtu)
         self._shelves = frozenset({swap16(self.shelf), SHELF_ALL})
         self._slots = frozenset({self.slot, SLOT_ALL})
@@ -101,14 +101,14 @@ class Target:
         self._errors: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self.now = 0.0
-        """The time of the request at hand, seconds."""
+        """Time of the current request, seconds."""
 
     def adapt(self, mac: bytes, mtu: int) -> None:
-        """Follow an interface that has another address or MTU now.
+        """Apply a new address or MTU of the interface.
 
         Args:
-            mac: as for the target itself.
-            mtu: the same.
+            mac: the interface's address, six bytes.
+            mtu: the interface's MTU, at least 548.
 
         Raises:
             ValueError: an MTU below 548.
@@ -118,12 +118,12 @@ class Target:
             raise ValueError(f"an MTU of {mtu} has no room for a sector")
         self.mac = mac
         self.advertised_sectors = advertised
-        self.sectors_once = max(self.sectors_once, advertised)
+        self.largest_advertised = max(self.largest_advertised, advertised)
         self.frame_limit = ETHERNET_LENGTH + mtu
-        # More than the advertised figure is served if only the reply fits (P37).
+        # A transfer above the advertised count is served if the response fits (P37).
         room = (self.frame_limit - ATA_DATA) // SECTOR
         self.sector_limit = min(room, _SECTORS_LIMIT)
-        self.reply_head = REPLY_HEAD.pack(
+        self.reply_head = RESPONSE_HEAD.pack(
             mac,
             ETH_P_AOE,
             VERSION << 4 | Flag.RESPONSE,
@@ -133,19 +133,19 @@ class Target:
             Command.ATA,
         )
 
-    def handle(self, request: memoryview, reply: memoryview, now: float) -> int:
-        """Execute one request and write its reply where it will be sent from.
+    def handle(self, request: memoryview, response: memoryview, now: float) -> int:
+        """Execute one request and write its response into ``response``.
 
-        Nothing that a request can hold makes this raise.
+        No request content makes this raise.
 
         Args:
-            request: the frame from its first Ethernet byte, padding and all.
-            reply: memory for one frame, at least ``14 + mtu`` bytes, whatever it
-                holds; it must not overlap the request.
+            request: the frame, from the Ethernet header on, padding included.
+            response: memory for one frame, at least ``14 + mtu`` bytes, with any
+                content; it must not overlap the request.
             now: seconds.
 
         Returns:
-            The length of the reply, 60 to ``14 + mtu``, or 0 for silence.
+            The length of the response, 60 to ``14 + mtu``, or 0 if there is none.
         """
         length = len(request)
         if length >= ATA_DATA:
@@ -169,77 +169,78 @@ class Target:
             execute = COMMANDS.get(fields[5], unknown_command)
         else:
             execute = unknown_version
-        return execute(self, fields, request, reply)
+        return execute(self, fields, request, response)
 
-    def announce(self, reply: memoryview, dst: bytes = MAC_BROADCAST) -> int:
-        """Write the unsolicited query config response of a target that is ready (P48).
+    def announce(self, response: memoryview, dst: bytes = MAC_BROADCAST) -> int:
+        """Write an announcement: an unsolicited query config response (P48).
 
         Args:
-            reply: where the frame goes.
-            dst: to whom; a target with a mask list tells those in it, one by one.
+            response: memory for the frame.
+            dst: the destination; a target with a mask list sends one announcement to
+                each address in it.
 
         Returns:
             The length of the frame.
         """
-        return pack_config(self, reply, dst, tag=0)
+        return pack_config(self, response, dst, tag=0)
 
     def refuse(
         self,
         request: memoryview,
-        reply: memoryview,
+        response: memoryview,
         code: ErrorCode,
         limit: int | None = None,
     ) -> int:
-        """Write an error reply: the request itself, with another header (P6, P16, P18).
+        """Write an error response: the request with a new header (P6, P16, P18).
 
         Args:
             request: the frame, at least 24 bytes.
-            reply: where the reply goes.
+            response: memory for the response.
             code: the AoE error.
-            limit: bytes of the request to echo; the MTU cuts it in any case.
+            limit: bytes of the request to echo; never more than the MTU allows.
 
         Returns:
-            The length of the reply.
+            The length of the response.
         """
         length = min(len(request), limit or self.frame_limit, self.frame_limit)
-        reply[:length] = request[:length]
-        asked = Header.unpack_from(request)
-        self.pack_header(reply, asked.src, asked.command, asked.tag, code)
-        return pad(reply, length)
+        response[:length] = request[:length]
+        header = Header.unpack_from(request)
+        self.pack_header(response, header.src, header.command, header.tag, code)
+        return pad(response, length)
 
     def pack_header(
         self,
-        reply: memoryview,
+        response: memoryview,
         dst: bytes,
         command: int,
         tag: int,
         code: ErrorCode | None = None,
     ) -> None:
-        """Write a reply's header, with our own address whatever was asked (P9, P12)."""
+        """Write a response header, with this target's own address (P9, P12)."""
         flags = Flag.RESPONSE
         if code is not None:
             self.count_error(code.name.lower())
             flags |= Flag.ERROR
         Header(
             dst, self.mac, self.shelf, self.slot, command, tag, flags, code or 0
-        ).pack_into(reply)
+        ).pack_into(response)
 
     def drop(self, reason: Drop) -> int:
-        """Count a frame that is met with silence, and return the length of silence."""
+        """Count a dropped frame and return 0, the length of no response."""
         self._dropped[reason] += 1
         return 0
 
     @property
     def uncorrectable_errors(self) -> int:
-        """Reads that failed because sectors could not be read."""
+        """Number of reads that failed with UNC."""
         return self._errors["uncorrectable"]
 
     def count_error(self, kind: str) -> None:
-        """Count a reply that tells of a failure."""
+        """Count an error response."""
         self._errors[kind] += 1
 
     def statistics(self) -> TargetStatistics:
-        """Take a snapshot of the counters."""
+        """Return a snapshot of the counters."""
         return TargetStatistics(
             self.requests,
             self.reads,

@@ -1,7 +1,7 @@
-"""ATA commands that move, check, discard or spoil sectors.
+"""ATA commands that read, write, verify, discard or mark sectors uncorrectable.
 
-Each operation does its work and returns the bytes of data that it put behind the
-reply's registers, and the sector count register of a success (P35).
+Each operation returns the number of data bytes that it wrote after the response's
+registers, and the sector count register of a successful response (P35).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from target.protocol.frames import Fields
     from target.protocol.target import Target
 
-# Plain numbers: one operator of an enum costs more than the rest of a frame's header.
+# Plain integers: one operation on an enum flag costs more than unpacking the header.
 _EXTENDED: Final = int(AFlag.EXTENDED)
 _WRITE: Final = int(AFlag.WRITE)
 _FAILED: Final = int(Status.READY | Status.ERROR)
@@ -26,22 +26,22 @@ _LBA28_MASK: Final = 0x0FFF_FFFF
 _LBA48_MASK: Final = 0xFFFF_FFFF_FFFF
 _COUNT_LIMIT: Final = 255
 _FEATURE: Final = 25
-"""Offset of the feature register in a request, which few operations look at."""
+"""Offset of the feature register in a request, which few operations read."""
 _TRIM: Final = 1
-"""The one feature of DATA SET MANAGEMENT."""
-_SPOIL: Final = frozenset({0x55, 0x5A, 0xA5, 0xAA})
-"""The features of WRITE UNCORRECTABLE: to us they are all one."""
+"""The feature register of DATA SET MANAGEMENT for TRIM."""
+_UNCORRECTABLE_FEATURES: Final = frozenset({0x55, 0x5A, 0xA5, 0xAA})
+"""The feature registers of WRITE UNCORRECTABLE EXT; all are treated alike."""
 _RANGES: Final = Struct("<Q")
-"""A range to trim: the address in 48 bits, the count of sectors above them."""
+"""A range to trim: a 48-bit LBA, and the sector count in the upper 16 bits."""
 
 
 class CommandError(Exception):
-    """An ATA command that ends with an error: a status on the wire, no fault of ours.
+    """An ATA command that ends with ERR set, reported in the response's registers.
 
     Args:
         error: the error register.
         status: the status register.
-        kind: the name under which it is counted.
+        kind: the name of the error counter.
     """
 
     def __init__(
@@ -53,46 +53,47 @@ class CommandError(Exception):
         self.kind = kind or str(error.name).lower()
 
 
-class OutgrownError(Exception):
-    """A transfer as long as was advertised before the MTU became smaller.
+class OversizedError(Exception):
+    """A transfer that exceeds the MTU now, but fitted before an MTU reduction.
 
-    To refuse it would fail what the client asked for in good faith. It gets silence,
-    and has been told by now what fits (P37, P48).
+    It is dropped instead of aborted: the client retransmits after the announcement
+    with the smaller sector count, and its bio does not fail (P37, P48).
     """
 
 
 def read(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """READ SECTORS and READ DMA, EXT too: from the disk straight into the reply.
+    """Execute READ SECTORS (EXT) and READ DMA (EXT), without an intermediate copy.
 
-    Data behind the registers is a size probe's ballast and ignored (P23).
+    Data after the request's registers is the padding of a path MTU probe and is
+    ignored (P23).
     """
     del request
     _, _, _, _, _, _, _, aflags, count, opcode, low, high = fields
     if aflags & _WRITE:
         raise CommandError(AtaError.ABORTED)  # P28
-    offset = _locate(target, aflags, count, opcode, low, high)
+    offset = _byte_offset(target, aflags, count, opcode, low, high)
     length = count * SECTOR
     export = target.export
     if export.uncorrectable:
         _check_readable(export.uncorrectable, offset, count)
-    export.disk.read_into(offset, reply[ATA_DATA : ATA_DATA + length])
+    export.disk.read_into(offset, response[ATA_DATA : ATA_DATA + length])
     target.reads += 1
     target.read_bytes += length
     return length, 0
 
 
 def write(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """WRITE SECTORS and WRITE DMA, EXT too: straight from the request to the disk.
+    """Execute WRITE SECTORS (EXT) and WRITE DMA (EXT), without an intermediate copy.
 
-    With the write cache switched off it is answered when the data is stable. Refused
-    before the disk is touched: no W flag (P28), a broadcast address (P44), a read-only
-    disk (P40), less data than the sector count says (P39).
+    With the write cache disabled the response is sent when the data is stable. Aborted
+    before the disk is accessed: no W flag (P28), a broadcast address (P44), a read-only
+    disk (P40), less data than the sector count (P39).
     """
-    del reply
+    del response
     _, _, _, shelf, slot, _, _, aflags, count, opcode, low, high = fields
     length = count * SECTOR
     export = target.export
@@ -105,10 +106,10 @@ def write(
         or len(request) < ATA_DATA + length
     ):
         raise CommandError(AtaError.ABORTED)
-    offset = _locate(target, aflags, count, opcode, low, high)
+    offset = _byte_offset(target, aflags, count, opcode, low, high)
     disk.write_from(offset, request[ATA_DATA : ATA_DATA + length])
     if export.write_through:
-        export.make_stable()
+        export.flush()
     if export.uncorrectable:
         first = offset // SECTOR
         export.uncorrectable.difference_update(range(first, first + count))
@@ -117,7 +118,7 @@ def write(
     return 0, 0
 
 
-def _locate(
+def _byte_offset(
     target: Target,
     aflags: int,
     count: int,
@@ -126,12 +127,12 @@ def _locate(
     high: int,
     limit: int | None = None,
 ) -> int:
-    # The byte where a transfer of `count` sectors begins. A count of zero means 256 or
-    # 65536 sectors, which fit no frame (P36, P37); device bits are no part of a 28-bit
-    # address (P30, P31); no transfer may reach beyond the end (P38).
+    # The byte offset of a transfer of `count` sectors. A count of zero means 256 or
+    # 65536 sectors, more than any frame (P36, P37); the device bits are not part of a
+    # 28-bit LBA (P30, P31); no transfer may extend past the end (P38).
     if not 0 < count <= (limit or target.sector_limit):
-        if 0 < count <= target.sectors_once:
-            raise OutgrownError
+        if 0 < count <= target.largest_advertised:
+            raise OversizedError
         raise CommandError(AtaError.ABORTED)
     if aflags & _EXTENDED or opcode in _LONG_OPCODES:
         sector = high << 32 | low
@@ -149,54 +150,54 @@ def _check_readable(bad: set[int], offset: int, count: int) -> None:
 
 
 def _check_writable(target: Target, fields: Fields) -> None:
-    # What changes the disk is refused where a write is (P40, P44).
+    # Commands that change data are refused like a write (P40, P44).
     _, _, _, shelf, slot, *_ = fields
     if shelf == SHELF_ALL or slot == SLOT_ALL or target.export.disk.read_only:
         raise CommandError(AtaError.ABORTED)
 
 
-def write_stable(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+def write_fua(
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """WRITE DMA FUA EXT: answered when the data is stable, cache or no cache."""
-    result = write(target, fields, request, reply)
+    """Execute WRITE DMA FUA EXT: the response is sent when the data is stable."""
+    result = write(target, fields, request, response)
     export = target.export
     if not (export.write_through or export.sync):
-        export.make_stable()
+        export.flush()
     return result
 
 
 def verify(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """READ VERIFY SECTORS, EXT too: read, and send nothing.
+    """Execute READ VERIFY SECTORS (EXT): read the sectors, return no data.
 
-    No data has to fit the frame, so any count from 1 to 255 is served.
+    The response carries no data, so the MTU does not limit the count: 1 to 255.
     """
-    del request, reply
+    del request, response
     _, _, _, _, _, _, _, aflags, count, opcode, low, high = fields
     if aflags & _WRITE:
         raise CommandError(AtaError.ABORTED)
-    offset = _locate(target, aflags, count, opcode, low, high, _COUNT_LIMIT)
+    offset = _byte_offset(target, aflags, count, opcode, low, high, _COUNT_LIMIT)
     _check_readable(target.export.uncorrectable, offset, count)
     target.export.disk.read_into(offset, memoryview(bytearray(count * SECTOR)))
     return 0, 0
 
 
-def spoil(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+def write_uncorrectable(
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """WRITE UNCORRECTABLE EXT: reading these sectors fails until they are written.
+    """Execute WRITE UNCORRECTABLE EXT: reads of the sectors fail until a write.
 
-    It is there for tests of what clients do then. The bytes stay as they are, and the
-    end of the program makes them readable again.
+    This is for tests of a client's error handling. The data is not changed, and the
+    marks are lost when the program ends.
     """
-    del reply
+    del response
     _, _, _, _, _, _, _, aflags, count, opcode, low, high = fields
     _check_writable(target, fields)
-    if request[_FEATURE] not in _SPOIL:
+    if request[_FEATURE] not in _UNCORRECTABLE_FEATURES:
         raise CommandError(AtaError.ABORTED)
-    offset = _locate(target, aflags, count, opcode, low, high, _COUNT_LIMIT)
+    offset = _byte_offset(target, aflags, count, opcode, low, high, _COUNT_LIMIT)
     bad, first = target.export.uncorrectable, offset // SECTOR
     if len(bad) + count > UNCORRECTABLE_LIMIT:
         raise CommandError(AtaError.ABORTED)
@@ -205,14 +206,14 @@ def spoil(
 
 
 def trim(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """DATA SET MANAGEMENT, TRIM: what is trimmed reads as zeroes from now on.
+    """Execute DATA SET MANAGEMENT with TRIM: trimmed sectors read as zeros.
 
-    Nothing is trimmed if one of the ranges reaches beyond the end. The sector count is
-    of blocks of 64 ranges, and all of them are in the frame.
+    Nothing is trimmed if one of the ranges extends past the end. The sector count is
+    the number of 512-byte blocks of 64 ranges, which must all be in the frame.
     """
-    del reply
+    del response
     _, _, _, _, _, _, _, aflags, count, *_ = fields
     _check_writable(target, fields)
     length = count * SECTOR
@@ -237,15 +238,15 @@ def trim(
         bad = {sector for sector in export.uncorrectable if first <= sector < end}
         export.uncorrectable -= bad
     if export.write_through:
-        export.make_stable()
+        export.flush()
     return 0, 0
 
 
 def flush(
-    target: Target, fields: Fields, request: memoryview, reply: memoryview
+    target: Target, fields: Fields, request: memoryview, response: memoryview
 ) -> tuple[int, int]:
-    """FLUSH CACHE and FLUSH CACHE EXT: answered when the data is stable (P46)."""
-    del fields, request, reply
-    target.export.settle(target.now)
+    """Execute FLUSH CACHE (EXT): the response is sent when the data is stable (P46)."""
+    del fields, request, response
+    target.export.flush_barrier(target.now)
     target.flushes += 1
     return 0, 0

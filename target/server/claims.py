@@ -1,8 +1,9 @@
-"""What the targets of one machine know of each other.
+"""Address claims between target processes on one host.
 
-Two processes on one interface never hear each other's frames, so that the wire cannot
-tell that an address is taken. A socket with a name made of both can: abstract names
-belong to the network namespace, as interfaces do, and vanish with their process.
+Two processes on one interface do not receive each other's frames, so a probe on the
+wire cannot detect that an address is in use. A UNIX socket with an abstract name made
+of interface index and address can: abstract names are per network namespace, like
+interfaces, and the kernel removes them when the process ends.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def claim(link: Link, address: Address) -> socket.socket:
-    """Hold an address on an interface for as long as the socket is open.
+    """Claim an address on an interface until the returned socket is closed.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process has claimed it.
     """
     name = f"\0pyaoe/target/{link.index}/{address}"
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -36,18 +37,18 @@ def claim(link: Link, address: Address) -> socket.socket:
             raise
         raise BusyError(
             str(address),
-            f"already served on {link.name} by {_who(name)}",
+            f"already served on {link.name} by {_owner(name)}",
             "Choose another address, or --force",
         ) from error
     return holder
 
 
-def _who(name: str) -> str:
-    # The kernel vouches for the process that listens.
+def _owner(name: str) -> str:
+    # SO_PEERCRED of the listening socket is the owner's process id.
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-            caller.connect(name)
-            answer = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(name)
+            ucred = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     except OSError:
         return "another process"
-    return f"process {struct.unpack('=iii', answer)[0]}"
+    return f"process {struct.unpack('=iii', ucred)[0]}"

@@ -1,9 +1,10 @@
-"""What clients set on an export, in a file that a crash leaves whole (P59, P78).
+"""The state file of an export: what clients set, replaced atomically (P59, P78).
 
-A regular image has it beside itself, ``disk.img.aoe.json``, and one for each window
-that begins elsewhere, ``disk.img@1048576.aoe.json``. What is no regular file has it by
-its address, ``e7.3.aoe.json``, in a directory of the system; ``--state-dir`` has that
-for all. Who removes the file while nothing is served begins anew.
+For a regular image the file is in the same directory, ``disk.img.aoe.json``, or
+``disk.img@1048576.aoe.json`` for a window at that offset. For anything else it is named
+after the address, ``e7.3.aoe.json``, in a system directory. With ``--state-dir`` all
+state files are in that directory. Removing the file while the export is not served
+resets the state.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("aoe-target")
 
-_SYSTEM: Final = "/var/lib/aoe-target"
+_SYSTEM_DIRECTORY: Final = "/var/lib/aoe-target"
 _VERSION: Final = 1
 
 
-class _Document(msgspec.Struct, forbid_unknown_fields=True):
-    # The file, as JSON. A config string is any bytes: one character for each of them.
+class _StateDocument(msgspec.Struct, forbid_unknown_fields=True):
+    # The file, as JSON. A config string is arbitrary bytes, stored as latin-1.
     version: int
     config_string: str
     mask: list[str]
@@ -39,7 +40,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     write_cache: bool | None = None
 
     @classmethod
-    def describe(cls, state: ClientState) -> Self:
+    def from_state(cls, state: ClientState) -> Self:
         return cls(
             _VERSION,
             state.config_string.decode("latin-1"),
@@ -60,54 +61,57 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StateFile:
-    """The file that one export's state is kept in; there need not be one yet.
+    """The state file of one export; it need not exist yet.
 
     Args:
-        path: where it is.
+        path: the path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> ClientState:
-        """Read what was kept, nothing set where there is no file.
+        """Read the file; without one, return the default state.
 
         Raises:
-            AoEError: the file cannot be read, or is something else.
+            AoEError: the file cannot be read, or is not a state file.
         """
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
             return ClientState()
         except OSError as error:
-            raise from_os_error(str(self.path), error, "Or serve --no-state") from error
+            raise from_os_error(
+                str(self.path), error, "Or serve with --no-state"
+            ) from error
         try:
-            return msgspec.json.decode(raw, type=_Document).state()
+            return msgspec.json.decode(raw, type=_StateDocument).state()
         except (msgspec.MsgspecError, UnicodeError, UsageError) as error:
             raise AoEError(
                 str(self.path),
-                f"not what clients had set: {error}",
-                "Remove it to begin anew, or serve --no-state",
+                f"not a state file: {error}",
+                "Remove it to reset what clients set, or serve with --no-state",
             ) from error
 
     def save(self, state: ClientState) -> None:
         """Replace the file, and return when the new one is on stable storage.
 
         Raises:
-            OSError: it could not be replaced; it is logged, and the old one remains.
+            OSError: the file could not be replaced; this is logged, and the old one
+                remains.
         """
-        raw = msgspec.json.format(msgspec.json.encode(_Document.describe(state)))
+        raw = msgspec.json.format(msgspec.json.encode(_StateDocument.from_state(state)))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path, raw + b"\n")
         except OSError as error:
-            cure = "Until that works clients can set nothing; --no-state keeps nothing"
-            log.warning("%s", from_os_error(str(self.path), error, cure))
+            fix = "Until this is fixed, clients cannot change it; or use --no-state"
+            log.warning("%s", from_os_error(str(self.path), error, fix))
             raise
 
 
 def _replace(path: Path, raw: bytes) -> None:
-    # Whatever happens in between, the name leads to the old file or to the new one.
+    # rename(2) is atomic: after a crash the name refers to the old or the new file.
     new = path.with_name(f".{path.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -127,28 +131,30 @@ def _replace(path: Path, raw: bytes) -> None:
         os.close(directory)
 
 
-def state_path(chosen: ExportSettings) -> Path:
-    """Find where an export's state is kept."""
-    image = Path(chosen.overlay or chosen.path).resolve()
-    if chosen.state_dir is None and image.is_file():
-        window = f"@{chosen.disk.offset}" if chosen.disk.offset else ""
+def state_path(settings: ExportSettings) -> Path:
+    """Return the path of an export's state file."""
+    image = Path(settings.overlay or settings.path).resolve()
+    if settings.state_dir is None and image.is_file():
+        window = f"@{settings.disk.offset}" if settings.disk.offset else ""
         return image.with_name(f"{image.name}{window}.aoe.json")
-    directory = chosen.state_dir or os.environ.get("STATE_DIRECTORY", _SYSTEM)
-    return Path(directory).resolve() / f"{chosen.address}.aoe.json"
+    directory = settings.state_dir or os.environ.get(
+        "STATE_DIRECTORY", _SYSTEM_DIRECTORY
+    )
+    return Path(directory).resolve() / f"{settings.address}.aoe.json"
 
 
 def open_state(
-    chosen: ExportSettings,
+    settings: ExportSettings,
 ) -> tuple[ClientState, StateFile | None]:
-    """Load what clients had set, and say where to keep it, if it is to be kept.
+    """Load an export's client state; return it and the file to save it to, if any.
 
-    A mask list of the command line stands in for the one that was kept.
+    A mask list in the settings replaces the saved one.
 
     Raises:
-        AoEError: the file cannot be read, or is something else.
+        AoEError: the file cannot be read, or is not a state file.
     """
-    file = StateFile(state_path(chosen)) if chosen.keep_state else None
+    file = StateFile(state_path(settings)) if settings.keep_state else None
     state = file.load() if file else ClientState()
-    if chosen.mask:
-        state = replace(state, mask=chosen.mask)
+    if settings.mask:
+        state = replace(state, mask=settings.mask)
     return state, file

@@ -1,17 +1,17 @@
-"""What one process serves: its exports and its interfaces, and how both change.
+"""The exports and interfaces of one process, and how a reload changes them.
 
 ::
 
-    settings --> compare with what is served
+    settings --> compare with the exports that are served
                    |
-                   +-- new       ask the wire, claim, open ----------> attach, announce
-                   +-- changed   detach --> flush, close, open ------> attach, announce
-                   +-- gone      detach --> flush, close
-                   +-- the same  stays, untouched
+                   +-- new        probe, claim, open ----------------> attach, announce
+                   +-- changed    detach --> flush, close, open -----> attach, announce
+                   +-- removed    detach --> flush, close
+                   +-- unchanged  not touched
 
-Opening takes its time (an NBD server, three questions to the wire), and the loop serves
-on meanwhile: only attaching and detaching are done in its thread. Whatever fails, what
-was done by then is undone, and everything is as it was.
+Opening can take seconds (an NBD server, three probes on the wire). It is done outside
+of the event loop, which goes on serving; only attach and detach run in the loop's
+thread. If a step fails, the steps before it are rolled back.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ class Served:
     """One export that is served.
 
     Args:
-        chosen: what was asked for, but for making a disk that is not there.
-        export: what it has become.
-        resources: closes its disk and lets go of its address.
+        settings: its settings, without ``create``.
+        export: the export.
+        resources: closes the disk and releases the address claims.
     """
 
-    chosen: ExportSettings
+    settings: ExportSettings
     export: Export
     resources: ExitStack
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a reload has changed, as addresses.
+    """The result of a reload, as addresses.
 
     Args:
-        added: served now, and not before.
-        removed: not served any more.
-        changed: served with other settings.
-        resized: served with another size.
+        added: exports that were not served before.
+        removed: exports that are no longer served.
+        changed: exports with other settings.
+        resized: exports with another size.
     """
 
     added: tuple[Address, ...] = ()
@@ -84,8 +84,8 @@ class Inventory:
     """The exports and interfaces of one process.
 
     Args:
-        service: what serves them. Until it runs, everything happens at once; after
-            ``go_live``, in its thread.
+        service: the event loop that serves them. Attach and detach run in the caller's
+            thread at first, and in the loop's thread after ``go_live``.
         opener: opens interfaces and claims addresses.
     """
 
@@ -99,89 +99,89 @@ class Inventory:
         )
 
     def go_live(self) -> None:
-        """Leave attaching and detaching to the service's thread from now on."""
+        """Run attach and detach in the event loop's thread from now on."""
         self._run = self.service.call
 
     def change(self, settings: Settings) -> Changes:
-        """Serve what these settings say, and nothing else.
+        """Serve the exports of these settings, and no others.
 
-        Once live, it is for any thread but the service's, one at a time.
+        After ``go_live``, call it from one thread at a time, not the loop's.
 
         Raises:
-            AoEError: something could not be opened; everything is as it was.
+            AoEError: something could not be opened; all changes were rolled back.
         """
         self._opener.force = settings.force
-        kept, pairs, new, gone = _compare(self.served, settings.exports)
-        resized = [each for each in kept if _has_another_size(each)]
-        pairs += [(each, each.chosen) for each in resized]
+        kept, replacements, new, removed = _compare(self.served, settings.exports)
+        resized = [each for each in kept if _is_resized(each)]
+        replacements += [(each, each.settings) for each in resized]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
-            late = self._add_early(new, undo)
-            for before, chosen in pairs:
-                after = self._exchange(before, chosen)
-                undo.callback(_whatever_happens, self._exchange, after, before.chosen)
-            for each in gone:
+            deferred = self._add_new(new, undo)
+            for previous, wanted in replacements:
+                after = self._replace(previous, wanted)
+                undo.callback(_log_errors, self._replace, after, previous.settings)
+            for each in removed:
                 self._drop(each)
-                undo.callback(_whatever_happens, self._add, each.chosen, each.export)
-            for chosen in late:
-                undo.callback(self._drop, self._add(chosen))
+                undo.callback(_log_errors, self._add, each.settings, each.export)
+            for wanted in deferred:
+                undo.callback(self._drop, self._add(wanted))
             undo.pop_all()
         self._close_ports(settings)
         return Changes(
             added=_addresses(new),
-            removed=_addresses(each.chosen for each in gone),
-            changed=_addresses(c for each, c in pairs if each not in resized),
-            resized=_addresses(each.chosen for each in resized),
+            removed=_addresses(each.settings for each in removed),
+            changed=_addresses(c for each, c in replacements if each not in resized),
+            resized=_addresses(each.settings for each in resized),
         )
 
     def close(self) -> None:
-        """Close all disks; the ports are the service's."""
+        """Close all disks; the service closes the ports."""
         for each in self.served:
             each.resources.close()
         self.served.clear()
 
     # --- exports ------------------------------------------------------------------
 
-    def _add_early(
+    def _add_new(
         self, new: Sequence[ExportSettings], undo: ExitStack
     ) -> list[ExportSettings]:
-        # Before anything else is touched. What waits for another export to let go of
-        # its image or its address comes late.
-        ours = {each.chosen.address for each in self.served}
-        self._opener.probe(self.ports, [c for c in new if c.address not in ours])
-        late = []
-        for chosen in new:
+        # New exports are opened before any other is changed. One whose image or address
+        # is still held by another export is deferred until that one is closed.
+        present = {each.settings.address for each in self.served}
+        self._opener.probe(self.ports, [c for c in new if c.address not in present])
+        deferred = []
+        for wanted in new:
             try:
-                undo.callback(self._drop, self._add(chosen))
+                undo.callback(self._drop, self._add(wanted))
             except BusyError:
-                if not ours:
+                if not present:
                     raise
-                late.append(chosen)
-        return late
+                deferred.append(wanted)
+        return deferred
 
-    def _add(self, chosen: ExportSettings, before: Export | None = None) -> Served:
+    def _add(self, wanted: ExportSettings, previous: Export | None = None) -> Served:
         with ExitStack() as undo:
-            self._opener.claim(self.ports, chosen, undo)
-            export = open_export(chosen, undo, before)
-            served = Served(_lasting(chosen), export, undo.pop_all())
+            self._opener.claim(self.ports, wanted, undo)
+            export = open_export(wanted, undo, previous)
+            served = Served(_without_create(wanted), export, undo.pop_all())
         self._run(partial(self._attach, served))
         self.served.append(served)
         return served
 
     def _attach(self, served: Served) -> None:
-        for name in served.chosen.interfaces:
+        for name in served.settings.interfaces:
             port = self.ports[name]
             port.announce([port.add(served.export)])
 
     def _detach(self, served: Served) -> None:
-        for name in served.chosen.interfaces:
-            self.ports[name].remove(served.chosen.address)
+        for name in served.settings.interfaces:
+            self.ports[name].remove(served.settings.address)
 
     def _drop(self, served: Served) -> None:
         try:
             self._retire(served)
         except AoEError as error:
-            log.warning("%s: %s", served.chosen.address, error)
+            log.warning("%s: %s", served.settings.address, error)
             served.resources.close()
 
     def _retire(self, served: Served) -> None:
@@ -189,14 +189,14 @@ class Inventory:
         self.served.remove(served)
         try:
             if not served.export.disk.read_only:
-                served.export.make_stable()
+                served.export.flush()
         except OSError as error:
-            raise from_os_error(served.chosen.path, error) from error
+            raise from_os_error(served.settings.path, error) from error
         served.resources.close()
 
-    def _exchange(self, served: Served, chosen: ExportSettings) -> Served:
-        # Requests get silence meanwhile, and are sent again. A flush that fails must be
-        # the client's to see: the disk stays as it is.
+    def _replace(self, served: Served, wanted: ExportSettings) -> Served:
+        # Requests are dropped meanwhile and retransmitted by the clients. If the flush
+        # fails, the old disk stays open so that the clients' next flush reports it.
         try:
             self._retire(served)
         except AoEError:
@@ -204,9 +204,9 @@ class Inventory:
             self.served.append(served)
             raise
         try:
-            return self._add(chosen, served.export)
+            return self._add(wanted, served.export)
         except AoEError:
-            _whatever_happens(self._add, served.chosen, served.export)
+            _log_errors(self._add, served.settings, served.export)
             raise
 
     # --- interfaces ---------------------------------------------------------------
@@ -238,48 +238,52 @@ def _compare(
     list[ExportSettings],
     list[Served],
 ]:
-    # What stays as it is, what changes into what, what is new, and what is gone.
-    rest = list(served)
+    # Returns the kept exports, the replacements, the new ones, and the removed ones.
+    remaining = list(served)
     kept, new = [], []
-    for chosen in exports:
-        same = [each for each in rest if each.chosen == _lasting(chosen)]
-        if same:
-            kept.append(same[0])
-            rest.remove(same[0])
+    for wanted in exports:
+        unchanged = [
+            each for each in remaining if each.settings == _without_create(wanted)
+        ]
+        if unchanged:
+            kept.append(unchanged[0])
+            remaining.remove(unchanged[0])
         else:
-            new.append(chosen)
-    pairs = []
-    for chosen in tuple(new):
-        namesakes = [each for each in rest if each.chosen.address == chosen.address]
-        if namesakes:
-            pairs.append((namesakes[0], chosen))
-            rest.remove(namesakes[0])
-            new.remove(chosen)
-    return kept, pairs, new, rest
+            new.append(wanted)
+    replacements = []
+    for wanted in tuple(new):
+        matches = [
+            each for each in remaining if each.settings.address == wanted.address
+        ]
+        if matches:
+            replacements.append((matches[0], wanted))
+            remaining.remove(matches[0])
+            new.remove(wanted)
+    return kept, replacements, new, remaining
 
 
-def _lasting(chosen: ExportSettings) -> ExportSettings:
-    # Making a disk that is not there is done once.
-    return msgspec.structs.replace(chosen, disk=replace(chosen.disk, create=None))
+def _without_create(wanted: ExportSettings) -> ExportSettings:
+    # A disk image is created only once, not again at a reload.
+    return msgspec.structs.replace(wanted, disk=replace(wanted.disk, create=None))
 
 
 def _addresses(exports: Iterable[ExportSettings]) -> tuple[Address, ...]:
-    return tuple(sorted(chosen.address for chosen in exports))
+    return tuple(sorted(wanted.address for wanted in exports))
 
 
-def _has_another_size(served: Served) -> bool:
-    chosen = served.chosen
+def _is_resized(served: Served) -> bool:
+    wanted = served.settings
     try:
-        size = measure_disk(chosen.path, chosen.disk, chosen.overlay)
+        size = measure_disk(wanted.path, wanted.disk, wanted.overlay)
     except AoEError as error:
-        # What is open goes on, though its file may have been removed.
+        # The open disk is kept: its file can have been removed.
         log.warning("%s", error)
         return False
     return size is not None and size != served.export.disk.size
 
 
-def _whatever_happens(function: Callable[..., object], *arguments: object) -> None:
+def _log_errors(function: Callable[..., object], *arguments: object) -> None:
     try:
         function(*arguments)
     except AoEError as error:
-        log.error("not served any more: %s", error)  # noqa: TRY400 - one line
+        log.error("no longer served: %s", error)  # noqa: TRY400 - one line

@@ -1,4 +1,4 @@
-"""From settings to a service that is ready to run."""
+"""Open interfaces and exports as the settings say."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aoe.address import format_mac
 from aoe.ata import SECTOR
-from aoe.common.sizes import counted, short_size
-from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from aoe.net.interfaces import InterfaceWatch
 from aoe.net.link import open_link
 from target.disks import open_disk
 from target.filters.stack import Filters
@@ -22,7 +18,7 @@ from target.server.claims import claim
 from target.server.client_state import open_state
 from target.server.ports import Port
 from target.server.probe import probe
-from target.server.service import Service, log
+from target.server.service import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,14 +26,13 @@ if TYPE_CHECKING:
 
     from aoe.net.link import Link
     from target.config.settings import ExportSettings, Settings
-    from target.server.inventory import Inventory
 
 
 class Opener:
-    """Opens interfaces, as the settings of the process have it.
+    """Opens interfaces and claims addresses.
 
     Args:
-        settings: how; its exports do not matter here.
+        settings: the process-wide settings; the exports are not used.
         stack: closes the capture file.
 
     Raises:
@@ -54,10 +49,10 @@ class Opener:
             self._writer = stack.enter_context(CaptureWriter(settings.capture))
 
     def port(self, name: str, frames: int) -> Port:
-        """Open an interface with receive buffers for so many frames.
+        """Open an interface with receive buffers for ``frames`` frames.
 
         Raises:
-            AoEError: one of its children, with the cure.
+            AoEError: the interface cannot be opened, or its MTU is too small.
         """
         link = self.link(name, frames)
         try:
@@ -67,7 +62,7 @@ class Opener:
             raise
 
     def link(self, name: str, frames: int) -> Link:
-        """The same, and no more than that."""
+        """Open the link alone, with capture if it is enabled."""
         link = open_link(name, frames=frames, rings=self._rings, responses=False)
         if self._writer is None:
             return link
@@ -76,158 +71,101 @@ class Opener:
         return CapturingLink(link, self._writer)
 
     def claim(
-        self, ports: Mapping[str, Port], chosen: ExportSettings, stack: ExitStack
+        self, ports: Mapping[str, Port], settings: ExportSettings, stack: ExitStack
     ) -> None:
-        """Hold an export's address on its interfaces.
+        """Claim an export's address on its interfaces.
 
         Raises:
-            BusyError: another process of this machine serves it there.
+            BusyError: another process on this host serves it there.
         """
-        for name in () if self.force else chosen.interfaces:
-            stack.enter_context(claim(ports[name].last, chosen.address))
+        for name in () if self.force else settings.interfaces:
+            stack.enter_context(claim(ports[name].last, settings.address))
 
     def probe(
         self, ports: Mapping[str, Port], exports: Iterable[ExportSettings]
     ) -> None:
-        """Make sure that nobody else on the wire has their addresses.
+        """Check that no other target on the wire has the addresses of these exports.
 
         Raises:
-            BusyError: somebody has.
+            BusyError: another target responded.
         """
-        wanted = tuple(exports)
+        requested = tuple(exports)
         for name, port in () if self.force else ports.items():
-            addresses = {each.address for each in wanted if name in each.interfaces}
+            addresses = {each.address for each in requested if name in each.interfaces}
             if addresses and port.link is not None:
-                ear = open_link(port.link.name, frames=32, rings=False, responses=True)
-                with ear:
-                    probe(ear, addresses)
-
-
-def open_service(settings: Settings, stack: ExitStack) -> Inventory:
-    """Open all disks and interfaces, and make sure that the addresses are free.
-
-    Args:
-        settings: what to serve.
-        stack: closes everything again, in reverse order.
-
-    Raises:
-        AoEError: one of its children, with the cure.
-    """
-    from target.server.inventory import Inventory
-
-    service = Service(watch=InterfaceWatch())
-    stack.callback(service.close)
-    inventory = Inventory(service, Opener(settings, stack))
-    stack.callback(inventory.close)
-    inventory.change(settings)
-    return inventory
+                listener = open_link(
+                    port.link.name, frames=32, rings=False, responses=True
+                )
+                with listener:
+                    probe(listener, addresses)
 
 
 def open_export(
-    chosen: ExportSettings, stack: ExitStack, before: Export | None = None
+    settings: ExportSettings, stack: ExitStack, previous: Export | None = None
 ) -> Export:
-    """Open a disk, and what clients had set on it.
+    """Open an export: its disk, its filters and its client state.
 
     Args:
-        chosen: what to open.
-        stack: closes it again.
-        before: the export that it replaces, if it does.
+        settings: the export's settings.
+        stack: closes the disk.
+        previous: the export that it replaces, if any.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: the disk or the state file cannot be opened.
     """
-    disk = open_disk(chosen.path, chosen.disk, chosen.overlay)
+    disk = open_disk(settings.path, settings.disk, settings.overlay)
     stack.callback(disk.close)
-    filters = _make_filters(chosen, before)
+    filters = _make_filters(settings, previous)
     disk = filters.wrap_disk(disk)
     firmware, number = _version()
-    shelf, slot = chosen.address
-    state, file = open_state(chosen)
-    if before is not None and file is None and not chosen.mask:
-        state = before.state
+    shelf, slot = settings.address
+    state, file = open_state(settings)
+    if previous is not None and file is None and not settings.mask:
+        state = previous.state
     identity = Identity(
         disk.size // SECTOR,
-        serial=chosen.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
+        serial=settings.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
         firmware=firmware,
-        model=chosen.model,
-        physical_block=chosen.physical_block,
-        wwn=chosen.wwn,
-        rotation=chosen.rotation,
+        model=settings.model,
+        physical_block=settings.physical_block,
+        wwn=settings.wwn,
+        rotation=settings.rotation,
     )
     export = Export(
-        chosen.address,
+        settings.address,
         disk,
         identity=identity,
         firmware_number=number,
-        buffer_count=chosen.buffers,
+        buffer_count=settings.buffers,
         state=state,
-        sync=chosen.disk.sync,
+        sync=settings.disk.sync,
     )
     export.filters = filters
-    if before is not None:
-        export.uncorrectable |= before.uncorrectable
+    if previous is not None:
+        export.uncorrectable |= previous.uncorrectable
     if file is not None:
-        export.changed = file.save
+        export.on_change = file.save
     return export
 
 
-def _make_filters(chosen: ExportSettings, before: Export | None) -> Filters:
-    # What is only resized goes on counting.
-    filters = before.filters if before is not None else None
-    if filters is not None and filters.chosen == chosen.filters:
+def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
+    # If only the disk has changed, the filters keep their counters.
+    filters = previous.filters if previous is not None else None
+    if isinstance(filters, Filters) and filters.settings == settings.filters:
         return filters
     return Filters(
-        chosen.filters,
-        # Path.exists raises where a folder must not be searched.
+        settings.filters,
+        # Unlike os.path.exists, Path.exists raises if a directory is not searchable.
         exists=os.path.exists,
-        say=partial(log.info, "filter=log export=%s %s", chosen.address),
+        log_line=partial(log.info, "filter=log export=%s %s", settings.address),
     )
 
 
 def _version() -> tuple[str, int]:
-    # As the identity page says it, and as the query config reply does.
+    # The version for the identity page, and for query config responses.
     try:
         release = importlib.metadata.version("pyaoe")
     except importlib.metadata.PackageNotFoundError:
         return "", 0
     major, minor, *_ = (int(number) for number in re.findall(r"\d+", release))
     return f"{major}.{minor}", major << 8 | minor
-
-
-def ready_lines(inventory: Inventory) -> list[str]:
-    """Say what is served, a line for each disk."""
-    return [
-        f"{served.chosen.address} {short_size(served.export.disk.size)} on "
-        + ", ".join(
-            _describe_link(inventory.ports[name].last)
-            for name in served.chosen.interfaces
-        )
-        + f" from {served.chosen.path}"
-        + _describe_flags(served.chosen)
-        for served in inventory.served
-    ]
-
-
-def _describe_link(link: Link) -> str:
-    return (
-        f"{link.name} ({format_mac(link.mac)}, MTU {link.mtu}, "
-        f"{counted(sectors_per_frame(link.mtu), 'sector')} a frame)"
-    )
-
-
-def _describe_flags(chosen: ExportSettings) -> str:
-    names = {
-        "read-only": chosen.disk.read_only,
-        "direct": chosen.disk.direct,
-        "sync": chosen.disk.sync,
-    }
-    if chosen.overlay:
-        names[f"overlay {chosen.overlay}"] = True
-    flags = [name for name, is_set in names.items() if is_set]
-    if len(chosen.filters) == 1:
-        flags.append(f"filter {chosen.filters[0]}")
-    elif chosen.filters:
-        # All that each was told is in the status, where there is room.
-        those = ", ".join(each.name for each in chosen.filters)
-        flags.append(f"{len(chosen.filters)} filters: {those}")
-    return f" [{', '.join(flags)}]" if flags else ""

@@ -24,7 +24,7 @@ from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import HEADER_LENGTH, sectors_per_frame
 from aoe.net.base import LinkStatistics
-from target.filters.stack import filtered
+from target.filters.stack import with_filters
 from target.filters.target import FilteredTarget
 from target.protocol.target import Target
 from target.server.fast_path import Express
@@ -99,7 +99,7 @@ class Port:
         """Serve an export from now on; ``announce`` tells others."""
         target = Target(export, self.last.mac, self.last.mtu)
         self.targets.append(target)
-        served = self._by_address[export.address] = filtered(target)
+        served = self._by_address[export.address] = with_filters(target)
         if isinstance(served, FilteredTarget):
             self._filtered.append(served)
         elif self._express is not None:
@@ -262,7 +262,7 @@ class Port:
             return
         log.warning("%s: %s", self.link.name, why)
         for served in self._filtered:
-            served.forget()
+            served.clear_queue()
         self._retire(self.link)
         self.link = None
 

@@ -1,11 +1,11 @@
-"""Is an address free on this wire? Asked before anything is served there."""
+"""Probe the network for an address before it is served."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from aoe.address import format_mac
-from aoe.common.survey import ask_for
+from aoe.common.survey import query_targets
 from aoe.errors import BusyError
 
 if TYPE_CHECKING:
@@ -16,24 +16,23 @@ if TYPE_CHECKING:
 
 
 def probe(link: Link, addresses: Collection[Address]) -> None:
-    """Ask for each address three times, and return when nobody has answered.
+    """Query each address three times, and return if no target has responded.
 
-    Two targets at one address would both answer every read, and each miss some of the
-    writes. A target of this very machine on the same interface does not hear us: see
-    ``control.py``.
+    Two targets at one address would both answer reads, and each would miss writes. A
+    target on this host and interface does not receive the query: see ``claims.py``.
 
     Args:
         link: an interface that delivers responses.
-        addresses: those that are about to be served.
+        addresses: the addresses to probe.
 
     Raises:
-        BusyError: somebody answered.
+        BusyError: a target responded.
         NotFoundError: the interface is gone.
     """
-    for heard in ask_for(link, addresses):
-        if heard.address in addresses:
+    for found in query_targets(link, addresses):
+        if found.address in addresses:
             raise BusyError(
-                str(heard.address),
-                f"already served on {link.name} by {format_mac(heard.mac)}",
+                str(found.address),
+                f"already served on {link.name} by {format_mac(found.mac)}",
                 "Choose another address, or --force",
             )

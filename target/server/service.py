@@ -24,14 +24,14 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from aoe.common.sizes import counted, short_size
+from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.busy_poll import BusyPoller, ring_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from aoe.net.interfaces import InterfaceWatch
+    from aoe.net.interfaces import InterfaceMonitor
     from aoe.net.link import LinkStatistics
     from target.protocol.target import TargetStatistics
     from target.server.ports import Port
@@ -68,7 +68,7 @@ class Service:
     """
 
     def __init__(
-        self, ports: Iterable[Port] = (), watch: InterfaceWatch | None = None
+        self, ports: Iterable[Port] = (), watch: InterfaceMonitor | None = None
     ) -> None:
         self.ports = list(ports)
         self.timers: list[Timer] = []
@@ -203,7 +203,7 @@ class Service:
         if self._interfaces is None:
             return
         try:
-            interfaces = self._interfaces.answer()
+            interfaces = self._interfaces.refresh()
         except (AoEError, OSError) as error:
             log.warning("interfaces: %s", error)
             return
@@ -269,10 +269,12 @@ class Service:
     def _log_filters(self) -> None:
         exports = {t.export.address: t.export for p in self.ports for t in p.targets}
         for export in exports.values():
-            for name, times in export.filters.strikes() if export.filters else ():
+            for name, times in (
+                export.filters.trigger_counts() if export.filters else ()
+            ):
                 if times is not None:
-                    often = counted(times, "time")
-                    log.info("%s: filter %s struck %s", export.address, name, often)
+                    often = format_count(times, "time")
+                    log.info("%s: filter %s triggered %s", export.address, name, often)
 
     def close(self) -> None:
         """Close the pipe and the ports."""

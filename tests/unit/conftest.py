@@ -1,4 +1,4 @@
-"""An AoE peer in memory: interfaces that keep frames, a target that answers them."""
+"""Fixtures for driver tests: fake interfaces, a fake target and a manual clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aoe.address import Address
 from aoe.ata import ATA_DATA, LBA28_LIMIT, SECTOR, AtaError, Opcode, Registers, Status
 from aoe.config import CONFIG_STRING, Config
 from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.driver import Driver
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 ADDRESS = Address(1, 2)
 _DISK = b"".join(number.to_bytes(4, "big") for number in range(1 << 16))
-"""256 KiB, no two sectors alike."""
+"""256 KiB; all sectors differ."""
 _READS = (Opcode.READ, Opcode.READ_EXT)
 _WRITES = (Opcode.WRITE, Opcode.WRITE_EXT)
 
 
 class Sent(NamedTuple):
-    """A frame that left, as it was when it left.
+    """A transmitted frame, copied at the time of transmission.
 
-    ``room`` is what its target's window had left for others.
+    ``room`` is the number of further frames that the target's window allowed.
     """
 
     port: FakeNetDevice
@@ -57,7 +57,7 @@ class Sent(NamedTuple):
 
 
 class FakeNetDevice:
-    """An interface that keeps what the driver sends, in one list with its like."""
+    """An interface that appends the frames of the driver to ``World.frames``."""
 
     def __init__(self, number: int, mtu: int, world: World) -> None:
         self.name = f"eth{number}"
@@ -72,8 +72,8 @@ class FakeNetDevice:
         self._world.frames.append(Sent(self, raw, frags, skb, self._world.now, room))
 
 
-class AnsweringTarget:
-    """A disk in memory and what an AoE target says to frames for it."""
+class FakeTarget:
+    """An AoE target with a disk in memory."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class AnsweringTarget:
             version=1,
         )
         self.lba48 = lba48
-        self.abilities = Ability.NONE
-        self.enabled = Ability.NONE
-        self.takes_fua = False
+        self.feature_sets = FeatureSet.NONE
+        self.enabled = FeatureSet.NONE
+        self.supports_fua = False
         self.read_only = False
         self.flushes = 0
 
@@ -106,18 +106,18 @@ class AnsweringTarget:
         return Identity(
             len(self.disk) // SECTOR,
             lba48=self.lba48,
-            abilities=self.abilities,
+            feature_sets=self.feature_sets,
             enabled=self.enabled,
         )
 
     def announce(self, tag: int = 0) -> bytearray:
-        """Say who is there, as a target does when it starts (P48)."""
+        """Return an announcement (P48), or a query config reply to ``tag``."""
         reply = self._header(Command.CONFIG, tag, CONFIG_STRING)
         self.config.pack_into(reply)
         return reply
 
     def answer(self, request: bytes) -> bytearray:
-        """Execute a request."""
+        """Execute a request and return the reply."""
         header = Header.unpack_from(request)
         if header.command == Command.CONFIG:
             return self.announce(header.tag)
@@ -130,30 +130,33 @@ class AnsweringTarget:
         return self._execute(opcode, request)
 
     def _execute(self, opcode: int, request: bytes) -> bytearray:
-        trims = opcode == Opcode.DATA_SET_MANAGEMENT and Ability.TRIM in self.abilities
-        writes = opcode in _WRITES or (
-            opcode == Opcode.WRITE_DMA_FUA_EXT and self.takes_fua
+        is_trim = (
+            opcode == Opcode.DATA_SET_MANAGEMENT
+            and FeatureSet.TRIM in self.feature_sets
         )
-        if self.read_only and (writes or trims):
+        is_write = opcode in _WRITES or (
+            opcode == Opcode.WRITE_DMA_FUA_EXT and self.supports_fua
+        )
+        if self.read_only and (is_write or is_trim):
             return self.report(request, Status.ERROR, AtaError.ABORTED)
-        if opcode in _READS or writes:
-            return self._move(request)
-        if trims:
+        if opcode in _READS or is_write:
+            return self._transfer(request)
+        if is_trim:
             return self._trim(request)
         return self.report(request, Status.ERROR, AtaError.ABORTED)
 
-    def _move(self, request: bytes) -> bytearray:
+    def _transfer(self, request: bytes) -> bytearray:
         registers = Registers.unpack_from(request)
         lba, length = registers.lba, registers.count * SECTOR
         if registers.command in (Opcode.READ, Opcode.WRITE):
             lba %= LBA28_LIMIT
-        place = slice(lba * SECTOR, lba * SECTOR + length)
-        if place.stop > len(self.disk):
+        extent = slice(lba * SECTOR, lba * SECTOR + length)
+        if extent.stop > len(self.disk):
             return self.report(request, Status.ERROR, AtaError.NOT_FOUND)
         if registers.command in _READS:
-            return self.report(request, data=bytes(self.disk[place]))
+            return self.report(request, data=bytes(self.disk[extent]))
         assert len(request) == ATA_DATA + length
-        self.disk[place] = request[ATA_DATA:]
+        self.disk[extent] = request[ATA_DATA:]
         return self.report(request)
 
     def _trim(self, request: bytes) -> bytearray:
@@ -162,16 +165,16 @@ class AnsweringTarget:
         ]
         for (entry,) in iter_unpack("<Q", ranges):
             first, length = entry & 0xFFFF_FFFF_FFFF, (entry >> 48) * SECTOR
-            place = slice(first * SECTOR, first * SECTOR + length)
-            if place.stop > len(self.disk):
+            extent = slice(first * SECTOR, first * SECTOR + length)
+            if extent.stop > len(self.disk):
                 return self.report(request, Status.ERROR, AtaError.NOT_FOUND)
-            self.disk[place] = bytes(length)
+            self.disk[extent] = bytes(length)
         return self.report(request)
 
     def report(
         self, request: bytes, status: int = 0, error: int = 0, data: bytes = b""
     ) -> bytearray:
-        """Make the answer to an ATA request that has these registers and data."""
+        """Return an ATA reply with these registers and data."""
         header = Header.unpack_from(request)
         reply = self._header(Command.ATA, header.tag, ATA_DATA + len(data))
         registers = Registers.unpack_from(request)
@@ -182,7 +185,7 @@ class AnsweringTarget:
         return reply
 
     def refuse(self, request: bytes, code: int = ErrorCode.BAD_ARGUMENT) -> bytearray:
-        """Answer with an AoE error."""
+        """Return an AoE error reply."""
         reply = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
         reply[6:12] = self.mac
         reply[14] |= Flag.RESPONSE | Flag.ERROR
@@ -198,10 +201,10 @@ class AnsweringTarget:
 
 
 class World:
-    """A driver, its interfaces, a target and a clock that the test winds."""
+    """A driver with fake interfaces, a fake target and a manual clock."""
 
     def __init__(
-        self, options: Options | None, mtus: Sequence[int], target: AnsweringTarget
+        self, options: Options | None, mtus: Sequence[int], target: FakeTarget
     ) -> None:
         self.now = 0.0
         self.frames: list[Sent] = []
@@ -221,49 +224,49 @@ class World:
         return self.device.state is State.UP
 
     def room_at(self, mac: bytes) -> int:
-        """Count the frames that may still go to a target; 0 if it is unknown."""
+        """Return the free slots in a target's window; 0 if the target is unknown."""
         device = self.driver.devices.get(self.target.address)
         target = device.find_target(mac) if device else None
         return target.window.maxout - target.window.nout if target else 0
 
     def take(self) -> list[Sent]:
-        """Take the frames that have left since the last time."""
-        taken, self.frames = self.frames, []
-        return taken
+        """Return the frames transmitted since the last call."""
+        frames, self.frames = self.frames, []
+        return frames
 
     def deliver(self, frame: bytes | bytearray, port: FakeNetDevice | int = 0) -> None:
-        """Let the driver receive a frame."""
+        """Pass a frame to the driver."""
         if isinstance(port, int):
             port = self.ports[port]
         self.driver.receive(memoryview(bytes(frame)), port, self.now)
 
     def reply(self, *frames: Sent) -> None:
-        """Let the target answer these."""
+        """Execute requests and deliver the replies."""
         for frame in frames:
             self.deliver(self.target.answer(frame.raw), frame.port)
 
-    def settle(self) -> None:
-        """Let the target answer all that leaves, until nothing does."""
+    def run_until_idle(self) -> None:
+        """Execute transmitted requests until the driver sends no more."""
         while frames := self.take():
             self.reply(*frames)
 
     def bring_up(self) -> None:
-        """Announce the target on every interface, and answer IDENTIFY."""
+        """Announce the target on every interface and complete IDENTIFY."""
         for number in range(len(self.ports)):
             self.deliver(self.target.announce(), number)
-            self.settle()
+            self.run_until_idle()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; the timer runs when it is due."""
+        """Advance the clock and run the driver's timers as they expire."""
         end = self.now + seconds
         while (due := self.driver.next_timeout()) is not None and due <= end:
             self.now = max(self.now, due)
             self.driver.handle_timer(self.now)
         self.now = end
 
-    def second_mac(self, buffers: int = 16, sector_count: int = 255) -> AnsweringTarget:
-        """Make another target that serves the same disk under the same address."""
-        return AnsweringTarget(
+    def second_mac(self, buffers: int = 16, sector_count: int = 255) -> FakeTarget:
+        """Return another target with the same disk and address, and another MAC."""
+        return FakeTarget(
             self.target.disk,
             mac=b"\x52\x54\x00\xae\x00\x02",
             buffers=buffers,
@@ -290,7 +293,7 @@ class World:
 
 
 class Connect(Protocol):
-    """Makes a world; ``is_up`` says whether its device is found and identified yet."""
+    """Factory of worlds; with ``is_up``, the device is already identified."""
 
     def __call__(
         self,
@@ -313,7 +316,7 @@ def _connect(
     lba48: bool = True,
     is_up: bool = True,
 ) -> World:
-    target = AnsweringTarget(
+    target = FakeTarget(
         bytearray(_DISK), buffers=buffers, sector_count=sector_count, lba48=lba48
     )
     world = World(options, mtus, target)
@@ -324,5 +327,5 @@ def _connect(
 
 @pytest.fixture(scope="session")
 def connect() -> Connect:
-    """Make worlds of 512 sectors; by default one interface and 16 buffers."""
+    """Return a factory of worlds with a disk of 512 sectors."""
     return _connect

@@ -34,7 +34,7 @@ def test_a_bio_counts_the_bytes_of_all_its_pages() -> None:
 @pytest.mark.parametrize("length", [0, -512])
 def test_a_piece_is_not_empty(length: int) -> None:
     bio = Bio(Op.WRITE, 0, ignore)
-    with pytest.raises(UsageError, match="piece"):
+    with pytest.raises(UsageError, match="not positive"):
         bio.add_page(UserPages(bytes(4096)), length)
     assert bio.vecs == []
 
@@ -50,7 +50,7 @@ def test_only_all_pieces_together_are_whole_sectors() -> None:
     bio.add_page(UserPages(b"a" * 4096), 960, 3136)
     bio.add_page(UserPages(b"b" * 4096), 64)
     position = BioIter(bio.vecs, bio.sector)
-    first, second = position.take(512), position.take(512)
+    first, second = position.advance(512), position.advance(512)
     assert [vec.length for vec in first + second] == [512, 448, 64]
     assert content(first + second) == b"a" * 960 + b"b" * 64
     assert (position.sector, position.size) == (10, 0)
@@ -59,7 +59,7 @@ def test_only_all_pieces_together_are_whole_sectors() -> None:
 @pytest.mark.parametrize(("length", "offset"), [(4608, 0), (512, 4096), (512, -512)])
 def test_a_piece_lies_within_its_page(length: int, offset: int) -> None:
     bio = Bio(Op.WRITE, 0, ignore)
-    with pytest.raises(UsageError, match="outside"):
+    with pytest.raises(UsageError, match="not within the page"):
         bio.add_page(UserPages(bytes(4096)), length, offset)
 
 
@@ -91,7 +91,7 @@ def test_k29_a_cut_goes_across_page_borders() -> None:
         bio.add_page(UserPages(bytes([number]) * 4096), 4096)
     position = BioIter(bio.vecs, bio.sector)
 
-    first, second = position.take(17 * SECTOR), position.take(7 * SECTOR)
+    first, second = position.advance(17 * SECTOR), position.advance(7 * SECTOR)
 
     assert [vec.length for vec in first] == [4096, 4096, 512]
     assert [(vec.offset, vec.length) for vec in second] == [(512, 3584)]
@@ -119,7 +119,7 @@ def test_k29_cuts_of_any_size_are_the_bio_in_order(
     taken = []
     for cut in cuts:
         length = min(cut * SECTOR, position.size)
-        vecs = position.take(length)
+        vecs = position.advance(length)
         assert sum(vec.length for vec in vecs) == length
         assert all(vec.length > 0 for vec in vecs)
         taken.append(content(vecs))

@@ -61,7 +61,7 @@ def test_a_disk_of_broken_blocks_is_refused_with_a_cure() -> None:
     with pytest.raises(UsageError) as caught:
         BlockDisk(disk, BLOCK, "disk")
     assert str(caught.value) == (
-        "disk: 33,280 bytes are not a whole number of 4,096-byte blocks. "
+        "disk: 33,280 bytes is not a multiple of the block size, 4,096. "
         "Make it 36864 bytes"
     )
     disk.close()

@@ -53,13 +53,13 @@ def reply(lba: int) -> bytes:
     return bytes(frame)
 
 
-class Scripted(Link):
-    """A link whose frames the test lays ready."""
+class ScriptedLink(Link):
+    """A link that receives the given frames and records those that are sent."""
 
     name, index, mac, mtu, up = "aoe0", 2, CLIENT, 1500, True
 
-    def __init__(self, *arriving: bytes) -> None:
-        self.arriving = list(arriving)
+    def __init__(self, *incoming: bytes) -> None:
+        self.incoming = list(incoming)
         self.sent: list[bytes] = []
         self.flushed = 0
         self.closed = False
@@ -69,7 +69,7 @@ class Scripted(Link):
         return 99
 
     def receive(self) -> memoryview | None:
-        return memoryview(self.arriving.pop(0)) if self.arriving else None
+        return memoryview(self.incoming.pop(0)) if self.incoming else None
 
     def reserve(self) -> memoryview | None:
         return None if len(self.sent) == 3 else self._slot
@@ -82,7 +82,7 @@ class Scripted(Link):
 
     def wait(self, timeout: float | None) -> bool:
         self.up = timeout != 0
-        return bool(self.arriving)
+        return bool(self.incoming)
 
     def statistics(self) -> LinkStatistics:
         return LinkStatistics(sent=len(self.sent))
@@ -91,7 +91,7 @@ class Scripted(Link):
         self.closed = True
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_written_frames_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "frames.pcapng"
     frames = [
         CapturedFrame(NOW, request(8), "READ, naïvely", Direction.OUT),
@@ -113,13 +113,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         assert frame.time == pytest.approx(original.time, abs=2e-6, rel=0)
 
 
-def test_a_capture_of_nothing_is_a_capture(tmp_path: Path) -> None:
+def test_an_empty_capture_is_valid(tmp_path: Path) -> None:
     with CaptureWriter(tmp_path / "empty.pcapng") as writer:
         writer.close()
     assert list(read_capture(tmp_path / "empty.pcapng")) == []
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize(
     ("magic", "order", "fraction"),
     [
@@ -129,19 +129,19 @@ def test_a_capture_of_nothing_is_a_capture(tmp_path: Path) -> None:
         (0xA1B23C4D, ">", 123_456_000),
     ],
 )
-def test_old_captures_are_read_too(
-    tmp_path: Path, magic: int, order: str, fraction: int, *, packed: bool
+def test_pcap_files_are_read(
+    tmp_path: Path, magic: int, order: str, fraction: int, *, compressed: bool
 ) -> None:
     data = struct.pack(f"{order}IHHIIII", magic, 2, 4, 0, 0, 65535, 1)
     data += struct.pack(f"{order}IIII", 1_800_000_000, fraction, 60, 60) + request(8)
     path = tmp_path / "old.pcap"
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path.write_bytes(gzip.compress(data) if compressed else data)
     (frame,) = read_capture(path)
     assert frame.data == request(8)
     assert frame.time == pytest.approx(NOW, abs=2e-6, rel=0)
 
 
-def test_captures_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_captures_of_other_link_types_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "wireless.pcap"
     head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 105)
     path.write_bytes(head + struct.pack("<IIII", 0, 0, 60, 60) + bytes(60))
@@ -150,7 +150,7 @@ def test_captures_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"no capture at all", b"\x1f\x8bxxxx"])
-def test_files_that_are_no_captures_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as caught:
@@ -158,7 +158,7 @@ def test_files_that_are_no_captures_are_refused(tmp_path: Path, content: bytes) 
     assert str(caught.value) == f"{path}: not a capture file"
 
 
-def test_a_capture_that_was_cut_off_gives_what_is_whole(tmp_path: Path) -> None:
+def test_a_truncated_capture_yields_its_complete_frames(tmp_path: Path) -> None:
     path = tmp_path / "cut.pcapng"
     with CaptureWriter(path) as writer:
         for lba in range(3):
@@ -167,7 +167,7 @@ def test_a_capture_that_was_cut_off_gives_what_is_whole(tmp_path: Path) -> None:
     assert [frame.data for frame in read_capture(path)] == [request(0), request(1)]
 
 
-def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+def test_errors_name_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such file or directory"):
         list(read_capture(tmp_path / "nothing"))
     with pytest.raises(NotFoundError, match="no such file or directory"):
@@ -176,7 +176,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
         CaptureWriter(tmp_path)
 
 
-def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+def test_a_full_file_system_is_reported_as_an_aoe_error(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
     with pytest.raises(AoEError) as caught:
@@ -184,11 +184,11 @@ def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
     assert str(caught.value) == f"{full}: no space left on device"
 
 
-def test_a_link_records_both_directions_in_words(tmp_path: Path) -> None:
+def test_a_link_captures_both_directions_with_descriptions(tmp_path: Path) -> None:
     path = tmp_path / "both.pcapng"
-    times = iter([NOW, NOW + 1, NOW + 2])
+    timestamps = iter([NOW, NOW + 1, NOW + 2])
     with CaptureWriter(path) as writer:
-        link = CapturingLink(Scripted(reply(8)), writer, lambda: next(times))
+        link = CapturingLink(ScriptedLink(reply(8)), writer, lambda: next(timestamps))
         assert link.send(request(8))
         frame = link.receive()
         assert frame is not None
@@ -206,8 +206,8 @@ def test_a_link_records_both_directions_in_words(tmp_path: Path) -> None:
     ]
 
 
-def test_a_link_passes_on_everything_else(tmp_path: Path) -> None:
-    inner = Scripted()
+def test_other_operations_are_forwarded_to_the_link(tmp_path: Path) -> None:
+    inner = ScriptedLink()
     with CaptureWriter(tmp_path / "file") as writer:
         link = CapturingLink(inner, writer)
         assert (link.name, link.index, link.mac, link.mtu) == ("aoe0", 2, CLIENT, 1500)
@@ -226,12 +226,12 @@ def test_a_link_passes_on_everything_else(tmp_path: Path) -> None:
     assert len(list(read_capture(tmp_path / "file"))) == 3
 
 
-def test_wireshark_shows_words_time_direction_and_interface(tmp_path: Path) -> None:
+def test_tshark_shows_comment_time_direction_and_interface(tmp_path: Path) -> None:
     if shutil.which("tshark") is None:
         pytest.skip("no tshark; apt install tshark")
     path = tmp_path / "shown.pcapng"
     with CaptureWriter(path) as writer:
-        link = CapturingLink(Scripted(), writer, lambda: NOW)
+        link = CapturingLink(ScriptedLink(), writer, lambda: NOW)
         link.send(request(8))
     fields = ["frame.comment", "frame.time_epoch", "frame.interface_name"]
     fields += ["frame.packet_flags_direction", "aoe.lba"]
@@ -248,7 +248,7 @@ def test_wireshark_shows_words_time_direction_and_interface(tmp_path: Path) -> N
     assert "aoe.lba" in layers
 
 
-def test_scapy_reads_what_we_write(tmp_path: Path) -> None:
+def test_scapy_reads_our_captures(tmp_path: Path) -> None:
     path = tmp_path / "ours.pcapng"
     with CaptureWriter(path) as writer:
         writer.write(request(8), NOW, comment="words", direction=Direction.OUT)
@@ -261,7 +261,7 @@ def test_scapy_reads_what_we_write(tmp_path: Path) -> None:
     assert second.sniffed_on == "eth1"
 
 
-def test_we_read_what_scapy_writes(tmp_path: Path) -> None:
+def test_captures_of_scapy_are_read(tmp_path: Path) -> None:
     packet = Ether(request(8))
     packet.time = NOW
     packet.comments = [b"one", "zwölf".encode()]
@@ -276,7 +276,7 @@ def test_we_read_what_scapy_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_pcapng_of_either_byte_order_with_blocks_and_clocks_of_others(
+def test_other_byte_orders_block_types_and_resolutions_are_read(
     tmp_path: Path, order: str
 ) -> None:
     def block(kind: int, body: bytes) -> bytes:
@@ -311,15 +311,15 @@ def test_pcapng_of_either_byte_order_with_blocks_and_clocks_of_others(
 
 
 @given(st.binary(max_size=300), st.integers(0, 400))
-def test_damage_is_an_error_and_not_a_crash(junk: bytes, at: int) -> None:
-    whole = build_section() + build_interface("aoe0")
-    whole += build_packet(0, NOW, request(8), "words", Direction.IN)
-    for content in (junk, whole[:at] + junk, whole[:at] + junk + whole[at:]):
+def test_corrupt_captures_raise_only_decode_errors(junk: bytes, at: int) -> None:
+    intact = build_section() + build_interface("aoe0")
+    intact += build_packet(0, NOW, request(8), "words", Direction.IN)
+    for content in (junk, intact[:at] + junk, intact[:at] + junk + intact[at:]):
         with contextlib.suppress(DecodeError):
             list(parse(io.BytesIO(content)))
 
 
-def test_nothing_here_needs_scapy() -> None:
+def test_importing_capture_does_not_import_scapy() -> None:
     code = "import sys, aoe.capture; print('scapy' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

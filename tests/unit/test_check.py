@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aoe.address import Address
 from aoe.errors import UsageError
 from initiator.check.model import Needs, Verdict
-from initiator.check.play import Session
+from initiator.check.runner import Session
 from initiator.check.suite import CHECKS, choose, parse_rules
 from target.protocol.exports import ClientState, Export
 from target.protocol.target import Target
@@ -80,9 +80,9 @@ def test_what_clients_have_set_and_written_is_left_as_it_was(
     target = kept_target(before)
     between = Between(target, HONEST)
     session = Session(subject_of(target, between), between, EVERYTHING)
-    results = list(session.play(CHECKS))
+    results = list(session.run(CHECKS))
     assert deviations(results) == []
-    assert session.lost == {}
+    assert session.not_restored == {}
     assert target.export.state == before
     assert content(target) == b"".join(map(sector, range(2048)))
 
@@ -125,8 +125,8 @@ def test_an_interrupt_at_any_moment_leaves_no_trace(moment: int) -> None:
     between.last = moment
     session = Session(t, between, EVERYTHING, between.held)
     with pytest.raises(KeyboardInterrupt):
-        list(session.play(CHANGING * 2))
-    assert session.lost == {}
+        list(session.run(CHANGING * 2))
+    assert session.not_restored == {}
     assert target.export.state == before
     assert content(target) == b"".join(map(sector, range(2048)))
 
@@ -136,7 +136,7 @@ def test_a_target_that_is_reserved_keeps_its_holders() -> None:
     target = kept_target(state)
     between = Between(target, HONEST)
     session = Session(subject_of(target, between), between, EVERYTHING)
-    results = list(session.play(CHECKS))
+    results = list(session.run(CHECKS))
     assert deviations(results) == []
     name = "52:54:00:00:00:01"
     assert f"it is reserved for {name}" in reasons(results)
@@ -167,18 +167,26 @@ def test_without_identify_nothing_is_tried_on_the_disk() -> None:
 
 @pytest.mark.parametrize("sectors", [b"\0" * 8, b"\xff" * 8])
 def test_a_size_that_no_disk_has_is_not_gone_by(sectors: bytes) -> None:
-    def told(_: bytes, reply: bytes) -> bytes:
-        return reply[:236] + sectors + reply[244:] if len(reply) > 60 else reply
+    def told(_: bytes, response: bytes) -> bytes:
+        return (
+            response[:236] + sectors + response[244:]
+            if len(response) > 60
+            else response
+        )
 
     results = verdicts(check(Mutant("", m.only(m.opcode(0xEC), told))))
     assert results["identify.size"] is Verdict.DEVIATES
-    assert results["reads.beyond"] is Verdict.SKIPPED
+    assert results["reads.beyond_end"] is Verdict.SKIPPED
 
 
 def test_p61_replies_to_others_that_nobody_hears_are_no_deviation() -> None:
     deaf = Mutant("", m.only(lambda a, _: a[6] == 2, m.silent))
     results = verdicts(check(deaf))
-    assert results["masks.others"] is results["masks.shut_out"] is Verdict.SKIPPED
+    assert (
+        results["masks.unlisted_client"]
+        is results["masks.self_exclusion"]
+        is Verdict.SKIPPED
+    )
 
 
 def test_what_is_not_allowed_is_skipped_and_says_what_it_needs() -> None:
@@ -211,8 +219,8 @@ def test_what_cannot_be_restored_is_told() -> None:
     target = kept_target(STATES["a claimed target"])
     between = Between(target, stuck)
     session = Session(subject_of(target, between), between, EVERYTHING)
-    results = list(session.play(CHECKS))
-    assert list(session.lost) == ["config string"]
+    results = list(session.run(CHECKS))
+    assert list(session.not_restored) == ["config string"]
     assert "config string could not be restored before" in reasons(results)
 
 
@@ -221,10 +229,10 @@ def test_what_cannot_be_restored_is_told() -> None:
 def test_no_reply_is_so_bad_that_the_suite_breaks_down(seed: int) -> None:
     chance = random.Random(seed)
 
-    def garble(_: bytes, reply: bytes) -> bytes:
-        if not reply or chance.random() < 0.5:
-            return reply
-        cut = bytearray(reply[: chance.randint(24, len(reply))])
+    def garble(_: bytes, response: bytes) -> bytes:
+        if not response or chance.random() < 0.5:
+            return response
+        cut = bytearray(response[: chance.randint(24, len(response))])
         for place in chance.choices(range(14, len(cut)), k=chance.randint(0, 3)):
             cut[place] = chance.randrange(256)
         return bytes(cut)

@@ -26,7 +26,7 @@ MUTANTS: dict[str, Mutant] = {
     "every address": Mutant(
         "header.other_addresses writes.write_broadcast", rewrite=m.own_address
     ),
-    "answers answers": Mutant("header.responses", rewrite=m.and_byte(14, 0xF7)),
+    "answers answers": Mutant("header.response_flag", rewrite=m.and_byte(14, 0xF7)),
     "reserved flags back": Mutant(
         "header.reserved_flags", m.only(lambda _, __: True, m.echo(14, 3))
     ),
@@ -42,34 +42,36 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "every version": Mutant("header.versions", rewrite=m.our_version),
     "error 2 for unknown commands": Mutant(
-        "header.unknown_commands header.echoed_commands",
-        m.only(lambda _, reply: reply[15] == 1, m.put(15, 2)),
+        "header.unknown_commands header.error_echoes_request",
+        m.only(lambda _, response: response[15] == 1, m.put(15, 2)),
     ),
     "errors without a body": Mutant(
-        "header.echoed_commands", m.only(m.refused, lambda _, r: r[:24] + bytes(36))
+        "header.error_echoes_request",
+        m.only(m.refused, lambda _, r: r[:24] + bytes(36)),
     ),
     "no command 2": Mutant("header.newer_commands", m.only(m.command(2), m.silent)),
     "no command 3": Mutant("header.newer_commands", m.only(m.command(3), m.silent)),
     # Lengths.
     "unpadded": Mutant(
-        "shape.padded writes.write_reply", m.only(lambda _, __: True, m.unpadded)
+        "framing.padded writes.write_response", m.only(lambda _, __: True, m.unpadded)
     ),
     "stale bytes": Mutant(
-        "shape.blank writes.write_reply", m.only(lambda _, __: True, m.stale)
+        "framing.zero_padding writes.write_response",
+        m.only(lambda _, __: True, m.stale),
     ),
-    "answers half a frame": Mutant("shape.too_short", m.answer_anyway),
+    "answers half a frame": Mutant("framing.too_short", m.answer_anyway),
     "wants padding": Mutant(
-        "shape.unpadded reserves.padding",
+        "framing.unpadded_requests reserves.padding",
         m.only(lambda request, _: len(request) < 60, m.silent),
     ),
     "wants no more than it takes": Mutant(
-        "shape.junk shape.ballast config.read_ignores config.string_tail "
-        "config.any_bytes reserves.padding",
+        "framing.trailing_bytes framing.mtu_probe_padding config.read_ignores_string "
+        "config.string_tail config.any_bytes reserves.padding",
         m.only(m.is_longer(60), m.silent),
     ),
-    "a byte more": Mutant("shape.exact", m.only(m.succeeded, m.trailing)),
+    "a byte more": Mutant("framing.exact_length", m.only(m.succeeded, m.trailing)),
     "one sector at a time": Mutant(
-        "shape.advertised reads.several writes.write_full",
+        "framing.advertised_sectors reads.several_sectors writes.write_full",
         m.only(
             lambda r, _: r[26:29] == b"\2\x24\0" or r[26:37:10] == b"\2\xff",
             m.put(25, 4, 2, 0x41),
@@ -85,7 +87,7 @@ MUTANTS: dict[str, Mutant] = {
         rewrite=m.asked(m.is_opcode(0xEC), m.set_byte(26, 1)),
     ),
     "no ATA disk": Mutant(
-        "identify.is_disk identify.checksum", m.only(m.opcode(0xEC), m.flip(37))
+        "identify.ata_disk identify.checksum", m.only(m.opcode(0xEC), m.flip(37))
     ),
     "another size in words 60 and 61": Mutant(
         "identify.size", m.only(m.opcode(0xEC), m.flip(36 + 121))
@@ -104,11 +106,11 @@ MUTANTS: dict[str, Mutant] = {
         "identify.smart", rewrite=m.asked(m.is_opcode(0xB0), m.becomes(2))
     ),
     "FLUSH as ggaoed": Mutant(
-        "identify.flush identify.flush_plainly writes.flush",
+        "identify.flush identify.flush_registers writes.flush",
         m.only(m.opcode(0xE7), m.put(27, 0xE7)),
     ),
     "FLUSH as vblade": Mutant(
-        "identify.flush_plainly", m.only(m.opcode(0xE7), m.put(27, 0))
+        "identify.flush_registers", m.only(m.opcode(0xE7), m.put(27, 0))
     ),
     "no FLUSH EXT": Mutant(
         "identify.flush_ext identify.flush_ext_claimed",
@@ -123,7 +125,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # READ.
     "a wrong byte now and then": Mutant(
-        "reads.read reads.read28 reads.read48 reads.several",
+        "reads.read reads.read28 reads.read48 reads.several_sectors",
         m.only(lambda r, _: m.is_read(r) and r[23] % 2 > 0, m.flip(40)),
     ),
     "device bits are address bits": Mutant(
@@ -143,22 +145,22 @@ MUTANTS: dict[str, Mutant] = {
         m.only(m.succeeded, m.echo(26, 0xFF)),
     ),
     "ABRT for IDNF": Mutant(
-        "reads.beyond reads.across reads.around reads.failed_registers "
-        "writes.write_beyond writes.write_across identify.size",
+        "reads.beyond_end reads.across_end reads.lba48_wraparound "
+        "reads.failed_registers writes.write_beyond writes.write_across identify.size",
         m.only(lambda a, r: m.failed(a, r) and r[25] == 0x10, m.put(25, 4)),
     ),
     "around the end": Mutant(
-        "reads.beyond writes.write_beyond",
+        "reads.beyond_end writes.write_beyond",
         rewrite=m.asked(m.is_opcode(0x24, 0x34), m.without_range_check),
     ),
     "up to the end": Mutant(
-        "reads.across writes.write_across",
+        "reads.across_end writes.write_across",
         rewrite=m.asked(m.is_opcode(0x24, 0x34), m.cut_at_end),
     ),
     "status 0x01": Mutant("reads.failed_registers", m.only(m.failed, m.put(27, 1))),
     "no sectors are a success": Mutant(
-        "reads.no_sectors reads.counts_aborted "
-        "writes.write_nothing writes.write_nothing_aborted",
+        "reads.zero_count reads.counts_aborted "
+        "writes.write_zero_count writes.write_zero_count_aborted",
         m.only(
             lambda r, _: (m.is_read(r) or m.is_write(r)) and not r[26],
             m.put(25, 0, 0, 0x40),
@@ -171,7 +173,7 @@ MUTANTS: dict[str, Mutant] = {
     "error 2 for ABRT": Mutant(
         "reads.counts_aborted reads.unknown_opcodes reads.read_with_w_aborted "
         "identify.identify_counts writes.write_without_w writes.write_broadcast "
-        "writes.write_nothing_aborted writes.write_short_aborted",
+        "writes.write_zero_count_aborted writes.write_short_aborted",
         m.only(lambda a, r: m.failed(a, r) and r[25] == 4, m.error_two),
     ),
     "READ with W without data": Mutant(
@@ -185,17 +187,17 @@ MUTANTS: dict[str, Mutant] = {
         "reads.read_with_w_aborted", rewrite=m.asked(m.is_read, m.and_byte(24, 0xFE))
     ),
     "A is for no answer": Mutant(
-        "reads.asynchronous writes.write_async",
+        "reads.async_flag writes.write_async",
         m.only(lambda r, _: r[19] == 0 and r[24] & 2 > 0, m.silent),
     ),
     # WRITE.
     "WRITE in vain": Mutant(
         "writes.write writes.write28 writes.write_twice writes.write_full "
-        "writes.write_tail writes.write_async writes.flush writes.dma",
+        "writes.write_trailing_bytes writes.write_async writes.flush writes.dma",
         rewrite=m.asked(m.is_opcode(0x30, 0x34, 0x35), m.becomes(0xE1)),
     ),
     "all that is there": Mutant(
-        "writes.write_tail",
+        "writes.write_trailing_bytes",
         rewrite=m.asked(lambda r: m.is_write(r) and len(r) > 600, m.set_byte(26, 2)),
     ),
     "WRITE without W": Mutant(
@@ -213,7 +215,8 @@ MUTANTS: dict[str, Mutant] = {
         "writes.trim", rewrite=m.asked(m.is_opcode(0x06), m.becomes(0xE1))
     ),
     "WRITE UNCORRECTABLE in vain": Mutant(
-        "writes.spoil", rewrite=m.asked(m.is_opcode(0x45), m.becomes(0xE1))
+        "writes.write_uncorrectable",
+        rewrite=m.asked(m.is_opcode(0x45), m.becomes(0xE1)),
     ),
     # Query config.
     "no version": Mutant(
@@ -224,27 +227,29 @@ MUTANTS: dict[str, Mutant] = {
         m.only(m.command(1), lambda _, r: m.and_byte(29, 0xF0)(r)),
     ),
     "one buffer": Mutant("config.buffers", m.only(m.command(1), m.put(24, 0, 1))),
-    "numbers back": Mutant("config.numbers", m.only(m.command(1), m.numbers_back)),
+    "numbers back": Mutant(
+        "config.numbers_ignored", m.only(m.command(1), m.numbers_back)
+    ),
     "read minds the length": Mutant(
-        "config.read_ignores",
+        "config.read_ignores_string",
         m.only(lambda r, _: m.ccmd(0)(r, b"") and any(r[30:32]), m.put(14, 0x1C, 2)),
     ),
     "test and prefix always": Mutant(
-        "config.test config.prefix config.matches",
+        "config.test config.prefix config.test_and_prefix",
         lambda a, r: m.answer_anyway(a, r) if m.ccmd(1, 2)(a, r) else r,
     ),
     "error 1 for arguments": Mutant(
-        "config.unknown config.overlong_told reserves.unknown masks.unknown",
+        "config.unknown config.overlong_error reserves.unknown masks.unknown",
         m.only(lambda _, r: r[14] & 4 > 0 and r[15] == 2, m.put(15, 1)),
     ),
     "set is force": Mutant(
-        "config.set_second config.set_tells",
+        "config.set_second config.set_error_has_owner",
         m.only(m.ccmd(3), m.put(29, 0x13)),
         m.asked(lambda r: m.ccmd(3)(r, b""), m.set_byte(29, 4)),
     ),
     "set never": Mutant("config.set_first", m.only(m.ccmd(3), m.put(14, 0x1C, 4))),
     "set does not tell whose": Mutant(
-        "config.set_tells",
+        "config.set_error_has_owner",
         m.only(lambda _, r: r[19] == 1 and r[15] == 4, m.put(30, 0, 0)),
     ),
     "force tells nothing": Mutant(
@@ -252,7 +257,7 @@ MUTANTS: dict[str, Mutant] = {
         m.only(m.ccmd(4), m.put(30, 0, 0)),
     ),
     "lengths are cut": Mutant(
-        "config.overlong config.overlong_told config.too_long",
+        "config.overlong config.overlong_error config.over_1024_bytes",
         rewrite=m.asked(lambda r: m.ccmd(4)(r, b""), m.length_as_it_is),
     ),
     "a string of C": Mutant(
@@ -268,11 +273,11 @@ MUTANTS: dict[str, Mutant] = {
         m.only(lambda r, _: m.is_reserve(0)(r) and r[23] % 2 > 0, m.put(25, 1)),
     ),
     "unknown RCmd reads": Mutant(
-        "reserves.unknown reserves.told",
+        "reserves.unknown reserves.error_has_holders",
         rewrite=m.asked(lambda r: r[19] == 3 and r[24] > 2, m.set_byte(24, 0)),
     ),
     "set reserves for all": Mutant(
-        "reserves.set_stranger reserves.told",
+        "reserves.set_non_holder reserves.error_has_holders",
         m.only(lambda r, _: m.is_reserve(1)(r), m.put(24, 1)),
         m.asked(m.is_reserve(1), m.set_byte(24, 2)),
     ),
@@ -281,7 +286,7 @@ MUTANTS: dict[str, Mutant] = {
         rewrite=m.asked(m.is_for_strangers, m.set_byte(24, 9)),
     ),
     "errors without holders": Mutant(
-        "reserves.told",
+        "reserves.error_has_holders",
         m.only(lambda _, r: r[19] == 3 and r[14] & 4 > 0, m.put(25, 0)),
     ),
     "force is set": Mutant(
@@ -290,28 +295,29 @@ MUTANTS: dict[str, Mutant] = {
         m.asked(lambda r: m.is_reserve(2)(r) and r[25] > 0, m.set_byte(24, 1)),
     ),
     "nobody is a stranger": Mutant(
-        "reserves.stranger reserves.stranger_writes reserves.stranger_asks",
+        "reserves.non_holder_read reserves.non_holder_write "
+        "reserves.non_holder_commands",
         m.to_asker,
         m.asked(lambda r: r[19] == 0, m.from_third),
     ),
     "fences only READ and WRITE": Mutant(
-        "reserves.stranger_asks",
+        "reserves.non_holder_commands",
         m.to_asker,
         m.asked(m.is_opcode(0xE5, 0xE7, 0xEA, 2), m.from_third),
     ),
     "fences queries": Mutant(
-        "reserves.stranger_queries",
+        "reserves.non_holder_queries",
         m.WhileSet(3, 25, m.command(1), m.put(14, 0x1C, 6)),
     ),
     "fences holders": Mutant(
-        "reserves.holders_read reserves.order",
+        "reserves.holders_read reserves.holder_order",
         m.WhileSet(3, 25, m.command(0), m.put(14, 0x1C, 6)),
     ),
     "sorts holders": Mutant(
-        "reserves.order", rewrite=m.asked(m.is_reserve(1, 2), m.sorted_macs)
+        "reserves.holder_order", rewrite=m.asked(m.is_reserve(1, 2), m.sorted_macs)
     ),
     "as many holders as there are": Mutant(
-        "reserves.missing reserves.missing_told",
+        "reserves.missing_addresses reserves.missing_addresses_error",
         rewrite=m.asked(m.is_reserve(2), m.held_macs),
     ),
     # The MAC mask list.
@@ -328,26 +334,27 @@ MUTANTS: dict[str, Mutant] = {
         rewrite=m.asked(lambda r: r[19] == 2 and r[25] > 1, m.set_byte(25, 0)),
     ),
     "the list is for nothing": Mutant(
-        "masks.others masks.shut_out", m.to_asker, m.from_client
+        "masks.unlisted_client masks.self_exclusion", m.to_asker, m.from_client
     ),
     "the list shuts all out": Mutant(
-        "masks.served", m.WhileSet(2, 27, m.command(0), m.silent)
+        "masks.listed_client", m.WhileSet(2, 27, m.command(0), m.silent)
     ),
     "E for a bad directive": Mutant(
-        "masks.bad_directive masks.fill", m.only(m.merror, m.put(14, 0x1C, 2))
+        "masks.bad_directive masks.full_list", m.only(m.merror, m.put(14, 0x1C, 2))
     ),
     "all or nothing": Mutant(
-        "masks.bad_directive masks.bad_directive_keeps",
+        "masks.bad_directive masks.bad_directive_partial_edit",
         rewrite=m.asked(m.is_edit, m.bad_one_alone),
     ),
     "no directives back": Mutant(
         "masks.bad_directive_body", m.only(m.merror, lambda _, r: r[:28] + bytes(32))
     ),
     "no word of a full list": Mutant(
-        "masks.fill", m.only(lambda a, r: m.merror(a, r) and r[26] == 3, m.put(26, 0))
+        "masks.full_list",
+        m.only(lambda a, r: m.merror(a, r) and r[26] == 3, m.put(26, 0)),
     ),
     "directives from memory": Mutant(
-        "masks.missing_directives masks.missing_directives_told",
+        "masks.missing_directives masks.missing_directives_error",
         rewrite=m.asked(m.is_edit, m.from_memory),
     ),
 }

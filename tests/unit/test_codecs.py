@@ -1,8 +1,8 @@
-"""The struct codecs and the scapy layers are two accounts of the same bytes.
+"""Differential tests of the struct codecs and the scapy layers.
 
-What the codecs write is what the layers write, and what the codecs read from any bytes
-is what the layers read: ten thousand examples each way for every command. An example
-holds a message of each command, since drawing one takes longer than trying it.
+Both encode the same messages to the same bytes and decode any bytes to the same fields,
+for ten thousand examples in each direction. An example contains a message of each
+command, because generating it takes longer than testing it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ETHERNET = bytes.fromhex("525400ae0002 525400ae0001 88a2")
 
 
 class Message(Protocol):
-    """What the codecs of the four commands have in common."""
+    """The interface that the codecs of the four commands share."""
 
     @classmethod
     def unpack_from(cls, buffer: ReadBuffer, offset: int = ...) -> Self: ...
@@ -48,19 +48,19 @@ M = TypeVar("M", bound=Message)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loud_layers() -> Iterator[None]:
-    """Scapy hides a layer that raises behind Raw, unless told to let it through."""
+def raise_dissector_errors() -> Iterator[None]:
+    """Propagate exceptions of layers, which scapy replaces with Raw by default."""
     conf.debug_dissector = True
     yield
     conf.debug_dissector = False
 
 
-def cut_macs(blob: bytes) -> list[bytes]:
+def split_macs(blob: bytes) -> list[bytes]:
     return [blob[i : i + 6] for i in range(0, len(blob) - 5, 6)]
 
 
-# Messages to bytes. Each field takes its bits from one block of bytes: drawing them one
-# by one takes Hypothesis ten times as long.
+# Encoding. All fields are taken from one block of bytes, because Hypothesis takes ten
+# times as long to draw them one by one.
 
 HEADER_FIELDS = Struct("!6s6sHBIBBB")
 CONFIG_FIELDS = Struct("!HHBBH")
@@ -79,12 +79,12 @@ def packed(header: Header, message: Message | None = None) -> bytes:
     return bytes(buffer[:end])
 
 
-def behind_ethernet(header: Header, message: Message) -> bytes:
+def packed_aoe(header: Header, message: Message) -> bytes:
     return packed(header, message)[ETHERNET_LENGTH:]
 
 
 def built(header: Header, body: Packet | None = None) -> bytes:
-    """Build the layers of ours; what Ethernet stands in front has its own test."""
+    """Build the AoE layers, without Ethernet, which has its own test."""
     packet = AoE(
         version=header.version,
         flags=header.flags,
@@ -95,10 +95,10 @@ def built(header: Header, body: Packet | None = None) -> bytes:
         tag=header.tag,
     )
     if body is not None:
-        # "/" would do, but copies both sides each time.
+        # The / operator copies both operands.
         packet.add_payload(body)
     for layer in packet.iterpayloads():
-        # Nothing in here stands for several values: scapy need not look for such.
+        # No field has multiple values, so that scapy need not expand the packet.
         layer.explicit = 1
     return bytes(packet)
 
@@ -111,9 +111,9 @@ def ata_pair(blob: bytes) -> tuple[Registers, Packet]:
     )
 
 
-def config_pair(blob: bytes, string: bytes, *, lies: bool) -> tuple[Config, Packet]:
+def config_pair(blob: bytes, string: bytes, *, mismatch: bool) -> tuple[Config, Packet]:
     buffers, firmware, sectors, nibbles, number = CONFIG_FIELDS.unpack(blob[:8])
-    length = number if lies else None
+    length = number if mismatch else None
     version, ccmd = nibbles >> 4, nibbles & 15
     return Config(ccmd, string, buffers, firmware, sectors, version, length), AoEConfig(
         buffer_count=buffers,
@@ -126,9 +126,11 @@ def config_pair(blob: bytes, string: bytes, *, lies: bool) -> tuple[Config, Pack
     )
 
 
-def mask_pair(blob: bytes, macs: list[bytes], *, lies: bool) -> tuple[MaskList, Packet]:
+def mask_pair(
+    blob: bytes, macs: list[bytes], *, mismatch: bool
+) -> tuple[MaskList, Packet]:
     mcmd, merror, number, *dcmds = blob
-    count = number if lies else None
+    count = number if mismatch else None
     entries = list(zip(dcmds, macs, strict=False))
     return MaskList(
         mcmd, tuple(Directive(dcmd, mac) for dcmd, mac in entries), merror, count
@@ -141,41 +143,41 @@ def mask_pair(blob: bytes, macs: list[bytes], *, lies: bool) -> tuple[MaskList, 
 
 
 def reserve_pair(
-    blob: bytes, macs: list[bytes], *, lies: bool
+    blob: bytes, macs: list[bytes], *, mismatch: bool
 ) -> tuple[Reserve, Packet]:
     rcmd, number = blob[:2]
-    count = number if lies else None
+    count = number if mismatch else None
     reserve = Reserve(rcmd, tuple(macs), count)
     return reserve, AoEReserve(rcmd=rcmd, count=count, macs=macs)
 
 
 @EXHAUSTIVE
 @given(st.binary(min_size=HEADER_FIELDS.size + 10, max_size=HEADER_FIELDS.size + 28))
-def test_every_message_is_written_alike(block: bytes) -> None:
+def test_codecs_and_layers_encode_messages_alike(block: bytes) -> None:
     fields, rest = block[: HEADER_FIELDS.size], block[HEADER_FIELDS.size :]
     blob, tail = rest[:10], rest[10:]
-    lies = bool(fields[0] & 1)
-    macs = cut_macs(tail)
+    mismatch = bool(fields[0] & 1)
+    macs = split_macs(tail)
     registers, ata = ata_pair(blob)
-    config, config_layer = config_pair(blob, tail, lies=lies)
-    mask, mask_layer = mask_pair(blob, macs, lies=lies)
-    reserve, reserve_layer = reserve_pair(blob, macs, lies=lies)
+    config, config_layer = config_pair(blob, tail, mismatch=mismatch)
+    mask, mask_layer = mask_pair(blob, macs, mismatch=mismatch)
+    reserve, reserve_layer = reserve_pair(blob, macs, mismatch=mismatch)
 
     header = header_from(fields, Command.ATA)
-    assert behind_ethernet(header, registers) == built(header, ata)
+    assert packed_aoe(header, registers) == built(header, ata)
     header = header_from(fields, Command.CONFIG)
-    assert behind_ethernet(header, config) == built(header, config_layer)
+    assert packed_aoe(header, config) == built(header, config_layer)
     header = header_from(fields, Command.MASK)
-    assert behind_ethernet(header, mask) == built(header, mask_layer)
+    assert packed_aoe(header, mask) == built(header, mask_layer)
     header = header_from(fields, Command.RESERVE)
-    assert behind_ethernet(header, reserve) == built(header, reserve_layer)
+    assert packed_aoe(header, reserve) == built(header, reserve_layer)
 
 
 @given(
     st.binary(min_size=HEADER_FIELDS.size, max_size=HEADER_FIELDS.size),
     st.integers(0, 255),
 )
-def test_every_header_is_written_alike(fields: bytes, command: int) -> None:
+def test_codec_and_layer_encode_headers_alike(fields: bytes, command: int) -> None:
     header = header_from(fields, command)
     link = Ether(dst=format_mac(header.dst), src=format_mac(header.src), type=0x88A2)
     assert packed(header) == bytes(link) + built(header)
@@ -183,23 +185,23 @@ def test_every_header_is_written_alike(fields: bytes, command: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 255])
-def test_the_longest_lists_are_written_and_read_alike(count: int) -> None:
-    """P61, P76: up to 255 entries; scapy's own lists stop at 100 unless told."""
+def test_codecs_and_layers_agree_on_the_longest_lists(count: int) -> None:
+    """P61, P76: up to 255 entries; the lists of scapy stop at 100 by default."""
     macs = [number.to_bytes(6, "big") for number in range(count)]
     header = Header(b"aaaaaa", b"bbbbbb", 0, 0, Command.MASK, 1)
-    mask, layer = mask_pair(bytes(3) + bytes([1]) * count, macs, lies=False)
+    mask, layer = mask_pair(bytes(3) + bytes([1]) * count, macs, mismatch=False)
     frame = packed(header, mask)
     assert built(header, layer) == frame[ETHERNET_LENGTH:]
     assert read_mask(frame) == mask
 
     header = Header(b"aaaaaa", b"bbbbbb", 0, 0, Command.RESERVE, 1)
-    reserve, layer = reserve_pair(bytes(2), macs, lies=False)
+    reserve, layer = reserve_pair(bytes(2), macs, mismatch=False)
     frame = packed(header, reserve)
     assert built(header, layer) == frame[ETHERNET_LENGTH:]
     assert read_reserve(frame) == reserve
 
 
-# Bytes to messages.
+# Decoding.
 
 
 def assert_same_header(layer: Packet, frame: bytes) -> None:
@@ -225,7 +227,7 @@ def assert_raw(payload: Packet, content: bytes) -> None:
 def read_body(
     frame: bytes, layer: type[Packet], codec: type[M]
 ) -> tuple[Packet, M] | None:
-    """Read a body both ways; nothing if it is too short, and then for both."""
+    """Decode a body with layer and codec; return None if both find it too short."""
     packet = AoE(frame[ETHERNET_LENGTH:])
     if len(frame) < HEADER_LENGTH:
         with pytest.raises(DecodeError):
@@ -240,14 +242,14 @@ def read_body(
         assert_raw(body, frame[HEADER_LENGTH:])
         return None
     assert type(body) is layer
-    # Without the bytes that it keeps, a packet has to make them anew from its fields.
+    # Without its cache, the packet is rebuilt from its fields.
     packet.clear_cache()
     assert bytes(packet) == frame[ETHERNET_LENGTH:], "the layer loses bytes"
     return body, message
 
 
 def repacked(frame: bytes, message: Message) -> bytes:
-    """Write into a copy of the frame what was read from it."""
+    """Encode the decoded message into a copy of its frame."""
     buffer = bytearray(frame)
     Header.unpack_from(frame).pack_into(buffer)
     message.pack_into(buffer)
@@ -283,7 +285,7 @@ def read_config(frame: bytes) -> Config | None:
         version=layer.version,
         declared=None if layer.length == len(layer.string) else layer.length,
     )
-    assert config.is_whole == layer.is_whole
+    assert config.is_valid == layer.is_valid
     assert repacked(frame, config) == frame
     return config
 
@@ -317,45 +319,47 @@ def read_reserve(frame: bytes) -> Reserve | None:
     return reserve
 
 
-def frame_of(command: Command, content: bytes, **changes: int) -> bytes:
-    """Any bytes as a frame of this command, with other bytes changed (``at26=3``)."""
+def frame_of(command: Command, content: bytes, **patches: int) -> bytes:
+    """Return a frame of this command with bytes at other offsets set (``at26=3``)."""
     frame = bytearray(ETHERNET + content)
-    for place, value in {"at19": command, **changes}.items():
-        if int(place[2:]) < len(frame):
-            frame[int(place[2:])] = value
+    for key, value in {"at19": command, **patches}.items():
+        if int(key[2:]) < len(frame):
+            frame[int(key[2:])] = value
     return bytes(frame)
 
 
 @EXHAUSTIVE
 @given(st.binary(min_size=48, max_size=48))
-def test_any_bytes_are_read_alike(block: bytes) -> None:
-    # Left to Hypothesis, most would be too short to hold a message.
+def test_codecs_and_layers_decode_any_bytes_alike(block: bytes) -> None:
+    # Shorten half of the examples; by default most would be too short for a message.
     content = block[2:]
     if block[0] < 128:
         content = content[: block[0] % 46]
     read_ata(frame_of(Command.ATA, content))
-    # Left to chance, nearly every count and length would say more than there is.
-    few = block[1] % 6
-    if few == 5:
+    # Random counts and lengths would nearly always exceed the frame.
+    short_count = block[1] % 6
+    if short_count == 5:
         read_config(frame_of(Command.CONFIG, content))
         read_mask(frame_of(Command.MASK, content))
         read_reserve(frame_of(Command.RESERVE, content))
     else:
-        read_config(frame_of(Command.CONFIG, content, at30=0, at31=few * 5))
-        read_mask(frame_of(Command.MASK, content, at24=0, at27=few))
-        read_reserve(frame_of(Command.RESERVE, content, at25=few))
+        read_config(frame_of(Command.CONFIG, content, at30=0, at31=short_count * 5))
+        read_mask(frame_of(Command.MASK, content, at24=0, at27=short_count))
+        read_reserve(frame_of(Command.RESERVE, content, at25=short_count))
 
 
 @given(
     st.binary(min_size=22, max_size=22),
     st.sampled_from([1, SECTOR - 1, SECTOR, SECTOR + 3, 2 * SECTOR]),
 )
-def test_any_data_is_read_alike(content: bytes, size: int) -> None:
-    assert read_ata(frame_of(Command.ATA, content + bytes(size))) is not None
+def test_codec_and_layer_decode_any_data_alike(
+    content: bytes, data_length: int
+) -> None:
+    assert read_ata(frame_of(Command.ATA, content + bytes(data_length))) is not None
 
 
 @given(st.integers(0, 30).map(bytes), st.sampled_from([0x88A1, 0x88A3, 0xA288]))
-def test_another_ethertype_is_left_alone(content: bytes, ethertype: int) -> None:
+def test_other_ethertypes_are_refused(content: bytes, ethertype: int) -> None:
     frame = ETHERNET[:12] + ethertype.to_bytes(2, "big") + content
     assert AoE not in Ether(frame)
     with pytest.raises(DecodeError):
@@ -363,7 +367,7 @@ def test_another_ethertype_is_left_alone(content: bytes, ethertype: int) -> None
 
 
 @given(st.binary(min_size=10, max_size=40))
-def test_ours_is_read_behind_ethernet(content: bytes) -> None:
+def test_aoe_is_dissected_after_ethernet(content: bytes) -> None:
     packet = Ether(ETHERNET + content)
     assert_same_header(packet[AoE], ETHERNET + content)
     assert parse_mac(packet.dst) + parse_mac(packet.src) == ETHERNET[:12]
@@ -371,7 +375,7 @@ def test_ours_is_read_behind_ethernet(content: bytes) -> None:
 
 @pytest.mark.parametrize("length", range(HEADER_LENGTH + 13))
 @pytest.mark.parametrize("command", Command)
-def test_short_bytes_are_no_message(command: Command, length: int) -> None:
+def test_short_frames_are_refused(command: Command, length: int) -> None:
     """P17: shorter than 36, 32, 28 and 26 bytes, a frame holds no message."""
     needed = {
         Command.ATA: 36,

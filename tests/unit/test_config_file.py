@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,6 +218,8 @@ def table(title: str, content: dict[str, object]) -> str:
 
 @pytest.mark.parametrize("kind", [Document, ExportTable, Export])
 def test_every_key_is_explained(kind: type[msgspec.Struct]) -> None:
-    told = f"{kind.__doc__}{ExportTable.__doc__ if kind is Export else ''}"
+    # Python 3.13 and newer remove a docstring's indentation when they compile it.
+    structs = (kind, ExportTable) if kind is Export else (kind,)
+    text = "\n".join(inspect.cleandoc(struct.__doc__ or "") for struct in structs)
     for name in kind.__struct_fields__:
-        assert f"        {name}: " in told
+        assert f"\n    {name}: " in text

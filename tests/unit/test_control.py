@@ -11,7 +11,7 @@ import pytest
 
 from aoe.common import control
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
-from target.admin.control import ControlServer, ask, find_targets
+from target.admin.control import ControlServer, find_targets, send_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,79 +40,81 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 def raw(path: Path, line: bytes) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.connect(str(path))
-        caller.sendall(line)
-        caller.shutdown(socket.SHUT_WR)
-        with caller.makefile("rb") as answer:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(path))
+        client.sendall(line)
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answer:
             return msgspec.json.decode(answer.read(), type=dict[str, Any])
 
 
-def test_a_question_gets_its_answer_however_long(path: Path) -> None:
-    answer = ask(str(path), "status", address="e0.0")
-    assert answer["command"] == "status"
-    assert answer["arguments"] == {"address": "e0.0"}
-    assert len(answer["padding"]) == 100_000
+def test_a_long_response_is_received_whole(path: Path) -> None:
+    response = send_command(str(path), "status", address="e0.0")
+    assert response["command"] == "status"
+    assert response["arguments"] == {"address": "e0.0"}
+    assert len(response["padding"]) == 100_000
 
 
 @pytest.mark.usefixtures("path")
-def test_a_target_is_found_by_its_network_namespace() -> None:
+def test_a_target_is_found_in_its_network_namespace() -> None:
     [name] = [name for number, name in find_targets() if number == os.getpid()]
-    assert ask(name, "status")["command"] == "status"
+    assert send_command(name, "status")["command"] == "status"
 
 
-def test_an_error_arrives_as_what_it_was(path: Path) -> None:
+def test_an_error_keeps_its_class_and_text(path: Path) -> None:
     with pytest.raises(BusyError) as caught:
-        ask(str(path), "fail")
+        send_command(str(path), "fail")
     assert str(caught.value) == "this: is busy. Wait"
 
 
-def test_a_mistake_of_ours_is_told_and_survived(
+def test_an_unexpected_exception_is_reported_and_the_server_goes_on(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(AoEError, match="crash: ZeroDivisionError: a mistake"):
-        ask(str(path), "crash")
+        send_command(str(path), "crash")
     assert "Traceback" in caplog.text
-    assert ask(str(path), "status")["command"] == "status"
+    assert send_command(str(path), "status")["command"] == "status"
 
 
 @pytest.mark.parametrize(
     "line", [b"", b"\n", b"{", b"[]", b'{"address": 1}\n', b"\xff\n", b"x" * 10_000]
 )
-def test_nonsense_is_refused_and_the_next_one_is_heard(path: Path, line: bytes) -> None:
+def test_an_invalid_request_is_refused_and_the_next_one_served(
+    path: Path, line: bytes
+) -> None:
     assert raw(path, line)["error"]["exit_code"] == UsageError.exit_code
-    assert ask(str(path), "status")["command"] == "status"
+    assert send_command(str(path), "status")["command"] == "status"
 
 
-def test_a_caller_who_says_nothing_holds_nobody_up_for_long(
+def test_a_silent_client_delays_others_for_the_timeout_only(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_PATIENCE", 0.1)
+    monkeypatch.setattr(control, "_REQUEST_TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
         silent.connect(str(path))
-        assert ask(str(path), "status")["command"] == "status"
+        assert send_command(str(path), "status")["command"] == "status"
 
 
 def test_other_users_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As if the target belonged to somebody else, and we were not root.
-    monkeypatch.setattr(control, "_may_ask", lambda _: False)
+    # As for a target of another user, asked by a user other than root.
+    monkeypatch.setattr(control, "_is_authorized", lambda _: False)
     with pytest.raises(AccessError, match="belongs to another user"):
-        ask(str(path), "status")
+        send_command(str(path), "status")
 
 
-def test_what_a_killed_target_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_the_socket_file_of_a_killed_target_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "control"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     with pytest.raises(NotFoundError, match="no target listens there"):
-        ask(str(path), "status")
+        send_command(str(path), "status")
     with listening(path):
         assert path.stat().st_mode & 0o077 == 0
-        assert ask(str(path), "status")
+        assert send_command(str(path), "status")
     assert not path.exists()
 
 
-def test_a_place_that_is_taken_is_left_alone(path: Path, tmp_path: Path) -> None:
+def test_a_path_in_use_is_not_replaced(path: Path, tmp_path: Path) -> None:
     with pytest.raises(AoEError):
         ControlServer(respond, path)
     file = tmp_path / "file"
@@ -120,17 +122,17 @@ def test_a_place_that_is_taken_is_left_alone(path: Path, tmp_path: Path) -> None
     with pytest.raises(AoEError):
         ControlServer(respond, file)
     assert file.read_text() == "precious"
-    assert ask(str(path), "status")
+    assert send_command(str(path), "status")
 
 
-def test_a_command_without_a_caller_is_done(tmp_path: Path) -> None:
+def test_a_scheduled_command_is_executed(tmp_path: Path) -> None:
     done = threading.Event()
 
-    def note(command: str, _: dict[str, Any]) -> dict[str, Any]:
+    def handle(command: str, _: dict[str, Any]) -> dict[str, Any]:
         assert command == "reload"
         done.set()
         return {}
 
-    with ControlServer(note, tmp_path / "control") as server:
-        server.request("reload")
+    with ControlServer(handle, tmp_path / "control") as server:
+        server.schedule("reload")
         assert done.wait(10)

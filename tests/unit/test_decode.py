@@ -19,10 +19,10 @@ READ = ata(0x24, lba=8, count=2)
 
 
 def decode(
-    *words: str, given: bytes | None = None
+    *arguments: str, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "initiator", "decode", *words]
-    return subprocess.run(command, check=False, capture_output=True, input=given)
+    command = [sys.executable, "-m", "initiator", "decode", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, input=stdin)
 
 
 @pytest.fixture
@@ -48,29 +48,29 @@ LINES = [
 ]
 
 
-def test_a_capture_is_told_frame_by_frame(capture: Path) -> None:
+def test_each_frame_of_a_capture_is_described(capture: Path) -> None:
     done = decode(str(capture))
     assert done.stdout.splitlines() == LINES
     assert done.stderr == b"aoe: not AoE: 1 frame\n"
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_capture_comes_through_a_pipe_too(capture: Path, pack: type[bytes]) -> None:
-    done = decode("-", given=pack(capture.read_bytes()))
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_capture_is_read_from_a_pipe(capture: Path, compress: type[bytes]) -> None:
+    done = decode("-", stdin=compress(capture.read_bytes()))
     assert done.stdout.splitlines() == LINES
 
 
-def test_digits_are_a_frame(capture: Path) -> None:
+def test_hexadecimal_frames_are_decoded(capture: Path) -> None:
     del capture
     for text in (READ.hex(), READ.hex(" "), READ.hex(":")):
         done = decode(text)
         assert done.stdout.endswith(b"READ EXT e7.3 lba 8 x2 tag 0x11223344\n")
     lines = f"{QUERY.hex()}\n\n{READ.hex(' ')}\n".encode()
-    assert len(decode("-", given=lines).stdout.splitlines()) == 2
+    assert len(decode("-", stdin=lines).stdout.splitlines()) == 2
 
 
-def test_scripts_get_what_people_get(capture: Path) -> None:
+def test_json_has_the_same_content(capture: Path) -> None:
     document = json.loads(decode(str(capture), "--json").stdout)
     assert (document["schema_version"], document["command"]) == (1, "decode")
     assert document["others"] == 1
@@ -86,14 +86,14 @@ def test_scripts_get_what_people_get(capture: Path) -> None:
     }
 
 
-def test_all_fields_are_shown_on_demand() -> None:
+def test_verbose_shows_all_fields() -> None:
     done = decode(READ.hex(), "--verbose")
     assert b"ATA over Ethernet" in done.stdout
     assert b"tag       = 0x11223344" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("word", "code", "words"),
+    ("word", "code", "message"),
     [
         ("none.pcap", 3, b"none.pcap: no such file, and no frame in hexadecimal"),
         ("00" * 60, 1, b"not AoE: EtherType is 0x0000"),
@@ -101,20 +101,20 @@ def test_all_fields_are_shown_on_demand() -> None:
         ("abc", 3, b"no frame in hexadecimal"),
     ],
 )
-def test_what_is_no_frame_is_an_error_of_one_line(
-    word: str, code: int, words: bytes
+def test_an_invalid_frame_is_an_error_of_one_line(
+    word: str, code: int, message: bytes
 ) -> None:
     done = decode(word)
     assert done.returncode == code
-    assert words in done.stderr
+    assert message in done.stderr
     assert done.stderr.count(b"\n") == 1
 
 
-def test_what_is_no_capture_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_an_invalid_capture_is_an_error_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("hello, world")
-    for done in (decode(str(path)), decode("-", given=b"\xd4\xc3")):
+    for done in (decode(str(path)), decode("-", stdin=b"\xd4\xc3")):
         assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
         assert b"not a capture file" in done.stderr
-    done = decode("-", given=b"abcd\nhello\n")
+    done = decode("-", stdin=b"abcd\nhello\n")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""What FUSE is told of a disk as a file."""
+"""The FUSE operations of a disk as a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PUNCH = 3
 
 
 class Disk:
-    """A ``DiskThread`` by shape: memory, and an error to raise."""
+    """A stand-in for ``DiskThread``: memory, and an error to raise."""
 
     def __init__(self) -> None:
         self.size = SIZE
@@ -35,7 +35,7 @@ class Disk:
         self.error: AoEError | None = None
         self.flushes = 0
         self.trims: list[tuple[int, int]] = []
-        self.disk = SimpleNamespace(trims_to_zeroes=True)
+        self.disk = SimpleNamespace(discard_zeroes_data=True)
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -63,16 +63,18 @@ def disk() -> Disk:
     return Disk()
 
 
-def file_of(disk: Disk, *, read_only: bool = False, closed: object = None) -> DiskFile:
+def file_of(
+    disk: Disk, *, read_only: bool = False, on_last_close: object = None
+) -> DiskFile:
     return DiskFile(
         cast("DiskThread", disk),
         read_only=read_only,
-        ready=lambda: None,
-        closed=closed or (lambda: None),  # type: ignore[arg-type] # a list's append, or nothing
+        on_mount=lambda: None,
+        on_last_close=on_last_close or (lambda: None),  # type: ignore[arg-type] # any callable
     )
 
 
-def test_it_ends_where_the_disk_ends(disk: Disk) -> None:
+def test_reads_and_writes_stop_at_the_end_of_the_disk(disk: Disk) -> None:
     file = file_of(disk)
     last = file.read("/", 100, SIZE - 10, 0)
     assert last is not None
@@ -80,7 +82,7 @@ def test_it_ends_where_the_disk_ends(disk: Disk) -> None:
     assert file.read("/", 100, SIZE, 0) is None
     assert file.write("/", b"x" * 100, SIZE - 10, 0) == 10
     assert disk.content == disk.content[: SIZE - 10] + b"x" * 10
-    with pytest.raises(OSError, match="ends here") as caught:
+    with pytest.raises(OSError, match="beyond the end") as caught:
         file.write("/", b"x", SIZE, 0)
     assert caught.value.errno == errno.ENOSPC
 
@@ -92,12 +94,10 @@ def test_it_ends_where_the_disk_ends(disk: Disk) -> None:
         (AccessError("e7.3", "read-only"), errno.EROFS),
         (NotFoundError("e7.3", "no answer"), errno.ETIMEDOUT),
         (DeviceError("e7.3", "medium error"), errno.EIO),
-        (AoEError("e7.3", "is let go"), errno.EIO),
+        (AoEError("e7.3", "is closed"), errno.EIO),
     ],
 )
-def test_programs_are_told_what_went_wrong(
-    disk: Disk, error: AoEError, number: int
-) -> None:
+def test_errors_become_errno(disk: Disk, error: AoEError, number: int) -> None:
     file = file_of(disk)
     disk.error = error
     for operation in (
@@ -106,18 +106,18 @@ def test_programs_are_told_what_went_wrong(
         lambda: file.fsync("/", 0, 0),
         lambda: file.fallocate("/", PUNCH, 0, 512, 0),
     ):
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - its errno is checked below
             operation()
         assert caught.value.errno == number
 
 
-def test_a_target_without_flush_does_not_fail_a_file_system(disk: Disk) -> None:
+def test_fsync_succeeds_if_the_target_does_not_support_flush(disk: Disk) -> None:
     file = file_of(disk)
     disk.error = UnsupportedError("e7.3", "no such command")
     assert file.fsync("/", 0, 0) == 0
 
 
-def test_closing_flushes_what_was_written_until_that_succeeds(disk: Disk) -> None:
+def test_close_flushes_after_a_write_until_a_flush_succeeds(disk: Disk) -> None:
     file = file_of(disk)
     file.flush("/", 0)
     assert disk.flushes == 0
@@ -131,7 +131,7 @@ def test_closing_flushes_what_was_written_until_that_succeeds(disk: Disk) -> Non
     assert disk.flushes == 2
 
 
-def test_who_may_only_read_cannot_open_it_for_more(disk: Disk) -> None:
+def test_read_only_file_cannot_be_opened_for_writing(disk: Disk) -> None:
     file = file_of(disk, read_only=True)
     assert file.getattr("/")["st_mode"] & 0o777 == 0o400
     assert file.open("/", os.O_RDONLY) == 0
@@ -140,39 +140,39 @@ def test_who_may_only_read_cannot_open_it_for_more(disk: Disk) -> None:
             file.open("/", flags)
 
 
-def test_the_last_close_is_told(disk: Disk) -> None:
-    told: list[bool] = []
-    file = file_of(disk, closed=lambda: told.append(True))
+def test_last_close_is_reported(disk: Disk) -> None:
+    closed: list[bool] = []
+    file = file_of(disk, on_last_close=lambda: closed.append(True))
     file.open("/", 0)
     file.open("/", 0)
     file.release("/", 0)
-    assert (told, file.wait_closed(0)) == ([], False)
+    assert (closed, file.wait_closed(0)) == ([], False)
     file.release("/", 0)
-    assert (told, file.wait_closed(0)) == ([True], True)
+    assert (closed, file.wait_closed(0)) == ([True], True)
 
 
-def test_only_holes_that_read_as_zeroes_are_made(disk: Disk) -> None:
+def test_punch_hole_trims_only_if_trimmed_sectors_read_as_zeroes(disk: Disk) -> None:
     file = file_of(disk)
     assert file.fallocate("/", PUNCH, 512, 1024, 0) == 0
     assert disk.trims == [(512, 1024)]
-    # What is there already is room enough, and beyond it there is none.
+    # Mode 0 allocates: nothing to do within the disk, ENOSPC beyond its end.
     assert file.fallocate("/", 0, 0, SIZE, 0) == 0
     zero_range = 16
     for mode in (zero_range, PUNCH):
-        disk.disk.trims_to_zeroes = False
-        with pytest.raises(OSError, match="no such thing") as caught:
+        disk.disk.discard_zeroes_data = False
+        with pytest.raises(OSError, match="not supported") as caught:
             file.fallocate("/", mode, 0, 512, 0)
         assert caught.value.errno == errno.EOPNOTSUPP
-    with pytest.raises(OSError, match="ends here"):
+    with pytest.raises(OSError, match="beyond the end"):
         file.fallocate("/", 0, SIZE, 1, 0)
     assert disk.trims == [(512, 1024)]
 
 
-def test_its_size_is_its_own(disk: Disk) -> None:
+def test_size_is_fixed(disk: Disk) -> None:
     file = file_of(disk)
     assert file.truncate("/", 0) == 0
     assert file.getattr("/")["st_size"] == SIZE
-    with pytest.raises(OSError, match="has its size"):
+    with pytest.raises(OSError, match="size is fixed"):
         file.truncate("/", SIZE + 1)
     with pytest.raises(OSError, match="/other"):
         file.getattr("/other")

@@ -1,6 +1,6 @@
-"""Our frames as tshark and tcpdump read them, who wrote their AoE parts without us.
+"""Frames of the codecs, dissected by tshark and tcpdump.
 
-Wireshark knows the header and ATA, tcpdump all four commands.
+Wireshark dissects the header and ATA, tcpdump all four commands.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CLIENT = bytes.fromhex("525400ae0001")
 TARGET = bytes.fromhex("525400ae0002")
 MACS = (CLIENT, bytes.fromhex("001b21aabbcc"))
 DATA = bytes(range(256)) * 4
-# Started by root, tcpdump becomes another user first. In a namespace whose root may not
-# change groups that fails, so there it is started by somebody else.
+# Started by root, tcpdump drops privileges first, which fails in a user namespace that
+# denies setgroups(2). There it is started as another user.
 GROUPS = Path("/proc/self/setgroups")
 IS_CONFINED = GROUPS.exists() and GROUPS.read_text() == "deny\n"
-NO_ROOT = ("unshare", "--user", "--map-user=1000") if IS_CONFINED else ()
+AS_USER = ("unshare", "--user", "--map-user=1000") if IS_CONFINED else ()
 REPLY = Flag.RESPONSE
 FAILED = Flag.RESPONSE | Flag.ERROR
 
@@ -44,7 +44,7 @@ class Body(Protocol):
 
 
 class Case(NamedTuple):
-    """A frame, and what its dissectors have to say of it."""
+    """A frame and the text that tcpdump prints for it."""
 
     name: str
     header: Header
@@ -60,15 +60,17 @@ class Case(NamedTuple):
         return bytes(buffer[:end]) + self.data
 
 
-def request(name: str, body: Body, *said: str, data: bytes = b"") -> Case:
+def request(name: str, body: Body, *expected_text: str, data: bytes = b"") -> Case:
     header = Header(TARGET, CLIENT, 7, 3, command_of(body), 0x91223344)
-    return Case(f"{name} request", header, body, data, said)
+    return Case(f"{name} request", header, body, data, expected_text)
 
 
-def reply(name: str, body: Body, *said: str, data: bytes = b"", error: int = 0) -> Case:
+def reply(
+    name: str, body: Body, *expected_text: str, data: bytes = b"", error: int = 0
+) -> Case:
     flags = FAILED if error else REPLY
     header = Header(CLIENT, TARGET, 7, 3, command_of(body), 0x91223344, flags, error)
-    return Case(f"{name} reply", header, body, data, said)
+    return Case(f"{name} reply", header, body, data, expected_text)
 
 
 def command_of(body: Body) -> Command:
@@ -94,7 +96,7 @@ def ata(
     return Registers(aflags, error, count, command, lba)
 
 
-WIDE = AFlag.EXTENDED
+EXTENDED = AFlag.EXTENDED
 WRITE = AFlag.EXTENDED | AFlag.WRITE | AFlag.ASYNC
 LBA = 0x123456789ABC
 
@@ -109,14 +111,14 @@ CASES = [
     ),
     request(
         "read",
-        ata(Opcode.READ_EXT, LBA, 2, aflags=WIDE | AFlag.DEVICE),
+        ata(Opcode.READ_EXT, LBA, 2, aflags=EXTENDED | AFlag.DEVICE),
         "AFlags: [Ext48, Device]",
         "Sector Count: 2",
         "lba0: 188, lba1: 154, lba2: 120, lba3: 86, lba4: 52, lba5: 18",
     ),
     reply(
         "read",
-        ata(Status.READY, LBA, aflags=WIDE),
+        ata(Status.READY, LBA, aflags=EXTENDED),
         "AFlags: [Ext48]",
         "Cmd/Status: 64",
         "Data: 1024 bytes",
@@ -134,7 +136,7 @@ CASES = [
     request("flush", ata(Opcode.FLUSH), "Cmd/Status: 231"),
     reply(
         "beyond the end",
-        ata(Status.READY | Status.ERROR, LBA, 2, AtaError.NOT_FOUND, WIDE),
+        ata(Status.READY | Status.ERROR, LBA, 2, AtaError.NOT_FOUND, EXTENDED),
         "Flags: [Response]",
         "Err/Feature: 16, Sector Count: 2, Cmd/Status: 65",
     ),
@@ -169,7 +171,7 @@ CASES = [
         "mask edit",
         MaskList(MaskCommand.EDIT, mask(DirectiveCommand.ADD, DirectiveCommand.DELETE)),
         "MCmd: Edit Mac Mask List",
-        # It has no name for MError 0 of its own.
+        # tcpdump has no name for MError 0.
         "MError: Unknown (0x00), Dir Count: 2",
         "DCmd: Add mac address to mask list, Ethernet Address: 52:54:00:ae:00:01",
         "DCmd: Delete mac address from mask list, Ethernet Address: 00:1b:21:aa:bb:cc",
@@ -211,14 +213,14 @@ def write_capture(path: Path, frames: list[bytes]) -> Path:
 
 def run(program: str, *arguments: str | Path) -> str:
     if shutil.which(program) is None:
-        pytest.skip(f"{program} is not there: apt install {program}")
-    command = [*NO_ROOT, program, *map(str, arguments)]
+        pytest.skip(f"{program} is not installed: apt install {program}")
+    command = [*AS_USER, program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout
 
 
 def leaves(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Walk the fields of a packet, whatever subtrees they stand in."""
+    """Yield the fields of a packet from all of its subtrees."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value)
@@ -228,14 +230,14 @@ def leaves(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Capture every case as it is on a wire, at least 60 bytes long."""
+    """Return a capture of all cases, padded to 60 bytes."""
     frames = [case.frame.ljust(FRAME_MINIMUM, b"\0") for case in CASES]
     return write_capture(tmp_path_factory.mktemp("padded") / "frames.pcap", frames)
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Capture every case in as few bytes as it takes."""
+    """Return a capture of all cases without padding."""
     frames = [case.frame for case in CASES]
     return write_capture(tmp_path_factory.mktemp("bare") / "frames.pcap", frames)
 
@@ -286,7 +288,7 @@ def test_tshark_reads_the_ata_registers(
         "aoe.ata.status" if is_reply else "aoe.ata.cmd": f"{registers.command:#04x}",
         "aoe.lba": f"{registers.lba:#018x}",
     }
-    # Shown only where they mean something.
+    # Shown only if they apply.
     if flags & AFlag.EXTENDED:
         expected["aoe.aflags.d"] = f"{bool(flags & AFlag.DEVICE):d}"
     if flags & AFlag.WRITE:
@@ -295,31 +297,31 @@ def test_tshark_reads_the_ata_registers(
 
 
 @pytest.mark.parametrize("capture", ["padded", "bare"])
-def test_tshark_has_nothing_to_complain_of(
+def test_tshark_reports_no_malformed_frames(
     capture: str, request: pytest.FixtureRequest
 ) -> None:
-    told = run("tshark", "-r", request.getfixturevalue(capture), "-V")
-    assert told.count("ATAoverEthernet") == len(CASES)
-    for complaint in ("Malformed", "Expert Info", "Unreassembled", "Truncated"):
-        assert complaint not in told
+    output = run("tshark", "-r", request.getfixturevalue(capture), "-V")
+    assert output.count("ATAoverEthernet") == len(CASES)
+    for marker in ("Malformed", "Expert Info", "Unreassembled", "Truncated"):
+        assert marker not in output
 
 
 @pytest.fixture(scope="module")
-def tcpdump_words(bare: Path) -> Callable[[Case], str]:
-    told = run("tcpdump", "-nn", "-vv", "-t", "-r", bare)
-    found = told.split("AoE length")[1:]
+def tcpdump_output(bare: Path) -> Callable[[Case], str]:
+    output = run("tcpdump", "-nn", "-vv", "-t", "-r", bare)
+    found = output.split("AoE length")[1:]
     return lambda case: found[CASES.index(case)]
 
 
 @every_case
-def test_tcpdump_reads_what_was_meant(
-    case: Case, tcpdump_words: Callable[[Case], str]
+def test_tcpdump_reads_all_fields(
+    case: Case, tcpdump_output: Callable[[Case], str]
 ) -> None:
-    """In as few bytes as it takes, since it takes padding for a fault (P79)."""
-    told = tcpdump_words(case)
-    assert "Major: 0x0007, Minor: 0x03" in told
-    assert "Tag: 0x91223344" in told
-    for words in case.tcpdump:
-        assert words in told
-    assert "[|aoe]" not in told
-    assert "invalid" not in told
+    """Without padding, which tcpdump reports as invalid (P79)."""
+    output = tcpdump_output(case)
+    assert "Major: 0x0007, Minor: 0x03" in output
+    assert "Tag: 0x91223344" in output
+    for text in case.tcpdump:
+        assert text in output
+    assert "[|aoe]" not in output
+    assert "invalid" not in output

@@ -212,14 +212,16 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.has_failed or len(failed) <= self.harm
 
     def teardown(self) -> None:
-        """From now on everything is answered, so that everything must end."""
+        """Answer everything from now on, so that every bio must end."""
+        self.world.reply(*self.wire)
+        self.wire.clear()
         for _ in range(1000):
-            frames, self.wire = self.wire + self.world.take(), []
-            self.world.reply(*frames)
+            # Up to 1000 probes of a tainted target, each sent when the one before it is
+            # answered (K57), before time goes on and lost frames expire.
+            self.world.run_until_idle()
             if len(self.world.ended) == len(self.submitted):
                 break
-            if not self.world.frames:
-                self.world.wait(5)
+            self.world.wait(5)
         assert {*self.world.ended} == {bio for bio, _ in self.submitted}
         assert len(self.world.ended) == len(self.submitted)
         for bio, data in self.submitted:
@@ -238,6 +240,24 @@ def test_k63_every_bio_ends_once_and_rightly_in_any_order(connect: Connect) -> N
         AnyOrderHere,
         settings=settings(max_examples=50, stateful_step_count=40, deadline=None),
     )
+
+
+def test_k57_a_lost_frame_is_resent_after_a_thousand_probes(connect: Connect) -> None:
+    """The taint falls by 1 with each probe, and no time passes on this wire."""
+    run = AnyOrder(connect)
+    run.start(mode="kernel", mtus=(1500,), buffers=12)
+    run.read(sector=0, count=11)
+    run.time_passes(16.0)
+    run.all_is_accounted_for()
+    run.lose_all()
+    world = run.world
+    world.deliver(world.second_mac(buffers=4).announce())
+    [tainted, _] = world.device.targets
+    assert tainted.taint == 1000
+    run.all_is_accounted_for()
+    run.teardown()
+    assert tainted.taint == 0
+    assert [bio.error for bio in world.ended] == [None]
 
 
 # --- arbitrary bytes ------------------------------------------------------------------
@@ -306,7 +326,7 @@ def test_k13_no_frame_raises_and_no_frame_holds_a_bio_up(
         world.deliver(nonsense.pack(live))
         check_bookkeeping(world)
     world.reply(*requests)
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == len({*world.ended}) == 6
 
 

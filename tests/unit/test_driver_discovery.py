@@ -85,7 +85,7 @@ def test_a_device_is_up_once_it_is_identified(
     world.driver.discover()
     world.reply(*world.take())
     assert not world.is_up
-    world.settle()
+    world.run_until_idle()
     assert world.is_up
     assert world.device.ssize == 512
     assert world.device.fw_ver == 0x4001
@@ -96,7 +96,7 @@ def test_a_device_is_up_once_it_is_identified(
 def test_p48_an_announcement_needs_no_query(connect: Connect, options: Options) -> None:
     world = connect(options, is_up=False)
     world.deliver(world.target.announce(tag=0))
-    world.settle()
+    world.run_until_idle()
     assert world.is_up
 
 

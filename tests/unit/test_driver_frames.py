@@ -208,7 +208,7 @@ def test_a_write_that_is_aborted_is_known_but_failed(connect: Connect) -> None:
     """Where writes were accepted before, this is no read-only disk."""
     world = connect()
     world.write(8, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     world.ended.clear()
     world.write(0, bytes(SECTOR))
     [request] = world.take()
@@ -281,7 +281,7 @@ def test_a_bio_may_be_followed_by_another_from_its_end_io(
             world.submit(bio_for(Op.READ, bio.sector + 1, bytearray(SECTOR), go_on))
 
     world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), go_on))
-    world.settle()
+    world.run_until_idle()
     assert order == [0, 1, 2, 3]
 
 
@@ -370,7 +370,7 @@ def test_the_last_sector_is_not_beyond_the_end(
     world = connect(options)
     buffer = bytearray(SECTOR)
     world.read(511, buffer)
-    world.settle()
+    world.run_until_idle()
     assert buffer == world.target.disk[-SECTOR:]
 
 
@@ -407,6 +407,6 @@ def test_a_bio_that_failed_may_be_submitted_again(
     assert bio.error is not None
     bio.sector = 0
     world.submit(bio)
-    world.settle()
+    world.run_until_idle()
     assert world.ended == [bio, bio]
     assert bio.error is None

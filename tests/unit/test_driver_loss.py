@@ -103,7 +103,7 @@ def test_prompt_a_target_that_stood_still_is_asked_again_at_once(
     world.reply(*kept)
     while not world.ended:
         world.wait(0.01)
-        world.settle()
+        world.run_until_idle()
     assert world.now - start < 0.3
 
 
@@ -286,7 +286,7 @@ def test_k63_a_bio_that_is_not_all_cut_does_not_end(
     # The other bio's frame fills the window: the second frame cannot be built yet.
     world.reply(first)
     assert world.ended == []
-    world.settle()
+    world.run_until_idle()
     assert world.ended == [other, bio]
     assert buffer == world.target.disk[:2048]
 
@@ -311,7 +311,7 @@ def test_k50_the_only_interface_is_never_left(
     world = connect(options, buffers=2)
     world.read(0, bytearray(SECTOR))
     world.wait(170)
-    world.settle()
+    world.run_until_idle()
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -353,7 +353,7 @@ def test_k54_deadsecs_0_is_never(connect: Connect, options: Options) -> None:
     world.read(0, bytearray(SECTOR))
     world.wait(1000)
     assert world.ended == []
-    world.settle()
+    world.run_until_idle()
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -383,7 +383,7 @@ def test_k55_failing_a_device_ends_all_and_resets_the_windows(
     assert [bio.sector for bio in world.ended] == [0, 8, 16, 24, 32]
     assert all(bio.error is error for bio in world.ended)
     assert world.device.ssize == 0
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == 5
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from aoe.ata import ATA_DATA, SECTOR, AFlag, Opcode
 from aoe.errors import AccessError, DeviceError, UnsupportedError, UsageError
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.driver.bio import Bio, Op
 from initiator.driver.options import Options
 
@@ -45,7 +45,7 @@ def ranges(frame: Sent) -> list[tuple[int, int]]:
 
 def test_fua_is_one_frame_where_the_target_knows_the_command(connect: Connect) -> None:
     world = connect()
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     for sector in (0, 8):
         world.write(sector, b"x" * SECTOR, fua=True)
     [first, _] = world.take()
@@ -76,8 +76,8 @@ def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
     world.bring_up()
     world.write(0, b"y" * SECTOR, fua=True)
     assert Opcode.WRITE_DMA_FUA_EXT not in play(world)
-    world.target.takes_fua = True
-    world.target.abilities = Ability.DMA
+    world.target.supports_fua = True
+    world.target.feature_sets = FeatureSet.DMA
     world.bring_up()
     world.write(0, b"z" * SECTOR, fua=True)
     assert play(world) == [Opcode.WRITE_DMA_FUA_EXT]
@@ -85,7 +85,7 @@ def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
 
 def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) -> None:
     world = connect()
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     data = bytes(range(256)) * 20
     world.write(0, data, fua=True)
     frames = world.take()
@@ -103,7 +103,7 @@ def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) ->
 
 def test_fua_without_lba48_is_a_write_and_a_flush(connect: Connect) -> None:
     world = connect(lba48=False)
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
     assert play(world) == [Opcode.WRITE, Opcode.FLUSH]
 
@@ -144,7 +144,7 @@ def test_fua_survives_lost_frames_of_every_kind(connect: Connect) -> None:
 
 def test_k37_the_kernel_knows_no_fua(connect: Connect) -> None:
     world = connect(Options.kernel())
-    world.target.takes_fua = True
+    world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
     assert play(world) == [Opcode.WRITE_EXT]
 
@@ -163,7 +163,7 @@ def test_fua_ends_with_the_device(connect: Connect) -> None:
 
 def trimming(connect: Connect, sectors: int = 512) -> World:
     world = connect(is_up=False)
-    world.target.abilities = Ability.TRIM
+    world.target.feature_sets = FeatureSet.TRIM
     world.target.disk = bytearray(b"\xee" * SECTOR * sectors)
     world.bring_up()
     return world
@@ -188,7 +188,7 @@ def test_a_large_discard_is_cut_to_what_ranges_and_frames_hold(
     connect: Connect,
 ) -> None:
     world = connect(is_up=False)
-    world.target.abilities = Ability.TRIM
+    world.target.feature_sets = FeatureSet.TRIM
     world.bring_up()
     count = 3 * 64 * LARGEST_RANGE
     world.device.ssize = count + 8
@@ -225,7 +225,7 @@ def test_k38_a_discard_without_trim_is_unsupported_at_once(
 ) -> None:
     world = connect(options)
     if options.tags == "kernel":
-        world.target.abilities = Ability.TRIM
+        world.target.feature_sets = FeatureSet.TRIM
         world.bring_up()
     bio = world.discard(0, 1)
     assert type(bio.error) is UnsupportedError
@@ -263,7 +263,7 @@ def test_p40_a_write_to_a_read_only_disk_says_so(connect: Connect) -> None:
     world.target.read_only = True
     assert world.device.read_only is None
     bio = world.write(0, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert isinstance(bio.error, AccessError)
     assert "read-only" in str(bio.error)
     assert world.device.read_only is True
@@ -273,9 +273,9 @@ def test_p40_fua_and_trim_say_so_too(connect: Connect) -> None:
     world = trimming(connect)
     world.target.read_only = True
     written = world.write(0, bytes(SECTOR), fua=True)
-    world.settle()
+    world.run_until_idle()
     trimmed = world.discard(0, 1)
-    world.settle()
+    world.run_until_idle()
     assert isinstance(written.error, AccessError)
     assert isinstance(trimmed.error, AccessError)
 
@@ -286,7 +286,7 @@ def test_p40_a_disk_that_was_only_read_is_not_called_read_only(
     world = connect()
     world.target.read_only = True
     world.read(0, bytearray(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert world.device.read_only is None
 
 
@@ -296,10 +296,10 @@ def test_p40_a_read_only_disk_that_takes_writes_again_is_found_out(
     world = connect()
     world.target.read_only = True
     world.write(0, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     world.target.read_only = False
     bio = world.write(0, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert bio.error is None
     assert world.device.read_only is False
 
@@ -307,11 +307,11 @@ def test_p40_a_read_only_disk_that_takes_writes_again_is_found_out(
 def test_p48_a_target_that_starts_anew_may_be_read_only_now(connect: Connect) -> None:
     world = connect()
     world.write(0, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     world.target.read_only = True
     world.bring_up()
     bio = world.write(0, bytes(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert isinstance(bio.error, AccessError)
 
 

@@ -182,7 +182,7 @@ def test_k41_targets_take_turns_as_far_as_their_windows_are_open(
     world = connect(options, buffers=8)
     other = world.second_mac(buffers=4)
     world.deliver(other.announce())
-    world.settle()
+    world.run_until_idle()
     world.driver.open(world.device)
     world.device.tgt = 0
 
@@ -197,7 +197,7 @@ def test_i1_any_of_the_macs_may_answer(connect: Connect) -> None:
     world = connect()
     other = world.second_mac()
     world.deliver(other.announce())
-    world.settle()
+    world.run_until_idle()
     buffer = bytearray(SECTOR)
     world.read(1, buffer)
     [request] = world.take()

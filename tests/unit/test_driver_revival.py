@@ -35,12 +35,12 @@ def test_k56_an_open_device_stays_down_until_its_last_close(
     world.driver.close(world.device)
     assert world.device.state is State.DOWN
     assert [f.header.command for f in world.frames] == [Command.CONFIG]
-    world.settle()
+    world.run_until_idle()
     assert world.is_up
     assert world.device.ssize == 512
     buffer = bytearray(SECTOR)
     world.read(3, buffer)
-    world.settle()
+    world.run_until_idle()
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
 
@@ -51,11 +51,11 @@ def test_k56_ours_uses_an_open_device_again_when_it_answers(connect: Connect) ->
     world.read(3, bytearray(SECTOR))
     assert world.ended[0].error is not None
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
     assert world.is_up
     buffer = bytearray(SECTOR)
     world.read(3, buffer)
-    world.settle()
+    world.run_until_idle()
     assert world.ended[1].error is None
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
@@ -67,7 +67,7 @@ def test_one_that_was_opened_while_it_was_down_is_used_when_it_answers(
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     world.driver.open(world.device)
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
     assert world.is_up
 
 

@@ -15,7 +15,7 @@ from initiator.driver.skbuff import Skb
 from initiator.driver.timing import KernelTiming, PromptTiming, Window
 
 if TYPE_CHECKING:
-    from tests.unit.conftest import AnsweringTarget, Connect, Sent, World
+    from tests.unit.conftest import Connect, FakeTarget, Sent, World
 
 KERNEL = Options.kernel()
 USER = Options()
@@ -104,7 +104,7 @@ def test_k57_scorn_goes_up_fast() -> None:
     target = AoeTgt(bytes(6), Window(16))
     seen = []
     for _ in range(7):
-        target.scorn(KernelTiming.max_taint)
+        target.raise_taint(KernelTiming.max_taint)
         seen.append(target.taint)
     assert seen == [3, 12, 39, 120, 363, 1000, 1000]
 
@@ -125,12 +125,12 @@ def test_k50_the_kernel_avoids_who_lets_a_frame_wait(
     waited: float, deadsecs: float, targets: int, *, scorned: bool
 ) -> None:
     """More than deadsecs, divided by the targets, or 10 s; all in whole seconds."""
-    assert KernelTiming().scorns(waited, 9, deadsecs, targets) == scorned
+    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == scorned
 
 
 def test_prompt_avoids_who_answers_nothing_after_a_frame_was_lost_twice() -> None:
     timing = PromptTiming()
-    assert [timing.scorns(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
+    assert [timing.should_taint(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
         False,
         False,
         True,
@@ -147,11 +147,11 @@ class TwoTargets:
         self.first = self.world.target
         self.second = self.world.second_mac(buffers=buffers)
         self.world.deliver(self.second.announce())
-        self.world.settle()
+        self.world.run_until_idle()
         self.world.driver.open(self.world.device)
         self.one, self.other = self.world.device.targets
 
-    def sent_to(self, peer: AnsweringTarget) -> list[Sent]:
+    def sent_to(self, peer: FakeTarget) -> list[Sent]:
         """Take what has left for one of them; what has for the other stays."""
         frames = self.world.take()
         self.world.frames = [f for f in frames if f.header.dst != peer.mac]
@@ -161,12 +161,12 @@ class TwoTargets:
         """Taint the first, whose answer then has a probe sent to it."""
         self.world.read(0, bytearray(4 * SECTOR))
         [request] = self.sent_to(self.first)
-        self.world.settle()
+        self.world.run_until_idle()
         self.one.taint = taint + 1
         self.world.reply(request)
 
     def run(
-        self, seconds: float, *alive: AnsweringTarget, reads: bool = False
+        self, seconds: float, *alive: FakeTarget, reads: bool = False
     ) -> list[Sent]:
         """Let time pass while these answer at once; return what went to the others."""
         world = self.world
@@ -225,7 +225,7 @@ def test_k57_a_lost_frame_goes_to_another_target_and_a_probe_to_its_own(
     buffer = bytearray(4 * SECTOR)
     two.world.read(0, buffer)
     [stuck] = two.sent_to(two.first)
-    two.world.settle()
+    two.world.run_until_idle()
     two.one.taint = 3
 
     two.world.wait(0.3 if options is USER else 17)
@@ -285,7 +285,7 @@ def test_k57_k58_a_lost_probe_is_repeated_the_later_the_more_it_is_tainted(
     lines = len(two.world.driver.log)
     probes = [f for f in two.run(20, two.second) if is_probe(f)]
     gaps = [after.time - one.time for one, after in itertools.pairwise(probes)]
-    pause = timing.probe_pause(two.one.taint)
+    pause = timing.probe_interval(two.one.taint)
     assert len(gaps) >= 5
     if options is USER:
         assert all(pause <= gap <= 0.51 for gap in gaps)
@@ -415,5 +415,5 @@ def test_k44_the_timer_starts_what_found_no_frame(
     assert device.status == "up"
     assert len(world.frames) == kick
     world.read(0, bytearray(SECTOR))
-    world.settle()
+    world.run_until_idle()
     assert len(world.ended) == 2

@@ -71,7 +71,7 @@ def test_k25_a_stale_answer_to_a_read_brings_no_old_data_to_a_new_one(
     [second] = world.take()
     world.reply(second)
     world.write(0, b"n" * SECTOR)
-    world.settle()
+    world.run_until_idle()
     new = bytearray(SECTOR)
     bio = world.read(0, new)
     [third] = world.take()
@@ -96,11 +96,11 @@ def test_k19_an_open_disk_of_ours_takes_its_new_size(
     world.driver.open(world.device)
     world.target.disk = bytearray(sectors * SECTOR)
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
     assert world.device.ssize == sectors
     assert told == [sectors]
     world.deliver(world.target.announce())
-    world.settle()
+    world.run_until_idle()
     assert told == [sectors]
 
 
@@ -145,7 +145,7 @@ def test_a_disk_that_shrank_fails_what_lies_beyond_its_end(connect: Connect) -> 
     del world.target.disk[100 * SECTOR :]
     world.deliver(world.target.announce())
     world.reply(*frames)
-    world.settle()
+    world.run_until_idle()
     after = world.read(400, bytearray(SECTOR))
     assert type(before.error) is DeviceError
     assert type(after.error) is UsageError

@@ -79,7 +79,7 @@ class Side:
         self.link.deliver(*requests)
         while self.port.serve(now):
             pass
-        assert not self.link.waiting
+        assert not self.link.incoming
         return list(self.link.sent)
 
     def disks(self) -> list[bytes]:
@@ -200,7 +200,7 @@ def test_frames_for_a_target_with_filters_meet_them(stack: ExitStack) -> None:
     disk = rushing.port.targets[0].export.disk
     export = Export(Address(8, 1), disk)
     export.filters = Filters(
-        [parse_filter("drop")], exists=lambda _: True, say=lambda _: None
+        [parse_filter("drop")], exists=lambda _: True, log_line=lambda _: None
     )
     rushing.port.add(export)
     assert rushing.serve(at((8, 1), ata(READ)), ata(READ))[0][16:19] == b"\0\x07\x03"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
-from initiator.disk.copy import CHUNK, Chunk, DiskEnd, copy
-from initiator.disk.files import FileEnd, StreamEnd, open_end
+from initiator.disk.copy import CHUNK, Chunk, DiskEndpoint, copy
+from initiator.disk.files import FileEndpoint, StreamEndpoint, open_endpoint
 from target.disks import open_disk
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:
     disk = open_disk(image)
 
     with pytest.raises(BusyError, match="served"):
-        FileEnd(tmp_path / "link", writable=True)
+        FileEndpoint(tmp_path / "link", writable=True)
 
     disk.close()
     assert image.read_bytes() == b"\xaa" * 4096
@@ -34,7 +34,7 @@ def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:
 def test_a_file_that_is_copied_to_is_not_served(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(4096))
-    end = FileEnd(image, writable=True)
+    end = FileEndpoint(image, writable=True)
     # One process stands in its own way too: these are locks of two kinds.
     with pytest.raises(BusyError):
         open_disk(image)
@@ -49,41 +49,41 @@ def test_a_file_system_without_locks_is_copied_to(
         raise OSError(95, "not supported")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    FileEnd(tmp_path / "new", writable=True).finish()
+    FileEndpoint(tmp_path / "new", writable=True).finish()
 
 
 @pytest.mark.parametrize("writable", [False, True])
 def test_a_directory_is_no_end_of_a_copy(tmp_path: Path, *, writable: bool) -> None:
     with pytest.raises(UsageError, match="is a directory"):
-        FileEnd(tmp_path, writable=writable)
+        FileEndpoint(tmp_path, writable=writable)
 
 
 def test_a_pipe_is_not_waited_for_but_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="aoe read"):
-        FileEnd(tmp_path / "pipe")
+        FileEndpoint(tmp_path / "pipe")
 
 
 def test_a_device_that_swallows_everything_is_a_stream(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 1536)
-    end = open_end(tmp_path / "null", writable=True)
-    assert isinstance(end, FileEnd)
+    end = open_endpoint(tmp_path / "null", writable=True)
+    assert isinstance(end, FileEndpoint)
     (tmp_path / "link").symlink_to("/dev/null")
-    swallow = open_end(tmp_path / "link", writable=True)
-    assert isinstance(swallow, StreamEnd)
-    assert copy(open_end(image), swallow).copied == 1536
+    swallow = open_endpoint(tmp_path / "link", writable=True)
+    assert isinstance(swallow, StreamEndpoint)
+    assert copy(open_endpoint(image), swallow).copied == 1536
 
 
 def test_a_full_device_is_told_in_our_words(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 512)
     with pytest.raises(AoEError, match=r"/dev/full: no space left on device"):
-        copy(FileEnd(image), open_end(Path("/dev/full"), writable=True))
+        copy(FileEndpoint(image), open_endpoint(Path("/dev/full"), writable=True))
 
 
 def test_a_file_that_cannot_grow_is_told_in_our_words(tmp_path: Path) -> None:
-    end = FileEnd(tmp_path / "new", writable=True)
+    end = FileEndpoint(tmp_path / "new", writable=True)
     chunk = Chunk((1 << 63) - CHUNK, CHUNK, bytearray(b"\1" * CHUNK))
     with pytest.raises(AoEError, match="new: "):
         end.write(chunk)
@@ -111,4 +111,4 @@ class MiB:
 def test_a_window_lies_on_the_disk(start: int, length: int | None) -> None:
     """Or nothing happens, least of all a success with no bytes in it."""
     with pytest.raises(UsageError, match=r"e0\.0: "):
-        DiskEnd(cast("Disk", MiB()), start, length)
+        DiskEndpoint(cast("Disk", MiB()), start, length)

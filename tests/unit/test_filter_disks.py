@@ -153,7 +153,7 @@ def test_each_call_of_the_disk_is_a_line_of_keys_and_values() -> None:
     target = rig.target()
     for request in REQUESTS.values():
         ask(target, request)
-    assert rig.said == [
+    assert rig.lines == [
         "disk=read offset=2560 length=512 result=ok",
         "disk=write offset=2560 length=512 result=ENOSPC",
         "disk=flush result=ok",
@@ -165,7 +165,7 @@ def test_the_first_filter_is_the_outermost() -> None:
     # Behind the one that fails, nothing is asked.
     rig = Rig("error:on=read", "log:where=disk")
     ask(rig.target(), ata(READ))
-    assert rig.said == []
+    assert rig.lines == []
 
 
 def test_logged_calls_can_be_picked() -> None:
@@ -173,7 +173,7 @@ def test_logged_calls_can_be_picked() -> None:
     target = rig.target()
     for request in REQUESTS.values():
         ask(target, request)
-    assert rig.said == ["disk=flush result=ok"]
+    assert rig.lines == ["disk=flush result=ok"]
 
 
 class GrowingDisk(MemoryDisk):
@@ -208,7 +208,7 @@ def test_it_is_known_how_often_each_filter_struck() -> None:
     for _ in range(3):
         ask(target, ata(READ))
     ask(target, write())
-    assert rig.filters.strikes() == [
+    assert rig.filters.trigger_counts() == [
         ("error:count=2,on=read", 2),
         ("drop:on=write", 1),
         ("readonly", None),
@@ -217,6 +217,6 @@ def test_it_is_known_how_often_each_filter_struck() -> None:
 
 def test_an_error_is_an_oserror_with_the_number_asked_for() -> None:
     disk = Rig("error:errno=ESTALE").filters.wrap_disk(MemoryDisk(512))
-    with pytest.raises(OSError, match="on purpose") as caught:
+    with pytest.raises(OSError, match="injected error") as caught:
         disk.flush()
     assert caught.value.errno == errno.ESTALE

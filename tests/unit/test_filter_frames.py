@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from target.filters.stack import filtered
-from target.filters.target import HELD_LIMIT, FilteredTarget
+from target.filters.stack import with_filters
+from target.filters.target import QUEUE_LIMIT, FilteredTarget
 from tests import asking
 from tests.asking import SECTORS, ata, config, frame, make_target, registers, sector
 from tests.filtering import Rig, ask, ask_all, due, settle
@@ -181,7 +181,7 @@ def test_each_frame_is_a_line_of_keys_and_values() -> None:
         "from=52:54:00:7a:26:e7 to=52:54:00:c1:1e:47",
     )
     tag, quoted = "tag 0x11223344", '\\"a b\\"'
-    assert rig.said == [
+    assert rig.lines == [
         f'wire=in {there} length=36 frame="READ EXT e7.3 lba 8 x1 {tag}"',
         f'wire=out {back} length=548 frame="reply ok e7.3 lba 8 x0, 512 bytes {tag}"',
         f'wire=in {there} length=35 frame="set config string {quoted} e7.3 {tag}"',
@@ -196,10 +196,10 @@ def test_the_first_filter_is_the_nearest_to_the_wire_both_ways() -> None:
     # The log sees what the drop behind it loses, and no reply to it.
     rig = Rig("log", "drop:direction=in")
     ask(rig.target(), read())
-    assert [line.split()[0] for line in rig.said] == ["wire=in"]
+    assert [line.split()[0] for line in rig.lines] == ["wire=in"]
     rig = Rig("drop:direction=out", "log")
     ask(rig.target(), read())
-    assert [line.split()[0] for line in rig.said] == ["wire=in", "wire=out"]
+    assert [line.split()[0] for line in rig.lines] == ["wire=in", "wire=out"]
 
 
 def test_frames_for_others_are_not_met_by_filters_p8() -> None:
@@ -207,7 +207,7 @@ def test_frames_for_others_are_not_met_by_filters_p8() -> None:
     target = rig.target()
     for request in (frame(1, bytes(8), slot=4), frame(1, bytes(8), shelf=8), b"short"):
         assert ask_all(target, request) == []
-    assert rig.said == []
+    assert rig.lines == []
     assert target.target.statistics().dropped == {"other_address": 2, "short": 1}
 
 
@@ -220,11 +220,11 @@ def test_broadcast_requests_are_met_by_filters_p9(shelf: int, slot: int) -> None
 
 def test_what_waits_is_bounded_and_the_rest_is_lost() -> None:
     target = Rig("delay:seconds=1").target()
-    for number in range(HELD_LIMIT + 5):
+    for number in range(QUEUE_LIMIT + 5):
         ask(target, ata(0xE5, count=0, tag=number))
-    assert target.lost == 5
+    assert target.queue_drops == 5
     tags = [int.from_bytes(reply[20:24], "big") for _, reply in settle(target)]
-    assert tags == list(range(HELD_LIMIT))
+    assert tags == list(range(QUEUE_LIMIT))
 
 
 def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
@@ -234,7 +234,7 @@ def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
     slot = memoryview(bytearray(14 + 600))
     assert target.handle_due(slot, 1.0) == len(plain(read(1)))
     assert target.handle_due(slot, 1.0) == 0
-    assert target.lost == 1
+    assert target.queue_drops == 1
 
 
 def test_a_count_holds_for_all_interfaces_of_an_export() -> None:
@@ -246,11 +246,11 @@ def test_a_count_holds_for_all_interfaces_of_an_export() -> None:
 
 def test_a_target_without_filters_of_frames_stands_alone() -> None:
     target = make_target()
-    assert filtered(target) is target
+    assert with_filters(target) is target
     target.export.filters = Rig("error", "corrupt", "readonly").filters
-    assert filtered(target) is target
+    assert with_filters(target) is target
     target.export.filters = Rig("error", "delay").filters
-    behind = filtered(target)
+    behind = with_filters(target)
     assert isinstance(behind, FilteredTarget)
     assert behind.target is target
     assert behind.export is target.export

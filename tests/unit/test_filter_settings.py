@@ -93,29 +93,29 @@ def test_a_toml_table_has_the_same_keys() -> None:
         (
             "drop:speed=1",
             (
-                "filter drop: has no speed. It has "
+                "filter drop: unknown key speed. Choose one of "
                 "probability, count, after, seed, direction, on, file"
             ),
         ),
-        ("readonly:count=1", "filter readonly: has no count. It has file"),
+        ("readonly:count=1", "filter readonly: unknown key count. Choose one of file"),
         (
             "drop:0.02",
             (
-                "filter drop:0.02: '0.02' is no key=value. "
+                "filter drop:0.02: '0.02' is not key=value. "
                 "Write it as drop:probability=0.02,direction=in"
             ),
         ),
         (
             "drop:count=1,count=2",
             (
-                "filter drop:count=1,count=2: count twice. "
+                "filter drop:count=1,count=2: count is set twice. "
                 "Write it as drop:probability=0.02,direction=in"
             ),
         ),
         (
             "drop:name=delay",
             (
-                "filter drop:name=delay: name twice. "
+                "filter drop:name=delay: name is set twice. "
                 "Write it as drop:probability=0.02,direction=in"
             ),
         ),
@@ -145,11 +145,17 @@ def test_a_toml_table_has_the_same_keys() -> None:
         ),
         (
             "delay:seconds=1h",
-            "filter delay: seconds cannot be 1h. Write seconds, up to 3600, or as 50ms",
+            (
+                "filter delay: seconds cannot be 1h. "
+                "Write seconds, up to 3600, or a time such as 50ms"
+            ),
         ),
         (
             "reorder:hold=0",
-            "filter reorder: hold cannot be 0. Write seconds, up to 3600, or as 50ms",
+            (
+                "filter reorder: hold cannot be 0. "
+                "Write seconds, up to 3600, or a time such as 50ms"
+            ),
         ),
         (
             "error:errno=EOOPS",
@@ -160,16 +166,19 @@ def test_a_toml_table_has_the_same_keys() -> None:
         ),
         (
             "corrupt:direction=in",
-            "filter corrupt: a disk knows no direction. Add where=wire",
+            "filter corrupt: direction is only for frames. Add where=wire",
         ),
-        ("corrupt:what=data", "filter corrupt: a disk knows no what. Add where=wire"),
+        (
+            "corrupt:what=data",
+            "filter corrupt: what is only for frames. Add where=wire",
+        ),
         (
             "corrupt:on=flush",
-            "filter corrupt: flush moves no data. Write read, write or all",
+            "filter corrupt: flush has no data. Write read, write or all",
         ),
         (
             "log:where=disk,direction=in",
-            "filter log: a disk knows no direction. Leave one of the two out",
+            "filter log: direction is only for frames. Omit where=disk or direction",
         ),
     ],
 )

@@ -134,13 +134,13 @@ def obey_strangers(_target: object, _src: bytes, _asked: object) -> None:
 SABOTAGE: dict[str, tuple[object, str, object]] = {
     "old bytes behind a short reply": (commands, "pad", no_padding),
     "old bytes behind an error": (core, "pad", no_padding),
-    "no end of the disk": (transfers, "_locate", forget_the_end),
+    "no end of the disk": (transfers, "_byte_offset", forget_the_end),
     "the frame's length instead of the count": (
         ata.OPERATIONS,
         "52",
         write_all_there_is,
     ),
-    "an exception": (lists, "_apply", trip),
+    "an exception": (lists, "_apply_directive", trip),
     "every target twice": (Port, "_serve_all", answer_twice),
     "a reservation that is not set": (lists, "_set_holders", obey_strangers),
     "flush before write": (ata.OPERATIONS, "53", transfers.flush),
@@ -167,7 +167,7 @@ def test_a_target_that_breaks_a_rule_is_found_out(
 def test_a_find_is_shortened_and_can_be_replayed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(transfers, "_locate", forget_the_end)
+    monkeypatch.setattr(transfers, "_byte_offset", forget_the_end)
     with fuzz.Campaign(tmp_path) as campaign:
         campaign.run("mutation", Mutator(1), 8_000)
     assert campaign.find is not None

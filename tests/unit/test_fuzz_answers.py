@@ -30,7 +30,7 @@ def test_no_answer_breaks_a_rule() -> None:
 
 
 def test_it_finds_a_driver_that_believes_anybody() -> None:
-    fuzz = AnswerFuzz(seed=3, check_answers=False)
+    fuzz = AnswerFuzz(seed=3, check_responses=False)
     assert "AssertionError" in fuzz_answers.run(fuzz, FRAMES)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import click
 import pytest
 
-from initiator.cli.main import cli as aoe
 from scripts.man_commands import options_of, read_help, walk
-from target.cli.main import cli as aoe_target
+from tests.command_lines import CLIS, ours, parse
 
-CLIS = {"aoe": aoe, "aoe-target": aoe_target}
 CONTEXTS = [ctx for program, cli in CLIS.items() for ctx in walk(cli, program)]
 EXAMPLES = [line for ctx in CONTEXTS for line in read_help(ctx.command).examples]
 SAME_EVERYWHERE = (
@@ -28,32 +25,6 @@ every_command = pytest.mark.parametrize(
 )
 
 
-def stages(line: str) -> list[list[str]]:
-    """Return the commands of a pipeline, without redirections and a remark."""
-    line = re.sub(r" {2,}\(.*\)$", "", line)
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|>")
-    lexer.whitespace_split = True
-    found: list[list[str]] = [[]]
-    for word in lexer:
-        if word == "|":
-            found.append([])
-        else:
-            found[-1].append(word)
-    return [stage[: stage.index(">")] if ">" in stage else stage for stage in found]
-
-
-def parse(words: list[str]) -> None:
-    """Have click parse a command line, down to the last subcommand, and run nothing."""
-    name, *rest = words
-    command: click.Command | None = CLIS[name]
-    ctx = None
-    while isinstance(command, click.Group):
-        ctx = click.Context(command, info_name=name, parent=ctx)
-        name, command, rest = command.resolve_command(ctx, rest)  # type: ignore[assignment] # no name without a command
-    assert command is not None
-    command.make_context(name, rest, parent=ctx)
-
-
 @every_command
 def test_a_command_begins_with_one_sentence_and_something_to_try(
     ctx: click.Context,
@@ -65,9 +36,9 @@ def test_a_command_begins_with_one_sentence_and_something_to_try(
 
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_what_there_is_to_try_is_understood(line: str) -> None:
-    ours = [stage for stage in stages(line) if stage[0] in CLIS]
-    assert ours
-    for stage in ours:
+    found = ours(line)
+    assert found
+    for stage in found:
         parse(stage)
 
 
@@ -75,9 +46,9 @@ def test_what_there_is_to_try_is_understood(line: str) -> None:
     "line", ["aoe discovr", "aoe discover --al", "aoe ping", "x | aoe copy e0.0 | y"]
 )
 def test_what_is_wrong_to_try_would_be_noticed(line: str) -> None:
-    (ours,) = (stage for stage in stages(line) if stage[0] in CLIS)
+    (found,) = ours(line)
     with pytest.raises(click.UsageError):
-        parse(ours)
+        parse(found)
 
 
 @every_command

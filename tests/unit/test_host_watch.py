@@ -41,13 +41,13 @@ def test_what_is_ready_is_called_and_ends_the_wait(
     ours, theirs = pair
     events: list[int] = []
     host.watch(ours.fileno(), events.append)
-    host.turn(0)
+    host.run_once(0)
     assert events == []
     theirs.send(b"x")
-    host.turn()
+    host.run_once()
     assert events == [select.POLLIN]
     host.watch(ours.fileno(), events.append, select.POLLOUT)
-    host.turn()
+    host.run_once()
     assert events == [select.POLLIN, select.POLLOUT]
 
 
@@ -59,7 +59,7 @@ def test_frames_that_keep_coming_starve_nobody(
     events: list[int] = []
     host.watch(ours.fileno(), events.append)
     link.deliver(bytes(60))
-    host.turn()
+    host.run_once()
     assert events == [select.POLLIN]
 
 
@@ -79,8 +79,8 @@ def test_who_is_unwatched_by_another_is_not_called(host: Host) -> None:
             host.watch(fd, partial(end_both, fd))
         sockets[1].send(b"x")
         sockets[3].send(b"x")
-        host.turn()
-        host.turn(0)
+        host.run_once()
+        host.run_once(0)
     assert len(called) == 1
     assert called[0] in ours
 
@@ -94,4 +94,4 @@ def test_what_a_callback_raises_comes_out_of_the_turn(
     pair[1].send(b"x")
     host.watch(pair[0].fileno(), fail)
     with pytest.raises(ZeroDivisionError):
-        host.turn()
+        host.run_once()

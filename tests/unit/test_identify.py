@@ -1,4 +1,4 @@
-"""The IDENTIFY DEVICE page: what we say of our disks, and what others say of theirs."""
+"""Encoding and decoding of the IDENTIFY DEVICE page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import DecodeError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 
 VBLADE = Path(__file__).parent.parent / "golden" / "vblade-25-identify.bin"
 LBA28_SECTORS = 2**28 - 1
@@ -26,20 +26,24 @@ def number(parts: tuple[int, ...]) -> int:
 
 
 def texts(limit: int) -> st.SearchStrategy[str]:
-    """Printable ASCII; spaces at the ends are padding and do not come back."""
+    """Return printable ASCII without surrounding spaces, which are padding."""
     characters = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
     return st.text(characters, max_size=limit).map(str.strip)
 
 
-SWITCHED = Ability.SMART | Ability.POWER | Ability.WRITE_CACHE | Ability.LOOK_AHEAD
+WITH_ENABLED_BIT = (
+    FeatureSet.SMART | FeatureSet.POWER | FeatureSet.WRITE_CACHE | FeatureSet.LOOK_AHEAD
+)
 
 
-def able(plain: Identity, abilities: int, enabled: int, transfer: int) -> Identity:
-    # Nothing is switched on that a disk has not, or that has no switch.
-    can = Ability(abilities)
-    switched = Ability(enabled) & can & (SWITCHED | Ability.UNCORRECTABLE)
-    mode = transfer if Ability.DMA in can else 0
-    return replace(plain, abilities=can, enabled=switched, transfer=mode)
+def with_features(
+    plain: Identity, feature_sets: int, enabled: int, transfer: int
+) -> Identity:
+    # Only supported features that have an enabled bit can be enabled.
+    supported = FeatureSet(feature_sets)
+    on = FeatureSet(enabled) & supported & (WITH_ENABLED_BIT | FeatureSet.UNCORRECTABLE)
+    mode = transfer if FeatureSet.DMA in supported else 0
+    return replace(plain, feature_sets=supported, enabled=on, transfer=mode)
 
 
 PLAIN = st.builds(
@@ -53,7 +57,7 @@ PLAIN = st.builds(
     model=texts(40),
 )
 IDENTITIES = st.builds(
-    able,
+    with_features,
     PLAIN,
     st.integers(0, 127),
     st.integers(0, 127),
@@ -62,7 +66,7 @@ IDENTITIES = st.builds(
 
 
 @given(IDENTITIES)
-def test_what_is_built_can_be_read(identity: Identity) -> None:
+def test_pack_and_unpack_round_trip(identity: Identity) -> None:
     page = identity.pack()
     assert len(page) == 512
     assert Identity.unpack(page) == identity
@@ -70,7 +74,7 @@ def test_what_is_built_can_be_read(identity: Identity) -> None:
 
 
 @given(IDENTITIES)
-def test_strings_are_swapped_pairwise_and_padded_with_spaces(
+def test_strings_are_byte_swapped_and_padded_with_spaces(
     identity: Identity,
 ) -> None:
     """P80: the first character of a pair is in the high byte of its word."""
@@ -85,15 +89,15 @@ def test_strings_are_swapped_pairwise_and_padded_with_spaces(
         assert field.decode("ascii") == text.ljust(length)
 
 
-def test_a_string_looks_like_this_on_the_wire() -> None:
+def test_p80_encoding_of_a_string() -> None:
     """P80."""
     page = Identity(0, serial="ABCDE").pack()
     assert page[20:40] == b"BADC E".ljust(20)
 
 
 @given(st.integers(0, 2**48 - 1))
-def test_sizes_stand_low_word_first(sectors: int) -> None:
-    """P81, P82: 28 bits in words 60 and 61 as far as they go, 48 in 100 to 103."""
+def test_sizes_are_stored_low_word_first(sectors: int) -> None:
+    """P81, P82: 28-bit size in words 60 and 61, 48-bit size in words 100 to 103."""
     found = words(Identity(sectors).pack())
     assert number(found[100:104]) == sectors
     assert number(found[60:62]) == min(sectors, LBA28_SECTORS)
@@ -109,7 +113,7 @@ def test_sizes_stand_low_word_first(sectors: int) -> None:
     ],
 )
 def test_the_28_bit_size_is_clamped(sectors: int, clamped: int) -> None:
-    """P82: it must neither wrap around nor claim the reserved 2**28."""
+    """P82: the size neither wraps around nor is the reserved value 2**28."""
     identity = Identity(sectors, lba48=False)
     assert number(words(identity.pack())[60:62]) == clamped
     assert Identity.unpack(identity.pack()).sectors == clamped
@@ -124,8 +128,8 @@ def test_the_page_ends_with_its_checksum(identity: Identity) -> None:
 
 
 @pytest.mark.parametrize("lba48", [True, False])
-def test_only_what_the_disk_can_do_is_claimed(*, lba48: bool) -> None:
-    """P82: LBA, FLUSH CACHE; 48-bit addresses and FLUSH CACHE EXT go together."""
+def test_only_supported_features_are_reported(*, lba48: bool) -> None:
+    """P82: LBA and FLUSH CACHE; LBA48 only together with FLUSH CACHE EXT."""
     found = words(Identity(2048, lba48=lba48).pack())
     supported = 0x7400 if lba48 else 0x5000
     assert found[49] == 0x0200
@@ -134,16 +138,16 @@ def test_only_what_the_disk_can_do_is_claimed(*, lba48: bool) -> None:
     assert Identity.unpack(struct.pack("<256H", *found)).lba48 is lba48
 
 
-def test_a_large_physical_block_is_told_with_its_alignment() -> None:
-    """P82: word 106 has the exponent, word 209 the alignment."""
+def test_a_large_physical_block_is_reported_with_its_alignment() -> None:
+    """P82: the exponent is in word 106, the alignment in word 209."""
     found = words(Identity(2048, physical_block=4096).pack())
     assert (found[106], found[209]) == (0x6003, 0x4000)
     found = words(Identity(2048).pack())
     assert (found[106], found[209]) == (0, 0)
 
 
-def test_a_world_wide_name_stands_highest_word_first() -> None:
-    """P82: words 108 to 111, and bit 8 of words 84 and 87 says that they are there."""
+def test_a_world_wide_name_is_stored_high_word_first() -> None:
+    """P82: words 108 to 111, marked as valid by bit 8 of words 84 and 87."""
     found = words(Identity(2048, wwn=0x3111_2222_3333_4444).pack())
     assert found[108:112] == (0x3111, 0x2222, 0x3333, 0x4444)
     assert found[84] == found[87] == 0x4100
@@ -163,7 +167,7 @@ def test_geometry_stays_within_its_limits(sectors: int, cylinders: int) -> None:
 
 
 @pytest.mark.parametrize("word", [83, 86])
-def test_either_word_tells_of_48_bits(word: int) -> None:
+def test_lba48_is_read_from_either_word(word: int) -> None:
     """P83, K21."""
     page = bytearray(512)
     struct.pack_into("<H", page, 2 * word, 1 << 10)
@@ -174,13 +178,13 @@ def test_either_word_tells_of_48_bits(word: int) -> None:
     assert Identity.unpack(page).sectors == 7
 
 
-def test_strings_that_are_too_long_or_not_ascii_do_no_harm() -> None:
+def test_long_and_non_ascii_strings_are_truncated_and_replaced() -> None:
     identity = Identity(1, serial="S" * 30, firmware="ü", model="M" * 50)
     read = Identity.unpack(identity.pack())
     assert (read.serial, read.firmware, read.model) == ("S" * 20, "?", "M" * 40)
 
 
-def test_the_page_of_vblade() -> None:
+def test_the_page_of_vblade_is_decoded() -> None:
     """As vblade 25 sent it for a file of 512 MiB to Linux 6.1."""
     assert Identity.unpack(VBLADE.read_bytes()) == Identity(
         sectors=2**20,
@@ -191,8 +195,8 @@ def test_the_page_of_vblade() -> None:
 
 
 @given(st.binary(min_size=512, max_size=512))
-def test_any_page_can_be_read(page: bytes) -> None:
-    """Another target's page may hold anything."""
+def test_any_page_is_decoded(page: bytes) -> None:
+    """A page of another target may have any content."""
     assert Identity.unpack(page).sectors >= 0
 
 

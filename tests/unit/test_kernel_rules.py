@@ -83,7 +83,7 @@ def test_k2_k65_what_a_device_says_of_its_state(connect: Connect) -> None:
     world.deliver(world.target.announce())
     device = world.device
     seen = [device.status]
-    world.settle()
+    world.run_until_idle()
     seen.append(device.status)
     device.kickme = True
     seen.append(device.status)
@@ -172,7 +172,7 @@ def test_what_an_interface_carries_less_is_cut_and_who_is_there_is_asked(
     assert (header.shelf, header.slot) == world.target.address
     world.wait(0.001)
     assert {f.registers.count for f in world.frames} == {2}
-    world.settle()
+    world.run_until_idle()
     assert buffer == world.target.disk[: 17 * SECTOR]
 
 

@@ -10,11 +10,17 @@ from click.testing import CliRunner
 
 from aoe.errors import UsageError
 from initiator.cli.commands.explore import explore as command
-from initiator.driver.netdev import Nic
-from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting, explore, replay
-from initiator.lab.explorer.state import describe, digest
-from initiator.lab.explorer.steps import Bounds, Run, Step
+from initiator.lab.explorer.explore import (
+    FINISH,
+    VIOLATIONS,
+    SearchConfig,
+    explore,
+    replay,
+)
+from initiator.lab.explorer.state import canonical_state, state_hash
+from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import PageAccounting
 
 if TYPE_CHECKING:
@@ -38,8 +44,8 @@ def fault_of(found: Exploration) -> tuple[Fault | None, str, int | None]:
     return found.fault.fault, found.fault.rule, found.fault.page
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Run:
-    setting = Setting(
+def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    setting = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
     return setting.begin()
@@ -105,7 +111,7 @@ def test_k116_what_is_left_at_the_end_is_a_leak(
     monkeypatch.setattr(PageAccounting, "frame_done", forget)
     found = explore("b+", "SG", ["pagecache"], violations={Fault.LEAK})
     assert fault_of(found)[0] is Fault.LEAK
-    assert found.path[-1] == SETTLE
+    assert found.path[-1] == FINISH
 
 
 @pytest.mark.parametrize(
@@ -174,9 +180,11 @@ def test_two_bios_of_policy_e_share_a_slab_page() -> None:
 def test_several_pages_make_several_frames() -> None:
     run = begin("e", "NOSG", "pagecache", buffers=3)
     run.apply(Step("submit", 0, "pagecache"))
-    assert len(run.world.card.queue) == 2
-    assert Step("time out", 2) in run.choices(), "sent at one time, lost at one time"
-    assert Step("time out", 1) not in run.choices()
+    assert len(run.world.nic.qdisc) == 2
+    assert Step("time out", 2) in run.enabled_steps(), (
+        "sent at one time, lost at one time"
+    )
+    assert Step("time out", 1) not in run.enabled_steps()
     assert explore("e", "NOSG", ["pagecache"], buffers=3, max_steps=6).safe
 
 
@@ -198,39 +206,39 @@ def test_the_order_of_independent_steps_does_not_make_another_state() -> None:
             run.apply(Step("submit", number, "pagecache"))
     runs[0].apply(Step("leave", 0))
     runs[0].apply(Step("leave", 1))
-    assert digest(runs[0]) != digest(runs[1])
+    assert state_hash(runs[0]) != state_hash(runs[1])
     runs[1].apply(Step("leave", 1))
     runs[1].apply(Step("leave", 0))
-    assert digest(runs[0]) == digest(runs[1])
-    assert describe(runs[0]) == describe(runs[1])
+    assert state_hash(runs[0]) == state_hash(runs[1])
+    assert canonical_state(runs[0]) == canonical_state(runs[1])
 
 
 def test_no_state_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = []
-    choices = Run.choices
+    steps = Stepper.enabled_steps
 
-    def note(self: Run) -> list[Step]:
-        looked_at.append(digest(self))
-        return choices(self)
+    def note(self: Stepper) -> list[Step]:
+        looked_at.append(state_hash(self))
+        return steps(self)
 
-    monkeypatch.setattr(Run, "choices", note)
+    monkeypatch.setattr(Stepper, "enabled_steps", note)
     found = explore("e", "COW", SUBPAGE)
     assert len(looked_at) == len(set(looked_at)) == found.states
     assert found.edges > 2 * found.states
 
 
-def futures(run: Run) -> frozenset[tuple[str, object]]:
+def futures(run: Stepper) -> frozenset[tuple[str, object]]:
     """Return what each step that can come next would lead to."""
     here = run.snapshots.take()
     found: set[tuple[str, object]] = set()
-    for step in run.choices():
+    for step in run.enabled_steps():
         before = len(run.journal.faults)
         try:
             run.apply(step)
         except BugOn:
             found.add((step.kind, "BUG"))
         else:
-            found.add((step.kind, digest(run)))
+            found.add((step.kind, state_hash(run)))
         faults = (entry.fault for entry in run.journal.faults[before:])
         found |= {(step.kind, fault) for fault in faults}
         run.snapshots.restore(here)
@@ -252,19 +260,19 @@ def test_equal_states_have_equal_futures(
 ) -> None:
     """Whatever ``digest`` leaves out makes no difference to what comes."""
     run = begin(policy, nic, submitter, bios=bios)
-    known = {digest(run): futures(run)}
+    known = {state_hash(run): futures(run)}
     level = [run.snapshots.take()]
     for _ in range(depth):
         following = []
         for here in level:
             run.snapshots.restore(here)
-            for step in run.choices():
+            for step in run.enabled_steps():
                 run.snapshots.restore(here)
                 try:
                     run.apply(step)
                 except BugOn:
                     continue
-                state, coming = digest(run), futures(run)
+                state, coming = state_hash(run), futures(run)
                 if state not in known:
                     known[state] = coming
                     following.append(run.snapshots.take())

@@ -50,7 +50,7 @@ def test_k84_only_the_first_page_of_a_block_has_a_count(
 ) -> None:
     block = make_memory(rules).alloc_pages(order, "driver")
     assert [page.count for page in block] == [1] + [0] * (2**order - 1)
-    assert [page.counted for page in block] == block
+    assert [page.compound_head for page in block] == block
     assert {page.owner for page in block} == {"driver"}
 
 
@@ -81,7 +81,7 @@ def test_k110_a_freed_compound_page_leaves_single_pages_behind() -> None:
     memory = make_memory(RULES_6_1, pages=2)
     memory.free_pages(memory.alloc_pages(1, "XFS", compound=True)[0], "XFS")
     pages = [memory.alloc_pages(0, "ext4")[0] for _ in range(2)]
-    assert [page.counted for page in pages] == pages
+    assert [page.compound_head for page in pages] == pages
     assert [page.count for page in pages] == [1, 1]
 
 
@@ -105,7 +105,7 @@ def test_k110_the_pages_of_a_block_lie_side_by_side() -> None:
 def test_k90_vmalloc_takes_single_pages_of_count_one() -> None:
     memory = make_memory()
     pages = memory.vmalloc(2, "XFS")
-    assert [(page.count, page.counted, page.block) for page in pages] == [
+    assert [(page.count, page.compound_head, page.block) for page in pages] == [
         (1, page, [page]) for page in pages
     ]
 
@@ -280,7 +280,7 @@ def test_k97_since_3_12_a_tails_head_is_raised() -> None:
 
 
 def test_k97_in_3_7_raising_a_compound_tail_is_a_bug() -> None:
-    rules = replace(RULES_6_1, raising_tails_is_bug=True)
+    rules = replace(RULES_6_1, bug_on_tail_increment=True)
     memory = make_memory(rules)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
     memory.page_ref_inc(head, "AoE")

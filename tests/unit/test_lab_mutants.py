@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ONE_TEST = "tests/unit/test_lab_skbuff.py::test_k75_{}"
-GET = "skbuff.py.*linearise.*get_page"
+GET = "skbuff.py.*linearize.*get_page"
 
 
 def find(pattern: str) -> mutants.Mutant:
@@ -25,7 +25,7 @@ def find(pattern: str) -> mutants.Mutant:
 
 def test_every_get_and_put_of_the_three_modules_is_a_mutant() -> None:
     call = re.compile(r"\.(get_page|put_page|page_ref_inc|page_ref_dec)\(")
-    for name in ("lab/kernel/policy", "lab/kernel/slab", "driver/skbuff"):
+    for name in ("lab/kernel/policy", "lab/kernel/slab", "lab/kernel/skbuff"):
         path = f"initiator/{name}.py"
         lines = (mutants.CHECKOUT / path).read_text().splitlines()
         calls = {n for n, line in enumerate(lines, 1) if call.search(line)}

@@ -15,13 +15,15 @@ import initiator
 from aoe.ata import SECTOR
 from initiator.driver.bio import BioVec, Op, bio_for
 from initiator.driver.driver import Driver
-from initiator.driver.netdev import LinkDevice, Nic
-from initiator.driver.skbuff import Skb, SkbOps
+from initiator.driver.skbuff import Skb
+from initiator.io.link_device import LinkDevice
 from initiator.lab.cases import EVENTS
 from initiator.lab.kernel.journal import Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_6_1, Memory
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES, sendpage_ok
-from initiator.lab.kernel.slab import Cache
+from initiator.lab.kernel.skbuff import SkbOps
+from initiator.lab.kernel.slab import KmemCache
 from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
     counts,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from aoe.net.link import Link
-    from tests.unit.conftest import AnsweringTarget, Connect
+    from tests.unit.conftest import Connect, FakeTarget
 
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
@@ -59,7 +61,7 @@ def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)
     assert page.count == 1
-    world.answer()
+    world.deliver_response()
     assert moves(world.journal, page) == [
         ("AoE", 1),
         ("network", 2),
@@ -76,7 +78,7 @@ def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
 
 def test_k97_3_7_dies_of_a_compound_tail_and_3_12_counts_its_head() -> None:
     policy, submitter = POLICIES["a"], "kmalloc_highorder_tail"
-    first_form = replace(RULES_6_1, raising_tails_is_bug=True)
+    first_form = replace(RULES_6_1, bug_on_tail_increment=True)
     world = played(policy, submitter, "clean", Nic.SG, first_form)
     assert world.journal.outcome == "BUG"
     world = played(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
@@ -96,8 +98,8 @@ def test_k99_an_owner_that_lets_go_during_the_bio_leaks_the_page() -> None:
     world = make_world("a", Nic.SG)
     write = submit(world, "pagecache")
     page = page_of(write)
-    world.give_up(write)
-    world.answer()
+    world.free_buffer(write)
+    world.deliver_response()
     assert counts(world.journal, page) == [2, 1, 0]
     assert (page.free, page.owner) == (False, None)
     assert faults(world.journal) == [("leak", page.pfn)]
@@ -146,7 +148,7 @@ def test_k101_the_trap_of_c_is_its_own_put_in_bi_end_io(
     write = submit(world, submitter)
     page = page_of(write)
     assert not faults(world.journal)
-    world.answer()
+    world.deliver_response()
     assert write.ended
     assert moves(world.journal, page)[0] == ("filesystem", 1)
     assert moves(world.journal, page)[-1] == ("filesystem", 0)
@@ -189,7 +191,7 @@ def test_k102_what_fails_sendpage_ok_is_copied(
     write = submit(world, submitter)
     assert sendpage_ok(page_of(write)) is passes
     assert (Flag.COPIED in world.journal.flags) is not passes
-    world.answer()
+    world.deliver_response()
     world.finish()
     assert not faults(world.journal)
     assert disk(world, len(write.expected)) == write.expected
@@ -221,13 +223,13 @@ def test_k103_no_guard_protects_aoe(policy: str) -> None:
 
 def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
     memory = Memory(4, RULES_6_1, Journal())
-    tail = Cache(memory, 2 * PAGE_SIZE, 1).alloc("ZFS").pieces()[1][0]
+    tail = KmemCache(memory, 2 * PAGE_SIZE, 1).alloc("ZFS").pieces()[1][0]
     skb = Skb()
     skb.frags, skb.owns_frags = [BioVec(tail, 0, 512)], True
     SkbOps(memory).release_data(skb)
-    assert faults(memory.journal) == [("bad-page", tail.counted.pfn)]
+    assert faults(memory.journal) == [("bad-page", tail.compound_head.pfn)]
     assert memory.journal.faults[0].note.startswith("network freed a slab page")
-    assert not tail.counted.free
+    assert not tail.compound_head.free
 
 
 # --- costs ----------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
         # The object's, the card's and those of the victim's object, a neighbour.
         (
             "b/xfs_kmalloc_subpage/late_txdone+free_realloc/COW",
-            {"gets": 3, "puts": 3, "held": 1024, "put_off": 1},
+            {"gets": 3, "puts": 3, "held": 1024, "quarantined": 1},
         ),
         # And AoE's to the fragment: once for two clones.
         ("b+/pagecache/clean/SG", {"gets": 1, "puts": 1}),
@@ -355,7 +357,7 @@ def files_that_run() -> Iterator[set[str]]:
         files.update(names)
 
 
-def read_and_write(target: AnsweringTarget) -> None:
+def read_and_write(target: FakeTarget) -> None:
     """Find a device on a link, write to it, lose a frame, and read it back."""
     ring, driver = Ring(), Driver()
     netdev = LinkDevice(cast("Link", ring))
@@ -391,7 +393,7 @@ def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> N
     target = connect(is_up=False).target
     with files_that_run() as files:
         read_and_write(target)
-    assert files >= {"driver.py", "aoedev.py", "bio.py", "netdev.py"}
+    assert files >= {"driver.py", "aoedev.py", "bio.py", "link_device.py"}
     assert not files & ACCOUNTING
 
 

@@ -41,7 +41,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
-    return [run_case(case, keep=True) for case in all_cases()]
+    return [run_case(case, keep_entries=True) for case in all_cases()]
 
 
 def aoe(*words: str) -> Outcome:
@@ -53,7 +53,7 @@ def parse(page: str) -> ET.Element:
 
 
 def kept(case: str) -> Result:
-    return run_case(Case.parse(case), keep=True)
+    return run_case(Case.parse(case), keep_entries=True)
 
 
 # --- the matrix -----------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_csv_has_a_line_for_each_case_and_a_column_for_each_fact(
     lines = list(csv.DictReader(io.StringIO(file.getvalue())))
     assert ",".join(lines[0]) == (
         "policy,submitter,event,nic,outcome,flags,reason,"
-        "gets,puts,copied,wasted,held,put_off,if_late,if_kept"
+        "gets,puts,copied,wasted,held,quarantined,if_linearized_late,if_bad_page_kept_out"
     )
     assert len(lines) == 1890
     for line, result in zip(lines, results, strict=True):
@@ -108,9 +108,9 @@ def test_csv_has_a_line_for_each_case_and_a_column_for_each_fact(
 def test_k121_both_settings_are_reported_where_they_make_a_difference() -> None:
     late = run_case(Case.parse("b+/pagecache/stale_clone+free_realloc/NOSG"))
     assert late.outcome == "ok"
-    assert record(late)["if_late"] == "wrong-bytes"
+    assert record(late)["if_linearized_late"] == "wrong-bytes"
     modern = run_case(Case.parse("none@6.1/pagecache/stale_clone+free_realloc/NOSG"))
-    assert (modern.if_late, modern.if_kept) == ("", "")
+    assert (modern.if_linearized_late, modern.if_bad_page_kept_out) == ("", "")
 
 
 def test_json_has_the_same_cases_as_the_filters_name() -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import EVENTS, Event
 from initiator.lab.cases import play as play_event
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import REWRITTEN
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.memory import Rules
     from initiator.lab.world import World
 
-LATE_2_6_21 = replace(RULES_2_6_21, early_linearise=False)
+LATE_2_6_21 = replace(RULES_2_6_21, early_linearize=False)
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
 SAFE = ["pagecache", *SUBPAGE, "vmalloc_page"]
@@ -47,7 +47,7 @@ every_card = pytest.mark.parametrize("nic", Nic.__members__)
 @every_card
 def test_k70_k71_k72_nobody_refers_to_a_page_that_waits_in_the_queue(nic: str) -> None:
     world = make_world("none@6.1", Nic[nic])
-    world.card.hold_queue = True
+    world.nic.hold_qdisc = True
     page = page_of(submit(world, "pagecache"))
     assert (page.count, counts(world.journal, page)) == (1, [])
     assert first(world.journal, "bio_add_page").count == 1
@@ -76,7 +76,7 @@ def test_k75_the_2007_crash(submitter: str) -> None:
     assert page.free
     assert not write.ended
     assert ("premature-free", page.pfn) in faults(world.journal)
-    world.answer()
+    world.deliver_response()
     world.finish()
     assert faults(world.journal)[-1] == ("double-free", page.pfn)
 
@@ -95,13 +95,13 @@ def test_k75_a_counted_page_goes_up_and_down_and_stays(
 
 def test_k76_the_reference_of_a_private_head_lasts_beyond_bi_end_io() -> None:
     world = make_world("none@2.6.21", Nic.COW)
-    world.card.hold_completion = True
+    world.nic.hold_completion = True
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)
-    world.answer()
+    world.deliver_response()
     assert (write.ended, page.count) == (True, 1)
     assert not faults(world.journal)
-    world.card.release()
+    world.nic.drain()
     assert faults(world.journal) == [("premature-free", page.pfn)]
     put, end = first(world.journal, "put_page"), first(world.journal, "bi_end_io")
     assert (put.rule, put.count) == ("K76", 0)
@@ -140,7 +140,7 @@ def test_k79_the_late_put_of_a_private_head_hits_whoever_has_the_page() -> None:
 
 
 def page_of_victim(world: World) -> object:
-    return world.victims[0].pieces[0][0]
+    return world.realloc_buffers[0].pieces[0][0]
 
 
 # --- K80, K81, K120: contents ---------------------------------------------------------
@@ -162,12 +162,12 @@ def test_k80_no_count_of_the_thread_saves_what_a_stale_clone_sends(
 
 def test_k80_k53_the_stale_clone_leaves_under_the_new_tag() -> None:
     world = make_world("none@6.1", Nic.SG)
-    world.card.hold_queue = True
+    world.nic.hold_qdisc = True
     submit(world, "pagecache")
-    world.card.hold_queue = False
+    world.nic.hold_qdisc = False
     world.retransmit()
-    world.answer()
-    (stale,) = world.card.queue
+    world.deliver_response()
+    (stale,) = world.nic.qdisc
     frame = world.device.targets[0].ffree[-1]
     assert Header.unpack_from(bytes(stale)).tag == frame.tag
 
@@ -196,7 +196,7 @@ def test_k81_and_what_it_writes_is_as_in_k80() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_k120_counts_protect_the_memory_but_not_the_content(policy: str) -> None:
-    rules = replace(POLICIES[policy].rules, early_linearise=False)
+    rules = replace(POLICIES[policy].rules, early_linearize=False)
     for nic in Nic:
         event = "stale_clone+rewrite_in_place"
         world = played(policy, "pagecache", event, nic, rules)
@@ -286,7 +286,7 @@ def test_k108_the_2007_bug_on_6_1() -> None:
     ]
     assert trajectory == [("get_page", 0, 1), ("put_page", 1, 0)]
     assert (page.free, page.owner) == (True, "driver")
-    world.answer()
+    world.deliver_response()
     assert (write.ended, page.count) == (True, 0)
     world.finish()
     assert faults(world.journal) == [
@@ -332,10 +332,10 @@ def test_k108c_other_pages_go_up_and_down_and_nothing_is_freed(
     write = submit(world, submitter)
     page = page_of(write)
     if submitter == "kmalloc_highorder_tail":
-        assert page.counted is not page
+        assert page.compound_head is not page
         assert counts(world.journal, page) == []
-    assert counts(world.journal, page.counted) == ([] if nic == "SG" else [2, 1])
-    world.answer()
+    assert counts(world.journal, page.compound_head) == ([] if nic == "SG" else [2, 1])
+    world.deliver_response()
     world.finish()
     assert not faults(world.journal)
 
@@ -343,10 +343,10 @@ def test_k108c_other_pages_go_up_and_down_and_nothing_is_freed(
 @pytest.mark.parametrize("submitter", [*SAFE, "kmalloc_highorder_tail"])
 def test_k108c_two_private_heads_bring_it_to_three(submitter: str) -> None:
     world = make_world("none@6.1", Nic.COW)
-    world.card.hold_completion = True
-    page = page_of(submit(world, submitter)).counted
+    world.nic.hold_completion = True
+    page = page_of(submit(world, submitter)).compound_head
     world.retransmit()
-    world.card.release()
+    world.nic.drain()
     assert counts(world.journal, page) == [2, 3, 2, 1]
 
 
@@ -370,7 +370,7 @@ def test_k116_a_page_that_is_neither_free_nor_owned_is_a_leak() -> None:
     write = submit(world, "pagecache")
     page = page_of(write)
     world.memory.get_page(page, "network", "K75")
-    world.answer()
+    world.deliver_response()
     world.finish()
     assert faults(world.journal) == [("leak", page.pfn)]
 
@@ -378,7 +378,7 @@ def test_k116_a_page_that_is_neither_free_nor_owned_is_a_leak() -> None:
 def test_k116_a_bio_that_never_ends_is_a_bug() -> None:
     world = make_world("none@6.1", Nic.SG)
     submit(world, "pagecache")
-    world.answers.clear()
+    world.responses.clear()
     world.finish()
     assert faults(world.journal)[0] == ("BUG", None)
 
@@ -387,7 +387,7 @@ def test_k117_the_outcome_is_the_first_of_the_worst_faults() -> None:
     words = "BUG double-free premature-free wrong-bytes leak underflow bad-page"
     severity = words.split()
     assert [fault.value for fault in Fault] == severity
-    journal = Journal(keep=False)
+    journal = Journal(keep_entries=False)
     assert journal.outcome == "ok"
     for number, word in enumerate(reversed(severity)):
         journal.add("x", f"first {word}", page=number, fault=Fault(word))
@@ -425,10 +425,10 @@ def test_k119_with_debug_vm_the_get_is_the_bug(rules: Rules) -> None:
 
 def test_k121_cells_that_rest_on_memory_are_told_both_ways() -> None:
     content = play("none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG")
-    assert (content.outcome, content.if_late) == ("ok", "wrong-bytes")
+    assert (content.outcome, content.if_linearized_late) == ("ok", "wrong-bytes")
     freed = play("none@2.6.21/kmalloc_highorder_tail/clean/NOSG")
-    assert (freed.outcome, freed.if_kept) == ("double-free", "bad-page")
-    assert play("none@6.1/pagecache/clean/NOSG").if_late == ""
+    assert (freed.outcome, freed.if_bad_page_kept_out) == ("double-free", "bad-page")
+    assert play("none@6.1/pagecache/clean/NOSG").if_linearized_late == ""
 
 
 def test_k121_late_is_what_a_world_with_late_rules_comes_to() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from aoe.errors import UsageError
 from initiator.driver.bio import Bio, Op
-from initiator.driver.netdev import Nic
 from initiator.lab.kernel.memory import (
     PAGE_SIZE,
     RULES_2_6_21,
@@ -18,8 +17,9 @@ from initiator.lab.kernel.memory import (
     RULES_6_14,
     Rules,
 )
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
-from initiator.lab.kernel.slab import Cache, SlabObject, order_for
+from initiator.lab.kernel.slab import KmemCache, SlabObject, calculate_slab_order
 from initiator.lab.kernel.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters
 from tests.worlds import counts, disk, faults, first, make_memory, make_world, submit
 
@@ -33,9 +33,9 @@ def make_cache(
     order: int = 0,
     *,
     counts_objects: bool = False,
-    debug_shift: int = 0,
-) -> Cache:
-    return Cache(make_memory(rules), size, order, counts_objects, debug_shift)
+    redzone: int = 0,
+) -> KmemCache:
+    return KmemCache(make_memory(rules), size, order, counts_objects, redzone)
 
 
 def pages(found: SlabObject) -> list[int]:
@@ -49,25 +49,25 @@ def test_k85_the_second_page_of_a_large_kmalloc_had_count_zero_in_2007() -> None
     found = make_cache(RULES_2_6_21, 2 * PAGE_SIZE, 1).alloc("XFS")
     (head, _, _), (tail, _, _) = found.pieces()
     assert (head.slab, tail.slab) == (True, True)
-    assert (head.counted.count, tail.counted.count) == (1, 0)
+    assert (head.compound_head.count, tail.compound_head.count) == (1, 0)
 
 
 def test_k85_compound_slabs_count_at_their_head() -> None:
     found = make_cache(RULES_6_1, 2 * PAGE_SIZE, 1).alloc("XFS")
     (head, _, _), (tail, _, _) = found.pieces()
-    assert tail.counted is head
+    assert tail.compound_head is head
     assert (head.count, tail.count) == (1, 0)
 
 
 def test_k86_a_sub_page_object_had_count_one_in_2007() -> None:
     found = make_cache(RULES_2_6_21).alloc("XFS")
-    assert [page.counted.count for page, _, _ in found.pieces()] == [1]
+    assert [page.compound_head.count for page, _, _ in found.pieces()] == [1]
 
 
 @pytest.mark.parametrize(("size", "order"), [(SUBPAGE, 0), (2 * PAGE_SIZE, 1)])
 def test_k87_every_frozen_slab_page_has_count_zero(size: int, order: int) -> None:
     found = make_cache(RULES_6_14, size, order).alloc("XFS")
-    assert {page.counted.count for page, _, _ in found.pieces()} == {0}
+    assert {page.compound_head.count for page, _, _ in found.pieces()} == {0}
 
 
 def test_k111_a_freed_object_is_used_again_at_once() -> None:
@@ -132,9 +132,12 @@ def test_k100_an_object_is_not_used_again_while_others_refer_to_its_page() -> No
     page = one.pieces()[0][0]
     cache.memory.get_page(page, "network", "K76")
     cache.free(one, "a")
-    assert one.put_off
+    assert one.quarantined
     assert cache.alloc("b") is not one
-    assert (cache.memory.journal.costs.put_off, cache.memory.journal.costs.held) == (
+    assert (
+        cache.memory.journal.costs.quarantined,
+        cache.memory.journal.costs.held,
+    ) == (
         1,
         SUBPAGE,
     )
@@ -150,7 +153,7 @@ def test_k100_what_is_put_off_is_put_off_again_while_a_reference_remains() -> No
     cache.free(one, "a")
     cache.reap()
     cache.shrink()
-    assert one.put_off
+    assert one.quarantined
     assert not one.pieces()[0][0].free
 
 
@@ -158,7 +161,7 @@ def test_k100_neighbours_are_no_foreign_references() -> None:
     cache = make_cache(counts_objects=True)
     one, _ = cache.alloc("a"), cache.alloc("b")
     cache.free(one, "a")
-    assert not one.put_off
+    assert not one.quarantined
     assert cache.alloc("c") is one
 
 
@@ -169,10 +172,10 @@ def test_k100_a_large_object_waits_for_references_to_its_tail(rules: Rules) -> N
     tail = one.pieces()[1][0]
     cache.memory.get_page(tail, "network", "K76")
     cache.free(one, "a")
-    assert one.put_off
+    assert one.quarantined
     cache.memory.put_page(tail, "network", "K76")
     cache.reap()
-    assert not one.put_off
+    assert not one.quarantined
     assert not faults(cache.memory.journal)
 
 
@@ -192,14 +195,14 @@ def test_k100_the_slab_holds_every_page_so_that_no_last_object_frees_it() -> Non
 def test_k85_a_slab_is_two_pages_long_where_one_wastes_an_eighth(
     stride: int, order: int
 ) -> None:
-    assert order_for(stride) == order
+    assert calculate_slab_order(stride) == order
 
 
 @given(st.integers(0, 1024), st.integers(0, 1))
 def test_redzones_no_two_objects_overlap_and_none_is_in_two_slabs(
     shift: int, order: int
 ) -> None:
-    cache = make_cache(order=order, debug_shift=shift)
+    cache = make_cache(order=order, redzone=shift)
     taken: set[tuple[int, int]] = set()
     for _ in range(8):
         found = cache.alloc("a")
@@ -214,7 +217,7 @@ def test_redzones_no_two_objects_overlap_and_none_is_in_two_slabs(
 
 
 def test_redzones_alignment_is_lost_and_reported() -> None:
-    cache = make_cache(order=1, debug_shift=REDZONE)
+    cache = make_cache(order=1, redzone=REDZONE)
     found = [cache.alloc("XFS") for _ in range(4)]
     assert [each.offset for each in found] == [16, 1056, 2096, 3136]
     assert [each.is_aligned for each in found] == [False] * 4
@@ -237,18 +240,18 @@ def hold_three(submitters: Submitters) -> list[Buffer]:
 
 
 def test_redzones_a_straddling_buffer_is_two_fragments_and_arrives_whole() -> None:
-    world = make_world("none@2.6.21", Nic.SG, debug_shift=REDZONE)
+    world = make_world("none@2.6.21", Nic.SG, redzone=REDZONE)
     others = hold_three(world.submitters)
-    world.card.hold_queue = True
+    world.nic.hold_qdisc = True
     write = submit(world, "xfs_kmalloc_subpage")
     assert [(o, n) for _, o, n in write.buffer.pieces] == [(3136, 960), (0, 64)]
     write.buffer.pieces[0][0].data[3136:3140] = b"head"
     write.buffer.pieces[1][0].data[60:64] = b"tail"
     write.expected = write.buffer.contents()
-    (clone,) = world.card.queue
+    (clone,) = world.nic.qdisc
     assert [frag.length for frag in clone.payload_pages] == [960, 64]
-    world.card.release()
-    world.answer()
+    world.nic.drain()
+    world.deliver_response()
     assert disk(world, 1024) == b"head" + b"\x51" * 1016 + b"tail"
     assert write.ended
     for other in others:
@@ -259,7 +262,7 @@ def test_redzones_a_straddling_buffer_is_two_fragments_and_arrives_whole() -> No
 
 @pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
 def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> None:
-    world = make_world("none@2.6.21", nic, debug_shift=REDZONE)
+    world = make_world("none@2.6.21", nic, redzone=REDZONE)
     hold_three(world.submitters)
     write = submit(world, "xfs_kmalloc_subpage")
     (near, _, _), (far, _, _) = write.buffer.pieces
@@ -274,13 +277,13 @@ def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> 
 def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
     policy: str, nic: Nic
 ) -> None:
-    world = make_world(policy, nic, debug_shift=REDZONE)
+    world = make_world(policy, nic, redzone=REDZONE)
     others = [
         world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"]) for _ in range(3)
     ]
     write = submit(world, "jbd_frozen_slab")
     assert len(write.buffer.pieces) == (1 if policy == "c+" else 2)
-    world.answer()
+    world.deliver_response()
     for other in others:
         other.release()
     world.finish()
@@ -289,7 +292,7 @@ def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
 
 
 def test_redzones_half_of_a_straddling_buffer_is_refused_and_counts_nothing() -> None:
-    world = make_world("a", Nic.NOSG, debug_shift=REDZONE)
+    world = make_world("a", Nic.NOSG, redzone=REDZONE)
     hold_three(world.submitters)
     buffer = world.submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
     ended: list[Bio] = []
@@ -304,7 +307,7 @@ def test_redzones_half_of_a_straddling_buffer_is_refused_and_counts_nothing() ->
 
 
 def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:
-    world = make_world("e", Nic.SG, debug_shift=REDZONE)
+    world = make_world("e", Nic.SG, redzone=REDZONE)
     for _ in range(3):
         world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"])
     submit(world, "jbd_frozen_slab")
@@ -315,7 +318,7 @@ def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:
 
 
 def test_k92_xfs_of_6_1_takes_a_page_instead_of_a_straddling_object() -> None:
-    world = make_world("none@6.1", Nic.NOSG, debug_shift=REDZONE)
+    world = make_world("none@6.1", Nic.NOSG, redzone=REDZONE)
     hold_three(world.submitters)
     write = submit(world, "xfs_kmalloc_subpage")
     ((page, offset, length),) = write.buffer.pieces
@@ -352,7 +355,7 @@ def test_k84_to_k92_what_a_submitters_page_counts(
     for rules, count in ((RULES_2_6_21, then), (RULES_6_1, now)):
         submitters = Submitters(make_memory(rules), POLICIES["none@6.1"])
         buffer = submitters.allocate(SUBMITTERS[submitter])
-        assert {page.counted.count for page, _, _ in buffer.pieces} == {count}
+        assert {page.compound_head.count for page, _, _ in buffer.pieces} == {count}
 
 
 @pytest.mark.parametrize("submitter", SUBMITTERS)
@@ -376,7 +379,7 @@ def test_k101_with_c_plus_every_buffer_is_a_counted_page_of_no_slab(
 ) -> None:
     submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["c+"])
     ((page, _, _),) = submitters.allocate(SUBMITTERS[submitter]).pieces
-    assert (page.count, page.slab, page.counted) == (1, False, page)
+    assert (page.count, page.slab, page.compound_head) == (1, False, page)
 
 
 def test_k87_frozen_rules_are_those_of_6_1_but_for_slabs() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initiator.driver.netdev import Nic
-from initiator.lab.explorer.explore import VIOLATIONS, Setting
-from initiator.lab.explorer.state import digest
-from initiator.lab.explorer.steps import Bounds, Run, Step
+from initiator.lab.explorer.explore import VIOLATIONS, SearchConfig
+from initiator.lab.explorer.state import state_hash
+from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Run:
-    setting = Setting(
+def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    setting = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
     return setting.begin()
 
 
-def wander(run: Run, choices: Sequence[int]) -> None:
+def wander(run: Stepper, steps: Sequence[int]) -> None:
     """Take the steps that the numbers choose, as long as the machine runs."""
-    for number in choices:
-        steps = run.choices()
-        if not steps:
+    for number in steps:
+        enabled = run.enabled_steps()
+        if not enabled:
             return
         try:
-            run.apply(steps[number % len(steps)])
+            run.apply(enabled[number % len(enabled)])
         except BugOn:
             return
 
@@ -63,7 +63,7 @@ def parts(thing: object) -> Iterator[tuple[str, object]]:
             yield name, getattr(thing, name, None)
 
 
-def everything(run: Run) -> list[Any]:
+def everything(run: Stepper) -> list[Any]:
     """Return all values in a world and beside it, with who refers to whom.
 
     Unlike a snapshot it knows no names: what somebody adds to a world is in it.
@@ -122,7 +122,7 @@ def test_restoring_a_snapshot_is_exact(
     middle = run.snapshots.take(start)
     was = everything(run)
     wander(run, after)
-    then, then_digest = everything(run), digest(run)
+    then, then_digest = everything(run), state_hash(run)
     for lost in (astray, [*after, *astray]):
         run.snapshots.restore(middle)
         assert everything(run) == was
@@ -131,7 +131,7 @@ def test_restoring_a_snapshot_is_exact(
         run.snapshots.restore(middle)
         assert everything(run) == was
     wander(run, after)
-    assert digest(run) == then_digest
+    assert state_hash(run) == then_digest
     assert everything(run) == then
 
 
@@ -143,33 +143,33 @@ CONSTANT = {
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
     "Buf": "bio flush iter",
-    "Buffer": "give_back owner pieces wasted",
-    "Cache": "counts_objects debug_shift memory order size",
+    "Buffer": "free owner pieces wasted",
+    "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags accounting devices foreign later netdevs "
-    "options runts tag_base",
+    "Driver": "_at _checks _rexmit _user_tags devices foreign later netdevs "
+    "options page_hooks runts tag_base",
     "Frame": "everyday fua",
-    "Journal": "_numbers costs keep",
+    "Journal": "_numbers costs keep_entries",
     "Memory": "arena journal pages rules",
-    "ModelledCard": "_ops _wire kind mtu taps",
+    "ModelledNic": "_ops _wire kind mtu taps",
     "Page": "data pfn",
-    "Run": "_payloads bounds contents snapshots submitters world",
+    "Stepper": "_payloads bounds contents snapshots submitters world",
     "Skb": "head",
     "SkbOps": "memory",
     "SlabObject": "cache offset pages size",
     "Write": "bio buffer expected number",
-    "World": "accounting card driver journal memory ops peer policy submitters",
+    "World": "accounting driver journal memory nic ops peer policy submitters",
 }
 """Attributes that nothing changes once they are set, while no journal is kept."""
 APART = {
     "AoeDev": "bios factive rexmitq skbpool",
     "AoeTgt": "ffree",
-    "Cache": "slabs",
+    "KmemCache": "slabs",
     "Driver": "log",
     "Journal": "entries faults flags",
     "Memory": "free_list",
-    "ModelledCard": "queue ring sent tapped",
-    "World": "answers victims writes",
+    "ModelledNic": "qdisc ring sent tapped",
+    "World": "realloc_buffers responses writes",
 }
 """Attributes that are lists or dicts, never replaced: snapshots note what they hold."""
 
@@ -183,7 +183,7 @@ def test_snapshots_forget_no_attribute(policy: str) -> None:
     snapshot = run.snapshots.take()
     noted: dict[str, set[str]] = {}
     things: dict[str, object] = {}
-    for objects in (run.snapshots.lasting, snapshot.passing):
+    for objects in (run.snapshots.permanent, snapshot.transient):
         for read, thing in zip(objects.reads, objects.targets, strict=True):
             kind = type(thing).__name__
             things[kind] = thing

@@ -16,17 +16,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from initiator.driver.netdev import Nic
-from initiator.lab.explorer.explore import SETTLE, VIOLATIONS, Setting
+from initiator.lab.explorer.explore import FINISH, VIOLATIONS, SearchConfig
 from initiator.lab.explorer.steps import Bounds
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from initiator.lab.explorer.steps import Run, Step
+    from initiator.lab.explorer.steps import Step, Stepper
 
 BOUNDS = Bounds(bios=3, buffers=2, retransmissions=2, duplicates=2, reallocations=3)
 """More than the explorer can try all orders of."""
@@ -50,7 +50,7 @@ class AnyStep(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run: Run | None = None
+        self.run: Stepper | None = None
         self.is_over = False
 
     @precondition(lambda self: self.run is None)
@@ -62,25 +62,27 @@ class AnyStep(RuleBasedStateMachine):
         kinds = st.lists(
             st.sampled_from(sorted(self.submitters)), min_size=1, max_size=3
         )
-        setting = Setting(self.policy, nic, tuple(data.draw(kinds)), BOUNDS, VIOLATIONS)
-        self.run = setting.begin(keep=True)
+        setting = SearchConfig(
+            self.policy, nic, tuple(data.draw(kinds)), BOUNDS, VIOLATIONS
+        )
+        self.run = setting.begin(keep_entries=True)
 
     @precondition(lambda self: self.run is not None)
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        choices = [] if self.is_over else self.running.choices()
-        if choices:
-            self.take(data.draw(st.sampled_from(choices)))
+        steps = [] if self.is_over else self.running.enabled_steps()
+        if steps:
+            self.take(data.draw(st.sampled_from(steps)))
 
     def take(self, step: Step) -> None:
-        assert self.running.tell(step)
+        assert self.running.describe(step)
         try:
             self.running.apply(step)
         except BugOn:
             self.is_over = True
 
     @property
-    def running(self) -> Run:
+    def running(self) -> Stepper:
         assert self.run is not None
         return self.run
 
@@ -88,10 +90,10 @@ class AnyStep(RuleBasedStateMachine):
         """Let everything come to its end: what is left over shows then."""
         if self.run is None:
             return
-        while not self.is_over and not self.run.is_settled:
-            self.take(self.run.choices()[0])
+        while not self.is_over and not self.run.is_quiescent:
+            self.take(self.run.enabled_steps()[0])
         if not self.is_over:
-            self.take(SETTLE)
+            self.take(FINISH)
         self.check()
 
     @precondition(lambda self: self.run is not None)

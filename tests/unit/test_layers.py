@@ -1,4 +1,4 @@
-"""The scapy layers: right where scapy's own are wrong, and good to work with."""
+"""The scapy layers, including the errors of ``scapy.contrib.aoe`` that they avoid."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def reply(body: Packet | bytes, **header: object) -> Packet:
     return dissect(pad(frame(body, **{"flags": "response", **header})))
 
 
-# Section 7 of the protocol notes: eight things that scapy.contrib.aoe gets wrong.
+# Tests 1 to 8: errors of scapy.contrib.aoe.
 
 
-def test_1_header_flags_are_where_the_specification_has_them() -> None:
+def test_1_header_flags_have_the_bits_of_the_specification() -> None:
     """P3: R is 0x08 and E is 0x04, below the version."""
     sent = bytes(frame(AoEConfig(), flags="response+error"))
     assert sent[14] == 0x1C
@@ -63,7 +63,7 @@ def test_1_header_flags_are_where_the_specification_has_them() -> None:
     ("name", "bit"),
     [("extended", 0x40), ("device", 0x10), ("async", 0x02), ("write", 0x01)],
 )
-def test_2_ata_flags_are_where_the_specification_has_them(name: str, bit: int) -> None:
+def test_2_ata_flags_have_the_bits_of_the_specification(name: str, bit: int) -> None:
     assert bytes(AoEATA(aflags=name))[0] == bit
     assert str(AoEATA(bytes([bit]) + bytes(11)).aflags) == name
 
@@ -84,18 +84,18 @@ def test_4_reserve_count_is_one_byte() -> None:
 @pytest.mark.parametrize(
     ("registers", "rest", "data"),
     [
-        # A reply holds the sectors that are there: a target may answer count 0 (P35).
+        # The count is not used: some targets set it to 0 (P35).
         ({"count": 0, "cmd_status": 0x40}, PAGE, PAGE),
         ({"count": 2, "cmd_status": 0x40}, PAGE * 2, PAGE * 2),
         ({"count": 0, "cmd_status": 0x40}, PAGE + b"\0\0\0\0", PAGE),
         ({"count": 1, "cmd_status": 0x40, "aflags": "write"}, b"", b""),
-        # One that failed holds none (P32), whatever follows (P34).
+        # The reply of a failed command has none (P32, P34).
         ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, b"", b""),
         ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, PAGE, b""),
         ({"count": 1, "cmd_status": 0x61}, PAGE, b""),
     ],
 )
-def test_5_reply_data_is_what_is_there(
+def test_5_reply_data_is_the_complete_sectors_that_follow(
     registers: dict[str, object], rest: bytes, data: bytes
 ) -> None:
     """P21, P32, P34, P35."""
@@ -111,15 +111,15 @@ def test_5_reply_data_is_what_is_there(
     ("registers", "rest", "data"),
     [
         ({"aflags": "write", "count": 1, "cmd_status": 0x30}, PAGE, PAGE),
-        # Less data than the count claims is for the target to refuse (P39).
+        # Less data than the count is kept; refusing it is up to the target (P39).
         ({"aflags": "write", "count": 2, "cmd_status": 0x30}, PAGE, PAGE),
         ({"aflags": "write", "count": 1, "cmd_status": 0x30}, PAGE[:9], PAGE[:9]),
-        # Neither padding nor what a client sends along to probe a path (P23).
+        # Padding and path MTU probes (P23) are not data.
         ({"count": 1, "cmd_status": 0xEC}, bytes(24), b""),
         ({"count": 1, "cmd_status": 0x20}, bytes(512), b""),
     ],
 )
-def test_5_request_data_is_what_a_write_carries(
+def test_5_only_a_write_request_has_data(
     registers: dict[str, object], rest: bytes, data: bytes
 ) -> None:
     """P23, P27, P39."""
@@ -130,7 +130,7 @@ def test_5_request_data_is_what_a_write_carries(
 
 
 def test_5_an_aoe_error_has_no_data() -> None:
-    """P16, P18: what follows is the request's, sent back."""
+    """P16, P18: the bytes that follow are echoed from the request."""
     echoed = reply(
         AoEATA(cmd_status="WRITE", count=1, data=PAGE),
         flags="response+error",
@@ -150,7 +150,7 @@ def test_6_a_reply_answers_its_request() -> None:
 
 @pytest.mark.parametrize(("shelf", "slot"), [(7, 3), (0xFFFF, 3), (7, 0xFF)])
 def test_6_a_reply_answers_a_broadcast(shelf: int, slot: int) -> None:
-    """P8, P9: all shelves, all slots, but a reply has the target's own."""
+    """P8, P9: a reply to a broadcast request has the address of the target."""
     request = frame(AoEConfig(), shelf=shelf, slot=slot)
     answer = frame(AoEConfig(), flags="response")
     assert answer.answers(request)
@@ -161,24 +161,24 @@ def test_6_a_reply_answers_a_broadcast(shelf: int, slot: int) -> None:
     "difference",
     [{"tag": 0}, {"shelf": 8}, {"slot": 4}, {"cmd": 0}, {"flags": 0}, {"shelf": 65535}],
 )
-def test_6_nothing_else_answers(difference: dict[str, int]) -> None:
+def test_6_other_frames_do_not_answer(difference: dict[str, int]) -> None:
     request = frame(AoEConfig())
     answer = frame(AoEConfig(), **{"flags": 8, **difference})
     assert not answer.answers(request)
 
 
-def test_6_no_reply_answers_a_reply() -> None:
+def test_6_a_reply_does_not_answer_a_reply() -> None:
     answer = frame(AoEConfig(), flags="response")
     assert not answer.answers(answer)
     assert not answer.answers(Ether(type=0x88A2) / Raw(b"no AoE"))
 
 
-def test_6_sr1_takes_the_reply_among_other_frames() -> None:
+def test_6_sndrcv_selects_the_reply_among_other_frames() -> None:
     wire = ObjectPipe()
 
     def answer(request: Packet) -> None:
-        for strange in ({"tag": 1}, {"flags": 0}, {"slot": 9}, {"cmd": 3}, {}):
-            fields = {"flags": 8, "tag": request.tag, "cmd": request.cmd} | strange
+        for other in ({"tag": 1}, {"flags": 0}, {"slot": 9}, {"cmd": 3}, {}):
+            fields = {"flags": 8, "tag": request.tag, "cmd": request.cmd} | other
             put(dissect(frame(AoEConfig(string=b"mine"), **fields)))
 
     put, wire.send = wire.send, answer
@@ -190,7 +190,7 @@ def test_6_sr1_takes_the_reply_among_other_frames() -> None:
 
 
 @pytest.mark.parametrize(("command", "body"), [*enumerate(BODIES)])
-def test_7_a_body_stacks_once_and_says_its_command(
+def test_7_a_body_stacks_once_and_sets_the_command(
     command: int, body: type[Packet]
 ) -> None:
     packet = AoE() / body()
@@ -199,22 +199,22 @@ def test_7_a_body_stacks_once_and_says_its_command(
     assert dissect(packet).layers() == [AoE, body]
 
 
-def test_8_error_codes_have_the_words_of_the_specification() -> None:
+def test_8_error_codes_are_named_as_in_the_specification() -> None:
     names = AoE.error.i2s
     assert names[5] == "unsupported version"
     assert names[6] == "target is reserved"
     assert bytes(AoE(error="unsupported version"))[1] == 5
 
 
-def test_8_lba_is_one_number_least_significant_byte_first() -> None:
+def test_8_lba_is_an_integer_sent_least_significant_byte_first() -> None:
     """P30."""
     packet = AoEATA(cmd_status="READ EXT", lba=0x010203040506)
     assert bytes(packet)[4:10] == bytes.fromhex("060504030201")
     assert dissect(packet).lba == 0x010203040506
 
 
-def test_8_the_28_bit_form_is_seen_without_the_device_bits() -> None:
-    """P30, P31: lba3 carries 0xE0 as Linux sends it."""
+def test_8_lba28_excludes_the_device_bits() -> None:
+    """P30, P31: Linux sets 0xE0 in lba3."""
     packet = AoEATA(cmd_status="READ", lba=0xE0001388)
     assert packet.lba28 == packet.sector == 5000
     packet.lba28 = 5001
@@ -230,28 +230,28 @@ def test_8_the_28_bit_form_is_seen_without_the_device_bits() -> None:
         (AoEATA(cmd_status="WRITE", lba=1 << 40), 0),
     ],
 )
-def test_8_sector_is_that_of_the_form_in_use(body: Packet, sector: int) -> None:
+def test_8_sector_follows_the_addressing_mode(body: Packet, sector: int) -> None:
     """P31."""
     assert body.sector == sector
 
 
-def test_8_nothing_goes_to_everybody_by_oversight() -> None:
+def test_8_the_default_address_is_not_broadcast() -> None:
     assert (AoE().shelf, AoE().slot) == (0, 0)
 
 
-def test_8_tags_leave_the_kernel_alone() -> None:
+def test_8_the_default_tag_is_a_user_space_tag() -> None:
     """P11."""
     assert AoE().tag == 0x80000000
 
 
-def test_8_config_version_is_set_in_replies_only() -> None:
+def test_8_config_version_defaults_to_1_in_replies_only() -> None:
     """P49, P50."""
     assert bytes(frame(AoEConfig()))[29] == 0x00
     assert bytes(frame(AoEConfig(), flags="response"))[29] == 0x10
     assert bytes(frame(AoEConfig(version=5)))[29] == 0x50
 
 
-def test_8_frames_are_padded_when_asked_to() -> None:
+def test_8_pad_extends_frames_to_60_bytes() -> None:
     """P19."""
     packet = frame(AoEConfig())
     assert len(packet) == 32
@@ -262,19 +262,19 @@ def test_8_frames_are_padded_when_asked_to() -> None:
     assert pad(bytes(long)) == bytes(long)
 
 
-def test_8_config_strings_are_held_to_their_length() -> None:
-    """P56: what is there is kept, and what is wrong with it can be told."""
-    assert AoEConfig(string=bytes(1024)).is_whole
-    assert not AoEConfig(string=bytes(1025)).is_whole
+def test_8_invalid_config_strings_are_detected() -> None:
+    """P56."""
+    assert AoEConfig(string=bytes(1024)).is_valid
+    assert not AoEConfig(string=bytes(1025)).is_valid
     short = dissect(frame(AoEConfig(length=9, string=b"hello")))
     assert (short.length, short.string) == (9, b"hello")
-    assert not short[AoEConfig].is_whole
+    assert not short[AoEConfig].is_valid
     padded = dissect(pad(frame(AoEConfig(string=b"hello"))))
     assert padded.string == b"hello"
-    assert padded[AoEConfig].is_whole
+    assert padded[AoEConfig].is_valid
 
 
-# Section 8: exact bytes.
+# Test vectors.
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_8_config_strings_are_held_to_their_length() -> None:
         ),
     ],
 )
-def test_exact_vectors(
+def test_vectors(
     body: Packet | bytes, header: dict[str, object], expected: str
 ) -> None:
     packet = frame(body, **({"flags": "response"} | header))
@@ -335,8 +335,8 @@ def test_exact_vectors(
 
 @pytest.mark.parametrize("name", ["04-read-4k-lba8", "06-write-4k-lba8"])
 @pytest.mark.parametrize("mtu", [1500, 9000])
-def test_real_captures(name: str, mtu: int) -> None:
-    """Linux 6.1 and vblade 25: each reply answers one request, all data is found."""
+def test_captures_of_linux_and_vblade(name: str, mtu: int) -> None:
+    """Linux 6.1 and vblade 25: each reply answers one request; all data is found."""
     packets = rdpcap(str(GOLDEN / f"linux-6.1-{name}-mtu{mtu}.pcap.gz"))
     requests = [p for p in packets if not p[AoE].flags.response]
     replies = [p for p in packets if p[AoE].flags.response]
@@ -356,7 +356,7 @@ def test_real_captures(name: str, mtu: int) -> None:
     }
 
 
-# Odd frames and short lines.
+# Malformed frames and summaries.
 
 
 @pytest.mark.parametrize("length", range(10))
@@ -376,8 +376,8 @@ def test_a_short_body_is_raw(body: type[Packet]) -> None:
         assert type(body(bytes(length))) is Raw
 
 
-def test_a_cut_list_keeps_its_whole_entries() -> None:
-    """P69, P75: more declared than there is."""
+def test_a_truncated_list_keeps_its_complete_entries() -> None:
+    """P69, P75: the count exceeds the entries in the frame."""
     mask = AoEMask(count=3, directives=[AoEDirective(mac=MAC)] * 2) / Raw(b"cut")
     reserve = AoEReserve(count=3, macs=[MAC] * 2) / Raw(b"cut")
     for packet in (dissect(frame(mask)), dissect(frame(reserve))):
@@ -396,8 +396,8 @@ def test_a_cut_list_keeps_its_whole_entries() -> None:
         AoEReserve(count=RandByte(), macs=[RandMAC()] * 3),
     ],
 )
-def test_fuzz(body: Packet) -> None:
-    """Each time another frame, and each can be read, shown and told in a line."""
+def test_fuzzed_frames_round_trip(body: Packet) -> None:
+    """Each build gives another frame, which can be dissected, rebuilt and shown."""
     fuzzy = fuzz(frame(body))
     frames = {bytes(fuzzy) for _ in range(50)}
     assert len(frames) == 50
@@ -421,8 +421,8 @@ def test_counts_and_lengths_are_computed_unless_given() -> None:
     assert bytes(AoEConfig(length=9, string=b"abc"))[6:8] == b"\0\x09"
 
 
-def test_every_field_can_be_read_by_its_name() -> None:
-    """A field by the name of something that scapy's packets do could not."""
+def test_field_names_do_not_collide_with_attributes_of_packet() -> None:
+    """A field with the name of an attribute of Packet would be inaccessible."""
     for layer in (AoE, *BODIES, AoEDirective):
         own = {field.name for field in layer.fields_desc}
         assert own.isdisjoint(dir(Packet))
@@ -474,7 +474,7 @@ def test_summary(packet: Packet, line: str) -> None:
     assert dissect(packet).summary() == expected
 
 
-def test_summary_of_what_has_no_layer() -> None:
+def test_summary_without_a_body_or_a_header() -> None:
     packet = frame(b"?", cmd=0xF0)
     assert packet.summary() == "Ether / AoE e7.3 command 0xf0 tag 0x11223344 / Raw"
     assert AoEATA().summary() == "IDENTIFY"

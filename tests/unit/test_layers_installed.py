@@ -1,4 +1,4 @@
-"""Which layers scapy dissects AoE with, and on what."""
+"""Binding of the layers to the EtherType, in place of ``scapy.contrib.aoe``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS = ["aoe.layers.AoE", "aoe.layers.AoEConfig"]
 
 
 def layers_after(*statements: str) -> list[str]:
-    """Run the statements in a new Python; return the layers it then dissects with."""
+    """Run the statements in a new interpreter; return the layers of FRAME."""
     program = "\n".join(
         [
             "from scapy.layers.l2 import Ether",
@@ -32,22 +32,22 @@ def layers_after(*statements: str) -> list[str]:
     return run.stdout.split()[1:3]
 
 
-def test_scapys_own_layers_give_way_when_loaded_first() -> None:
-    theirs = layers_after("load_contrib('aoe')")
-    assert theirs == ["scapy.contrib.aoe.AOE"]
+def test_layers_replace_those_of_scapy_loaded_before() -> None:
+    contrib = layers_after("load_contrib('aoe')")
+    assert contrib == ["scapy.contrib.aoe.AOE"]
     assert layers_after("load_contrib('aoe')", "import aoe.layers") == OURS
 
 
-def test_scapys_own_layers_stay_behind_when_loaded_later() -> None:
+def test_layers_of_scapy_loaded_later_are_not_used() -> None:
     loads = ["import aoe.layers", "load_contrib('aoe')"]
-    reload = ["import importlib", "import scapy.contrib.aoe as theirs"]
+    reload = ["import importlib", "import scapy.contrib.aoe as contrib"]
     assert layers_after(*loads) == OURS
-    assert layers_after(*loads, *reload, "importlib.reload(theirs)") == OURS
+    assert layers_after(*loads, *reload, "importlib.reload(contrib)") == OURS
 
 
-def test_layers_can_be_installed_again() -> None:
-    taken = "Ether.payload_guess.insert(0, ({'type': 0x88A2}, theirs.AOE))"
-    loads = ["import aoe.layers", "import scapy.contrib.aoe as theirs", taken]
+def test_install_layers_restores_a_lost_binding() -> None:
+    rebind = "Ether.payload_guess.insert(0, ({'type': 0x88A2}, contrib.AOE))"
+    loads = ["import aoe.layers", "import scapy.contrib.aoe as contrib", rebind]
     assert layers_after(*loads) != OURS
     assert layers_after(*loads, *["aoe.layers.install_layers()"] * 2) == OURS
 
@@ -59,14 +59,14 @@ def test_installing_twice_binds_once() -> None:
     assert bound == [AoE]
 
 
-def test_packets_of_scapys_own_layers_keep_their_ethertype() -> None:
-    built = "raw = bytes(Ether(dst='', src='') / theirs.AOE())"
+def test_packets_of_scapys_layers_keep_their_ethertype() -> None:
+    built = "raw = bytes(Ether(dst='', src='') / contrib.AOE())"
     code = f"{built}; assert raw[12:14] == b'\\x88\\xa2', raw"
-    loads = ["import aoe.layers", "import scapy.contrib.aoe as theirs", code]
+    loads = ["import aoe.layers", "import scapy.contrib.aoe as contrib", code]
     assert layers_after(*loads) == OURS
 
 
-def test_layers_stand_on_vlan_tags_and_cooked_captures() -> None:
+def test_vlan_tags_and_cooked_captures_are_dissected() -> None:
     """P24."""
     tagged = Ether(dst=MAC, src=MAC) / Dot1Q(vlan=5) / AoE() / AoEConfig()
     assert bytes(tagged)[12:18] == bytes.fromhex("8100 0005 88a2")
@@ -75,8 +75,8 @@ def test_layers_stand_on_vlan_tags_and_cooked_captures() -> None:
         assert dissected.layers()[-2:] == [AoE, AoEConfig]
 
 
-def test_a_frame_to_nobody_in_particular_is_broadcast() -> None:
-    """No address has to be resolved, so scapy need not warn that it cannot."""
+def test_the_default_destination_is_broadcast() -> None:
+    """No address is resolved, so scapy does not warn about a failed resolution."""
     conf.raise_no_dst_mac = True
     try:
         packet = bytes(Ether(src=MAC) / AoE() / AoEConfig())

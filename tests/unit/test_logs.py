@@ -41,7 +41,7 @@ def test_json_has_the_sentence_and_its_parts() -> None:
         "message": "e7.3: already served. Choose another address",
         "what": "e7.3",
         "why": "already served",
-        "cure": "Choose another address",
+        "fix": "Choose another address",
     }
 
 

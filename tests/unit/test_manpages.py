@@ -12,29 +12,69 @@ import click
 import msgspec
 import pytest
 
-from initiator.cli.main import cli as aoe
-from scripts.man_commands import options_of, read_help, walk
+from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
+from initiator.lab.reports.rulebook import OUTCOMES
+from initiator.lab.reports.tables import AXES
+from scripts.man_commands import children, command_page, options_of, read_help, walk
 from scripts.man_config import EXAMPLE
+from scripts.man_prose import DIRECTORY, Prose, is_block
 from scripts.manpages import pages
 from scripts.roff import Page, escape
-from target.cli.main import cli as aoe_target
+from target.admin.metrics import StatusCollector
 from target.config.toml import Document, Export, load_settings
 from target.filters.settings import FILTERS
+from tests.command_lines import CLIS, ours, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PAGES = {page.file_name: page for page in pages()}
-COMMANDS = {"aoe.1": (aoe, "aoe"), "aoe-target.8": (aoe_target, "aoe-target")}
+SECTIONS = {"aoe": 1, "aoe-target": 8}
+OVERVIEWS = {f"{program}.{section}" for program, section in SECTIONS.items()}
+TOPICS = {"aoe.7", "aoe-target.toml.5", "aoe-target.service.8"}
+
+
+def page_of(ctx: click.Context) -> str:
+    """Return the page of a command: a page of its own, or that of its group."""
+    program, command, *_ = ctx.command_path.split()
+    return f"{program}-{command}.{SECTIONS[program]}"
+
+
+CONTEXTS = [
+    ctx for program, cli in CLIS.items() for ctx in list(walk(cli, program))[1:]
+]
+COMMANDS = {page_of(ctx): ctx for ctx in reversed(CONTEXTS)}
+"""The commands that have a page of their own, by its name."""
+PROSE = {path.stem: Prose(path.read_text()) for path in DIRECTORY.glob("*.txt")}
+OPTIONS = {
+    option
+    for ctx in CONTEXTS
+    for parameter in ctx.command.params
+    for option in (*parameter.opts, *parameter.secondary_opts)
+}
 every_page = pytest.mark.parametrize("name", PAGES)
+every_prose = pytest.mark.parametrize("name", PROSE)
 every_command = pytest.mark.parametrize(
-    ("name", "ctx"),
-    [
-        pytest.param(name, ctx, id=ctx.command_path)
-        for name, (cli, program) in COMMANDS.items()
-        for ctx in list(walk(cli, program))[1:]
-    ],
+    "ctx", CONTEXTS, ids=[ctx.command_path for ctx in CONTEXTS]
 )
+every_command_page = pytest.mark.parametrize("name", COMMANDS)
+
+
+def blocks(name: str) -> list[str]:
+    """Return the lines of a page's prose that are shown as they are."""
+    prose = PROSE[name]
+    return [
+        line.strip()
+        for heading in prose.headings()
+        for paragraph in prose.paragraphs(heading)
+        if is_block(paragraph)
+        for line in paragraph.splitlines()
+    ]
+
+
+LINES = [
+    line for name in PROSE for line in blocks(name) if re.match("aoe(-target)? ", line)
+]
 
 
 def run(*command: str, text: str) -> str:
@@ -57,6 +97,16 @@ def shown(name: str) -> str:
     return plain(run("mandoc", "-Tutf8", "-Owidth=1000", text=str(PAGES[name])))
 
 
+def section(name: str, heading: str) -> str:
+    """Return what is shown below a heading of the first order."""
+    (found,) = re.findall(
+        rf"^{re.escape(heading)}\n(.*?)(?=^\S|\Z)",
+        shown(name),
+        re.DOTALL | re.MULTILINE,
+    )
+    return str(found)
+
+
 def part(name: str, heading: str) -> str:
     """Return what is shown below a heading of the second order, its line included."""
     parts = re.split(r"^(?=   \S|\S)", shown(name), flags=re.MULTILINE)
@@ -68,8 +118,51 @@ def part(name: str, heading: str) -> str:
     return found
 
 
-def test_there_are_four_pages() -> None:
-    assert set(PAGES) == {"aoe.1", "aoe-target.8", "aoe-target.toml.5", "aoe.7"}
+def about(ctx: click.Context) -> str:
+    """Return what is shown of a command: its page, or its part and what all share."""
+    name = page_of(ctx)
+    if ctx.command is COMMANDS[name].command:
+        return shown(name)
+    shared = section(name, "OPTIONS") if "\nOPTIONS\n" in shown(name) else ""
+    return part(name, ctx.command_path) + shared
+
+
+def headings(name: str) -> list[str]:
+    # The first line is the title of the page.
+    return re.findall(r"^([A-Z].*)$", shown(name), re.MULTILINE)[1:]
+
+
+def test_every_command_has_a_page_and_there_are_no_others() -> None:
+    expected = {
+        f"{program}-{command}.{SECTIONS[program]}"
+        for program, cli in CLIS.items()
+        for command in cli.commands
+    }
+    assert set(PAGES) == expected | OVERVIEWS | TOPICS
+    assert set(PROSE) == set(PAGES)
+
+
+@every_command_page
+def test_every_command_page_has_the_usual_sections(name: str) -> None:
+    expected = ["NAME", "SYNOPSIS", "DESCRIPTION"]
+    expected += ["COMMANDS"] if children(COMMANDS[name]) else []
+    expected += ["OPTIONS"] if options_of(COMMANDS[name]) else []
+    expected += ["EXIT STATUS", "EXAMPLES", "SEE ALSO"]
+    found = headings(name)
+    assert [heading for heading in found if heading in expected] == expected
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("name", sorted(OVERVIEWS))
+def test_an_overview_refers_to_every_command(name: str) -> None:
+    program = name.partition(".")[0]
+    text = section(name, "COMMANDS")
+    listed = re.findall(
+        rf"^ +({program}-[\w-]+)\({SECTIONS[program]}\)$", text, re.MULTILINE
+    )
+    assert listed == [f"{program}-{command}" for command in CLIS[program].commands]
+    for command in CLIS[program].commands.values():
+        assert read_help(command).summary in text
 
 
 @every_page
@@ -91,8 +184,8 @@ def test_pages_are_named_where_others_say_see_also(name: str) -> None:
 
 
 @every_command
-def test_every_command_and_option_is_in_its_page(name: str, ctx: click.Context) -> None:
-    text = part(name, ctx.command_path)
+def test_every_command_and_option_is_in_its_page(ctx: click.Context) -> None:
+    text = about(ctx)
     said = read_help(ctx.command)
     assert said.summary in text
     for parameter in ctx.command.params:
@@ -103,7 +196,130 @@ def test_every_command_and_option_is_in_its_page(name: str, ctx: click.Context) 
         assert names in text
         assert words.split("  [")[0] in text
     for example in said.examples:
-        assert example in shown(name)
+        assert example in section(page_of(ctx), "EXAMPLES")
+
+
+@every_command_page
+def test_every_command_page_says_more_than_the_help(name: str) -> None:
+    assert len(PROSE[name].text("DESCRIPTION")) > 50
+
+
+@every_command_page
+def test_every_command_page_refers_to_its_overview(name: str) -> None:
+    overview = "aoe-target(8)" if name.startswith("aoe-target") else "aoe(1)"
+    assert overview in section(name, "SEE ALSO")
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS, *OVERVIEWS}))
+def test_every_exit_status_is_in_every_page(name: str) -> None:
+    kinds = (AoEError, UsageError, NotFoundError, AccessError, BusyError)
+    expected = [0, *(kind.exit_code for kind in kinds), 130]
+    found = re.findall(r"^       (\d+) ", section(name, "EXIT STATUS"), re.MULTILINE)
+    assert list(map(int, found)) == expected
+
+
+@every_command_page
+def test_every_page_has_an_example_of_its_own_command(name: str) -> None:
+    words = COMMANDS[name].command_path.split()
+    lines = PROSE[name].text("EXAMPLES").splitlines()
+    found = [stage for line in lines if line[:1] == " " for stage in ours(line)]
+    assert any(stage[: len(words)] == words for stage in found)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_line_is_understood(line: str) -> None:
+    found = ours(line)
+    assert found
+    for stage in found:
+        parse(stage)
+
+
+def test_command_lines_are_found() -> None:
+    assert "aoe copy e0.0 backup.img -i eth0" in LINES
+    assert "aoe-target reload --pid 4242" in LINES
+    assert len(LINES) > 100
+
+
+@every_prose
+def test_every_option_that_is_mentioned_is_there(name: str) -> None:
+    prose = PROSE[name]
+    text = " ".join(
+        paragraph
+        for heading in prose.headings()
+        for paragraph in prose.paragraphs(heading)
+        if not is_block(paragraph)
+    )
+    mentioned = re.findall(r"(?<![\w/-])--[a-z][\w-]*", text)
+    assert set(mentioned) - OPTIONS == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("aoe-config.1", "COMMANDS"),
+        ("aoe-config.1", "OPTIONS"),
+        ("aoe-discover.1", "OPTIONS"),
+        ("aoe-discover.1", "EXIT STATUS"),
+    ],
+)
+def test_prose_of_what_is_not_there_is_a_mistake(
+    name: str, heading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prose = Prose(f"{heading}\n\n--gone\n    It is not there.")
+    monkeypatch.setattr("scripts.man_commands.read_prose", lambda _: prose)
+    with pytest.raises(LookupError, match=f"{heading}: there is no --gone"):
+        command_page(COMMANDS[name], 1)
+
+
+def test_a_command_without_prose_is_a_mistake() -> None:
+    new = click.Context(click.Command("new", help="Do it."), info_name="new")
+    with pytest.raises(LookupError, match=r"new\.1\.txt: missing"):
+        command_page(new, 1)
+
+
+def test_an_example_of_the_help_alone_is_shown_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prose = Prose(
+        "DESCRIPTION\n\nIt is.\n\nEXAMPLES\n\nOne:\n\n    aoe discover --json"
+    )
+    monkeypatch.setattr("scripts.man_commands.read_prose", lambda _: prose)
+    text = str(command_page(COMMANDS["aoe-discover.1"], 1))
+    examples = text.partition('.SH "EXAMPLES"')[2]
+    assert examples.count(escape("aoe discover --json")) == 1
+    assert examples.index("One:") < examples.index("Also:")
+    assert escape("aoe discover -i eth0") in examples.partition("Also:")[2]
+
+
+def test_python_that_is_shown_can_be_imported() -> None:
+    lines = [line for name in PROSE for line in blocks(name)]
+    imports = [line for line in lines if re.match(r"from \w+(\.\w+)+ import ", line)]
+    assert len(imports) > 1
+    for line in imports:
+        exec(line, {})  # noqa: S102 - documentation of ours
+
+
+def test_every_metric_is_in_the_page_of_serve() -> None:
+    pytest.importorskip("prometheus_client")
+    status = {"version": "1", "uptime_seconds": 1.0, "exports": [], "interfaces": []}
+    listed = re.findall(r"\baoe_\w+", PROSE["aoe-target-serve.8"].text("METRICS"))
+    kinds = {"counter": "_total", "info": "_info"}
+    families = list(StatusCollector(lambda: status).collect())
+    named = [family.name + kinds.get(family.type, "") for family in families]
+    assert sorted(listed) == sorted(named)
+
+
+def test_the_lab_page_has_every_name_of_a_case_and_every_outcome() -> None:
+    for axis, heading in (
+        ("policy", "POLICIES"),
+        ("submitter", "SUBMITTERS"),
+        ("event", "EVENTS"),
+        ("nic", "NICS"),
+    ):
+        tags = " ".join(PROSE["aoe-lab.1"].tags(heading)).replace(",", "").split()
+        assert tags == list(AXES[axis])
+    table = PROSE["aoe-lab.1"].paragraphs("OUTCOMES")[-1]
+    assert re.findall(r"^ +(\S+)", table, re.MULTILINE) == list(OUTCOMES)
 
 
 def test_every_key_of_the_file_is_in_its_page() -> None:
@@ -122,7 +338,7 @@ def test_every_filter_and_key_of_it_is_in_the_page(name: str) -> None:
 
 def test_a_default_that_differs_is_told() -> None:
     shared = part("aoe-target.toml.5", "Keys of delay, drop, duplicate and reorder")
-    assert 'Requests, replies or both. Default: "both".' in shared
+    assert 'Requests, responses or both. Default: "both".' in shared
     assert 'direction = "out"' in part("aoe-target.toml.5", 'name = "delay"')
     assert "direction, on" in part("aoe-target.toml.5", 'name = "drop"')
 

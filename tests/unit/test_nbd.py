@@ -111,14 +111,14 @@ def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
                 break
             except OSError:
                 assert time.monotonic() < end
-        with pytest.raises(OSError, match="may have lost what was written"):
+        with pytest.raises(OSError, match="may have lost writes that were not flushed"):
             disk.flush()
         disk.flush()
     disk.close()
     assert [line.rpartition(": ")[2] for line in caplog.messages] == [
-        "connection refused; clients are told that the disk is away",
-        "the server is back",
-        "the server may have lost what was written",
+        "connection refused; clients get AoE error 3 (device unavailable)",
+        "the server is reachable again",
+        "the server may have lost writes that were not flushed",
     ]
 
 
@@ -180,7 +180,7 @@ def test_a_server_of_larger_blocks_is_served_in_sectors_all_the_same(
 
 def test_an_export_for_reading_only_is_served_so_or_not_at_all(place: Path) -> None:
     with server(nbdkit(place, "-r", "memory", "4M"), place):
-        with pytest.raises(AccessError, match="Serve it --read-only"):
+        with pytest.raises(AccessError, match="Use --read-only"):
             open_disk(exported(place))
         open_disk(exported(place), OpenFlags(read_only=True)).close()
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_served_says_why(place: Path, qcow2: Path) -> None:
         pytest.raises(NotFoundError, match="no such export"),
     ):
         open_disk(exported(place, "other"))
-    with pytest.raises(UsageError, match="--offset is for files"):
+    with pytest.raises(UsageError, match="--offset is only for files"):
         open_disk(exported(place), OpenFlags(offset=512))
 
 
@@ -211,7 +211,9 @@ def test_nonsense_from_the_server_ends_the_connection_not_the_process(
 ) -> None:
     with FakeServer(place, lambda _: b"\xff" * 16):
         disk = open_disk(exported(place))
-        with pytest.raises(OSError, match=r"answer that is none|hung up") as caught:
+        with pytest.raises(
+            OSError, match=r"malformed reply|connection closed by the server"
+        ) as caught:
             read(disk, 0, 512)
         assert caught.value.errno == errno.ENODEV
         disk.close()
@@ -253,7 +255,7 @@ def test_p41_an_answer_that_ends_too_early_is_no_success(place: Path) -> None:
     calls: list[bytes] = []
     with FakeServer(place, answer):
         disk = open_disk(exported(place))
-        with pytest.raises(OSError, match=r"slow|timed out") as caught:
+        with pytest.raises(OSError, match="timed out") as caught:
             read(disk, 0, 512)
         assert caught.value.errno == errno.ENODEV
         disk.close()
@@ -270,7 +272,7 @@ def test_a_buffer_that_was_given_up_is_not_written_to_any_more(place: Path) -> N
     with FakeServer(place, answer):
         disk = open_disk(exported(place))
         buffer = bytearray(512)
-        with pytest.raises(OSError, match=r"slow|timed out"):
+        with pytest.raises(OSError, match="timed out"):
             disk.read_into(0, memoryview(buffer))
         assert asked.is_set()
         go_on.set()
@@ -283,10 +285,10 @@ def test_a_buffer_that_was_given_up_is_not_written_to_any_more(place: Path) -> N
 @pytest.mark.parametrize(
     ("size", "flags", "why"),
     [
-        (SIZE + 512, 0b101, "another size now, 4 MiB"),
-        (SIZE - 512, 0b101, "another size now, 4 MiB"),
-        (SIZE, 0b111, "other things than before"),
-        (SIZE, 0b001, "other things than before"),
+        (SIZE + 512, 0b101, "size has changed from 4 MiB"),
+        (SIZE - 512, 0b101, "size has changed from 4 MiB"),
+        (SIZE, 0b111, "flags or block sizes have changed"),
+        (SIZE, 0b001, "flags or block sizes have changed"),
     ],
 )
 def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
@@ -307,7 +309,8 @@ def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
         disk.close()
     (line,) = caplog.messages
     assert line.startswith(f"{exported(place)}: ")
-    assert line.endswith("Serve it anew; clients are told that the disk is away")
+    fix = "Restart the target" if size == SIZE else "Run: aoe-target reload"
+    assert line.endswith(f"{fix}; clients get AoE error 3 (device unavailable)")
 
 
 def test_a_disk_is_measured_anew_while_it_is_served(place: Path, qcow2: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
 from target.disks import open_disk
-from target.disks.nbd.address import NbdAddress, dial, is_nbd
+from target.disks.nbd.address import NbdAddress, connect, is_nbd
 from target.disks.nbd.disk import choose_client
 from target.disks.nbd.libnbd import find_libnbd
 from target.disks.nbd.socket_client import SocketConnection
@@ -43,7 +43,7 @@ def keys(path: Path, name: str = "alice") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("uri", "export", "places"),
+    ("uri", "export", "endpoints"),
     [
         ("nbd+unix:///a%20b?socket=/run/a+b%3F", "a b", [(1, "/run/a+b?")]),
         ("nbd+unix://?socket=/run/nbd", "", [(1, "/run/nbd")]),
@@ -54,10 +54,10 @@ def keys(path: Path, name: str = "alice") -> Path:
         ("nbd+vsock://2/", "", []),
     ],
 )
-def test_a_uri_says_where_and_what(uri: str, export: str, places: list[object]) -> None:
+def test_uri_is_parsed(uri: str, export: str, endpoints: list[object]) -> None:
     address = NbdAddress.parse(uri)
     assert is_nbd(uri)
-    assert (address.export, [*address.places]) == (export, places)
+    assert (address.export, [*address.endpoints]) == (export, endpoints)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_other_uris_are_refused_with_an_example(uri: str) -> None:
 
 
 def test_a_host_without_an_address_is_an_error_with_a_cure() -> None:
-    with pytest.raises(AoEError, match="Check the name"):
+    with pytest.raises(AoEError, match="Check the host name"):
         NbdAddress.parse("nbd://" + "x" * 70 + ".invalid/")
 
 
@@ -93,9 +93,9 @@ def test_a_host_with_several_addresses_is_tried_at_each(place: Path) -> None:
         listener.listen()
         nowhere = (socket.AF_UNIX, f"{place}.none")
         address = NbdAddress("nbd://two", "", (nowhere, (socket.AF_UNIX, str(place))))
-        dial(address, time.monotonic() + 10).close()
+        connect(address, time.monotonic() + 10).close()
         with pytest.raises(FileNotFoundError):
-            dial(NbdAddress("nbd://one", "", (nowhere,)), time.monotonic() + 10)
+            connect(NbdAddress("nbd://one", "", (nowhere,)), time.monotonic() + 10)
 
 
 @pytest.mark.usefixtures("without_libnbd")
@@ -116,11 +116,11 @@ def test_libnbd_is_taken_where_there_is_one_and_nobody_said_otherwise() -> None:
 def test_a_client_that_does_not_exist_or_will_not_do_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UsageError, match="Do not set AOE_NBD_CLIENT=own"):
+    with pytest.raises(UsageError, match="Unset AOE_NBD_CLIENT=own"):
         choose_client(TLS, "own")
     monkeypatch.setenv("AOE_NBD_CLIENT", "curl")
     with pytest.raises(
-        UsageError, match=r"AOE_NBD_CLIENT=curl: .* Write libnbd or own"
+        UsageError, match=r"AOE_NBD_CLIENT=curl: .* Set it to libnbd or own"
     ):
         open_disk(PLAIN.uri)
 
@@ -207,7 +207,7 @@ def test_a_server_that_wants_tls_says_how_to_ask(
     command = nbdkit(place, "--tls=require", f"--tls-psk={key}", "memory", "4M")
     with (
         server(command, place),
-        pytest.raises(AccessError, match=r"wants TLS.* Write it as nbds://"),
+        pytest.raises(AccessError, match=r"requires TLS.* Use nbds://"),
     ):
         open_disk(exported(place))
 
@@ -219,6 +219,6 @@ def test_a_server_without_tls_is_not_talked_to_where_tls_was_wanted(
     uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={keys(tmp_path / 'keys')}"
     with (
         server(nbdkit(place, "memory", "4M"), place),
-        pytest.raises(AccessError, match=r"no TLS.* Write it as nbd://"),
+        pytest.raises(AccessError, match=r"does not support TLS.* Use nbd://"),
     ):
         open_disk(uri)

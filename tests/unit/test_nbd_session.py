@@ -1,4 +1,4 @@
-"""The talk of an NBD server with one client, without a socket."""
+"""The protocol state of one client of the NBD server, without a socket."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from initiator.export.nbd.session import NbdRequest, NbdSession
 from tests.nbd_clients import (
     ABORT,
     ACK,
+    CLIENT_FLAGS,
     DISCONNECT,
     DONT_FRAGMENT,
     EXPORT_NAME,
@@ -31,29 +32,28 @@ from tests.nbd_clients import (
     FLUSH,
     FUA,
     GO,
-    HELLO,
     INFO,
     INVALID,
     LIST,
     NO_HOLE,
     READ,
+    REP_INFO,
     SERVER,
     STARTTLS,
     STRUCTURED,
-    TOLD,
     TOO_BIG,
     TRIM,
     UNKNOWN,
     UNSUPPORTED,
     WRITE,
     ZEROES,
+    OptionReply,
     Reply,
-    Told,
-    chunks,
+    info_option,
     option,
-    options_told,
+    parse_option_replies,
+    parse_replies,
     request,
-    wish,
 )
 
 if TYPE_CHECKING:
@@ -67,61 +67,63 @@ GREETING = b"NBDMAGICIHAVEOPT\0\3"
 FLAGS = 0b1001_0100_1101 | 1 << 8
 
 
-class Talk:
-    """A session and what a client has heard of it."""
+class Client:
+    """A client of an ``NbdSession``, without sockets."""
 
     def __init__(self, export: NbdExport = EXPORT) -> None:
         self.session = NbdSession(export)
         self.requests: list[NbdRequest] = []
 
-    def say(self, raw: bytes, step: int = 1 << 20) -> bytes:
-        """Say it in pieces of ``step`` bytes, and return what comes back."""
-        while raw and not self.session.is_ending:
+    def send(self, raw: bytes, step: int = 1 << 20) -> bytes:
+        """Send ``raw`` in pieces of ``step`` bytes, and return the replies."""
+        while raw and not self.session.is_closing:
             buffer = self.session.buffer()
             count = min(len(buffer), len(raw), step)
             buffer[:count] = raw[:count]
             raw = raw[count:]
             self.session.received(count)
-            self.listen()
-        return self.heard()
+            self.take_requests()
+        return self.receive()
 
-    def listen(self) -> None:
+    def take_requests(self) -> None:
         while (request := self.session.next_request()) is not None:
             self.requests.append(request)
 
-    def heard(self) -> bytes:
+    def receive(self) -> bytes:
         raw = b"".join(self.session.output)
         self.session.sent(len(raw))
         assert not self.session.output
         return raw
 
 
-def haggle(*options: bytes, export: NbdExport = EXPORT) -> list[Told]:
-    talk = Talk(export)
-    raw = talk.say(HELLO + b"".join(options))
+def send_options(*options: bytes, export: NbdExport = EXPORT) -> list[OptionReply]:
+    client = Client(export)
+    raw = client.send(CLIENT_FLAGS + b"".join(options))
     assert raw.startswith(GREETING)
-    return options_told(raw[len(GREETING) :])
+    return parse_option_replies(raw[len(GREETING) :])
 
 
-def agreed(*, structured: bool = True, export: NbdExport = EXPORT) -> Talk:
-    talk = Talk(export)
-    talk.say(HELLO + (option(STRUCTURED) if structured else b"") + wish(GO))
-    return talk
+def connected(*, structured: bool = True, export: NbdExport = EXPORT) -> Client:
+    client = Client(export)
+    client.send(
+        CLIENT_FLAGS + (option(STRUCTURED) if structured else b"") + info_option(GO)
+    )
+    return client
 
 
-# --- haggling ---------------------------------------------------------------------
+# --- option haggling --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [b"", b"e7.3"])
-def test_go_tells_size_and_flags(name: bytes) -> None:
-    size, last = haggle(wish(GO, name))
-    assert size == Told(GO, TOLD, struct.pack("!HQH", 0, SIZE, FLAGS))
-    assert last == Told(GO, ACK, b"")
+def test_go_returns_size_and_flags(name: bytes) -> None:
+    size, last = send_options(info_option(GO, name))
+    assert size == OptionReply(GO, REP_INFO, struct.pack("!HQH", 0, SIZE, FLAGS))
+    assert last == OptionReply(GO, ACK, b"")
 
 
-def test_all_that_may_be_asked_of_an_export_is_told_once() -> None:
-    told = haggle(wish(INFO, b"", 3, 1, 2, 3, 0, 99))
-    assert [answer.data for answer in told] == [
+def test_each_requested_information_is_sent_once() -> None:
+    replies = send_options(info_option(INFO, b"", 3, 1, 2, 3, 0, 99))
+    assert [reply.data for reply in replies] == [
         struct.pack("!HQH", 0, SIZE, FLAGS),
         b"\0\1e7.3",
         b"\0\2AoE disk e7.3",
@@ -130,27 +132,27 @@ def test_all_that_may_be_asked_of_an_export_is_told_once() -> None:
     ]
 
 
-def test_the_list_has_one_export() -> None:
-    told = haggle(option(LIST), option(LIST, b"x"))
-    assert told == [
-        Told(LIST, SERVER, b"\0\0\0\4e7.3"),
-        Told(LIST, ACK, b""),
-        Told(LIST, INVALID, b"carries no data"),
+def test_list_returns_one_export() -> None:
+    replies = send_options(option(LIST), option(LIST, b"x"))
+    assert replies == [
+        OptionReply(LIST, SERVER, b"\0\0\0\4e7.3"),
+        OptionReply(LIST, ACK, b""),
+        OptionReply(LIST, INVALID, b"unexpected data"),
     ]
 
 
-def test_what_is_not_known_is_refused_and_haggling_goes_on() -> None:
-    told = haggle(
+def test_invalid_options_get_an_error_and_haggling_continues() -> None:
+    replies = send_options(
         option(STARTTLS),
         option(10, b"meta contexts"),
         option(77, b"x" * 20_000),
-        wish(GO, b"e7.4"),
+        info_option(GO, b"e7.4"),
         option(GO, b"\xff\xff\xff\xffx"),
         option(GO),
         option(STRUCTURED, b"x"),
-        wish(GO),
+        info_option(GO),
     )
-    assert [answer.kind for answer in told] == [
+    assert [reply.kind for reply in replies] == [
         UNSUPPORTED,
         UNSUPPORTED,
         TOO_BIG,
@@ -158,14 +160,14 @@ def test_what_is_not_known_is_refused_and_haggling_goes_on() -> None:
         INVALID,
         INVALID,
         INVALID,
-        TOLD,
+        REP_INFO,
         ACK,
     ]
 
 
-def test_structured_replies_bring_dont_fragment() -> None:
-    ack, size, _ = haggle(option(STRUCTURED), wish(GO))
-    assert ack == Told(STRUCTURED, ACK, b"")
+def test_structured_replies_add_the_flag_dont_fragment() -> None:
+    ack, size, _ = send_options(option(STRUCTURED), info_option(GO))
+    assert ack == OptionReply(STRUCTURED, ACK, b"")
     assert size.data[-2:] == struct.pack("!H", FLAGS | 1 << 7)
 
 
@@ -177,102 +179,108 @@ def test_structured_replies_bring_dont_fragment() -> None:
         (NbdExport(name="e7.3", size=SIZE, can_flush=False), FLAGS & ~0b1100),
     ],
 )
-def test_flags_say_what_the_disk_can(export: NbdExport, flags: int) -> None:
-    size, _ = haggle(wish(GO), export=export)
+def test_flags_match_the_features_of_the_disk(export: NbdExport, flags: int) -> None:
+    size, _ = send_options(info_option(GO), export=export)
     assert size.data == struct.pack("!HQH", 0, SIZE, flags)
 
 
-def test_abort_is_acknowledged_and_ends_it() -> None:
-    talk = Talk()
-    raw = talk.say(HELLO + option(ABORT))
-    assert options_told(raw[len(GREETING) :]) == [Told(ABORT, ACK, b"")]
-    assert talk.session.is_over
-
-
-@pytest.mark.parametrize(("hello", "zeroes"), [(b"\0\0\0\1", 124), (HELLO, 0)])
-def test_clients_of_old_name_the_export_and_are_there(
-    hello: bytes, zeroes: int
-) -> None:
-    talk = Talk()
-    raw = talk.say(hello + option(EXPORT_NAME, b"e7.3") + request(FLUSH))
-    assert raw[len(GREETING) :] == struct.pack("!QH", SIZE, FLAGS) + bytes(zeroes)
-    assert [each.command for each in talk.requests] == [FLUSH]
+def test_abort_is_acknowledged_and_ends_the_session() -> None:
+    client = Client()
+    raw = client.send(CLIENT_FLAGS + option(ABORT))
+    assert parse_option_replies(raw[len(GREETING) :]) == [OptionReply(ABORT, ACK, b"")]
+    assert client.session.is_finished
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    ("client_flags", "zeroes"), [(b"\0\0\0\1", 124), (CLIENT_FLAGS, 0)]
+)
+def test_export_name_option_starts_the_transmission_phase(
+    client_flags: bytes, zeroes: int
+) -> None:
+    client = Client()
+    raw = client.send(client_flags + option(EXPORT_NAME, b"e7.3") + request(FLUSH))
+    assert raw[len(GREETING) :] == struct.pack("!QH", SIZE, FLAGS) + bytes(zeroes)
+    assert [each.command for each in client.requests] == [FLUSH]
+
+
+@pytest.mark.parametrize(
+    "data",
     [
         b"GET / HTTP/1.1\r\n",
         b"\0\0\1\0",
-        HELLO + b"OPTION?!" + bytes(8),
-        HELLO + option(EXPORT_NAME, b"e7.4"),
-        HELLO + b"IHAVEOPT" + struct.pack("!II", EXPORT_NAME, 1 << 31),
-        HELLO + wish(GO) + bytes(28),
+        CLIENT_FLAGS + b"OPTION?!" + bytes(8),
+        CLIENT_FLAGS + option(EXPORT_NAME, b"e7.4"),
+        CLIENT_FLAGS + b"IHAVEOPT" + struct.pack("!II", EXPORT_NAME, 1 << 31),
+        CLIENT_FLAGS + info_option(GO) + bytes(28),
     ],
 )
-def test_nonsense_is_hung_up_on(nonsense: bytes) -> None:
-    talk = Talk()
-    talk.say(nonsense)
-    assert talk.session.is_over
-    assert talk.requests == []
+def test_protocol_error_ends_the_session(data: bytes) -> None:
+    client = Client()
+    client.send(data)
+    assert client.session.is_finished
+    assert client.requests == []
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20), st.integers(1, 64))
-def test_no_bytes_raise_anything(pieces: list[bytes], step: int) -> None:
-    starts = (b"", HELLO, option(LIST)[:12], request(WRITE, 0, 1 << 20)[:20])
+def test_arbitrary_bytes_raise_no_exception(pieces: list[bytes], step: int) -> None:
+    starts = (b"", CLIENT_FLAGS, option(LIST)[:12], request(WRITE, 0, 1 << 20)[:20])
     for start in starts:
-        talk = agreed()
-        talk.say(start + b"".join(pieces), step)
-        talk = Talk()
-        talk.say(start + b"".join(pieces), step)
+        client = connected()
+        client.send(start + b"".join(pieces), step)
+        client = Client()
+        client.send(start + b"".join(pieces), step)
 
 
 # --- requests ---------------------------------------------------------------------
 
 
 @given(st.integers(1, 40))
-def test_requests_come_in_whatever_the_pieces(step: int) -> None:
-    talk = Talk()
+def test_requests_are_parsed_from_pieces_of_any_size(step: int) -> None:
+    client = Client()
     data = bytes(range(256)) * 3
-    raw = HELLO + wish(GO) + request(WRITE, 5, data=data, flags=FUA, cookie=9)
-    talk.say(raw + request(READ, 7, 100) + request(DISCONNECT) + b"more", step)
-    wrote, read = talk.requests
-    assert (wrote.command, wrote.cookie, wrote.offset, wrote.fua) == (WRITE, 9, 5, True)
-    assert wrote.data == data
+    raw = (
+        CLIENT_FLAGS
+        + info_option(GO)
+        + request(WRITE, 5, data=data, flags=FUA, cookie=9)
+    )
+    client.send(raw + request(READ, 7, 100) + request(DISCONNECT) + b"more", step)
+    write, read = client.requests
+    assert (write.command, write.cookie, write.offset, write.fua) == (WRITE, 9, 5, True)
+    assert write.data == data
     assert (read.command, read.offset, read.length, read.fua) == (READ, 7, 100, False)
-    assert talk.session.is_ending
-    assert not talk.session.is_over
-    talk.session.answer(wrote, None)
-    talk.session.answer(read, None, bytearray(100))
-    talk.heard()
-    assert talk.session.is_over
+    assert client.session.is_closing
+    assert not client.session.is_finished
+    client.session.reply(write, None)
+    client.session.reply(read, None, bytearray(100))
+    client.receive()
+    assert client.session.is_finished
 
 
-def test_a_large_payload_is_received_where_it_stays() -> None:
-    talk = agreed(export=NbdExport(name="e7.3", size=64 * MIB))
+def test_payload_of_the_maximum_size() -> None:
+    client = connected(export=NbdExport(name="e7.3", size=64 * MIB))
     data = bytes(range(256)) * (32 * MIB // 256)
-    talk.say(request(WRITE, 0, data=data))
-    assert talk.requests[0].data == data
+    client.send(request(WRITE, 0, data=data))
+    assert client.requests[0].data == data
 
 
-def test_answers_in_any_order_simple_ones() -> None:
-    talk = agreed(structured=False)
-    talk.say(request(READ, 0, 4, cookie=1) + request(WRITE, 0, data=b"ab", cookie=2))
-    read, wrote = talk.requests
-    talk.session.answer(wrote, None)
-    talk.session.answer(read, None, bytearray(b"data"))
-    assert talk.heard() == struct.pack(
+def test_simple_replies_in_any_order() -> None:
+    client = connected(structured=False)
+    client.send(request(READ, 0, 4, cookie=1) + request(WRITE, 0, data=b"ab", cookie=2))
+    read, write = client.requests
+    client.session.reply(write, None)
+    client.session.reply(read, None, bytearray(b"data"))
+    assert client.receive() == struct.pack(
         "!IIQIIQ4s", 0x67446698, 0, 2, 0x67446698, 0, 1, b"data"
     )
 
 
-def test_a_structured_read_is_one_chunk_with_its_place() -> None:
-    talk = agreed()
-    talk.say(request(READ, 0x1234, 4, flags=DONT_FRAGMENT) + request(READ, 9, 0))
-    some, none = talk.requests
-    talk.session.answer(some, None, bytearray(b"data"))
-    talk.session.answer(none, None, bytearray())
-    assert chunks(talk.heard()) == [
+def test_structured_read_reply_is_one_chunk_with_its_offset() -> None:
+    client = connected()
+    client.send(request(READ, 0x1234, 4, flags=DONT_FRAGMENT) + request(READ, 9, 0))
+    some, none = client.requests
+    client.session.reply(some, None, bytearray(b"data"))
+    client.session.reply(none, None, bytearray())
+    assert parse_replies(client.receive()) == [
         Reply(1, 1, 0, struct.pack("!Q", 0x1234) + b"data"),
         Reply(0, 1, 0, b""),
     ]
@@ -290,19 +298,19 @@ def test_a_structured_read_is_one_chunk_with_its_place() -> None:
         (UnsupportedError("e7.3", "no such command"), errno.EOPNOTSUPP),
     ],
 )
-def test_errors_have_their_numbers_and_words(error: AoEError, number: int) -> None:
+def test_errors_are_sent_as_number_and_message(error: AoEError, number: int) -> None:
     for structured in (True, False):
-        talk = agreed(structured=structured)
-        talk.say(request(READ, 0, 512))
-        talk.session.answer(talk.requests[0], error, bytearray(512))
+        client = connected(structured=structured)
+        client.send(request(READ, 0, 512))
+        client.session.reply(client.requests[0], error, bytearray(512))
         text = str(error).encode() if structured else b""
         kind = 0x8001 if structured else -1
-        assert chunks(talk.heard()) == [Reply(kind, 1, number, text)]
+        assert parse_replies(client.receive()) == [Reply(kind, 1, number, text)]
 
 
 READ_ONLY = NbdExport(name="e7.3", size=SIZE, read_only=True)
 NO_FLUSH = NbdExport(name="e7.3", size=SIZE, can_flush=False)
-THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, trims_to_zeroes=True)
+THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, discard_zeroes_data=True)
 
 
 @pytest.mark.parametrize(
@@ -326,39 +334,39 @@ THIN = NbdExport(name="e7.3", size=SIZE, can_trim=True, trims_to_zeroes=True)
         (request(999, 0, 512), EXPORT, errno.EINVAL),
     ],
 )
-def test_what_cannot_be_is_refused_and_the_next_is_done(
+def test_invalid_request_gets_an_error_and_the_next_is_served(
     raw: bytes, export: NbdExport, number: int
 ) -> None:
-    talk = agreed(export=export)
-    [reply] = chunks(talk.say(raw + request(READ, 0, 1, cookie=2)))
+    client = connected(export=export)
+    [reply] = parse_replies(client.send(raw + request(READ, 0, 1, cookie=2)))
     assert (reply.cookie, reply.error) == (1, number)
     assert reply.data
-    assert [each.cookie for each in talk.requests] == [2]
+    assert [each.cookie for each in client.requests] == [2]
 
 
-def test_zeroes_are_fast_where_trimming_makes_them() -> None:
-    talk = agreed(export=THIN)
-    assert talk.say(request(ZEROES, 0, 1, flags=FAST_ZERO)) == b""
-    assert [each.allows_holes for each in talk.requests] == [True]
+def test_fast_zero_is_allowed_if_trimmed_sectors_read_as_zeroes() -> None:
+    client = connected(export=THIN)
+    assert client.send(request(ZEROES, 0, 1, flags=FAST_ZERO)) == b""
+    assert [each.allows_holes for each in client.requests] == [True]
 
 
-def test_too_much_at_once_is_refused_and_its_data_skipped() -> None:
-    talk = agreed(export=NbdExport(name="e7.3", size=1 << 40))
+def test_oversized_request_gets_an_error_and_its_data_is_discarded() -> None:
+    client = connected(export=NbdExport(name="e7.3", size=1 << 40))
     raw = request(WRITE, 0, data=bytes(32 * MIB + 1)) + request(READ, 0, 32 * MIB + 1)
-    replies = chunks(talk.say(raw + request(ZEROES, 0, (1 << 32) - 1)))
+    replies = parse_replies(client.send(raw + request(ZEROES, 0, (1 << 32) - 1)))
     assert [reply.error for reply in replies] == [errno.EINVAL] * 2
-    assert [each.command for each in talk.requests] == [ZEROES]
+    assert [each.command for each in client.requests] == [ZEROES]
 
 
-def test_who_is_going_down_says_so() -> None:
-    talk = agreed()
-    talk.say(request(READ, 0, 1))
-    talk.session.refuses = True
-    [reply] = chunks(talk.say(request(READ, 0, 1, cookie=2)))
+def test_requests_during_shutdown_get_eshutdown() -> None:
+    client = connected()
+    client.send(request(READ, 0, 1))
+    client.session.is_shutting_down = True
+    [reply] = parse_replies(client.send(request(READ, 0, 1, cookie=2)))
     assert (reply.cookie, reply.error) == (2, errno.ESHUTDOWN)
 
 
-# --- bounds -----------------------------------------------------------------------
+# --- flow control -----------------------------------------------------------------
 
 
 def feed(session: NbdSession, raw: Iterable[int]) -> None:
@@ -368,39 +376,39 @@ def feed(session: NbdSession, raw: Iterable[int]) -> None:
     session.received(len(data))
 
 
-def test_no_more_than_128_requests_are_outstanding() -> None:
-    talk = agreed()
-    feed(talk.session, b"".join(request(READ, 0, 1, cookie=n) for n in range(200)))
-    talk.listen()
-    assert len(talk.requests) == 128
-    assert talk.session.is_full
-    talk.session.answer(talk.requests[0], None, bytearray(1))
-    talk.listen()
-    assert len(talk.requests) == 128
-    talk.heard()
-    talk.listen()
-    assert len(talk.requests) == 129
+def test_at_most_128_requests_are_outstanding() -> None:
+    client = connected()
+    feed(client.session, b"".join(request(READ, 0, 1, cookie=n) for n in range(200)))
+    client.take_requests()
+    assert len(client.requests) == 128
+    assert client.session.is_full
+    client.session.reply(client.requests[0], None, bytearray(1))
+    client.take_requests()
+    assert len(client.requests) == 128
+    client.receive()
+    client.take_requests()
+    assert len(client.requests) == 129
 
 
-def test_answers_that_are_not_taken_count() -> None:
-    talk = agreed()
-    feed(talk.session, b"".join(request(READ, SIZE, 1, cookie=n) for n in range(200)))
-    talk.listen()
-    assert talk.session.is_full
-    assert len(chunks(talk.heard())) == 128
-    talk.listen()
-    assert len(chunks(talk.heard())) == 72
+def test_unsent_replies_count_towards_the_limit() -> None:
+    client = connected()
+    feed(client.session, b"".join(request(READ, SIZE, 1, cookie=n) for n in range(200)))
+    client.take_requests()
+    assert client.session.is_full
+    assert len(parse_replies(client.receive())) == 128
+    client.take_requests()
+    assert len(parse_replies(client.receive())) == 72
 
 
-def test_no_more_than_64_mib_are_outstanding() -> None:
-    talk = agreed(export=NbdExport(name="e7.3", size=1 << 40))
-    feed(talk.session, b"".join(request(READ, 0, 32 * MIB) for n in range(4)))
-    talk.listen()
-    assert len(talk.requests) == 2
-    for each in talk.requests:
-        talk.session.answer(each, None, bytearray(32 * MIB))
-    talk.listen()
-    assert len(talk.requests) == 2
-    talk.session.sent(20 + 8 + 32 * MIB)
-    talk.listen()
-    assert len(talk.requests) == 3
+def test_at_most_64_mib_are_outstanding() -> None:
+    client = connected(export=NbdExport(name="e7.3", size=1 << 40))
+    feed(client.session, b"".join(request(READ, 0, 32 * MIB) for n in range(4)))
+    client.take_requests()
+    assert len(client.requests) == 2
+    for each in client.requests:
+        client.session.reply(each, None, bytearray(32 * MIB))
+    client.take_requests()
+    assert len(client.requests) == 2
+    client.session.sent(20 + 8 + 32 * MIB)
+    client.take_requests()
+    assert len(client.requests) == 3

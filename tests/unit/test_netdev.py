@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from initiator.driver.bio import Op, bio_for
-from initiator.driver.netdev import LinkDevice
 from initiator.driver.skbuff import Skb
+from initiator.io.link_device import LinkDevice
 
 if TYPE_CHECKING:
     from aoe.net.link import Link
@@ -66,11 +66,11 @@ def test_a_full_ring_is_flushed_and_tried_again() -> None:
     device = device_on(ring)
     device.xmit(Skb())
     device.xmit(Skb())
-    assert (len(ring.sent), ring.flushes, device.unsent) == (2, 1, 0)
+    assert (len(ring.sent), ring.flushes, device.tx_dropped) == (2, 1, 0)
 
 
 def test_a_frame_without_room_is_a_frame_lost_and_counted() -> None:
     ring = Ring(0, drains=False)
     device = device_on(ring)
     device.xmit(Skb())
-    assert (ring.sent, device.unsent) == ([], 1)
+    assert (ring.sent, device.tx_dropped) == ([], 1)

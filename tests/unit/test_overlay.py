@@ -187,8 +187,8 @@ def test_a_torn_header_leaves_the_other(torn: int) -> None:
 
 def test_only_what_was_written_takes_space() -> None:
     disk = overlay(platter())
-    assert disk.used_count() == 0
+    assert disk.allocated_count() == 0
     disk.write_from(5 * SECTOR, fill(1, 1))
     disk.discard(40 * SECTOR, SECTOR)
-    assert list(disk.used()) == [1, 10]
-    assert disk.used_count() == 2
+    assert list(disk.allocated()) == [1, 10]
+    assert disk.allocated_count() == 2

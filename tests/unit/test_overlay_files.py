@@ -158,10 +158,10 @@ def test_a_commit_that_failed_half_way_is_finished_by_another(
 
     with pytest.raises(AoEError):
         commit_overlay(file, stop)
-    cure = f"Finish it with: aoe-target overlay commit {file}"
+    fix = f"Finish it with: aoe-target overlay commit {file}"
     with pytest.raises(AoEError, match="a commit was interrupted") as caught:
         open_disk(golden, overlay=file)
-    assert caught.value.cure == cure
+    assert caught.value.fix == fix
     with pytest.raises(AoEError, match="a commit was interrupted"):
         reset_overlay(file)
     commit_overlay(file, quiet)
@@ -214,13 +214,13 @@ def test_a_base_that_was_changed_is_refused_unless_forced_or_reset(
     info = golden.stat()
     os.utime(golden, ns=(info.st_atime_ns, info.st_mtime_ns + 1))
     assert overlay_status(file).base_state == "changed"
-    with pytest.raises(UsageError, match="was changed since the overlay") as caught:
+    with pytest.raises(UsageError, match="has changed since the overlay") as caught:
         open_disk(golden, overlay=file)
-    assert caught.value.cure == (
-        "Put the old one back, or empty the overlay with: "
-        f"aoe-target overlay reset {file}, or --force"
+    assert caught.value.fix == (
+        "Restore the old base, or discard the overlay with: "
+        f"aoe-target overlay reset {file}, or use --force"
     )
-    with pytest.raises(UsageError, match="was changed since the overlay"):
+    with pytest.raises(UsageError, match="has changed since the overlay"):
         commit_overlay(file, quiet)
     open_disk(golden, OpenFlags(force=True), file).close()
     open_disk(golden, overlay=file).close()
@@ -232,7 +232,7 @@ def test_a_base_that_was_changed_is_refused_unless_forced_or_reset(
 def test_another_size_is_refused_even_when_forced(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     os.truncate(golden, SIZE + 512)
-    with pytest.raises(UsageError, match=r"was made over 320\.5 KiB"):
+    with pytest.raises(UsageError, match=r"made for a base of 320\.5 KiB"):
         open_disk(golden, OpenFlags(force=True), file)
 
 
@@ -260,7 +260,7 @@ def test_what_is_no_overlay_is_left_alone(golden: Path, tmp_path: Path) -> None:
 
 def test_an_overlay_is_not_served_as_a_disk_by_itself(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
-    with pytest.raises(UsageError, match="an overlay is no disk by itself"):
+    with pytest.raises(UsageError, match="this is an overlay, not a disk image"):
         open_disk(file)
 
 

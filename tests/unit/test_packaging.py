@@ -27,15 +27,15 @@ def modules() -> set[str]:
 
 
 def git(*arguments: str, directory: Path) -> list[str]:
-    """Run git over the checkout with a repository of its own, in ``directory``.
+    """Run git on the checkout with a separate repository in ``directory``.
 
-    What the checkout's repository holds does not matter then, nor whose it is.
+    The result is independent of the checkout's own repository and its owner.
     """
-    places = {"GIT_DIR": str(directory), "GIT_WORK_TREE": str(CHECKOUT)}
+    variables = {"GIT_DIR": str(directory), "GIT_WORK_TREE": str(CHECKOUT)}
     output = subprocess.run(
         ["git", *arguments],
         cwd=CHECKOUT,
-        env={**os.environ, **places},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=True,
@@ -44,7 +44,7 @@ def git(*arguments: str, directory: Path) -> list[str]:
 
 
 def build(source: Path, directory: Path, *options: str) -> None:
-    """Build on a day that stays the same."""
+    """Build reproducibly, with a fixed SOURCE_DATE_EPOCH."""
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
     subprocess.run(
         [*command, *options],
@@ -57,7 +57,7 @@ def build(source: Path, directory: Path, *options: str) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the wheel and the sdist, built without a network."""
+    """Return a directory with the wheel and the sdist."""
     directory = tmp_path_factory.mktemp("dist")
     build(CHECKOUT, directory)
     return directory
@@ -65,7 +65,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> dict[str, str]:
-    """Return what the wheel holds: names and texts."""
+    """Return the files of the wheel, content by name."""
     (path,) = built.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
@@ -79,39 +79,39 @@ def sdist(built: Path) -> set[str]:
         return {name.partition("/")[2] for name in archive.getnames()}
 
 
-def in_metadata(wheel: dict[str, str], name: str) -> str:
+def metadata_file(wheel: dict[str, str], name: str) -> str:
     (found,) = (path for path in wheel if path.endswith(f".dist-info/{name}"))
     return wheel[found]
 
 
-def in_prefix(wheel: dict[str, str], name: str) -> str:
+def data_file(wheel: dict[str, str], name: str) -> str:
     (found,) = (path for path in wheel if path.endswith(f".data/data/{name}"))
     return wheel[found]
 
 
-def test_the_wheel_holds_every_module(wheel: dict[str, str]) -> None:
+def test_the_wheel_contains_every_module(wheel: dict[str, str]) -> None:
     assert {f"{package}/__init__.py" for package in PACKAGES} <= modules()
     assert modules() - set(wheel) == set()
 
 
-def test_the_wheel_holds_what_netboot_fills_in(wheel: dict[str, str]) -> None:
+def test_the_wheel_contains_the_netboot_templates(wheel: dict[str, str]) -> None:
     assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
 
 
-def test_the_wheel_tells_type_checkers_that_it_is_typed(wheel: dict[str, str]) -> None:
+def test_the_wheel_contains_py_typed_markers(wheel: dict[str, str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel)
 
 
-def test_the_wheel_holds_nothing_but_the_packages(wheel: dict[str, str]) -> None:
+def test_the_wheel_contains_only_the_packages(wheel: dict[str, str]) -> None:
     tops = {name.partition("/")[0] for name in wheel} - set(PACKAGES)
     assert {top.rpartition(".")[2] for top in tops} == {"data", "dist-info"}
     assert not [name for name in wheel if "__pycache__" in name]
 
 
-def test_the_wheel_installs_units_where_systemd_looks_below_a_prefix(
+def test_the_wheel_installs_systemd_units_below_its_prefix(
     wheel: dict[str, str],
 ) -> None:
-    # They are in the package as well, for whoever makes a package of it.
+    # The package contains them as well, for distributors.
     for unit in ("aoe-target.service", "aoe-target@.service"):
         text = (CHECKOUT / "target/systemd" / unit).read_text()
         (installed,) = (
@@ -122,47 +122,64 @@ def test_the_wheel_installs_units_where_systemd_looks_below_a_prefix(
 
 def test_the_wheel_installs_the_two_commands(wheel: dict[str, str]) -> None:
     entry_points = configparser.ConfigParser()
-    entry_points.read_string(in_metadata(wheel, "entry_points.txt"))
+    entry_points.read_string(metadata_file(wheel, "entry_points.txt"))
     assert dict(entry_points["console_scripts"]) == {
         "aoe": "initiator.cli.main:main",
         "aoe-target": "target.cli.main:main",
     }
 
 
-def test_the_wheel_installs_the_plugin_of_pytest(wheel: dict[str, str]) -> None:
+def test_the_wheel_registers_the_pytest_plugin(wheel: dict[str, str]) -> None:
     entry_points = configparser.ConfigParser()
-    entry_points.read_string(in_metadata(wheel, "entry_points.txt"))
+    entry_points.read_string(metadata_file(wheel, "entry_points.txt"))
     assert dict(entry_points["pytest11"]) == {"pyaoe": "initiator.pytest_plugin"}
 
 
-def test_the_wheel_carries_the_licence(wheel: dict[str, str]) -> None:
-    licence = in_metadata(wheel, "licenses/LICENSE")
+def test_the_wheel_contains_the_licence(wheel: dict[str, str]) -> None:
+    licence = metadata_file(wheel, "licenses/LICENSE")
     assert licence == (CHECKOUT / "LICENSE").read_text()
-    assert "License-Expression: GPL-2.0-only" in in_metadata(wheel, "METADATA")
+    assert "License-Expression: GPL-2.0-only" in metadata_file(wheel, "METADATA")
 
 
-@pytest.mark.parametrize("page", ["man1/aoe.1", "man7/aoe.7", "man8/aoe-target.8"])
-def test_the_wheel_installs_the_manual(wheel: dict[str, str], page: str) -> None:
-    text = in_prefix(wheel, f"share/man/{page}")
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("man1/aoe.1", "man1/aoe-copy.1", "man7/aoe.7"),
+        *("man8/aoe-target.8", "man8/aoe-target-serve.8"),
+        "man8/aoe-target.service.8",
+    ],
+)
+def test_the_wheel_installs_manual_pages(wheel: dict[str, str], page: str) -> None:
+    text = data_file(wheel, f"share/man/{page}")
     title = Path(page).stem.upper().replace("-", r"\-")
     assert f'.TH {title} {page[-1]} "2023-11-14" "pyaoe ' in text
 
 
-def test_the_wheel_installs_the_manual_of_the_file(wheel: dict[str, str]) -> None:
-    assert "[[export]]" in in_prefix(wheel, "share/man/man5/aoe-target.toml.5")
+def test_the_wheel_installs_every_manual_page(wheel: dict[str, str]) -> None:
+    sources = (CHECKOUT / "scripts/manpages.d").glob("*.txt")
+    expected = sorted(path.stem for path in sources)
+    installed = sorted(Path(name).name for name in wheel if "/share/man/" in name)
+    assert installed == expected
+    assert len(installed) > 30
+
+
+def test_the_wheel_installs_the_page_of_the_configuration_file(
+    wheel: dict[str, str],
+) -> None:
+    assert "[[export]]" in data_file(wheel, "share/man/man5/aoe-target.toml.5")
 
 
 @pytest.mark.parametrize("program", ["aoe", "aoe-target"])
 def test_the_wheel_installs_completions(wheel: dict[str, str], program: str) -> None:
-    bash = in_prefix(wheel, f"share/bash-completion/completions/{program}")
-    zsh = in_prefix(wheel, f"share/zsh/site-functions/_{program}")
-    fish = in_prefix(wheel, f"share/fish/vendor_completions.d/{program}.fish")
+    bash = data_file(wheel, f"share/bash-completion/completions/{program}")
+    zsh = data_file(wheel, f"share/zsh/site-functions/_{program}")
+    fish = data_file(wheel, f"share/fish/vendor_completions.d/{program}.fish")
     assert re.search(rf"^ *complete .* {program}$", bash, re.MULTILINE)
     assert zsh.startswith(f"#compdef {program}\n")
     assert f"complete --no-files --command {program} " in fish
 
 
-def test_a_wheel_from_the_sdist_is_the_same(built: Path, tmp_path: Path) -> None:
+def test_a_wheel_built_from_the_sdist_is_identical(built: Path, tmp_path: Path) -> None:
     (packed,) = built.glob("*.tar.gz")
     subprocess.run(["tar", "-xf", packed, "-C", tmp_path], check=True)
     (source,) = tmp_path.iterdir()
@@ -171,14 +188,29 @@ def test_a_wheel_from_the_sdist_is_the_same(built: Path, tmp_path: Path) -> None
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_sdist_can_be_built_and_tested_from(sdist: set[str]) -> None:
+def test_the_sdist_contains_sources_tests_and_scripts(sdist: set[str]) -> None:
     assert modules() - sdist == set()
     assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test"} <= sdist
     assert "tests/unit/test_packaging.py" in sdist
 
 
-def test_git_would_track_every_module(tmp_path: Path) -> None:
-    # Python's usual .gitignore ignores target/, and hatchling believes .gitignore.
+def test_gitignore_excludes_no_module(tmp_path: Path) -> None:
+    # Common .gitignore files for Python exclude target/, and hatchling follows them.
     git("init", "--quiet", directory=tmp_path)
     listed = git("ls-files", "--others", "--exclude-standard", "-z", directory=tmp_path)
     assert modules() - set(listed) == set()
+
+
+def test_links_of_the_readme_are_absolute_on_a_package_index(
+    built: Path,
+) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    (chart,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata)
+    assert chart.endswith("/main/scripts/bench.svg")
+    assert "Description-Content-Type: text/markdown" in metadata

@@ -13,10 +13,10 @@ from initiator.cli.main import cli as aoe
 from target.cli.main import cli as aoe_target
 
 CHECKOUT = Path(__file__).parents[2]
+PLACES = [".", "aoe", "target", "initiator", "initiator/lab", "scripts"]
 DOCUMENTS = [
     *(CHECKOUT / "tests/tutorials").glob("*.md"),
-    *(CHECKOUT / name for name in ("README.md", "target/README.md")),
-    *(CHECKOUT / name for name in ("initiator/README.md", "aoe/README.md")),
+    *(CHECKOUT / place / "README.md" for place in PLACES),
 ]
 README = (CHECKOUT / "README.md").read_text()
 CLIS = {"aoe": aoe, "aoe-target": aoe_target}
@@ -77,7 +77,7 @@ def test_a_command_that_is_not_there_would_be_noticed(line: str) -> None:
 
 def test_every_claim_beside_others_names_a_test_that_is_there() -> None:
     held_by = ROW.findall(README)
-    tables = README.partition("## Beside others")[2].partition("\n## ")[0]
+    tables = README.partition("## Comparison")[2].partition("\n## ")[0]
     rows = [row for row in tables.splitlines() if row.startswith("| ")]
     assert len(held_by) == len(rows) - 2
     assert [name for name in held_by if not (CHECKOUT / name).is_file()] == []

@@ -9,10 +9,10 @@ import pytest
 from aoe.config import Config, ConfigCommand
 from aoe.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
-from initiator.client.discover import Answer
+from initiator.client.discover import QueryResponse
 from initiator.client.remote import RemoteTarget
 from tests.asking import CLIENT, TARGET, ask, config, from_, reserve
-from tests.links import Cable
+from tests.links import TargetLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +23,11 @@ A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 def reached(
     replies: Callable[[bytes, bytes], list[bytes]] = lambda _, reply: [reply],
-) -> tuple[Cable, RemoteTarget]:
-    cable = Cable(replies)
-    address = cable.target.export.address
-    answer = Answer(address, TARGET, cable.name, Config(), 0.0)
-    return cable, RemoteTarget([cable], answer, 5, PATIENCE)
+) -> tuple[TargetLink, RemoteTarget]:
+    link = TargetLink(replies)
+    address = link.target.export.address
+    answer = QueryResponse(address, TARGET, link.name, Config(), 0.0)
+    return link, RemoteTarget([link], answer, 5, PATIENCE)
 
 
 def losing_first() -> Callable[[bytes, bytes], list[bytes]]:
@@ -42,10 +42,10 @@ def losing_first() -> Callable[[bytes, bytes], list[bytes]]:
 
 
 def test_p2_a_lost_answer_is_asked_for_again() -> None:
-    cable, target = reached(losing_first())
+    link, target = reached(losing_first())
     assert target.set_config(ConfigCommand.SET, b"mine") == b"mine"
-    assert len(cable.sent) == 2
-    assert cable.sent[0] == cable.sent[1]
+    assert len(link.sent) == 2
+    assert link.sent[0] == link.sent[1]
 
 
 def test_p11_answers_to_others_are_not_taken() -> None:
@@ -54,15 +54,15 @@ def test_p11_answers_to_others_are_not_taken() -> None:
         other_slot = reply[:18] + b"\x09" + reply[19:]
         return [b"", b"short", request, other_tag, other_slot, reply]
 
-    cable, target = reached(strangers)
+    link, target = reached(strangers)
     assert target.set_config(ConfigCommand.SET, b"mine") == b"mine"
-    assert len(cable.sent) == 1
-    assert cable.sent[0][20] & 0x80
+    assert len(link.sent) == 1
+    assert link.sent[0][20] & 0x80
 
 
 def test_p54_a_claimed_target_names_its_owner() -> None:
-    cable, target = reached()
-    ask(cable.target, config(4, b"the other\n"))
+    link, target = reached()
+    ask(link.target, config(4, b"the other\n"))
     with pytest.raises(BusyError) as caught:
         target.set_config(ConfigCommand.SET, b"mine")
     assert str(caught.value) == (
@@ -76,8 +76,8 @@ def test_p54_an_owner_that_is_not_told_is_asked_for() -> None:
     def curt(request: bytes, reply: bytes) -> list[bytes]:
         return [reply[:24] if request[29] == ConfigCommand.SET else reply]
 
-    cable, target = reached(curt)
-    ask(cable.target, config(4, b"owner"))
+    link, target = reached(curt)
+    ask(link.target, config(4, b"owner"))
     with pytest.raises(BusyError, match='"owner"'):
         target.set_config(ConfigCommand.SET, b"mine")
 
@@ -89,8 +89,8 @@ def test_p72_a_reservation_for_others_that_was_heard_twice_is_ours() -> None:
 
 
 def test_p72_a_reservation_of_others_is_told() -> None:
-    cable, target = reached()
-    ask(cable.target, from_(A, reserve(1, A, B)))
+    link, target = reached()
+    ask(link.target, from_(A, reserve(1, A, B)))
     with pytest.raises(BusyError) as caught:
         target.reserve([CLIENT], force=False)
     assert caught.value.why == f"reserved for {A.hex(':')}, {B.hex(':')}"
@@ -101,19 +101,19 @@ def test_p72_a_reservation_of_others_is_told() -> None:
 
 
 def test_p74_ata_on_a_reserved_target_names_its_holders() -> None:
-    cable, target = reached()
-    ask(cable.target, from_(A, reserve(1, A)))
+    link, target = reached()
+    ask(link.target, from_(A, reserve(1, A)))
     assert len(target.identity_page()) == 512
     with pytest.raises(BusyError, match=A.hex(":")):
-        target.ata(target.asking.ata(0xE7), "FLUSH")
+        target.ata(target.builder.ata(0xE7), "FLUSH")
 
 
 def test_p43_a_command_that_is_aborted_is_unknown() -> None:
     _, target = reached()
     with pytest.raises(UnsupportedError, match="WINK failed: command aborted"):
-        target.ata(target.asking.ata(0x99), "WINK")
+        target.ata(target.builder.ata(0x99), "WINK")
     with pytest.raises(DeviceError, match="sector not found") as caught:
-        target.ata(target.asking.transfer(0x24, 1 << 40), "READ")
+        target.ata(target.builder.transfer(0x24, 1 << 40), "READ")
     assert not isinstance(caught.value, UnsupportedError)
 
 

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoe.common.sizes import check_sectors, counted, format_size, parse_size, short_size
+from aoe.common.sizes import (
+    check_sectors,
+    format_count,
+    format_size,
+    parse_size,
+    short_size,
+)
 from aoe.errors import UsageError
 
 
@@ -28,11 +34,11 @@ from aoe.errors import UsageError
         ("1000B", 1000),
     ],
 )
-def test_sizes_are_read_as_powers_of_1024(text: str, size: int) -> None:
+def test_suffixes_are_powers_of_1024(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-def test_a_plain_number_can_count_sectors_and_a_suffix_overrides_that() -> None:
+def test_unit_applies_to_numbers_without_a_suffix() -> None:
     assert parse_size("8", unit=512) == 4096
     assert parse_size("8k", unit=512) == 8192
     assert parse_size("8b", unit=512) == 8
@@ -42,7 +48,7 @@ def test_a_plain_number_can_count_sectors_and_a_suffix_overrides_that() -> None:
 @pytest.mark.parametrize(
     "text", ["", "M", "-1", "1e9", "10MB", "1,5G", "10 M M", "0x10", "ten", "1.M", "٣"]
 )
-def test_what_is_no_size_is_told_how_to_write_one(text: str) -> None:
+def test_an_invalid_size_is_refused_with_a_fix(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert str(caught.value) == (
@@ -52,7 +58,7 @@ def test_what_is_no_size_is_told_how_to_write_one(text: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_part_of_a_byte_is_no_size() -> None:
+def test_a_fraction_of_a_byte_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^0\.3K: not a whole number of bytes\."):
         parse_size("0.3K")
 
@@ -61,7 +67,7 @@ def test_a_part_of_a_byte_is_no_size() -> None:
     ("size", "choice"),
     [(1000, "512 or 1024"), (513, "512 or 1024"), (1, "at least 512")],
 )
-def test_a_part_of_a_sector_is_refused_with_the_nearest_two(
+def test_a_partial_sector_is_refused_with_the_nearest_sizes(
     size: int, choice: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -72,7 +78,7 @@ def test_a_part_of_a_sector_is_refused_with_the_nearest_two(
     )
 
 
-def test_nothing_at_all_is_no_size_for_a_disk() -> None:
+def test_a_size_of_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="Make it at least 512 bytes"):
         check_sectors("disk.img", 0)
     assert check_sectors("disk.img", 1024) == 1024
@@ -90,13 +96,13 @@ def test_nothing_at_all_is_no_size_for_a_disk() -> None:
         ((1 << 48) * 512, "128 PiB (144,115,188,075,855,872 bytes)"),
     ],
 )
-def test_sizes_are_written_readably_and_exactly(size: int, text: str) -> None:
+def test_sizes_are_formatted_with_unit_and_bytes(size: int, text: str) -> None:
     assert format_size(size) == text
     assert short_size(size) == text.partition(" (")[0]
 
 
 @given(st.integers(0, 1 << 57), st.sampled_from(["", "B", "s", "K", "m", "GiB"]))
-def test_any_whole_number_is_read_back(number: int, suffix: str) -> None:
+def test_any_integer_is_parsed_exactly(number: int, suffix: str) -> None:
     units = {"": 1, "B": 1, "s": 512, "K": 1 << 10, "m": 1 << 20, "GiB": 1 << 30}
     assert parse_size(f"{number}{suffix}") == number * units[suffix]
 
@@ -104,5 +110,5 @@ def test_any_whole_number_is_read_back(number: int, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 frames"), (1, "1 frame"), (1890, "1,890 frames")]
 )
-def test_things_are_as_many_as_they_are(number: int, text: str) -> None:
-    assert counted(number, "frame") == text
+def test_counts_are_formatted_with_plural(number: int, text: str) -> None:
+    assert format_count(number, "frame") == text

@@ -90,7 +90,7 @@ def test_where_no_hole_can_be_punched_zeros_are_written(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("target.disks.file.punch_hole", lambda *_: False)
-    monkeypatch.setattr("target.disks.file._ZEROS", 4096)
+    monkeypatch.setattr("target.disks.file._ZERO_CHUNK", 4096)
     disk = open_disk(image, OpenFlags(offset=512))
     disk.discard(512, 9216)
     disk.close()
@@ -173,7 +173,7 @@ def test_a_file_cut_short_meanwhile_is_an_error_where_it_ends_p41(image: Path) -
     disk = open_disk(image)
     os.truncate(image, 1024 + 100)
     assert read(disk, 512, 512) == pattern(SIZE)[512:1024]
-    with pytest.raises(OSError, match="the file ends too early") as caught:
+    with pytest.raises(OSError, match="unexpected end of file") as caught:
         read(disk, 1024, 512)
     assert caught.value.errno == errno.EIO
     disk.close()
@@ -203,7 +203,7 @@ def test_a_file_cut_short_is_an_error_around_the_page_cache_too_p41(
     os.truncate(image, 8192 + 100)
     assert read(disk, 4096, 4096) == pattern(SIZE)[4096:8192]
     for offset in (8192, 12288):
-        with pytest.raises(OSError, match=r"Invalid argument|ends too early"):
+        with pytest.raises(OSError, match=r"Invalid argument|unexpected end of file"):
             read(disk, offset, 4096)
     disk.close()
 
@@ -264,8 +264,8 @@ def test_create_leaves_a_file_of_another_size_alone(image: Path) -> None:
     assert failure(image, OpenFlags(create=1 << 20)) == (
         UsageError,
         (
-            "PATH: exists, with 64 KiB (65,536 bytes). "
-            "Leave out --create, or choose another path"
+            "PATH: already exists with 64 KiB (65,536 bytes). "
+            "Omit --create, or choose another path"
         ),
     )
     assert image.stat().st_size == SIZE
@@ -317,7 +317,7 @@ def test_a_file_that_nobody_may_write_is_served_read_only(image: Path) -> None:
     image.chmod(stat.S_IRUSR)
     assert failure(image) == (
         AccessError,
-        "PATH: nobody may write to it. Serve it --read-only",
+        "PATH: no user may write to it. Use --read-only",
     )
     disk = open_disk(image, OpenFlags(read_only=True))
     assert disk.read_only
@@ -343,7 +343,7 @@ def test_an_empty_file_is_no_disk(image: Path) -> None:
     os.truncate(image, 0)
     assert failure(image) == (
         UsageError,
-        "PATH: nothing there to serve: 0 bytes. Give it a size: truncate -s 1G PATH",
+        "PATH: the disk is empty: 0 bytes. Give it a size: truncate -s 1G PATH",
     )
 
 
@@ -380,7 +380,7 @@ def test_one_image_is_not_served_twice_for_writing(
     held = open_disk(image, OpenFlags(read_only=first))
     busy = (
         BusyError,
-        "PATH: served or in use by another program. End that one first, or --force",
+        "PATH: served or in use by another program. Stop it first, or use --force",
     )
     assert failure(image, OpenFlags(read_only=second)) == busy
     held.close()

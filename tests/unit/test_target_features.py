@@ -11,7 +11,7 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import UsageError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import ClientState, Export
 from target.protocol.target import Target
@@ -274,7 +274,7 @@ def test_nothing_changes_a_read_only_disk_or_all_of_them_p40_p44(
 def test_the_write_cache_is_on_and_a_write_need_not_be_stable() -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
-    assert Ability.WRITE_CACHE in identity(target).enabled
+    assert FeatureSet.WRITE_CACHE in identity(target).enabled
     ask(target, ata(0x34, aflags=0x41, data=DATA))
     assert disk.calls == ["write"]
 
@@ -306,10 +306,10 @@ def test_a_write_without_cache_that_does_not_get_stable_is_no_success() -> None:
 def test_the_choice_outlasts_the_program_because_clients_notice_no_restart() -> None:
     target = target_of(sync=False)
     kept: list[ClientState] = []
-    target.export.changed = kept.append
+    target.export.on_change = kept.append
     features(target, 0x82)
     again = target_of(state=kept[-1], sync=False)
-    assert Ability.WRITE_CACHE not in identity(again).enabled
+    assert FeatureSet.WRITE_CACHE not in identity(again).enabled
 
 
 @pytest.mark.parametrize(("feature", "enabled"), [(None, False), (0x02, True)])
@@ -320,7 +320,7 @@ def test_a_stable_disk_has_no_cache_unless_a_client_wants_to_know_of_one(
     target = target_of(disk, sync=True)
     if feature:
         features(target, feature)
-    assert (Ability.WRITE_CACHE in identity(target).enabled) is enabled
+    assert (FeatureSet.WRITE_CACHE in identity(target).enabled) is enabled
     ask(target, ata(0x34, aflags=0x41, data=DATA))
     assert disk.calls == ["write"]
 
@@ -427,17 +427,17 @@ def test_smart_without_its_key_is_aborted(lba: int) -> None:
 
 def test_p82_all_that_is_claimed_works_and_is_on() -> None:
     told = identity(make_target())
-    everything = Ability(0)
-    for ability in Ability:
-        everything |= ability
-    assert told.abilities == everything
-    assert told.enabled == everything & ~(Ability.DMA | Ability.TRIM)
+    everything = FeatureSet(0)
+    for feature_set in FeatureSet:
+        everything |= feature_set
+    assert told.feature_sets == everything
+    assert told.enabled == everything & ~(FeatureSet.DMA | FeatureSet.TRIM)
 
 
 def test_p82_a_read_only_disk_claims_nothing_that_writes() -> None:
     told = identity(make_target(MemoryDisk(512, read_only=True)))
-    assert not told.abilities & (Ability.TRIM | Ability.UNCORRECTABLE)
-    assert not told.enabled & Ability.UNCORRECTABLE
+    assert not told.feature_sets & (FeatureSet.TRIM | FeatureSet.UNCORRECTABLE)
+    assert not told.enabled & FeatureSet.UNCORRECTABLE
 
 
 def test_p82_the_words_of_our_page() -> None:

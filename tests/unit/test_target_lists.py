@@ -279,7 +279,7 @@ def test_p17_half_a_reserve_message_is_dropped(length: int) -> None:
 def test_p59_p78_every_change_is_handed_over_once_before_its_reply() -> None:
     target = make_target()
     kept: list[ClientState] = []
-    target.export.changed = kept.append
+    target.export.on_change = kept.append
     for request in (
         config(3, b"owner"),
         mask(EDIT, (ADD, CLIENT)),
@@ -298,7 +298,7 @@ def test_what_cannot_be_kept_is_not_set_and_called_error_3() -> None:
     target = make_target()
     target.export.force(b"before")
     before = target.export.state
-    target.export.changed = fail_to_keep
+    target.export.on_change = fail_to_keep
     refused = settings(4, b"before", code=3)
     assert ask(target, config(4, b"after")) == refused
     assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_is(mcmd=EDIT, code=3)

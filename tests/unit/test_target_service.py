@@ -335,7 +335,7 @@ def test_statistics_tell_how_often_a_filter_struck(
     service.ports[0].serve(0.0)
     service.log_statistics()
     service.close()
-    assert caplog.messages[-1] == "e7.3: filter drop:on=read struck 2 times"
+    assert caplog.messages[-1] == "e7.3: filter drop:on=read triggered 2 times"
 
 
 def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:

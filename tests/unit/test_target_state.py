@@ -120,7 +120,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert caplog.messages == [
         (
             f"{file.path}: no space left on device. "
-            "Until that works clients can set nothing; --no-state keeps nothing"
+            "Until this is fixed, clients cannot change it; or use --no-state"
         )
     ]
 
@@ -150,8 +150,11 @@ def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) 
     with pytest.raises(AoEError) as caught:
         file.load()
     assert caught.value.what == str(file.path)
-    assert caught.value.why.startswith("not what clients had set: ")
-    assert caught.value.cure == "Remove it to begin anew, or serve --no-state"
+    assert caught.value.why.startswith("not a state file: ")
+    assert (
+        caught.value.fix
+        == "Remove it to reset what clients set, or serve with --no-state"
+    )
 
 
 def test_a_file_that_may_not_be_read_is_no_empty_one(
@@ -161,7 +164,7 @@ def test_a_file_that_may_not_be_read_is_no_empty_one(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(AccessError, match="Or serve --no-state"):
+    with pytest.raises(AccessError, match="Or serve with --no-state"):
         file.load()
 
 

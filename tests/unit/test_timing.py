@@ -169,7 +169,7 @@ def test_k59_a_stray_answer_inflates_the_estimate() -> None:
     timing = KernelTiming()
     for _ in range(2000):
         timing.sample(MILLISECOND)
-    timing.stray_sample(65.0)
+    timing.sample_late(65.0)
     assert timing.timeout(0) > 60
 
 
@@ -234,7 +234,7 @@ def test_prompt_slow_targets_are_waited_for_as_long_as_they_take(attempts: int) 
 
 def test_prompt_stray_samples_do_not_count() -> None:
     timing = learned(MILLISECOND)
-    timing.stray_sample(60.0)
+    timing.sample_late(60.0)
     assert timing.timeout(0) == 0.02
 
 

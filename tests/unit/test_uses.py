@@ -132,13 +132,13 @@ def test_an_image_with_a_loop_device_over_it_is_not_served_for_writing(
             with pytest.raises(BusyError) as caught:
                 attempt(str(image), OpenFlags())
             assert str(caught.value) == (
-                f"{image}: {use}. Unmount or detach it, or --read-only, or --force"
+                f"{image}: {use}. Unmount or detach it, or use --read-only or --force"
             )
         for flags in (OpenFlags(read_only=True), OpenFlags(force=True)):
             caplog.clear()
             open_disk(image, flags).close()
             (line,) = caplog.messages
-            assert line.startswith(f"{image}: {use}: clients will not see what")
+            assert line.startswith(f"{image}: {use}: clients and the local user")
         machine.mount("7:3", "/mnt")
 
 

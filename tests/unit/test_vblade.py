@@ -185,8 +185,8 @@ def test_what_does_more_than_to_set_is_refused_and_never_run(
     path = write(directory, "bad.conf", text)
     write(directory, "good.conf", LEAST)
     done = import_vblade(directory)
-    cure = "Write plain values: the file is read, not run"
-    assert done.stderr == f"aoe-target: {path}:{line}: {why}. {cure}\n"
+    fix = "Write plain values: the file is read, not run"
+    assert done.stderr == f"aoe-target: {path}:{line}: {why}. {fix}\n"
     assert str(done.exception) == f"{directory}: 1 of 2 files were left out"
     assert f"# {path} is left out." in done.stdout
     assert len(reread(done.stdout, directory)) == 1

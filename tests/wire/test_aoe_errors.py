@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong with ``aoe``: one line, the cure, the right exit code."""
+"""What a newcomer gets wrong with ``aoe``: one line, the fix, the right exit code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_such_interface(wire: Wire, tmp_path: Path, words: list[str]) -> None
 
 
 def test_interface_is_down(wire: Wire) -> None:
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         set_down("aoe0")
     line = fails(wire, 1, "discover", "-i", "aoe0")
     assert line.startswith("aoe0: interface is down. Bring it up")
@@ -57,7 +57,7 @@ def test_interface_is_down(wire: Wire) -> None:
 
 
 def test_no_interface_is_up(wire: Wire) -> None:
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         set_down("aoe0")
     line = fails(wire, 3, "discover")
     assert line == "network: no Ethernet interface is up. Name one with -i IFACE"

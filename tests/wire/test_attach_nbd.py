@@ -1,4 +1,4 @@
-"""Acceptance of ``aoe attach --nbd``: other people's clients, our target and vblade."""
+"""``aoe attach --nbd`` with the clients of libnbd, qemu and fio, and with vblade."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from tests.nbd_clients import GO, HELLO, WRITE, chunks, request, wish
+from tests.nbd_clients import (
+    CLIENT_FLAGS,
+    GO,
+    WRITE,
+    info_option,
+    parse_replies,
+    request,
+)
 from tests.nbd_servers import exported, program, raw_bytes
 from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
 
@@ -46,7 +53,7 @@ _MIXED = [
     "--verify_fatal=1",
     "--verify_backlog=64",
 ]
-"""Reads and writes of mixed sizes anywhere, each checked."""
+"""Random reads and writes of mixed sizes, verified by checksum."""
 
 
 @contextmanager
@@ -80,21 +87,19 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
 
 
-def attach_command(wire: Wire, place: object, *words: object) -> list[str]:
+def attach_command(wire: Wire, path: object, *words: object) -> list[str]:
     command = [sys.executable, "-m", "initiator", "attach", "e7.3"]
-    return [*command, "-i", wire.interface, "--nbd", str(place), *map(str, words)]
+    return [*command, "-i", wire.interface, "--nbd", str(path), *map(str, words)]
 
 
 @contextmanager
-def attached(
-    wire: Wire, place: Path, *words: object
-) -> Iterator[subprocess.Popen[str]]:
+def attached(wire: Wire, path: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
     process: subprocess.Popen[str] = wire.initiator.popen(
-        attach_command(wire, place, *words),
+        attach_command(wire, path, *words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -107,7 +112,7 @@ def attached(
         if process.poll() is None:
             finish(process, signal.SIGTERM)
     assert process.returncode == 0
-    assert not place.exists()
+    assert not path.exists()
 
 
 def run(tool: str, *words: object, check: bool = True) -> Done:
@@ -140,24 +145,24 @@ def sha256(path: Path) -> str:
 
 
 @BOTH
-def test_fio_finds_what_it_wrote(
-    wire: Wire, image: Path, place: Path, serve: Serve
+def test_fio_verifies_mixed_reads_and_writes(
+    wire: Wire, image: Path, path: Path, serve: Serve
 ) -> None:
-    with serve(wire, image), attached(wire, place):
-        uri = f"--uri={exported(place, 'e7.3')}"
+    with serve(wire, image), attached(wire, path):
+        uri = f"--uri={exported(path, 'e7.3')}"
         sizes = [f"--size={SIZE}", "--io_size=12m", "--verify_state_save=0"]
         done = run("fio", "--name=x", "--ioengine=nbd", uri, *_MIXED, *sizes)
     assert ": err= 0:" in done.stdout
 
 
 @BOTH
-def test_nbdcopy_both_ways(
-    wire: Wire, image: Path, place: Path, tmp_path: Path, serve: Serve
+def test_nbdcopy_to_and_from_the_disk(
+    wire: Wire, image: Path, path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
     there.write_bytes(os.urandom(SIZE))
-    uri = exported(place, "e7.3")
-    with serve(wire, image), attached(wire, place):
+    uri = exported(path, "e7.3")
+    with serve(wire, image), attached(wire, path):
         run("nbdcopy", "--connections=4", "--flush", there, uri)
         assert sha256(image) == sha256(there)
         run("nbdcopy", uri, back)
@@ -166,12 +171,12 @@ def test_nbdcopy_both_ways(
 
 @BOTH
 def test_nbdinfo_and_qemu_img_accept_it(
-    wire: Wire, image: Path, place: Path, tmp_path: Path, serve: Serve
+    wire: Wire, image: Path, path: Path, tmp_path: Path, serve: Serve
 ) -> None:
-    uri = exported(place)
-    with serve(wire, image), attached(wire, place):
+    uri = exported(path)
+    with serve(wire, image), attached(wire, path):
         listed = json.loads(run("nbdinfo", "--json", "--list", uri).stdout)
-        told = json.loads(run("nbdinfo", "--json", uri).stdout)
+        info = json.loads(run("nbdinfo", "--json", uri).stdout)
         size = json.loads(run("qemu-img", "info", "--output=json", uri).stdout)
         assert raw_bytes(uri) == image.read_bytes()
         other = tmp_path / "other"
@@ -181,9 +186,9 @@ def test_nbdinfo_and_qemu_img_accept_it(
     assert image.read_bytes() == other.read_bytes()
     assert size["virtual-size"] == SIZE
     assert [each["export-name"] for each in listed["exports"]] == ["e7.3"]
-    [export] = told["exports"]
-    assert told["structured"] is True
-    wanted = {
+    [export] = info["exports"]
+    assert info["structured"] is True
+    expected = {
         "export-size": SIZE,
         "is_read_only": False,
         "can_flush": True,
@@ -196,21 +201,21 @@ def test_nbdinfo_and_qemu_img_accept_it(
         "block_size_preferred": 4096,
         "block_size_maximum": 32 * MIB,
     }
-    assert {key: export[key] for key in wanted} == wanted
+    assert {key: export[key] for key in expected} == expected
 
 
 @BOTH
-def test_qemu_io_reads_what_it_wrote_at_any_byte(
-    wire: Wire, image: Path, place: Path, serve: Serve
+def test_qemu_io_reads_and_writes_at_unaligned_offsets(
+    wire: Wire, image: Path, path: Path, serve: Serve
 ) -> None:
-    wanted = bytearray(image.read_bytes())
-    wanted[1:701] = b"\x03" * 700
-    wanted[5000:105_000] = bytes(100_000)
-    wanted[513:1537] = b"\x09" * 1024
-    wanted[MIB - 1] = 7
-    with serve(wire, image), attached(wire, place):
-        uri = exported(place, "e7.3")
-        said = qemu_io(
+    expected = bytearray(image.read_bytes())
+    expected[1:701] = b"\x03" * 700
+    expected[5000:105_000] = bytes(100_000)
+    expected[513:1537] = b"\x09" * 1024
+    expected[MIB - 1] = 7
+    with serve(wire, image), attached(wire, path):
+        uri = exported(path, "e7.3")
+        output = qemu_io(
             uri,
             [
                 "write -P 3 1 700",
@@ -227,41 +232,41 @@ def test_qemu_io_reads_what_it_wrote_at_any_byte(
         )
         beyond = qemu_io(uri, [f"read {SIZE - 512} 1024"], check=False)
     data = image.read_bytes()
-    assert data[: 3 * MIB] == wanted[: 3 * MIB]
+    assert data[: 3 * MIB] == expected[: 3 * MIB]
     if serve is our_target:
         assert data[3 * MIB :] == bytes(MIB)
-    assert "wrote 700/700 bytes at offset 1" in said
+    assert "wrote 700/700 bytes at offset 1" in output
     assert "failed" in beyond
 
 
-def test_zeroes_take_no_room_unless_they_are_to(
-    wire: Wire, image: Path, place: Path
+def test_write_zeroes_deallocates_only_if_the_client_allows_it(
+    wire: Wire, image: Path, path: Path
 ) -> None:
     image.write_bytes(os.urandom(SIZE))
     before = image.stat().st_blocks
-    with our_target(wire, image), attached(wire, place):
-        qemu_io(exported(place, "e7.3"), [f"write -z 0 {MIB}"])
+    with our_target(wire, image), attached(wire, path):
+        qemu_io(exported(path, "e7.3"), [f"write -z 0 {MIB}"])
         assert image.stat().st_blocks >= before
-        qemu_io(exported(place, "e7.3"), [f"write -z -u 512 {2 * MIB}"])
+        qemu_io(exported(path, "e7.3"), [f"write -z -u 512 {2 * MIB}"])
     assert before - image.stat().st_blocks >= (2 * MIB - 8192) // 512
     assert not any(image.read_bytes()[: 2 * MIB + 512])
 
 
-def test_what_is_read_only_stays_as_it_is(wire: Wire, image: Path, place: Path) -> None:
+def test_read_only_export_refuses_writes(wire: Wire, image: Path, path: Path) -> None:
     before = sha256(image)
-    uri = exported(place, "e7.3")
-    with our_target(wire, image), attached(wire, place, "--read-only"):
-        told = json.loads(run("nbdinfo", "--json", uri).stdout)
-        assert told["exports"][0]["is_read_only"] is True
+    uri = exported(path, "e7.3")
+    with our_target(wire, image), attached(wire, path, "--read-only"):
+        info = json.loads(run("nbdinfo", "--json", uri).stdout)
+        assert info["exports"][0]["is_read_only"] is True
         assert raw_bytes(uri) == image.read_bytes()
-        said = qemu_io(uri, ["write 0 512"], check=False)
-        assert "Permission denied" in said
+        output = qemu_io(uri, ["write 0 512"], check=False)
+        assert "Permission denied" in output
     assert sha256(image) == before
 
 
-def test_a_port_serves_as_well(wire: Wire, image: Path) -> None:
-    look = 'echo "$uri"; qemu-img info "$uri"'
-    command = attach_command(wire, "127.0.0.1:10809", "--run", look)
+def test_tcp_port_is_served(wire: Wire, image: Path) -> None:
+    script = 'echo "$uri"; qemu-img info "$uri"'
+    command = attach_command(wire, "127.0.0.1:10809", "--run", script)
     with our_target(wire, image):
         wire.initiator.run(["ip", "link", "set", "lo", "up"], check=True)
         done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
@@ -270,108 +275,112 @@ def test_a_port_serves_as_well(wire: Wire, image: Path) -> None:
     assert f"({SIZE} bytes)" in done.stdout
 
 
-def test_a_command_is_served_and_its_exit_code_is_ours(
-    wire: Wire, image: Path, place: Path
+def test_run_exits_with_the_code_of_the_command(
+    wire: Wire, image: Path, path: Path
 ) -> None:
-    command = attach_command(wire, place, "--run", 'nbdinfo --size "$uri"; exit 7')
+    command = attach_command(wire, path, "--run", 'nbdinfo --size "$uri"; exit 7')
     program("nbdinfo", "libnbd-bin")
     with our_target(wire, image):
         done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (7, f"{SIZE}\n")
-    assert not place.exists()
+    assert not path.exists()
 
 
-def test_in_the_background_it_says_where_and_goes_on(
-    wire: Wire, image: Path, place: Path
+def test_background_prints_the_uri_and_continues(
+    wire: Wire, image: Path, path: Path
 ) -> None:
-    command = attach_command(wire, place, "--background", "--json")
+    command = attach_command(wire, path, "--background", "--json")
     with our_target(wire, image):
         done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["uri"] == exported(place, "e7.3")
-        assert (told["size_bytes"], told["read_only"]) == (SIZE, False)
+        about = json.loads(done.stdout)
+        assert about["uri"] == exported(path, "e7.3")
+        assert (about["size_bytes"], about["read_only"]) == (SIZE, False)
         try:
-            assert run("nbdinfo", "--size", told["uri"]).stdout == f"{SIZE}\n"
+            assert run("nbdinfo", "--size", about["uri"]).stdout == f"{SIZE}\n"
         finally:
-            os.kill(told["pid"], signal.SIGTERM)
-        wait_until(lambda: not place.exists())
+            os.kill(about["pid"], signal.SIGTERM)
+        wait_until(lambda: not path.exists())
 
 
-def test_in_the_background_a_failure_is_told(wire: Wire, place: Path) -> None:
-    command = attach_command(wire, place, "--background", "-t", "0.2")
+def test_background_reports_a_failure_to_start(wire: Wire, path: Path) -> None:
+    command = attach_command(wire, path, "--background", "-t", "0.2")
     done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("aoe: e7.3: no answer on ")
-    assert not place.exists()
+    assert not path.exists()
 
 
 @contextmanager
-def stuck(
-    target: subprocess.Popen[str], place: Path, data: bytes
+def write_to_stopped_target(
+    target: subprocess.Popen[str], path: Path, data: bytes
 ) -> Iterator[IO[bytes]]:
-    """Have a write under way at a target that is stopped; yields where answers come."""
-    with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as heard:
-        client.connect(str(place))
-        client.sendall(HELLO + wish(GO))
-        heard.read(18 + 32 + 20)
+    """Send a write while the target is stopped, and yield the stream of replies."""
+    with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
+        client.connect(str(path))
+        client.sendall(CLIENT_FLAGS + info_option(GO))
+        replies.read(18 + 32 + 20)
         target.send_signal(signal.SIGSTOP)
         client.sendall(request(WRITE, 0, data=data))
         wait_until(lambda: unread(client) == 0)
-        yield heard
+        yield replies
 
 
-def test_a_signal_lets_what_is_under_way_be_finished(
-    wire: Wire, image: Path, place: Path
+def test_first_signal_completes_outstanding_requests(
+    wire: Wire, image: Path, path: Path
 ) -> None:
     data = os.urandom(MIB)
     with (
         serving(wire, image) as target,
-        attached(wire, place) as process,
-        stuck(target, place, data) as heard,
+        attached(wire, path) as process,
+        write_to_stopped_target(target, path, data) as replies,
     ):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert process.poll() is None
         target.send_signal(signal.SIGCONT)
-        assert chunks(heard.read(16))[0].error == 0
+        assert parse_replies(replies.read(16))[0].error == 0
         finish(process)
     assert image.read_bytes()[:MIB] == data
 
 
-def test_a_second_signal_ends_it_at_once(wire: Wire, image: Path, place: Path) -> None:
+def test_second_signal_ends_the_process_at_once(
+    wire: Wire, image: Path, path: Path
+) -> None:
     with serving(wire, image) as target:
         process = wire.initiator.popen(
-            attach_command(wire, place), stdout=-1, stderr=-1, text=True
+            attach_command(wire, path), stdout=-1, stderr=-1, text=True
         )
         ready_line(process)
-        with stuck(target, place, b"x" * MIB):
+        with write_to_stopped_target(target, path, b"x" * MIB):
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
             finish(process, signal.SIGINT)
             target.send_signal(signal.SIGCONT)
         assert process.returncode == -signal.SIGINT
-        with attached(wire, place):
-            assert run("nbdinfo", "--size", exported(place)).stdout == f"{SIZE}\n"
+        with attached(wire, path):
+            assert run("nbdinfo", "--size", exported(path)).stdout == f"{SIZE}\n"
 
 
-def test_who_waits_for_ready_is_told(wire: Wire, image: Path, place: Path) -> None:
+def test_ready_fd_receives_ready(wire: Wire, image: Path, path: Path) -> None:
     reader, writer = os.pipe()
-    command = attach_command(wire, place, "--ready-fd", writer)
-    with serving(wire, image), os.fdopen(reader) as told:
+    command = attach_command(wire, path, "--ready-fd", writer)
+    with serving(wire, image), os.fdopen(reader) as ready:
         process = wire.initiator.popen(
             command, stdout=-1, stderr=-1, text=True, pass_fds=[writer]
         )
         os.close(writer)
-        assert told.read() == "READY=1\n"
-        assert place.exists()
+        assert ready.read() == "READY=1\n"
+        assert path.exists()
         finish(process, signal.SIGTERM)
     assert process.returncode == 0
 
 
-def unread(line: socket.socket) -> int:
-    """Count the bytes that the other end has not taken yet."""
-    return int.from_bytes(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+def unread(client: socket.socket) -> int:
+    """Return how many bytes the other end has not read yet."""
+    return int.from_bytes(
+        fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder
+    )
 
 
 def wait_until(done: Callable[[], bool]) -> None:
@@ -381,14 +390,14 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_k55_k56_a_dead_target_is_an_error_and_one_that_returns_is_used(
-    wire: Wire, image: Path, place: Path
+def test_k55_k56_requests_fail_while_the_target_is_down_and_work_after_it_restarts(
+    wire: Wire, image: Path, path: Path
 ) -> None:
-    uri = exported(place, "e7.3")
+    uri = exported(path, "e7.3")
     words = ("serve", "e7.3", wire.interface, image, AT_ONCE)
     first = start(wire.target, *words)
     ready_line(first)
-    with attached(wire, place, "--deadsecs", 1):
+    with attached(wire, path, "--deadsecs", 1):
         qemu_io(uri, ["write -P 1 0 64k"])
         finish(first, signal.SIGKILL)
         for command in ("write -P 2 64k 64k", "read 0 512"):

@@ -1,7 +1,7 @@
-"""Block devices and mounts that are real, where the system lets us make some.
+"""Serve real block devices, and refuse mounted ones.
 
-Only root of the machine may. What anybody else is told who names a device is as much a
-promise: that is what these tests hold to then.
+Loop devices need root outside a user namespace. Without it these tests check the error
+message for a device that may not be opened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def image(tmp_path: Path) -> Path:
 
 @contextmanager
 def loop_device(image: Path) -> Iterator[str]:
-    """Put a loop device over an image; no name where we may not."""
+    """Attach an image to a loop device; yield "" if that is not permitted."""
     losetup = program("losetup", "mount")
     command = [losetup, "--find", "--show", str(image)]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -59,20 +59,22 @@ def refusal(wire: Wire, path: str) -> tuple[int, str]:
     return process.returncode, err.rstrip("\n").removeprefix(f"aoe-target: {path}: ")
 
 
-def expect_to_be_told_who_may(wire: Wire) -> None:
-    # A machine without loop devices has none to be refused.
+def expect_permission_error(wire: Wire) -> None:
+    # The second one on machines without loop devices.
     assert refusal(wire, "/dev/loop0") in (
-        (4, "not allowed to read. Run as a user who may"),
+        (4, "not allowed to read. Run as a user with access to it"),
         (3, "no such file. Make one with --create 1G"),
     )
 
 
-def test_a_block_device_is_a_disk_like_any_other(wire: Wire, image: Path) -> None:
+def test_block_device_is_served_for_reads_writes_flush_and_trim(
+    wire: Wire, image: Path
+) -> None:
     expected = bytearray(image.read_bytes())
     blocks = image.stat().st_blocks
     with loop_device(image) as device:
         if not device:
-            expect_to_be_told_who_may(wire)
+            expect_permission_error(wire)
             return
         ranges = struct.pack("<Q", 1024 << 48 | 2048).ljust(512, b"\0")
         for words in ((), ("--direct",), ("--sync",)):
@@ -87,7 +89,7 @@ def test_a_block_device_is_a_disk_like_any_other(wire: Wire, image: Path) -> Non
                 assert asking.ask(request)[27] == 0x40
                 assert asking.ask(ata(FLUSH, count=0)) == registers(0x40)
                 assert asking.ask(ata(READ, 2048))[36:] == bytes(512)
-                # Nobody mounts it meanwhile, and nobody else serves it.
+                # O_EXCL keeps it from being mounted or served a second time.
                 code, why = refusal(wire, device)
                 assert code == 5
                 assert why.startswith("mounted or in use")
@@ -97,12 +99,12 @@ def test_a_block_device_is_a_disk_like_any_other(wire: Wire, image: Path) -> Non
     assert image.stat().st_blocks < blocks
 
 
-def test_an_image_below_a_loop_device_is_refused_for_writing(
+def test_image_of_a_loop_device_is_not_served_for_writing(
     wire: Wire, image: Path
 ) -> None:
     with loop_device(image) as device:
         if not device:
-            expect_to_be_told_who_may(wire)
+            expect_permission_error(wire)
             return
         code, why = refusal(wire, str(image))
     assert code == 5
@@ -111,14 +113,14 @@ def test_an_image_below_a_loop_device_is_refused_for_writing(
         pass
 
 
-def test_what_is_mounted_is_refused_and_the_message_says_where(
+def test_mounted_disk_is_refused_with_its_mount_point(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     mkfs = program("mkfs.ext4", "e2fsprogs")
     subprocess.run([mkfs, "-q", "-F", image], check=True)
     point = tmp_path / "mount point"
     point.mkdir()
-    # The mount goes with the namespace that it is in.
+    # The mount ends with the mount namespace.
     script = """
         mount -o loop "$1" "$2"
         for path in "$1" "$(findmnt --noheadings --output SOURCE "$2")"; do
@@ -133,7 +135,7 @@ def test_what_is_mounted_is_refused_and_the_message_says_where(
         timeout=PATIENCE,
     )
     if done.returncode:
-        expect_to_be_told_who_may(wire)
+        expect_permission_error(wire)
         return
     of_image, of_device = done.stderr.splitlines()
     assert of_image.startswith(f"aoe-target: {image}: attached to /dev/loop")

@@ -1,4 +1,4 @@
-"""A disk that several threads use at the same time."""
+"""``DiskThread``: a disk that several threads use at the same time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIECES = 400
 
 @contextmanager
 def running(wire: Wire) -> Iterator[DiskThread]:
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         disk = Disk.open("e7.3", wire.interface)
     with disk, DiskThread(disk, report=lambda _: None) as thread:
         yield thread
@@ -42,7 +42,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_threads_that_write_next_to_each_other_undo_nothing(
+def test_concurrent_writes_to_shared_sectors_lose_no_data(
     wire: Wire, image: Path
 ) -> None:
     pieces = [os.urandom(PIECE) for _ in range(PIECES)]
@@ -59,9 +59,7 @@ def test_threads_that_write_next_to_each_other_undo_nothing(
     assert image.read_bytes()[: PIECE * PIECES] == b"".join(pieces)
 
 
-def test_whoever_waits_for_a_silent_target_is_told_of_the_end(
-    wire: Wire, image: Path
-) -> None:
+def test_close_fails_outstanding_and_new_operations(wire: Wire, image: Path) -> None:
     with serving(wire, image, AT_ONCE) as target, running(wire) as disk:
         disk.read(0, 512)
         target.send_signal(signal.SIGSTOP)
@@ -71,8 +69,8 @@ def test_whoever_waits_for_a_silent_target_is_told_of_the_end(
                 waiting[0].result(0.5)
             disk.close()
             for each in waiting:
-                with pytest.raises(AoEError, match="is let go"):
+                with pytest.raises(AoEError, match="is closed"):
                     each.result(PATIENCE)
-        with pytest.raises(AoEError, match="is let go"):
+        with pytest.raises(AoEError, match="is closed"):
             disk.write(0, b"x")
         target.send_signal(signal.SIGCONT)

@@ -47,7 +47,7 @@ def call(where: Namespace, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 def doctor(where: Namespace, *words: object) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what it finds, by subject and check."""
+    """Return the findings by subject and check."""
     done = call(where, *words, "--json")
     document = json.loads(done.stdout)
     assert document["schema_version"] == 1
@@ -58,37 +58,38 @@ def doctor(where: Namespace, *words: object) -> dict[tuple[str, str], dict[str, 
     return found
 
 
-def test_a_good_wire_has_no_failure(wire: Wire) -> None:
+def test_a_good_network_gives_no_failures(wire: Wire) -> None:
     found = doctor(wire.target)
     assert {each["verdict"] for each in found.values()} <= {"ok", "warn"}
     assert found["aoe0", "state"]["verdict"] == "ok"
     assert found["aoe0", "MTU"]["text"].startswith("1500: a frame carries 1 KiB; ")
     assert found["aoe0", "rings"]["verdict"] == "ok"
-    assert found["aoe0", "targets"]["text"] == "nobody else answers on this wire"
+    assert found["aoe0", "targets"]["text"] == "no other target answers on this network"
 
 
-def test_people_get_a_line_each_and_the_cure_below(wire: Wire) -> None:
+def test_a_finding_is_a_line_with_its_fix_on_the_next(wire: Wire) -> None:
     wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
     done = call(wire.target, wire.interface)
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    at = lines.index("fail  aoe0: state: is switched off: no frame gets through")
+    line = "fail  aoe0: state: is down: no frames are sent or received"
+    at = lines.index(line)
     assert lines[at + 1] == "      ip link set aoe0 up"
 
 
-def test_an_interface_that_is_not_there_fails(wire: Wire) -> None:
+def test_a_missing_interface_is_a_failure(wire: Wire) -> None:
     found = doctor(wire.target, "eth9")["eth9", "interface"]
     assert found["verdict"] == "fail"
     assert found["text"] == "no such interface (have: lo, aoe0)"
 
 
-def test_no_interface_at_all_fails(wire: Wire) -> None:
+def test_no_interface_that_is_up_is_a_failure(wire: Wire) -> None:
     wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
     assert doctor(wire.target)["host", "interfaces"]["verdict"] == "fail"
 
 
-def test_without_the_capability_it_says_so_and_looks_on(wire: Wire) -> None:
+def test_a_missing_capability_is_a_failure_but_ends_no_other_check(wire: Wire) -> None:
     if not shutil.which("setpriv"):
         pytest.skip("no setpriv; apt install util-linux")
     bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable]
@@ -98,35 +99,33 @@ def test_without_the_capability_it_says_so_and_looks_on(wire: Wire) -> None:
     findings = json.loads(done.stdout)["findings"]
     found = {(each["subject"], each["check"]): each for each in findings}
     assert done.returncode == 1
-    assert found["host", "rights"]["verdict"] == "fail"
+    assert found["host", "capabilities"]["verdict"] == "fail"
     assert found["aoe0", "state"]["verdict"] == "ok"
 
 
-def test_a_target_across_the_wire_is_found(wire: Wire, image: Path) -> None:
+def test_a_target_on_the_network_is_found(wire: Wire, image: Path) -> None:
     with serving(wire, image):
         found = doctor(wire.initiator)["e7.3", "targets"]
     assert found["verdict"] == "ok"
-    assert found["text"] == "on aoe0, 52:54:00:ae:00:01: 64 buffers, 1 KiB a frame"
+    assert found["text"] == "on aoe0, 52:54:00:ae:00:01: 64 buffers, 1 KiB per frame"
 
 
-def test_a_target_that_runs_here_is_asked(wire: Wire, image: Path) -> None:
+def test_a_running_target_is_checked(wire: Wire, image: Path) -> None:
     with serving(wire, image) as process:
         found = doctor(wire.target, wire.interface, "--path", image)
     running = found["aoe0", f"target {process.pid}"]
-    assert running["text"] == "no frame lost, of 0 received and 1 sent"
+    assert running["text"] == "no frames lost, of 0 received and 1 sent"
     assert found[str(image), "opening"]["verdict"] == "warn"
 
 
-def test_a_port_of_a_bridge_is_told_what_to_use(wire: Wire) -> None:
+def test_the_fix_for_a_bridge_port_names_the_bridge(wire: Wire) -> None:
     for words in ("add br0 type bridge", "set aoe0 master br0", "set br0 up"):
         wire.target.run(["ip", "link", *words.split()], check=True)
     found = doctor(wire.target, "aoe0")["aoe0", "bridge"]
-    assert (found["verdict"], found["cure"]) == ("fail", "use br0")
+    assert (found["verdict"], found["fix"]) == ("fail", "use br0")
 
 
-def test_two_targets_at_one_address_are_found_out(
-    switch: Switch, tmp_path: Path
-) -> None:
+def test_two_disks_at_one_address_are_a_failure(switch: Switch, tmp_path: Path) -> None:
     here = switch.add_host()
     processes = []
     for serial in ("one", "other"):
@@ -141,7 +140,7 @@ def test_two_targets_at_one_address_are_found_out(
         finish(process, 15)
 
 
-def test_two_ways_to_one_disk_are_well(switch: Switch, image: Path) -> None:
+def test_two_paths_to_one_disk_are_ok(switch: Switch, image: Path) -> None:
     here = switch.add_host()
     processes = []
     for _ in range(2):
@@ -154,7 +153,7 @@ def test_two_ways_to_one_disk_are_well(switch: Switch, image: Path) -> None:
         finish(process, 15)
 
 
-def test_a_vblade_is_found_too(wire: Wire, image: Path) -> None:
+def test_vblade_is_found(wire: Wire, image: Path) -> None:
     vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
     if vblade is None:
         pytest.skip("no vblade; apt install vblade")
@@ -164,6 +163,6 @@ def test_a_vblade_is_found_too(wire: Wire, image: Path) -> None:
     assert served.stdout is not None
     served.stdout.readline()
     found = doctor(wire.initiator)["e7.3", "targets"]
-    assert "16 buffers, 1 KiB a frame" in found["text"]
+    assert "16 buffers, 1 KiB per frame" in found["text"]
     served.terminate()
     served.wait(PATIENCE)

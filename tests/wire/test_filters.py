@@ -244,9 +244,9 @@ def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
         asking.ask(ata(READ, 8))
         me = "52:54:00:ae:00:02"
     assert ask_target(wire, "status").splitlines()[-3:] == [
-        "  filter log:where=disk struck 1 time",
-        "  filter log:on=read struck 2 times",
-        "  filter drop:count=1,on=write struck 1 time",
+        "  filter log:where=disk triggered 1 time",
+        "  filter log:on=read triggered 2 times",
+        "  filter drop:count=1,on=write triggered 1 time",
     ]
     lines = finish(process, signal.SIGTERM).splitlines()
     said = [line.removeprefix("aoe-target: ") for line in lines]
@@ -264,9 +264,9 @@ def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
         ),
     ]
     assert said[-3:] == [
-        "e7.3: filter log:where=disk struck 1 time",
-        "e7.3: filter log:on=read struck 2 times",
-        "e7.3: filter drop:count=1,on=write struck 1 time",
+        "e7.3: filter log:where=disk triggered 1 time",
+        "e7.3: filter log:on=read triggered 2 times",
+        "e7.3: filter drop:count=1,on=write triggered 1 time",
     ]
 
 
@@ -292,7 +292,7 @@ def test_a_reload_puts_filters_in_and_takes_them_out(
         assert [asking.ask(ata(READ, 5))[27] for _ in range(3)] == [0x41, 0x41, 0x40]
         (served,) = json.loads(ask_target(wire, "status", "--json"))["targets"]
         assert served["exports"][0]["filters"] == [
-            {"filter": "error:count=2", "strikes": 2}
+            {"filter": "error:count=2", "triggered": 2}
         ]
         path.write_text(plain)
         ask_target(wire, "reload")

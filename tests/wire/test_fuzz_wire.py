@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from target.admin.control import ask, find_targets
+from target.admin.control import find_targets, send_command
 from tests.asking import ata, registers
 from tests.fuzz_frames import Mutator
 from tests.serving import client, finish, ready_line, start
@@ -68,10 +68,10 @@ def drain(asking: Client, patience: float = 0.002) -> int:
 
 def relieve(wire: Wire) -> None:
     """Have the target listen to everybody again, as its owner may."""
-    with wire.target.entered():
+    with wire.target.enter():
         ((_, name),) = find_targets()
         for command, address in product(CLEAR, ADDRESSES):
-            ask(name, command, address=address)
+            send_command(name, command, address=address)
 
 
 def fuzz(wire: Wire, asking: Client, source: Mutator) -> int:

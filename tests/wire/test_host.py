@@ -40,10 +40,10 @@ def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None
     pid = os.getpid()
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("initiator.io.host.tag_base", lambda: pid & 0xFFF)
+        patch.setattr("initiator.io.tags.tag_base", lambda: pid & 0xFFF)
         options = Options(timing="kernel")
         with (
             Disk.open("e7.3", wire.interface, options=options) as one,
@@ -63,14 +63,14 @@ def test_a_frame_lost_before_a_pause_is_sent_again(
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Host.on(wire.interface, options=Options(deadsecs=1), rings=rings) as host,
     ):
         disk = Disk(host, E73)
         ended: list[Bio] = []
         set_down(wire.interface)
         disk.submit(Op.WRITE, 0, b"x" * 512, ended.append)
-        host.turn(0)
+        host.run_once(0)
         set_up(wire.interface)
         time.sleep(2.5)
         assert host.run_until(lambda: bool(ended), 10)
@@ -82,13 +82,13 @@ def test_a_frame_lost_before_a_pause_is_sent_again(
 def test_a_pause_is_no_slow_answer(wire: Wire, tmp_path: Path) -> None:
     """Or a frame that is lost later would be waited for as long as the pause was."""
     with serving(wire, tmp_path / "disk.img", "--create", "1M"):
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             host = Host.on(wire.interface)
         with host:
             disk = Disk(host, E73)
             ended: list[Bio] = []
             disk.submit(Op.READ, 0, bytearray(512), ended.append)
-            host.turn(0)
+            host.run_once(0)
             time.sleep(1)
             assert host.run_until(lambda: bool(ended), 10)
             assert host.driver.devices[E73].timing.timeout(0) < 0.5
@@ -100,7 +100,7 @@ def test_an_interface_that_is_not_needed_may_go(
 ) -> None:
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
     ):
         create_veth(VethEnd("other0"), VethEnd("other1"))
         with Host.on("other0", wire.interface, rings=rings) as host:
@@ -121,7 +121,7 @@ def test_an_interface_that_comes_back_is_used_again(
     interface = wire.interface
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Host.on(interface, rings=rings) as host,
     ):
         disk = Disk(host, E73)
@@ -150,7 +150,7 @@ def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> N
     create = [tmp_path / "disk.img", "--create", "1M"]
     target = start(wire.target, "serve", "e7.3", wire.interface, *create)
     ready_line(target)
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         create_veth(VethEnd("other0"), VethEnd("other1"))
         with Host.on("other0", wire.interface, options=Options(deadsecs=1)) as host:
             disk = Disk(host, E73)
@@ -168,7 +168,7 @@ def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) 
     ready_line(target)
     options = Options(deadsecs=1)
     with (
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Disk.open("e7.3", wire.interface, options=options) as disk,
     ):
         target.kill()
@@ -180,7 +180,7 @@ def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) 
         signal.alarm(20)
         try:
             while not ended:
-                disk.host.turn()
+                disk.host.run_once()
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, before)

@@ -18,9 +18,9 @@ from aoe.address import Address
 from aoe.errors import AoEError
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
-from initiator.disk.copy import DiskEnd, copy, verify
+from initiator.disk.copy import DiskEndpoint, copy, verify
 from initiator.disk.disk import Disk
-from initiator.disk.files import FileEnd
+from initiator.disk.files import FileEndpoint
 from initiator.driver.bio import Bio, Op
 from initiator.io.host import Host
 from tests.faulty import FaultyLink
@@ -80,7 +80,7 @@ def test_disk_reads_what_it_wrote(
     image = make_image(tmp_path / "disk.img", 4 * MIB)
     before = image.read_bytes()
     server(wire, image)
-    with wire.initiator.entered(), Disk.open("e0.0", "aoe0") as disk:
+    with wire.initiator.enter(), Disk.open("e0.0", "aoe0") as disk:
         assert disk.size == 4 * MIB
         assert disk.read(0, 4 * MIB) == before
         written = os.urandom(999 * 512)
@@ -179,18 +179,18 @@ def test_verify_finds_a_difference(wire: Wire, tmp_path: Path) -> None:
     liar = tmp_path / "disk.img"
     liar.write_bytes(bytes(2 * MIB))
     serve(wire, liar)
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         host = Host.on("aoe0")
     with host:
         disk = Disk(host, E00)
-        copy(FileEnd(image), DiskEnd(disk))
+        copy(FileEndpoint(image), DiskEndpoint(disk))
         with liar.open("r+b") as file:
             file.seek(MIB + 700)
             byte = file.read(1)
             file.seek(MIB + 700)
             file.write(bytes([byte[0] ^ 1]))
         with pytest.raises(AoEError, match=f"first difference at byte {MIB + 700}"):
-            verify(FileEnd(image), DiskEnd(disk))
+            verify(FileEndpoint(image), DiskEndpoint(disk))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
         start += length
     with Wire(9000) as wire:
         serve(wire, disk_path, "--create", str(size))
-        with wire.initiator.entered():
+        with wire.initiator.enter():
             link = FaultyLink(open_link("aoe0", responses=True), seed=3)
         with Host([link]) as host:
             disk = Disk(host, E00)
@@ -256,7 +256,7 @@ def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
                         offset, _ = todo.popleft()
                         disk.submit(op, offset, buffers[offset], ended.append)
                         started += 1
-                    host.turn()
+                    host.run_once()
                 assert [bio.error for bio in ended if bio.error] == []
 
             view = memoryview(content)

@@ -1,4 +1,4 @@
-"""Interfaces and namespaces of our own making, and what is left of them: nothing."""
+"""Creation and removal of interfaces and network namespaces."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.netns
 
 
-def here() -> str:
+def current_namespace() -> str:
     return str(Path("/proc/thread-self/ns/net").readlink())
 
 
-def eventually(condition: Callable[[], bool], patience: float = 5) -> bool:
-    end = time.monotonic() + patience
+def eventually(condition: Callable[[], bool], timeout: float = 5) -> bool:
+    end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
             return False
@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], bool], patience: float = 5) -> bool:
     return True
 
 
-def test_an_interface_is_described_as_it_is(
+def test_find_interface_returns_all_attributes(
     make_wire: Callable[[tuple[int, int]], Wire],
 ) -> None:
     wire = make_wire((9000, 1500))
@@ -56,7 +56,7 @@ def test_an_interface_is_described_as_it_is(
     assert (other.mac, other.mtu) == (Wire.initiator_mac, 1500)
 
 
-def test_a_list_is_in_the_order_of_the_indexes(wire: Wire) -> None:
+def test_interfaces_are_ordered_by_index(wire: Wire) -> None:
     listed = interfaces.list_interfaces(wire.target.pid)
     assert [interface.name for interface in listed] == ["lo", "aoe0"]
     assert listed[0].loopback
@@ -64,15 +64,15 @@ def test_a_list_is_in_the_order_of_the_indexes(wire: Wire) -> None:
     assert listed[0].up
 
 
-def test_the_callers_own_namespace_is_the_default(wire: Wire) -> None:
-    with wire.target.entered():
+def test_the_default_is_the_callers_namespace(wire: Wire) -> None:
+    with wire.target.enter():
         assert interfaces.find_interface("aoe0").mac == Wire.target_mac
         assert interfaces.find_interface("aoe0", wire.initiator.pid).mac == (
             Wire.initiator_mac
         )
 
 
-def test_only_what_is_up_and_ethernet_is_usable(wire: Wire) -> None:
+def test_usable_interfaces_are_up_and_ethernet(wire: Wire) -> None:
     def usable() -> list[str]:
         return [found.name for found in interfaces.usable_interfaces(wire.target.pid)]
 
@@ -83,7 +83,7 @@ def test_only_what_is_up_and_ethernet_is_usable(wire: Wire) -> None:
     assert usable() == ["aoe0"]
 
 
-def test_the_carrier_goes_with_the_other_end(wire: Wire) -> None:
+def test_the_carrier_is_lost_when_the_peer_is_down(wire: Wire) -> None:
     interfaces.set_down("aoe0", wire.initiator.pid)
     found = interfaces.find_interface("aoe0", wire.target.pid)
     assert (found.up, found.carrier) == (True, False)
@@ -94,13 +94,13 @@ def test_the_mtu_is_set(wire: Wire) -> None:
     assert interfaces.find_interface("aoe0", wire.target.pid).mtu == 4200
 
 
-def test_an_mtu_that_cannot_be_is_refused_in_one_line(wire: Wire) -> None:
+def test_an_invalid_mtu_is_an_error_of_one_line(wire: Wire) -> None:
     with pytest.raises(AoEError) as caught:
         interfaces.set_mtu("aoe0", 70_000, wire.target.pid)
     assert str(caught.value) == "aoe0: mtu 70000: invalid argument"
 
 
-def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
+def test_the_error_for_a_missing_interface_lists_the_others(
     wire: Wire,
 ) -> None:
     with pytest.raises(NotFoundError) as caught:
@@ -110,7 +110,7 @@ def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
     )
 
 
-def test_a_cable_is_laid_and_taken_away_again(wire: Wire) -> None:
+def test_a_veth_pair_is_created_and_removed(wire: Wire) -> None:
     mac = bytes.fromhex("525400ae0007")
     interfaces.create_veth(
         VethEnd("left", 2000, mac, wire.target.pid),
@@ -125,8 +125,8 @@ def test_a_cable_is_laid_and_taken_away_again(wire: Wire) -> None:
     assert names == ["lo", "aoe0"]
 
 
-def test_a_cable_reaches_from_the_callers_namespace_into_another(wire: Wire) -> None:
-    with wire.initiator.entered():
+def test_a_veth_pair_connects_the_callers_namespace_to_another(wire: Wire) -> None:
+    with wire.initiator.enter():
         interfaces.create_veth(VethEnd("near"), VethEnd("far", netns=wire.target.pid))
         interfaces.create_veth(VethEnd("away", netns=wire.target.pid), VethEnd("home"))
         names = [found.name for found in interfaces.list_interfaces()]
@@ -135,7 +135,7 @@ def test_a_cable_reaches_from_the_callers_namespace_into_another(wire: Wire) -> 
         assert interfaces.find_interface(name, wire.target.pid).carrier
 
 
-def test_a_name_that_is_taken_is_refused(wire: Wire) -> None:
+def test_an_existing_name_is_refused(wire: Wire) -> None:
     with pytest.raises(AoEError) as caught:
         interfaces.create_veth(
             VethEnd("aoe0", netns=wire.target.pid),
@@ -144,28 +144,28 @@ def test_a_name_that_is_taken_is_refused(wire: Wire) -> None:
     assert str(caught.value) == "aoe0: file exists"
 
 
-@pytest.mark.parametrize("nowhere", [2**22 + 1, "/proc/1/ns/no-such-file"])
-def test_a_namespace_that_is_not_there_is_named(nowhere: int | str) -> None:
-    path = f"/proc/{nowhere}/ns/net" if isinstance(nowhere, int) else nowhere
+@pytest.mark.parametrize("missing", [2**22 + 1, "/proc/1/ns/no-such-file"])
+def test_the_error_names_a_missing_namespace(missing: int | str) -> None:
+    path = f"/proc/{missing}/ns/net" if isinstance(missing, int) else missing
     with pytest.raises(NotFoundError, match=f"^{path}: no such file or directory$"):
-        interfaces.list_interfaces(nowhere)
+        interfaces.list_interfaces(missing)
 
 
-def test_the_thread_is_back_home_even_after_an_error(wire: Wire) -> None:
-    home = here()
+def test_enter_restores_the_namespace_after_an_exception(wire: Wire) -> None:
+    home = current_namespace()
     seen = []
 
-    def stumble() -> None:
-        seen.append(here())
+    def fail() -> None:
+        seen.append(current_namespace())
         raise KeyError
 
-    with pytest.raises(KeyError), wire.target.entered():
-        stumble()
+    with pytest.raises(KeyError), wire.target.enter():
+        fail()
     assert seen != [home]
-    assert here() == home
+    assert current_namespace() == home
 
 
-def test_programs_run_inside_and_return_what_they_return(wire: Wire) -> None:
+def test_programs_run_in_the_namespace(wire: Wire) -> None:
     done = wire.target.run(["ip", "-o", "link"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "52:54:00:ae:00:01" in done.stdout
@@ -174,7 +174,7 @@ def test_programs_run_inside_and_return_what_they_return(wire: Wire) -> None:
         wire.target.run(["false"], check=True)
 
 
-def test_a_wire_is_silent(wire: Wire) -> None:
+def test_the_kernel_sends_no_frames_on_a_wire(wire: Wire) -> None:
     time.sleep(0.3)
     found = wire.target.run(
         ["cat", "/sys/class/net/aoe0/statistics/rx_packets", "/proc/net/dev"],
@@ -185,7 +185,7 @@ def test_a_wire_is_silent(wire: Wire) -> None:
     assert counters.split()[2] == "0"
 
 
-def test_nothing_stays_when_a_wire_is_closed() -> None:
+def test_closing_a_wire_ends_processes_and_namespaces() -> None:
     with Wire() as wire:
         holders = [wire.target.pid, wire.initiator.pid]
         sleeper = wire.target.popen(["sleep", "1000"])
@@ -194,21 +194,21 @@ def test_nothing_stays_when_a_wire_is_closed() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in holders)
 
 
-def test_what_does_not_end_when_asked_is_killed(
+def test_a_process_that_ignores_sigterm_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aoe.net.netns._PATIENCE", 0.1)
+    monkeypatch.setattr("aoe.net.netns._TERMINATE_TIMEOUT", 0.1)
     with Namespace() as namespace:
-        stubborn = namespace.popen(
+        process = namespace.popen(
             ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"],
             stdout=subprocess.PIPE,
         )
-        assert stubborn.stdout is not None
-        stubborn.stdout.readline()
-    assert stubborn.returncode == -signal.SIGKILL
+        assert process.stdout is not None
+        process.stdout.readline()
+    assert process.returncode == -signal.SIGKILL
 
 
-SUICIDE = """
+KILL_SELF = """
 import os, signal
 from aoe.net.netns import Wire
 wire = Wire()
@@ -217,9 +217,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_nothing_stays_when_the_program_is_killed() -> None:
+def test_namespaces_end_when_the_program_is_killed() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SUICIDE], capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILL_SELF], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
@@ -253,7 +253,7 @@ print(os.geteuid(), sys.argv[1:], sys.flags.no_user_site)
 def as_user(
     command: list[str], setup: str = "true"
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user who is not root, where root may set something up."""
+    """Run a command as an unprivileged user, after ``setup`` ran as root."""
     user = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
     script = f'{setup} && exec "$@"'
     return subprocess.run(
@@ -264,24 +264,24 @@ def as_user(
     )
 
 
-def test_an_ordinary_user_becomes_root_of_a_namespace_with_the_same_arguments() -> None:
+def test_an_unprivileged_user_is_re_executed_in_a_user_namespace() -> None:
     done = as_user([sys.executable, "-s", "-c", REEXEC, "a b", "--c"])
     assert (done.stdout, done.stderr) == ("0 ['a b', '--c'] 1\n", "")
 
 
-def test_root_stays_who_he_is() -> None:
+def test_root_is_not_re_executed() -> None:
     if os.geteuid():
-        pytest.skip("not root; run it inside: unshare -Urn")
+        pytest.skip("not root; run the test inside: unshare -Urn")
     done = subprocess.run(
         [sys.executable, "-c", REEXEC, "x"], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("0 ['x'] 0\n", "")
 
 
-def test_where_user_namespaces_are_forbidden_the_error_names_the_switches() -> None:
+def test_the_error_names_the_sysctls_of_user_namespaces() -> None:
     done = as_user(
         [sys.executable, "-c", REEXEC],
-        # The one that the user himself is in, and no more.
+        # Allows the namespace of the user and no further one.
         setup="echo 1 >/proc/sys/user/max_user_namespaces",
     )
     assert done.returncode == 1
@@ -290,7 +290,7 @@ def test_where_user_namespaces_are_forbidden_the_error_names_the_switches() -> N
     assert kind == "AccessError"
     assert message == (
         "user namespace: unshare: unshare failed: No space left on device. Run as "
-        "root, or allow user namespaces: See the sysctls "
+        "root, or allow user namespaces: see the sysctls "
         "kernel.unprivileged_userns_clone, user.max_user_namespaces, "
         "kernel.apparmor_restrict_unprivileged_userns"
     )

@@ -143,7 +143,7 @@ def test_a_target_that_is_not_there_is_said_to_be_missing(
     target: tuple[Wire, Path],
 ) -> None:
     wire, _ = target
-    with wire.initiator.entered(), on_interface("aoe0", Address(7, 4)) as open_peer:
+    with wire.initiator.enter(), on_interface("aoe0", Address(7, 4)) as open_peer:
         link = open_peer.link
         peer = WirePeer(link, open_peer.contents, Address(7, 4), patience=0.2)
         words = r"e7\.4: no answer on aoe0 within 0\.2 s"
@@ -154,7 +154,7 @@ def test_a_target_that_is_not_there_is_said_to_be_missing(
 def test_frames_that_cannot_hold_a_page_are_refused(wire: Wire) -> None:
     words = "aoe0: an MTU of 1500 has no room for a page in a frame"
     with (
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         pytest.raises(AoEError, match=words),
         on_interface("aoe0", Address(0, 0)),
     ):

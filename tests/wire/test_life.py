@@ -117,9 +117,9 @@ def narrow(rig: Rig) -> None:
 
 
 def remove(rig: Rig) -> None:
-    rig.switch.unplug(rig.target)
+    rig.switch.detach(rig.target)
     time.sleep(0.3)
-    rig.switch.plug(rig.target, MAC)
+    rig.switch.attach(rig.target, MAC)
 
 
 @pytest.mark.parametrize("event", [flap, narrow, remove])
@@ -174,9 +174,9 @@ def test_what_becomes_of_an_interface_is_told_and_survived(rig: Rig) -> None:
     wait_until(rig, "up", name="lan0")
     rename_while_down(rig.target, "lan0", "aoe0")
     wait_until(rig, "up", name="aoe0")
-    rig.switch.unplug(rig.target)
+    rig.switch.detach(rig.target)
     wait_until(rig, "gone")
-    rig.switch.plug(rig.target, bytes.fromhex("525400ae0007"))
+    rig.switch.attach(rig.target, bytes.fromhex("525400ae0007"))
     wait_until(rig, "up", mac="52:54:00:ae:00:07", mtu=9000)
     assert discover(rig)[0]["mac"] == "52:54:00:ae:00:07"
     log = "\n".join(log_of(rig))

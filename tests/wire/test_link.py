@@ -34,7 +34,7 @@ all_ways = pytest.mark.parametrize(
 
 def raw_socket(namespace: Namespace) -> socket.socket:
     """Open a socket that sends anything."""
-    with namespace.entered():
+    with namespace.enter():
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         sender.bind(("aoe0", 0))
     return sender

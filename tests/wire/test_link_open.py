@@ -1,4 +1,4 @@
-"""Opening a link: what stands in the way is said in one line, with its cure."""
+"""Opening a link: what stands in the way is said in one line, with its fix."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)
 def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
     wire: Wire,
 ) -> None:
-    with wire.target.entered(), pytest.raises(NotFoundError) as caught:
+    with wire.target.enter(), pytest.raises(NotFoundError) as caught:
         open_link("eth9")
     assert str(caught.value) == (
         "eth9: no such interface (have: lo, aoe0). List them with: ip link"
@@ -86,7 +86,7 @@ def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
 @pytest.mark.parametrize("name", ["", "a" * 15, "a" * 16, "aoe0" + "x" * 300, "é"])
 def test_a_strange_name_is_no_interface(wire: Wire, name: str) -> None:
     with (
-        wire.target.entered(),
+        wire.target.enter(),
         pytest.raises(NotFoundError, match="no such interface"),
     ):
         open_link(name)
@@ -94,7 +94,7 @@ def test_a_strange_name_is_no_interface(wire: Wire, name: str) -> None:
 
 def test_an_interface_that_is_down_is_answered_with_the_cure(wire: Wire) -> None:
     interfaces.set_down("aoe0", wire.target.pid)
-    with wire.target.entered(), pytest.raises(AoEError) as caught:
+    with wire.target.enter(), pytest.raises(AoEError) as caught:
         open_link("aoe0")
     assert str(caught.value) == (
         "aoe0: interface is down. Bring it up with: ip link set aoe0 up"
@@ -111,23 +111,23 @@ def refusal_of(name: str) -> str:
 def test_an_interface_without_ethernet_is_refused(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cure = "not an Ethernet interface. List the interfaces with: ip -details link"
+    fix = "not an Ethernet interface. List the interfaces with: ip -details link"
     # A tunnel is such an interface; making one is a matter of the device's permissions.
     if os.access("/dev/net/tun", os.W_OK):
         wire.target.run(["ip", "tuntap", "add", "tun0", "mode", "tun"], check=True)
         interfaces.set_up("tun0", wire.target.pid)
-        with wire.target.entered():
-            assert refusal_of("tun0") == f"tun0: {cure}"
+        with wire.target.enter():
+            assert refusal_of("tun0") == f"tun0: {fix}"
     # Ethernet is number 1: as long as it is another number, this is none either.
     monkeypatch.setattr("aoe.net.netdevice._ARPHRD_ETHER", 65534)
-    with wire.target.entered():
-        assert refusal_of("aoe0") == f"aoe0: {cure}"
+    with wire.target.enter():
+        assert refusal_of("aoe0") == f"aoe0: {fix}"
 
 
 @both_kinds
 def test_the_loopback_serves_too(wire: Wire, *, rings: bool) -> None:
     with (
-        wire.target.entered(),
+        wire.target.enter(),
         open_link("lo", rings=rings, responses=False) as target,
         open_link("lo", rings=rings, responses=True) as initiator,
     ):
@@ -143,9 +143,9 @@ ROOT_FREE = """
 from aoe.net.link import RingLink, open_link
 from aoe.net.netns import Wire
 with Wire(9000) as wire:
-    with wire.target.entered():
+    with wire.target.enter():
         target = open_link("aoe0")
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         initiator = open_link("aoe0")
     frame = wire.target_mac + wire.initiator_mac + bytes.fromhex("88a2") + bytes(9000)
     with target, initiator:
@@ -181,7 +181,7 @@ def test_a_link_is_not_lost_when_its_interface_is_renamed_under_a_look(
         asked.append(name)
         return ask(asking, name, *rest)
 
-    with wire.target.entered(), open_link("aoe0", rings=rings) as link:
+    with wire.target.enter(), open_link("aoe0", rings=rings) as link:
         interfaces.set_down("aoe0")
         monkeypatch.setattr("aoe.net.link.ask", rename_first)
         assert link.receive() is None

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.netns
 @pytest.fixture(autouse=True)
 def _inside(wire: Wire) -> Iterator[None]:
     # Loopback is up in there, wherever the tests run.
-    with wire.target.entered():
+    with wire.target.enter():
         yield
 
 

@@ -1,7 +1,7 @@
-"""Attached disks as files, block devices and mounts: the kernel's file systems on AoE.
+"""Attach disks as files, block devices and mounts, with the kernel's file systems.
 
-Block devices and mounts are for root of the machine. What anybody else is told is as
-much a promise: that is what these tests hold to then.
+Loop devices and mounts need root outside a user namespace. Without it these tests check
+the error message of ``aoe attach``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def expect_to_be_told_who_may(wire: Wire, *words: object) -> None:
+def expect_permission_error(wire: Wire, *words: object) -> None:
     process = start_attach(wire, *words)
     out, err = process.communicate(timeout=PATIENCE * 3)
     assert out == ""
@@ -68,17 +68,17 @@ def expect_to_be_told_who_may(wire: Wire, *words: object) -> None:
     line = err.splitlines()[-1]
     if may_use_fuse():
         assert line.startswith("aoe: /dev/loop-control: ")
-        assert "a user may have --fuse FILE" in line or "modprobe loop" in line
+        assert "or use --fuse FILE instead" in line or "modprobe loop" in line
     else:
         assert line.startswith("aoe: /dev/fuse: ")
-        assert "who may open /dev/fuse" in line or "modprobe fuse" in line
+        assert "that may open /dev/fuse" in line or "modprobe fuse" in line
 
 
 def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Where we may not mount, expect ``aoe attach`` to say so in place of the test.
+    """Replace a test by a check of the error message if mounting is not permitted.
 
     Args:
-        words: its options; a fixture's name in braces is that fixture.
+        words: options of ``aoe attach``; a name in braces stands for that fixture.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -88,9 +88,9 @@ def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 test(**fixtures)
                 return
             wire = fixtures.get("wire") or fixtures["make_wire"](9000)
-            told = [word.format_map(fixtures) for word in words]
+            arguments = [word.format_map(fixtures) for word in words]
             with serving(wire, fixtures["disk"], AT_ONCE):
-                expect_to_be_told_who_may(wire, *told)
+                expect_permission_error(wire, *arguments)
 
         return tested
 
@@ -99,11 +99,11 @@ def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 @contextmanager
 def mounted(wire: Wire, directory: Path, *words: object) -> Iterator[Attached]:
-    """Mount what is on the disk, and have it detached in order."""
+    """Mount the disk, and detach it at the end."""
     with attached(wire, "--mount", directory, *words) as attachment:
         yield attachment
         attachment.aoe("detach", directory)
-        assert attachment.ended() == 0
+        assert attachment.wait() == 0
 
 
 def make_filesystem(kind: str, disk: Path) -> None:
@@ -118,7 +118,7 @@ def fsck(kind: str, disk: Path) -> None:
 
 
 def copy_tree(attachment: Attached, directory: Path) -> subprocess.Popen[str]:
-    """Copy this checkout's sources and some noise, and sync."""
+    """Copy the sources of this checkout and 32 MiB of random data, and sync."""
     script = f"""
         cp -a {" ".join(FOLDERS)} {directory}/
         head -c {32 * MIB} /dev/urandom >{directory}/noise
@@ -130,26 +130,26 @@ def copy_tree(attachment: Attached, directory: Path) -> subprocess.Popen[str]:
 
 def compare(attachment: Attached, directory: Path) -> None:
     for folder in FOLDERS:
-        # The tests that run meanwhile compile more of them.
+        # Tests that run in parallel write bytecode files.
         words = ["diff", "-r", "--exclude=__pycache__"]
         attachment.run(*words, CHECKOUT / folder, directory / folder)
     read = attachment.run("sh", "-ec", f"sha256sum <{directory}/noise")
     assert read == attachment.run("cat", directory / "sum")
 
 
-@pytest.mark.parametrize("wire_loses", [False, True], ids=["clean", "lossy"])
+@pytest.mark.parametrize("is_lossy", [False, True], ids=["clean", "lossy"])
 @pytest.mark.parametrize("kind", FSCK)
 @mounting("--mount", "{directory}")
-def test_a_file_system_keeps_a_source_tree(
-    make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, wire_loses: bool
+def test_file_system_preserves_a_source_tree(
+    make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, is_lossy: bool
 ) -> None:
     wire = make_wire(9000)
-    with serving(wire, disk, AT_ONCE, *(LOSSY if wire_loses else [])):
+    with serving(wire, disk, AT_ONCE, *(LOSSY if is_lossy else [])):
         with attached(wire, "--loop") as attachment:
             device = attachment.about["device"]
             attachment.run(program(f"mkfs.{kind}", PACKAGES), "-q", device)
             attachment.aoe("detach", device)
-            assert attachment.ended() == 0
+            assert attachment.wait() == 0
         with mounted(wire, directory) as attachment:
             assert copy_tree(attachment, directory).wait(LONG) == 0
         fsck(kind, disk)
@@ -160,7 +160,7 @@ def test_a_file_system_keeps_a_source_tree(
 
 @pytest.mark.parametrize("kind", FSCK)
 @mounting("--mount", "{directory}")
-def test_a_file_system_waits_for_a_target_that_comes_back(
+def test_file_system_blocks_until_the_target_is_restarted(
     make_wire: MakeWire, disk: Path, directory: Path, kind: str
 ) -> None:
     wire = make_wire(9000)
@@ -187,7 +187,7 @@ def test_a_file_system_waits_for_a_target_that_comes_back(
 
 
 @mounting("--mount", "{directory}")
-def test_who_uses_a_mount_keeps_it(wire: Wire, disk: Path, directory: Path) -> None:
+def test_mount_in_use_is_not_detached(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("ext4", disk)
     with (
         serving(wire, disk, AT_ONCE),
@@ -203,25 +203,25 @@ def test_who_uses_a_mount_keeps_it(wire: Wire, disk: Path, directory: Path) -> N
         assert attachment.process.stderr is not None
         attachment.signal(signal.SIGTERM)
         for _ in ("aoe detach", "the signal"):
-            told = attachment.process.stderr.readline()
-            assert told.startswith(f"aoe: still attached: {in_use}")
+            line = attachment.process.stderr.readline()
+            assert line.startswith(f"aoe: still attached: {in_use}")
         attachment.run("touch", directory / "still-there")
         user.kill()
         user.communicate()
         attachment.aoe("detach", "e7.3")
-        assert attachment.ended() == 0
+        assert attachment.wait() == 0
     fsck("ext4", disk)
 
 
 @mounting("--mount", "{directory}")
-def test_umount_is_all_it_takes(wire: Wire, disk: Path, directory: Path) -> None:
+def test_umount_detaches_the_disk(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("xfs", disk)
     with (
         serving(wire, disk, AT_ONCE),
         attached(wire, "--mount", directory) as attachment,
     ):
         attachment.run("umount", directory)
-        assert attachment.ended() == 0
+        assert attachment.wait() == 0
 
 
 def backing_file(device: Path) -> str:
@@ -232,19 +232,21 @@ def backing_file(device: Path) -> str:
 
 
 @mounting("--loop")
-def test_a_signal_undoes_it_all(wire: Wire, disk: Path, directory: Path) -> None:
+def test_signal_unmounts_and_removes_the_loop_device(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
     make_filesystem("ext4", disk)
     with serving(wire, disk, AT_ONCE):
         with attached(wire, "--mount", directory, "--loop") as attachment:
             device = Path(attachment.about["device"])
             ours = backing_file(device)
             attachment.signal(signal.SIGINT)
-            assert attachment.ended() == 0
+            assert attachment.wait() == 0
         assert backing_file(device) != ours
 
 
 @mounting("--loop")
-def test_a_killed_attachment_leaves_no_device(
+def test_killed_attach_leaves_no_loop_device(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
@@ -253,17 +255,17 @@ def test_a_killed_attachment_leaves_no_device(
             device = Path(attachment.about["device"])
             ours = backing_file(device)
             attachment.signal(signal.SIGKILL)
-            assert attachment.ended() != 0
+            assert attachment.wait() != 0
         until = time.monotonic() + PATIENCE
         while backing_file(device) == ours:
             assert time.monotonic() < until
             time.sleep(0.05)
-        # All that remains is the empty file that it was mounted over.
+        # Only the empty file that FUSE was mounted over is left.
         shutil.rmtree(Path(ours).parent)
 
 
 @mounting("--mount", "{directory}")
-def test_a_mount_that_fails_leaves_nothing(
+def test_failed_mount_leaves_nothing_behind(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     with serving(wire, disk, AT_ONCE):
@@ -277,7 +279,7 @@ def test_a_mount_that_fails_leaves_nothing(
 
 
 @mounting("--mount", "{directory}")
-def test_lazily_detached_it_is_gone_with_its_last_user(
+def test_lazy_detach_completes_after_the_last_close(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
@@ -297,14 +299,14 @@ def test_lazily_detached_it_is_gone_with_its_last_user(
             assert attachment.process.poll() is None
             user.communicate("written\n", timeout=PATIENCE * 3)
             assert user.returncode == 0
-            assert attachment.ended() == 0
+            assert attachment.wait() == 0
         fsck("ext4", disk)
         with mounted(wire, directory) as attachment:
             assert attachment.run("cat", directory / "late") == "written\n"
 
 
 @mounting("--mount", "{directory}", "--read-only")
-def test_read_only_is_read_only_all_the_way(
+def test_read_only_attach_makes_device_and_mount_read_only(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
@@ -321,58 +323,60 @@ def test_read_only_is_read_only_all_the_way(
 
 
 @mounting("--loop", "--background")
-def test_several_are_told_apart_by_their_place(wire: Wire, disk: Path) -> None:
-    file, place = disk.with_name("again"), disk.with_name("socket")
+def test_detach_selects_one_of_several_by_path(wire: Wire, disk: Path) -> None:
+    file, nbd = disk.with_name("again"), disk.with_name("socket")
     with serving(wire, disk, AT_ONCE), attached(wire, "--loop") as first:
         device = first.about["device"]
         words = ["attach", "e7.3", "-i", wire.interface, "--background"]
         second = first.aoe(*words, "--fuse", file, "--read-only")
         assert second == f"e7.3 300 MiB as {file} [read-only]\n"
-        third = first.aoe(*words, "--nbd", place)
+        third = first.aoe(*words, "--nbd", nbd)
         listed = first.aoe("detach", "--list").splitlines(keepends=True)
         assert sorted(listed) == sorted((f"e7.3 300 MiB as {device}\n", second, third))
         refusal = first.aoe("detach", "e7.3", code=2)
         assert "attached 3 times. Name the directory, file or device" in refusal
-        for name in (file, place, device):
+        for name in (file, nbd, device):
             first.aoe("detach", name)
-        assert first.ended() == 0
+        assert first.wait() == 0
     assert not file.exists()
-    assert not place.exists()
+    assert not nbd.exists()
 
 
-def test_a_file_is_the_disk(wire: Wire, disk: Path, tmp_path: Path) -> None:
+def test_fuse_file_reads_and_writes_the_disk(
+    wire: Wire, disk: Path, tmp_path: Path
+) -> None:
     content = os.urandom(4 * MIB)
     disk.write_bytes(content)
     file = tmp_path / "e7.3"
     with serving(wire, disk, AT_ONCE):
         if not may_use_fuse():
-            expect_to_be_told_who_may(wire, "--fuse", file)
+            expect_permission_error(wire, "--fuse", file)
             return
         with attached(wire, "--fuse", file) as attachment:
             assert attachment.run("stat", "--format=%s", file) == f"{4 * MIB}\n"
             attachment.run("cmp", file, disk)
-            # Any bytes will do, and its size stays as it is.
+            # Offsets need no alignment, and O_TRUNC does not change the size.
             write = f"printf hello | dd of={file} bs=5 oflag=seek_bytes seek=1021"
             attachment.run("sh", "-ec", f"{write} conv=notrunc,fsync")
             attachment.run("sh", "-ec", f"printf start >{file}")
             beyond = [f"of={file}", "bs=1M", "count=1", "seek=4", "conv=notrunc"]
-            told = attachment.run("dd", "if=/dev/zero", *beyond, code=1)
-            assert "No space left on device" in told
+            output = attachment.run("dd", "if=/dev/zero", *beyond, code=1)
+            assert "No space left on device" in output
             attachment.aoe("detach", file)
-            assert attachment.ended() == 0
+            assert attachment.wait() == 0
         assert not file.exists()
     expected = b"start" + content[5:1021] + b"hello" + content[1026:]
     assert disk.read_bytes() == expected
 
 
-def test_what_is_punched_out_of_the_file_is_trimmed(
+def test_punch_hole_in_the_fuse_file_trims_the_disk(
     wire: Wire, disk: Path, tmp_path: Path
 ) -> None:
     disk.write_bytes(os.urandom(4 * MIB))
     file = tmp_path / "e7.3"
     with serving(wire, disk, AT_ONCE):
         if not may_use_fuse():
-            expect_to_be_told_who_may(wire, "--fuse", file)
+            expect_permission_error(wire, "--fuse", file)
             return
         before = disk.stat().st_blocks
         with attached(wire, "--fuse", file) as attachment:
@@ -384,7 +388,7 @@ def test_what_is_punched_out_of_the_file_is_trimmed(
     assert disk.read_bytes()[MIB : 3 * MIB] == bytes(2 * MIB)
 
 
-def test_what_is_not_attached_is_not_found(wire: Wire) -> None:
+def test_detach_of_an_unattached_disk_fails(wire: Wire) -> None:
     done = wire.initiator.run(
         [sys.executable, "-m", "initiator", "detach", "e7.3"],
         capture_output=True,

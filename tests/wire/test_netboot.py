@@ -83,7 +83,7 @@ def ask(wire: Wire, mac: str, options: list[tuple[int, bytes]]) -> tuple[str, st
             ]
         )
     )
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         wires = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IP))
     with wires:
         wires.bind((wire.interface, _IP))

@@ -15,7 +15,7 @@ from aoe.address import Address
 from aoe.net.interfaces import (
     VethEnd,
     create_veth,
-    examine_interface,
+    get_interface_details,
     remove,
     set_down,
     set_up,
@@ -67,7 +67,7 @@ class Copying:
                 return False
             while self._running < 8:
                 self._submit()
-            self.disk.host.turn(0.05)
+            self.disk.host.run_once(0.05)
             pause = time.monotonic() - self._last
             self.longest_pause = max(self.longest_pause, pause)
         return True
@@ -102,7 +102,7 @@ def two_paths(wire: Wire, tmp_path: Path) -> Iterator[Copying]:
     words = ["serve", "e7.3", "aoe0,aoe1", image, "--create", "4M"]
     target = start(wire.target, *words)
     ready_line(target)
-    with wire.initiator.entered(), Host.on("aoe0", "aoe1") as host:
+    with wire.initiator.enter(), Host.on("aoe0", "aoe1") as host:
         disk = Disk(host, E73)
         copying = Copying(disk)
         assert copying.run(lambda: copying.pieces >= SIZE // PIECE, PATIENCE)
@@ -122,7 +122,7 @@ def lay_second_cable(wire: Wire) -> None:
 
 def frames(*names: str) -> list[int]:
     """Count what the initiator's interfaces have received."""
-    return [examine_interface(name).counters["rx_packets"] for name in names]
+    return [get_interface_details(name).counters["rx_packets"] for name in names]
 
 
 def both_carry(copying: Copying) -> bool:
@@ -168,7 +168,7 @@ def test_a_frozen_target_is_as_good_as_new_when_it_goes_on(
     target = start(wire.target, *words)
     ready_line(target)
     options = Options(timing=timing)
-    with wire.initiator.entered(), Host.on("aoe0", options=options) as host:
+    with wire.initiator.enter(), Host.on("aoe0", options=options) as host:
         copying = Copying(Disk(host, E73))
         assert copying.run(lambda: copying.pieces >= 4 * SIZE // PIECE, 3 * PATIENCE)
         target.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What users of pytest get of us, used as they would: in test files of their own."""
+"""The pytest plugin, used as its users do: in test files of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ exit 1
 """
 
 
-def test_a_test_that_names_it_has_a_disk(aoe_disk: ServedDisk) -> None:
+def test_aoe_disk_fixture_serves_an_empty_disk(aoe_disk: ServedDisk) -> None:
     with aoe_disk.open() as disk:
         disk.write(1000, b"hello")
         disk.flush()
@@ -29,14 +29,16 @@ def test_a_test_that_names_it_has_a_disk(aoe_disk: ServedDisk) -> None:
     assert aoe_disk.path.read_bytes()[1000:1005] == b"hello"
 
 
-def test_programs_run_where_the_disk_is(aoe_disk: ServedDisk) -> None:
+def test_run_starts_programs_in_the_network_of_the_disk(aoe_disk: ServedDisk) -> None:
     done = aoe_disk.run(["aoe", "stat", aoe_disk.address])
     assert done.stdout.split()[:3] == ["e0.0", "0.067GB", aoe_disk.interface]
     with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
         aoe_disk.run(["aoe", "ping", "e9.9", "-t", "0.1"])
 
 
-def test_disks_are_as_a_test_wants_them(serve_aoe: ServeAoe, tmp_path: Path) -> None:
+def test_serve_aoe_passes_size_mtu_path_and_options(
+    serve_aoe: ServeAoe, tmp_path: Path
+) -> None:
     image = tmp_path / "mine.img"
     image.write_bytes(bytes(1 << 20))
     here = serve_aoe(size=4 << 20, mtu=9000, options=["--filter", "log"])
@@ -48,7 +50,7 @@ def test_disks_are_as_a_test_wants_them(serve_aoe: ServeAoe, tmp_path: Path) -> 
     assert "CONFIG" in here.log.read_text().upper()
 
 
-def test_all_of_it_is_gone_with_the_test(pytester: pytest.Pytester) -> None:
+def test_processes_end_with_the_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         from pathlib import Path
@@ -65,14 +67,16 @@ def test_all_of_it_is_gone_with_the_test(pytester: pytest.Pytester) -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_target_that_cannot_start_says_why(pytester: pytest.Pytester) -> None:
+def test_target_that_fails_to_start_is_an_error_with_its_message(
+    pytester: pytest.Pytester,
+) -> None:
     pytester.makepyfile("def test_one(serve_aoe): serve_aoe(options=['--buffers=1'])")
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*aoe-target: ended with exit code 2*buffers*"])
+    result.stdout.fnmatch_lines(["*aoe-target: exited with code 2*buffers*"])
 
 
-def test_a_target_that_ends_by_itself_is_an_error(pytester: pytest.Pytester) -> None:
+def test_target_that_exits_early_is_an_error(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         def test_one(aoe_disk):
@@ -82,10 +86,10 @@ def test_a_target_that_ends_by_itself_is_an_error(pytester: pytest.Pytester) -> 
     )
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*aoe-target: ended with exit code -9*"])
+    result.stdout.fnmatch_lines(["*aoe-target: exited with code -9*"])
 
 
-def test_where_namespaces_are_refused_a_skip_says_what_to_do(
+def test_skips_with_a_fix_where_namespaces_are_not_permitted(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unshare = pytester.path / "unshare"
@@ -93,13 +97,13 @@ def test_where_namespaces_are_refused_a_skip_says_what_to_do(
     unshare.chmod(0o755)
     monkeypatch.setenv("PATH", str(pytester.path), prepend=":")
     pytester.makepyfile("def test_one(aoe_disk): pass")
-    # Where nothing may be skipped, this may.
+    # This inner pytest runs without tests.no_skip.
     result = pytester.runpytest_subprocess("-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*not permitted*unshare -Urn pytest"])
 
 
-def test_tests_that_name_no_disk_pay_for_none(pytester: pytest.Pytester) -> None:
+def test_nothing_is_imported_until_a_fixture_is_used(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import sys
@@ -113,7 +117,7 @@ def test_tests_that_name_no_disk_pay_for_none(pytester: pytest.Pytester) -> None
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_pytest_finds_it_wherever_we_are_installed() -> None:
+def test_pytest_loads_the_installed_plugin() -> None:
     command = [sys.executable, "-m", "pytest", "--trace-config", "--collect-only"]
     done = subprocess.run(
         [*command, "-q", __file__],

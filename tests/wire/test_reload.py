@@ -107,7 +107,7 @@ def asking(switch: Switch) -> Iterator[Client]:
 
 
 def open_at(host: Namespace) -> Link:
-    with host.entered():
+    with host.enter():
         return open_link("aoe0", responses=True)
 
 
@@ -218,7 +218,7 @@ def test_an_open_disk_follows_its_size(served: Served, switch: Switch) -> None:
     served.write(s0=f"path = '{image}'")
     served.start(1)
     sizes: list[int] = []
-    with switch.add_host().entered(), Disk.open("e7.0", "aoe0") as disk:
+    with switch.add_host().enter(), Disk.open("e7.0", "aoe0") as disk:
         disk.on_resize(sizes.append)
         for size in (3 * MIB, MIB):
             os.truncate(image, size)

@@ -79,7 +79,7 @@ class Peer:
     def __init__(self, wire: Wire, host: Host) -> None:
         self.host = host
         self.ended: list[Bio] = []
-        with wire.target.entered():
+        with wire.target.enter():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             self._socket.bind((wire.interface, 0x88A2))
         self._socket.settimeout(0.001)
@@ -89,14 +89,14 @@ class Peer:
         if number is not None:
             reply = tagged(reply, tag(number))
         self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
-        self.host.turn(QUIET)
-        self.host.turn(0)
+        self.host.run_once(QUIET)
+        self.host.run_once(0)
 
     def hear(self, timeout: float = PATIENCE) -> bytes:
         """Return what the initiator sends next, to whichever address."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            self.host.turn(0)
+            self.host.run_once(0)
             with contextlib.suppress(TimeoutError):
                 return self._socket.recv(10000)
         return SILENCE
@@ -131,7 +131,7 @@ def make_peer(make_wire: Callable[[int], Wire]) -> Iterator[Callable[..., Peer]]
         def make(mtu: int = 1500, options: Options | None = None) -> Peer:
             wire = make_wire(mtu)
             options = options or Options(tag_base=BASE, timing="kernel")
-            with wire.initiator.entered():
+            with wire.initiator.enter():
                 host = Host.on(wire.interface, options=options)
             return stack.enter_context(contextlib.closing(Peer(wire, host)))
 
@@ -330,7 +330,7 @@ def test_p60_linux_needs_two_buffers(
 
 
 def test_p6_p11_p19_p23_discover_asks_everybody(wire: Wire) -> None:
-    with wire.target.entered(), open_link("aoe0", responses=False) as link:
+    with wire.target.enter(), open_link("aoe0", responses=False) as link:
         command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
         asking = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
         assert link.wait(PATIENCE)

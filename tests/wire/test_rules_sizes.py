@@ -145,7 +145,7 @@ def raw(clients: Clients) -> Iterator[socket.socket]:
     """Open a socket at the clients' end that sees frames as they are, tags and all."""
     wire = clients.wire
     with (
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as opened,
     ):
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)

@@ -149,7 +149,7 @@ def test_an_image_served_already_is_busy(wire: Wire, image: Path) -> None:
             5,
             (
                 f"{image}: served or in use by another program. "
-                "End that one first, or --force"
+                "Stop it first, or use --force"
             ),
         )
 

@@ -394,7 +394,7 @@ def test_prometheus_is_shown_the_counters_while_it_serves(
     with serving(wire, place / "disk.img", *words), client(wire) as asking:
         asking.ask(ata(0x24, count=2))
         with (
-            wire.target.entered(),
+            wire.target.enter(),
             urllib.request.urlopen("http://127.0.0.1:19468", timeout=10) as answer,
         ):
             text = answer.read().decode()

@@ -138,7 +138,7 @@ def test_one_disk_on_two_interfaces_is_one_disk(wire: Wire, image: Path) -> None
         "e7.3 2 MiB on aoe0 (52:54:00:ae:00:01, MTU 1500, 2 sectors a frame), "
         "aoe1 (52:54:00:ae:01:01, MTU 9000, 17 sectors a frame) from "
     )
-    with wire.initiator.entered():
+    with wire.initiator.enter():
         link = open_link(second, responses=True)
     with client(wire) as here, link:
         there = Client(link, bytes.fromhex("525400ae0101"))
@@ -247,7 +247,7 @@ def test_direct_leaves_the_page_cache_out(wire: Wire, image: Path) -> None:
     assert process.stdout is not None
     if not process.stdout.readline():
         error = finish(process)
-        assert "this file system knows no O_DIRECT" in error
+        assert "this file system does not support O_DIRECT" in error
         pytest.skip(f"{error}: set TMPDIR to a directory on a disk")
     with client(wire) as asking:
         assert asking.ask(ata(READ, 3, 2))[36:] == content[1536:2560]

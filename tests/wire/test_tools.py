@@ -233,7 +233,7 @@ def narrow(switch: Switch, image: Path) -> Iterator[Namespace]:
     words = ("aoe0", image, "--no-state", "--force")
     process = start(server, "serve", "e7.3", *words)
     ready_line(process)
-    switch.narrow(here, 4200)
+    switch.limit_mtu(here, 4200)
     yield here
     finish(process, 15)
 
@@ -251,7 +251,7 @@ def test_p23_a_narrow_path_is_found_without_writing(
     assert "carries only 4 KiB there and 4 KiB back" in found["text"]
     (device,) = document["devices"]
     (path,) = device["paths"]
-    assert (path["there_bytes"], path["back_bytes"]) == (4096, 4096)
+    assert (path["to_target_bytes"], path["from_target_bytes"]) == (4096, 4096)
     assert path["payload_bytes"] == 8704
     assert image.read_bytes() == before
     asked = [describe(frame.data) for frame in read_capture(pcap)]
@@ -266,7 +266,7 @@ def test_p23_a_narrow_path_is_told_by_doctor_and_stat_too(narrow: Namespace) -> 
     done = call(narrow, "stat", "--probe", "--json")
     assert done.returncode == 0
     (device,) = json.loads(done.stdout)["devices"]
-    assert device["paths"][0]["there_bytes"] == 4096
+    assert device["paths"][0]["to_target_bytes"] == 4096
     assert (
         "paths" not in json.loads(call(narrow, "stat", "--json").stdout)["devices"][0]
     )
@@ -293,7 +293,7 @@ def test_doctor_looks_at_all_there_is(served: Wire, tmp_path: Path) -> None:
 def test_doctor_warns_of_a_wire_without_targets(wire: Wire) -> None:
     found = findings(aoe_json(wire, "doctor", "-t", "0.3"))["aoe0", "targets"]
     assert (found["verdict"], found["text"]) == ("warn", "no target answers")
-    assert "MAC mask list" in found["cure"]
+    assert "MAC mask list" in found["fix"]
 
 
 def test_p60_doctor_warns_of_a_target_with_one_buffer(wire: Wire, image: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_examples_of_the_docstrings_run(
         each.source = each.source.replace("eth0", wire.interface)
     image = tmp_path / "disk.img"
     said: list[str] = []
-    with serving(wire, image, "--create", "1M"), wire.initiator.entered():
+    with serving(wire, image, "--create", "1M"), wire.initiator.enter():
         result = doctest.DocTestRunner().run(example, out=said.append)
     assert result.failed == 0, "".join(said)
     assert image.read_bytes()[1000:1020] == b"any byte, any length"
@@ -55,7 +55,7 @@ def test_a_disk_takes_any_bytes_vectors_fua_and_trim(
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Disk.open("e7.3", wire.interface) as disk,
     ):
         content = os.urandom(MIB)
@@ -83,7 +83,7 @@ def test_p40_a_read_only_disk_is_found_out_by_the_first_write(
     (tmp_path / "disk.img").write_bytes(bytes(MIB))
     with (
         serving(wire, tmp_path / "disk.img", "--read-only"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Disk.open("e7.3", wire.interface) as disk,
     ):
         assert not disk.read_only
@@ -99,7 +99,7 @@ def test_a_disk_that_is_opened_read_only_sends_no_write(
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Disk.open("e7.3", wire.interface, read_only=True) as disk,
     ):
         assert disk.read_only
@@ -119,7 +119,7 @@ def test_a_disk_is_a_file_for_what_takes_files(wire: Wire, tmp_path: Path) -> No
     content = os.urandom(MIB)
     with (
         serving(wire, image, "--create", "1M"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
         Disk.open("e7.3", wire.interface) as disk,
     ):
         with io.BufferedRandom(DiskFile(disk)) as file:
@@ -160,7 +160,7 @@ def test_many_operations_at_once_with_asyncio(wire: Wire, tmp_path: Path) -> Non
             await disk.trim(0, 512)
             assert await disk.read(0, 512) == bytes(512)
 
-    with serving(wire, image, "--create", "1M"), wire.initiator.entered():
+    with serving(wire, image, "--create", "1M"), wire.initiator.enter():
         asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert image.read_bytes()[512 : len(content)] == content[512:]
 
@@ -180,7 +180,7 @@ def test_errors_reach_the_coroutine(wire: Wire, tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(MIB))
     with (
         serving(wire, tmp_path / "disk.img", "--read-only"),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
     ):
         asyncio.run(asyncio.wait_for(main(), PATIENCE))
         with pytest.raises(NotFoundError, match="no answer"):
@@ -201,7 +201,7 @@ def test_a_frame_that_is_lost_is_sent_again_with_asyncio(
     filters = ("--filter", "drop:probability=0.3,seed=5")
     with (
         serving(wire, image, "--create", "1M", *filters),
-        wire.initiator.entered(),
+        wire.initiator.enter(),
     ):
         asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
     assert image.read_bytes()[: 20 * 512 : 512] == bytes(range(20))
@@ -219,7 +219,7 @@ def test_a_trim_that_the_disk_has_not_is_unsupported(
     process = wire.target.popen([vblade, "7", "3", wire.interface, str(image)])
     try:
         with (
-            wire.initiator.entered(),
+            wire.initiator.enter(),
             Disk.open("e7.3", wire.interface, timeout=PATIENCE) as disk,
         ):
             assert not disk.can_trim

@@ -1,5 +1,6 @@
-"""What is wrong with a machine, its interfaces and a wire, and how to mend it.
+"""Diagnosis of the host, its interfaces and the network, for both ``doctor`` commands.
 
-What the two ``doctor`` commands have in common. Looking (``examine_...``) and judging
-(``judge_...``) are apart, so that what this machine has not got can be judged too.
+``check_...`` functions read the state of the machine, ``diagnose_...`` functions turn
+such a state into findings. They are separate so that tests can diagnose states that the
+machine is not in.
 """

@@ -1,4 +1,4 @@
-"""What an examination finds, thing by thing."""
+"""The results of a diagnosis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """How a thing is: ``fail`` keeps AoE from working, ``warn`` makes it worse."""
+    """The severity of a finding.
+
+    ``fail`` keeps AoE from working, ``warn`` makes it slower or less reliable.
+    """
 
     OK = "ok"
     WARN = "warn"
@@ -20,40 +23,40 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        subject: whose it is: ``host``, an interface, an address, a file.
-        check: what was looked at, one or two words.
-        verdict: how it is.
-        text: a sentence: what it is, and what that means for AoE.
-        cure: what to do about it, a command where there is one; empty if nothing.
+        subject: what was checked: ``host``, an interface, an address, a file.
+        check: the name of the check, one or two words.
+        verdict: the severity.
+        text: the state that was found, and its effect on AoE.
+        fix: what to do about it, a command where there is one; empty if nothing.
     """
 
     subject: str
     check: str
     verdict: Verdict
     text: str
-    cure: str = ""
+    fix: str = ""
 
 
-def ok(subject: str, check: str, text: str, cure: str = "") -> Finding:
-    """Find that it is well."""
-    return Finding(subject, check, Verdict.OK, text, cure)
+def ok(subject: str, check: str, text: str, fix: str = "") -> Finding:
+    """Return a finding that needs no action."""
+    return Finding(subject, check, Verdict.OK, text, fix)
 
 
-def warn(subject: str, check: str, text: str, cure: str = "") -> Finding:
-    """Find that it works, and could do so better."""
-    return Finding(subject, check, Verdict.WARN, text, cure)
+def warn(subject: str, check: str, text: str, fix: str = "") -> Finding:
+    """Return a finding about something that works, but not as well as it could."""
+    return Finding(subject, check, Verdict.WARN, text, fix)
 
 
-def fail(subject: str, check: str, text: str, cure: str = "") -> Finding:
-    """Find that it does not work."""
-    return Finding(subject, check, Verdict.FAIL, text, cure)
+def fail(subject: str, check: str, text: str, fix: str = "") -> Finding:
+    """Return a finding about something that keeps AoE from working."""
+    return Finding(subject, check, Verdict.FAIL, text, fix)
 
 
 def from_error(
     check: str, error: AoEError, verdict: Verdict = Verdict.FAIL, subject: str = ""
 ) -> Finding:
-    """Take an error for a finding: it has the sentence and the cure."""
-    return Finding(subject or error.what, check, verdict, error.why, error.cure)
+    """Return a finding with the text and the fix of an error."""
+    return Finding(subject or error.what, check, verdict, error.why, error.fix)

@@ -1,4 +1,4 @@
-"""The machine and what we may do on it."""
+"""Diagnosis of the host: versions, capabilities and user namespaces."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ if TYPE_CHECKING:
 _HOST = "host"
 
 
-def examine_host() -> Iterator[Finding]:
-    """Look at versions, rights and namespaces."""
+def check_host() -> Iterator[Finding]:
+    """Check versions, capabilities and, unless run by root, user namespaces."""
     yield ok(
         _HOST,
         "versions",
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     )
-    yield judge_rights(capability_sets().effective)
+    yield diagnose_privileges(capability_sets().effective)
     if os.geteuid() != 0:
-        yield _examine_namespaces()
+        yield _check_namespaces()
 
 
-def judge_rights(effective: int) -> Finding:
-    """Judge the set of effective capabilities."""
+def diagnose_privileges(effective: int) -> Finding:
+    """Diagnose a set of effective capabilities."""
+    check = "capabilities"
     if effective & Capability.NET_RAW:
-        return ok(_HOST, "rights", "CAP_NET_RAW is there: raw sockets can be opened")
+        return ok(_HOST, check, "CAP_NET_RAW is present: raw sockets can be opened")
     return fail(
         _HOST,
-        "rights",
-        "CAP_NET_RAW is missing: no raw socket can be opened, and so no AoE spoken",
+        check,
+        "CAP_NET_RAW is missing: raw sockets, which AoE needs, cannot be opened",
         "run as root; or AmbientCapabilities=CAP_NET_RAW in a systemd unit; or, to try "
-        "it on interfaces of your own: unshare -Urn",
+        "AoE in a network namespace of its own: unshare -Urn",
     )
 
 
-def _examine_namespaces() -> Finding:
+def _check_namespaces() -> Finding:
     check = "namespaces"
     try:
         check_user_namespaces()
     except AoEError as error:
-        # The tests and the demo want them, AoE itself does not.
+        # Only the tests and the demo need user namespaces.
         return from_error(check, error, Verdict.WARN, _HOST)
     return ok(
         _HOST, check, "user namespaces are allowed: tests and demo run without root"

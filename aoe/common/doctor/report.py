@@ -1,4 +1,4 @@
-"""How a ``doctor`` command tells its findings, and how it ends."""
+"""Output and exit code of the ``doctor`` commands."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def report(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """Print findings as they come, then exit: 0 nothing has failed, 1 something has.
+    """Print findings as they are made, or all of them as JSON.
 
     Raises:
-        click.exceptions.Exit: something has failed.
+        click.exceptions.Exit: there is a ``fail`` among them; the exit code is 1.
     """
-    seen = []
+    printed = []
     for finding in findings:
-        seen.append(finding)
+        printed.append(finding)
         if not as_json:
-            # At once: asking the wire takes its time.
+            # Not collected first: checks of the network take seconds.
             click.echo(describe_finding(finding))
     if as_json:
-        print_json("doctor", findings=[asdict(each) for each in seen])
-    exit_by(seen)
+        print_json("doctor", findings=[asdict(each) for each in printed])
+    exit_if_failed(printed)
 
 
-def exit_by(findings: Iterable[Finding]) -> None:
-    """End the command with code 1 if something has failed.
+def exit_if_failed(findings: Iterable[Finding]) -> None:
+    """Exit with code 1 if there is a ``fail`` among the findings.
 
     Raises:
-        click.exceptions.Exit: it has.
+        click.exceptions.Exit: there is one.
     """
     if any(each.verdict is Verdict.FAIL for each in findings):
         raise click.exceptions.Exit(1)
 
 
 def describe_finding(finding: Finding) -> str:
-    """Write a finding in a line, and its cure, if it has one, in another."""
+    """Return a finding as a line, with its fix, if any, on a second line."""
     verdict = click.style(f"{finding.verdict:<4}", fg=_COLOURS[finding.verdict])
     line = f"{verdict}  {finding.subject}: {finding.check}: {finding.text}"
-    return f"{line}\n      {finding.cure}" if finding.cure else line
+    return f"{line}\n      {finding.fix}" if finding.fix else line

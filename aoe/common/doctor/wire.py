@@ -1,4 +1,4 @@
-"""Who else serves on this wire, asked by broadcast, and whether they get on."""
+"""Diagnosis of the targets that answer on an interface."""
 
 from __future__ import annotations
 
@@ -17,90 +17,99 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aoe.address import Address
-    from aoe.common.survey import Heard
+    from aoe.common.survey import TargetInfo
     from aoe.identify import Identity
     from aoe.net.base import Link
 
 
 def open_wire(name: str) -> tuple[Link | None, list[Finding]]:
-    """Open an interface as AoE does, with packet rings where they can be had.
+    """Open an interface, with packet rings if possible.
 
     Returns:
-        The link, to be closed; None if there is none. And what was found thereby:
-        nothing where only a right is missing, which is told once, of the host.
+        The link, which the caller closes, or None; and the findings. A missing
+        capability gives none: ``diagnose_privileges`` reports it once for the host.
     """
     try:
         link = open_link(name, rings=True, responses=True)
     except AccessError:
         return None, []
     except AoEError as error:
-        refused = from_error("rings", error, Verdict.WARN, name)
+        rings_finding = from_error("rings", error, Verdict.WARN, name)
     else:
-        text = "packet rings can be had: a batch of frames a call"
+        text = "packet rings work: a batch of frames per system call"
         return link, [ok(name, "rings", text)]
     try:
-        return open_link(name, rings=False, responses=True), [refused]
+        return open_link(name, rings=False, responses=True), [rings_finding]
     except AoEError as error:
-        return None, [refused, from_error("open", error, subject=name)]
+        return None, [rings_finding, from_error("open", error, subject=name)]
 
 
-def examine_targets(link: Link, all_heard: Iterable[Heard]) -> Iterator[Finding]:
-    """Look at those that answered on a wire, and whether they get on.
+def check_targets(link: Link, targets: Iterable[TargetInfo]) -> Iterator[Finding]:
+    """Check the targets that answered on a link, also for duplicate addresses.
 
     Raises:
         NotFoundError: the interface is gone.
     """
-    ways: defaultdict[Address, dict[bytes, Heard]] = defaultdict(dict)
-    for heard in all_heard:
-        ways[heard.address][heard.mac] = heard
-    if not ways:
-        yield ok(link.name, "targets", "nobody else answers on this wire")
-    for address, macs in ways.items():
-        for heard in macs.values():
-            yield judge_answer(link.name, link.mtu, heard)
-        if len(macs) > 1:
-            pages = {mac: identify(link, heard) for mac, heard in macs.items()}
-            yield judge_namesakes(address, pages)
+    by_address: defaultdict[Address, dict[bytes, TargetInfo]] = defaultdict(dict)
+    for target in targets:
+        by_address[target.address][target.mac] = target
+    if not by_address:
+        yield ok(link.name, "targets", "no other target answers on this network")
+    for address, by_mac in by_address.items():
+        for target in by_mac.values():
+            yield diagnose_target(link.name, link.mtu, target)
+        if len(by_mac) > 1:
+            pages = {mac: identify(link, target) for mac, target in by_mac.items()}
+            yield diagnose_duplicates(address, pages)
 
 
-def judge_answer(name: str, mtu: int, heard: Heard) -> Finding:
-    """Judge what a target says it can do, against our end of the wire."""
+def diagnose_target(name: str, mtu: int, target: TargetInfo) -> Finding:
+    """Diagnose a target's query config response, given the MTU at this end.
+
+    Args:
+        name: the interface on which it answered.
+        mtu: the MTU of that interface.
+        target: the response.
+    """
     text = (
-        f"on {name}, {format_mac(heard.mac)}: {heard.buffers} buffers, "
-        f"{short_size(heard.sectors * 512)} a frame"
+        f"on {name}, {format_mac(target.mac)}: {target.buffers} buffers, "
+        f"{short_size(target.sectors * 512)} per frame"
     )
     here = sectors_per_frame(mtu)
-    subject = str(heard.address)
-    if heard.buffers < 2:
-        # Linux begins with half of them (P60).
-        cure = "serve it with --buffers 64, or -b 16 for vblade"
-        return warn(subject, "targets", f"{text}; Linux brings no such disk up", cure)
-    if heard.sectors < here:
-        more = f"{text}, where this end could carry {short_size(here * 512)}"
-        cure = "raise the MTU of its interface, and of all between"
-        return warn(subject, "targets", more, cure)
-    if heard.sectors > here:
-        more = f"{text}, where this end can carry {short_size(here * 512)}"
-        cure = f"raise the MTU here: ip link set {name} mtu 9000"
-        return warn(subject, "targets", more, cure)
+    subject = str(target.address)
+    if target.buffers < 2:
+        # The Linux driver starts with a window of half the buffer count (P60).
+        fix = "serve it with --buffers 64, or -b 16 for vblade"
+        more = f"{text}; Linux cannot use a disk with fewer than 2 buffers"
+        return warn(subject, "targets", more, fix)
+    if target.sectors < here:
+        more = f"{text}, but frames of this interface carry {short_size(here * 512)}"
+        fix = "raise the MTU of the target's interface and of the switches in between"
+        return warn(subject, "targets", more, fix)
+    if target.sectors > here:
+        more = f"{text}, but frames of this interface carry {short_size(here * 512)}"
+        fix = f"raise the MTU here: ip link set {name} mtu 9000"
+        return warn(subject, "targets", more, fix)
     return ok(subject, "targets", text)
 
 
-def judge_namesakes(address: Address, pages: dict[bytes, Identity | None]) -> Finding:
-    """Judge several that answer for one address, by what each says its disk is.
+def diagnose_duplicates(
+    address: Address, pages: dict[bytes, Identity | None]
+) -> Finding:
+    """Diagnose several MAC addresses that answer for one AoE address.
 
     Args:
-        address: theirs.
-        pages: by MAC address; None where it would not tell.
+        address: the address.
+        pages: the IDENTIFY page by MAC address; None where there was no response.
     """
     macs = " and ".join(format_mac(mac) for mac in sorted(pages))
     subject, check = str(address), "duplicate"
     first, *others = pages.values()
-    cure = f"give one of them another address: aoe-target serve e{address.shelf}.N"
+    fix = f"give one of them another address: aoe-target serve e{address.shelf}.N"
     if None in pages.values():
-        text = f"{macs} answer for it, and do not tell whether their disk is the same"
-        return warn(subject, check, text, cure)
+        text = f"{macs} answer for it, but IDENTIFY failed: disks may be different"
+        return warn(subject, check, text, fix)
     if all(page == first for page in others):
-        return ok(subject, check, f"{macs} answer for it: two ways to the same disk")
-    text = f"{macs} answer for it with different disks: clients mix the two up"
-    return fail(subject, check, text, cure)
+        return ok(subject, check, f"{macs} answer for it: two paths to the same disk")
+    text = f"{macs} answer for it with different disks: clients will mix up their data"
+    return fail(subject, check, text, fix)

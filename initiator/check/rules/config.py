@@ -15,7 +15,7 @@ from aoe.header import HEADER_LENGTH, Command, ErrorCode
 from initiator.check.expect import (
     ANYTHING,
     SILENCE,
-    That,
+    Satisfies,
     config_is,
     refuses,
 )
@@ -45,24 +45,24 @@ def read(t: Subject) -> Steps:
 def buffers(t: Subject) -> Steps:
     """It queues two messages at least, or Linux never uses it."""
 
-    def enough(reply: bytes) -> bool:
-        return bool(reply) and Config.unpack_from(reply).buffer_count > 1
+    def enough(response: bytes) -> bool:
+        return bool(response) and Config.unpack_from(response).buffer_count > 1
 
-    yield t.config(), That("a buffer count of 2 or more", enough)
+    yield t.config(), Satisfies("a buffer count of 2 or more", enough)
 
 
 @table.must("P49")
-def numbers(t: Subject) -> Steps:
+def numbers_ignored(t: Subject) -> Steps:
     """What a request says of buffers, firmware and sectors is ignored."""
-    reply = yield t.config(), config_is(t.string, READ)
-    mine = reply[HEADER_LENGTH:CONFIG_STRING]
+    response = yield t.config(), config_is(t.string, READ)
+    mine = response[HEADER_LENGTH:CONFIG_STRING]
     body = CONFIG.pack(0x1234, 0x5678, 0x9A, 0xF0 | READ, 0)
-    same = That("the same numbers as ever", lambda r: r[24:32] == mine)
+    same = Satisfies("the same numbers as ever", lambda r: r[24:32] == mine)
     yield t.frame(Command.CONFIG, body), same
 
 
 @table.must("P51")
-def read_ignores(t: Subject) -> Steps:
+def read_ignores_string(t: Subject) -> Steps:
     """To read, any string of any length will do."""
     filler = b"\xed" * STRING_LIMIT
     is_read = config_is(t.string, READ)
@@ -138,14 +138,14 @@ def set_second(t: Subject) -> Steps:
 
 
 @table.advice("P54", CLAIM)
-def set_tells(t: Subject) -> Steps:
+def set_error_has_owner(t: Subject) -> Steps:
     """Who is too late with set is told whose it is."""
     yield from becomes(t, OWNER)
     yield t.config(SET, RIVAL), config_is(OWNER, SET, PRESENT)
 
 
 @table.must("P52 P53", CLAIM)
-def matches(t: Subject) -> Steps:
+def test_and_prefix(t: Subject) -> Steps:
     """Test and prefix go by length and bytes."""
     yield from becomes(t, OWNER)
     yield t.config(TEST, OWNER), config_is(OWNER, TEST)
@@ -178,7 +178,7 @@ def overlong(t: Subject) -> Steps:
 
 
 @table.advice("P56", CLAIM)
-def overlong_told(t: Subject) -> Steps:
+def overlong_error(t: Subject) -> Steps:
     """A string longer than its frame, or than 1024: AoE error 2."""
     for length in OVERLONG:
         asked = t.config(FORCE, RIVAL, declared=length)
@@ -186,7 +186,7 @@ def overlong_told(t: Subject) -> Steps:
 
 
 @table.must("P56", CLAIM)
-def too_long(t: Subject) -> Steps:
+def over_1024_bytes(t: Subject) -> Steps:
     """A string of more than 1024 that is all there is not stored."""
     if t.frame_limit < CONFIG_STRING + STRING_LIMIT + 1:
         raise Skip("our MTU has no room for it")

@@ -8,9 +8,9 @@ from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL
 from aoe.config import ConfigCommand
 from aoe.header import ErrorCode, Flag
 from initiator.check.expect import (
-    ANSWER,
+    ANY_RESPONSE,
     SILENCE,
-    That,
+    Satisfies,
     config_is,
     is_failure,
     refuses,
@@ -32,7 +32,7 @@ UNKNOWN: Final = (4, 9, 0x7F, 0xEF)
 VENDORS: Final = (0xF0, 0xFF)
 
 
-def its_config(t: Subject) -> Expectation:
+def own_config(t: Subject) -> Expectation:
     """The reply to a query config that reads."""
     return config_is(t.string, ConfigCommand.READ)
 
@@ -40,7 +40,7 @@ def its_config(t: Subject) -> Expectation:
 @table.must("P1 P10 P12 P14")
 def answered(t: Subject) -> Steps:
     """A query is answered: R, no E, its tag, from its own MAC."""
-    yield t.config(), its_config(t)
+    yield t.config(), own_config(t)
 
 
 @table.must("P8 P9")
@@ -48,14 +48,14 @@ def broadcast_addresses(t: Subject) -> Steps:
     """Shelf, slot or both may be broadcast; the reply has its own."""
     shelf, slot = t.address
     for asked in ((SHELF_ALL, SLOT_ALL), (SHELF_ALL, slot), (shelf, SLOT_ALL)):
-        yield t.config(address=asked), its_config(t)
+        yield t.config(address=asked), own_config(t)
 
 
 @table.must("P8 P12")
 def broadcast_mac(t: Subject) -> Steps:
     """A query to the broadcast MAC is answered from its own MAC."""
-    yield t.config(dst=MAC_BROADCAST), its_config(t)
-    yield t.config(dst=MAC_BROADCAST, address=(SHELF_ALL, SLOT_ALL)), its_config(t)
+    yield t.config(dst=MAC_BROADCAST), own_config(t)
+    yield t.config(dst=MAC_BROADCAST, address=(SHELF_ALL, SLOT_ALL)), own_config(t)
 
 
 @table.must("P8")
@@ -68,7 +68,7 @@ def other_addresses(t: Subject) -> Steps:
 
 
 @table.must("P7")
-def responses(t: Subject) -> Steps:
+def response_flag(t: Subject) -> Steps:
     """A frame with the R flag is no request: silence."""
     yield t.config(flags=Flag.RESPONSE), SILENCE
     yield t.config(flags=Flag.RESPONSE | Flag.ERROR, error=1), SILENCE
@@ -79,30 +79,30 @@ def responses(t: Subject) -> Steps:
 def reserved_flags(t: Subject) -> Steps:
     """Reserved header flags are ignored, and zero in the reply."""
     for bit in (0x01, 0x02, RESERVED_FLAGS):
-        yield t.config(flags=bit), its_config(t)
+        yield t.config(flags=bit), own_config(t)
 
 
 @table.must("P3 P4")
 def reserved_aflags(t: Subject) -> Steps:
     """Reserved ATA flags are ignored, and zero in the reply."""
     words = "success, reserved ATA flags zero"
-    clear = That(words, lambda r: bool(r) and not r[24] & RESERVED_AFLAGS)
+    clear = Satisfies(words, lambda r: bool(r) and not r[24] & RESERVED_AFLAGS)
     yield t.identify(aflags=RESERVED_AFLAGS), clear
 
 
 @table.must("P13")
 def errors_in_requests(t: Subject) -> Steps:
     """E and Error of a request mean nothing, and do not come back."""
-    yield t.config(flags=Flag.ERROR, error=ErrorCode.RESERVED), its_config(t)
+    yield t.config(flags=Flag.ERROR, error=ErrorCode.RESERVED), own_config(t)
     words = "success, E and Error clear"
-    good = That(words, lambda r: bool(r) and not is_failure(r) and not r[15])
+    good = Satisfies(words, lambda r: bool(r) and not is_failure(r) and not r[15])
     yield t.identify(flags=Flag.ERROR, error=9), good
 
 
 @table.must("P13")
 def error_codes_in_requests(t: Subject) -> Steps:
     """Error without E of a request does not come back either."""
-    yield t.config(error=9), its_config(t)
+    yield t.config(error=9), own_config(t)
 
 
 @table.advice("P5 P6")
@@ -117,8 +117,8 @@ def versions(t: Subject) -> Steps:
 def tags(t: Subject) -> Steps:
     """The tag comes back bit for bit."""
     for bits in (0, 1, 0x2AAAA, 0x55555, TAG_LIMIT - 1):
-        yield t.config(tag=t.tag_first | bits), its_config(t)
-        yield t.identify(tag=t.tag_first | bits), ANSWER
+        yield t.config(tag=t.tag_first | bits), own_config(t)
+        yield t.identify(tag=t.tag_first | bits), ANY_RESPONSE
 
 
 @table.must("P16")
@@ -129,7 +129,7 @@ def unknown_commands(t: Subject) -> Steps:
 
 
 @table.advice("P16 P18")
-def echoed_commands(t: Subject) -> Steps:
+def error_echoes_request(t: Subject) -> Steps:
     """An error reply has the whole request behind its header."""
     body = bytes(range(100))
     yield t.frame(9, body), refuses_and_echoes(ErrorCode.BAD_COMMAND)
@@ -138,6 +138,6 @@ def echoed_commands(t: Subject) -> Steps:
 @table.advice("P62 P71")
 def newer_commands(t: Subject) -> Steps:
     """It knows the commands that came last, 2 and 3."""
-    known = That("no AoE error", lambda r: bool(r) and not r[14] & Flag.ERROR)
+    known = Satisfies("no AoE error", lambda r: bool(r) and not r[14] & Flag.ERROR)
     yield t.mask_list(), known
     yield t.reserve(), known

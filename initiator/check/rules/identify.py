@@ -16,14 +16,14 @@ from aoe.ata import (
     Opcode,
     SmartFeature,
 )
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.check.expect import (
     AnyOf,
-    That,
+    Satisfies,
     fails,
     is_failure,
     succeeds,
-    succeeds_plainly,
+    succeeds_exactly,
 )
 from initiator.check.model import Needs, Skip, Table
 
@@ -54,12 +54,12 @@ FLUSH_EXT: Final = 0x2000
 def page(words: str, holds: Callable[[tuple[int, ...]], bool]) -> Expectation:
     """An identity page whose 256 words have this in common."""
 
-    def right(reply: bytes) -> bool:
-        if len(reply) < ATA_DATA + SECTOR or is_failure(reply):
+    def right(response: bytes) -> bool:
+        if len(response) < ATA_DATA + SECTOR or is_failure(response):
             return False
-        return holds(WORDS.unpack_from(reply, ATA_DATA))
+        return holds(WORDS.unpack_from(response, ATA_DATA))
 
-    return That(words, right)
+    return Satisfies(words, right)
 
 
 @table.must("P44 P45")
@@ -79,7 +79,7 @@ def identify_counts(t: Subject) -> Steps:
 
 
 @table.must("P82")
-def is_disk(t: Subject) -> Steps:
+def ata_disk(t: Subject) -> Steps:
     """IDENTIFY tells of an ATA disk with LBA."""
     yield t.identify(), page("word 0 bit 15 clear", lambda w: not w[0] & 0x8000)
     yield t.identify(), page("word 49 bit 9 set", lambda w: bool(w[49] & 0x0200))
@@ -124,7 +124,7 @@ def checksum(t: Subject) -> Steps:
 @table.must("P82")
 def dma(t: Subject) -> Steps:
     """READ DMA works, if IDENTIFY claims DMA."""
-    t.claims(Ability.DMA)
+    t.require(FeatureSet.DMA)
     data = (yield t.read(), succeeds(sectors=1))[ATA_DATA:]
     yield t.transfer(Opcode.READ_DMA, 0), succeeds(data)
     if t.disk.lba48:
@@ -134,16 +134,21 @@ def dma(t: Subject) -> Steps:
 @table.must("P82")
 def smart(t: Subject) -> Steps:
     """SMART tells status and data, if IDENTIFY claims SMART."""
-    t.claims(Ability.SMART)
-    if Ability.SMART not in t.disk.enabled:
+    t.require(FeatureSet.SMART)
+    if FeatureSet.SMART not in t.disk.enabled:
         raise Skip("SMART is switched off")
     status = t.ata(Opcode.SMART, SMART_KEY, feature=SmartFeature.RETURN_STATUS)
     yield status, succeeds()
-    known = That("lba1 and lba2 4f c2, or f4 2c", lambda r: r[29:31] in _SMART_STATUS)
+    known = Satisfies(
+        "lba1 and lba2 4f c2, or f4 2c", lambda r: r[29:31] in _SMART_STATUS
+    )
     yield status, known
     data = t.ata(Opcode.SMART, SMART_KEY, 1, feature=SmartFeature.READ_DATA)
     yield data, succeeds(sectors=1)
-    yield data, That("a page whose sum is zero", lambda r: not sum(r[ATA_DATA:]) & 0xFF)
+    yield (
+        data,
+        Satisfies("a page whose sum is zero", lambda r: not sum(r[ATA_DATA:]) & 0xFF),
+    )
 
 
 _SMART_STATUS: Final = (b"\x4f\xc2", b"\xf4\x2c")
@@ -156,9 +161,9 @@ def flush(t: Subject) -> Steps:
 
 
 @table.advice("P33 P46")
-def flush_plainly(t: Subject) -> Steps:
+def flush_registers(t: Subject) -> Steps:
     """FLUSH CACHE: status 0x40, no error, sector count 0."""
-    yield t.ata(Opcode.FLUSH), succeeds_plainly()
+    yield t.ata(Opcode.FLUSH), succeeds_exactly()
 
 
 @table.must("P46 P82")
@@ -172,7 +177,7 @@ def flush_ext_claimed(t: Subject) -> Steps:
 @table.advice("P46")
 def flush_ext(t: Subject) -> Steps:
     """FLUSH CACHE EXT: status 0x40, no error, sector count 0."""
-    yield t.ata(Opcode.FLUSH_EXT, aflags=0x40), succeeds_plainly()
+    yield t.ata(Opcode.FLUSH_EXT, aflags=0x40), succeeds_exactly()
 
 
 @table.must("P47")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 from aoe.header import ErrorCode
 from aoe.macmask import DirectiveCommand, MaskCommand, MaskError, MaskList
 from initiator.check.expect import (
-    A_LIST,
-    ANSWER,
+    ANY_MASK_LIST,
+    ANY_RESPONSE,
     ANYTHING,
     SILENCE,
-    That,
+    Satisfies,
     mask_fails,
     mask_is,
     refuses,
@@ -92,7 +92,7 @@ def in_order(t: Subject) -> Steps:
 
 
 @table.must("P61", CLAIM)
-def others(t: Subject) -> Steps:
+def unlisted_client(t: Subject) -> Steps:
     """Who is not in the list meets with silence, whatever the command."""
     yield from hear_others(t)
     yield from begin(t)
@@ -105,20 +105,20 @@ def others(t: Subject) -> Steps:
     ):
         yield request, SILENCE
     yield from begin(t, t.other)
-    yield t.config(src=t.other), ANSWER
+    yield t.config(src=t.other), ANY_RESPONSE
 
 
 def hear_others(t: Subject) -> Steps:
     """Go on if replies to another MAC address reach us, where it is served."""
     if t.mask:
         raise Skip("there is a list already, which shuts other addresses out")
-    reply = yield t.config(src=t.other), ANYTHING
-    if not reply:
+    response = yield t.config(src=t.other), ANYTHING
+    if not response:
         raise Skip("replies to another MAC address do not reach us on this network")
 
 
 @table.must("P70", CLAIM)
-def shut_out(t: Subject) -> Steps:
+def self_exclusion(t: Subject) -> Steps:
     """Who shuts itself out is told so, and is out from then on."""
     yield from hear_others(t)
     yield edit(t, (ADD, t.client), src=t.other), mask_is(t.client, mcmd=EDIT)
@@ -127,10 +127,10 @@ def shut_out(t: Subject) -> Steps:
 
 
 @table.must("P61", CLAIM)
-def served(t: Subject) -> Steps:
+def listed_client(t: Subject) -> Steps:
     """Those in the list are served."""
     yield from begin(t)
-    yield t.config(), That("an answer to us", lambda r: r[:6] == t.client)
+    yield t.config(), Satisfies("an answer to us", lambda r: r[:6] == t.client)
     yield t.identify(), succeeds(sectors=1)
 
 
@@ -151,11 +151,11 @@ def wrong_edit(t: Subject) -> bytes:
 
 
 @table.advice("P65", CLAIM)
-def bad_directive_keeps(t: Subject) -> Steps:
+def bad_directive_partial_edit(t: Subject) -> Steps:
     """What stands before a bad directive is done, nothing behind it."""
     yield from begin(t)
     before = tuple(dict.fromkeys((*t.mask, t.client)))
-    yield wrong_edit(t), ANSWER
+    yield wrong_edit(t), ANY_RESPONSE
     yield t.mask_list(), mask_is(*before, t.other, mcmd=READ)
 
 
@@ -166,34 +166,34 @@ def bad_directive_body(t: Subject) -> Steps:
     asked = wrong_edit(t)
     end = 28 + 3 * 8
     words = "the directives of the request"
-    yield asked, That(words, lambda r: r[28:end] == asked[28:end])
+    yield asked, Satisfies(words, lambda r: r[28:end] == asked[28:end])
 
 
 @table.must("P61 P64", CLAIM)
-def fill(t: Subject) -> Steps:
+def full_list(t: Subject) -> Steps:
     """A list that is full: MError 3 where the first has no room."""
     yield from begin(t)
     held = len(dict.fromkeys((*t.mask, t.client)))
     for first in range(0, LIST_LIMIT + 1, AT_ONCE):
         macs = [t.invented(number) for number in range(first, first + AT_ONCE)]
         asked = edit(t, *((ADD, mac) for mac in macs))
-        reply = yield asked, A_LIST
-        answer = MaskList.unpack_from(reply)
+        response = yield asked, ANY_MASK_LIST
+        answer = MaskList.unpack_from(response)
         if answer.merror:
             yield from full(t, held + first, macs)
             return
-    yield t.mask_list(), That("a list of 255 at most", lambda _: False)
+    yield t.mask_list(), Satisfies("a list of 255 at most", lambda _: False)
 
 
 def full(t: Subject, held: int, macs: list[bytes]) -> Steps:
     """The list has been filled: by whom, and who had no room any more?"""
-    reply = yield t.mask_list(), A_LIST
-    now = [mac for _, mac in MaskList.unpack_from(reply).directives]
+    response = yield t.mask_list(), ANY_MASK_LIST
+    now = [mac for _, mac in MaskList.unpack_from(response).directives]
     done = max(0, len(now) - held)
     # Those that are listed are added again, which changes nothing (P63).
     asked = edit(t, *((ADD, mac) for mac in macs))
     yield asked, mask_fails(FULL, done, EDIT)
-    limit = That("a list of 255 at most", lambda _: len(now) <= LIST_LIMIT)
+    limit = Satisfies("a list of 255 at most", lambda _: len(now) <= LIST_LIMIT)
     yield t.mask_list(), limit
 
 
@@ -208,7 +208,7 @@ def missing_directives(t: Subject) -> Steps:
 
 
 @table.advice("P69", CLAIM)
-def missing_directives_told(t: Subject) -> Steps:
+def missing_directives_error(t: Subject) -> Steps:
     """Fewer directives than the count says: AoE error 2."""
     yield from begin(t)
     asked = t.mask_list((NONE, t.client), mcmd=EDIT, declared=200)

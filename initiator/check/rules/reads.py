@@ -14,10 +14,10 @@ from aoe.ata import (
     Opcode,
 )
 from initiator.check.expect import (
-    A_REFUSAL,
+    ANY_FAILURE,
     NO_SUCCESS,
     AnyOf,
-    That,
+    Satisfies,
     fails,
     succeeds,
 )
@@ -62,7 +62,7 @@ def read48(t: Subject) -> Steps:
 
 
 @table.must("P29")
-def several(t: Subject) -> Steps:
+def several_sectors(t: Subject) -> Steps:
     """Several sectors at once are the same as one by one."""
     count = min(t.frame_sectors, t.sectors)
     if count < 2:
@@ -100,12 +100,12 @@ def registers(t: Subject) -> Steps:
     """A READ that succeeds: status 0x40, count 0, the LBA echoed."""
     asked = t.read(0)
     want = b"\x00\x00\x40" + asked[28:34]
-    told = That("error 0, count 0, status 0x40, LBA 0", lambda r: r[25:34] == want)
+    told = Satisfies("error 0, count 0, status 0x40, LBA 0", lambda r: r[25:34] == want)
     yield asked, told
 
 
 @table.must("P38")
-def beyond(t: Subject) -> Steps:
+def beyond_end(t: Subject) -> Steps:
     """READ beyond the end: sector not found, and no data."""
     limit = LBA48_LIMIT if t.disk.lba48 else LBA28_LIMIT
     for lba in (t.sectors, t.sectors + 1, limit - 1):
@@ -114,7 +114,7 @@ def beyond(t: Subject) -> Steps:
 
 
 @table.must("P38")
-def across(t: Subject) -> Steps:
+def across_end(t: Subject) -> Steps:
     """READ across the end: sector not found, and no data."""
     if t.frame_sectors < 2:
         raise Skip("a frame has room for one sector only")
@@ -122,7 +122,7 @@ def across(t: Subject) -> Steps:
 
 
 @table.must("P38")
-def around(t: Subject) -> Steps:
+def lba48_wraparound(t: Subject) -> Steps:
     """READ at the end of 48 bits does not come around to the beginning."""
     if not t.disk.lba48 or t.frame_sectors < 2:
         raise Skip("it takes two sectors in a frame, and 48-bit addresses")
@@ -132,11 +132,11 @@ def around(t: Subject) -> Steps:
 @table.advice("P32 P33")
 def failed_registers(t: Subject) -> Steps:
     """A failed READ: status 0x41, the count and the LBA echoed."""
-    yield t.read(t.sectors), fails(AtaError.NOT_FOUND, plainly=True)
+    yield t.read(t.sectors), fails(AtaError.NOT_FOUND, exact_status=True)
 
 
 @table.must("P36")
-def no_sectors(t: Subject) -> Steps:
+def zero_count(t: Subject) -> Steps:
     """READ of no sectors, 256 in ATA, is not called a success."""
     yield t.transfer(Opcode.READ, 0, 0), NO_SUCCESS
     if t.disk.lba48:
@@ -146,7 +146,7 @@ def no_sectors(t: Subject) -> Steps:
 @table.must("P37")
 def too_many(t: Subject) -> Steps:
     """READ of more than a frame holds: a failure that is told."""
-    yield t.read(0, more_than_fits(t)), A_REFUSAL
+    yield t.read(0, more_than_fits(t)), ANY_FAILURE
 
 
 @table.advice("P15 P36 P37")
@@ -177,7 +177,7 @@ def read_with_w_aborted(t: Subject) -> Steps:
 
 
 @table.must("P42")
-def asynchronous(t: Subject) -> Steps:
+def async_flag(t: Subject) -> Steps:
     """READ with the A flag is answered all the same."""
     yield t.read(0, aflags=AFlag.ASYNC), succeeds(sectors=1)
 

@@ -67,7 +67,7 @@ def set_free(t: Subject) -> Steps:
 
 
 @table.must("P72", CLAIM)
-def set_stranger(t: Subject) -> Steps:
+def set_non_holder(t: Subject) -> Steps:
     """Set by a stranger: AoE error 6, no change."""
     yield from held_by(t, t.third)
     for macs in ((t.client,), ()):
@@ -85,7 +85,7 @@ def set_others(t: Subject) -> Steps:
 
 
 @table.advice("P71", CLAIM)
-def told(t: Subject) -> Steps:
+def error_has_holders(t: Subject) -> Steps:
     """An error tells who holds it, too."""
     yield from held_by(t, t.third)
     asked = t.reserve(t.client, rcmd=SET)
@@ -103,7 +103,7 @@ def force(t: Subject) -> Steps:
 
 
 @table.must("P74", CLAIM)
-def stranger(t: Subject) -> Steps:
+def non_holder_read(t: Subject) -> Steps:
     """READ by a stranger: AoE error 6; IDENTIFY is answered."""
     yield from held_by(t, t.third)
     yield t.read(), refuses(RESERVED)
@@ -111,16 +111,16 @@ def stranger(t: Subject) -> Steps:
 
 
 @table.must("P74", CLAIM | Needs.DISK)
-def stranger_writes(t: Subject) -> Steps:
+def non_holder_write(t: Subject) -> Steps:
     """WRITE by a stranger: AoE error 6."""
     yield from held_by(t, t.third)
-    yield t.write(t.scratch[0], t.flipped()), refuses(RESERVED)
+    yield t.write(t.scratch[0], t.inverted()), refuses(RESERVED)
     yield from held_by(t)
-    yield t.read(t.scratch[0]), succeeds(t.kept())
+    yield t.read(t.scratch[0]), succeeds(t.original())
 
 
 @table.advice("P74", CLAIM)
-def stranger_asks(t: Subject) -> Steps:
+def non_holder_commands(t: Subject) -> Steps:
     """Any ATA command but IDENTIFY by a stranger: AoE error 6."""
     yield from held_by(t, t.third)
     for opcode in (Opcode.CHECK_POWER_MODE, Opcode.FLUSH, Opcode.FLUSH_EXT, 0x02):
@@ -128,7 +128,7 @@ def stranger_asks(t: Subject) -> Steps:
 
 
 @table.must("P58 P74", CLAIM)
-def stranger_queries(t: Subject) -> Steps:
+def non_holder_queries(t: Subject) -> Steps:
     """Query config and the mask list are for strangers, too."""
     yield from held_by(t, t.third)
     yield t.config(), config_is(t.string, ConfigCommand.READ)
@@ -145,7 +145,7 @@ def holders_read(t: Subject) -> Steps:
 
 
 @table.must("P76", CLAIM)
-def order(t: Subject) -> Steps:
+def holder_order(t: Subject) -> Steps:
     """It keeps several holders, not sorted, in order."""
     macs = (t.third, t.client, t.other, t.invented(1))
     yield from held_by(t, *macs)
@@ -154,7 +154,7 @@ def order(t: Subject) -> Steps:
 
 
 @table.must("P75", CLAIM)
-def missing(t: Subject) -> Steps:
+def missing_addresses(t: Subject) -> Steps:
     """Fewer addresses than the count says: no change."""
     yield from held_by(t, t.client)
     yield t.reserve(t.third, rcmd=FORCE, declared=200), ANYTHING
@@ -162,6 +162,6 @@ def missing(t: Subject) -> Steps:
 
 
 @table.must("P75", CLAIM)
-def missing_told(t: Subject) -> Steps:
+def missing_addresses_error(t: Subject) -> Steps:
     """Fewer addresses than the count says: AoE error 2."""
     yield t.reserve(t.third, rcmd=FORCE, declared=200), refuses(BAD_ARGUMENT)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.address import SHELF_ALL, SLOT_ALL
 from aoe.ata import ATA_DATA, SECTOR, AFlag, AtaError, Opcode
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.check.expect import (
-    A_REFUSAL,
+    ANY_FAILURE,
     NO_SUCCESS,
     fails,
     is_blank_from,
     is_long,
     succeeds,
-    succeeds_plainly,
+    succeeds_exactly,
 )
 from initiator.check.model import Needs, Skip, Table
 from initiator.check.rules.reads import more_than_fits
@@ -39,15 +39,15 @@ PSEUDO: Final = 0x55
 def unchanged(t: Subject, index: int = 0, count: int = 1) -> Steps:
     """The scratch sectors hold what they held."""
     for each in range(index, index + count):
-        yield t.read(t.scratch[each]), succeeds(t.kept(each))
+        yield t.read(t.scratch[each]), succeeds(t.original(each))
 
 
 @table.must("P27", DISK)
 def write(t: Subject) -> Steps:
     """WRITE writes its sector, and no other."""
     need(t, 3)
-    yield t.write(t.scratch[1], t.flipped(1)), succeeds()
-    yield t.read(t.scratch[1]), succeeds(t.flipped(1))
+    yield t.write(t.scratch[1], t.inverted(1)), succeeds()
+    yield t.read(t.scratch[1]), succeeds(t.inverted(1))
     yield from unchanged(t, 0)
     yield from unchanged(t, 2)
 
@@ -64,7 +64,7 @@ def write28(t: Subject) -> Steps:
     lba = t.scratch[0]
     if lba >= 1 << 28:
         raise Skip("the scratch sectors are beyond 28 bits")
-    data = t.flipped()
+    data = t.inverted()
     t.write(lba, data)
     yield t.transfer(Opcode.WRITE, lba, data=data, aflags=AFlag.WRITE), succeeds()
     yield t.read(lba), succeeds(data)
@@ -73,10 +73,10 @@ def write28(t: Subject) -> Steps:
 @table.must("P2", DISK)
 def write_twice(t: Subject) -> Steps:
     """WRITE may come twice."""
-    asked = t.write(t.scratch[0], t.flipped())
+    asked = t.write(t.scratch[0], t.inverted())
     yield asked, succeeds()
     yield asked, succeeds()
-    yield t.read(t.scratch[0]), succeeds(t.flipped())
+    yield t.read(t.scratch[0]), succeeds(t.inverted())
 
 
 @table.must("P22 P29", DISK)
@@ -85,13 +85,13 @@ def write_full(t: Subject) -> Steps:
     count = min(t.frame_sectors, len(t.scratch))
     if count < 2:
         raise Skip("a frame has room for one sector only")
-    data = t.flipped(0, count)
+    data = t.inverted(0, count)
     yield t.write(t.scratch[0], data), succeeds()
     yield t.read(t.scratch[0], count), succeeds(data)
 
 
 @table.must("P19 P34", DISK)
-def write_reply(t: Subject) -> Steps:
+def write_response(t: Subject) -> Steps:
     """The reply to WRITE: 60 bytes, zeroes behind the registers."""
     # All ones, so that none of it is taken for padding.
     asked = t.write(t.scratch[0], b"\xff" * SECTOR)
@@ -100,48 +100,48 @@ def write_reply(t: Subject) -> Steps:
 
 
 @table.must("P20", DISK)
-def write_tail(t: Subject) -> Steps:
+def write_trailing_bytes(t: Subject) -> Steps:
     """WRITE ignores what stands behind its sectors."""
     need(t, 2)
     if t.frame_sectors < 2:
         raise Skip("a frame has room for one sector only")
-    yield t.write(t.scratch[0], t.flipped(), tail=t.flipped(1)), succeeds()
-    yield t.read(t.scratch[0]), succeeds(t.flipped())
+    yield t.write(t.scratch[0], t.inverted(), tail=t.inverted(1)), succeeds()
+    yield t.read(t.scratch[0]), succeeds(t.inverted())
     yield from unchanged(t, 1)
 
 
 @table.advice("P33 P35", DISK)
 def write_registers(t: Subject) -> Steps:
     """The reply to WRITE: status 0x40, count 0, the LBA echoed."""
-    yield t.write(t.scratch[0], t.flipped()), succeeds_plainly()
+    yield t.write(t.scratch[0], t.inverted()), succeeds_exactly()
 
 
 @table.must("P42", DISK)
 def write_async(t: Subject) -> Steps:
     """WRITE with the A flag is answered all the same."""
     asynchronous = AFlag.WRITE | AFlag.ASYNC
-    yield t.write(t.scratch[0], t.flipped(), aflags=asynchronous), succeeds()
-    yield t.read(t.scratch[0]), succeeds(t.flipped())
+    yield t.write(t.scratch[0], t.inverted(), aflags=asynchronous), succeeds()
+    yield t.read(t.scratch[0]), succeeds(t.inverted())
 
 
 @table.advice("P28", DISK)
 def write_without_w(t: Subject) -> Steps:
     """WRITE without the W flag: aborted, and nothing is written."""
-    yield t.write(t.scratch[0], t.flipped(), aflags=0), fails(AtaError.ABORTED)
+    yield t.write(t.scratch[0], t.inverted(), aflags=0), fails(AtaError.ABORTED)
     yield from unchanged(t)
 
 
 @table.must("P36", DISK)
-def write_nothing(t: Subject) -> Steps:
+def write_zero_count(t: Subject) -> Steps:
     """WRITE of no sectors is no success, and writes nothing."""
-    yield t.write(t.scratch[0], t.flipped(), 0), NO_SUCCESS
+    yield t.write(t.scratch[0], t.inverted(), 0), NO_SUCCESS
     yield from unchanged(t)
 
 
 @table.advice("P15 P36", DISK)
-def write_nothing_aborted(t: Subject) -> Steps:
+def write_zero_count_aborted(t: Subject) -> Steps:
     """WRITE of no sectors: aborted."""
-    yield t.write(t.scratch[0], t.flipped(), 0), fails(AtaError.ABORTED)
+    yield t.write(t.scratch[0], t.inverted(), 0), fails(AtaError.ABORTED)
 
 
 @table.must("P39", DISK)
@@ -155,9 +155,9 @@ def write_short(t: Subject) -> Steps:
 def short_writes(t: Subject) -> list[tuple[bytes, int]]:
     """Data, and a count of sectors that it is too short for."""
     need(t, 2)
-    cases = [(t.flipped()[:-1], 1), (b"", 1)]
+    cases = [(t.inverted()[:-1], 1), (b"", 1)]
     if t.frame_sectors > 1:
-        cases.append((t.flipped(), 2))
+        cases.append((t.inverted(), 2))
     return cases
 
 
@@ -174,25 +174,25 @@ def read_only(t: Subject) -> Steps:
     if not t.is_read_only:
         raise Skip("it is not read-only")
     opcode = Opcode.WRITE_EXT if t.disk.lba48 else Opcode.WRITE
-    data = t.flipped()
+    data = t.inverted()
     asked = t.transfer(opcode, t.scratch[0], aflags=AFlag.WRITE, data=data)
-    yield asked, fails(AtaError.ABORTED, plainly=True)
+    yield asked, fails(AtaError.ABORTED, exact_status=True)
     yield from unchanged(t)
 
 
 @table.must("P46", DISK)
 def flush(t: Subject) -> Steps:
     """FLUSH CACHE after a WRITE is no failure."""
-    yield t.write(t.scratch[0], t.flipped()), succeeds()
+    yield t.write(t.scratch[0], t.inverted()), succeeds()
     yield t.ata(Opcode.FLUSH), succeeds()
-    yield t.read(t.scratch[0]), succeeds(t.flipped())
+    yield t.read(t.scratch[0]), succeeds(t.inverted())
 
 
 @table.must("P82", DISK)
 def dma(t: Subject) -> Steps:
     """WRITE DMA works, if IDENTIFY claims DMA."""
-    t.claims(Ability.DMA)
-    lba, data = t.scratch[0], t.flipped()
+    t.require(FeatureSet.DMA)
+    lba, data = t.scratch[0], t.inverted()
     t.write(lba, data)
     opcode = Opcode.WRITE_DMA_EXT if t.disk.lba48 else Opcode.WRITE_DMA
     yield t.transfer(opcode, lba, data=data, aflags=AFlag.WRITE), succeeds()
@@ -202,9 +202,9 @@ def dma(t: Subject) -> Steps:
 @table.must("P82", DISK)
 def trim(t: Subject) -> Steps:
     """What TRIM trims reads as zeroes, if IDENTIFY claims it."""
-    t.claims(Ability.TRIM)
+    t.require(FeatureSet.TRIM)
     need(t, 3)
-    yield t.write(t.scratch[1], t.flipped(1)), succeeds()
+    yield t.write(t.scratch[1], t.inverted(1)), succeeds()
     ranges = TRIM_RANGE.pack(1 << 48 | t.scratch[1]).ljust(SECTOR, b"\0")
     yield (
         t.ata(
@@ -223,16 +223,16 @@ def trim(t: Subject) -> Steps:
 
 
 @table.must("P82", DISK)
-def spoil(t: Subject) -> Steps:
+def write_uncorrectable(t: Subject) -> Steps:
     """WRITE UNCORRECTABLE spoils its sector until the next WRITE."""
-    t.claims(Ability.UNCORRECTABLE)
+    t.require(FeatureSet.UNCORRECTABLE)
     lba = t.scratch[0]
     opcode = Opcode.WRITE_UNCORRECTABLE_EXT
     t.write(lba, b"")
     yield t.transfer(opcode, lba, feature=PSEUDO), succeeds()
     yield t.read(lba), fails(AtaError.UNCORRECTABLE)
-    yield t.write(lba, t.flipped()), succeeds()
-    yield t.read(lba), succeeds(t.flipped())
+    yield t.write(lba, t.inverted()), succeeds()
+    yield t.read(lba), succeeds(t.inverted())
 
 
 @table.must("P38", HAZARD)
@@ -248,7 +248,7 @@ def write_across(t: Subject) -> Steps:
     if t.frame_sectors < 2 or t.scratch.stop != t.sectors:
         raise Skip("it takes the last sector for scratch, and two in a frame")
     last = len(t.scratch) - 1
-    data = t.flipped(last) * 2
+    data = t.inverted(last) * 2
     yield t.write(t.sectors - 1, data), fails(AtaError.NOT_FOUND)
     yield from unchanged(t, last)
 
@@ -256,7 +256,7 @@ def write_across(t: Subject) -> Steps:
 @table.must("P37", HAZARD)
 def write_too_many(t: Subject) -> Steps:
     """WRITE of more than a frame holds: a failure that is told."""
-    yield t.write(t.scratch[0], t.flipped(), more_than_fits(t)), A_REFUSAL
+    yield t.write(t.scratch[0], t.inverted(), more_than_fits(t)), ANY_FAILURE
     yield from unchanged(t)
 
 
@@ -265,6 +265,6 @@ def write_broadcast(t: Subject) -> Steps:
     """WRITE to a broadcast address: aborted, nothing written."""
     shelf, slot = t.address
     for asked in ((SHELF_ALL, SLOT_ALL), (SHELF_ALL, slot), (shelf, SLOT_ALL)):
-        request = t.write(t.scratch[0], t.flipped(), address=asked)
+        request = t.write(t.scratch[0], t.inverted(), address=asked)
         yield request, fails(AtaError.ABORTED)
         yield from unchanged(t)

@@ -19,7 +19,7 @@ from initiator.disk.disk import Disk
 
 if TYPE_CHECKING:
     from aoe.address import Address
-    from initiator.export.attachment import Place
+    from initiator.export.attachment import AttachSpec
 
 
 def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
@@ -101,16 +101,16 @@ def attach(
     if command:
         from initiator.export.nbd.listener import planned_uri
 
-        life.run_beside(command, planned_uri(str(nbd), str(address)))
+        life.run_supervised(command, planned_uri(str(nbd), str(address)))
     elif background:
-        life.go_to_background()
+        life.daemonize()
     say = _Announcer(life, as_json=as_json, quiet=bool(command))
     if nbd is not None:
         _serve_nbd(address, connection, nbd, say, read_only=read_only)
         return
-    from initiator.export.attachment import Place
+    from initiator.export.attachment import AttachSpec
 
-    _show(address, connection, Place(read_only=read_only, **place), say)
+    _show(address, connection, AttachSpec(read_only=read_only, **place), say)
 
 
 def _check(
@@ -137,9 +137,9 @@ def _serve_nbd(
     *,
     read_only: bool,
 ) -> None:
-    from initiator.export.detach import announced
-    from initiator.export.frontend import ending
-    from initiator.export.nbd.frontend import NbdFrontEnd
+    from initiator.export.detach import serve_control
+    from initiator.export.frontend import catch_termination
+    from initiator.export.nbd.frontend import NbdFrontend
     from initiator.export.nbd.listener import Listener
 
     def end(_: object) -> None:
@@ -150,36 +150,36 @@ def _serve_nbd(
         listener = stack.enter_context(closing(Listener(nbd)))
         host = stack.enter_context(connection.host(address))
         disk = stack.enter_context(Disk(host, address, connection.timeout))
-        ended = stack.enter_context(ending(host))
-        front = NbdFrontEnd(disk, listener, read_only=read_only, report=_report)
+        ended = stack.enter_context(catch_termination(host))
+        front = NbdFrontend(disk, listener, read_only=read_only, report=_report)
         stack.enter_context(closing(front))
         about = _describe(
             disk, read_only=read_only, uri=front.uri, socket=listener.path
         )
-        stack.enter_context(announced(about, end))
+        stack.enter_context(serve_control(about, end))
         say.ready(about)
         front.run(ended)
 
 
 def _show(
-    address: Address, connection: Connection, place: Place, say: _Announcer
+    address: Address, connection: Connection, place: AttachSpec, say: _Announcer
 ) -> None:
     from initiator.export.attachment import Attachment
-    from initiator.export.detach import Detacher, flush, signals
+    from initiator.export.detach import Detacher, detach_on_signals, flush
     from initiator.export.disk_thread import DiskThread
-    from initiator.export.reclaim import serve_reclaim
+    from initiator.export.reclaim import become_io_flusher
 
-    serve_reclaim()
+    become_io_flusher()
     detacher = Detacher(_report)
     with ExitStack() as stack:
         host = stack.enter_context(connection.host(address))
         disk = Disk(host, address, connection.timeout, read_only=place.read_only)
         stack.enter_context(disk)
-        stack.enter_context(signals(detacher))
+        stack.enter_context(detach_on_signals(detacher))
         thread = stack.enter_context(DiskThread(disk, _report))
         if not place.read_only and not flush(thread):
             _report(f"{address}: warning: the target knows no flush")
-        attachment = Attachment(thread, place, detacher.wake)
+        attachment = Attachment(thread, place, detacher.request_detach)
         attachment.attach()
         about = _describe(
             disk,
@@ -233,16 +233,16 @@ class _Life:
         self._ready_fds = ready_fds
         self._leaves_terminal = False
 
-    def run_beside(self, command: str, uri: str) -> None:
-        from aoe.common.daemon import run_beside
+    def run_supervised(self, command: str, uri: str) -> None:
+        from aoe.common.daemon import run_supervised
 
-        beside = run_beside(command, {"uri": uri}, self._ready_fds)
+        beside = run_supervised(command, {"uri": uri}, self._ready_fds)
         self._ready_fds.append(beside.ready_fd)
 
-    def go_to_background(self) -> None:
-        from aoe.common.daemon import go_to_background
+    def daemonize(self) -> None:
+        from aoe.common.daemon import daemonize
 
-        self._ready_fds.append(go_to_background(self._ready_fds))
+        self._ready_fds.append(daemonize(self._ready_fds))
         self._leaves_terminal = True
 
     def is_ready(self) -> None:
@@ -253,6 +253,6 @@ class _Life:
             except OSError as error:
                 raise from_os_error(f"--ready-fd {fd}", error) from error
         if self._leaves_terminal:
-            from aoe.common.daemon import leave_terminal
+            from aoe.common.daemon import close_terminal
 
-            leave_terminal()
+            close_terminal()

@@ -9,7 +9,7 @@ import click
 
 from aoe.ata import SECTOR
 from aoe.common.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
-from aoe.common.sizes import counted, short_size
+from aoe.common.sizes import format_count, short_size
 from aoe.errors import UsageError
 from initiator.cli.common import Connection, connects, progress
 from initiator.cli.complete import complete_address
@@ -163,7 +163,7 @@ def _print(address: Address, result: Result) -> None:
     load = result.load
     click.echo(
         f"{address}: {load.pattern}, {short_size(load.length)} each, {load.depth} in "
-        f"flight, {result.seconds:.2f} s, {counted(result.retransmits, 'frame')} "
+        f"flight, {result.seconds:.2f} s, {format_count(result.retransmits, 'frame')} "
         "sent again"
     )
     names = ("min", "mean", *_SHARES, "max")

@@ -15,14 +15,14 @@ from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from initiator.check.model import OPTIONS, Level, Needs, Verdict
-from initiator.check.play import Session, drive
-from initiator.check.subject import Subject, meet
+from initiator.check.runner import Session, drive
+from initiator.check.subject import Subject, probe
 from initiator.check.suite import choose, parse_rules
-from initiator.check.wire import WireAsk
+from initiator.check.wire import WireExchange
 from initiator.cli.common import Connection, connects
 from initiator.cli.complete import complete_address
-from initiator.client.discover import Answer, discover
-from initiator.io.host import claim_tag_base
+from initiator.client.discover import QueryResponse, discover
+from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,7 +135,7 @@ def check(
 @contextmanager
 def _met(
     links: Sequence[Link], address: Address, patience: float
-) -> Iterator[tuple[Subject, WireAsk, Answer]]:
+) -> Iterator[tuple[Subject, WireExchange, QueryResponse]]:
     """Find a target and learn what the checks have to know of it."""
     answers = discover(links, address, patience, enough=bool)
     answers = [answer for answer in answers if answer.error is None]
@@ -154,8 +154,8 @@ def _met(
         tag_base, holder = claim_tag_base()
         stack.callback(os.close, holder)
         t = Subject(address, answer.mac, link.mac, link.mtu, answer.config, tag_base)
-        ask = WireAsk(link, t, patience)
-        drive(meet(t), t, ask)
+        ask = WireExchange(link, t, patience)
+        drive(probe(t), t, ask)
         yield t, ask, answer
 
 
@@ -175,7 +175,12 @@ def _scratch(t: Subject, lba: int | None, sectors: int) -> range:
 
 
 def _play(
-    t: Subject, ask: WireAsk, checks: Sequence[Check], allowed: Needs, *, quiet: bool
+    t: Subject,
+    ask: WireExchange,
+    checks: Sequence[Check],
+    allowed: Needs,
+    *,
+    quiet: bool,
 ) -> list[Result]:
     """Play the checks and print what comes of each; put back what they change.
 
@@ -186,15 +191,17 @@ def _play(
     with Interrupts() as interrupts:
         session = Session(t, ask, allowed, interrupts.held)
         try:
-            for result in session.play(checks):
+            for result in session.run(checks):
                 results.append(result)
                 if not quiet:
                     _print(result)
         finally:
-            for what, why in session.lost.items():
+            for what, why in session.not_restored.items():
                 click.echo(f"aoe: {t.address}: {what} not restored: {why}", err=True)
-    if session.lost:
-        raise AoEError(str(t.address), f"not restored: {', '.join(session.lost)}")
+    if session.not_restored:
+        raise AoEError(
+            str(t.address), f"not restored: {', '.join(session.not_restored)}"
+        )
     return results
 
 
@@ -233,7 +240,7 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def _introduction(t: Subject, answer: Answer) -> str:
+def _introduction(t: Subject, answer: QueryResponse) -> str:
     size = f"{t.identity.sectors} sectors" if t.identity else "size unknown"
     return (
         f"{t.address} at {format_mac(t.mac)} on {answer.interface}: {size}, "
@@ -272,7 +279,7 @@ def _summary(results: Sequence[Result]) -> str:
     return f"{line}: {needs}" if needs else line
 
 
-def _print_json(t: Subject, answer: Answer, results: Sequence[Result]) -> None:
+def _print_json(t: Subject, answer: QueryResponse, results: Sequence[Result]) -> None:
     print_json(
         "check",
         address=str(t.address),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aoe.net.link import Link
-    from initiator.client.discover import Answer
+    from initiator.client.discover import QueryResponse
 
     Command = Callable[..., None]
 
@@ -191,8 +191,8 @@ def fset(
 def _string(string: str | None, as_hex: bytes | None, file: Path | None) -> bytes:
     given = [each for each in (string, as_hex, file) if each is not None]
     if len(given) != 1:
-        cure = 'Write one of STRING ("" for none), --hex and --file'
-        raise UsageError("STRING", "given twice" if given else "missing", cure)
+        fix = 'Write one of STRING ("" for none), --hex and --file'
+        raise UsageError("STRING", "given twice" if given else "missing", fix)
     if as_hex is not None:
         content = as_hex
     elif file is not None:
@@ -218,15 +218,15 @@ def _read_file(path: Path) -> bytes:
 
 def _ask(
     links: Sequence[Link], address: Address, wanted: Config, timeout: float
-) -> list[Answer]:
+) -> list[QueryResponse]:
     """Ask three times within the timeout; each target's first answer, by address."""
     from initiator.client.discover import Query
 
     query = Query(links, address, wanted)
-    found: dict[tuple[Address, bytes], Answer] = {}
+    found: dict[tuple[Address, bytes], QueryResponse] = {}
     for _ in range(_TRIES):
         query.send()
-        for answer in query.answers(timeout / _TRIES):
+        for answer in query.responses(timeout / _TRIES):
             if answer.error is None:
                 found.setdefault((answer.address, answer.mac), answer)
             if found and address != BROADCAST:
@@ -273,7 +273,7 @@ def _set(
 
 
 def _show(
-    name: str, address: Address, answers: Sequence[Answer], *, as_json: bool
+    name: str, address: Address, answers: Sequence[QueryResponse], *, as_json: bool
 ) -> None:
     """Print as aoecfg does: the string, behind its address where all were asked."""
     if as_json:
@@ -304,6 +304,6 @@ def _strings(current: Config) -> dict[str, object]:
 
 
 def _nobody(address: Address, links: Sequence[Link], timeout: float) -> AoEError:
-    from initiator.client.remote import nobody
+    from initiator.client.remote import not_found
 
-    return nobody(address, [link.name for link in links], timeout)
+    return not_found(address, [link.name for link in links], timeout)

@@ -12,7 +12,7 @@ import click
 from aoe.address import format_mac
 from aoe.capture.pcapng import CapturedFrame, Direction
 from aoe.common.commandline import json_option, print_json
-from aoe.common.sizes import counted
+from aoe.common.sizes import format_count
 from aoe.describe import describe
 from aoe.errors import DecodeError, NotFoundError, UsageError
 from aoe.header import ETH_P_AOE, ETHERNET_LENGTH
@@ -65,7 +65,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json("decode", frames=shown, others=others)
     elif others:
-        click.echo(f"aoe: not AoE: {counted(others, 'frame')}", err=True)
+        click.echo(f"aoe: not AoE: {format_count(others, 'frame')}", err=True)
 
 
 def _frames(source: str) -> Iterator[CapturedFrame]:
@@ -78,8 +78,8 @@ def _frames(source: str) -> Iterator[CapturedFrame]:
     elif _HEX.fullmatch(source.strip()):
         yield _from_hex(source)
     else:
-        cure = "Write a capture's path, or two hexadecimal digits for each byte"
-        raise NotFoundError(source, "no such file, and no frame in hexadecimal", cure)
+        fix = "Write a capture's path, or two hexadecimal digits for each byte"
+        raise NotFoundError(source, "no such file, and no frame in hexadecimal", fix)
 
 
 def _standard_input() -> Iterator[CapturedFrame]:

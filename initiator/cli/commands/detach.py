@@ -36,14 +36,14 @@ def detach(*, name: str | None, lazy: bool, listing: bool, as_json: bool) -> Non
     NAME is its address, or its place: the directory, file, device or socket. It is
     unmounted first, and given up last. Who still uses it is named, and it stays.
     """
-    from initiator.export.detach import ask
+    from initiator.export.detach import send_command
 
     attached = _attached()
     if listing:
         _list([about for _, about in attached], as_json=as_json)
         return
     socket, about = _find(name, attached)
-    ask(socket, "detach", lazy="yes" if lazy else "no", patience=None)
+    send_command(socket, "detach", lazy="yes" if lazy else "no", timeout=None)
     if not lazy:
         _wait_for_end(about["pid"])
     if as_json:
@@ -67,13 +67,13 @@ def attached_line(about: dict[str, Any]) -> str:
 
 
 def _attached() -> list[tuple[str, dict[str, Any]]]:
-    from initiator.export.detach import ask, find_attachments
+    from initiator.export.detach import find_attachments, send_command
 
     found = []
     for _, socket in find_attachments():
         # One that ends just now is none; another user's is none of ours.
         with suppress(NotFoundError, AccessError):
-            found.append((socket, ask(socket, "status")))
+            found.append((socket, send_command(socket, "status")))
     return found
 
 

@@ -13,7 +13,7 @@ from aoe.common.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
 from initiator.cli.common import Connection, connects
 from initiator.cli.complete import complete_address
-from initiator.client.discover import Answer, Query, discover
+from initiator.client.discover import Query, QueryResponse, discover
 from initiator.driver.aoedev import State
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Paths: TypeAlias = dict[Address, list[tuple[dict[str, object], str]]]
 
 
-def _answer_fields(answer: Answer) -> dict[str, object]:
+def _answer_fields(answer: QueryResponse) -> dict[str, object]:
     config = answer.config
     return {
         "address": str(answer.address),
@@ -62,8 +62,8 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
         )
     if not answers:
         names = ",".join(link.name for link in links)
-        cure = f"See what is in the way: aoe doctor -i {names}"
-        raise NotFoundError("discover", f"nobody answered on {names}", cure)
+        fix = f"See what is in the way: aoe doctor -i {names}"
+        raise NotFoundError("discover", f"nobody answered on {names}", fix)
 
 
 def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:
@@ -144,14 +144,14 @@ def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
     """Measure the paths to each device, one by one; the driver rests meanwhile."""
     from aoe.common.doctor.report import describe_finding
     from initiator.cli.commands.doctor import path_fields
-    from initiator.client.remote import reach_all
-    from initiator.doctor import examine_path
+    from initiator.client.remote import open_targets
+    from initiator.doctor import check_path
 
     links = [port.link for port in host.ports if port.link is not None]
     found: Paths = {}
     for device in devices:
-        with reach_all(links, device.address, timeout) as targets:
-            examined = [(target, *examine_path(target)) for target in targets]
+        with open_targets(links, device.address, timeout) as targets:
+            examined = [(target, *check_path(target)) for target in targets]
         found[device.address] = [
             (path_fields(target, path), describe_finding(finding))
             for target, path, finding in examined
@@ -215,7 +215,7 @@ def ping(
                 time.sleep(interval)
             query = Query(links, address)
             query.send()
-            answer = next(query.answers(connection.timeout), None)
+            answer = next(query.responses(connection.timeout), None)
             if answer is None:
                 say(f"no answer from {address} within {connection.timeout:g} s")
                 continue

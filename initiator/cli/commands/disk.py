@@ -11,7 +11,7 @@ from aoe.ata import Opcode, SmartFeature
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.common.sizes import format_size, short_size
 from aoe.errors import UnsupportedError, UsageError
-from aoe.identify import Ability, Identity
+from aoe.identify import FeatureSet, Identity
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
 from initiator.cli.common import Connection, connects, progress
 from initiator.cli.complete import complete_address
@@ -64,7 +64,7 @@ def _identity_fields(identity: Identity, page: bytes) -> dict[str, object]:
         "lba48": identity.lba48,
         "physical_block_bytes": identity.physical_block,
         "rotation": identity.rotation,
-        "abilities": _names(identity.abilities),
+        "feature_sets": _names(identity.feature_sets),
         "enabled": _names(identity.enabled),
         "checksum": _checksum(page),
         "page": page.hex(),
@@ -83,14 +83,14 @@ def _identity_lines(identity: Identity, page: bytes) -> list[tuple[str, str]]:
         ("addresses", "48 bits" if identity.lba48 else "28 bits"),
         ("physical block", block),
         ("rotation", turns or f"{identity.rotation} a minute"),
-        ("can do", ", ".join(_names(identity.abilities)) or "-"),
+        ("feature sets", ", ".join(_names(identity.feature_sets)) or "-"),
         ("switched on", ", ".join(_names(identity.enabled)) or "-"),
         ("checksum", _checksum(page)),
     ]
 
 
-def _names(abilities: Ability) -> list[str]:
-    return [str(each.name).lower().replace("_", " ") for each in abilities]
+def _names(feature_sets: FeatureSet) -> list[str]:
+    return [str(each.name).lower().replace("_", " ") for each in feature_sets]
 
 
 def _checksum(page: bytes) -> str:
@@ -159,17 +159,17 @@ def _tell_off(address: Address, *, as_json: bool) -> None:
 def _check_smart(target: RemoteTarget, *, enable: bool) -> None:
     identity = Identity.unpack(target.identity_page())
     who = str(target.address)
-    if Ability.SMART not in identity.abilities:
+    if FeatureSet.SMART not in identity.feature_sets:
         raise UnsupportedError(who, "its disk knows no SMART")
-    if Ability.SMART not in identity.enabled and not enable:
-        cure = f"Switch it on: aoe smart {who} --enable"
-        raise UnsupportedError(who, "SMART is switched off", cure)
+    if FeatureSet.SMART not in identity.enabled and not enable:
+        fix = f"Switch it on: aoe smart {who} --enable"
+        raise UnsupportedError(who, "SMART is switched off", fix)
 
 
 def _smart(target: RemoteTarget, feature: SmartFeature) -> tuple[int, bytes]:
     """Send a SMART command; return the key that comes back, and the data."""
     count = int(feature is SmartFeature.READ_DATA)
-    request = target.asking.ata(
+    request = target.builder.ata(
         Opcode.SMART, SMART_KEY << 8, count, feature=int(feature)
     )
     registers, data = target.ata(request, f"SMART {feature.name}".replace("_", " "))
@@ -183,7 +183,7 @@ def _attribute_fields(attribute: Attribute) -> dict[str, object]:
         "value": attribute.value,
         "worst": attribute.worst,
         "raw": attribute.raw,
-        "foretells": attribute.foretells,
+        "foretells": attribute.is_prefailure,
     }
 
 

@@ -39,11 +39,11 @@ def doctor(*, connection: Connection, as_json: bool) -> None:
     Exit codes: 0 nothing has failed, 1 something has.
     """
     from aoe.common.doctor.report import report
-    from initiator.doctor import examine
+    from initiator.doctor import run_checks
 
     names = connection.names()
     with connection.recorder() as record:
-        report(examine(names, connection.timeout, record), as_json=as_json)
+        report(run_checks(names, connection.timeout, record), as_json=as_json)
 
 
 @click.command()
@@ -61,20 +61,20 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
 
     Exit codes: 0 all is well or could be better, 1 a path loses frames, 3 no target.
     """
-    from aoe.common.doctor.report import describe_finding, exit_by
+    from aoe.common.doctor.report import describe_finding, exit_if_failed
     from aoe.net.interfaces import find_interface
-    from initiator.client.remote import reach_all
-    from initiator.doctor import examine_path, examine_san
+    from initiator.client.remote import open_targets
+    from initiator.doctor import check_path, check_san
 
     with (
         connection.links() as links,
-        reach_all(links, BROADCAST, connection.timeout) as targets,
+        open_targets(links, BROADCAST, connection.timeout) as targets,
     ):
         interfaces = [find_interface(link.name) for link in links]
         if not as_json:
             _print_interfaces(interfaces)
-        examined = [(target, *examine_path(target)) for target in targets]
-        findings = [*examine_san(links, targets)]
+        examined = [(target, *check_path(target)) for target in targets]
+        findings = [*check_san(links, targets)]
         findings += [finding for _, _, finding in examined]
     paths = [(target, path) for target, path, _ in examined]
     if as_json:
@@ -95,7 +95,7 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
         for finding in findings:
             if verbose or finding.verdict != "ok":
                 click.echo(describe_finding(finding))
-    exit_by(findings)
+    exit_if_failed(findings)
 
 
 def _print_interfaces(interfaces: Sequence[Interface]) -> None:
@@ -154,11 +154,12 @@ def _by_address(
 
 
 def path_fields(target: RemoteTarget, path: PathMtu) -> dict[str, object]:
-    """Return what JSON tells of a path; bytes of data that a frame carries on it."""
+    """Return the JSON of a path; bytes of data that a frame carries on it."""
+    from_target = path.from_target
     return {
         "interface": target.link.name,
         "mac": format_mac(target.mac),
         "payload_bytes": path.wanted * SECTOR,
-        "there_bytes": max(path.there, 0) * SECTOR,
-        "back_bytes": None if path.back is None else path.back * SECTOR,
+        "to_target_bytes": max(path.to_target, 0) * SECTOR,
+        "from_target_bytes": None if from_target is None else from_target * SECTOR,
     }

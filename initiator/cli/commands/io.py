@@ -10,13 +10,13 @@ import click
 
 from aoe.address import Address
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
-from aoe.common.sizes import counted, format_size
+from aoe.common.sizes import format_count, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
 from initiator.cli.common import Connection, connects, progress
 from initiator.cli.complete import complete_address, complete_end
-from initiator.disk.copy import DiskEnd, Outcome, copy, verify
+from initiator.disk.copy import DiskEndpoint, Outcome, copy, verify
 from initiator.disk.disk import Disk
-from initiator.disk.files import FileEnd, StreamEnd, open_end
+from initiator.disk.files import FileEndpoint, StreamEndpoint, open_endpoint
 
 
 def flush(disk: Disk) -> None:
@@ -34,7 +34,7 @@ def flush(disk: Disk) -> None:
         click.echo(f"aoe: {disk.address}: warning: not flushed: {error.why}", err=True)
     except AoEError as error:
         why = f"written, but not flushed: {error.why}"
-        raise type(error)(error.what, why, error.cure) from error
+        raise type(error)(error.what, why, error.fix) from error
 
 
 _offset = click.option(
@@ -70,11 +70,11 @@ def read(
     Any byte will do to begin and to end at.
     """
     with connection.host(address) as host:
-        source = DiskEnd(Disk(host, address, connection.timeout), offset, length)
+        source = DiskEndpoint(Disk(host, address, connection.timeout), offset, length)
         end = (
-            StreamEnd(sys.stdout.fileno(), "standard output")
+            StreamEndpoint(sys.stdout.fileno(), "standard output")
             if str(file) == "-"
-            else open_end(file, writable=True)
+            else open_endpoint(file, writable=True)
         )
         with progress(f"reading {address}", source.size) as advance:
             copy(source, end, advance)
@@ -99,14 +99,14 @@ def write(
     the rest is read first and stays as it was, unless somebody else writes to it.
     """
     source = (
-        StreamEnd(sys.stdin.fileno(), "standard input", pad=pad)
+        StreamEndpoint(sys.stdin.fileno(), "standard input", pad=pad)
         if str(file) == "-"
-        else open_end(file, pad=pad)
+        else open_endpoint(file, pad=pad)
     )
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
         with progress(f"writing {address}", source.size) as advance:
-            copy(source, DiskEnd(disk, offset), advance)
+            copy(source, DiskEndpoint(disk, offset), advance)
         flush(disk)
 
 
@@ -118,8 +118,8 @@ def _as_address(name: str) -> Address | None:
         try:
             return Address.parse(name)
         except UsageError as error:
-            cure = f"{error.cure}; if it is a file, as ./{name}"
-            raise UsageError(error.what, error.why, cure) from None
+            fix = f"{error.fix}; if it is a file, as ./{name}"
+            raise UsageError(error.what, error.why, fix) from None
     return None
 
 
@@ -157,16 +157,16 @@ def copy_command(
     disk copied to is flushed at the end.
     """
     from_address, to_address = _addresses(source, destination)
-    file = None if from_address else FileEnd(Path(source), pad=pad)
+    file = None if from_address else FileEndpoint(Path(source), pad=pad)
     both = [each for each in (from_address, to_address) if each]
     with connection.host(*both) as host:
         disks = {each: Disk(host, each, connection.timeout) for each in both}
-        left = file or DiskEnd(disks[both[0]])
-        right: DiskEnd | FileEnd
+        left = file or DiskEndpoint(disks[both[0]])
+        right: DiskEndpoint | FileEndpoint
         if to_address:
-            right = DiskEnd(disks[to_address], is_zero=target_is_zero)
+            right = DiskEndpoint(disks[to_address], is_zero=target_is_zero)
         else:
-            right = FileEnd(Path(destination), writable=True)
+            right = FileEndpoint(Path(destination), writable=True)
         started = time.monotonic()
         with progress(f"{source} -> {destination}", left.size) as advance:
             outcome = copy(left, right, advance)
@@ -175,9 +175,9 @@ def copy_command(
         seconds = time.monotonic() - started
         if check:
             again = (
-                DiskEnd(disks[to_address], length=left.size)
+                DiskEndpoint(disks[to_address], length=left.size)
                 if to_address
-                else FileEnd(Path(destination))
+                else FileEndpoint(Path(destination))
             )
             with progress("verifying", left.size) as advance:
                 verify(left, again, advance)
@@ -209,7 +209,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{counted(retransmits, 'frame')} sent again")
+        details.append(f"{format_count(retransmits, 'frame')} sent again")
     if check:
         details.append("verified")
     return details

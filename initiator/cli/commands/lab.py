@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from initiator.lab.cases import Case, Result
-    from initiator.lab.wire import Played
+    from initiator.lab.wire import CaseRun
 
     Command = Callable[..., None]
 
@@ -186,7 +186,7 @@ def explain(
     from initiator.lab.cases import run_case
     from initiator.lab.reports.tables import event_record, in_words, record
 
-    result = run_case(_case(words), keep=True)
+    result = run_case(_case(words), keep_entries=True)
     if html is not None:
         from initiator.lab.reports.html_page import html_page
 
@@ -297,7 +297,7 @@ def run_command(
 
 
 def _print_played(
-    played: Played, modelled: Played, place: str, *, as_json: bool
+    played: CaseRun, modelled: CaseRun, place: str, *, as_json: bool
 ) -> None:
     from initiator.lab.reports.tables import dump_lines, record
 

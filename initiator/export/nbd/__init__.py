@@ -1,1 +1,1 @@
-"""An attached disk as an NBD server."""
+"""The NBD server that exports an attached disk."""

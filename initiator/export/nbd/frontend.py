@@ -1,12 +1,12 @@
-"""An attached disk as an NBD export, from its first client to the last flush."""
+"""Export an attached disk over NBD, from the first client to the last flush."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import UnsupportedError
-from initiator.disk.read_modify_write import ByteView
-from initiator.export.frontend import DiskKeeper
+from initiator.disk.read_modify_write import ReadModifyWriteView
+from initiator.export.frontend import DiskRunner
 from initiator.export.nbd.handshake import NbdExport
 from initiator.export.nbd.server import NbdServer
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from initiator.disk.disk import Disk
     from initiator.export.nbd.listener import Listener
 
-_GOODBYE: Final = 2.0
-"""Seconds that clients get for taking their last answers."""
+_DRAIN_TIMEOUT: Final = 2.0
+"""Seconds for clients to receive their last replies."""
 
 
-class NbdFrontEnd:
-    """Serves a disk while it is open; nothing else uses the disk meanwhile.
+class NbdFrontend:
+    """An NBD server for a disk, which it uses exclusively.
 
     Args:
-        disk: the disk, which stays the caller's.
-        listener: where clients come from; closed with this.
+        disk: the disk; the caller closes it.
+        listener: the listening socket; closed with this.
         read_only: refuse writes.
-        report: takes a line for the user.
+        report: called with each line for the user.
 
     Attributes:
-        uri: what clients open.
+        uri: the URI for clients.
 
     Raises:
-        AoEError: the disk fails a flush.
+        AoEError: the first flush failed.
     """
 
     def __init__(
@@ -45,20 +45,22 @@ class NbdFrontEnd:
         report: Callable[[str], None],
     ) -> None:
         self._disk = disk
-        self._keeper = DiskKeeper(disk, report)
-        self._flushes = not read_only and self._can_flush(report)
+        self._runner = DiskRunner(disk, report)
+        self._can_flush = not read_only and self._probe_flush(report)
         export = NbdExport(
             name=str(disk.address),
             size=disk.size,
             read_only=read_only,
-            can_flush=self._flushes,
+            can_flush=self._can_flush,
             can_trim=disk.can_trim,
-            trims_to_zeroes=disk.trims_to_zeroes,
+            discard_zeroes_data=disk.discard_zeroes_data,
         )
-        self._server = NbdServer(disk.host, ByteView(disk.submit_bio), export, listener)
+        self._server = NbdServer(
+            disk.host, ReadModifyWriteView(disk.submit_bio), export, listener
+        )
         self.uri = self._server.uri
 
-    def _can_flush(self, report: Callable[[str], None]) -> bool:
+    def _probe_flush(self, report: Callable[[str], None]) -> bool:
         try:
             self._disk.flush()
         except UnsupportedError as error:
@@ -67,18 +69,18 @@ class NbdFrontEnd:
         return True
 
     def run(self, ended: Callable[[], bool]) -> None:
-        """Serve until ``ended()``, then finish what is under way, and flush.
+        """Serve until ``ended()`` is true, complete outstanding requests, and flush.
 
         Raises:
             AoEError: the last flush failed.
         """
-        self._keeper.keep(ended)
+        self._runner.run_until(ended)
         self._server.stop()
-        self._keeper.keep(lambda: not self._server.running)
-        self._keeper.keep(lambda: self._server.is_idle, _GOODBYE)
-        if self._flushes:
+        self._runner.run_until(lambda: not self._server.outstanding)
+        self._runner.run_until(lambda: self._server.is_idle, _DRAIN_TIMEOUT)
+        if self._can_flush:
             self._disk.flush()
 
     def close(self) -> None:
-        """Hang up on everybody, and remove the socket."""
+        """Close all connections, and remove the socket."""
         self._server.close()

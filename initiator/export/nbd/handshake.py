@@ -1,7 +1,7 @@
-"""How an NBD server haggles: greeting and options, without a socket.
+"""The handshake phase of an NBD server: greeting and option haggling, without I/O.
 
-A generator that is sent what it yields the number of bytes of, and that hands out its
-answers through a function. See ``aoe.common.nbd`` for the layouts.
+The handshake is a generator: it yields how many bytes it needs next and is sent those
+bytes. Replies go through a callback. See ``aoe.common.nbd`` for the layouts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from aoe.common.nbd import (
     OPTION_REPLY,
     OPTION_REPLY_MAGIC,
     PAYLOAD,
-    NbdAnswer,
     NbdFlag,
     NbdInfo,
     NbdOption,
+    NbdOptionReply,
 )
 from aoe.errors import DecodeError
 
@@ -32,22 +32,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 _OPTION_LIMIT: Final = 16 << 10
-_SKIPPED_AT_ONCE: Final = 32 << 10
-_BLOCKS: Final = INFO_BLOCKS.pack(NbdInfo.BLOCK_SIZE, 1, 4096, PAYLOAD)
-"""Any byte will do, but 4096 are better; what is smaller than a sector is patched."""
+_DISCARD_SIZE: Final = 32 << 10
+_BLOCK_SIZES: Final = INFO_BLOCKS.pack(NbdInfo.BLOCK_SIZE, 1, 4096, PAYLOAD)
+"""Minimum 1: smaller than a sector, requests take a read-modify-write. 4096 preferred,
+as the block size of file systems."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NbdExport:
-    """The one disk that is served.
+    """The export that a server offers.
 
     Args:
-        name: of the export; the empty name means it too.
+        name: its name; the empty name is an alias.
         size: bytes.
-        read_only: writes are refused.
-        can_flush: there are FLUSH and FUA.
-        can_trim: there is TRIM.
-        trims_to_zeroes: what was trimmed reads as zeroes, every time.
+        read_only: refuse writes.
+        can_flush: the disk supports FLUSH, and so FUA.
+        can_trim: the disk supports TRIM.
+        trims_to_zeroes: trimmed sectors always read as zeroes.
     """
 
     name: str
@@ -55,12 +56,13 @@ class NbdExport:
     read_only: bool = False
     can_flush: bool = True
     can_trim: bool = False
-    trims_to_zeroes: bool = False
+    discard_zeroes_data: bool = False
 
     def flags(self, *, structured: bool) -> NbdFlag:
-        """Return what clients are told that they may do.
+        """Return the transmission flags.
 
-        A flush covers the writes of all connections, since one driver does them all.
+        MULTI_CONN: a flush covers the writes of all connections, because they share
+        one driver.
         """
         flags = NbdFlag.HAS_FLAGS | NbdFlag.MULTI_CONN
         if structured:
@@ -77,128 +79,129 @@ class NbdExport:
         return flags
 
 
-def skip(length: int) -> Generator[int, bytes, None]:
-    """Take so many bytes and forget them."""
+def discard(length: int) -> Generator[int, bytes, None]:
+    """Receive ``length`` bytes and discard them, in pieces that fit the buffer."""
     while length:
-        piece = min(length, _SKIPPED_AT_ONCE)
+        piece = min(length, _DISCARD_SIZE)
         yield piece
         length -= piece
 
 
 class Handshake:
-    """What is said before the first request.
+    """The handshake with one client.
 
     Args:
-        export: the one that is offered.
-        say: takes what goes to the client.
+        export: the export that is offered.
+        send: called with each message to the client.
 
     Attributes:
-        structured: the client wants structured replies.
+        structured: the client has negotiated structured replies.
     """
 
-    def __init__(self, export: NbdExport, say: Callable[[bytes], None]) -> None:
+    def __init__(self, export: NbdExport, send: Callable[[bytes], None]) -> None:
         self.structured = False
         self._export = export
-        self._say = say
+        self._send = send
 
     def run(self) -> Generator[int, bytes, bool]:
-        """Haggle.
+        """Negotiate options until the client selects the export or aborts.
 
         Returns:
-            Whether requests follow; otherwise the client has taken its leave.
+            True if the transmission phase follows, False after NBD_OPT_ABORT.
 
         Raises:
-            DecodeError: this is no client, or one that cannot be told so.
+            DecodeError: the client violates the protocol, or the option has no error
+                reply; the connection must be closed.
         """
         greeting = FIXED_NEWSTYLE | NO_ZEROES
-        self._say(GREETING.pack(INIT, HAVE_OPTION, greeting))
+        self._send(GREETING.pack(INIT, HAVE_OPTION, greeting))
         flags = int.from_bytes((yield 4), "big")
         if flags & ~greeting:
-            raise DecodeError("NBD client", "wants what it was not offered")
+            raise DecodeError("NBD client", f"unknown client flags {flags:#x}")
         while True:
             magic, option, length = OPTION.unpack((yield OPTION.size))
             if magic != HAVE_OPTION:
-                raise DecodeError("NBD client", "an option that is none")
+                raise DecodeError("NBD client", "wrong magic of an option")
             if option == NbdOption.EXPORT_NAME:
-                self._old_style((yield from _name(length)), flags)
+                self._reply_export_name((yield from _receive_name(length)), flags)
                 return True
             if length > _OPTION_LIMIT:
-                yield from skip(length)
-                self._answer(option, NbdAnswer.TOO_BIG, b"too long")
+                yield from discard(length)
+                self._reply(option, NbdOptionReply.TOO_BIG, b"option too long")
                 continue
             data = (yield length) if length else b""
             if option == NbdOption.ABORT:
-                self._answer(option, NbdAnswer.ACK)
+                self._reply(option, NbdOptionReply.ACK)
                 return False
             if self._negotiate(option, data):
                 return True
 
-    def _answer(self, option: int, kind: int, data: bytes = b"") -> None:
+    def _reply(self, option: int, kind: int, data: bytes = b"") -> None:
         head = OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(data))
-        self._say(head + data)
+        self._send(head + data)
 
-    def _old_style(self, name: bytes, flags: int) -> None:
-        # The only refusal that this option knows is to hang up.
-        if not self._is_ours(name):
-            raise DecodeError("NBD client", "asks for an export that there is not")
-        told = self._export.flags(structured=self.structured)
-        told_of_export = INFO_EXPORT.pack(0, self._export.size, told)
-        self._say(told_of_export[2:] + bytes(0 if flags & NO_ZEROES else 124))
+    def _reply_export_name(self, name: bytes, flags: int) -> None:
+        # NBD_OPT_EXPORT_NAME has no error reply: the server closes the connection.
+        if not self._is_known(name):
+            raise DecodeError("NBD client", "unknown export name")
+        export_flags = self._export.flags(structured=self.structured)
+        info = INFO_EXPORT.pack(0, self._export.size, export_flags)
+        self._send(info[2:] + bytes(0 if flags & NO_ZEROES else 124))
 
-    def _is_ours(self, name: bytes) -> bool:
+    def _is_known(self, name: bytes) -> bool:
         return name in (b"", self._export.name.encode())
 
     def _negotiate(self, option: int, data: bytes) -> bool:
-        # Tells whether requests follow.
+        # Returns True if the transmission phase follows.
         if option in (NbdOption.INFO, NbdOption.GO):
-            return self._tell(option, data) and option == NbdOption.GO
+            return self._reply_info(option, data) and option == NbdOption.GO
         if option not in (NbdOption.LIST, NbdOption.STRUCTURED_REPLY):
-            self._answer(option, NbdAnswer.UNSUPPORTED, b"not known here")
+            self._reply(option, NbdOptionReply.UNSUPPORTED, b"unsupported option")
         elif data:
-            self._answer(option, NbdAnswer.INVALID, b"carries no data")
+            self._reply(option, NbdOptionReply.INVALID, b"unexpected data")
         else:
             if option == NbdOption.LIST:
                 name = self._export.name.encode()
                 entry = len(name).to_bytes(4, "big") + name
-                self._answer(option, NbdAnswer.SERVER, entry)
+                self._reply(option, NbdOptionReply.SERVER, entry)
             else:
                 self.structured = True
-            self._answer(option, NbdAnswer.ACK)
+            self._reply(option, NbdOptionReply.ACK)
         return False
 
-    def _tell(self, option: int, data: bytes) -> bool:
+    def _reply_info(self, option: int, data: bytes) -> bool:
         end = 4 + int.from_bytes(data[:4], "big")
         count = int.from_bytes(data[end : end + 2], "big")
         if len(data) != end + 2 + 2 * count:
-            self._answer(option, NbdAnswer.INVALID, b"lengths do not fit")
+            self._reply(option, NbdOptionReply.INVALID, b"inconsistent lengths")
             return False
-        if not self._is_ours(data[4:end]):
-            self._answer(option, NbdAnswer.UNKNOWN, b"no such export")
+        if not self._is_known(data[4:end]):
+            self._reply(option, NbdOptionReply.UNKNOWN, b"unknown export")
             return False
         flags = self._export.flags(structured=self.structured)
         size = INFO_EXPORT.pack(NbdInfo.EXPORT, self._export.size, flags)
-        self._answer(option, NbdAnswer.INFO, size)
-        for wish in _wishes(data[end + 2 :]):
-            self._answer(option, NbdAnswer.INFO, self._information(wish))
-        self._answer(option, NbdAnswer.ACK)
+        self._reply(option, NbdOptionReply.INFO, size)
+        for info in _requested_info(data[end + 2 :]):
+            self._reply(option, NbdOptionReply.INFO, self._info_payload(info))
+        self._reply(option, NbdOptionReply.ACK)
         return True
 
-    def _information(self, wish: NbdInfo) -> bytes:
-        if wish == NbdInfo.BLOCK_SIZE:
-            return _BLOCKS
-        words = "AoE disk " if wish == NbdInfo.DESCRIPTION else ""
-        return wish.to_bytes(2, "big") + f"{words}{self._export.name}".encode()
+    def _info_payload(self, info: NbdInfo) -> bytes:
+        if info == NbdInfo.BLOCK_SIZE:
+            return _BLOCK_SIZES
+        prefix = "AoE disk " if info == NbdInfo.DESCRIPTION else ""
+        return info.to_bytes(2, "big") + f"{prefix}{self._export.name}".encode()
 
 
-def _wishes(data: bytes) -> list[NbdInfo]:
-    # Once each; what is unknown is left out, and the size is told in any case.
+def _requested_info(data: bytes) -> list[NbdInfo]:
+    # Each known type once. NBD_INFO_EXPORT is sent in any case.
     numbers = {
         int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)
     }
     return [info for info in NbdInfo if info in numbers and info != NbdInfo.EXPORT]
 
 
-def _name(length: int) -> Generator[int, bytes, bytes]:
+def _receive_name(length: int) -> Generator[int, bytes, bytes]:
     if length > _OPTION_LIMIT:
-        raise DecodeError("NBD client", "asks for an export with an endless name")
+        raise DecodeError("NBD client", "export name too long")
     return (yield length) if length else b""

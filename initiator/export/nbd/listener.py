@@ -1,4 +1,4 @@
-"""Where an NBD server listens: a Unix socket or a TCP port, and the URI of it."""
+"""The listening socket of an NBD server, Unix or TCP, and its NBD URI."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from aoe.errors import BusyError, UsageError, from_os_error
 
 _PORT: Final = 10809
 _PORT_LIMIT: Final = 65535
-_PATIENCE: Final = 1.0
-"""Seconds for whoever listens at a socket's path to show that he does."""
+_CONNECT_TIMEOUT: Final = 1.0
+"""Seconds to connect to an existing Unix socket, to learn if a server listens on it."""
 
 
 class Listener:
-    """Where clients connect to: a Unix socket or a TCP port.
+    """A listening Unix or TCP socket.
 
     Args:
-        place: the path of a socket, or ``HOST:PORT``.
+        address: the path of a Unix socket, or ``HOST:PORT``.
 
     Raises:
-        BusyError: somebody serves there already.
-        UsageError: there is a file of another kind.
-        AoEError: the system refuses it.
+        BusyError: another server listens there.
+        UsageError: the path is not a socket, or the address is invalid.
+        AoEError: the socket could not be opened.
     """
 
-    def __init__(self, place: str) -> None:
-        where = _parse_place(place)
-        self.path = where if isinstance(where, Path) else None
-        if isinstance(where, Path):
-            self.socket = _listen_on_path(where)
-            self._inode = where.stat().st_ino
+    def __init__(self, address: str) -> None:
+        parsed = _parse_address(address)
+        self.path = parsed if isinstance(parsed, Path) else None
+        if isinstance(parsed, Path):
+            self.socket = _listen_on_path(parsed)
+            self._inode = parsed.stat().st_ino
         else:
-            self.socket = _listen_on_port(place, *where)
+            self.socket = _listen_on_port(address, *parsed)
         self.socket.setblocking(False)
 
     def uri(self, name: str) -> str:
-        """Return the URI of an export here."""
+        """Return the NBD URI of an export."""
         if self.path is not None:
             return _path_uri(self.path, name)
         host, port = self.socket.getsockname()[:2]
         return _port_uri(host, port, name)
 
     def close(self) -> None:
-        """Stop listening, and remove the socket from its directory."""
+        """Close the socket, and remove it from its directory."""
         self.socket.close()
-        # Somebody else's, who has taken its place, is left alone.
+        # Another server may have replaced it, so compare the inode first.
         with suppress(OSError):
             if self.path is not None and self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 
 
-def planned_uri(place: str, name: str) -> str:
-    """Return the URI that an export will have at a ``Listener``'s place.
+def planned_uri(address: str, name: str) -> str:
+    """Return the NBD URI that a ``Listener`` at this address will have.
 
     Raises:
-        UsageError: it is only known later, since any free port will do.
+        UsageError: port 0, which the kernel replaces with a free one.
     """
-    where = _parse_place(place)
-    if isinstance(where, Path):
-        return _path_uri(where, name)
-    host, port = where
+    parsed = _parse_address(address)
+    if isinstance(parsed, Path):
+        return _path_uri(parsed, name)
+    host, port = parsed
     if not port:
-        raise UsageError(place, "nobody knows yet which port", "Choose one")
+        raise UsageError(address, "the port is not known yet", "Choose a port")
     return _port_uri(host, port, name)
 
 
-def _parse_place(place: str) -> Path | tuple[str, int]:
-    host, colon, port = place.rpartition(":")
-    if colon and port.isdecimal() and "/" not in place:
+def _parse_address(address: str) -> Path | tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in address:
         if int(port) > _PORT_LIMIT:
-            raise UsageError(place, "no such port", "Write HOST:PORT, 1 to 65535")
+            raise UsageError(address, "no such port", "Write HOST:PORT, 1 to 65535")
         return host.strip("[]") or "localhost", int(port)
-    return Path(place).absolute()
+    return Path(address).absolute()
 
 
 def _path_uri(path: Path, name: str) -> str:
@@ -85,28 +85,35 @@ def _path_uri(path: Path, name: str) -> str:
 
 
 def _port_uri(host: str, port: int, name: str) -> str:
-    place = f"[{host}]" if ":" in host else host
-    return f"nbd://{place}{'' if port == _PORT else f':{port}'}/{quote(name)}"
+    netloc = f"[{host}]" if ":" in host else host
+    return f"nbd://{netloc}{'' if port == _PORT else f':{port}'}/{quote(name)}"
 
 
-def _listen_on_port(place: str, host: str, port: int) -> socket.socket:
+def _listen_on_port(address: str, host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family)
     except OSError as error:
-        raise from_os_error(place, error) from error
+        raise from_os_error(address, error) from error
     except UnicodeError as error:
-        raise UsageError(place, "no such host", "Write HOST:PORT") from error
+        raise UsageError(address, "no such host", "Write HOST:PORT") from error
+    # A name may resolve to an address that this host does not have: localhost to ::1
+    # where IPv6 is disabled.
+    failures = []
+    for family, _, _, _, sockaddr in found:
+        try:
+            return socket.create_server(sockaddr, family=family)
+        except OSError as error:
+            failures.append(error)
+    raise from_os_error(address, failures[0]) from failures[0]
 
 
 def _listen_on_path(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
-        # Whoever may connect may write to the disk: its owner alone.
+        # Only the owner may connect: a client can write to the disk.
         before = os.umask(0o077)
         try:
             listener.bind(str(path))
@@ -128,12 +135,12 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise UsageError(str(path), "is there, and no socket", "Choose another name")
-    with socket.socket(socket.AF_UNIX) as caller:
-        caller.settimeout(_PATIENCE)
+        raise UsageError(str(path), "exists and is not a socket", "Choose another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_TIMEOUT)
         try:
-            caller.connect(str(path))
+            probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise BusyError(str(path), "somebody serves there already", "Choose another name")
+    raise BusyError(str(path), "another server listens there", "Choose another path")

@@ -1,12 +1,12 @@
-"""One client of an NBD server, without its socket.
+"""The protocol state of one client of an NBD server, without I/O.
 
 ::
 
     socket -> buffer(), received() -> next_request() -> the disk
-    socket <- output, sent()       <- answer()       <-
+    socket <- output, sent()       <- reply()        <-
 
-Requests are answered in any order. A client that asks for more than it takes in is not
-listened to for a while: what it may have outstanding is bounded.
+Replies may be in any order. Flow control: while a client has too many requests or
+unread replies, ``is_full`` is true and nothing more is received from it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from aoe.errors import (
     UnsupportedError,
     UsageError,
 )
-from initiator.export.nbd.handshake import Handshake, NbdExport, skip
+from initiator.export.nbd.handshake import Handshake, NbdExport, discard
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -47,17 +47,16 @@ if TYPE_CHECKING:
     Parser: TypeAlias = Generator[int | bytearray, bytes, None]
 
 REQUESTS_LIMIT: Final = 128
-"""Requests that a client may have outstanding, answers that it has not taken
-included."""
+"""Limit of a client's outstanding requests plus unsent replies."""
 BYTES_LIMIT: Final = 64 << 20
-"""Bytes of data in them, one request more or less."""
-_MEMORY: Final = 64 << 10
-_TEXT_LIMIT: Final = 1024
-_PLACE: Final = Struct("!Q")
-_FAILURE: Final = Struct("!IH")
+"""Limit of their data in bytes. The request that crosses it is still accepted."""
+_BUFFER_SIZE: Final = 64 << 10
+_MESSAGE_LIMIT: Final = 1024
+_OFFSET: Final = Struct("!Q")
+_ERROR: Final = Struct("!IH")
 _WRITES: Final = (NbdCommand.WRITE, NbdCommand.TRIM, NbdCommand.WRITE_ZEROES)
-_CARRIES_DATA: Final = (NbdCommand.READ, NbdCommand.WRITE)
-# Plain numbers: with enums, these bits would cost more than the rest of a request.
+_DATA_COMMANDS: Final = (NbdCommand.READ, NbdCommand.WRITE)
+# ints: operators on IntFlag cost more than the rest of a request.
 _FUA: Final = int(NbdCommandFlag.FUA)
 _FAST_ZERO: Final = int(NbdCommandFlag.FAST_ZERO)
 _NO_HOLE: Final = int(NbdCommandFlag.NO_HOLE)
@@ -68,11 +67,11 @@ _FLAGS: Final[dict[int, int]] = {
     NbdCommand.TRIM: _FUA,
     NbdCommand.WRITE_ZEROES: _FUA | _NO_HOLE | _FAST_ZERO,
 }
-"""What each command may have; FUA is allowed where it means nothing."""
+"""Valid flags of each command. The protocol allows FUA with all of them."""
 
 
-def error_number(error: AoEError) -> int:
-    """Choose from the errors that NBD knows."""
+def nbd_errno(error: AoEError) -> int:
+    """Return the NBD error number that matches an error."""
     kinds: tuple[tuple[type[AoEError], int], ...] = (
         (AccessError, errno.EPERM),
         (BusyError, errno.EPERM),
@@ -84,7 +83,7 @@ def error_number(error: AoEError) -> int:
 
 @dataclass(slots=True, eq=False)
 class NbdRequest:
-    """What a client wants, found to be possible; of a WRITE, with its data."""
+    """A valid request of a client; a WRITE with its data."""
 
     command: NbdCommand
     cookie: int
@@ -95,223 +94,229 @@ class NbdRequest:
 
     @property
     def fua(self) -> bool:
-        """It shall be stable when it is answered."""
+        """Return True if data must be durable before the reply (NBD_CMD_FLAG_FUA)."""
         return bool(self.flags & _FUA)
 
     @property
     def allows_holes(self) -> bool:
-        """Where zeroes are wanted, nothing need be allocated for them."""
+        """Return True if zeroes may be deallocated (no NBD_CMD_FLAG_NO_HOLE)."""
         return not self.flags & _NO_HOLE
 
 
 class NbdSession:
-    """A client's requests in, answers out.
+    """The protocol state of a client.
 
     Args:
-        export: what it may ask for.
+        export: the export that is offered.
 
     Attributes:
-        output: what is to be sent, in order.
-        outstanding: requests that were handed out and are not answered.
-        is_ending: no requests come any more.
-        refuses: new requests are told that the server is going down.
+        output: data to send, in order.
+        outstanding: requests returned by ``next_request`` without a reply yet.
+        is_closing: no more requests are received.
+        is_shutting_down: new requests are refused with ESHUTDOWN.
     """
 
     def __init__(self, export: NbdExport) -> None:
         self.output: deque[memoryview] = deque()
         self.outstanding = 0
-        self.is_ending = False
-        self.refuses = False
+        self.is_closing = False
+        self.is_shutting_down = False
         self._export = export
-        self._load = self._unsent = 0
-        self._memory = memoryview(bytearray(_MEMORY))
+        self._outstanding_bytes = self._unsent_bytes = 0
+        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
         self._start = self._end = 0
-        self._ready: NbdRequest | None = None
-        self._handshake = Handshake(export, self._say)
+        self._parsed: NbdRequest | None = None
+        self._handshake = Handshake(export, self._send)
         self._parser = self._parse()
-        self._want: int | bytearray = next(self._parser)
+        # What the parser waits for: a number of bytes, or a payload to be filled.
+        self._wanted: int | bytearray = next(self._parser)
         self._filled = 0
 
-    # --- in ---------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------
 
     @property
     def is_full(self) -> bool:
-        """The client has to wait: nothing is to be received now."""
+        """Return True if a limit is reached: receive nothing for now."""
         return (
             self.outstanding + len(self.output) >= REQUESTS_LIMIT
-            or self._load + self._unsent >= BYTES_LIMIT
+            or self._outstanding_bytes + self._unsent_bytes >= BYTES_LIMIT
         )
 
     @property
-    def is_over(self) -> bool:
-        """Nothing is left to be said: the connection may be closed."""
-        return self.is_ending and not self.outstanding and not self.output
+    def is_finished(self) -> bool:
+        """Return True if all replies are sent and no more requests come."""
+        return self.is_closing and not self.outstanding and not self.output
 
     def buffer(self) -> memoryview:
-        """Return where the next bytes are to be received; call ``received`` then."""
-        if isinstance(self._want, bytearray) and self._start == self._end:
-            return memoryview(self._want)[self._filled :]
+        """Return the buffer for the next recv; call ``received`` afterwards.
+
+        A payload is received directly into its final place.
+        """
+        if isinstance(self._wanted, bytearray) and self._start == self._end:
+            return memoryview(self._wanted)[self._filled :]
         if self._start:
             left = self._end - self._start
-            self._memory[:left] = bytes(self._memory[self._start : self._end])
+            self._buffer[:left] = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, left
-        return self._memory[self._end :]
+        return self._buffer[self._end :]
 
     def received(self, count: int) -> None:
-        """Take note of so many bytes in ``buffer``."""
-        if isinstance(self._want, bytearray) and self._start == self._end:
+        """Record that ``count`` bytes were received into ``buffer``."""
+        if isinstance(self._wanted, bytearray) and self._start == self._end:
             self._filled += count
         else:
             self._end += count
 
-    def hang_up(self) -> None:
-        """Expect nothing more from the client."""
-        self.is_ending = True
+    def on_eof(self) -> None:
+        """Record that the client sends nothing more."""
+        self.is_closing = True
 
     def next_request(self) -> NbdRequest | None:
-        """Return a request that has come in full, if there may be one more."""
-        while self._ready is None and not self.is_ending and not self.is_full:
+        """Return the next complete request; None if there is none or it is full."""
+        while self._parsed is None and not self.is_closing and not self.is_full:
             if not self._advance():
                 break
-        request, self._ready = self._ready, None
+        request, self._parsed = self._parsed, None
         return request
 
     def _advance(self) -> bool:
-        # Gives the parser what it wants, if that is there.
-        if isinstance(self._want, bytearray):
-            given = self._fill(self._want)
-        elif self._end - self._start >= self._want:
-            given = bytes(self._memory[self._start : self._start + self._want])
-            self._start += self._want
+        # Resumes the parser if the data it waits for is complete.
+        if isinstance(self._wanted, bytearray):
+            data = self._fill(self._wanted)
+        elif self._end - self._start >= self._wanted:
+            data = bytes(self._buffer[self._start : self._start + self._wanted])
+            self._start += self._wanted
         else:
-            given = None
-        if given is None:
+            data = None
+        if data is None:
             return False
         try:
-            self._want = self._parser.send(given)
+            self._wanted = self._parser.send(data)
         except (StopIteration, DecodeError):
-            self.is_ending = True
+            self.is_closing = True
         self._filled = 0
         return True
 
     def _fill(self, payload: bytearray) -> bytes | None:
         count = min(len(payload) - self._filled, self._end - self._start)
-        piece = self._memory[self._start : self._start + count]
+        piece = self._buffer[self._start : self._start + count]
         payload[self._filled : self._filled + count] = piece
         self._start += count
         self._filled += count
         return b"" if self._filled == len(payload) else None
 
     def _parse(self) -> Parser:
-        goes_on = yield from self._handshake.run()
-        while goes_on:
+        has_export = yield from self._handshake.run()
+        while has_export:
             magic, flags, command, cookie, offset, length = REQUEST.unpack(
                 (yield REQUEST.size)
             )
             if magic != REQUEST_MAGIC:
-                raise DecodeError("NBD client", "a request that is none")
+                raise DecodeError("NBD client", "wrong magic of a request")
             if command == NbdCommand.DISCONNECT:
                 return
             data = bytearray()
             if command == NbdCommand.WRITE and length > PAYLOAD:
-                yield from skip(length)
+                yield from discard(length)
             elif command == NbdCommand.WRITE and length:
                 data = bytearray(length)
                 yield data
-            refusal = self._refusal(command, flags, offset, length)
+            refusal = self._check(command, flags, offset, length)
             if refusal is not None:
-                self._refuse(cookie, *refusal)
+                self._reply_error(cookie, *refusal)
                 continue
-            self._ready = NbdRequest(
+            self._parsed = NbdRequest(
                 NbdCommand(command), cookie, offset, length, flags, data
             )
             self.outstanding += 1
-            if command in _CARRIES_DATA:
-                self._load += length
+            if command in _DATA_COMMANDS:
+                self._outstanding_bytes += length
 
-    def _refusal(
+    def _check(
         self, command: int, flags: int, offset: int, length: int
     ) -> tuple[int, str] | None:
         export = self._export
-        flushes = command == NbdCommand.FLUSH
-        grows = command in (NbdCommand.WRITE, NbdCommand.WRITE_ZEROES)
-        too_far = not flushes and offset + length > export.size
+        is_flush = command == NbdCommand.FLUSH
+        is_write = command in (NbdCommand.WRITE, NbdCommand.WRITE_ZEROES)
+        is_beyond = not is_flush and offset + length > export.size
         cases = (
-            (self.refuses, errno.ESHUTDOWN, "the server is going down"),
+            (self.is_shutting_down, errno.ESHUTDOWN, "the server is shutting down"),
             (flags & ~_FLAGS.get(command, -1), errno.EINVAL, "unknown flags"),
             (command not in _FLAGS, errno.EINVAL, "unknown command"),
             (
                 command == NbdCommand.TRIM and not export.can_trim,
                 errno.EINVAL,
-                "the disk has no TRIM",
+                "the disk does not support TRIM",
             ),
             (
-                (flushes or flags & _FUA) and not export.can_flush,
+                (is_flush or flags & _FUA) and not export.can_flush,
                 errno.EINVAL,
-                "the disk has no FLUSH",
+                "the disk does not support FLUSH",
             ),
             (export.read_only and command in _WRITES, errno.EPERM, "read-only"),
-            (too_far, errno.ENOSPC if grows else errno.EINVAL, "beyond the end"),
+            (is_beyond, errno.ENOSPC if is_write else errno.EINVAL, "beyond the end"),
             (
-                command in _CARRIES_DATA and length > PAYLOAD,
+                command in _DATA_COMMANDS and length > PAYLOAD,
                 errno.EINVAL,
-                "too much at once",
+                "request too large",
             ),
             (
-                flags & _FAST_ZERO and (flags & _NO_HOLE or not export.trims_to_zeroes),
+                flags & _FAST_ZERO
+                and (flags & _NO_HOLE or not export.discard_zeroes_data),
                 errno.EOPNOTSUPP,
-                "zeroes take as long as data",
+                "zeroing is not faster than writing",
             ),
         )
         return next(((number, why) for case, number, why in cases if case), None)
 
-    # --- out --------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------
 
-    def answer(
+    def reply(
         self,
         request: NbdRequest,
         error: AoEError | None,
         data: bytearray | None = None,
     ) -> None:
-        """Answer a request that was handed out, once.
+        """Queue the reply to a request; call it once for each request.
 
         Args:
-            request: the one.
-            error: why it failed.
-            data: what was read, for a READ that succeeded.
+            request: a request that ``next_request`` has returned.
+            error: why it failed, or None.
+            data: the data of a successful READ.
         """
         self.outstanding -= 1
-        if request.command in _CARRIES_DATA:
-            self._load -= request.length
+        if request.command in _DATA_COMMANDS:
+            self._outstanding_bytes -= request.length
         if error is not None:
-            self._refuse(request.cookie, error_number(error), str(error))
+            self._reply_error(request.cookie, nbd_errno(error), str(error))
         elif data is None or not self._handshake.structured:
-            self._say(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie))
+            self._send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie))
         else:
             kind = NbdChunk.DATA if data else NbdChunk.NONE
-            place = _PLACE.pack(request.offset) if data else b""
-            self._chunk(kind, request.cookie, place, len(data))
+            offset = _OFFSET.pack(request.offset) if data else b""
+            self._send_chunk(kind, request.cookie, offset, len(data))
         if error is None and data:
-            self._say(data)
+            self._send(data)
 
-    def _refuse(self, cookie: int, number: int, why: str) -> None:
+    def _reply_error(self, cookie: int, number: int, why: str) -> None:
         if not self._handshake.structured:
-            self._say(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, number, cookie))
+            self._send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, number, cookie))
             return
-        text = why.encode()[:_TEXT_LIMIT]
-        self._chunk(NbdChunk.ERROR, cookie, _FAILURE.pack(number, len(text)) + text)
+        message = why.encode()[:_MESSAGE_LIMIT]
+        payload = _ERROR.pack(number, len(message)) + message
+        self._send_chunk(NbdChunk.ERROR, cookie, payload)
 
-    def _chunk(self, kind: int, cookie: int, data: bytes, more: int = 0) -> None:
+    def _send_chunk(self, kind: int, cookie: int, data: bytes, more: int = 0) -> None:
         length = len(data) + more
-        self._say(CHUNK.pack(CHUNK_MAGIC, CHUNK_DONE, kind, cookie, length) + data)
+        self._send(CHUNK.pack(CHUNK_MAGIC, CHUNK_DONE, kind, cookie, length) + data)
 
-    def _say(self, data: bytes | bytearray) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         self.output.append(memoryview(data))
-        self._unsent += len(data)
+        self._unsent_bytes += len(data)
 
     def sent(self, count: int) -> None:
-        """Forget so many bytes at the beginning of ``output``: they are sent."""
-        self._unsent -= count
+        """Remove ``count`` bytes, which were sent, from the start of ``output``."""
+        self._unsent_bytes -= count
         while count:
             first = self.output[0]
             if count < len(first):

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
 
 from aoe.errors import AoEError, UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import ALL_SUBMITTERS
-from initiator.lab.explorer.state import digest
-from initiator.lab.explorer.steps import Bounds, Run, Step
+from initiator.lab.explorer.state import state_hash
+from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ VIOLATIONS: Final = frozenset(
 )
 """Faults of the memory. Of the contents, WRONG_BYTES, no policy without copies is free
 (K120)."""
-SETTLE: Final = Step("settle")
+FINISH: Final = Step("settle")
 _OFTEN: Final = 500
 """States between two calls of ``progress``."""
 
@@ -53,12 +53,12 @@ class BoundNames(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SearchConfig:
     """What is explored.
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
-        nic: a name of ``initiator.driver.netdev.Nic``.
+        nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
         bounds: how often what may happen.
         violations: the faults that are looked for.
@@ -70,15 +70,15 @@ class Setting:
     bounds: Bounds
     violations: frozenset[Fault] = VIOLATIONS
 
-    def begin(self, *, keep: bool = False) -> Run:
+    def begin(self, *, keep_entries: bool = False) -> Stepper:
         """Make a fresh run; ``keep`` its whole journal."""
-        return Run(
+        return Stepper(
             POLICIES[self.policy],
             Nic[self.nic],
             self.submitters,
             self.bounds,
             contents=Fault.WRONG_BYTES in self.violations,
-            keep=keep,
+            keep_entries=keep_entries,
         )
 
     def violation(self, journal: Journal) -> Entry | None:
@@ -106,7 +106,7 @@ class Exploration:
         fault: what went wrong in it.
     """
 
-    setting: Setting
+    setting: SearchConfig
     safe: bool
     complete: bool
     steps: int
@@ -137,7 +137,7 @@ def explore(
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
-        nic: a name of ``initiator.driver.netdev.Nic``.
+        nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
         violations: the faults to look for.
         progress: called every now and then with steps and states so far.
@@ -153,7 +153,7 @@ def explore(
     ):
         if name not in axis:
             raise UsageError(name, f"unknown (have: {', '.join(axis)})")
-    setting = Setting(
+    setting = SearchConfig(
         policy, nic, tuple(submitters), Bounds(**bounds), frozenset(violations)
     )
     return Explorer(setting, progress or (lambda _steps, _states: None)).run()
@@ -172,12 +172,12 @@ def parse_faults(names: Collection[str]) -> frozenset[Fault]:
     return frozenset(known[name] for name in names)
 
 
-def replay(setting: Setting, path: Sequence[Step]) -> tuple[Run, list[str]]:
+def replay(setting: SearchConfig, path: Sequence[Step]) -> tuple[Stepper, list[str]]:
     """Play a path on a fresh world; return its run and its steps in words."""
-    run = setting.begin(keep=True)
+    run = setting.begin(keep_entries=True)
     words = []
     for step in path:
-        words.append(run.tell(step))
+        words.append(run.describe(step))
         try:
             run.apply(step)
         except BugOn:
@@ -213,7 +213,7 @@ class Path(NamedTuple):
             path = path.before
 
 
-class Waiting(NamedTuple):
+class Pending(NamedTuple):
     """A state that is to be looked at: the last step of ``path`` from ``base``."""
 
     base: Snapshot
@@ -231,14 +231,16 @@ class Explorer:
         progress: told of steps and states every now and then.
     """
 
-    def __init__(self, setting: Setting, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, setting: SearchConfig, progress: Callable[[int, int], None]
+    ) -> None:
         self.setting = setting
         self.progress = progress
         self.play = setting.begin()
-        self.seen = {digest(self.play)}
+        self.seen = {state_hash(self.play)}
         self.edges = 0
         self.depth = self.tried = 0
-        self.is_short = False
+        self.out_of_memory = False
 
     def run(self) -> Exploration:
         """Search until a violation is found, or nothing is left within the bounds."""
@@ -247,26 +249,28 @@ class Explorer:
 
     def _search(self) -> Exploration:
         began = time.perf_counter()
-        level = deque([Waiting(self.play.snapshots.take(), None)])
+        level = deque([Pending(self.play.snapshots.take(), None)])
         path: Path | None = None
         limit = self.setting.bounds.max_steps
         while level and self._has_room and self.depth != limit:
             self.depth += 1
-            following: deque[Waiting] = deque()
+            following: deque[Pending] = deque()
             path = next(self._expand(level, following), None)
             if path is not None or level:
                 break
             self.tried = self.depth
             level = following
         found = self._sum_up(path, time.perf_counter() - began)
-        return replace(found, complete=found.safe and not level and not self.is_short)
+        return replace(
+            found, complete=found.safe and not level and not self.out_of_memory
+        )
 
     @property
     def _has_room(self) -> bool:
         return len(self.seen) < self.setting.bounds.max_states
 
     def _expand(
-        self, level: deque[Waiting], following: deque[Waiting]
+        self, level: deque[Pending], following: deque[Pending]
     ) -> Iterator[Path]:
         """Try all that can happen in the states of a level; yield the violations."""
         play = self.play
@@ -276,7 +280,7 @@ class Explorer:
             if path is not None:
                 play.apply(path.step)
             here = play.snapshots.take(base)
-            for number, step in enumerate(play.choices()):
+            for number, step in enumerate(play.enabled_steps()):
                 if number:
                     play.snapshots.restore(here)
                 then = Path(path, step)
@@ -284,9 +288,9 @@ class Explorer:
                 if self.setting.violation(play.journal) is not None:
                     yield then
                 if is_new:
-                    following.append(Waiting(here, then))
-                    if play.is_settled:
-                        yield from self._settle(then)
+                    following.append(Pending(here, then))
+                    if play.is_quiescent:
+                        yield from self._check_quiescent(then)
 
     def _take(self, step: Step) -> bool:
         """Take a step; tell whether that led to a state not seen before."""
@@ -298,10 +302,10 @@ class Explorer:
             return False
         except AoEError:
             # Bad pages are kept out, and no memory is left for it.
-            self.is_short = True
+            self.out_of_memory = True
             return False
         self.edges += 1
-        state = digest(self.play)
+        state = state_hash(self.play)
         if state in self.seen:
             return False
         self.seen.add(state)
@@ -309,12 +313,12 @@ class Explorer:
             self.progress(self.depth, len(self.seen))
         return True
 
-    def _settle(self, path: Path) -> Iterator[Path]:
+    def _check_quiescent(self, path: Path) -> Iterator[Path]:
         """Look for what is left when everything has come to its end (K116)."""
         with suppress(BugOn):
-            self.play.apply(SETTLE)
+            self.play.apply(FINISH)
         if self.setting.violation(self.play.journal) is not None:
-            yield Path(path, SETTLE)
+            yield Path(path, FINISH)
 
     def _sum_up(self, path: Path | None, seconds: float) -> Exploration:
         steps = path.unrolled() if path is not None else ()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from initiator.driver.frame import Frame
-    from initiator.driver.netdev import ModelledCard
-    from initiator.driver.skbuff import Clone
+    from initiator.lab.kernel.nic import ModelledNic
+    from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.world import World
 
 
@@ -60,7 +60,7 @@ _DICT: Final = Kind(
 )
 """A dict whose order matters: equal ones may differ in it."""
 _PAGE: Final = attributes("count head slab free kept_out owner block")
-_OBJECT: Final = attributes("owner put_off")
+_OBJECT: Final = attributes("owner quarantined")
 _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
@@ -85,7 +85,7 @@ class Objects:
         self.reads = [kind.read for kind, _ in found]
         self.writes = [kind.write for kind, _ in found]
 
-    def are(self, others: Objects) -> bool:
+    def same_objects(self, others: Objects) -> bool:
         """Tell whether these are the very same objects, not only equal ones."""
         mine, theirs = self.targets, others.targets
         return len(mine) == len(theirs) and all(map(is_, mine, theirs))
@@ -111,9 +111,9 @@ class Snapshot(NamedTuple):
         contents: the bytes of each page, as numbers that ``Snapshots`` gave them.
     """
 
-    passing: Objects
-    lasting_held: list[Any]
-    passing_held: list[Any]
+    transient: Objects
+    permanent_values: list[Any]
+    transient_values: list[Any]
     contents: tuple[int, ...]
 
 
@@ -132,7 +132,7 @@ class Snapshots:
         self, world: World, others: Sequence[tuple[Kind, object]] = ()
     ) -> None:
         self._world = world
-        self.lasting = Objects([*_lasting(world), *others])
+        self.permanent = Objects([*_permanent(world), *others])
         self._arena = world.memory.arena
         self._numbers: dict[bytes, int] = {}
         self._bytes: list[bytes] = []
@@ -158,19 +158,19 @@ class Snapshots:
 
     def take(self, base: Snapshot | None = None) -> Snapshot:
         """Note everything; what is as in ``base`` is shared with it."""
-        passing = Objects(_passing(self._world))
-        lasting_held, passing_held = self.lasting.read(), passing.read()
+        transient = Objects(_transient(self._world))
+        permanent_values, transient_values = self.permanent.read(), transient.read()
         if base is not None:
-            lasting_held = _shared(lasting_held, base.lasting_held)
-            if passing.are(base.passing):
-                passing = base.passing
-                passing_held = _shared(passing_held, base.passing_held)
-        return Snapshot(passing, lasting_held, passing_held, self.contents())
+            permanent_values = _shared(permanent_values, base.permanent_values)
+            if transient.same_objects(base.transient):
+                transient = base.transient
+                transient_values = _shared(transient_values, base.transient_values)
+        return Snapshot(transient, permanent_values, transient_values, self.contents())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put everything back as it was."""
-        self.lasting.write(snapshot.lasting_held)
-        snapshot.passing.write(snapshot.passing_held)
+        self.permanent.write(snapshot.permanent_values)
+        snapshot.transient.write(snapshot.transient_values)
         if self.contents() != snapshot.contents:
             self._last = b"".join([self._bytes[n] for n in snapshot.contents])
             self._last_contents = snapshot.contents
@@ -181,24 +181,24 @@ def _shared(held: list[Any], base: list[Any]) -> list[Any]:
     return [old if new == old else new for new, old in zip(held, base, strict=True)]
 
 
-def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
+def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     """Find what is there for as long as the world is."""
     device, journal, memory = world.device, world.journal, world.memory
     for page in memory.pages:
         yield _PAGE, page
     yield _SEQUENCE, memory.free_list
-    yield attributes("now giving_up _is_losing"), world
-    for some in (world.writes, world.victims, world.answers):
+    yield attributes("now free_in_end_io _drop_frames"), world
+    for some in (world.writes, world.realloc_buffers, world.responses):
         yield _SEQUENCE, some
-    yield attributes("gets puts copied wasted held put_off"), journal.costs
+    yield attributes("gets puts copied wasted held quarantined"), journal.costs
     yield attributes("step"), journal
     yield from ((_SEQUENCE, journal.entries), (_SEQUENCE, journal.faults))
     yield _SET, journal.flags
     yield attributes("clones"), world.ops
     yield _DICT, world.accounting.fragment_refs
     for cache in world.submitters.caches.values():
-        yield attributes("free_objects"), cache
-        yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.free_objects))
+        yield attributes("freelist"), cache
+        yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.freelist))
     yield attributes("unexpected"), world.driver
     yield _QUEUE, world.driver.log
     yield (
@@ -217,40 +217,40 @@ def _lasting(world: World) -> Iterator[tuple[Kind, object]]:
         yield attributes("nframes nout maxout ssthresh next_cwnd"), target.window
         for ifp in target.ifs:
             yield attributes("bcnt lost lost_at"), ifp
-    yield from _lasting_outside(world)
+    yield from _permanent_nic(world)
 
 
-def _lasting_outside(world: World) -> Iterator[tuple[Kind, object]]:
-    card = world.card
-    yield attributes("hold_queue hold_ring hold_completion"), card
-    for some in (card.queue, card.ring, card.sent, card.tapped):
+def _permanent_nic(world: World) -> Iterator[tuple[Kind, object]]:
+    nic = world.nic
+    yield attributes("hold_qdisc hold_ring hold_completion"), nic
+    for some in (nic.qdisc, nic.ring, nic.sent, nic.tapped):
         yield _SEQUENCE, some
     disk = getattr(world.peer, "disk", None)
     if disk is not None:
         yield _BYTES, disk
 
 
-def _passing(world: World) -> Iterator[tuple[Kind, object]]:
+def _transient(world: World) -> Iterator[tuple[Kind, object]]:
     """Find what has come and may go."""
     for write in world.writes:
         yield from ((_WRITE, write), (_BIO, write.bio), (_BUFFER, write.buffer))
-    for victim in world.victims:
-        yield _BUFFER, victim
+    for buffer in world.realloc_buffers:
+        yield _BUFFER, buffer
     for cache in world.submitters.caches.values():
         for slab in cache.slabs:
             for each in slab:
                 yield _OBJECT, each
-    yield from _passing_frames(world)
+    yield from _transient_frames(world)
 
 
-def _passing_frames(world: World) -> Iterator[tuple[Kind, object]]:
+def _transient_frames(world: World) -> Iterator[tuple[Kind, object]]:
     skbs = dict.fromkeys(world.device.skbpool)
     bufs = dict.fromkeys([world.device.buf])
     for frame in frames(world):
         yield from ((_FRAME, frame), (_DICT, frame.earlier))
         skbs[frame.skb] = None
         bufs[frame.buf] = None
-    for clone in clones(world.card):
+    for clone in clones(world.nic):
         yield _CLONE, clone
         if clone.skb is not None:
             skbs[clone.skb] = None
@@ -270,9 +270,9 @@ def frames(world: World) -> Iterator[Frame]:
         yield from target.ffree
 
 
-def clones(card: ModelledCard) -> Iterator[Clone]:
+def clones(nic: ModelledNic) -> Iterator[Clone]:
     """Yield the clones that the card still has, in the order of their stations."""
-    yield from card.queue
-    yield from card.ring
-    yield from card.sent
-    yield from card.tapped
+    yield from nic.qdisc
+    yield from nic.ring
+    yield from nic.sent
+    yield from nic.tapped

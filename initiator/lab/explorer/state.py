@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from initiator.driver.bio import BioVec
-    from initiator.driver.buf import Buf
-    from initiator.driver.frame import Frame
-    from initiator.driver.skbuff import Clone, Skb
-    from initiator.lab.explorer.steps import Run
+    from initiator.driver.frame import Buf, Frame
+    from initiator.driver.skbuff import Skb
+    from initiator.lab.explorer.steps import Stepper
     from initiator.lab.kernel.memory import Page
-    from initiator.lab.kernel.slab import Cache
+    from initiator.lab.kernel.skbuff import Clone
+    from initiator.lab.kernel.slab import KmemCache
     from initiator.lab.world import Write
 
 _DEAD: Final = -1
@@ -36,12 +36,12 @@ _REGISTERS: Final = slice(24, 36)
 """The ATA registers in a frame."""
 
 
-def digest(run: Run) -> bytes:
+def state_hash(run: Stepper) -> bytes:
     """Return 16 bytes that are the same for states that are the same."""
-    return blake2b(marshal.dumps(describe(run), 2), digest_size=16).digest()
+    return blake2b(marshal.dumps(canonical_state(run), 2), digest_size=16).digest()
 
 
-def describe(run: Run) -> tuple[Any, ...]:
+def canonical_state(run: Stepper) -> tuple[Any, ...]:
     """Return all that the future of a run depends on, as plain values."""
     return _State(run).everything()
 
@@ -49,7 +49,7 @@ def describe(run: Run) -> tuple[Any, ...]:
 class _State:
     """Numbers things in the order in which they are met: names do not matter."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Stepper) -> None:
         self.run = run
         self.world = run.world
         device = run.world.device
@@ -60,7 +60,7 @@ class _State:
 
     def everything(self) -> tuple[Any, ...]:
         world, run = self.world, self.run
-        answers = [self.tags.get(tag_of(each), _DEAD) for each in world.answers]
+        answers = [self.tags.get(tag_of(each), _DEAD) for each in world.responses]
         return (
             self._memory(),
             self._driver(),
@@ -68,7 +68,7 @@ class _State:
             [self._skb(skb) for skb in self.skbs],
             sorted(answers),
             [self._write(write) for write in world.writes],
-            [(each.is_held, _places(each.pieces)) for each in world.victims],
+            [(each.is_held, _places(each.pieces)) for each in world.realloc_buffers],
             (run.duplicates, *sorted(run.rewritten)),
         )
 
@@ -93,15 +93,18 @@ class _State:
             *[self._cache(cache) for cache in self.world.submitters.caches.values()],
         )
 
-    def _cache(self, cache: Cache) -> tuple[Any, ...]:
+    def _cache(self, cache: KmemCache) -> tuple[Any, ...]:
         if not cache.slabs:
             return ()
         return (
             [
-                (slab[0].pages[0].pfn, [(each.owner, each.put_off) for each in slab])
+                (
+                    slab[0].pages[0].pfn,
+                    [(each.owner, each.quarantined) for each in slab],
+                )
                 for slab in cache.slabs
             ],
-            [(each.pages[0].pfn, each.offset) for each in cache.free_objects],
+            [(each.pages[0].pfn, each.offset) for each in cache.freelist],
         )
 
     def _driver(self) -> tuple[Any, ...]:
@@ -154,13 +157,13 @@ class _State:
         )
 
     def _clones(self) -> tuple[Any, ...]:
-        card = self.world.card
+        nic = self.world.nic
         return (
             # Any clone of a queue may leave it next, so their order does not matter.
-            sorted([self._clone(clone) for clone in card.queue]),
-            sorted([self._clone(clone) for clone in card.ring]),
-            sorted([self._sent(clone) for clone in card.sent]),
-            sorted([self._clone(clone) for clone in card.tapped]),
+            sorted([self._clone(clone) for clone in nic.qdisc]),
+            sorted([self._clone(clone) for clone in nic.ring]),
+            sorted([self._sent(clone) for clone in nic.sent]),
+            sorted([self._clone(clone) for clone in nic.tapped]),
         )
 
     def _shared(self, clone: Clone) -> tuple[Any, ...]:

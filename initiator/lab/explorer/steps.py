@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from initiator.driver.frame import Frame
-    from initiator.driver.netdev import Nic
-    from initiator.driver.skbuff import Clone
     from initiator.lab.kernel.journal import Journal
+    from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
+    from initiator.lab.kernel.skbuff import Clone
 
 _MOMENT: Final = 0.001
 """Seconds between two steps: no two frames are sent at the same time."""
@@ -90,7 +90,7 @@ STEPS: Final = {
 """All kinds of steps, and how to tell them to people."""
 
 
-class Run:
+class Stepper:
     """A world under way, and what may still happen to it.
 
     Args:
@@ -114,7 +114,7 @@ class Run:
         bounds: Bounds,
         *,
         contents: bool = True,
-        keep: bool = False,
+        keep_entries: bool = False,
     ) -> None:
         self.submitters = [ALL_SUBMITTERS[name] for name in submitters]
         self.bounds = bounds
@@ -125,10 +125,10 @@ class Run:
             nic,
             pages=pages,
             peer=MemoryPeer(bounds.bios * bounds.buffers * PAGE_SIZE // SECTOR),
-            keep=keep,
+            keep_entries=keep_entries,
         )
-        card = self.world.card
-        card.hold_queue = card.hold_ring = card.hold_completion = True
+        modelled = self.world.nic
+        modelled.hold_qdisc = modelled.hold_ring = modelled.hold_completion = True
         driver = self.world.driver
         # When a device fails is a step of its own, not a matter of time.
         driver.options = replace(driver.options, deadsecs=0)
@@ -160,25 +160,25 @@ class Run:
 
     # --- what can happen ---------------------------------------------------------
 
-    def choices(self) -> list[Step]:
+    def enabled_steps(self) -> list[Step]:
         """Return all that can happen next; of steps that do the same, one."""
         return [
-            *self._of_the_network(),
-            *self._of_the_driver(),
-            *self._of_the_owners(),
+            *self._network_steps(),
+            *self._driver_steps(),
+            *self._owner_steps(),
         ]
 
-    def _of_the_network(self) -> Iterator[Step]:
-        card = self.world.card
-        for clone in _unlike(card.queue):
+    def _network_steps(self) -> Iterator[Step]:
+        nic = self.world.nic
+        for clone in _distinct(nic.qdisc):
             yield Step("leave", clone.number)
-        for clone in _unlike(card.ring):
+        for clone in _distinct(nic.ring):
             yield Step("send", clone.number)
             yield Step("lose", clone.number)
-        for clone in _unlike(card.sent):
+        for clone in _distinct(nic.sent):
             yield Step("complete", clone.number)
         frames = set()
-        for index, answer in enumerate(self.world.answers):
+        for index, answer in enumerate(self.world.responses):
             frame = self._frame_for(tag_of(answer))
             if frame in frames:
                 continue
@@ -190,7 +190,7 @@ class Run:
             if self.duplicates < self.bounds.duplicates:
                 yield Step("duplicate", index)
 
-    def _of_the_driver(self) -> Iterator[Step]:
+    def _driver_steps(self) -> Iterator[Step]:
         device = self.world.device
         waiting = list(device.factive.values())
         for number, frame in enumerate(waiting, 1):
@@ -204,7 +204,7 @@ class Run:
                 # With one bio alone, its owner's next step is the same thing.
                 yield Step("fail and free")
 
-    def _of_the_owners(self) -> Iterator[Step]:
+    def _owner_steps(self) -> Iterator[Step]:
         world = self.world
         number = len(world.writes)
         if number < self.bounds.bios:
@@ -215,18 +215,18 @@ class Run:
                 yield Step("give up", write.number)
                 if self.contents and write.number not in self.rewritten:
                     yield Step("rewrite", write.number)
-        if number and len(world.victims) < self.bounds.reallocations:
+        if number and len(world.realloc_buffers) < self.bounds.reallocations:
             for name in dict.fromkeys(each.name for each in self.submitters):
-                yield Step("reallocate", len(world.victims), name)
+                yield Step("reallocate", len(world.realloc_buffers), name)
 
     @property
-    def is_settled(self) -> bool:
+    def is_quiescent(self) -> bool:
         """All bios have ended, all buffers are given up, and no clone is about."""
         world = self.world
         return (
             len(world.writes) == self.bounds.bios
             and all(w.ended and not w.buffer.is_held for w in world.writes)
-            and not any(clones(world.card))
+            and not any(clones(world.nic))
         )
 
     # --- letting it happen -------------------------------------------------------
@@ -244,10 +244,10 @@ class Run:
             case "submit":
                 world.submit(ALL_SUBMITTERS[step.what], self.bounds.buffers)
             case "answer" | "old answer":
-                world.answer(step.which)
+                world.deliver_response(step.which)
             case "duplicate":
                 self.duplicates += 1
-                world.answer(step.which, keep=True)
+                world.deliver_response(step.which, duplicate=True)
             case "time out":
                 self._time_out(step.which)
             case "reallocate":
@@ -257,33 +257,33 @@ class Run:
             case "leave" | "send" | "lose" | "complete":
                 self._apply_to_clone(step)
             case _:
-                self._apply_to_owners(step)
+                self._apply_to_owner(step)
 
     def _apply_to_clone(self, step: Step) -> None:
-        card = self.world.card
+        nic = self.world.nic
         clone = self._clone(step.which)
         match step.kind:
             case "leave":
-                card.validate(clone)
+                nic.validate(clone)
             case "send":
-                card.serialise(clone)
+                nic.transmit(clone)
             case "lose":
-                self.world.lose(clone)
+                self.world.transmit_lost(clone)
             case "complete":
-                card.complete(clone)
+                nic.complete(clone)
 
-    def _apply_to_owners(self, step: Step) -> None:
+    def _apply_to_owner(self, step: Step) -> None:
         world = self.world
         match step.kind:
             case "give up":
-                world.give_up(world.writes[step.which])
+                world.free_buffer(world.writes[step.which])
             case "rewrite":
                 self.rewritten += (step.which,)
                 world.rewrite(world.writes[step.which])
             case "fail" | "fail and free":
-                world.giving_up = step.kind == "fail and free"
+                world.free_in_end_io = step.kind == "fail and free"
                 world.fail_device()
-                world.giving_up = False
+                world.free_in_end_io = False
 
     def _time_out(self, frames: int) -> None:
         """Let the longest sent few frames time out, and none of the others.
@@ -303,11 +303,11 @@ class Run:
 
     # --- telling it --------------------------------------------------------------
 
-    def tell(self, step: Step) -> str:
+    def describe(self, step: Step) -> str:
         """Say in words what a step is, before it happens."""
         which = step.which
         if step.kind in ("answer", "duplicate"):
-            frame = self._frame_for(tag_of(self.world.answers[which]))
+            frame = self._frame_for(tag_of(self.world.responses[which]))
             bio = frame.buf.bio if frame is not None and frame.buf is not None else None
             which = next(w.number for w in self.world.writes if w.bio is bio)
         words = STEPS[step.kind].format(which=which, what=step.what)
@@ -319,7 +319,7 @@ class Run:
         return words
 
     def _clone(self, number: int) -> Clone:
-        return next(c for c in clones(self.world.card) if c.number == number)
+        return next(c for c in clones(self.world.nic) if c.number == number)
 
     def _bio_of(self, clone: Clone) -> int:
         head = clone.skb.head if clone.skb is not None else clone.head
@@ -331,7 +331,7 @@ class Run:
         return device.factive.get(tag) or device.rexmitq.get(tag)
 
 
-def _unlike(queue: Sequence[Clone]) -> Iterator[Clone]:
+def _distinct(queue: Sequence[Clone]) -> Iterator[Clone]:
     """Yield the clones of one queue, but only one of those that are alike."""
     if len(queue) < 2:
         yield from queue

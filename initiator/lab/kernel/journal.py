@@ -108,7 +108,7 @@ class Costs:
     copied: int = 0
     wasted: int = 0
     held: int = 0
-    put_off: int = 0
+    quarantined: int = 0
 
 
 class Journal:
@@ -119,10 +119,18 @@ class Journal:
             is enough to explore many worlds.
     """
 
-    __slots__ = ("_numbers", "costs", "entries", "faults", "flags", "keep", "step")
+    __slots__ = (
+        "_numbers",
+        "costs",
+        "entries",
+        "faults",
+        "flags",
+        "keep_entries",
+        "step",
+    )
 
-    def __init__(self, *, keep: bool = True) -> None:
-        self.keep = keep
+    def __init__(self, *, keep_entries: bool = True) -> None:
+        self.keep_entries = keep_entries
         self.entries: list[Entry] = []
         self.faults: list[Entry] = []
         self.flags: set[Flag] = set()
@@ -130,7 +138,7 @@ class Journal:
         self.step = 0
         self._numbers: dict[type, dict[object, int]] = {}
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin at step 0 again: what happened so far is not part of the story."""
         self.entries.clear()
         self._numbers.clear()
@@ -141,7 +149,7 @@ class Journal:
 
         None where no entries are kept.
         """
-        if not self.keep:
+        if not self.keep_entries:
             return None
         known = self._numbers.setdefault(type(thing), {})
         return known.setdefault(thing, len(known))
@@ -160,7 +168,7 @@ class Journal:
         **links: Unpack[Links],
     ) -> None:
         """Record an event; one with a fault is kept in any case."""
-        if self.keep or fault is not None:
+        if self.keep_entries or fault is not None:
             entry = Entry(
                 self.step,
                 actor,
@@ -173,7 +181,7 @@ class Journal:
                 fault,
                 **links,
             )
-            if self.keep:
+            if self.keep_entries:
                 self.entries.append(entry)
             if fault is not None:
                 self.faults.append(entry)

@@ -51,23 +51,23 @@ class Rules:
     """
 
     name: str
-    early_linearise: bool = False
+    early_linearize: bool = False
     bad_page_freed: bool = False
     compound_slabs: bool = True
     frozen_slabs: bool = False
     vmapped_stacks: bool = True
     debug_vm: bool = False
-    raising_tails_is_bug: bool = False
-    straddlers_moved: bool = True
+    bug_on_tail_increment: bool = False
+    xfs_avoids_straddling: bool = True
 
 
 RULES_2_6_21: Final = Rules(
     name="2.6.21",
-    early_linearise=True,
+    early_linearize=True,
     bad_page_freed=True,
     compound_slabs=False,
     vmapped_stacks=False,
-    straddlers_moved=False,
+    xfs_avoids_straddling=False,
 )
 RULES_6_1: Final = Rules(name="6.1")
 RULES_6_14: Final = Rules(name="6.14", frozen_slabs=True)
@@ -112,7 +112,7 @@ class Page:
         self.block: Sequence[Page] = ()
 
     @property
-    def counted(self) -> Page:
+    def compound_head(self) -> Page:
         """The page whose count stands for this one (``compound_head``, K88)."""
         return self.head or self
 
@@ -159,7 +159,7 @@ class Memory:
             AoEError: no such block is free.
         """
         block = self._take(order)
-        while not self._is_good(block):
+        while not self._check_new_pages(block):
             block = self._take(order)
         for page in block:
             page.free = False
@@ -182,7 +182,7 @@ class Memory:
         )
         return block
 
-    def _is_good(self, block: Sequence[Page]) -> bool:
+    def _check_new_pages(self, block: Sequence[Page]) -> bool:
         """``check_new_page``: nobody may refer to a page that is handed out (K108)."""
         bad = [page for page in block if page.count]
         for page in bad:
@@ -236,32 +236,32 @@ class Memory:
         Raises:
             BugOn: the count is zero and ``Rules.debug_vm`` is set (K119).
         """
-        counted = page.counted
-        if self._is_frozen(counted, actor, "get_page"):
+        head = page.compound_head
+        if self._skip_frozen(head, actor, "get_page"):
             return
         self.journal.costs.gets += 1
-        before = counted.count
+        before = head.count
         if before == 0 and self.rules.debug_vm:
             note = "get_page on a page whose count is zero"
-            self.journal.bug(actor, "get_page", counted.pfn, "K119", note)
-        counted.count += 1
+            self.journal.bug(actor, "get_page", head.pfn, "K119", note)
+        head.count += 1
         self.journal.add(
             actor,
             "get_page",
-            page=counted.pfn,
+            page=head.pfn,
             before=before,
-            count=counted.count,
+            count=head.count,
             rule=rule,
             note="from zero: whoever puts it frees it" if before == 0 else "",
         )
 
     def put_page(self, page: Page, actor: str, rule: str) -> None:
         """Drop a reference; at zero the page is freed (K112). ``rule`` says why."""
-        counted = page.counted
-        if self._is_frozen(counted, actor, "put_page"):
+        head = page.compound_head
+        if self._skip_frozen(head, actor, "put_page"):
             return
         self.journal.costs.puts += 1
-        self._put(counted, actor, "put_page", rule)
+        self._put(head, actor, "put_page", rule)
 
     def page_ref_inc(self, page: Page, actor: str) -> None:
         """Raise the count and ask nothing (``page_ref_inc``, K97).
@@ -269,51 +269,51 @@ class Memory:
         Raises:
             BugOn: a compound page's tail, and ``Rules.raising_tails_is_bug``.
         """
-        if page.head is not None and self.rules.raising_tails_is_bug:
+        if page.head is not None and self.rules.bug_on_tail_increment:
             note = "a tail of a compound page used for block I/O"
             self.journal.bug(actor, "page_ref_inc", page.pfn, "K97", note)
-        counted = page.counted
+        head = page.compound_head
         self.journal.costs.gets += 1
-        counted.count += 1
+        head.count += 1
         self.journal.add(
             actor,
             "page_ref_inc",
-            page=counted.pfn,
-            before=counted.count - 1,
-            count=counted.count,
+            page=head.pfn,
+            before=head.count - 1,
+            count=head.count,
             rule="K97",
         )
 
     def page_ref_dec(self, page: Page, actor: str) -> None:
         """Lower the count; zero frees nothing (``page_ref_dec``, K97, K99)."""
-        counted = page.counted
+        head = page.compound_head
         self.journal.costs.puts += 1
-        before = counted.count
-        counted.count -= 1
+        before = head.count
+        head.count -= 1
         fault = Fault.UNDERFLOW if before <= 0 else None
         self.journal.add(
             actor,
             "page_ref_dec",
-            page=counted.pfn,
+            page=head.pfn,
             before=before,
-            count=counted.count,
+            count=head.count,
             rule="K97",
             note="below zero" if fault else "",
             fault=fault,
         )
-        if counted.count == 0 and counted.owner is None and not counted.free:
+        if head.count == 0 and head.owner is None and not head.free:
             # The owner has given it up meanwhile; nobody is left to free it.
             self.journal.add(
                 actor,
                 "page_ref_dec",
-                page=counted.pfn,
+                page=head.pfn,
                 count=0,
                 rule="K99",
                 note="zero, and a plain decrement frees nothing",
                 fault=Fault.LEAK,
             )
 
-    def _is_frozen(self, page: Page, actor: str, action: str) -> bool:
+    def _skip_frozen(self, page: Page, actor: str, action: str) -> bool:
         if not (self.rules.frozen_slabs and page.slab):
             return False
         self.journal.flags.add(Flag.WARN)
@@ -353,9 +353,9 @@ class Memory:
             block = page.block
             first = bool(block) and page is block[0]
             whole = first and (action == "free_pages" or block[-1].head is page)
-            self._free_at_zero(block if whole else (page,), actor, rule)
+            self._free_pages_prepare(block if whole else (page,), actor, rule)
 
-    def _free_at_zero(self, block: Sequence[Page], actor: str, rule: str) -> None:
+    def _free_pages_prepare(self, block: Sequence[Page], actor: str, rule: str) -> None:
         """``free_pages_prepare``: the checks, then the free list (K89)."""
         bad = [page for page in block if self._is_bad(page, actor, rule)]
         if bad and not self.rules.bad_page_freed:
@@ -364,7 +364,7 @@ class Memory:
                     page.kept_out = True
             return
         for page in block:
-            self._release(page, actor, rule)
+            self._free_one_page(page, actor, rule)
 
     def _is_bad(self, page: Page, actor: str, rule: str) -> bool:
         if page.slab and page.head is None:
@@ -386,7 +386,7 @@ class Memory:
         )
         return True
 
-    def _release(self, page: Page, actor: str, rule: str) -> None:
+    def _free_one_page(self, page: Page, actor: str, rule: str) -> None:
         if page.free:
             self.journal.add(
                 "page allocator",

@@ -23,8 +23,8 @@ from initiator.lab.kernel.memory import (
 
 if TYPE_CHECKING:
     from initiator.driver.bio import Bio
-    from initiator.driver.skbuff import SkbOps
     from initiator.lab.kernel.memory import Memory, Page
+    from initiator.lab.kernel.skbuff import SkbOps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Policy:
     name: str
     summary: str
     rules: Rules
-    aoe_raises_counts: bool = False
+    aoe_increments_counts: bool = False
     slab_counts_objects: bool = False
     aoe_gets_fragments: bool = False
     filesystem_gets: bool = False
@@ -79,7 +79,7 @@ POLICIES: Final = {
             name="a",
             summary="AoE raises and lowers the counts itself",
             rules=RULES_2_6_21,
-            aoe_raises_counts=True,
+            aoe_increments_counts=True,
         ),
         Policy(
             name="b",
@@ -133,7 +133,7 @@ def sendpage_ok(page: Page) -> bool:
 
     A tail of a compound page is judged by its head, as page_count does.
     """
-    return not page.slab and page.counted.count >= 1
+    return not page.slab and page.compound_head.count >= 1
 
 
 class PageAccounting:
@@ -171,7 +171,7 @@ class PageAccounting:
             "bio",
             "bio_add_page",
             page=page.pfn,
-            count=page.counted.count,
+            count=page.compound_head.count,
             rule="K70",
             note=f"{length} bytes from {offset}",
             bio=self.memory.journal.number(bio),
@@ -187,13 +187,13 @@ class PageAccounting:
 
     def bio_arrives(self, bio: Bio) -> None:
         """``bio_pageinc`` (K97)."""
-        if self.policy.aoe_raises_counts:
+        if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_inc(cast("Page", page), "AoE")
 
     def bio_ends(self, bio: Bio) -> None:
         """``bio_pagedec``, before bi_end_io (K97, K99)."""
-        if self.policy.aoe_raises_counts:
+        if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_dec(cast("Page", page), "AoE")
 
@@ -213,7 +213,7 @@ class PageAccounting:
                 "AoE",
                 "skb_fill_page_desc",
                 page=page.pfn,
-                count=page.counted.count,
+                count=page.compound_head.count,
                 rule="K102" if self.policy.sendpage_ok else "K72",
                 note="" if self.policy.sendpage_ok else "borrowed: no reference",
                 bio=self.memory.journal.number(bio),

@@ -35,12 +35,12 @@ class SlabObject:
         put_off: freed, but not to be reused yet (option b).
     """
 
-    cache: Cache
+    cache: KmemCache
     pages: Sequence[Page]
     offset: int
     size: int
     owner: str | None = None
-    put_off: bool = False
+    quarantined: bool = False
 
     @property
     def is_aligned(self) -> bool:
@@ -69,7 +69,7 @@ class SlabObject:
             page.data[offset : offset + length] = repeated[:length]
 
 
-def order_for(stride: int) -> int:
+def calculate_slab_order(stride: int) -> int:
     """Pages of a slab of objects this far apart, as a power of two.
 
     The least that wastes no more than an eighth, but no more than two pages
@@ -80,7 +80,7 @@ def order_for(stride: int) -> int:
 
 
 @dataclass(slots=True, eq=False)
-class Cache:
+class KmemCache:
     """``struct kmem_cache``: objects of one size.
 
     Args:
@@ -96,9 +96,9 @@ class Cache:
     size: int
     order: int = 0
     counts_objects: bool = False
-    debug_shift: int = 0
+    redzone: int = 0
     slabs: list[list[SlabObject]] = field(default_factory=list)
-    free_objects: list[SlabObject] = field(default_factory=list)
+    freelist: list[SlabObject] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -109,9 +109,9 @@ class Cache:
         """``kmem_cache_alloc``: the object freed last, if any (K111)."""
         if self.counts_objects:
             self.reap()
-        if not self.free_objects:
+        if not self.freelist:
             self._grow()
-        found = self.free_objects.pop()
+        found = self.freelist.pop()
         found.owner = owner
         if self.counts_objects:
             for page, _, _ in found.pieces():
@@ -143,13 +143,13 @@ class Cache:
             for page in pages[1:]:
                 if page.head is None:
                     memory.page_ref_inc(page, "slab")
-        stride = self.size + self.debug_shift
+        stride = self.size + self.redzone
         objects = [
-            SlabObject(self, pages, start + self.debug_shift, self.size)
+            SlabObject(self, pages, start + self.redzone, self.size)
             for start in range(0, len(pages) * PAGE_SIZE - stride + 1, stride)
         ]
         self.slabs.append(objects)
-        self.free_objects += reversed(objects)
+        self.freelist += reversed(objects)
 
     def free(self, freed: SlabObject, actor: str) -> None:
         """``kfree``: reusable at once, or with option (b) once nobody else refers."""
@@ -171,8 +171,8 @@ class Cache:
             for page, _, _ in freed.pieces():
                 memory.put_page(page, "slab", "K100")
             if self._is_referenced(freed):
-                freed.put_off = True
-                memory.journal.costs.put_off += 1
+                freed.quarantined = True
+                memory.journal.costs.quarantined += 1
                 memory.journal.costs.held += self.size
                 memory.journal.add(
                     "slab",
@@ -183,31 +183,31 @@ class Cache:
                     note="somebody still refers to a page of the object",
                 )
                 return
-        self.free_objects.append(freed)
+        self.freelist.append(freed)
 
     def _is_referenced(self, freed: SlabObject) -> bool:
         """Tell whether a page of it has more references than the slab itself holds."""
-        counted = {page.counted for page, _, _ in freed.pieces()}
-        return any(page.count > self._own_references(page) for page in counted)
+        head = {page.compound_head for page, _, _ in freed.pieces()}
+        return any(page.count > self._own_references(page) for page in head)
 
-    def _own_references(self, counted: Page) -> int:
+    def _own_references(self, head: Page) -> int:
         living = (o for slab in self.slabs for o in slab if o.owner is not None)
         pieces = (piece for each in living for piece in each.pieces())
-        return 1 + sum(page.counted is counted for page, _, _ in pieces)
+        return 1 + sum(page.compound_head is head for page, _, _ in pieces)
 
     def reap(self) -> None:
         """Make objects reusable whose last foreign reference has gone (option b)."""
         for slab in self.slabs:
             for each in slab:
-                if each.put_off and not self._is_referenced(each):
-                    each.put_off = False
-                    self.free_objects.append(each)
+                if each.quarantined and not self._is_referenced(each):
+                    each.quarantined = False
+                    self.freelist.append(each)
 
     def shrink(self) -> None:
         """Give empty slabs back to the page allocator (``kmem_cache_shrink``)."""
-        for slab in [s for s in self.slabs if all(o in self.free_objects for o in s)]:
+        for slab in [s for s in self.slabs if all(o in self.freelist for o in s)]:
             self.slabs.remove(slab)
-            self.free_objects = [o for o in self.free_objects if o not in slab]
+            self.freelist = [o for o in self.freelist if o not in slab]
             pages = slab[0].pages
             if self.memory.rules.frozen_slabs:
                 pages[0].count = 1

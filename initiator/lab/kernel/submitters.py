@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from initiator.lab.kernel.memory import PAGE_SIZE, Memory, Page
-from initiator.lab.kernel.slab import Cache, SlabObject, order_for
+from initiator.lab.kernel.slab import KmemCache, SlabObject, calculate_slab_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ class Buffer:
 
     owner: str
     pieces: list[tuple[Page, int, int]]
-    give_back: Callable[[], None]
+    free: Callable[[], None]
     wasted: int = 0
     is_held: bool = True
 
@@ -57,21 +57,21 @@ class Buffer:
         """Give the memory up, once."""
         if self.is_held:
             self.is_held = False
-            self.give_back()
+            self.free()
 
 
-def joined(buffers: Sequence[Buffer]) -> Buffer:
+def join_buffers(buffers: Sequence[Buffer]) -> Buffer:
     """Make one buffer of several of the same owner's, for a bio of many pages."""
     if len(buffers) == 1:
         return buffers[0]
 
-    def give_back() -> None:
+    def free() -> None:
         for buffer in buffers:
-            buffer.give_back()
+            buffer.free()
 
     pieces = [piece for buffer in buffers for piece in buffer.pieces]
     wasted = sum(buffer.wasted for buffer in buffers)
-    return Buffer(buffers[0].owner, pieces, give_back, wasted)
+    return Buffer(buffers[0].owner, pieces, free, wasted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +150,21 @@ class Submitters:
             ``initiator.lab.kernel.slab``.
     """
 
-    def __init__(self, memory: Memory, policy: Policy, debug_shift: int = 0) -> None:
+    def __init__(self, memory: Memory, policy: Policy, redzone: int = 0) -> None:
         self.memory = memory
         self.policy = policy
         counts = policy.slab_counts_objects
         self.caches = {
-            "slab": Cache(
-                memory, SUBPAGE, order_for(SUBPAGE + debug_shift), counts, debug_shift
+            "slab": KmemCache(
+                memory,
+                SUBPAGE,
+                calculate_slab_order(SUBPAGE + redzone),
+                counts,
+                redzone,
             ),
-            "large slab": Cache(memory, PAGE_SIZE << LARGE_ORDER, LARGE_ORDER, counts),
+            "large slab": KmemCache(
+                memory, PAGE_SIZE << LARGE_ORDER, LARGE_ORDER, counts
+            ),
         }
 
     def allocate(self, submitter: Submitter, owner: str | None = None) -> Buffer:
@@ -179,7 +185,7 @@ class Submitters:
             block = self.memory.alloc_pages(LARGE_ORDER, owner)
             return self._pages(owner, block, block[:1])
         found = self.caches[kind].alloc(owner)
-        moves = submitter.owner == "XFS" and self.memory.rules.straddlers_moved
+        moves = submitter.owner == "XFS" and self.memory.rules.xfs_avoids_straddling
         if moves and found.straddles:
             found.cache.free(found, owner)
             return self._page(owner, SUBPAGE)
@@ -197,11 +203,11 @@ class Submitters:
     def _pages(self, owner: str, pages: list[Page], freed: list[Page]) -> Buffer:
         """The second of two pages; ``freed`` are those that are freed one by one."""
 
-        def give_back() -> None:
+        def free() -> None:
             for page in freed:
                 self.memory.free_pages(page, owner)
 
-        return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], give_back)
+        return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], free)
 
     def _object(self, owner: str, found: SlabObject, skip: int) -> Buffer:
         """All of an object but the first ``skip`` of its pages."""

@@ -10,8 +10,8 @@ from collections import Counter
 from typing import IO, TYPE_CHECKING, Final
 
 from aoe.errors import UsageError
-from initiator.driver.netdev import Nic
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
+from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.reports.rulebook import NICS, OUTCOMES, rule_text
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from initiator.lab.kernel.journal import Entry
 
-COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "put_off")
+COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "quarantined")
 COLUMNS: Final = (
     *Case._fields,
     *("outcome", "flags", "reason"),
     *COSTS,
-    *("if_late", "if_kept"),
+    *("if_linearized_late", "if_bad_page_kept_out"),
 )
 """Of the CSV, and the keys of a record."""
 
@@ -77,8 +77,8 @@ def record(result: Result) -> dict[str, object]:
         "flags": list(result.flags),
         "reason": result.reason,
         **result.costs,
-        "if_late": result.if_late,
-        "if_kept": result.if_kept,
+        "if_linearized_late": result.if_linearized_late,
+        "if_bad_page_kept_out": result.if_bad_page_kept_out,
     }
 
 
@@ -211,7 +211,7 @@ def _cell(result: Result | None) -> Text:
 
     if result is None:
         return Text("")
-    mark = "*" if result.if_late or result.if_kept else ""
+    mark = "*" if result.if_linearized_late or result.if_bad_page_kept_out else ""
     return Text(result.outcome + mark, style=COLOURS[result.outcome])
 
 
@@ -234,7 +234,9 @@ def legend(results: Sequence[Result], *, cells: bool) -> Iterator[str]:
     for word, meaning in OUTCOMES.items():
         if word in there:
             yield f"{word:<15} {meaning}"
-    if cells and any(result.if_late or result.if_kept for result in results):
+    if cells and any(
+        result.if_linearized_late or result.if_bad_page_kept_out for result in results
+    ):
         yield (
             f"{'*':<15} otherwise if 2.6.21 did not linearise early or kept bad pages "
             "(K121)"
@@ -304,10 +306,10 @@ def verdict(result: Result) -> Iterator[str]:
             yield f"The worst that came of it: {_broken(worst)}"
     paid = [f"{name} {number}" for name, number in result.costs.items() if number]
     yield f"Costs: {', '.join(paid).replace('put_off', 'put off') or 'nothing'}"
-    if result.if_late:
-        yield f"Linearised late instead of early (K121): {result.if_late}"
-    if result.if_kept:
-        yield f"Bad pages kept instead of freed (K121): {result.if_kept}"
+    if result.if_linearized_late:
+        yield f"Linearised late instead of early (K121): {result.if_linearized_late}"
+    if result.if_bad_page_kept_out:
+        yield f"Bad pages kept instead of freed (K121): {result.if_bad_page_kept_out}"
 
 
 def _broken(entry: Entry) -> str:

@@ -40,6 +40,6 @@ def doctor(
     Exit codes: 0 nothing keeps AoE from working, 1 something does.
     """
     from aoe.common.doctor.report import report
-    from target.doctor import examine
+    from target.doctor import run_checks
 
-    report(examine(interfaces, paths), as_json=as_json)
+    report(run_checks(interfaces, paths), as_json=as_json)

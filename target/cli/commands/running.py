@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aoe.common.commandline import ADDRESS, json_option, print_json
-from aoe.common.sizes import counted, short_size
+from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError, UsageError
 from target.cli.complete import complete_pid, complete_served
 
@@ -69,13 +69,13 @@ def _only(pid: int | None, control: Path | None) -> str:
 
 def _survey(pid: int | None, control: Path | None) -> list[tuple[dict[str, Any], str]]:
     # What each says, and its socket.
-    from target.admin.control import ask
+    from target.admin.control import send_command
 
     answers = []
     problem: AoEError | None = None
     for name in _find(pid, control):
         try:
-            answers.append((ask(name, "status"), name))
+            answers.append((send_command(name, "status"), name))
         except AoEError as error:
             # One that has just ended, or is somebody else's, hides no other.
             problem = error
@@ -166,10 +166,10 @@ def _describe_export(export: dict[str, Any]) -> str:
 
 
 def _describe_filter(filtering: dict[str, Any]) -> str:
-    # None is how often one has struck that is just there.
-    times = filtering["strikes"]
-    struck = "" if times is None else f" struck {counted(times, 'time')}"
-    return f"  filter {filtering['filter']}{struck}"
+    # None: the filter has no trigger to count.
+    times = filtering["triggered"]
+    triggered = "" if times is None else f" triggered {format_count(times, 'time')}"
+    return f"  filter {filtering['filter']}{triggered}"
 
 
 def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:
@@ -207,9 +207,9 @@ def reload(*, pid: int | None, control: Path | None) -> None:
     The sizes of its disks are looked at too. What stays the same is served on without a
     pause. If anything cannot be opened, nothing changes.
     """
-    from target.admin.control import ask
+    from target.admin.control import send_command
 
-    done = ask(_only(pid, control), "reload")
+    done = send_command(_only(pid, control), "reload")
     parts = [f"{name} {', '.join(those)}" for name, those in done.items() if those]
     click.echo("; ".join(parts) or "nothing has changed")
 
@@ -222,9 +222,9 @@ def stop(*, pid: int | None, control: Path | None) -> None:
     \b
     Try:  aoe-target stop --pid 4242
     """
-    from target.admin.control import ask
+    from target.admin.control import send_command
 
-    ask(_only(pid, control), "stop")
+    send_command(_only(pid, control), "stop")
 
 
 def _clearing(name: str, what: str, why: str) -> click.Command:
@@ -232,9 +232,9 @@ def _clearing(name: str, what: str, why: str) -> click.Command:
     @click.argument("address", type=ADDRESS, shell_complete=complete_served)
     @_where
     def clear(*, address: Address, pid: int | None, control: Path | None) -> None:
-        from target.admin.control import ask
+        from target.admin.control import send_command
 
-        ask(_serving(address, pid, control), name, address=str(address))
+        send_command(_serving(address, pid, control), name, address=str(address))
 
     return clear
 

@@ -354,8 +354,8 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
     from target.admin.operations import Operations
     from target.admin.privileges import drop, find_account
     from target.cli.captive import end_with_parent, pidfile
-    from target.server.opening import open_service, ready_lines
     from target.server.service import signals
+    from target.server.startup import open_service, ready_lines
 
     account = find_account(life.user) if life.user else None
     with ExitStack() as stack:
@@ -370,7 +370,7 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
         drop(account, _state_files(settings))
         if parent is not None:
             end_with_parent(parent)
-        service.reload = partial(control.request, "reload")
+        service.reload = partial(control.schedule, "reload")
         service.timers.append(notifier)
         stack.enter_context(signals(service))
         control.start()
@@ -391,7 +391,7 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
 
 def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
     # Who waits for us to be ready, and with whom we end.
-    from aoe.common.daemon import run_beside
+    from aoe.common.daemon import run_supervised
     from target.cli.captive import end_with_parent
 
     ready_fds = [] if life.ready_fd is None else [life.ready_fd]
@@ -402,7 +402,7 @@ def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | No
         end_with_parent(parent)
     first = settings.exports[0]
     variables = {"aoe": str(first.address), "iface": first.interfaces[0]}
-    beside = run_beside(life.command, variables, ready_fds)
+    beside = run_supervised(life.command, variables, ready_fds)
     return [*ready_fds, beside.ready_fd], beside.parent
 
 

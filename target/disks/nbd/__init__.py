@@ -1,1 +1,1 @@
-"""Disks of NBD servers."""
+"""Disks that are exports of NBD servers."""

@@ -1,12 +1,11 @@
-"""Disks of an NBD server: nbdkit, qemu-nbd and all that stands behind them.
+"""A disk that is an export of an NBD server, such as nbdkit or qemu-nbd.
 
-A request and its answer, reconnecting included, take a second at most, so that other
-disks of the process are not kept waiting for longer; a flush may take half a minute,
-for it can have much to do. A server that cannot be reached is ``ENODEV``: the client is
-told that the disk is not available, and asks again. After an attempt that failed, the
-next waits for as long as it took, and meanwhile all requests fail at once.
+A request, reconnecting included, times out after a second, because it blocks the other
+disks of the process; a flush after 30 seconds. An unreachable server is ``ENODEV``: the
+client gets "device unavailable" and retries. After a failed attempt, all requests fail
+at once for as long as that attempt took (back-off).
 
-``libnbd.py`` and ``socket_client.py`` are the two clients there are.
+``libnbd.py`` and ``socket_client.py`` implement the two NBD clients.
 """
 
 from __future__ import annotations
@@ -41,61 +40,64 @@ log: Final = logging.getLogger("aoe-target")
 
 CLIENT_VARIABLE: Final = "AOE_NBD_CLIENT"
 """The environment variable that names the client, ``libnbd`` or ``own``."""
-_PATIENCE: Final = 1.0
-_FLUSH_PATIENCE: Final = 30.0
-_FIRST_PATIENCE: Final = 10.0
-_PAUSE: Final = 0.05
-_PIECE: Final = 1 << 20
-"""Bytes in a request: a slow server has a second for it."""
-_DOUBTFUL: Final = "the server may have lost what was written"
-_COUNTED: Final = NbdFlag.READ_ONLY | NbdFlag.FLUSH | NbdFlag.FUA | NbdFlag.WRITE_ZEROES
-"""What a server may not change its mind about while it is served."""
+_TIMEOUT: Final = 1.0
+_FLUSH_TIMEOUT: Final = 30.0
+_CONNECT_TIMEOUT: Final = 10.0
+_RETRY_DELAY: Final = 0.05
+_REQUEST_LIMIT: Final = 1 << 20
+"""Bytes in a request: small enough for a slow server to complete it in a second."""
+_MAY_BE_LOST: Final = "the server may have lost writes that were not flushed"
+_FIXED_FLAGS: Final = (
+    NbdFlag.READ_ONLY | NbdFlag.FLUSH | NbdFlag.FUA | NbdFlag.WRITE_ZEROES
+)
+"""Flags that must be the same after a reconnect."""
 
 
 class Connection(Protocol):
-    """A connection to an export, and one request at a time on it."""
+    """A connection to an export, with one outstanding request at a time."""
 
     @property
     def export(self) -> NbdExport:
-        """What the server told of the export."""
+        """The export's properties, from the handshake."""
         ...
 
     def request(self, request: NbdRequest, deadline: float) -> int:
-        """Ask, wait for the answer, and return its error number, 0 for success.
+        """Send a request, wait for the reply, return its error number, 0 for success.
+
+        After an exception the connection is not usable.
 
         Raises:
-            OSError: the connection broke, or ``deadline`` of ``time.monotonic()`` has
-                passed; it is of no more use.
-            AoEError: the same, because of nonsense.
+            OSError: the connection failed, or ``deadline`` of ``time.monotonic()`` has
+                passed.
+            AoEError: the server violated the protocol.
         """
         ...
 
     def close(self) -> None:
-        """Say goodbye and hang up."""
+        """Send DISCONNECT and close the connection."""
         ...
 
     def abandon(self) -> None:
-        """Hang up; no buffer of a request is touched any more."""
+        """Close the connection; request buffers are not accessed afterwards."""
         ...
 
 
 class NbdDisk:
-    """An export of an NBD server, which may go away and come back.
+    """An export of an NBD server, with automatic reconnect.
 
-    Reading, writing and clearing may be repeated, so a connection that breaks costs a
-    request nothing where another can be had. A flush cannot tell what has become of
-    writes that a server took before the connection broke: the first one after that
-    fails.
+    READ, WRITE and WRITE_ZEROES are idempotent and are repeated on a new connection
+    after a connection failure. The server may have lost writes that it had completed
+    but not flushed; therefore the first flush after a reconnect fails.
 
     Args:
-        uri: what it is called in messages.
-        connect: makes a connection, or raises as ``Connection.request`` does; it gets
-            the deadline.
-        read_only: writing is refused.
-        sync: a write is stable when it returns.
+        uri: the disk's name in messages.
+        connect: returns a connection, given the deadline; raises the errors of
+            ``Connection.request``.
+        read_only: True if writes are refused.
+        sync: True if a write is stable when it returns.
 
     Raises:
-        AoEError: one of its children: no server, no export, or not for writing.
+        AoEError: no connection, no such export, or it is not writable.
     """
 
     def __init__(
@@ -111,42 +113,42 @@ class NbdDisk:
         self._sync = sync
         self.read_only = read_only
         try:
-            connection = connect(time.monotonic() + _FIRST_PATIENCE)
+            connection = connect(time.monotonic() + _CONNECT_TIMEOUT)
         except OSError as error:
             raise from_os_error(uri, error, "Is the server running?") from error
         self._connection: Connection | None = connection
         self.export = connection.export
-        """What the server told when it was first asked, and must stay with."""
-        self._clean = False
+        """The properties at the first connect; a reconnect must find the same."""
+        self._flushed = False
         self._unflushed = False
-        self._lost = False
-        self._replaced = False
+        self._writes_lost = False
+        self._export_changed = False
         self._not_before = 0.0
-        self._away = False
+        self._unreachable = False
         try:
             self.size = self._check(self.export)
         except BaseException:
             connection.close()
             raise
-        # What whoever had it before has left is made stable, so that nothing but our
-        # own writes is in question from now on.
+        # Flush the writes of earlier clients, so that only writes of this one can be
+        # lost from now on.
         with suppress(OSError):
             self.flush()
 
     def _check(self, export: NbdExport) -> int:
         uri = self._uri
         if export.flags & NbdFlag.READ_ONLY and not self.read_only:
-            raise AccessError(uri, "not allowed to write", "Serve it --read-only")
+            raise AccessError(uri, "not allowed to write", "Use --read-only")
         if self._sync and not export.flags & (NbdFlag.FUA | NbdFlag.FLUSH):
             raise UsageError(
-                uri, "the server cannot make writes stable", "Leave out --sync"
+                uri, "the server supports neither FUA nor FLUSH", "Omit --sync"
             )
         return check_sectors(uri, export.size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
-        for start, end in self._parts(len(buffer)):
-            self._ask(
+        for start, end in self._split(len(buffer)):
+            self._request(
                 NbdRequest(
                     command=NbdCommand.READ,
                     offset=offset + start,
@@ -156,166 +158,166 @@ class NbdDisk:
             )
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write ``data``; it is in the server's cache, or stable with ``sync``."""
-        for start, end in self._parts(len(data)):
+        """Write ``data`` to the server's cache, or with ``sync`` to stable storage."""
+        for start, end in self._split(len(data)):
             self._change(NbdCommand.WRITE, offset + start, data[start:end])
 
     def discard(self, offset: int, length: int) -> None:
-        """Have the server clear the range, or write zeros if it does not know how."""
+        """Send WRITE_ZEROES, or write zeros if the server does not support it."""
         command = NbdCommand.WRITE
         if self.export.flags & NbdFlag.WRITE_ZEROES:
             command = NbdCommand.WRITE_ZEROES
-        for start, end in self._parts(length):
+        for start, end in self._split(length):
             self._change(command, offset + start, memoryview(bytes(end - start)))
 
     def flush(self) -> None:
-        """Return when the server says that all is stable.
+        """Send FLUSH, and return when all completed writes are stable.
 
-        A server that offers no flush is taken for one that has no cache, as Linux and
-        qemu do.
+        A server without FLUSH is assumed to have no write cache, as in Linux and qemu.
         """
         if self.export.flags & NbdFlag.FLUSH:
             try:
-                self._ask(NbdRequest(command=NbdCommand.FLUSH))
+                self._request(NbdRequest(command=NbdCommand.FLUSH))
             except OSError:
-                if self._replaced and self._clean:
-                    return  # Of ours there is nothing that this disk would not have.
+                if self._export_changed and self._flushed:
+                    return  # No write of this client has been lost.
                 raise
-        self._clean, self._unflushed = True, False
-        if self._lost:
-            self._lost = False
-            log.warning("%s: %s", self._uri, _DOUBTFUL)
-            raise OSError(errno.EIO, _DOUBTFUL)
+        self._flushed, self._unflushed = True, False
+        if self._writes_lost:
+            self._writes_lost = False
+            log.warning("%s: %s", self._uri, _MAY_BE_LOST)
+            raise OSError(errno.EIO, _MAY_BE_LOST)
 
     def close(self) -> None:
-        """Hang up; what was not flushed is the server's."""
+        """Close the connection without a flush."""
         if self._connection is not None:
             self._connection.close()
 
-    def _parts(self, length: int) -> list[tuple[int, int]]:
-        # What one request may carry.
-        unit = min(self.export.payload, max(_PIECE, self.export.block))
+    def _split(self, length: int) -> list[tuple[int, int]]:
+        # Splits a range into requests of the size that the server allows.
+        unit = min(self.export.payload, max(_REQUEST_LIMIT, self.export.block))
         return [(at, min(at + unit, length)) for at in range(0, length, unit)]
 
     def _change(self, command: NbdCommand, offset: int, data: memoryview) -> None:
-        stable = self._sync and bool(self.export.flags & NbdFlag.FUA)
-        self._ask(
+        fua = self._sync and bool(self.export.flags & NbdFlag.FUA)
+        self._request(
             NbdRequest(
                 command=command,
                 offset=offset,
                 length=len(data),
-                flags=NbdCommandFlag.FUA if stable else 0,
+                flags=NbdCommandFlag.FUA if fua else 0,
                 data=data if command is NbdCommand.WRITE else None,
             )
         )
-        if not stable:
-            self._clean, self._unflushed = False, True
+        if not fua:
+            self._flushed, self._unflushed = False, True
             if self._sync:
                 self.flush()
 
-    def _ask(self, request: NbdRequest) -> None:
+    def _request(self, request: NbdRequest) -> None:
         begin = time.monotonic()
         if self._connection is None and begin < self._not_before:
-            raise OSError(errno.ENODEV, "waiting for the server to come back")
+            raise OSError(errno.ENODEV, "the server is unreachable")
         flushing = request.command is NbdCommand.FLUSH
-        deadline = begin + (_FLUSH_PATIENCE if flushing else _PATIENCE)
+        deadline = begin + (_FLUSH_TIMEOUT if flushing else _TIMEOUT)
         attempts = 1 if self._connection is None else 2
         while True:
             attempts -= 1
             try:
-                connection = self._connected(min(deadline, begin + _PATIENCE))
+                connection = self._ensure_connected(min(deadline, begin + _TIMEOUT))
                 error = connection.request(request, deadline)
                 if error == errno.ESHUTDOWN:
                     raise ConnectionAbortedError(error, "the server shuts down")
                 break
             except (OSError, AoEError) as failure:
-                self._hang_up()
+                self._disconnect()
                 if not attempts or time.monotonic() >= deadline:
-                    self._give_up(begin, failure)
+                    self._back_off(begin, failure)
                     raise OSError(errno.ENODEV, str(failure)) from failure
         if error:
-            raise OSError(_told(error), os.strerror(error))
+            raise OSError(_map_errno(error), os.strerror(error))
 
-    def _connected(self, deadline: float) -> Connection:
+    def _ensure_connected(self, deadline: float) -> Connection:
         if self._connection is not None:
             return self._connection
         connection = self._connect(deadline)
-        why = self._differs(connection.export)
-        self._replaced = bool(why)
+        why = self._find_mismatch(connection.export)
+        self._export_changed = bool(why)
         if why:
             connection.close()
-            raise UsageError(self._uri, why, "Serve it anew")
+            is_resized = connection.export.size != self.export.size
+            fix = "Run: aoe-target reload" if is_resized else "Restart the target"
+            raise UsageError(self._uri, why, fix)
         self._connection = connection
-        if self._away:
-            self._away = False
-            log.warning("%s: the server is back", self._uri)
+        if self._unreachable:
+            self._unreachable = False
+            log.warning("%s: the server is reachable again", self._uri)
         return connection
 
-    def _differs(self, found: NbdExport) -> str:
-        # Clients were told of the first one: its size, what a flush means.
-        known = self.export
-        if found.size != known.size:
+    def _find_mismatch(self, found: NbdExport) -> str:
+        # Clients rely on the size and on what a flush guarantees.
+        first = self.export
+        if found.size != first.size:
             return (
-                f"the disk has another size now, {format_size(found.size)} "
-                f"instead of {format_size(known.size)}"
+                f"the size has changed from {format_size(first.size)} "
+                f"to {format_size(found.size)}"
             )
         if (
-            (found.flags ^ known.flags) & _COUNTED
-            or found.block > known.block
-            or found.payload < known.payload
+            (found.flags ^ first.flags) & _FIXED_FLAGS
+            or found.block > first.block
+            or found.payload < first.payload
         ):
-            return "the server offers other things than before"
+            return "the server's flags or block sizes have changed"
         return ""
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is None:
             return
         self._connection.abandon()
         self._connection = None
         if self._unflushed and self.export.flags & NbdFlag.FLUSH:
-            self._lost = True
+            self._writes_lost = True
 
-    def _give_up(self, begin: float, failure: Exception) -> None:
+    def _back_off(self, begin: float, failure: Exception) -> None:
         now = time.monotonic()
-        self._not_before = now + max(now - begin, _PAUSE)
-        if not self._away:
-            self._away = True
+        self._not_before = now + max(now - begin, _RETRY_DELAY)
+        if not self._unreachable:
+            self._unreachable = True
             error = failure
             if isinstance(failure, OSError):
                 error = from_os_error(self._uri, failure)
-            log.warning("%s; clients are told that the disk is away", error)
+            log.warning("%s; clients get AoE error 3 (device unavailable)", error)
 
 
-def _told(error: int) -> int:
-    # Only a server that cannot be reached is a disk that is gone.
+def _map_errno(error: int) -> int:
+    # ENODEV and ENXIO are reserved for an unreachable server.
     return errno.EIO if error in (errno.ENODEV, errno.ENXIO) else error
 
 
 def choose_client(address: NbdAddress, name: str = "") -> Connect:
-    """Choose how to talk to a server: by libnbd where there is one, or our own way.
+    """Choose the NBD client: libnbd if it is installed, else the built-in one.
 
     Args:
-        address: of the server; our own client has neither TLS nor vsock.
-        name: ``libnbd`` or ``own`` leave no choice.
+        address: the address of the server.
+        name: ``libnbd`` or ``own`` selects one; empty means automatic.
 
     Raises:
-        UsageError: not a name, or the wrong one for this address.
-        NotFoundError: no libnbd, and nothing else will do; the cure says what to
-            install.
+        UsageError: the name is unknown, or ``own`` with TLS or vsock.
+        NotFoundError: libnbd is required and not installed.
     """
     if name not in ("", "libnbd", "own"):
         raise UsageError(
-            f"{CLIENT_VARIABLE}={name}", "no such client", "Write libnbd or own"
+            f"{CLIENT_VARIABLE}={name}", "no such client", "Set it to libnbd or own"
         )
     if name == "libnbd":
-        library = require_libnbd(f"{CLIENT_VARIABLE}=libnbd", "no libnbd here")
-    elif name == "own" and not address.places:
+        library = require_libnbd(f"{CLIENT_VARIABLE}=libnbd", "libnbd is not installed")
+    elif name == "own" and not address.endpoints:
         raise UsageError(
             address.uri,
-            "libnbd alone knows TLS and vsock",
-            f"Do not set {CLIENT_VARIABLE}=own",
+            "TLS and vsock need libnbd",
+            f"Unset {CLIENT_VARIABLE}=own",
         )
-    elif not address.places:
+    elif not address.endpoints:
         library = require_libnbd(address.uri, "TLS and vsock need libnbd")
     else:
         found = None if name == "own" else find_libnbd()
@@ -326,18 +328,18 @@ def choose_client(address: NbdAddress, name: str = "") -> Connect:
 
 
 def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
-    """Connect to the export of an NBD server.
+    """Connect to an export of an NBD server.
 
     Args:
-        uri: ``nbd://host[:port]/name``, ``nbd+unix:///name?socket=/path``; where libnbd
-            is installed ``nbds`` for TLS and ``+vsock`` as well.
+        uri: ``nbd://host[:port]/name`` or ``nbd+unix:///name?socket=/path``; with
+            libnbd also ``nbds`` for TLS, and ``+vsock``.
         flags: how to open it.
-        client: as for ``choose_client``; the environment's ``AOE_NBD_CLIENT`` where not
-            given.
+        client: as for ``choose_client``; by default from ``AOE_NBD_CLIENT`` in the
+            environment.
 
     Raises:
-        AoEError: one of its children, with the cure: no such server or export, not for
-            writing, options that only files have.
+        AoEError: no such server or export, it is not writable, or an option that is
+            only for files.
     """
     for option, is_set in (
         ("--direct", flags.direct),
@@ -346,9 +348,9 @@ def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
         ("--create", flags.create is not None),
     ):
         if is_set:
-            raise UsageError(uri, f"{option} is for files", f"Leave out {option}")
+            raise UsageError(uri, f"{option} is only for files", f"Omit {option}")
     disk = NbdDisk(
-        uri, _way_to(uri, client), read_only=flags.read_only, sync=flags.sync
+        uri, _make_connector(uri, client), read_only=flags.read_only, sync=flags.sync
     )
     if SECTOR % disk.export.block == 0:
         return disk
@@ -360,18 +362,18 @@ def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
 
 
 def measure_nbd(uri: str, client: str = "") -> int | None:
-    """Ask a server how large its disk is now, in bytes.
+    """Return the size that an export has now, in bytes, over a new connection.
 
     Returns:
-        The size; None where the server keeps us waiting, as qemu-nbd does that serves
-        one client at a time and has one.
+        The size; None if the server does not accept a second connection, as qemu-nbd
+        without ``--shared``.
 
     Raises:
-        AoEError: one of its children, with the cure: no such server or export.
+        AoEError: no such server or export.
     """
-    connect = _way_to(uri, client)
+    connect = _make_connector(uri, client)
     try:
-        connection = connect(time.monotonic() + _PATIENCE)
+        connection = connect(time.monotonic() + _TIMEOUT)
     except TimeoutError:
         return None
     except OSError as error:
@@ -380,7 +382,7 @@ def measure_nbd(uri: str, client: str = "") -> int | None:
     return check_sectors(uri, connection.export.size)
 
 
-def _way_to(uri: str, client: str) -> Callable[[float], Connection]:
+def _make_connector(uri: str, client: str) -> Callable[[float], Connection]:
     address = NbdAddress.parse(uri)
     connect = choose_client(address, client or os.environ.get(CLIENT_VARIABLE, ""))
     return lambda deadline: connect(address, deadline)

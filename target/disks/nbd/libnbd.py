@@ -1,13 +1,12 @@
-"""libnbd as a client: TLS, vsock, structured replies, servers older than 2016.
+"""NBD client based on libnbd: TLS, vsock, structured replies, old-style servers.
 
-Its Python binding comes with the system (Debian: ``python3-libnbd``) and never from
-PyPI, whose ``nbd`` is another program. It is an extension module: it fits the Python
-that it was built for, and an import hook knows which that is. A virtual environment
-does not show the system's modules, so they are looked for where the system keeps them,
-and these two alone are taken from there.
+The Python binding is a system package (Debian: ``python3-libnbd``), not on PyPI, where
+``nbd`` is an unrelated project. It is an extension module for one version of Python. A
+virtual environment hides the system's packages, so the two modules of the binding, and
+no others, are also searched for in the system's directories.
 
-No call here waits for longer than the deadline, but one: for ``nbds://host`` libnbd
-looks the host up whenever it connects.
+All calls honor the deadline, with one exception: for ``nbds://host`` libnbd resolves
+the host name on each connect.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.common.nbd import PAYLOAD, NbdCommand, NbdFlag
 from aoe.errors import AccessError, AoEError, NotFoundError
-from target.disks.nbd.address import NbdAddress, dial, time_left
+from target.disks.nbd.address import NbdAddress, connect, remaining_time
 from target.disks.nbd.wire import NbdExport, NbdRequest, no_such_export
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-CURE: Final = "Install it with: apt install python3-libnbd"
+FIX: Final = "Install it with: apt install python3-libnbd"
 _VERSION: Final = "python{}.{}".format(*sys.version_info)
 _SYSTEM: Final = (
     "/usr/lib/python3/dist-packages",
@@ -43,7 +42,7 @@ _SYSTEM: Final = (
 
 @cache
 def find_libnbd() -> ModuleType | None:
-    """Import libnbd's binding, from wherever one is that this Python can load."""
+    """Import libnbd's binding; return None if no usable one is installed."""
     for folders in (None, *([folder] for folder in _SYSTEM)):
         spec = PathFinder.find_spec("libnbdmod", folders)
         if spec is not None and spec.origin is not None:
@@ -52,14 +51,14 @@ def find_libnbd() -> ModuleType | None:
                 found = _load(
                     PathFinder.find_spec("nbd", [str(Path(spec.origin).parent)])
                 )
-                # Reading into buffers of ours, as in ``_start``, came with 1.14.
+                # aio_pread into a caller's buffer, as in ``_start``, needs 1.14.
                 if hasattr(getattr(found, "Buffer", None), "from_buffer"):
                     return found
     return None
 
 
 def _load(spec: ModuleSpec | None) -> ModuleType:
-    # Each of the two looks for the other among the modules that are loaded.
+    # The two modules import each other, so each must be in sys.modules.
     if spec is None or spec.loader is None:
         raise ImportError
     loaded = sys.modules.get(spec.name)
@@ -75,16 +74,16 @@ def _load(spec: ModuleSpec | None) -> ModuleType:
 
 
 class LibnbdConnection:
-    """A ``Connection`` by way of libnbd.
+    """A ``Connection`` based on libnbd.
 
     Args:
-        library: its binding.
-        address: where to.
+        library: the binding's module.
+        address: the server and export.
         deadline: of ``time.monotonic()``.
 
     Raises:
-        OSError: no connection, or it broke.
-        AoEError: the server refuses the export, or is none.
+        OSError: the connection failed.
+        AoEError: the server refuses the export, or is not an NBD server.
     """
 
     def __init__(
@@ -93,17 +92,17 @@ class LibnbdConnection:
         self._library = library
         self._handle = library.NBD()
         try:
-            if address.places:
+            if address.endpoints:
                 self._handle.set_export_name(address.export)
-                line = dial(address, deadline)
-                self._handle.aio_connect_socket(line.detach())
+                sock = connect(address, deadline)
+                self._handle.aio_connect_socket(sock.detach())
             else:
-                # A URI comes from whoever started us: it may name keys.
+                # The URI is from the administrator: it may name local key files.
                 self._handle.set_uri_allow_local_file(True)
                 self._handle.aio_connect_uri(address.uri)
             while not self._handle.aio_is_ready():
-                self._advance(deadline)
-            self.export = self._facts()
+                self._poll(deadline)
+            self.export = self._export_info()
         except library.Error as error:
             self._handle = None
             raise _refusal(address, error) from error
@@ -111,16 +110,16 @@ class LibnbdConnection:
             self._handle = None
             raise
 
-    def _facts(self) -> NbdExport:
+    def _export_info(self) -> NbdExport:
         handle, library = self._handle, self._library
-        answers = {
+        supported = {
             NbdFlag.READ_ONLY: handle.is_read_only(),
             NbdFlag.FLUSH: handle.can_flush(),
             NbdFlag.FUA: handle.can_fua(),
             NbdFlag.TRIM: handle.can_trim(),
             NbdFlag.WRITE_ZEROES: handle.can_zero(),
         }
-        flags = NbdFlag(sum(flag for flag, is_so in answers.items() if is_so))
+        flags = NbdFlag(sum(flag for flag, is_set in supported.items() if is_set))
         return NbdExport.bounded(
             size=handle.get_size(),
             flags=flags,
@@ -129,15 +128,16 @@ class LibnbdConnection:
         )
 
     def request(self, request: NbdRequest, deadline: float) -> int:
-        """Ask, wait for the answer, and return its error number, 0 for success.
+        """Send a request, wait for the reply, return its error number, 0 for success.
 
         Raises:
-            OSError: the connection broke, or took too long; it is of no more use.
+            OSError: the connection failed, or the deadline has passed; the connection
+                is not usable afterwards.
         """
         try:
             cookie = self._start(request)
             while not self._handle.aio_command_completed(cookie):
-                self._advance(deadline)
+                self._poll(deadline)
         except self._library.Error as error:
             if self._handle.aio_is_ready():
                 return int(error.errnum) or errno.EIO
@@ -148,7 +148,7 @@ class LibnbdConnection:
         handle, offset = self._handle, request.offset
         match request.command:
             case NbdCommand.READ:
-                # No ``nbd.Buffer`` around it: that one is never let go of again.
+                # The buffer is passed directly: nbd.Buffer leaks a reference to it.
                 started = handle.aio_pread(request.into, offset)
             case NbdCommand.WRITE:
                 started = handle.aio_pwrite(request.data, offset, flags=request.flags)
@@ -158,57 +158,61 @@ class LibnbdConnection:
                 started = handle.aio_flush()
         return int(started)
 
-    def _advance(self, deadline: float) -> None:
-        self._handle.poll(math.ceil(time_left(deadline) * 1000))
+    def _poll(self, deadline: float) -> None:
+        self._handle.poll(math.ceil(remaining_time(deadline) * 1000))
 
     def close(self) -> None:
-        """Say goodbye and hang up."""
+        """Send DISCONNECT and close the connection."""
         with suppress(self._library.Error):
             self._handle.aio_disconnect()
         self._handle = None
 
     def abandon(self) -> None:
-        """Hang up: with the handle goes what it would still have read into a buffer."""
+        """Close the handle, so that libnbd does not write to a buffer any more."""
         self._handle = None
 
 
-def _words(error: Exception) -> str:
-    # "nbd_poll: connect: Connection refused": the first name is of a function.
-    said = str(error.args[0])
-    return said.partition(": ")[2] or said
+def _message(error: Exception) -> str:
+    # "nbd_poll: connect: Connection refused": strip the name of the libnbd function.
+    text = str(error.args[0])
+    return text.partition(": ")[2] or text
 
 
 def _broken(error: Exception) -> OSError:
     number = int(error.args[1])
-    if number in (0, errno.ENOTCONN) or "invalid state" in _words(error):
-        return ConnectionResetError(errno.ECONNRESET, "the server hung up")
+    if number in (0, errno.ENOTCONN) or "invalid state" in _message(error):
+        return ConnectionResetError(errno.ECONNRESET, "connection closed by the server")
     return OSError(number, os.strerror(number).lower())
 
 
 def _refusal(address: NbdAddress, error: Exception) -> Exception:
-    # What a connection cannot be had for, in our own words where we have some.
-    words, number = _words(error), int(error.args[1])
-    if words.startswith("connect:"):
+    # Maps an error of the handshake to an error with a fix, where one is known.
+    message, number = _message(error), int(error.args[1])
+    if message.startswith("connect:"):
         return _broken(error)
-    if number == errno.ENOENT and words.startswith("handshake:"):
+    if number == errno.ENOENT and message.startswith("handshake:"):
         return no_such_export(address.export)
-    if "requires TLS" in words:
-        return AccessError(address.uri, "the server wants TLS", "Write it as nbds://")
-    if "refused TLS" in words:
-        return AccessError(address.uri, "the server has no TLS", "Write it as nbd://")
-    if "gnutls" in words or words.startswith("open:"):
-        why = f"no TLS with this server: {words}"
+    if "requires TLS" in message:
+        return AccessError(address.uri, "the server requires TLS", "Use nbds://")
+    if "refused TLS" in message:
+        return AccessError(address.uri, "the server does not support TLS", "Use nbd://")
+    if "gnutls" in message or message.startswith("open:"):
+        why = f"TLS handshake failed: {message}"
         return AccessError(address.uri, why, "Check the keys on both sides")
-    return AoEError(address.uri, words)
+    return AoEError(address.uri, message)
 
 
 def require_libnbd(what: str, why: str) -> ModuleType:
     """Return libnbd's binding.
 
+    Args:
+        what: the subject of the error message.
+        why: the reason in the error message.
+
     Raises:
-        NotFoundError: there is none; ``what`` and ``why`` say who wants it.
+        NotFoundError: libnbd is not installed.
     """
     library = find_libnbd()
     if library is None:
-        raise NotFoundError(what, why, CURE)
+        raise NotFoundError(what, why, FIX)
     return library

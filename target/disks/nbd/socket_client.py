@@ -1,4 +1,4 @@
-"""Our own client of NBD, on a blocking socket: one request at a time."""
+"""The built-in NBD client on a blocking socket, with one request at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 from contextlib import suppress
 
 from aoe.common.nbd import NbdCommand
-from target.disks.nbd.address import NbdAddress, dial, time_left
+from target.disks.nbd.address import NbdAddress, connect, remaining_time
 from target.disks.nbd.wire import (
     REPLY_LENGTH,
     NbdExport,
@@ -16,33 +16,33 @@ from target.disks.nbd.wire import (
     parse_reply,
 )
 
-_GOODBYE = 0.1
-"""Seconds that saying goodbye may take."""
+_DISCONNECT_TIMEOUT = 0.1
+"""Seconds that sending DISCONNECT may take."""
 
 
 class SocketConnection:
-    """A ``Connection`` of ours: no TLS, simple replies.
+    """The built-in ``Connection``: simple replies, no TLS.
 
     Args:
-        address: where to; it has places.
+        address: the server and export; it must have endpoints.
         deadline: of ``time.monotonic()``.
 
     Raises:
-        OSError: no connection, or it broke.
-        AoEError: the server refuses the export, or is none.
+        OSError: the connection failed.
+        AoEError: the server refuses the export, or is not an NBD server.
     """
 
     def __init__(self, address: NbdAddress, deadline: float) -> None:
         self._deadline = deadline
         self._handle = 0
-        self._socket = dial(address, deadline)
+        self._socket = connect(address, deadline)
         try:
-            self.export = self._shake_hands(address.export)
+            self.export = self._negotiate(address.export)
         except BaseException:
             self._socket.close()
             raise
 
-    def _shake_hands(self, name: str) -> NbdExport:
+    def _negotiate(self, name: str) -> NbdExport:
         steps = handshake(name)
         step = next(steps)
         while True:
@@ -58,11 +58,13 @@ class SocketConnection:
                 return export
 
     def request(self, request: NbdRequest, deadline: float) -> int:
-        """Ask, wait for the answer, and return its error number, 0 for success.
+        """Send a request, wait for the reply, return its error number, 0 for success.
+
+        After an exception the connection is not usable.
 
         Raises:
-            OSError: the connection broke, or took too long; it is of no more use.
-            DecodeError: the same, because of nonsense.
+            OSError: the connection failed, or the deadline has passed.
+            DecodeError: the server violated the protocol.
         """
         self._deadline = deadline
         self._handle += 1
@@ -76,27 +78,29 @@ class SocketConnection:
         return error
 
     def close(self) -> None:
-        """Say goodbye and hang up."""
+        """Send DISCONNECT and close the socket."""
         with suppress(OSError):
-            self._socket.settimeout(_GOODBYE)
-            goodbye = NbdRequest(command=NbdCommand.DISCONNECT)
-            self._socket.sendall(pack_request(goodbye, 0))
+            self._socket.settimeout(_DISCONNECT_TIMEOUT)
+            disconnect = NbdRequest(command=NbdCommand.DISCONNECT)
+            self._socket.sendall(pack_request(disconnect, 0))
         self._socket.close()
 
     def abandon(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self._socket.close()
 
     def _send(self, data: memoryview) -> None:
-        self._socket.settimeout(time_left(self._deadline))
+        self._socket.settimeout(remaining_time(self._deadline))
         self._socket.sendall(data)
 
     def _receive(self, buffer: memoryview) -> memoryview:
         done = 0
         while done < len(buffer):
-            self._socket.settimeout(time_left(self._deadline))
+            self._socket.settimeout(remaining_time(self._deadline))
             got = self._socket.recv_into(buffer[done:])
             if not got:
-                raise ConnectionResetError(errno.ECONNRESET, "the server hung up")
+                raise ConnectionResetError(
+                    errno.ECONNRESET, "connection closed by the server"
+                )
             done += got
         return buffer

@@ -1,4 +1,4 @@
-"""The client's side of NBD, without a socket: fixed newstyle, GO, simple replies.
+"""The NBD client protocol without I/O: fixed newstyle, GO, simple replies.
 
 ::
 
@@ -32,11 +32,11 @@ from aoe.common.nbd import (
     REQUEST_MAGIC,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
-    NbdAnswer,
     NbdCommand,
     NbdFlag,
     NbdInfo,
     NbdOption,
+    NbdOptionReply,
 )
 from aoe.errors import AccessError, AoEError, DecodeError, NotFoundError, UsageError
 
@@ -49,13 +49,13 @@ _TEXT_LIMIT: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NbdExport:
-    """What the handshake tells of an export.
+    """The properties of an export, from the handshake.
 
     Args:
         size: bytes.
-        flags: what the server can.
-        block: offsets and lengths must be multiples of this, bytes.
-        payload: a request's data at most, bytes.
+        flags: the transmission flags.
+        block: the minimum block size: offsets and lengths are multiples of it, bytes.
+        payload: the maximum payload of a request, bytes.
     """
 
     size: int
@@ -65,7 +65,7 @@ class NbdExport:
 
     @classmethod
     def bounded(cls, size: int, flags: NbdFlag, block: int, payload: int) -> NbdExport:
-        """Make sense of block sizes as a server tells them, 0 for what it does not."""
+        """Return an export with valid block sizes; 0 means that none was sent."""
         block = max(block, 1)
         payload = min(payload, PAYLOAD) // block * block
         return cls(
@@ -75,15 +75,15 @@ class NbdExport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NbdRequest:
-    """What is asked of a server.
+    """A request to a server.
 
     Args:
-        command: what to do.
-        offset: where, bytes.
-        length: how much, bytes.
+        command: the command.
+        offset: bytes.
+        length: bytes.
         flags: of ``NbdCommandFlag``.
-        data: what a WRITE carries.
-        into: where a READ's data goes.
+        data: the payload of a WRITE.
+        into: the buffer for the data of a READ.
     """
 
     command: NbdCommand
@@ -95,26 +95,29 @@ class NbdRequest:
 
 
 def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
-    """Negotiate: yields bytes to send, and numbers of bytes to be given back.
+    """Negotiate an export: yield bytes to send, or the number of bytes to receive.
+
+    The bytes that were received are passed to ``send()``.
 
     Args:
-        name: of the export; the empty one is the server's default.
+        name: the export's name; empty selects the server's default.
 
     Raises:
-        DecodeError: this is no NBD server, or one from before 2016.
-        NotFoundError: it has no such export.
-        AccessError: it does not let us, or only with TLS.
+        DecodeError: not an NBD server, or one without GO (before 2016).
+        NotFoundError: the server has no such export.
+        AccessError: the server refuses the client, or requires TLS.
     """
     init, have_option, flags = GREETING.unpack((yield GREETING.size))
     if init != INIT or have_option != HAVE_OPTION or not flags & FIXED_NEWSTYLE:
-        raise DecodeError("NBD server", "does not greet as one")
+        raise DecodeError("NBD server", "no NBD greeting")
     raw = name.encode()
-    # The block sizes are asked for: a server may insist that its client knows them.
-    wish = len(raw).to_bytes(4, "big") + raw + b"\0\1\0\3"
+    # Block sizes are requested: without that a server may refuse the export
+    # (NBD_REP_ERR_BLOCK_SIZE_REQD).
+    go_data = len(raw).to_bytes(4, "big") + raw + b"\0\1\0\3"
     yield (
         (FIXED_NEWSTYLE | flags & NO_ZEROES).to_bytes(4, "big")
-        + OPTION.pack(HAVE_OPTION, NbdOption.GO, len(wish))
-        + wish
+        + OPTION.pack(HAVE_OPTION, NbdOption.GO, len(go_data))
+        + go_data
     )
     export: NbdExport | None = None
     block, payload = 1, PAYLOAD
@@ -125,54 +128,52 @@ def handshake(name: str) -> Generator[bytes | int, bytes, NbdExport]:
             or option != NbdOption.GO
             or length > 4 * _TEXT_LIMIT
         ):
-            raise DecodeError("NBD server", "an answer that is none")
+            raise DecodeError("NBD server", "malformed option reply")
         data = (yield length) if length else b""
         if kind & OPTION_ERROR:
             raise _refusal(name, kind, data)
-        if kind == NbdAnswer.ACK:
+        if kind == NbdOptionReply.ACK:
             break
-        told = int.from_bytes(data[:2], "big") if kind == NbdAnswer.INFO else -1
-        if told == NbdInfo.EXPORT and len(data) == INFO_EXPORT.size:
+        info = int.from_bytes(data[:2], "big") if kind == NbdOptionReply.INFO else -1
+        if info == NbdInfo.EXPORT and len(data) == INFO_EXPORT.size:
             _, size, bits = INFO_EXPORT.unpack(data)
             export = NbdExport(size=size, flags=NbdFlag(bits))
-        elif told == NbdInfo.BLOCK_SIZE and len(data) == INFO_BLOCKS.size:
+        elif info == NbdInfo.BLOCK_SIZE and len(data) == INFO_BLOCKS.size:
             _, block, _, payload = INFO_BLOCKS.unpack(data)
     if export is None:
-        raise DecodeError("NBD server", "does not say how large the export is")
+        raise DecodeError("NBD server", "no size in the reply to GO")
     return NbdExport.bounded(export.size, export.flags, block, payload)
 
 
 def _refusal(name: str, kind: int, data: bytes) -> AoEError:
     text = data.decode(errors="replace").strip()
     what = f"NBD export {name or '(default)'}"
-    words = f" ({text})" if text and text.isprintable() else ""
+    detail = f" ({text})" if text and text.isprintable() else ""
     match kind:
-        case NbdAnswer.UNSUPPORTED:
-            return DecodeError(what, f"the server is too old{words}")
-        case NbdAnswer.POLICY:
-            return AccessError(what, f"the server refuses it{words}")
-        case NbdAnswer.TLS_REQUIRED:
-            return AccessError(
-                what, f"the server wants TLS{words}", "Write it as nbds://"
-            )
-        case NbdAnswer.UNKNOWN:
-            return no_such_export(name, words)
+        case NbdOptionReply.UNSUPPORTED:
+            return DecodeError(what, f"the server is too old{detail}")
+        case NbdOptionReply.POLICY:
+            return AccessError(what, f"the server refuses it{detail}")
+        case NbdOptionReply.TLS_REQUIRED:
+            return AccessError(what, f"the server requires TLS{detail}", "Use nbds://")
+        case NbdOptionReply.UNKNOWN:
+            return no_such_export(name, detail)
     return UsageError(
-        what, f"the server refuses it, reason {kind & ~OPTION_ERROR}{words}"
+        what, f"the server refuses it, reason {kind & ~OPTION_ERROR}{detail}"
     )
 
 
-def no_such_export(name: str, words: str = "") -> NotFoundError:
-    """Return the error for a name that a server does not know."""
+def no_such_export(name: str, detail: str = "") -> NotFoundError:
+    """Return the error for an export name that does not exist on the server."""
     return NotFoundError(
         f"NBD export {name or '(default)'}",
-        f"the server has no such export{words}",
-        "Ask: nbdinfo --list URI",
+        f"the server has no such export{detail}",
+        "List them with: nbdinfo --list URI",
     )
 
 
 def pack_request(request: NbdRequest, handle: int) -> bytes:
-    """Return a request's header; a WRITE's data follows it."""
+    """Return the header of a request; the data of a WRITE is sent after it."""
     return REQUEST.pack(
         REQUEST_MAGIC,
         request.flags,
@@ -187,10 +188,10 @@ def parse_reply(raw: bytes, handle: int) -> int:
     """Return the error number of a reply, 0 for success.
 
     Raises:
-        DecodeError: no reply, or not to this request.
+        DecodeError: not a reply, or not to this request.
     """
     magic, error, found = SIMPLE_REPLY.unpack(raw)
     if magic != SIMPLE_REPLY_MAGIC or found != handle:
-        raise DecodeError("NBD server", "an answer that is none")
-    # The protocol's numbers are Linux's; what is none of them says that it failed.
+        raise DecodeError("NBD server", "malformed reply")
+    # NBD error numbers are those of Linux; an unknown one is EIO.
     return error if error in errno.errorcode else errno.EIO if error else 0

@@ -1,15 +1,15 @@
-"""Copy on write: a disk that is never written to, and a file with all that changed.
+"""Copy-on-write disk: a read-only base and an overlay file with all changed clusters.
 
-A cluster is copied up when it is first written, and from then on lives in the overlay.
+A cluster is copied up to the overlay on its first write.
 
-What a map says must never come before the data that it speaks of, or a power failure
-would show holes and old rubbish. So there are two maps. The recent one is written with
-the data and believed only in the boot of the system that wrote it: then the page cache
-that holds both is still there, whatever became of the process. The stable one is
-written by a flush, between one that makes the data stable and one for itself, and it is
-what counts after a power failure. Each bit speaks for itself, so that a torn map says
-nothing wrong. A file system that is torn away from a running system is a power failure
-that nobody tells us of: flush, or serve with ``--sync``, what may be unplugged.
+A map bit must never become stable before the data of its cluster, or a power failure
+would expose holes and stale blocks. Therefore there are two maps. The recent map is
+written together with the data and is valid only in the boot that wrote it: the page
+cache holds both, even if the process was killed. The stable map is written by a flush,
+after a flush of the data and before a flush of the map, and is valid after a power
+failure. Bits are independent, so a torn map write is harmless. Unplugging the file
+system's device from a running system has the effect of a power failure but keeps the
+boot ID: use ``--sync`` for overlays on removable devices.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from target.protocol.disk import Disk
 
 _MAP_BLOCK: Final = 512
-_SETTLE: Final = 5.0
-"""Seconds after which a write flushes by itself: few clients ever ask for it."""
+_FLUSH_INTERVAL: Final = 5.0
+"""Seconds after which a write triggers a flush: few clients send FLUSH CACHE."""
 
 
 def this_boot() -> str:
-    """Return what names this boot of the system, nothing if it is not told."""
+    """Return the kernel's boot ID, empty if it is not available."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -42,16 +42,17 @@ def this_boot() -> str:
 
 
 class OverlayDisk:
-    """A disk over another one; it closes both, and flushes before.
+    """A copy-on-write disk over a base; closing it flushes and closes both.
 
     Args:
-        base: read only ever, but for ``commit``.
-        store: the overlay file, ``header.file_size`` long.
-        header: what ``find_header`` found in it, state ``ready`` or ``committing``.
-        read_only: writing is refused, and the store is not touched.
-        sync: a write is stable when it returns.
-        boot: this boot of the system; empty if unknown.
-        clock: seconds that only grow.
+        base: the base disk; only read, except by ``copy_to``.
+        store: the overlay file, of size ``header.file_size``.
+        header: the header that ``find_header`` returned, in state ``ready`` or
+            ``committing``.
+        read_only: writes are refused, and the store is not written.
+        sync: True if a write is stable when it returns.
+        boot: the boot ID; empty if unknown.
+        clock: returns monotonic time in seconds.
 
     Raises:
         OSError: the maps cannot be read or written.
@@ -77,9 +78,9 @@ class OverlayDisk:
         self._clock = clock
         self._scratch = memoryview(bytearray(header.cluster))
         self._failed = False
-        self._dirty: set[int] = set()
+        self._dirty_blocks: set[int] = set()
         self._map = self._load(boot)
-        self._settled = clock()
+        self._last_flush = clock()
 
     def _load(self, boot: str) -> bytearray:
         stable = bytearray(self.header.map_length)
@@ -87,10 +88,10 @@ class OverlayDisk:
         if boot and self.header.boot == boot:
             recent = bytearray(len(stable))
             self._store.read_into(self.header.recent_map, memoryview(recent))
-            self._dirty = {
+            self._dirty_blocks = {
                 block
                 for block in range(-(-len(stable) // _MAP_BLOCK))
-                if _block(stable, block) != _block(recent, block)
+                if _map_block(stable, block) != _map_block(recent, block)
             }
             return recent
         if not self.read_only:
@@ -99,56 +100,56 @@ class OverlayDisk:
         return stable
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from the overlay where it has the cluster, else the base."""
+        """Fill ``buffer`` from the overlay's clusters, and else from the base."""
         done = 0
-        for cluster, start, length in self._pieces(offset, len(buffer)):
+        for cluster, start, length in self._split(offset, len(buffer)):
             piece = buffer[done : done + length]
-            if self._has(cluster):
+            if self._is_allocated(cluster):
                 self._store.read_into(self.header.data + start, piece)
             else:
                 self._base.read_into(start, piece)
             done += length
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write to the overlay, and copy up what else is in a new cluster."""
+        """Write to the overlay; copy up the rest of a newly allocated cluster."""
         done = 0
-        for cluster, start, length in self._pieces(offset, len(data)):
+        for cluster, start, length in self._split(offset, len(data)):
             piece = data[done : done + length]
-            if self._has(cluster):
+            if self._is_allocated(cluster):
                 self._store.write_from(self.header.data + start, piece)
             else:
                 self._copy_up(cluster, start, piece)
             done += length
-        self._settle()
+        self._flush_if_due()
 
     def discard(self, offset: int, length: int) -> None:
-        """Have a range read as zeros; whole clusters become holes of the overlay."""
-        for cluster, start, count in self._pieces(offset, length):
-            if self._has(cluster) or count == self._length(cluster):
+        """Make a range read as zeros; whole clusters become holes in the overlay."""
+        for cluster, start, count in self._split(offset, length):
+            if self._is_allocated(cluster) or count == self._cluster_length(cluster):
                 self._store.discard(self.header.data + start, count)
-                self._mark(cluster)
+                self._mark_allocated(cluster)
             else:
                 self._copy_up(cluster, start, memoryview(bytes(count)))
-        self._settle()
+        self._flush_if_due()
 
     def flush(self) -> None:
-        """Make the data stable, then the map.
+        """Flush the data, then write and flush the stable map.
 
         Raises:
-            OSError: it failed. It will fail until the overlay is opened again: the
-                system has forgotten what it could not write, so that the next success
-                would mean nothing.
+            OSError: the flush failed. All later flushes fail until the overlay is
+                opened again: after a write-back error the kernel marks the pages clean,
+                so that a later fsync(2) would succeed without the data.
         """
         if self._failed:
             raise OSError(errno.EIO, "an earlier flush failed")
         self._flush_store()
-        if not self._dirty:
+        if not self._dirty_blocks:
             return
-        for block in self._dirty:
+        for block in self._dirty_blocks:
             at = self.header.stable_map + block * _MAP_BLOCK
-            self._store.write_from(at, _block(self._map, block))
+            self._store.write_from(at, _map_block(self._map, block))
         self._flush_store()
-        self._dirty.clear()
+        self._dirty_blocks.clear()
 
     def _flush_store(self) -> None:
         if self.read_only:
@@ -157,13 +158,13 @@ class OverlayDisk:
             self._store.flush()
         except OSError:
             self._failed = True
-            # Nor may the recent map be believed any more.
+            # The recent map describes data that was lost: invalidate it.
             with suppress(OSError):
                 self._put_header(boot="")
             raise
 
     def close(self) -> None:
-        """Flush, and let go of both.
+        """Flush, and close store and base.
 
         Raises:
             OSError: the flush failed.
@@ -175,29 +176,29 @@ class OverlayDisk:
             self._store.close()
             self._base.close()
 
-    def used(self) -> Iterator[int]:
-        """Yield the numbers of the clusters that the overlay has."""
+    def allocated(self) -> Iterator[int]:
+        """Yield the numbers of the allocated clusters."""
         for cluster in range(self.header.clusters):
-            if self._has(cluster):
+            if self._is_allocated(cluster):
                 yield cluster
 
-    def used_count(self) -> int:
-        """Count the clusters that the overlay has."""
+    def allocated_count(self) -> int:
+        """Return the number of allocated clusters."""
         return int.from_bytes(self._map).bit_count()
 
-    def used_bytes(self) -> int:
-        """Count the bytes of the clusters that the overlay has."""
-        return sum(self._length(cluster) for cluster in self.used())
+    def allocated_bytes(self) -> int:
+        """Return the size of all allocated clusters, in bytes."""
+        return sum(self._cluster_length(cluster) for cluster in self.allocated())
 
     def copy_to(self, disk: Disk, progress: Callable[[int], None]) -> None:
-        """Write every cluster of the overlay to a disk as large, and flush that.
+        """Copy every allocated cluster to a disk of the same size, and flush it.
 
         Args:
-            disk: where to.
-            progress: called with the bytes of each cluster.
+            disk: the destination.
+            progress: called with the length of each cluster.
         """
-        for cluster in self.used():
-            start, length = cluster * self.header.cluster, self._length(cluster)
+        for cluster in self.allocated():
+            start, length = cluster * self.header.cluster, self._cluster_length(cluster)
             self.read_into(start, self._scratch[:length])
             disk.write_from(start, self._scratch[:length])
             progress(length)
@@ -210,8 +211,8 @@ class OverlayDisk:
         base: BaseIdentity | None = None,
         state: str | None = None,
     ) -> None:
-        """Change what is given of the header; it is stable when this returns."""
-        # First what is in the other slot: one of the two must hold, come what may.
+        """Change fields of the header; it is stable when this returns."""
+        # The header in the other slot must be stable before this one is overwritten.
         self._store.flush()
         self._put_header(boot=boot, base=base, state=state)
         self._store.flush()
@@ -224,8 +225,8 @@ class OverlayDisk:
         at, raw = self.header.pack()
         self._store.write_from(at, memoryview(raw))
 
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        # A range cut at the clusters: cluster, where the piece begins, its length.
+    def _split(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        # Splits a range at cluster boundaries: cluster, offset, length of each piece.
         end = offset + length
         while offset < end:
             cluster, within = divmod(offset, self.header.cluster)
@@ -233,40 +234,40 @@ class OverlayDisk:
             yield cluster, offset, length
             offset += length
 
-    def _length(self, cluster: int) -> int:
+    def _cluster_length(self, cluster: int) -> int:
         size = self.header.cluster
         return min(size, self.size - cluster * size)
 
-    def _has(self, cluster: int) -> bool:
+    def _is_allocated(self, cluster: int) -> bool:
         return bool(self._map[cluster >> 3] >> (cluster & 7) & 1)
 
     def _copy_up(self, cluster: int, start: int, piece: memoryview) -> None:
-        first, length = cluster * self.header.cluster, self._length(cluster)
+        first, length = cluster * self.header.cluster, self._cluster_length(cluster)
         whole = piece
         if len(piece) < length:
             whole = self._scratch[:length]
             self._base.read_into(first, whole)
             whole[start - first : start - first + len(piece)] = piece
         self._store.write_from(self.header.data + first, whole)
-        self._mark(cluster)
+        self._mark_allocated(cluster)
 
-    def _mark(self, cluster: int) -> None:
-        if self._has(cluster):
+    def _mark_allocated(self, cluster: int) -> None:
+        if self._is_allocated(cluster):
             return
         byte = cluster >> 3
         value = self._map[byte] | 1 << (cluster & 7)
         at = self.header.recent_map + byte
         self._store.write_from(at, memoryview(bytes([value])))
         self._map[byte] = value
-        self._dirty.add(byte // _MAP_BLOCK)
+        self._dirty_blocks.add(byte // _MAP_BLOCK)
 
-    def _settle(self) -> None:
-        if not self._dirty:
-            self._settled = self._clock()
-        elif self._sync or self._clock() - self._settled >= _SETTLE:
+    def _flush_if_due(self) -> None:
+        if not self._dirty_blocks:
+            self._last_flush = self._clock()
+        elif self._sync or self._clock() - self._last_flush >= _FLUSH_INTERVAL:
             self.flush()
-            self._settled = self._clock()
+            self._last_flush = self._clock()
 
 
-def _block(bits: bytearray, number: int) -> memoryview:
+def _map_block(bits: bytearray, number: int) -> memoryview:
     return memoryview(bits)[number * _MAP_BLOCK : (number + 1) * _MAP_BLOCK]

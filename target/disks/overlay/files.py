@@ -1,4 +1,4 @@
-"""Overlays as files: made, opened and locked, looked at, committed and reset."""
+"""Overlay files: create, open and lock, inspect, commit, reset."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
 
     from target.protocol.disk import Disk
 
-_BASE_CURE: Final = (
-    "Put the old one back, or empty the overlay with: aoe-target overlay reset {}"
+_FIX_BASE: Final = (
+    "Restore the old base, or discard the overlay with: aoe-target overlay reset {}"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayStatus:
-    """What there is to know of an overlay.
+    """The status of an overlay.
 
     Args:
-        path: the overlay.
-        base: the image below it.
+        path: the overlay file.
+        base: the path of the base image.
         base_state: ``unchanged``, ``changed`` or ``missing``.
         state: ``ready``, or ``committing`` or ``resetting`` after an interruption.
-        in_use: a program has it open.
-        size: bytes of the disk.
-        cluster_size: bytes of a cluster.
-        clusters: how many the disk has.
-        used: how many of them the overlay has.
-        disk_bytes: bytes that the overlay takes on its file system.
+        in_use: True if a process has it open.
+        size: size of the disk in bytes.
+        cluster_size: size of a cluster in bytes.
+        clusters: number of clusters of the disk.
+        used: number of clusters that the overlay has allocated.
+        disk_bytes: space that the overlay uses on its file system, bytes.
     """
 
     path: str
@@ -69,7 +69,7 @@ class OverlayStatus:
 
 
 def identify_base(path: str, offset: int, size: int) -> BaseIdentity:
-    """Say what tells whether a base has changed since; a device has no such time."""
+    """Return the properties that identify a base; a device has no usable mtime."""
     if "://" in path:
         return BaseIdentity(path=path, offset=offset, size=size, mtime_ns=0)
     info = Path(path).stat()
@@ -81,18 +81,18 @@ def identify_base(path: str, offset: int, size: int) -> BaseIdentity:
 def open_overlay(
     path: str | Path, base: Disk, identity: BaseIdentity, flags: OpenFlags
 ) -> OverlayDisk:
-    """Open an overlay, made if there is none, for nobody else at the same time.
+    """Open an overlay with an exclusive lock; create it if it does not exist.
 
     Args:
-        path: the overlay.
-        base: the disk below; the overlay closes it, unless this raises.
-        identity: of the base.
-        flags: those of the overlay: read_only, sync and force count. Force accepts a
-            base that was changed.
+        path: the overlay file.
+        base: the base disk; the overlay closes it, unless this function raises.
+        identity: the identity of the base.
+        flags: only read_only, sync and force are used. Force accepts a base that has
+            changed since the overlay was made.
 
     Raises:
-        AoEError: one of its children, with the cure: no overlay, made for another
-            base, the base has changed, in use, interrupted.
+        AoEError: the file is not an overlay, was made for another base, its base has
+            changed, it is in use, or a commit or reset was interrupted.
     """
     path = Path(path)
     if not flags.read_only and not path.exists():
@@ -122,10 +122,10 @@ def open_overlay(
 
 
 def overlay_status(path: str | Path) -> OverlayStatus:
-    """Look at an overlay, in use or not.
+    """Return the status of an overlay, which may be in use.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: the overlay does not exist or cannot be read.
     """
     path = Path(path)
     in_use = False
@@ -139,7 +139,7 @@ def overlay_status(path: str | Path) -> OverlayStatus:
         used = 0
         if header.state != "resetting":
             disk = OverlayDisk(store, store, header, read_only=True, boot=this_boot())
-            used = disk.used_count()
+            used = disk.allocated_count()
         return OverlayStatus(
             path=str(path),
             base=header.base.path,
@@ -161,21 +161,21 @@ def overlay_status(path: str | Path) -> OverlayStatus:
 def commit_overlay(
     path: str | Path, progress: Callable[[int, int], None], *, force: bool = False
 ) -> int:
-    """Write all that the overlay has into its base, and empty it.
+    """Write all clusters of an overlay to its base, and empty the overlay.
 
-    Neither may be in use. Interrupted, it can be repeated, and must be: until then the
-    overlay is not served. Other overlays over the same base are worth nothing after it.
+    Neither may be in use. A commit that was interrupted must be repeated before the
+    overlay can be served. Other overlays over the same base become invalid.
 
     Args:
-        path: the overlay.
-        progress: called with the bytes written and their whole number.
-        force: although the base was changed.
+        path: the overlay file.
+        progress: called with the number of bytes written and the total.
+        force: commit although the base has changed.
 
     Returns:
-        The bytes written.
+        The number of bytes written.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: the overlay or its base cannot be opened, locked or written.
     """
     path = Path(path)
     with ExitStack() as stack:
@@ -185,7 +185,7 @@ def commit_overlay(
         base = _open_base(path, header.base, stack)
         identity = identify_base(header.base.path, header.base.offset, base.size)
         if header.state == "resetting":
-            _empty(fd, header)
+            _empty_overlay(fd, header)
             return 0
         if header.state == "ready" and not header.base.is_like(identity):
             _check_base(path, header.base, identity, force=force)
@@ -194,7 +194,7 @@ def commit_overlay(
             done = _write_back(disk, base, progress)
             identity = identify_base(header.base.path, header.base.offset, base.size)
             disk.write_header(state="resetting", base=identity)
-            _empty(fd, disk.header)
+            _empty_overlay(fd, disk.header)
         except OSError as error:
             raise from_os_error(str(path), error) from error
         return done
@@ -205,7 +205,7 @@ def _write_back(
 ) -> int:
     disk.flush()
     disk.write_header(state="committing")
-    total = disk.used_bytes()
+    total = disk.allocated_bytes()
     done = 0
 
     def advance(length: int) -> None:
@@ -218,10 +218,10 @@ def _write_back(
 
 
 def reset_overlay(path: str | Path) -> None:
-    """Empty an overlay, and take the base as it is now.
+    """Empty an overlay, and record the base as it is now.
 
     Raises:
-        AoEError: one of its children, with the cure.
+        AoEError: the overlay cannot be opened, locked or written.
     """
     path = Path(path)
     fd, header = _open(path, OpenFlags())
@@ -229,8 +229,8 @@ def reset_overlay(path: str | Path) -> None:
         if header.state == "committing":
             _check_state(path, header)
         base = _current_base(header.base)
-        header = _put(fd, header, state="resetting", base=base)
-        _empty(fd, header)
+        header = _write_header(fd, header, state="resetting", base=base)
+        _empty_overlay(fd, header)
     except OSError as error:
         raise from_os_error(str(path), error) from error
     finally:
@@ -238,17 +238,17 @@ def reset_overlay(path: str | Path) -> None:
 
 
 def _create(path: Path, header: OverlayHeader) -> None:
-    # Whole or not at all: linked to its name when all of it is there.
+    # Created atomically: link(2) gives the file its name when it is complete.
     new = path.with_name(f".{path.name}.{os.getpid()}")
     mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(new, mode, 0o666)
         try:
             os.truncate(fd, header.file_size)
-            _put(fd, header)
+            _write_header(fd, header)
             with suppress(FileExistsError):
                 os.link(new, path)
-            _sync_folder(path.parent)
+            _fsync_directory(path.parent)
         finally:
             os.close(fd)
             new.unlink()
@@ -256,11 +256,11 @@ def _create(path: Path, header: OverlayHeader) -> None:
         raise from_os_error(str(path), error) from error
     except ValueError as error:
         raise UsageError(
-            header.base.path, "the path is too long or no text", "Give it another name"
+            header.base.path, "the path is too long or not text", "Rename the base"
         ) from error
 
 
-def _sync_folder(path: Path) -> None:
+def _fsync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -273,9 +273,9 @@ def _open(path: Path, flags: OpenFlags) -> tuple[int, OverlayHeader]:
         raise NotFoundError(
             str(path),
             "no such overlay",
-            f"Make it with: aoe-target serve ADDRESS IFACE PATH --overlay {path}",
+            f"Create it with: aoe-target serve ADDRESS IFACE PATH --overlay {path}",
         )
-    # An overlay is never shared, whatever is forced, but for a look at it.
+    # The lock is skipped only to read the status; --force does not skip it.
     may_share = flags.force and flags.read_only
     fd, size = open_file(
         path,
@@ -295,9 +295,11 @@ def _read_header(path: Path, fd: int, size: int) -> OverlayHeader:
     try:
         header = find_header(os.pread(fd, 2 * HEADER_SLOT, 0))
     except DecodeError as error:
-        raise UsageError(str(path), "not an overlay", "Name another file") from error
+        raise UsageError(str(path), "not an overlay", "Use another file") from error
     if size < header.file_size and header.state != "resetting":
-        raise AoEError(str(path), "the overlay was cut short", "Restore it from a copy")
+        raise AoEError(
+            str(path), "the overlay is truncated", "Restore it from a backup"
+        )
     return header
 
 
@@ -313,51 +315,52 @@ def _check_state(path: Path, header: OverlayHeader) -> None:
 
 
 def _check_base(
-    path: Path, known: BaseIdentity, found: BaseIdentity, *, force: bool
+    path: Path, recorded: BaseIdentity, found: BaseIdentity, *, force: bool
 ) -> None:
-    if (known.offset, known.size) != (found.offset, found.size):
+    if (recorded.offset, recorded.size) != (found.offset, found.size):
         raise UsageError(
             str(path),
-            f"was made over {format_size(known.size)} from byte {known.offset:,} on, "
-            f"and this base is {format_size(found.size)} from {found.offset:,}",
-            "Name the base that it was made for, or another overlay",
+            f"made for a base of {format_size(recorded.size)} at offset "
+            f"{recorded.offset:,}, but this base has {format_size(found.size)} at "
+            f"offset {found.offset:,}",
+            "Use the base that it was made for, or another overlay",
         )
     if not force:
         raise UsageError(
             str(path),
-            f"the base {found.path} was changed since the overlay was made",
-            _BASE_CURE.format(path) + ", or --force",
+            f"the base {found.path} has changed since the overlay was made",
+            _FIX_BASE.format(path) + ", or use --force",
         )
 
 
-def _open_base(path: Path, known: BaseIdentity, stack: ExitStack) -> FileDisk:
-    if "://" in known.path:
+def _open_base(path: Path, recorded: BaseIdentity, stack: ExitStack) -> FileDisk:
+    if "://" in recorded.path:
         raise UsageError(
             str(path),
-            f"its base {known.path} cannot be locked",
-            "Copy the disk instead, as it is served",
+            f"its base {recorded.path} cannot be locked",
+            "Copy the served disk instead",
         )
-    window = OpenFlags(offset=known.offset, length=known.size)
-    fd, size = open_file(Path(known.path), window)
-    base = FileDisk(fd, known.offset, size, read_only=False)
+    window = OpenFlags(offset=recorded.offset, length=recorded.size)
+    fd, size = open_file(Path(recorded.path), window)
+    base = FileDisk(fd, recorded.offset, size, read_only=False)
     stack.callback(base.close)
     return base
 
 
-def _base_state(known: BaseIdentity) -> str:
-    if "://" not in known.path and not Path(known.path).exists():
+def _base_state(recorded: BaseIdentity) -> str:
+    if "://" not in recorded.path and not Path(recorded.path).exists():
         return "missing"
-    return "unchanged" if _current_base(known) == known else "changed"
+    return "unchanged" if _current_base(recorded) == recorded else "changed"
 
 
-def _current_base(known: BaseIdentity) -> BaseIdentity:
+def _current_base(recorded: BaseIdentity) -> BaseIdentity:
     try:
-        return identify_base(known.path, known.offset, known.size)
+        return identify_base(recorded.path, recorded.offset, recorded.size)
     except FileNotFoundError:
-        return known
+        return recorded
 
 
-def _put(fd: int, header: OverlayHeader, **changes: object) -> OverlayHeader:
+def _write_header(fd: int, header: OverlayHeader, **changes: object) -> OverlayHeader:
     header = msgspec.structs.replace(header, sequence=header.sequence + 1, **changes)
     at, raw = header.pack()
     os.fsync(fd)
@@ -366,8 +369,8 @@ def _put(fd: int, header: OverlayHeader, **changes: object) -> OverlayHeader:
     return header
 
 
-def _empty(fd: int, header: OverlayHeader) -> OverlayHeader:
-    # Behind the headers everything goes, and comes back as a hole.
+def _empty_overlay(fd: int, header: OverlayHeader) -> OverlayHeader:
+    # Truncates maps and clusters, and extends the file again with a hole.
     os.truncate(fd, header.stable_map)
     os.truncate(fd, header.file_size)
-    return _put(fd, header, state="ready", boot="")
+    return _write_header(fd, header, state="ready", boot="")

@@ -1,15 +1,15 @@
-"""What an overlay file is made of: two headers, two maps, and the clusters.
+"""The overlay file format: two headers, two maps, and the clusters.
 
 ::
 
-         0  header A     magic, CRC-32, length, JSON; the one with the higher
-      8192  header B     sequence counts, so a torn header leaves the other
-     16384  stable map   a bit for each cluster, lowest first: its data is stable
-         +  recent map   the same for data that may yet be in the page cache
-         +  clusters     at the offset that they have in the base
+         0  header A     magic, CRC-32, length, JSON; the header with the higher
+      8192  header B     sequence is current, so a torn write leaves the other
+     16384  stable map   a bit for each cluster, LSB first: its data is stable
+         +  recent map   the same for data that may still be in the page cache
+         +  clusters     in the order of the base, relative to this offset
 
-Maps and clusters begin at a page and at a cluster. The file is as long as all of it,
-and sparse: what was never written is a hole.
+Maps are aligned to pages, the clusters to the cluster size. The file has its full size
+and is sparse: clusters that were never written are holes.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _HEAD: Final = Struct("<16sII")
 
 
 class BaseIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What an overlay knows of the disk below it.
+    """The identity of an overlay's base.
 
     Args:
-        path: where it was when it was last used.
-        offset: where the window begins, bytes.
-        size: how long the window is, bytes.
-        mtime_ns: when the file was last written, 0 where that says nothing.
+        path: its path when it was last used.
+        offset: start of the window, bytes.
+        size: length of the window, bytes.
+        mtime_ns: modification time of the file, 0 for a device.
     """
 
     path: str
@@ -45,7 +45,7 @@ class BaseIdentity(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
 
     def is_like(self, other: BaseIdentity) -> bool:
-        """Compare all but the path: a disk may be moved."""
+        """Return True if all but the path is equal: an image may be moved."""
         return (self.offset, self.size, self.mtime_ns) == (
             other.offset,
             other.size,
@@ -54,14 +54,14 @@ class BaseIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverlayHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an overlay besides its clusters.
+    """The header of an overlay file.
 
     Args:
-        base: the disk below.
-        cluster: bytes that are copied from the base at once.
-        sequence: counts the headers that were written.
-        boot: the boot of the system in which the recent map was written.
-        state: ``committing`` and ``resetting`` until that is complete.
+        base: the identity of the base.
+        cluster: the cluster size in bytes, the unit of copy-up.
+        sequence: incremented with each header that is written.
+        boot: the boot ID of the system that wrote the recent map.
+        state: ``committing`` or ``resetting`` until the operation is complete.
     """
 
     base: BaseIdentity
@@ -72,36 +72,36 @@ class OverlayHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def clusters(self) -> int:
-        """How many there are; the last may be cut short by the end of the disk."""
+        """Number of clusters; the last may be partial."""
         return -(-self.base.size // self.cluster)
 
     @property
     def map_length(self) -> int:
-        """Bytes of a map."""
+        """Length of a map, bytes."""
         return -(-self.clusters // 8)
 
     @property
     def stable_map(self) -> int:
-        """Where the stable map begins, bytes."""
+        """Offset of the stable map, bytes."""
         return 2 * HEADER_SLOT
 
     @property
     def recent_map(self) -> int:
-        """Where the recent map begins, bytes."""
+        """Offset of the recent map, bytes."""
         return self.stable_map + _round(self.map_length, _PAGE)
 
     @property
     def data(self) -> int:
-        """Where the first cluster begins, bytes."""
+        """Offset of the first cluster, bytes."""
         return _round(self.recent_map + self.map_length, self.cluster)
 
     @property
     def file_size(self) -> int:
-        """Bytes of the file, holes and all."""
+        """Size of the file in bytes, holes included."""
         return self.data + self.base.size
 
     def pack(self) -> tuple[int, bytes]:
-        """Return where the header goes, and its bytes.
+        """Return the offset of the header in the file, and its bytes.
 
         Raises:
             ValueError: the path of the base is too long or not text.
@@ -114,15 +114,15 @@ class OverlayHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_header(raw: bytes) -> OverlayHeader:
-    """Find the header that counts in the first 16384 bytes of an overlay.
+    """Return the current header from the first 16384 bytes of an overlay.
 
     Raises:
-        DecodeError: there is none.
+        DecodeError: there is no valid header.
     """
     slots = raw[:HEADER_SLOT], raw[HEADER_SLOT : 2 * HEADER_SLOT]
     found = [header for slot in slots if (header := _unpack(slot)) is not None]
     if not found:
-        raise DecodeError("overlay", "no header of an overlay there")
+        raise DecodeError("overlay", "no valid header")
     return max(found, key=lambda header: header.sequence)
 
 

@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aoe.describe import describe
 from aoe.errors import AoEError
-from initiator.check.expect import NOT_SO
-from initiator.check.keep import KEEPERS
+from initiator.check.expect import MISMATCH
 from initiator.check.model import OPTIONS, Needs, Result, Skip, Verdict
+from initiator.check.state import TARGET_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from initiator.check.expect import Expectation
-    from initiator.check.keep import Keeper
     from initiator.check.model import Check, Steps
+    from initiator.check.state import TargetState
     from initiator.check.subject import Subject
 
 
-class GoneError(AoEError):
+class UnreachableError(AoEError):
     """The target that answered before answers nothing any more."""
 
 
-class Ask(Protocol):
+class Exchange(Protocol):
     """Sends a request and returns the reply; nothing at all for silence.
 
     Raises:
@@ -46,17 +46,17 @@ class Deviation(NamedTuple):
 
     request: bytes
     expected: Expectation
-    reply: bytes
-    fault: str
+    response: bytes
+    mismatch: str
 
     def lines(self) -> tuple[str, str, str]:
         """Say in words what was asked, what was expected, and what came."""
         got = "silence"
-        if self.reply:
-            got = f"{len(self.reply)} bytes: {_told(self.reply)}"
-            got += f" ({self.fault})" if self.fault != NOT_SO else ""
+        if self.response:
+            got = f"{len(self.response)} bytes: {_describe(self.response)}"
+            got += f" ({self.mismatch})" if self.mismatch != MISMATCH else ""
         return (
-            f"asked {_told(self.request)}",
+            f"asked {_describe(self.request)}",
             f"expected {self.expected.words}",
             f"got {got}",
         )
@@ -65,12 +65,12 @@ class Deviation(NamedTuple):
         return "; ".join(self.lines())
 
 
-def _told(frame: bytes) -> str:
+def _describe(frame: bytes) -> str:
     # Each has a tag of its own, which tells nobody anything.
     return re.sub(" tag 0x[0-9a-f]{8}", "", describe(frame))
 
 
-def drive(steps: Steps, t: Subject, ask: Ask) -> Deviation | None:
+def drive(steps: Steps, t: Subject, exchange: Exchange) -> Deviation | None:
     """Ask step by step, up to the end or the first deviation.
 
     Raises:
@@ -81,10 +81,10 @@ def drive(steps: Steps, t: Subject, ask: Ask) -> Deviation | None:
         try:
             request, expected = next(steps)
             while True:
-                reply = ask(request, is_silence=expected.is_silence)
-                if fault := expected.fault(request, reply, t):
-                    return Deviation(request, expected, reply, fault)
-                request, expected = steps.send(reply)
+                response = exchange(request, is_silence=expected.is_silence)
+                if mismatch := expected.mismatch(request, response, t):
+                    return Deviation(request, expected, response, mismatch)
+                request, expected = steps.send(response)
         except StopIteration:
             return None
 
@@ -102,98 +102,98 @@ class Session:
     def __init__(
         self,
         t: Subject,
-        ask: Ask,
+        exchange: Exchange,
         allowed: Needs = Needs.NOTHING,
-        undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
+        uninterruptible: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._t = t
-        self._ask = ask
+        self._exchange = exchange
         self._allowed = allowed
-        self._undisturbed = undisturbed
+        self._uninterruptible = uninterruptible
         self._saved: dict[Needs, str] = {}
-        self._last_words = ""
+        self._unreachable = ""
         """What the target did not survive."""
-        self.lost: dict[str, str] = {}
+        self.not_restored: dict[str, str] = {}
         """What could not be put back, and why."""
 
-    def play(self, checks: Iterable[Check]) -> Iterator[Result]:
+    def run(self, checks: Iterable[Check]) -> Iterator[Result]:
         """Yield a result for each check, as soon as it is known.
 
         What could not be restored after a check is tried once more at the end.
         """
         try:
             for check in checks:
-                yield self._play(check)
+                yield self._run(check)
         finally:
-            with self._undisturbed():
-                for keeper in KEEPERS.values():
-                    if keeper.what in self.lost:
-                        self._restore(keeper)
+            with self._uninterruptible():
+                for state in TARGET_STATES.values():
+                    if state.what in self.not_restored:
+                        self._restore(state)
 
-    def _play(self, check: Check) -> Result:
-        keepers = {need: k for need, k in KEEPERS.items() if need & check.needs}
+    def _run(self, check: Check) -> Result:
+        states = {need: k for need, k in TARGET_STATES.items() if need & check.needs}
         try:
-            self._admit(check, keepers)
+            self._prepare(check, states)
         except Skip as skip:
             return Result(check, Verdict.SKIPPED, (str(skip),))
         try:
             result = self._judge(check)
         finally:
-            with self._undisturbed():
-                for keeper in keepers.values():
-                    self._restore(keeper)
-        if self._last_words and result.verdict is Verdict.HOLDS:
+            with self._uninterruptible():
+                for state in states.values():
+                    self._restore(state)
+        if self._unreachable and result.verdict is Verdict.HOLDS:
             # It went when it was put back.
-            return replace(result, verdict=Verdict.DEVIATES, why=(self._last_words,))
+            return replace(result, verdict=Verdict.DEVIATES, why=(self._unreachable,))
         return result
 
-    def _admit(self, check: Check, keepers: dict[Needs, Keeper]) -> None:
+    def _prepare(self, check: Check, states: dict[Needs, TargetState]) -> None:
         if missing := check.needs & ~self._allowed:
             options = [name for name, needs in OPTIONS.items() if needs & missing]
             raise Skip(f"needs {' '.join(options)}")
-        if self._last_words:
+        if self._unreachable:
             raise Skip("the target answers nothing any more")
-        for need, keeper in keepers.items():
-            if keeper.what in self.lost:
-                raise Skip(f"{keeper.what} could not be restored before")
+        for need, state in states.items():
+            if state.what in self.not_restored:
+                raise Skip(f"{state.what} could not be restored before")
             if need not in self._saved:
-                self._saved[need] = self._save(keeper)
+                self._saved[need] = self._save(state)
             if self._saved[need]:
                 raise Skip(self._saved[need])
 
-    def _save(self, keeper: Keeper) -> str:
+    def _save(self, state: TargetState) -> str:
         try:
-            deviation = drive(keeper.save(self._t), self._t, self._ask)
-        except (Skip, GoneError) as problem:
+            deviation = drive(state.save(self._t), self._t, self._exchange)
+        except (Skip, UnreachableError) as problem:
             return str(problem)
-        return f"{keeper.what} cannot be saved: {deviation}" if deviation else ""
+        return f"{state.what} cannot be saved: {deviation}" if deviation else ""
 
-    def _restore(self, keeper: Keeper) -> None:
-        self.lost.pop(keeper.what, None)
+    def _restore(self, state: TargetState) -> None:
+        self.not_restored.pop(state.what, None)
         try:
-            deviation = drive(keeper.restore(self._t), self._t, self._ask)
+            deviation = drive(state.restore(self._t), self._t, self._exchange)
         except (Skip, AoEError) as problem:
-            self._notice(problem)
-            self.lost[keeper.what] = str(problem)
+            self._note_unreachable(problem)
+            self.not_restored[state.what] = str(problem)
         else:
             if deviation:
-                self.lost[keeper.what] = str(deviation)
+                self.not_restored[state.what] = str(deviation)
 
-    def _notice(self, problem: Exception) -> None:
-        if isinstance(problem, GoneError) and not self._last_words:
-            self._last_words = str(problem)
+    def _note_unreachable(self, problem: Exception) -> None:
+        if isinstance(problem, UnreachableError) and not self._unreachable:
+            self._unreachable = str(problem)
 
     def _judge(self, check: Check) -> Result:
         try:
-            deviation = drive(check.steps(self._t), self._t, self._ask)
+            deviation = drive(check.steps(self._t), self._t, self._exchange)
         except Skip as skip:
             return Result(check, Verdict.SKIPPED, (str(skip),))
-        except GoneError as error:
-            self._notice(error)
+        except UnreachableError as error:
+            self._note_unreachable(error)
             return Result(check, Verdict.DEVIATES, (str(error),))
         if deviation is None:
             return Result(check, Verdict.HOLDS)
-        request, expected, reply, _ = deviation
+        request, expected, response, _ = deviation
         pattern = expected.pattern(request, self._t)
         why = deviation.lines()
-        return Result(check, Verdict.DEVIATES, why, request, pattern, reply)
+        return Result(check, Verdict.DEVIATES, why, request, pattern, response)

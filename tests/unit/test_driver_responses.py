@@ -66,7 +66,7 @@ def test_k63_the_other_frames_of_a_failed_bio_still_run(
     [first] = world.take()
     world.deliver(world.target.report(first.raw, 0x01, 0x04))
     assert world.ended == []
-    world.settle()
+    world.run_until_idle()
     [bio] = world.ended
     assert "command aborted" in str(bio.error)
     assert world.target.disk[1024:4096] == b"w" * 3072
@@ -162,10 +162,10 @@ def test_k33_data_goes_where_the_bios_pages_are(
     world = connect(options, mtus=[mtu])
     buffer = bytearray(100 * SECTOR)
     world.read(7, buffer)
-    world.settle()
+    world.run_until_idle()
     assert buffer == world.target.disk[7 * SECTOR : 107 * SECTOR]
     world.write(200, bytes(buffer))
-    world.settle()
+    world.run_until_idle()
     assert world.target.disk[200 * SECTOR : 300 * SECTOR] == buffer
     assert [bio.error for bio in world.ended] == [None, None]
 
@@ -178,7 +178,7 @@ def test_frames_are_counted_by_what_they_did(
     world.read(0, bytearray(4096))
     world.write(0, bytes(2048))
     world.flush()
-    world.settle()
+    world.run_until_idle()
     target = world.device.targets[0]
     assert (target.rpkts, target.wpkts) == (4, 2)
 
@@ -239,7 +239,7 @@ def test_k27_after_an_aoe_error_the_rest_goes_on(connect: Connect) -> None:
     world.read(4, buffer)
     [first] = world.take()
     world.deliver(world.target.refuse(first.raw))
-    world.settle()
+    world.run_until_idle()
     refused, fine = world.ended
     assert (refused.sector, fine.sector) == (0, 4)
     assert refused.error is not None
@@ -254,7 +254,7 @@ def test_an_aoe_error_to_a_deferred_frame_ends_it(connect: Connect) -> None:
     _, second = world.take()
     world.wait(0.3)
     world.deliver(world.target.refuse(second.raw, 6))
-    world.settle()
+    world.run_until_idle()
     [bio] = world.ended
     assert isinstance(bio.error, BusyError)
 

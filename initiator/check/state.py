@@ -19,13 +19,13 @@ from aoe.ata import (
 )
 from aoe.config import ConfigCommand
 from aoe.header import Flag
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from aoe.macmask import DirectiveCommand, MaskCommand, MaskList
 from aoe.reserve import ReserveCommand
 from initiator.check.expect import (
-    A_LIST,
-    ANSWER,
-    That,
+    ANY_MASK_LIST,
+    ANY_RESPONSE,
+    Satisfies,
     config_is,
     holders_are,
     mask_is,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _DIRECTIVES_AT_ONCE: Final = 100
 
 
-class Keeper(ABC):
+class TargetState(ABC):
     """Keeps one thing of a target while checks change it."""
 
     what: ClassVar[str]
@@ -58,7 +58,7 @@ class Keeper(ABC):
         """Make it as it was."""
 
 
-class _Disk(Keeper):
+class _Disk(TargetState):
     what = "sectors"
 
     def save(self, t: Subject) -> Steps:
@@ -67,43 +67,43 @@ class _Disk(Keeper):
             raise Skip(f"sector {t.scratch.stop - 1} is not on the disk")
         for index, count in t.pieces():
             request = t.read(t.scratch[index], count)
-            reply = yield request, succeeds(sectors=count)
-            data.append(reply[ATA_DATA:])
+            response = yield request, succeeds(sectors=count)
+            data.append(response[ATA_DATA:])
         t.scratch_before = b"".join(data)
-        reply = yield t.write(t.scratch[0], t.kept()), ANSWER
-        t.is_read_only = _is_aborted(reply)
+        response = yield t.write(t.scratch[0], t.original()), ANY_RESPONSE
+        t.is_read_only = _is_aborted(response)
 
     def restore(self, t: Subject) -> Steps:
         if t.is_read_only:
             return
         for index, count in t.pieces():
-            request = t.write(t.scratch[index], t.kept(index, count))
+            request = t.write(t.scratch[index], t.original(index, count))
             yield request, succeeds()
 
 
-def _is_aborted(reply: bytes) -> bool:
-    if len(reply) < ATA_DATA or reply[14] & Flag.ERROR:
+def _is_aborted(response: bytes) -> bool:
+    if len(response) < ATA_DATA or response[14] & Flag.ERROR:
         return False
-    registers = Registers.unpack_from(reply)
+    registers = Registers.unpack_from(response)
     failed = registers.command & Status.ERROR
     return bool(failed and registers.feature & AtaError.ABORTED)
 
 
-class _Cache(Keeper):
+class _Cache(TargetState):
     what = "write cache"
 
     def save(self, t: Subject) -> Steps:
-        t.claims(Ability.WRITE_CACHE)
+        t.require(FeatureSet.WRITE_CACHE)
         # Switching to what is already selected shows whether it can be switched.
         yield from self.restore(t)
 
     def restore(self, t: Subject) -> Steps:
-        is_on = Ability.WRITE_CACHE in t.disk.enabled
+        is_on = FeatureSet.WRITE_CACHE in t.disk.enabled
         feature = Feature.WRITE_CACHE_ON if is_on else Feature.WRITE_CACHE_OFF
         yield t.ata(Opcode.SET_FEATURES, feature=feature), succeeds()
 
 
-class _ConfigString(Keeper):
+class _ConfigString(TargetState):
     what = "config string"
 
     def save(self, t: Subject) -> Steps:
@@ -114,7 +114,7 @@ class _ConfigString(Keeper):
         yield t.config(force, t.string), config_is(t.string, force)
 
 
-class _Mask(Keeper):
+class _Mask(TargetState):
     what = "MAC mask list"
 
     def save(self, t: Subject) -> Steps:
@@ -124,24 +124,26 @@ class _Mask(Keeper):
 
     def restore(self, t: Subject) -> Steps:
         add, delete = int(DirectiveCommand.ADD), int(DirectiveCommand.DELETE)
-        reply = yield t.mask_list(), A_LIST
-        now = [mac for _, mac in MaskList.unpack_from(reply).directives]
+        response = yield t.mask_list(), ANY_MASK_LIST
+        now = [mac for _, mac in MaskList.unpack_from(response).directives]
         added = [mac for mac in now if mac not in t.mask]
         added.sort(key=t.client.__eq__)
         edits = [(add, mac) for mac in t.mask if mac not in now]
         edits += [(delete, mac) for mac in added]
         for first in range(0, len(edits), _DIRECTIVES_AT_ONCE):
             some = edits[first : first + _DIRECTIVES_AT_ONCE]
-            yield t.mask_list(*some, mcmd=MaskCommand.EDIT), ANSWER
-        listed = That("the list as it was", lambda reply: _lists(reply) == set(t.mask))
+            yield t.mask_list(*some, mcmd=MaskCommand.EDIT), ANY_RESPONSE
+        listed = Satisfies(
+            "the list as it was", lambda response: _lists(response) == set(t.mask)
+        )
         yield t.mask_list(), listed
 
 
-def _lists(reply: bytes) -> set[bytes]:
-    return {mac for _, mac in MaskList.unpack_from(reply).directives}
+def _lists(response: bytes) -> set[bytes]:
+    return {mac for _, mac in MaskList.unpack_from(response).directives}
 
 
-class _Reservation(Keeper):
+class _Reservation(TargetState):
     what = "reservation"
 
     def save(self, t: Subject) -> Steps:
@@ -155,7 +157,7 @@ class _Reservation(Keeper):
         yield t.reserve(rcmd=force), holders_are(rcmd=force)
 
 
-KEEPERS: Final[dict[Needs, Keeper]] = {
+TARGET_STATES: Final[dict[Needs, TargetState]] = {
     Needs.RESERVE: _Reservation(),
     Needs.MASK: _Mask(),
     Needs.CONFIG: _ConfigString(),

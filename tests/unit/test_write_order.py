@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError
-from aoe.identify import Ability
+from aoe.identify import FeatureSet
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World
 
-LINGER = Options().linger
+QUARANTINE = Options().quarantine
 
 
 def lose_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
@@ -40,11 +40,11 @@ def test_a_write_waits_for_one_before_it_that_may_still_arrive(
     lose_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
-    assert world.device.order.held == 1
-    world.wait(LINGER - 0.31)
+    assert world.device.write_locks.queued_total == 1
+    world.wait(QUARANTINE - 0.31)
     assert world.take() == []
     world.wait(0.02)
-    world.settle()
+    world.run_until_idle()
     assert bio in world.ended
     assert world.target.disk[:SECTOR] == b"n" * SECTOR
 
@@ -56,7 +56,7 @@ def test_it_waits_no_longer_than_for_an_answer_to_each_transmission(
     late, _ = lose_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     world.reply(late)
-    world.settle()
+    world.run_until_idle()
     assert bio in world.ended
     assert world.now < 1
 
@@ -69,7 +69,7 @@ def test_an_earlier_answer_before_the_last_counts_as_well(connect: Connect) -> N
     [again] = world.take()
     world.reply(late, again)
     bio = world.write(0, b"n" * SECTOR)
-    world.settle()
+    world.run_until_idle()
     assert bio in world.ended
 
 
@@ -80,7 +80,7 @@ def test_an_aoe_error_to_an_earlier_transmission_counts_as_well(
     late, _ = lose_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     world.deliver(world.target.refuse(late.raw))
-    world.settle()
+    world.run_until_idle()
     assert bio in world.ended
 
 
@@ -90,11 +90,11 @@ def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
     world = connect()
     lose_the_first(world)
     second = world.write(0, b"n" * SECTOR)
-    world.now += 2 * LINGER
+    world.now += 2 * QUARANTINE
     third = world.write(0, b"m" * SECTOR)
     while world.driver.next_timeout() is not None:
         world.wait(0)
-        world.settle()
+        world.run_until_idle()
     assert world.ended[1:] == [second, third]
     assert world.target.disk[:SECTOR] == b"m" * SECTOR
 
@@ -130,7 +130,7 @@ def test_a_write_that_overlaps_one_on_its_way_waits_for_its_end(
     [frame] = world.take()
     assert frame.registers.count == 2
     world.reply(frame)
-    world.settle()
+    world.run_until_idle()
     assert world.ended == [older, newer]
     assert world.target.disk[: 2 * SECTOR] == b"o" * SECTOR + b"n" * SECTOR
 
@@ -142,7 +142,7 @@ def test_those_that_wait_keep_their_order(connect: Connect) -> None:
     free = world.write(8, b"d" * SECTOR)
     [first, other] = world.take()
     world.reply(other, first)
-    world.settle()
+    world.run_until_idle()
     assert world.ended[0] is free
     expected = b"a" * SECTOR + b"b" * SECTOR + b"c" * 2 * SECTOR
     assert world.target.disk[: 4 * SECTOR] == expected
@@ -150,7 +150,7 @@ def test_those_that_wait_keep_their_order(connect: Connect) -> None:
 
 def test_a_trim_waits_and_is_waited_for(connect: Connect) -> None:
     world = connect(is_up=False)
-    world.target.abilities = Ability.TRIM
+    world.target.feature_sets = FeatureSet.TRIM
     world.bring_up()
     world.discard(0, 8)
     world.write(7, b"n" * SECTOR)
@@ -160,7 +160,7 @@ def test_a_trim_waits_and_is_waited_for(connect: Connect) -> None:
     world.reply(*world.take())
     assert world.take() == []
     world.reply(trim)
-    world.settle()
+    world.run_until_idle()
     assert world.target.disk[7 * SECTOR : 8 * SECTOR] == b"n" * SECTOR
 
 
@@ -174,8 +174,8 @@ def test_k81_after_a_device_failed_its_frames_are_waited_for(connect: Connect) -
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
     world.target.answer(ghost.raw)
-    world.wait(LINGER + 0.01)
-    world.settle()
+    world.wait(QUARANTINE + 0.01)
+    world.run_until_idle()
     assert bio in world.ended
     assert world.target.disk[:SECTOR] == b"n" * SECTOR
 
@@ -205,7 +205,7 @@ def test_a_slow_target_keeps_frames_for_longer(connect: Connect) -> None:
     world.wait(3.5)
     world.reply(world.take()[-1])
     world.write(0, b"n" * SECTOR)
-    world.wait(LINGER)
+    world.wait(QUARANTINE)
     assert world.take() == []
 
 
@@ -297,10 +297,12 @@ def rewrite(world: World, seed: int, life: float) -> list[int]:
 @settings(max_examples=60, deadline=None)
 def test_a_disk_holds_what_was_acknowledged_last(connect: Connect, seed: int) -> None:
     """However late a frame arrives, as long as none lives longer than ``linger``."""
-    assert rewrite(connect(), seed, LINGER) == []
+    assert rewrite(connect(), seed, QUARANTINE) == []
 
 
 def test_without_care_for_late_duplicates_a_disk_does_not(connect: Connect) -> None:
-    careless = Options(linger=0)
-    spoilt = [seed for seed in range(60) if rewrite(connect(careless), seed, LINGER)]
+    careless = Options(quarantine=0)
+    spoilt = [
+        seed for seed in range(60) if rewrite(connect(careless), seed, QUARANTINE)
+    ]
     assert len(spoilt) > 10

@@ -11,8 +11,8 @@ from aoe.macmask import DIRECTIVE_LENGTH, MASK_LENGTH
 from aoe.reserve import RESERVE_LENGTH
 from initiator.check.expect import (
     ANYTHING,
+    NOT_AWAITED,
     SILENCE,
-    UNLIKELY,
     config_is,
     is_blank_from,
     is_long,
@@ -57,7 +57,7 @@ def padded(t: Subject) -> Steps:
 
 
 @table.must("P3 P34")
-def blank(t: Subject) -> Steps:
+def zero_padding(t: Subject) -> Steps:
     """Behind what a reply says there is nothing but zeroes."""
     for request, end in short_replies(t, JUNK):
         yield request, is_blank_from(end)
@@ -82,15 +82,15 @@ def too_short(t: Subject) -> Steps:
         # The byte of the tag that may be missing is zero.
         frame = t.frame(command, bytes(36), tag=t.tag_first | length << 8)
         filled_reply = yield frame[:length].ljust(60, b"\0"), ANYTHING
-        reply = yield frame[:length], UNLIKELY
-        if reply and reply == filled_reply:
+        response = yield frame[:length], NOT_AWAITED
+        if response and response == filled_reply:
             raise Skip("this network fills short frames up, or so it answers")
-        if reply:
+        if response:
             yield frame[:length], SILENCE
 
 
 @table.must("P20")
-def unpadded(t: Subject) -> Steps:
+def unpadded_requests(t: Subject) -> Steps:
     """A request needs no padding."""
     read = config_is(t.string, ConfigCommand.READ)
     yield t.config(is_padded=False), read
@@ -98,7 +98,7 @@ def unpadded(t: Subject) -> Steps:
 
 
 @table.must("P20")
-def junk(t: Subject) -> Steps:
+def trailing_bytes(t: Subject) -> Steps:
     """Junk behind a request is ignored."""
     yield t.config(tail=JUNK), config_is(t.string, ConfigCommand.READ)
     yield t.identify(tail=JUNK), succeeds(sectors=1)
@@ -106,7 +106,7 @@ def junk(t: Subject) -> Steps:
 
 
 @table.must("P23")
-def ballast(t: Subject) -> Steps:
+def mtu_probe_padding(t: Subject) -> Steps:
     """IDENTIFY and READ ignore the ballast of a probe for the MTU."""
     for count in range(1, t.frame_sectors + 1):
         yield t.identify(tail=bytes(count * SECTOR)), succeeds(sectors=1)
@@ -114,7 +114,7 @@ def ballast(t: Subject) -> Steps:
 
 
 @table.must("P21 P29")
-def exact(t: Subject) -> Steps:
+def exact_length(t: Subject) -> Steps:
     """Data replies have 36 bytes and the sectors, no byte more."""
     yield t.identify(), is_long(ATA_DATA + SECTOR)
     for count in range(1, min(t.frame_sectors, t.sectors) + 1):
@@ -122,7 +122,7 @@ def exact(t: Subject) -> Steps:
 
 
 @table.must("P22 P37")
-def advertised(t: Subject) -> Steps:
+def advertised_sectors(t: Subject) -> Steps:
     """It reads as many sectors at a time as it advertises."""
     if t.frame_sectors < t.advertised:
         raise Skip(f"our MTU carries {t.frame_sectors} of {t.advertised} sectors")

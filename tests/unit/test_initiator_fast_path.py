@@ -18,7 +18,7 @@ from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.asking import CLIENT
 from tests.links import MemoryRingLink
-from tests.unit.conftest import ADDRESS, AnsweringTarget
+from tests.unit.conftest import ADDRESS, FakeTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class Wire:
     def __init__(self, link: HostRings, trouble: float = 0, seed: int = 0) -> None:
         self.link = link
         self.disk = bytearray(CONTENT)
-        self.target = AnsweringTarget(self.disk, buffers=24)
+        self.target = FakeTarget(self.disk, buffers=24)
         self.now = 1000.0
         self.requests: list[bytes] = []
         self._chance, self._trouble = Random(seed), 0.0
@@ -90,10 +90,10 @@ class Wire:
     def monotonic(self) -> float:
         return self.now
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Let the host take a turn, and carry frames to and fro."""
         with mock.patch("initiator.io.host.time", self):
-            self.host.turn(0)
+            self.host.run_once(0)
         self.requests += self.link.sent
         for request in self.link.sent:
             self._carry(request)
@@ -106,7 +106,7 @@ class Wire:
         for _ in range(20_000):
             if done():
                 return
-            self.turn()
+            self.run_once()
         raise AssertionError
 
     def submit(self, bio: Bio) -> None:
@@ -187,7 +187,7 @@ class Script:
         for bio in self.bios:
             self._wire.submit(bio)
             while self._chance.random() < 0.3:
-                self._wire.turn()
+                self._wire.run_once()
         self._wire.run(lambda: len(self.ended) == len(self.bios))
         assert set(self.ended.values()) == {1}
         return [(str(bio.error), _memory(bio)) for bio in self.bios]
@@ -284,7 +284,7 @@ def test_a_lost_everyday_frame_is_sent_again_as_it_was_but_for_its_tag_k52(
     data = bytearray(b"\x5a" * 4096)
     wire.submit(bio_for(Op.WRITE, 16, data, ended.append))
     with mock.patch.object(wire, "_carry"):
-        wire.turn()
+        wire.run_once()
     [lost] = wire.requests[-1:]
     wire.run(lambda: bool(ended))
     again = wire.requests[-1]
@@ -306,7 +306,7 @@ def test_an_answer_that_is_too_short_is_waited_for_again_k61(wire: Wire) -> None
         for buffer in buffers:
             wire.submit(bio_for(Op.READ, 8 * number, buffer, ended.append))
         with mock.patch.object(wire, "answer", cut_answer):
-            wire.turn()
+            wire.run_once()
         wire.run(lambda number=number: len(ended) == 2 * number + 2)  # type: ignore[misc] # of this turn
         assert buffers == [CONTENT[number * 4096 :][:4096]] * 2
     assert wire.host.driver.runts == 4
@@ -317,13 +317,13 @@ def test_a_strangers_answer_says_nothing_of_the_target_k13(wire: Wire) -> None:
     for number in range(2):
         wire.submit(bio_for(Op.READ, 0, bytearray(4096), ended.append))
         with mock.patch.object(wire, "_carry"):
-            wire.turn()
+            wire.run_once()
         [ifp] = wire.host.driver.devices[ADDRESS].targets[0].ifs
         ifp.lost = 3
         answer = wire.answer(wire.requests[-1])
         answer[6:12] = b"\2\0\0\0\0\x99"
         wire.link.deliver(bytes(answer))
-        wire.turn()
+        wire.run_once()
         assert (ifp.lost, len(ended), wire.host.driver.foreign) == (
             3,
             number,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import AoEError, DeviceError
-from initiator.disk.read_modify_write import ByteView
+from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op
 from tests.platters import Platter
 
@@ -42,7 +42,7 @@ def test_a_read_of_any_window_is_one_bio(*, window: list[int], at_once: bool) ->
     platter = filled(at_once=at_once)
     buffer = bytearray(end - start)
     ends, done = ending()
-    ByteView(platter.submit).read(start, buffer, done)
+    ReadModifyWriteView(platter.submit).read(start, buffer, done)
     platter.end_all()
     assert ends == [None]
     assert buffer == platter.data[start:end]
@@ -59,7 +59,7 @@ def test_a_write_of_any_window_changes_nothing_else(
     data = random.Random(1).randbytes(end - start)
     wanted[start:end] = data
     ends, done = ending()
-    ByteView(platter.submit).write(start, data, done)
+    ReadModifyWriteView(platter.submit).write(start, data, done)
     platter.end_all()
     assert ends == [None]
     assert platter.data == wanted
@@ -77,7 +77,7 @@ def test_writes_beside_each_other_all_land(
 ) -> None:
     """They share sectors but no bytes, and run at the same time, in any order."""
     platter = filled()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     wanted = bytearray(platter.data)
     pieces = list(pairwise(borders))
     dice.shuffle(pieces)
@@ -93,7 +93,7 @@ def test_writes_beside_each_other_all_land(
 
 def test_a_whole_sector_waits_for_the_one_who_patches_it() -> None:
     platter = filled()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     ends, done = ending()
     view.write(510, b"four", done)
     view.write(0, b"x" * 512, done)
@@ -110,7 +110,7 @@ def test_a_whole_sector_waits_for_the_one_who_patches_it() -> None:
 
 def test_who_patches_waits_for_whole_sectors_on_their_way() -> None:
     platter = filled()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     ends, done = ending()
     view.write(0, b"x" * 512, done)
     view.write(1, b"abc", done)
@@ -124,7 +124,7 @@ def test_who_patches_waits_for_whole_sectors_on_their_way() -> None:
 def test_a_sector_that_cannot_be_read_is_not_written() -> None:
     platter = filled()
     before = bytes(platter.data)
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     ends, done = ending()
     view.write(510, b"four", done)
     view.write(500, b"waits", done)
@@ -144,7 +144,7 @@ def test_many_who_wait_all_fail_and_none_is_forgotten() -> None:
         bio.end_io(bio)
 
     kept: list[Bio] = []
-    view = ByteView(kept.append)
+    view = ReadModifyWriteView(kept.append)
     ends, done = ending()
     for _ in range(2000):
         view.write(1, b"x", done)
@@ -160,7 +160,7 @@ def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
     platter = Platter(3 << 11, at_once=at_once)
     platter.data[:] = b"\xff" * len(platter.data)
     ends, done = ending()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     view.write_zeroes(700, 5 << 19, done, fua=True)
     view.write_zeroes(3 << 20, 0, done)
     platter.end_all()
@@ -173,7 +173,7 @@ def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
 def test_zeroes_end_with_the_first_piece_that_fails() -> None:
     platter = Platter(3 << 11)
     ends, done = ending()
-    ByteView(platter.submit).write_zeroes(0, 3 << 20, done)
+    ReadModifyWriteView(platter.submit).write_zeroes(0, 3 << 20, done)
     platter.failure = failure = DeviceError("e7.3", "no")
     platter.end_all()
     assert ends == [failure]
@@ -183,7 +183,7 @@ def test_zeroes_end_with_the_first_piece_that_fails() -> None:
 def test_a_stable_write_is_one_whatever_its_ends() -> None:
     platter = filled(at_once=True)
     ends, done = ending()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     view.write(512, b"x" * 512, done, fua=True)
     view.write(3, b"x", done, fua=True)
     assert platter.stable == 2
@@ -200,7 +200,7 @@ def test_whole_sectors_are_trimmed_and_nothing_else(window: list[int]) -> None:
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
     wanted[inner] = b"\xdb" * len(wanted[inner])
     ends, done = ending()
-    ByteView(platter.submit).trim(start, end - start, done)
+    ReadModifyWriteView(platter.submit).trim(start, end - start, done)
     assert ends == [None]
     assert platter.data == wanted
 
@@ -216,7 +216,7 @@ def test_holes_are_trimmed_and_what_is_around_them_zeroed(
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
     wanted[inner] = b"\xdb" * len(wanted[inner])
     ends, done = ending()
-    ByteView(platter.submit).punch(start, end - start, done, fua=True)
+    ReadModifyWriteView(platter.submit).punch(start, end - start, done, fua=True)
     platter.end_all()
     assert ends == [None]
     assert platter.data == wanted
@@ -227,7 +227,7 @@ def test_holes_are_trimmed_and_what_is_around_them_zeroed(
 def test_a_hole_that_fails_is_told_once() -> None:
     platter = filled()
     ends, done = ending()
-    ByteView(platter.submit).punch(500, 1024, done, fua=True)
+    ReadModifyWriteView(platter.submit).punch(500, 1024, done, fua=True)
     platter.failure = failure = DeviceError("e7.3", "no such sector")
     platter.end_all()
     assert ends == [failure]
@@ -236,7 +236,7 @@ def test_a_hole_that_fails_is_told_once() -> None:
 
 def test_a_trim_and_a_write_of_the_same_keep_their_order() -> None:
     platter = filled()
-    view = ByteView(platter.submit)
+    view = ReadModifyWriteView(platter.submit)
     ends, done = ending()
     view.trim(0, 1024, done)
     view.write(512, b"x" * 512, done)

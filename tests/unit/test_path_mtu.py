@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from aoe.ata import ATA_DATA, SECTOR
 from aoe.common.doctor.findings import Verdict
-from initiator.client.path_mtu import PathMtu, judge_path, measure
-from initiator.client.requests import Asking
+from initiator.client.path_mtu import PathMtu, diagnose_path, measure
+from initiator.client.requests import RequestBuilder
 from target.disks.memory import MemoryDisk
 from tests.asking import CLIENT, TARGET, ask, make_target, reserve
 
@@ -26,7 +26,7 @@ def walk(
     target: Target, wanted: int, passes: Callable[[bytes], bool]
 ) -> tuple[PathMtu, list[bytes]]:
     """Measure a path that lets some frames through; return what was asked, too."""
-    asking = Asking(target.export.address, TARGET, CLIENT)
+    asking = RequestBuilder(target.export.address, TARGET, CLIENT)
     steps = measure(asking, wanted)
     requests = []
     reply = None
@@ -115,8 +115,8 @@ def test_a_path_that_carries_less_than_its_ends_send_fails(
     there: int, back: int | None, verdict: str, words: str
 ) -> None:
     address = make_target().export.address
-    found = judge_path(address, "eth0", TARGET, PathMtu(17, there, back))
+    found = diagnose_path(address, "eth0", TARGET, PathMtu(17, there, back))
     assert found.subject == "e7.3"
     assert found.verdict == verdict
     assert words in found.text
-    assert (found.verdict is Verdict.FAIL and there >= 0) == bool(found.cure)
+    assert (found.verdict is Verdict.FAIL and there >= 0) == bool(found.fix)
