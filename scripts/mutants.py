@@ -1,8 +1,8 @@
-"""Leave out one get, put or deferral after the other, and see which test notices.
+"""Run mutation tests of the lab: remove one get, put or deferral at a time.
 
-Every mutant is a copy of the checkout in which one statement does nothing. The unit
-tests of the lab run against each until the first fails. One that no test notices is a
-survivor: a test is missing.
+Each mutant is a copy of the checkout in which one statement does nothing. The unit
+tests of the lab run on it until the first failure. A mutant that survives shows that a
+test is missing.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MUTATED: Final = {
     "initiator/driver/driver.py": frozenset({"bio_arrives", "bio_ends"}),
     "initiator/lab/world.py": frozenset({"end_io"}),
 }
-"""Calls that are left out, by the module in which they stand."""
+"""Calls to remove, by module."""
 SHARERS: Final = frozenset({"dataref", "users"})
-"""Counters of those who share data: their ups and downs are left out as well."""
+"""Counters of sharers, whose increments and decrements are removed as well."""
 DEFERRAL: Final = "_is_referenced"
-"""What puts the reuse of an object off: made to answer no."""
+"""The test for deferring the reuse of an object, replaced by False."""
 TESTS: Final = tuple(
     f"tests/unit/test_lab_{name}.py" for name in ("skbuff", "slab", "rules", "policies")
 )
@@ -48,14 +48,14 @@ _TIMEOUT: Final = 120.0
 
 
 class Mutant(NamedTuple):
-    """One statement that does nothing.
+    """A module with one statement removed.
 
     Args:
-        path: its module.
-        line: where it stands.
-        function: in what.
+        path: the module.
+        line: line of the statement.
+        function: the function around it.
         text: the statement.
-        source: the module without it.
+        source: source of the module without the statement.
     """
 
     path: str
@@ -69,7 +69,7 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Which test noticed a mutant; "" if none did."""
+    """The test that killed a mutant, "" if it survived."""
 
     mutant: Mutant
     killer: str
@@ -77,22 +77,24 @@ class Verdict(NamedTuple):
 
 
 def mutants(path: str, source: str) -> Iterator[Mutant]:
-    """Find what can be left out of a module, in the order of its lines."""
+    """Yield the mutants of a module in the order of its lines."""
     found = []
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef):
             for node in ast.walk(function):
-                instead = _instead(node, MUTATED[path])
-                if instead:
-                    found.append((node, function.name, instead))
-    for node, function_name, instead in sorted(found, key=lambda f: _place(f[0])):
+                replacement = _replacement(node, MUTATED[path])
+                if replacement:
+                    found.append((node, function.name, replacement))
+    for node, function_name, replacement in sorted(
+        found, key=lambda f: _position(f[0])
+    ):
         text = ast.get_source_segment(source, node) or ""
-        mutated = _replaced(source, node, instead)
-        yield Mutant(path, _place(node)[0], function_name, text, mutated)
+        mutated = _replaced(source, node, replacement)
+        yield Mutant(path, _position(node)[0], function_name, text, mutated)
 
 
-def _instead(node: ast.AST, names: frozenset[str]) -> str:
-    """Say what to write instead of a statement or call; "" to let it stand."""
+def _replacement(node: ast.AST, names: frozenset[str]) -> str:
+    """Return the replacement of a statement or call, "" for none."""
     match node:
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name))) if name in names:
             return "pass"
@@ -103,21 +105,21 @@ def _instead(node: ast.AST, names: frozenset[str]) -> str:
     return ""
 
 
-def _place(node: ast.AST) -> tuple[int, int]:
+def _position(node: ast.AST) -> tuple[int, int]:
     return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
 
 
-def _replaced(source: str, node: ast.AST, instead: str) -> str:
+def _replaced(source: str, node: ast.AST, replacement: str) -> str:
     lines = source.splitlines(keepends=True)
-    line, column = _place(node)
+    line, column = _position(node)
     last: int = getattr(node, "end_lineno", line)
     end: int = getattr(node, "end_col_offset", 0)
     before, after = lines[line - 1][:column], lines[last - 1][end:]
-    return "".join([*lines[: line - 1], before, instead, after, *lines[last:]])
+    return "".join([*lines[: line - 1], before, replacement, after, *lines[last:]])
 
 
 def all_mutants(checkout: Path = CHECKOUT) -> list[Mutant]:
-    """Find the mutants of all modules."""
+    """Return the mutants of all modules."""
     return [
         mutant
         for path in MUTATED
@@ -126,7 +128,7 @@ def all_mutants(checkout: Path = CHECKOUT) -> list[Mutant]:
 
 
 def copy_checkout(home: Path) -> None:
-    """Copy what the tests need into an empty directory."""
+    """Copy the files that the tests need into an empty directory."""
     for name in NEEDED:
         if (CHECKOUT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
@@ -136,8 +138,9 @@ def copy_checkout(home: Path) -> None:
 
 
 def failing_test(home: Path, tests: Sequence[str] = TESTS) -> str:
-    """Run the tests in a copy of the checkout; return the first that fails, or ""."""
-    # Run as a module, Python finds the copy first; a cache would outlive the mutant.
+    """Run the tests in a copy of the checkout; return the first failing one or ""."""
+    # Running pytest as a module puts the copy first in sys.path. Bytecode must not be
+    # written, or it would outlive the mutant.
     environment = os.environ | {
         "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(home / ".hypothesis"),
@@ -155,7 +158,7 @@ def failing_test(home: Path, tests: Sequence[str] = TESTS) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {_TIMEOUT:.0f} s"
+        return f"timeout after {_TIMEOUT:.0f} s"
     if done.returncode == 0:
         return ""
     for line in done.stdout.splitlines():
@@ -164,23 +167,23 @@ def failing_test(home: Path, tests: Sequence[str] = TESTS) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def judge(mutant: Mutant, home: Path, tests: Sequence[str] = TESTS) -> Verdict:
-    """Run the tests against one mutant, in a copy that is whole again afterwards."""
+def run_mutant(mutant: Mutant, home: Path, tests: Sequence[str] = TESTS) -> Verdict:
+    """Run the tests on one mutant in a copy, and restore the copy."""
     start = time.monotonic()
-    place = home / mutant.path
-    whole = place.read_text()
-    place.write_text(mutant.source)
+    module = home / mutant.path
+    original = module.read_text()
+    module.write_text(mutant.source)
     try:
         killer = failing_test(home, tests)
     finally:
-        place.write_text(whole)
+        module.write_text(original)
     return Verdict(mutant, killer, time.monotonic() - start)
 
 
-def judge_all(
+def run_mutants(
     chosen: Sequence[Mutant], jobs: int, tests: Sequence[str] = TESTS
 ) -> Iterator[Verdict]:
-    """Judge mutants, some at a time, each in a copy of the checkout of its own."""
+    """Run the tests on mutants in parallel, with a copy of the checkout per job."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         homes: SimpleQueue[Path] = SimpleQueue()
         for number in range(jobs):
@@ -192,12 +195,12 @@ def judge_all(
         broken = failing_test(first, tests)
         homes.put(first)
         if broken:
-            raise SystemExit(f"mutants: {broken} fails as it is. Repair that first")
+            raise SystemExit(f"mutants: {broken} fails without a mutant. Fix it first")
 
         def run(mutant: Mutant) -> Verdict:
             home = homes.get()
             try:
-                return judge(mutant, home, tests)
+                return run_mutant(mutant, home, tests)
             finally:
                 homes.put(home)
 
@@ -206,12 +209,22 @@ def judge_all(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Judge the mutants and print who noticed each; 1 if one survives."""
+    """Run the mutants and print the killer of each; return 1 if one survives."""
     parser = argparse.ArgumentParser(prog="mutants", description=__doc__)
-    parser.add_argument("--list", action="store_true", help="only list them")
-    parser.add_argument("-k", metavar="TEXT", default="", help="those that contain it")
-    parser.add_argument("-j", metavar="JOBS", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("tests", nargs="*", default=TESTS, help="instead of the lab's")
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    parser.add_argument(
+        "-k", metavar="TEXT", default="", help="only mutants that contain TEXT"
+    )
+    parser.add_argument(
+        "-j",
+        metavar="JOBS",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="number of parallel jobs",
+    )
+    parser.add_argument(
+        "tests", nargs="*", default=TESTS, help="tests to run (default: the lab's)"
+    )
     options = parser.parse_args(words)
     chosen = [mutant for mutant in all_mutants() if options.k in str(mutant)]
     if options.list:
@@ -219,7 +232,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     start = time.monotonic()
     survivors = 0
-    for mutant, killer, seconds in judge_all(chosen, options.j, options.tests):
+    for mutant, killer, seconds in run_mutants(chosen, options.j, options.tests):
         survivors += not killer
         print(f"{mutant}\n    {killer or 'SURVIVES'} ({seconds:.1f} s)", flush=True)
     took = time.monotonic() - start

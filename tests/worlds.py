@@ -1,12 +1,11 @@
-"""What the tests of the lab ask of its worlds: how counts moved, and what broke."""
+"""Helpers for tests of the lab: run worlds, read counts and faults from journals."""
 
 from __future__ import annotations
 
 import itertools
 from typing import TYPE_CHECKING
 
-from initiator.lab.cases import EVENTS, Case, run_case
-from initiator.lab.cases import play as play_event
+from initiator.lab.cases import EVENTS, Case, run_case, run_event
 from initiator.lab.kernel.journal import Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, Memory
 from initiator.lab.kernel.policy import POLICIES
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.policy import Policy
     from initiator.lab.world import Write
 
-_MOVES = {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "free_pages"}
+_COUNTING = {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "free_pages"}
 
 
 def make_memory(rules: Rules = RULES_2_6_21, pages: int = 8) -> Memory:
@@ -42,21 +41,21 @@ def submit(world: World, submitter: str) -> Write:
     return world.submit(SUBMITTERS[submitter])
 
 
-def play(case: str) -> Result:
-    """Play ``policy/submitter/event/nic`` and keep all of its journal."""
+def run(case: str) -> Result:
+    """Run ``policy/submitter/event/nic`` and record all entries."""
     return run_case(Case.parse(case), keep_entries=True)
 
 
-def played(
+def world_after(
     policy: str | Policy,
     submitter: str,
     event: str,
     nic: Nic,
     rules: Rules | None = None,
 ) -> World:
-    """Play an event to its end and return the world."""
+    """Run an event and return its world."""
     world = make_world(policy, nic, rules)
-    play_event(world, SUBMITTERS[submitter], EVENTS[event])
+    run_event(world, SUBMITTERS[submitter], EVENTS[event])
     return world
 
 
@@ -66,43 +65,43 @@ def outcomes(
     events: Iterable[str],
     nics: Iterable[str],
 ) -> dict[Case, str]:
-    """Play the cases and return the outcome of each."""
+    """Run the cases and return their outcomes."""
     axes = itertools.product(policies, submitters, events, nics)
     cases = itertools.starmap(Case, axes)
     return {case: run_case(case, compare=False).outcome for case in cases}
 
 
 def page_of(write: Write) -> Page:
-    """Return the page under test: the first of the buffer."""
+    """Return the first page of the buffer."""
     return write.buffer.pieces[0][0]
 
 
-def moves(journal: Journal, page: Page) -> list[tuple[str, int | None]]:
-    """Return who moved a page's count, and to what."""
+def count_changes(journal: Journal, page: Page) -> list[tuple[str, int | None]]:
+    """Return the actor and the new count of each change of a page's count."""
     return [
         (entry.actor, entry.count)
         for entry in journal.entries
         if entry.page == page.pfn
-        and entry.action in _MOVES
+        and entry.action in _COUNTING
         and entry.before is not None
     ]
 
 
 def counts(journal: Journal, page: Page) -> list[int | None]:
-    """Return what a page's count became, move by move."""
-    return [count for _, count in moves(journal, page)]
+    """Return the successive counts of a page."""
+    return [count for _, count in count_changes(journal, page)]
 
 
 def faults(journal: Journal) -> list[tuple[str, int | None]]:
-    """Return what broke, in order, and on which page."""
+    """Return the faults in order, with their pages."""
     return [(entry.fault.value, entry.page) for entry in journal.faults if entry.fault]
 
 
 def first(journal: Journal, action: str) -> Entry:
-    """Return the first event of a kind."""
+    """Return the first entry with this action."""
     return next(entry for entry in journal.entries if entry.action == action)
 
 
 def disk(world: World, length: int = PAGE_SIZE) -> bytes:
-    """Return what the target has stored from its first sector on."""
+    """Return the first bytes of the target's disk."""
     return world.peer.contents(0, length)

@@ -1,1 +1,1 @@
-"""A conformance suite for any AoE target: rules as tables, no socket in them."""
+"""A conformance suite for AoE targets; the checks themselves do no I/O."""

@@ -303,7 +303,7 @@ class Host:
             # Away, or down: if it was there, its link finds out which.
             return
         self._let_go(port)
-        port.use(another)
+        port.attach(another)
         self._listen(port)
         self.driver.netdev_changed(port, now)
 
@@ -378,7 +378,7 @@ class Host:
         return NotFoundError(
             str(address),
             f"no answer on {names} within {timeout:g} s",
-            f"See who is there: aoe discover -i {names}",
+            f"To list targets: aoe discover -i {names}",
         )
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The page-lifetime lab: what happens to a page in bio, skb and network card."""
+"""The lab: the lifetime of pages in bios, skbs and NICs, under page-count policies."""

@@ -1,7 +1,7 @@
-"""The 1,890 cases: policy x submitter x event x card, each on a world of its own.
+"""The 1,890 cases: policy x submitter x event x NIC, each run in its own world.
 
-The names are those of the axes; an event is a script. Nothing is looked up: a case's
-outcome is the worst fault that its world recorded.
+An event is a script of steps. The outcome of a case is the worst fault in the journal
+of its world (K117).
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ ALL_SUBMITTERS: Final = SUBMITTERS | VARIANTS
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the network, the device and the owner do, in order.
+    """A script of what the network, the device and the owner do.
 
     Args:
-        name: as reports and commands call it.
-        summary: one line for people.
-        stale: the first clone stays queued and leaves after bi_end_io.
+        name: name in reports and commands.
+        summary: description in one line.
+        stale: the first clone waits in the qdisc and is sent after bi_end_io.
         late: TX completion comes after bi_end_io.
-        duplicate: the answer comes twice.
-        fails: the device is taken down while the clone is queued.
-        reuse: what happens to the memory after bi_end_io: "" nothing, "free" its owner
-            gives it up and somebody else fills it, "rewrite" its owner does.
+        duplicate: the response arrives twice.
+        fails: the device fails while the clone waits in the qdisc.
+        reuse: what happens to the memory after bi_end_io: "" nothing; "free": the
+            owner frees it, and a new owner allocates and fills it; "rewrite": the
+            owner writes new content into it.
     """
 
     name: str
@@ -55,40 +56,40 @@ class Event:
 EVENTS: Final = {
     event.name: event
     for event in (
-        Event("clean", "sent, completed, answered"),
-        Event("late_txdone", "answered before TX completion", late=True),
+        Event("clean", "transmitted, completed, response received"),
+        Event("late_txdone", "response before TX completion", late=True),
         Event(
             "lost_rexmit_stale_clone",
-            "first clone stuck in the queue, its retransmission answered",
+            "first clone waits in the qdisc, response to its retransmission",
             stale=True,
         ),
-        Event("dup_response", "the answer comes twice", duplicate=True),
+        Event("dup_response", "the response arrives twice", duplicate=True),
         Event(
             "devfail_clone_in_flight",
-            "device failed while a clone is queued",
+            "device fails while a clone waits in the qdisc",
             fails=True,
         ),
         Event(
             "late_txdone+free_realloc",
-            "answered before TX completion, memory reused",
+            "response before TX completion, memory reused",
             late=True,
             reuse="free",
         ),
         Event(
             "stale_clone+free_realloc",
-            "stale clone leaves after the memory was reused",
+            "stale clone transmitted after the memory was reused",
             stale=True,
             reuse="free",
         ),
         Event(
             "devfail+free_realloc",
-            "clone leaves after device failure and reuse",
+            "clone transmitted after device failure and reuse",
             fails=True,
             reuse="free",
         ),
         Event(
             "stale_clone+rewrite_in_place",
-            "stale clone leaves after its owner wrote new content",
+            "stale clone transmitted after its owner wrote new content",
             stale=True,
             reuse="rewrite",
         ),
@@ -109,10 +110,10 @@ class Case(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Read ``a/rawalloc_highorder_tail/late_txdone/COW``.
+        """Parse ``a/rawalloc_highorder_tail/late_txdone/COW``.
 
         Raises:
-            UsageError: not four names of the axes.
+            UsageError: the text is not four known names.
         """
         parts = text.split("/")
         axes = [
@@ -128,18 +129,19 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a case.
+    """The result of a case.
 
     Args:
-        case: which.
-        outcome: the word, worst first (K117).
+        case: the case.
+        outcome: the worst fault, or ``ok`` (K117).
         flags: annotations, sorted.
-        reason: the rule that decided it, and why.
+        reason: the rule that decided the outcome, and a description.
         costs: see ``initiator.lab.kernel.journal.Costs``.
-        if_late: the outcome if frames were linearised late, where 2.6.21 is only
-            remembered to do it early and it makes a difference (K121).
-        if_kept: the outcome if bad pages were kept out of circulation, likewise.
-        journal: everything that happened.
+        if_linearized_late: on 2.6.21, the outcome with ``early_linearize`` off, if it
+            differs (K121).
+        if_bad_page_kept_out: on 2.6.21, the outcome with ``bad_page_freed`` off, if it
+            differs (K121).
+        journal: the event log.
     """
 
     case: Case
@@ -158,7 +160,7 @@ def all_cases(
     events: Sequence[str] = (),
     nics: Sequence[str] = (),
 ) -> Iterator[Case]:
-    """Yield the cases, all or those of the named policies, submitters and so on."""
+    """Yield all cases, or those of the given policies, submitters, events and NICs."""
     for names in itertools.product(
         policies or POLICIES,
         submitters or SUBMITTERS,
@@ -168,8 +170,8 @@ def all_cases(
         yield Case(*names)
 
 
-def play(world: World, submitter: Submitter, event: Event) -> None:
-    """Let the event happen to one write; a BUG ends it early."""
+def run_event(world: World, submitter: Submitter, event: Event) -> None:
+    """Submit one write and run the event's script; stop at a BUG."""
     try:
         _script(world, submitter, event)
         world.finish()
@@ -199,13 +201,13 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
 
 
 def run_case(case: Case, *, keep_entries: bool = False, compare: bool = True) -> Result:
-    """Play a case on a world of its own, with an in-memory target.
+    """Run a case in a new world, with a target in memory.
 
     Args:
-        case: which.
+        case: the case.
         keep_entries: record all entries of the journal, not only faults.
-        compare: where the policy runs on 2.6.21, play it again under the two settings
-            of which that kernel's own is only remembered (K121).
+        compare: on 2.6.21, also run the case with ``early_linearize`` off and with
+            ``bad_page_freed`` off (K121).
     """
     world = simulate_case(case, keep_entries=keep_entries)
     rules = world.memory.rules
@@ -228,7 +230,7 @@ def simulate_case(
     peer: Peer | None = None,
     nic_mac: bytes | None = None,
 ) -> World:
-    """Play a case and return its world; arguments as for ``World``."""
+    """Run a case and return its world; arguments as for ``World``."""
     world = World(
         POLICIES[case.policy],
         Nic[case.nic],
@@ -237,13 +239,13 @@ def simulate_case(
         peer=peer,
         nic_mac=nic_mac,
     )
-    play(world, ALL_SUBMITTERS[case.submitter], EVENTS[case.event])
+    run_event(world, ALL_SUBMITTERS[case.submitter], EVENTS[case.event])
     return world
 
 
-def _differing(case: Case, rules: Rules, usual: World) -> str:
+def _differing(case: Case, rules: Rules, default: World) -> str:
     outcome = simulate_case(case, rules=rules).journal.outcome
-    return outcome if outcome != usual.journal.outcome else ""
+    return outcome if outcome != default.journal.outcome else ""
 
 
 def result_of(
@@ -252,7 +254,7 @@ def result_of(
     if_linearized_late: str = "",
     if_bad_page_kept_out: str = "",
 ) -> Result:
-    """Sum up a world that a case was played on."""
+    """Return the result of a case from the world that it was run in."""
     journal = world.journal
     return Result(
         case,
@@ -267,23 +269,23 @@ def result_of(
 
 
 def _reason(journal: Journal, case: Case) -> str:
-    """Name the rule that broke first and, if another fault is worse, that one too."""
+    """Describe the first fault and, if a later one is worse, that one too."""
     worst = journal.worst
     if worst is None:
         return _why_ok(case)
     first = journal.faults[0]
-    words = _tell(first)
-    return words if first.fault is worst.fault else f"{words}; then {_tell(worst)}"
+    words = _describe(first)
+    return words if first.fault is worst.fault else f"{words}; then {_describe(worst)}"
 
 
-def _tell(entry: Entry) -> str:
+def _describe(entry: Entry) -> str:
     where = "" if entry.page is None else f" page {entry.page}"
     return f"{entry.rule} {entry.actor} {entry.action}{where}: {entry.note}"
 
 
 def _why_ok(case: Case) -> str:
     return {
-        Nic.SG: "K74 clones share data, no page is touched",
-        Nic.NOSG: "K75 every get has its put, and no count fell to zero early",
-        Nic.COW: "K76 every get has its put, and no count fell to zero early",
+        Nic.SG: "K74 clones share data, no page count changes",
+        Nic.NOSG: "K75 get_page and put_page balance, no page was freed early",
+        Nic.COW: "K76 get_page and put_page balance, no page was freed early",
     }[Nic[case.nic]]

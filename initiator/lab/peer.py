@@ -1,6 +1,6 @@
-"""The target of a world without a network: it answers at once, from memory.
+"""The target of a world without a network: a disk in memory.
 
-A world on a real wire has ``WirePeer`` instead, in ``initiator.lab.wire``.
+``WirePeer`` in ``initiator.lab.wire`` is a real target on a link.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ ADDRESS: Final = Address(0, 0)
 
 
 class Peer(Protocol):
-    """Whoever answers the frames of a world."""
+    """The target of a world."""
 
     def exchange(self, frame: bytes) -> bytes | None:
-        """Execute a request and return the answer to it."""
+        """Execute a request and return the response."""
 
     def contents(self, offset: int, length: int) -> bytes:
-        """What the disk holds there now."""
+        """Return the current contents of the disk."""
 
 
 class MemoryPeer:
-    """A disk in memory behind address e0.0.
+    """A target at e0.0 with a disk in memory.
 
     Args:
-        sectors: its size.
+        sectors: size of the disk.
     """
 
     mac: Final = bytes.fromhex("020000000002")
@@ -39,17 +39,17 @@ class MemoryPeer:
         self.disk = bytearray(sectors * SECTOR)
 
     def contents(self, offset: int, length: int) -> bytes:
-        """What the disk holds there now."""
+        """Return the current contents of the disk."""
         return bytes(self.disk[offset : offset + length])
 
     def exchange(self, frame: bytes) -> bytes | None:
-        """Answer config queries, IDENTIFY and writes, which is all a world sends."""
+        """Respond to config queries, IDENTIFY and writes, all that a world sends."""
         request = Header.unpack_from(frame)
         if request.command == Command.CONFIG:
-            reply = bytearray(FRAME_MINIMUM)
+            response = bytearray(FRAME_MINIMUM)
             config = Config(buffer_count=16, sector_count=16, version=VERSION)
-            config.pack_into(reply)
-            return self._send(reply, request)
+            config.pack_into(response)
+            return self._finish(response, request)
         registers = Registers.unpack_from(frame)
         data = b""
         if registers.command == Opcode.IDENTIFY:
@@ -58,13 +58,13 @@ class MemoryPeer:
             written = frame[ATA_DATA:]
             start = registers.lba * SECTOR
             self.disk[start : start + len(written)] = written
-        reply = bytearray(max(FRAME_MINIMUM, ATA_DATA + len(data)))
-        answer = Registers(registers.aflags, 0, 0, Status.READY, registers.lba)
-        answer.pack_into(reply)
-        reply[ATA_DATA : ATA_DATA + len(data)] = data
-        return self._send(reply, request)
+        response = bytearray(max(FRAME_MINIMUM, ATA_DATA + len(data)))
+        success = Registers(registers.aflags, 0, 0, Status.READY, registers.lba)
+        success.pack_into(response)
+        response[ATA_DATA : ATA_DATA + len(data)] = data
+        return self._finish(response, request)
 
-    def _send(self, reply: bytearray, request: Header) -> bytes:
+    def _finish(self, response: bytearray, request: Header) -> bytes:
         header = Header(
             request.src,
             self.mac,
@@ -73,5 +73,5 @@ class MemoryPeer:
             request.tag,
             flags=Flag.RESPONSE,
         )
-        header.pack_into(reply)
-        return bytes(reply)
+        header.pack_into(response)
+        return bytes(response)

@@ -1,7 +1,7 @@
-"""Cases on a real wire: a real target executes what the modelled machine sends.
+"""Cases on a real link: a real target executes the frames of the modelled machine.
 
-The machine, its pages and its card stay modelled; frames and answers are real. What
-landed is read from the disk itself.
+The machine, its pages and its NIC are modelled; requests and responses are real frames.
+After a case the sectors are read back from the target's disk.
 """
 
 from __future__ import annotations
@@ -41,56 +41,59 @@ if TYPE_CHECKING:
 
 _DISK: Final = 64 * SECTOR
 _SECTORS: Final = PAGE_SIZE // SECTOR
-_PLACE: Final = slice(16, 19)
-"""Of shelf and slot in a frame."""
+_SHELF_SLOT: Final = slice(16, 19)
+"""Bytes of shelf and slot in a frame."""
 _MTU: Final = ATA_DATA - ETHERNET_LENGTH + PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class CaseRun:
-    """A case that was played, and what it did to the disk.
+    """The result of a case and the sectors that it wrote.
 
     Args:
-        result: what came of it.
-        submitted: the bytes of the bio; none if the machine stopped before.
-        landed: what the disk holds in their place.
+        result: the result of the case.
+        submitted: the bytes of the bio; empty if the machine stopped before.
+        on_disk: the contents of these sectors afterwards.
     """
 
     result: Result
     submitted: bytes
-    landed: bytes
+    on_disk: bytes
 
     def agrees_with(self, other: CaseRun) -> bool:
-        """Tell whether outcome, annotations and disk are the same."""
+        """Return True if outcome, annotations and disk contents are equal."""
         mine, others = self.result, other.result
-        return (mine.outcome, mine.flags, self.submitted, self.landed) == (
+        return (mine.outcome, mine.flags, self.submitted, self.on_disk) == (
             others.outcome,
             others.flags,
             other.submitted,
-            other.landed,
+            other.on_disk,
         )
 
 
-def play(case: Case, peer: Peer | None = None, nic_mac: bytes | None = None) -> CaseRun:
-    """Play a case against a peer; against a disk in memory by default."""
+def run_and_read_back(
+    case: Case, peer: Peer | None = None, nic_mac: bytes | None = None
+) -> CaseRun:
+    """Run a case with a peer, by default a disk in memory, and read the disk back."""
     world = simulate_case(case, keep_entries=True, peer=peer, nic_mac=nic_mac)
-    submitted, place = b"", 0
+    submitted, offset = b"", 0
     if world.writes:
-        submitted, place = world.writes[0].expected, world.writes[0].bio.sector * SECTOR
-    landed = world.peer.contents(place, len(submitted))
-    return CaseRun(result_of(case, world), submitted, landed)
+        write = world.writes[0]
+        submitted, offset = write.expected, write.bio.sector * SECTOR
+    on_disk = world.peer.contents(offset, len(submitted))
+    return CaseRun(result_of(case, world), submitted, on_disk)
 
 
 class WirePeer:
-    """A real target that answers the frames of a world.
+    """A real target on a link.
 
-    A world calls its target e0.0; on the wire it has its own address.
+    In a world the target's address is e0.0; frames are rewritten to the real address.
 
     Args:
-        link: an interface on which the target is.
-        contents: reads the target's disk: offset, length.
-        address: the target's.
-        patience: seconds that it gets for one answer.
+        link: the interface.
+        contents: returns the bytes at an offset of the target's disk.
+        address: address of the target.
+        timeout: seconds to wait for a response.
     """
 
     def __init__(
@@ -98,44 +101,44 @@ class WirePeer:
         link: Link,
         contents: Callable[[int, int], bytes],
         address: Address = ADDRESS,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> None:
         self.link = link
-        self._patience = patience
+        self._timeout = timeout
         self.contents = contents
         self._address = address
 
     def exchange(self, frame: bytes) -> bytes | None:
-        """Send a request and return the answer to it.
+        """Send a request and return the response.
 
         Raises:
-            NotFoundError: no answer in time.
-            AoEError: the target takes no 4 KiB in a frame, which a case wants, or did
-                not take the frame.
+            NotFoundError: no response within the timeout.
+            AoEError: the frame was not sent, or the target accepts less than 4 KiB in
+                a frame.
         """
         request = Header.unpack_from(frame)
-        if not self.link.send(_readdressed(frame, self._address)):
+        if not self.link.send(_with_address(frame, self._address)):
             raise AoEError(self.link.name, "the frame was not sent")
-        answer = self._await(request)
+        response = self._receive(request)
         if request.command == Command.CONFIG:
-            self._check(Config.unpack_from(answer))
-        return _readdressed(answer, ADDRESS)
+            self._check(Config.unpack_from(response))
+        return _with_address(response, ADDRESS)
 
-    def _await(self, request: Header) -> bytes:
-        deadline = time.monotonic() + self._patience
+    def _receive(self, request: Header) -> bytes:
+        deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
             if not self.link.wait(left):
                 break
             frame = self.link.receive()
-            if frame is not None and self._is_answer(frame, request):
+            if frame is not None and self._is_response(frame, request):
                 return bytes(frame)
         raise NotFoundError(
             str(self._address),
-            f"no answer on {self.link.name} within {self._patience:g} s",
-            f"See who is there: aoe discover -i {self.link.name}",
+            f"no response on {self.link.name} within {self._timeout:g} s",
+            f"List the targets with: aoe discover -i {self.link.name}",
         )
 
-    def _is_answer(self, frame: memoryview, request: Header) -> bool:
+    def _is_response(self, frame: memoryview, request: Header) -> bool:
         if len(frame) < HEADER_LENGTH:
             return False
         header = Header.unpack_from(frame)
@@ -149,15 +152,15 @@ class WirePeer:
         if config.sector_count < _SECTORS:
             raise AoEError(
                 str(self._address),
-                f"takes {config.sector_count or 2} sectors in a frame, a case wants "
+                f"accepts {config.sector_count or 2} sectors per frame, a case needs "
                 f"{_SECTORS}",
                 "Raise the MTU of the target's interface to 9000",
             )
 
 
-def _readdressed(frame: bytes, address: Address) -> bytes:
+def _with_address(frame: bytes, address: Address) -> bytes:
     changed = bytearray(frame.ljust(FRAME_MINIMUM, b"\0"))
-    changed[_PLACE] = address.shelf.to_bytes(2, "big") + bytes([address.slot])
+    changed[_SHELF_SLOT] = address.shelf.to_bytes(2, "big") + bytes([address.slot])
     return bytes(changed)
 
 
@@ -168,14 +171,14 @@ def _open(interface: str) -> Link:
     link.close()
     raise AoEError(
         interface,
-        f"an MTU of {link.mtu} has no room for a page in a frame",
+        f"MTU {link.mtu} is too small for a page in a frame",
         f"Raise it: ip link set {interface} mtu 9000",
     )
 
 
 @contextmanager
 def on_interface(interface: str, address: Address) -> Iterator[WirePeer]:
-    """Reach a real target, whose disk will be overwritten.
+    """Open a link to a real target, whose disk will be overwritten.
 
     Raises:
         AoEError: as ``open_link``, or the MTU is too small.
@@ -192,10 +195,10 @@ def on_interface(interface: str, address: Address) -> Iterator[WirePeer]:
 
 
 class Bench:
-    """A wire of our own, and a target of our own at its end, with a zeroed disk.
+    """A veth pair in network namespaces with an ``aoe-target`` and a zeroed disk.
 
     Raises:
-        AccessError: namespaces need root or a user namespace.
+        AccessError: network namespaces need root or a user namespace.
         AoEError: the target did not start.
     """
 
@@ -214,19 +217,19 @@ class Bench:
             self._stack = stack.pop_all()
 
     def contents(self, offset: int, length: int) -> bytes:
-        """Read the disk's file."""
+        """Return the bytes at an offset of the disk's file."""
         with self.disk.open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
-    def play(self, case: Case) -> CaseRun:
-        """Play a case on a zeroed disk."""
+    def run(self, case: Case) -> CaseRun:
+        """Zero the disk and run a case."""
         with self.disk.open("r+b") as file:
             file.write(bytes(_DISK))
-        return play(case, self.peer, self.link.mac)
+        return run_and_read_back(case, self.peer, self.link.mac)
 
     def close(self) -> None:
-        """End the target, and take the wire away."""
+        """Stop the target and remove the veth pair."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -237,7 +240,7 @@ class Bench:
 
 
 def _serve(wire: Wire, disk: Path) -> None:
-    """Start a target, as one would type it, and wait until it is ready."""
+    """Start a target by its command line and wait until it is ready."""
     serve = ["-m", "target", "serve", str(ADDRESS), wire.interface, str(disk)]
     target: subprocess.Popen[str] = wire.target.popen(
         [sys.executable, *serve],

@@ -1,9 +1,9 @@
-"""One machine, one target, and everything between them that touches a page.
+"""A modelled machine and its target: memory, driver, NIC, owners of memory, wire.
 
-A world is driven step by step: submit, let a clone pass or hold it, answer, let time
-pass, fail the device, give the buffer up, let somebody else have the memory. Scripts
-(``initiator.lab.cases``) and the explorer (``initiator.lab.explorer.explore``) drive
-it; the driver in it is the one of everyday use.
+A world is driven step by step: submit a bio, transmit or hold a clone, deliver a
+response, expire the timer, fail the device, free the buffer, reallocate its memory.
+The scripts of ``initiator.lab.cases`` and the explorer
+(``initiator.lab.explorer.explore``) drive it. Its driver is the one that ``Disk`` uses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SUBMITTED: Final = 0x51
 REWRITTEN: Final = 0x77
-NEW_OWNER: Final = "somebody else"
+NEW_OWNER: Final = "new owner"
 _REALLOCATED: Final = 0xEE
 _RTO: Final = 20.0
 """Longer than the kernel driver's first timeout of 16.5 s (K47)."""
@@ -39,15 +39,15 @@ _RTO: Final = 20.0
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """A buffer on its way to the disk.
+    """A write bio and its buffer.
 
     Args:
-        number: which one, from 0 on.
+        number: sequence number, from 0.
         buffer: the memory.
-        bio: the bio that names it.
-        expected: its contents when it was submitted.
+        bio: the bio.
+        expected: the contents at submission.
         ended: bi_end_io has run.
-        executed: frames of it that the target has executed.
+        executed: number of its frames that were transmitted.
     """
 
     number: int
@@ -59,17 +59,17 @@ class Write:
 
 
 class World:
-    """One machine under one policy, with one card and one target.
+    """A machine under one policy, with one NIC and one target.
 
     Args:
-        policy: who counts what.
-        nic: the kind of card.
-        rules: the kernel, if not the policy's own.
-        pages: of memory.
-        peer: who answers; a disk in memory by default.
-        card_mac: the card's address, if the peer is a real target.
-        keep: record all events, not only faults.
-        debug_shift: redzone bytes in front of slab objects.
+        policy: the page-count policy.
+        nic: the kind of NIC.
+        rules: page handling of the kernel, if not that of the policy.
+        pages: number of pages of memory.
+        peer: the target; by default a disk in memory.
+        nic_mac: MAC address of the NIC, for a real target.
+        keep_entries: record all events, not only faults.
+        redzone: bytes in front of slab objects.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class World:
         self.journal.reset()
         self.ops.clones = 0
 
-    # --- what the machine does ---------------------------------------------------
+    # --- steps --------------------------------------------------------------------
 
     def submit(self, submitter: Submitter, buffers: int = 1) -> Write:
-        """Allocate buffers, fill them, and submit a bio that writes them."""
+        """Allocate and fill buffers, and submit a bio that writes them."""
         buffer = join_buffers(
             [self.submitters.allocate(submitter) for _ in range(buffers)]
         )
@@ -130,8 +130,8 @@ class World:
         write = Write(number, buffer, Bio(Op.WRITE, 0, self._end_io), buffer.contents())
         if self.writes:
             last = self.writes[-1]
-            taken = max(len(last.expected), PAGE_SIZE)
-            write.bio.sector = last.bio.sector + taken // SECTOR
+            used = max(len(last.expected), PAGE_SIZE)
+            write.bio.sector = last.bio.sector + used // SECTOR
         for page, offset, length in buffer.pieces:
             self.accounting.add_page(write.bio, page, length, offset)
         self.writes.append(write)
@@ -142,7 +142,7 @@ class World:
     def _end_io(self, bio: Bio) -> None:
         write = next(each for each in self.writes if each.bio is bio)
         if write.ended:
-            note = f"bio {write.number} had ended"
+            note = f"bio {write.number} has already ended"
             self.journal.bug("AoE", "bi_end_io", None, "K115", note)
         write.ended = True
         if bio.error is not None:
@@ -162,7 +162,7 @@ class World:
         """Pass a response to the driver; a ``duplicate`` stays queued."""
         frame = self.responses[index] if duplicate else self.responses.pop(index)
         self.now += 0.001
-        self.journal.add("network", "answer", rule="K58", note="reaches the driver")
+        self.journal.add("network", "response", rule="K58", note="reaches the driver")
         before = self.driver.unexpected
         self.driver.receive(memoryview(frame), self.nic, self.now)
         if self.driver.unexpected > before:
@@ -170,28 +170,28 @@ class World:
             self.journal.add("AoE", "unexpected rsp", rule="K58")
 
     def retransmit(self, until: float | None = None) -> None:
-        """Let time pass until all frames out are sent again, or those due (K48, K52).
+        """Advance the clock and retransmit the frames whose RTO expired (K48, K52).
 
         Args:
-            until: the time of the clock then; without, late enough for all.
+            until: the new time; by default late enough for all outstanding frames.
         """
         self.now = self.now + _RTO if until is None else until
-        self.journal.add("AoE", "retransmit", rule="K52", note="no answer in time")
+        self.journal.add("AoE", "retransmit", rule="K52", note="no response in time")
         self.driver.handle_timer(self.now)
 
     def transmit_lost(self, clone: Clone) -> None:
-        """Let the card send a clone that the target never gets."""
+        """Transmit a clone that is lost on the wire."""
         self._drop_frames = True
         self.nic.transmit(clone)
         self._drop_frames = False
 
     def fail_device(self) -> None:
-        """Take the device down; clones in flight are not called back (K55)."""
+        """Fail the device; clones in flight are not recalled (K55)."""
         self.journal.add("AoE", "downdev", rule="K55", note="device failed")
         self.driver.fail(self.device, DeviceError(str(ADDRESS), "device failed"))
 
     def free_buffer(self, write: Write) -> None:
-        """Let the owner free the buffer."""
+        """Free a write's buffer on behalf of its owner."""
         write.buffer.release()
         for page, _, _ in write.buffer.pieces:
             head = page.compound_head
@@ -199,7 +199,7 @@ class World:
                 self.journal.costs.held += PAGE_SIZE
 
     def reallocate(self, submitter: Submitter) -> None:
-        """Let somebody else allocate memory of the kind, and fill it."""
+        """Allocate memory of the same kind for a new owner, and fill it."""
         buffer = self.submitters.allocate(submitter, NEW_OWNER)
         buffer.fill(_REALLOCATED)
         for page in self.memory.pages:
@@ -208,23 +208,23 @@ class World:
         self.realloc_buffers.append(buffer)
 
     def rewrite(self, write: Write) -> None:
-        """Let the owner put new content into the buffer that it has kept."""
+        """Write new content into a buffer that its owner still holds."""
         write.buffer.fill(REWRITTEN)
-        note = f"bio {write.number}'s buffer has new content"
+        note = f"new content in the buffer of bio {write.number}"
         self.journal.add(write.buffer.owner, "rewrite", note=note)
 
-    # --- what the wire carries ---------------------------------------------------
+    # --- the wire -----------------------------------------------------------------
 
     def _on_wire(self, frame: bytes) -> None:
         header = Header.unpack_from(frame)
         if header.command == Command.ATA and len(frame) > ATA_DATA:
             self._check_write(frame)
         if self._drop_frames:
-            self.journal.add("network", "lost", note="the target never gets it")
+            self.journal.add("network", "lost", note="does not reach the target")
             return
-        answer = self.peer.exchange(frame)
-        if answer is not None:
-            self.responses.append(answer)
+        response = self.peer.exchange(frame)
+        if response is not None:
+            self.responses.append(response)
 
     def _check_write(self, frame: bytes) -> None:
         lba = Registers.unpack_from(frame).lba
@@ -235,7 +235,7 @@ class World:
         )
         start = (lba - write.bio.sector) * SECTOR
         payload = frame[ATA_DATA:]
-        right = payload == write.expected[start : start + len(payload)]
+        is_same = payload == write.expected[start : start + len(payload)]
         if write.executed:
             self.journal.flags.add(Flag.DUP_WRITE)
         if write.ended and write.bio.error is not None:
@@ -244,15 +244,15 @@ class World:
         rule = "K73"
         if write.ended:
             rule = "K81" if write.bio.error is not None else "K80"
-        elif not right:
+        elif not is_same:
             rule = "K120"
         self.journal.add(
             "network",
-            "serialise",
+            "transmit",
             rule=rule,
             note=f"{len(payload)} bytes of bio {write.number}"
-            + ("" if right else f": not those submitted, but {payload[:4].hex()}..."),
-            fault=None if right else Fault.WRONG_BYTES,
+            + ("" if is_same else f": {payload[:4].hex()}..., not those submitted"),
+            fault=None if is_same else Fault.WRONG_BYTES,
             bio=write.number,
             clone=self.nic.sent[-1].number,
         )
@@ -260,7 +260,7 @@ class World:
     # --- the end -----------------------------------------------------------------
 
     def finish(self) -> None:
-        """Let everything come to its end, and look for what is left (K116)."""
+        """Drain the NIC, deliver all responses, free all memory, find leaks (K116)."""
         self.nic.drain()
         while self.responses:
             self.deliver_response()
@@ -276,7 +276,7 @@ class World:
             self.free_buffer(write)
         for buffer in self.realloc_buffers:
             buffer.release()
-        self.submitters.settle()
+        self.submitters.reclaim()
         self._find_leaks()
 
     def _find_leaks(self) -> None:
@@ -288,6 +288,6 @@ class World:
                     page=page.pfn,
                     count=page.count,
                     rule="K116",
-                    note="nobody owns it, and it is not free",
+                    note="has no owner and is not free",
                     fault=Fault.LEAK,
                 )

@@ -1,4 +1,4 @@
-"""All orders of events: what they break, what not, and that none is tried twice."""
+"""The explorer: violations found, safe policies, state hashing, and the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 RAW = ["rawalloc_highorder_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage"]
-anywhere = pytest.mark.parametrize("nic", list(Nic.__members__))
+every_nic = pytest.mark.parametrize("nic", list(Nic.__members__))
 
 
 def kinds(found: Exploration) -> list[str]:
@@ -44,18 +44,18 @@ def fault_of(found: Exploration) -> tuple[Fault | None, str, int | None]:
     return found.fault.fault, found.fault.rule, found.fault.page
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
-    setting = SearchConfig(
+def make_stepper(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    config = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
-    return setting.begin()
+    return config.make_stepper()
 
 
-# --- what is found --------------------------------------------------------------------
+# --- violations -----------------------------------------------------------------------
 
 
-def test_k75_without_counts_submitting_a_tail_page_is_enough() -> None:
-    """2.6.21 linearises when the frame is queued: 0, 1, 0, and the page is gone."""
+def test_k75_without_references_submitting_a_tail_page_is_a_violation() -> None:
+    """2.6.21 linearizes the skb before the qdisc: 0, 1, 0 frees the page."""
     found = explore("none@2.6.21", "NOSG", RAW)
     assert not found.safe
     assert kinds(found) == ["submit"]
@@ -63,46 +63,46 @@ def test_k75_without_counts_submitting_a_tail_page_is_enough() -> None:
     assert found.counterexample == ["bio 0 is submitted: rawalloc_highorder_tail"]
 
 
-def test_k76_counting_in_aoe_breaks_when_tx_completion_is_late() -> None:
+def test_k76_policy_a_fails_if_tx_completion_is_late() -> None:
     found = explore("a", "COW", RAW)
     assert not found.safe
-    assert kinds(found) == ["submit", "leave", "send", "answer", "complete"]
+    assert kinds(found) == ["submit", "dequeue", "transmit", "response", "complete"]
     assert fault_of(found) == (Fault.PREMATURE_FREE, "K76", 1)
     assert explore("a", "COW", RAW, max_steps=4).safe, "found, but not the shortest"
 
 
 @pytest.mark.parametrize("nic", ["SG", "COW"])
-def test_k80_counting_objects_does_not_help_a_stale_clone(nic: str) -> None:
+def test_k80_policy_b_does_not_prevent_stale_data(nic: str) -> None:
     found = explore("b", nic, SUBPAGE, violations=CONTENTS, failures=0)
     assert fault_of(found)[:2] == (Fault.WRONG_BYTES, "K80")
     steps = kinds(found)
-    assert steps[-1] == "send"
+    assert steps[-1] == "transmit"
     assert "time out" in steps
-    # The clone that does harm leaves after the bio has ended and its memory changed.
-    ended = steps.index("answer")
+    # The stale clone is sent after the bio has ended and its memory has changed.
+    ended = steps.index("response")
     changed = max(steps.index(s) for s in ("rewrite", "reallocate") if s in steps)
     assert ended < changed < len(steps) - 1
 
 
-def test_k81_a_failed_device_makes_a_stale_clone_sooner() -> None:
+def test_k81_a_device_failure_leaves_a_stale_clone_in_fewer_steps() -> None:
     found = explore("b", "SG", SUBPAGE, violations=CONTENTS)
     assert fault_of(found)[:2] == (Fault.WRONG_BYTES, "K81")
     assert "fail" in kinds(found)
 
 
-def test_k120_copies_alone_keep_the_bytes_right() -> None:
-    """Policy e copies slab objects and lends out all other pages."""
+def test_k120_only_copies_preserve_the_contents() -> None:
+    """Policy e copies slab objects and borrows all other pages."""
     assert explore("e", "SG", SUBPAGE, violations=CONTENTS).complete
     assert not explore("e", "SG", ["pagecache"], violations=CONTENTS).safe
     assert not explore("c+", "COW", SUBPAGE, violations=CONTENTS).safe
 
 
-def test_k101_a_slab_page_in_a_bio_is_a_bug_at_once() -> None:
+def test_k101_policy_d_is_a_bug_at_submission_of_a_slab_page() -> None:
     found = explore("d", "SG", SUBPAGE)
     assert (kinds(found), fault_of(found)[0]) == (["submit"], Fault.BUG)
 
 
-def test_k116_what_is_left_at_the_end_is_a_leak(
+def test_k116_an_allocated_page_in_a_quiescent_world_is_a_leak(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def forget(_: PageAccounting, skb: Skb) -> Skb:
@@ -118,28 +118,26 @@ def test_k116_what_is_left_at_the_end_is_a_leak(
     ("policy", "nic", "submitters"),
     [("none@2.6.21", "NOSG", RAW), ("a", "COW", RAW), ("b", "SG", SUBPAGE)],
 )
-def test_a_counterexample_does_the_same_on_a_fresh_world(
+def test_a_counterexample_is_reproduced_on_a_new_world(
     policy: str, nic: str, submitters: list[str]
 ) -> None:
     found = explore(policy, nic, submitters, violations=VIOLATIONS | CONTENTS)
-    run, words = replay(found.setting, found.path)
-    assert words == found.counterexample
-    assert found.setting.violation(run.journal) == found.fault
-    # Nothing was wrong before the last step.
-    before, _ = replay(found.setting, found.path[:-1])
-    assert found.setting.violation(before.journal) is None
+    stepper, descriptions = replay(found.config, found.path)
+    assert descriptions == found.counterexample
+    assert found.config.violation(stepper.journal) == found.fault
+    # Without the last step there is no violation.
+    before, _ = replay(found.config, found.path[:-1])
+    assert found.config.violation(before.journal) is None
     assert found.journal is not None
-    assert found.journal.entries == run.journal.entries
+    assert found.journal.entries == stepper.journal.entries
 
 
-# --- what is not found ----------------------------------------------------------------
+# --- safe policies --------------------------------------------------------------------
 
 
-@anywhere
+@every_nic
 @pytest.mark.parametrize("policy", ["c+", "e"])
-def test_k101_k102_one_bio_is_safe_in_any_order_of_any_length(
-    policy: str, nic: str
-) -> None:
+def test_k101_k102_one_bio_is_safe_in_all_interleavings(policy: str, nic: str) -> None:
     found = explore(policy, nic, SUBPAGE)
     assert found.safe
     assert found.complete
@@ -148,8 +146,8 @@ def test_k101_k102_one_bio_is_safe_in_any_order_of_any_length(
 
 
 @pytest.mark.parametrize("policy", ["c+", "e"])
-def test_k101_k102_two_bios_on_a_slab_are_safe_for_nine_steps(policy: str) -> None:
-    """Each of the two frames may time out once; the rest is as ``Bounds`` has it."""
+def test_k101_k102_two_bios_in_one_slab_are_safe_up_to_nine_steps(policy: str) -> None:
+    """Each of the two frames may time out once; other bounds have their defaults."""
     found = explore(policy, "COW", SUBPAGE, bios=2, retransmissions=1, max_steps=9)
     assert found.safe
     assert (found.steps, found.complete) == (9, False)
@@ -157,8 +155,10 @@ def test_k101_k102_two_bios_on_a_slab_are_safe_for_nine_steps(policy: str) -> No
 
 
 @pytest.mark.parametrize("policy", ["c+", "e"])
-def test_k101_k102_two_bios_on_a_slab_are_safe_to_the_end(policy: str) -> None:
-    """One retransmission each and a failure: both lost, both answered, all freed."""
+def test_k101_k102_two_bios_in_one_slab_are_safe_in_all_interleavings(
+    policy: str,
+) -> None:
+    """The bounds are one retransmission of each frame and one device failure."""
     found = explore(
         policy, "COW", SUBPAGE, bios=2, retransmissions=1, duplicates=0, reallocations=0
     )
@@ -169,26 +169,26 @@ def test_k101_k102_two_bios_on_a_slab_are_safe_to_the_end(policy: str) -> None:
 
 
 def test_two_bios_of_policy_e_share_a_slab_page() -> None:
-    run = begin("e", "COW", "xfs_kmalloc_subpage", bios=2)
+    stepper = make_stepper("e", "COW", "xfs_kmalloc_subpage", bios=2)
     for number in range(2):
-        run.apply(Step("submit", number, "xfs_kmalloc_subpage"))
-    first, second = (write.buffer.pieces[0][0] for write in run.world.writes)
+        stepper.apply(Step("submit", number, "xfs_kmalloc_subpage"))
+    first, second = (write.buffer.pieces[0][0] for write in stepper.world.writes)
     assert first is second
     assert first.slab
 
 
-def test_several_pages_make_several_frames() -> None:
-    run = begin("e", "NOSG", "pagecache", buffers=3)
-    run.apply(Step("submit", 0, "pagecache"))
-    assert len(run.world.nic.qdisc) == 2
-    assert Step("time out", 2) in run.enabled_steps(), (
+def test_several_pages_are_sent_in_several_frames() -> None:
+    stepper = make_stepper("e", "NOSG", "pagecache", buffers=3)
+    stepper.apply(Step("submit", 0, "pagecache"))
+    assert len(stepper.world.nic.qdisc) == 2
+    assert Step("time out", 2) in stepper.enabled_steps(), (
         "sent at one time, lost at one time"
     )
-    assert Step("time out", 1) not in run.enabled_steps()
+    assert Step("time out", 1) not in stepper.enabled_steps()
     assert explore("e", "NOSG", ["pagecache"], buffers=3, max_steps=6).safe
 
 
-def test_a_search_that_stops_early_says_how_far_it_went() -> None:
+def test_a_search_ended_by_max_states_reports_the_steps_completed() -> None:
     found = explore("e", "COW", SUBPAGE, bios=2, max_states=500)
     assert found.safe
     assert not found.complete
@@ -199,49 +199,49 @@ def test_a_search_that_stops_early_says_how_far_it_went() -> None:
 # --- the search itself ----------------------------------------------------------------
 
 
-def test_the_order_of_independent_steps_does_not_make_another_state() -> None:
-    runs = [begin("e", "SG", "pagecache", bios=2) for _ in range(2)]
-    for run in runs:
+def test_independent_steps_in_either_order_lead_to_equal_states() -> None:
+    steppers = [make_stepper("e", "SG", "pagecache", bios=2) for _ in range(2)]
+    for stepper in steppers:
         for number in range(2):
-            run.apply(Step("submit", number, "pagecache"))
-    runs[0].apply(Step("leave", 0))
-    runs[0].apply(Step("leave", 1))
-    assert state_hash(runs[0]) != state_hash(runs[1])
-    runs[1].apply(Step("leave", 1))
-    runs[1].apply(Step("leave", 0))
-    assert state_hash(runs[0]) == state_hash(runs[1])
-    assert canonical_state(runs[0]) == canonical_state(runs[1])
+            stepper.apply(Step("submit", number, "pagecache"))
+    steppers[0].apply(Step("dequeue", 0))
+    steppers[0].apply(Step("dequeue", 1))
+    assert state_hash(steppers[0]) != state_hash(steppers[1])
+    steppers[1].apply(Step("dequeue", 1))
+    steppers[1].apply(Step("dequeue", 0))
+    assert state_hash(steppers[0]) == state_hash(steppers[1])
+    assert canonical_state(steppers[0]) == canonical_state(steppers[1])
 
 
-def test_no_state_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = []
+def test_no_state_is_expanded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    expanded = []
     steps = Stepper.enabled_steps
 
     def note(self: Stepper) -> list[Step]:
-        looked_at.append(state_hash(self))
+        expanded.append(state_hash(self))
         return steps(self)
 
     monkeypatch.setattr(Stepper, "enabled_steps", note)
     found = explore("e", "COW", SUBPAGE)
-    assert len(looked_at) == len(set(looked_at)) == found.states
+    assert len(expanded) == len(set(expanded)) == found.states
     assert found.edges > 2 * found.states
 
 
-def futures(run: Stepper) -> frozenset[tuple[str, object]]:
-    """Return what each step that can come next would lead to."""
-    here = run.snapshots.take()
+def futures(stepper: Stepper) -> frozenset[tuple[str, object]]:
+    """Return the results of all enabled steps: state hashes and faults."""
+    here = stepper.snapshots.take()
     found: set[tuple[str, object]] = set()
-    for step in run.enabled_steps():
-        before = len(run.journal.faults)
+    for step in stepper.enabled_steps():
+        before = len(stepper.journal.faults)
         try:
-            run.apply(step)
+            stepper.apply(step)
         except BugOn:
             found.add((step.kind, "BUG"))
         else:
-            found.add((step.kind, state_hash(run)))
-        faults = (entry.fault for entry in run.journal.faults[before:])
+            found.add((step.kind, state_hash(stepper)))
+        faults = (entry.fault for entry in stepper.journal.faults[before:])
         found |= {(step.kind, fault) for fault in faults}
-        run.snapshots.restore(here)
+        stepper.snapshots.restore(here)
     return frozenset(found)
 
 
@@ -258,30 +258,30 @@ def futures(run: Stepper) -> frozenset[tuple[str, object]]:
 def test_equal_states_have_equal_futures(
     policy: str, nic: str, submitter: str, bios: int, depth: int
 ) -> None:
-    """Whatever ``digest`` leaves out makes no difference to what comes."""
-    run = begin(policy, nic, submitter, bios=bios)
-    known = {state_hash(run): futures(run)}
-    level = [run.snapshots.take()]
+    """What ``state_hash`` leaves out does not affect later states."""
+    stepper = make_stepper(policy, nic, submitter, bios=bios)
+    known = {state_hash(stepper): futures(stepper)}
+    level = [stepper.snapshots.take()]
     for _ in range(depth):
         following = []
         for here in level:
-            run.snapshots.restore(here)
-            for step in run.enabled_steps():
-                run.snapshots.restore(here)
+            stepper.snapshots.restore(here)
+            for step in stepper.enabled_steps():
+                stepper.snapshots.restore(here)
                 try:
-                    run.apply(step)
+                    stepper.apply(step)
                 except BugOn:
                     continue
-                state, coming = state_hash(run), futures(run)
+                state, coming = state_hash(stepper), futures(stepper)
                 if state not in known:
                     known[state] = coming
-                    following.append(run.snapshots.take())
+                    following.append(stepper.snapshots.take())
                 assert known[state] == coming
         level = following
     assert len(known) > 100
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     told: list[tuple[int, int]] = []
     explore(
         *("e", "COW", SUBPAGE),
@@ -293,7 +293,7 @@ def test_progress_is_told() -> None:
     assert told
 
 
-def test_unknown_names_are_told_with_the_known_ones() -> None:
+def test_an_unknown_name_is_rejected_with_the_known_names() -> None:
     for names in (("g", "SG", RAW), ("a", "DMA", RAW), ("a", "SG", ["tape"])):
         with pytest.raises(UsageError, match=r"unknown \(have: "):
             explore(*names)
@@ -302,11 +302,11 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 # --- the command ----------------------------------------------------------------------
 
 
-def invoke(*words: str) -> Result:
-    return CliRunner().invoke(command, words)
+def invoke(*descriptions: str) -> Result:
+    return CliRunner().invoke(command, descriptions)
 
 
-def test_the_command_tells_a_counterexample_and_fails() -> None:
+def test_the_command_prints_a_counterexample_and_fails() -> None:
     result = invoke("-p", "a", "-n", "COW", "-s", *RAW)
     assert result.exit_code == 1
     assert "premature-free after 5 step(s)" in result.output
@@ -314,7 +314,7 @@ def test_the_command_tells_a_counterexample_and_fails() -> None:
     assert result.output.count(">>") == 1
 
 
-def test_the_command_says_what_is_safe_and_succeeds() -> None:
+def test_the_command_prints_the_extent_of_safety_and_succeeds() -> None:
     result = invoke("-p", "e", "-n", "SG", "-s", "pagecache")
     assert result.exit_code == 0
     assert "of any length" in result.output
@@ -325,8 +325,8 @@ def test_the_command_says_what_is_safe_and_succeeds() -> None:
 
 
 def test_the_command_prints_json() -> None:
-    words = ("-p", "b", "-n", "SG", "-s", *SUBPAGE, "--violation", "wrong-bytes")
-    result = invoke(*words, "--json")
+    descriptions = ("-p", "b", "-n", "SG", "-s", *SUBPAGE, "--violation", "wrong-bytes")
+    result = invoke(*descriptions, "--json")
     document = json.loads(result.output)
     assert result.exit_code == 1
     assert document["command"] == "lab explore"
@@ -342,7 +342,7 @@ def test_the_command_prints_json() -> None:
     assert safe["counterexample"] is safe["fault"] is safe["events"] is None
 
 
-def test_the_command_knows_its_faults() -> None:
+def test_the_command_rejects_unknown_faults() -> None:
     result = invoke("-p", "a", "-n", "SG", "-s", *RAW, "--violation", "rust")
     assert isinstance(result.exception, UsageError)
     assert "premature-free" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Pages of the lab: counts, blocks, compound pages, and what frees them."""
+"""The lab's page allocator: counts, blocks, compound pages, freeing, bad pages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from initiator.lab.kernel.memory import (
     Page,
     Rules,
 )
-from tests.worlds import counts, faults, make_memory, moves
+from tests.worlds import count_changes, counts, faults, make_memory
 
 on_every_kernel = pytest.mark.parametrize(
     "rules",
@@ -40,7 +40,7 @@ on_every_kernel = pytest.mark.parametrize(
 )
 
 
-# --- handing out ----------------------------------------------------------------------
+# --- allocation -----------------------------------------------------------------------
 
 
 @on_every_kernel
@@ -54,18 +54,18 @@ def test_k84_only_the_first_page_of_a_block_has_a_count(
     assert {page.owner for page in block} == {"driver"}
 
 
-def test_k88_a_compound_pages_tails_count_at_their_head() -> None:
+def test_k88_get_and_put_on_a_compound_tail_change_the_heads_count() -> None:
     memory = make_memory(RULES_6_1)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
     memory.get_page(tail, "network", "K75")
     assert (head.count, tail.count) == (2, 0)
     memory.put_page(tail, "network", "K75")
     assert (head.count, tail.count) == (1, 0)
-    assert moves(memory.journal, head) == [("network", 2), ("network", 1)]
+    assert count_changes(memory.journal, head) == [("network", 2), ("network", 1)]
     assert not faults(memory.journal)
 
 
-def test_k88_the_last_put_at_a_tail_frees_the_whole_compound_page() -> None:
+def test_k88_the_last_put_on_a_tail_frees_the_whole_compound_page() -> None:
     memory = make_memory(RULES_6_1)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
     memory.get_page(tail, "network", "K75")
@@ -77,7 +77,7 @@ def test_k88_the_last_put_at_a_tail_frees_the_whole_compound_page() -> None:
     assert not faults(memory.journal)
 
 
-def test_k110_a_freed_compound_page_leaves_single_pages_behind() -> None:
+def test_k110_a_freed_compound_page_is_split_into_order_0_pages() -> None:
     memory = make_memory(RULES_6_1, pages=2)
     memory.free_pages(memory.alloc_pages(1, "XFS", compound=True)[0], "XFS")
     pages = [memory.alloc_pages(0, "ext4")[0] for _ in range(2)]
@@ -85,7 +85,7 @@ def test_k110_a_freed_compound_page_leaves_single_pages_behind() -> None:
     assert [page.count for page in pages] == [1, 1]
 
 
-def test_k110_the_page_freed_last_is_handed_out_first() -> None:
+def test_k110_the_page_freed_last_is_allocated_first() -> None:
     memory = make_memory()
     first, second = (memory.alloc_pages(0, "a")[0] for _ in range(2))
     memory.free_pages(second, "a")
@@ -94,7 +94,7 @@ def test_k110_the_page_freed_last_is_handed_out_first() -> None:
     assert memory.alloc_pages(0, "b") == [second]
 
 
-def test_k110_the_pages_of_a_block_lie_side_by_side() -> None:
+def test_k110_the_pages_of_a_block_are_contiguous() -> None:
     memory = make_memory()
     memory.alloc_pages(0, "a")
     assert [page.pfn for page in memory.alloc_pages(2, "b")] == [4, 5, 6, 7]
@@ -102,7 +102,7 @@ def test_k110_the_pages_of_a_block_lie_side_by_side() -> None:
         memory.alloc_pages(2, "c")
 
 
-def test_k90_vmalloc_takes_single_pages_of_count_one() -> None:
+def test_k90_vmalloc_allocates_order_0_pages_with_count_one() -> None:
     memory = make_memory()
     pages = memory.vmalloc(2, "XFS")
     assert [(page.count, page.compound_head, page.block) for page in pages] == [
@@ -113,7 +113,7 @@ def test_k90_vmalloc_takes_single_pages_of_count_one() -> None:
 # --- freeing --------------------------------------------------------------------------
 
 
-def test_k112_a_freed_page_is_poisoned_and_nobodys() -> None:
+def test_k112_a_freed_page_is_poisoned_and_has_no_owner() -> None:
     memory = make_memory()
     page = memory.alloc_pages(0, "ext4")[0]
     page.data[:] = b"x" * PAGE_SIZE
@@ -124,7 +124,9 @@ def test_k112_a_freed_page_is_poisoned_and_nobodys() -> None:
 
 
 @on_every_kernel
-def test_k112_a_put_to_zero_under_the_owner_is_a_premature_free(rules: Rules) -> None:
+def test_k112_put_page_to_zero_on_an_owned_page_is_a_premature_free(
+    rules: Rules,
+) -> None:
     memory = make_memory(rules)
     page = memory.alloc_pages(0, "ext4")[0]
     memory.put_page(page, "network", "K75")
@@ -133,7 +135,7 @@ def test_k112_a_put_to_zero_under_the_owner_is_a_premature_free(rules: Rules) ->
 
 
 @on_every_kernel
-def test_k112_a_count_that_comes_back_from_zero_frees_an_owned_tail(
+def test_k112_get_and_put_at_count_zero_free_an_owned_tail(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
@@ -149,7 +151,7 @@ def test_k112_a_count_that_comes_back_from_zero_frees_an_owned_tail(
 
 
 @on_every_kernel
-def test_k112_a_put_below_zero_is_an_underflow_and_frees_nothing(
+def test_k112_put_page_below_zero_is_an_underflow_and_frees_nothing(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
@@ -160,18 +162,18 @@ def test_k112_a_put_below_zero_is_an_underflow_and_frees_nothing(
     assert faults(memory.journal) == [("underflow", tail.pfn)]
 
 
-def test_k112_a_late_put_hits_the_page_of_whoever_has_it_by_now() -> None:
+def test_k112_a_late_free_frees_the_page_of_its_new_owner() -> None:
     memory = make_memory()
     page = memory.alloc_pages(0, "ext4")[0]
     memory.put_page(page, "network", "K75")
-    assert memory.alloc_pages(0, "somebody else") == [page]
+    assert memory.alloc_pages(0, "new owner") == [page]
     memory.free_pages(page, "ext4")
     assert page.free
     assert faults(memory.journal) == [("premature-free", page.pfn)] * 2
 
 
 @on_every_kernel
-def test_k110_whoever_puts_the_first_page_of_a_plain_block_frees_only_that(
+def test_k110_put_page_on_the_first_page_of_a_block_frees_only_that_page(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
@@ -183,10 +185,10 @@ def test_k110_whoever_puts_the_first_page_of_a_plain_block_frees_only_that(
     assert not tail.free
 
 
-# --- pages found bad ------------------------------------------------------------------
+# --- bad pages ------------------------------------------------------------------------
 
 
-def block_with_a_counted_tail(rules: Rules) -> tuple[Memory, Page, Page]:
+def block_with_a_referenced_tail(rules: Rules) -> tuple[Memory, Page, Page]:
     memory = make_memory(rules, pages=2)
     head, tail = memory.alloc_pages(1, "driver")
     memory.get_page(tail, "network", "K76")
@@ -195,24 +197,24 @@ def block_with_a_counted_tail(rules: Rules) -> tuple[Memory, Page, Page]:
     return memory, head, tail
 
 
-def test_k110_2_6_21_frees_a_block_with_a_counted_tail_all_the_same() -> None:
-    _, head, tail = block_with_a_counted_tail(RULES_2_6_21)
+def test_k110_2_6_21_frees_a_block_with_a_referenced_tail() -> None:
+    _, head, tail = block_with_a_referenced_tail(RULES_2_6_21)
     assert head.free
     assert tail.free
     assert tail.count == 0
 
 
-def test_k89_later_kernels_keep_the_whole_block_out() -> None:
-    memory, head, tail = block_with_a_counted_tail(RULES_6_1)
+def test_k89_later_kernels_keep_the_whole_block_out_of_circulation() -> None:
+    memory, head, tail = block_with_a_referenced_tail(RULES_6_1)
     assert (head.free, head.kept_out, tail.free, tail.count) == (False, True, False, 1)
     with pytest.raises(AoEError):
-        memory.alloc_pages(0, "somebody else")
+        memory.alloc_pages(0, "new owner")
     memory.put_page(tail, "network", "K76")
     assert (tail.free, tail.kept_out, head.kept_out) == (True, False, True)
 
 
 @pytest.mark.parametrize(("rules", "freed"), [(RULES_2_6_21, True), (RULES_6_1, False)])
-def test_k89_a_slab_page_put_to_zero_is_bad_and_freed_only_on_2_6_21(
+def test_k89_a_slab_page_at_count_zero_is_bad_and_freed_only_on_2_6_21(
     rules: Rules, *, freed: bool
 ) -> None:
     memory = make_memory(rules)
@@ -224,7 +226,7 @@ def test_k89_a_slab_page_put_to_zero_is_bad_and_freed_only_on_2_6_21(
     assert (("premature-free", page.pfn) in faults(memory.journal)) is freed
 
 
-def page_freed_while_somebody_gets_it(rules: Rules) -> tuple[Memory, Page]:
+def page_referenced_after_free(rules: Rules) -> tuple[Memory, Page]:
     memory = make_memory(rules)
     page = memory.alloc_pages(0, "ext4")[0]
     memory.free_pages(page, "ext4")
@@ -232,21 +234,21 @@ def page_freed_while_somebody_gets_it(rules: Rules) -> tuple[Memory, Page]:
     return memory, page
 
 
-def test_k108_a_page_is_bad_if_anybody_refers_to_it_when_it_is_handed_out() -> None:
-    memory, page = page_freed_while_somebody_gets_it(RULES_6_1)
-    assert memory.alloc_pages(0, "somebody else") != [page]
+def test_k108_a_page_is_bad_if_it_is_referenced_when_allocated() -> None:
+    memory, page = page_referenced_after_free(RULES_6_1)
+    assert memory.alloc_pages(0, "new owner") != [page]
     assert (page.free, page.kept_out) == (False, True)
     assert faults(memory.journal) == [("bad-page", page.pfn)]
 
 
-def test_k108_2_6_21_hands_it_out_all_the_same() -> None:
-    memory, page = page_freed_while_somebody_gets_it(RULES_2_6_21)
-    assert memory.alloc_pages(0, "somebody else") == [page]
+def test_k108_2_6_21_allocates_a_referenced_page() -> None:
+    memory, page = page_referenced_after_free(RULES_2_6_21)
+    assert memory.alloc_pages(0, "new owner") == [page]
     assert page.count == 1
     assert faults(memory.journal) == [("bad-page", page.pfn)]
 
 
-def test_k108_a_page_that_was_freed_twice_has_two_owners() -> None:
+def test_k108_a_page_freed_twice_is_allocated_to_two_owners() -> None:
     memory = make_memory(RULES_2_6_21)
     head, tail = memory.alloc_pages(1, "driver")
     memory.get_page(tail, "network", "K75")
@@ -257,10 +259,10 @@ def test_k108_a_page_that_was_freed_twice_has_two_owners() -> None:
     assert faults(memory.journal)[-1] == ("bad-page", tail.pfn)
 
 
-# --- plain counting -------------------------------------------------------------------
+# --- page_ref_inc and page_ref_dec ----------------------------------------------------
 
 
-def test_k97_plain_counting_goes_from_zero_and_back_and_frees_nothing() -> None:
+def test_k97_page_ref_inc_and_dec_from_zero_free_nothing() -> None:
     memory = make_memory(replace(RULES_2_6_21, debug_vm=True))
     _, tail = memory.alloc_pages(1, "driver")
     memory.page_ref_inc(tail, "AoE")
@@ -270,7 +272,7 @@ def test_k97_plain_counting_goes_from_zero_and_back_and_frees_nothing() -> None:
     assert not faults(memory.journal)
 
 
-def test_k97_since_3_12_a_tails_head_is_raised() -> None:
+def test_k97_since_3_12_the_count_of_a_tails_head_is_incremented() -> None:
     memory = make_memory(RULES_6_1)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
     memory.page_ref_inc(tail, "AoE")
@@ -279,7 +281,7 @@ def test_k97_since_3_12_a_tails_head_is_raised() -> None:
     assert (head.count, tail.count) == (1, 0)
 
 
-def test_k97_in_3_7_raising_a_compound_tail_is_a_bug() -> None:
+def test_k97_in_3_7_incrementing_a_compound_tail_is_a_bug() -> None:
     rules = replace(RULES_6_1, bug_on_tail_increment=True)
     memory = make_memory(rules)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
@@ -289,14 +291,14 @@ def test_k97_in_3_7_raising_a_compound_tail_is_a_bug() -> None:
     assert faults(memory.journal) == [("BUG", tail.pfn)]
 
 
-def test_k97_a_plain_decrement_below_zero_is_an_underflow() -> None:
+def test_k97_page_ref_dec_below_zero_is_an_underflow() -> None:
     memory = make_memory()
     _, tail = memory.alloc_pages(1, "driver")
     memory.page_ref_dec(tail, "AoE")
     assert faults(memory.journal) == [("underflow", tail.pfn)]
 
 
-def test_k99_a_plain_decrement_to_zero_leaks_a_page_whose_owner_has_gone() -> None:
+def test_k99_page_ref_dec_to_zero_leaks_a_page_without_an_owner() -> None:
     memory = make_memory()
     page = memory.alloc_pages(0, "ext4")[0]
     memory.page_ref_inc(page, "AoE")
@@ -330,7 +332,7 @@ def test_k87_get_and_put_on_a_frozen_slab_page_warn_and_do_nothing(
     assert not faults(memory.journal)
 
 
-# --- any order ------------------------------------------------------------------------
+# --- random sequences -----------------------------------------------------------------
 
 
 class Block(NamedTuple):
@@ -338,8 +340,8 @@ class Block(NamedTuple):
     owner: str
 
 
-class AnyOrder(RuleBasedStateMachine):
-    """Owners and others allocate, get, put and free as they please."""
+class RandomCalls(RuleBasedStateMachine):
+    """Random sequences of allocations, gets, puts and frees."""
 
     held = Bundle("held")
     places = st.integers(0, 3)
@@ -380,18 +382,18 @@ class AnyOrder(RuleBasedStateMachine):
         self.memory.free_pages(block.pages[0], block.owner)
 
     @invariant()
-    def counts_fall_below_zero_only_in_an_underflow(self) -> None:
+    def counts_are_negative_only_after_an_underflow(self) -> None:
         if any(page.count < 0 for page in self.memory.pages):
             assert self.has(Fault.UNDERFLOW)
 
     @invariant()
-    def the_free_list_has_each_page_once_or_it_was_freed_twice(self) -> None:
+    def the_free_list_has_duplicates_only_after_a_double_free(self) -> None:
         pfns = [page.pfn for page in self.memory.free_list]
         if not self.has(Fault.DOUBLE_FREE):
             assert sorted(pfns) == [p.pfn for p in self.memory.pages if p.free]
 
     @invariant()
-    def every_page_is_free_or_owned_or_kept_out_or_referred_to_or_leaked(self) -> None:
+    def every_page_is_free_owned_kept_out_referenced_or_leaked(self) -> None:
         for page in self.memory.pages:
             if page.free:
                 assert not page.kept_out
@@ -401,11 +403,13 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
-def test_k116_the_books_are_right_in_any_order_of_calls(rules: Rules) -> None:
-    class AnyOrderHere(AnyOrder):
+def test_k116_counts_and_free_list_are_consistent_in_any_order_of_calls(
+    rules: Rules,
+) -> None:
+    class RandomCallsHere(RandomCalls):
         kernel = rules
 
     run_state_machine_as_test(
-        AnyOrderHere,
+        RandomCallsHere,
         settings=settings(max_examples=60, stateful_step_count=30, deadline=None),
     )

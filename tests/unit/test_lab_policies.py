@@ -1,4 +1,4 @@
-"""What each option of the thread comes to, what it costs, and that we pay nothing."""
+"""Page-count policies: outcomes, costs, and no cost outside the lab."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.slab import KmemCache
 from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
+    count_changes,
     counts,
     disk,
     faults,
     first,
     make_world,
-    moves,
     outcomes,
     page_of,
-    play,
-    played,
+    run,
     submit,
+    world_after,
 )
 
 if TYPE_CHECKING:
@@ -50,19 +50,19 @@ COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
 FREEING = {"double-free", "premature-free", "underflow", "bad-page", "BUG", "leak"}
 ACCOUNTING = {"memory.py", "slab.py", "policy.py", "journal.py"}
-every_card = pytest.mark.parametrize("nic", Nic.__members__)
+every_nic = pytest.mark.parametrize("nic", Nic.__members__)
 
 
-# --- the fixes --------------------------------------------------------------------
+# --- outcomes ---------------------------------------------------------------------
 
 
-def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
+def test_k97_k99_policy_a_increments_at_arrival_and_decrements_before_end_io() -> None:
     world = make_world("a", Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)
     assert page.count == 1
     world.deliver_response()
-    assert moves(world.journal, page) == [
+    assert count_changes(world.journal, page) == [
         ("AoE", 1),
         ("network", 2),
         ("network", 1),
@@ -76,25 +76,25 @@ def test_k97_k99_option_a_counts_plainly_around_the_bio() -> None:
     assert not faults(journal)
 
 
-def test_k97_3_7_dies_of_a_compound_tail_and_3_12_counts_its_head() -> None:
+def test_k97_a_compound_tail_is_a_bug_on_3_7_and_counted_in_its_head_on_3_12() -> None:
     policy, submitter = POLICIES["a"], "kmalloc_highorder_tail"
     first_form = replace(RULES_6_1, bug_on_tail_increment=True)
-    world = played(policy, submitter, "clean", Nic.SG, first_form)
+    world = world_after(policy, submitter, "clean", Nic.SG, first_form)
     assert world.journal.outcome == "BUG"
-    world = played(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
+    world = world_after(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
     head = page_of(world.writes[0]).block[0]
     assert counts(world.journal, head)[:4] == [2, 3, 2, 1]
     assert world.journal.outcome == "ok"
 
 
-def test_k98_6_1_without_counts_is_safe_but_for_raw_tails() -> None:
+def test_k98_6_1_without_references_fails_only_for_tails_of_raw_blocks() -> None:
     found = outcomes(["none@6.1"], SUBMITTERS, ["clean", "dup_response"], ["NOSG"])
     bad = {case.submitter for case, outcome in found.items() if outcome != "ok"}
     assert bad == {"rawalloc_highorder_tail"}
-    assert play("none@6.1/rawalloc_highorder_tail/clean/SG").outcome == "ok"
+    assert run("none@6.1/rawalloc_highorder_tail/clean/SG").outcome == "ok"
 
 
-def test_k99_an_owner_that_lets_go_during_the_bio_leaks_the_page() -> None:
+def test_k99_an_owner_that_frees_the_page_before_end_io_leaks_it() -> None:
     world = make_world("a", Nic.SG)
     write = submit(world, "pagecache")
     page = page_of(write)
@@ -105,43 +105,43 @@ def test_k99_an_owner_that_lets_go_during_the_bio_leaks_the_page() -> None:
     assert faults(world.journal) == [("leak", page.pfn)]
 
 
-def test_k99_one_that_waits_for_bi_end_io_does_not() -> None:
+def test_k99_an_owner_that_frees_the_page_after_end_io_does_not_leak_it() -> None:
     found = outcomes(["a"], ["pagecache"], EVENTS, ["SG"])
     assert "leak" not in found.values()
 
 
-def test_k76_option_a_does_not_reach_beyond_bi_end_io() -> None:
+def test_k76_policy_a_does_not_protect_pages_after_bi_end_io() -> None:
     found = outcomes(["a"], COUNT_ZERO, ["late_txdone"], Nic.__members__)
     bad = {case.nic for case, outcome in found.items() if outcome != "ok"}
     assert bad == {"COW"}
 
 
-def test_k100_option_b_saves_slab_pages_from_k75_and_k76() -> None:
+def test_k100_policy_b_protects_slab_pages_from_k75_and_k76() -> None:
     slab = [*SUBPAGE, "kmalloc_highorder_tail"]
     found = outcomes(["b", "b+"], slab, EVENTS, Nic.__members__)
     assert not FREEING & set(found.values())
 
 
-def test_k100_option_b_puts_reuse_off_while_a_private_head_reads() -> None:
+def test_k100_policy_b_defers_reuse_while_a_private_head_holds_references() -> None:
     case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/COW"
-    assert play(case.format("b")).outcome == "ok"
-    assert play(case.format("none@2.6.21")).outcome == "wrong-bytes"
+    assert run(case.format("b")).outcome == "ok"
+    assert run(case.format("none@2.6.21")).outcome == "wrong-bytes"
 
 
-def test_k100_option_b_does_not_save_borrowed_fragments_from_k80() -> None:
+def test_k100_policy_b_does_not_protect_borrowed_fragments_from_k80() -> None:
     case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/SG"
     for policy in ("b", "b+"):
-        assert play(case.format(policy)).outcome == "wrong-bytes"
+        assert run(case.format(policy)).outcome == "wrong-bytes"
 
 
 @pytest.mark.parametrize("submitter", ["rawalloc_highorder_tail", "stack_tail"])
-def test_k100_option_b_does_not_see_pages_of_no_slab(submitter: str) -> None:
-    assert play(f"b/{submitter}/clean/NOSG").outcome == "double-free"
+def test_k100_policy_b_does_not_protect_pages_that_are_not_slab(submitter: str) -> None:
+    assert run(f"b/{submitter}/clean/NOSG").outcome == "double-free"
 
 
-@every_card
+@every_nic
 @pytest.mark.parametrize("submitter", COUNT_ZERO)
-def test_k101_the_trap_of_c_is_its_own_put_in_bi_end_io(
+def test_k101_policy_c_frees_a_count_zero_page_by_its_own_put_in_end_io(
     submitter: str, nic: str
 ) -> None:
     world = make_world("c", Nic[nic])
@@ -150,25 +150,25 @@ def test_k101_the_trap_of_c_is_its_own_put_in_bi_end_io(
     assert not faults(world.journal)
     world.deliver_response()
     assert write.ended
-    assert moves(world.journal, page)[0] == ("filesystem", 1)
-    assert moves(world.journal, page)[-1] == ("filesystem", 0)
+    assert count_changes(world.journal, page)[0] == ("file system", 1)
+    assert count_changes(world.journal, page)[-1] == ("file system", 0)
     assert ("premature-free", page.pfn) in faults(world.journal)
 
 
-def test_k101_c_plus_is_safe_because_it_allocates_pages() -> None:
+def test_k101_policy_c_plus_is_safe_with_whole_pages() -> None:
     found = outcomes(["c+"], SUBMITTERS, EVENTS, Nic.__members__)
     assert not FREEING & set(found.values())
 
 
-@every_card
-def test_k101_d_is_a_bug_for_slab_pages_and_nothing_for_others(nic: str) -> None:
+@every_nic
+def test_k101_policy_d_is_a_bug_for_slab_pages_only(nic: str) -> None:
     found = outcomes(["d"], SUBMITTERS, ["clean"], [nic])
     died = {case.submitter for case, outcome in found.items() if outcome == "BUG"}
     assert died == {*SUBPAGE, "kmalloc_highorder_tail"}
 
 
-def test_k101_d_would_not_catch_count_zero_pages_of_no_slab() -> None:
-    assert play("d/rawalloc_highorder_tail/clean/NOSG").outcome == "double-free"
+def test_k101_policy_d_misses_count_zero_pages_that_are_not_slab() -> None:
+    assert run("d/rawalloc_highorder_tail/clean/NOSG").outcome == "double-free"
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_k101_d_would_not_catch_count_zero_pages_of_no_slab() -> None:
         ("rawalloc_highorder_tail", False),
     ],
 )
-@every_card
-def test_k102_what_fails_sendpage_ok_is_copied(
+@every_nic
+def test_k102_a_page_that_fails_sendpage_ok_is_copied(
     submitter: str, nic: str, *, passes: bool
 ) -> None:
     world = make_world("e", Nic[nic])
@@ -197,13 +197,13 @@ def test_k102_what_fails_sendpage_ok_is_copied(
     assert disk(world, len(write.expected)) == write.expected
 
 
-def test_k102_no_page_is_freed_early_and_no_reused_memory_is_sent() -> None:
+def test_k102_policy_e_frees_no_page_early_and_sends_no_reused_memory() -> None:
     events = [event for event in EVENTS if "rewrite" not in event]
     found = outcomes(["e"], SUBMITTERS, events, Nic.__members__)
     assert set(found.values()) == {"ok"}
 
 
-def test_k102_a_compound_tail_of_no_slab_is_judged_by_its_head() -> None:
+def test_k102_sendpage_ok_of_a_compound_tail_depends_on_its_head() -> None:
     memory = Memory(4, RULES_6_1, Journal())
     _, tail = memory.alloc_pages(1, "user", compound=True)
     assert sendpage_ok(tail)
@@ -211,17 +211,17 @@ def test_k102_a_compound_tail_of_no_slab_is_judged_by_its_head() -> None:
 
 
 @pytest.mark.parametrize("policy", ["none@6.1", "f"])
-def test_k103_no_guard_protects_aoe(policy: str) -> None:
+def test_k103_aoe_bypasses_the_checks_of_splice(policy: str) -> None:
     world = make_world(policy, Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)
-    # skb_splice_from_iter would warn and return EIO. AoE builds its skbs by hand.
+    # skb_splice_from_iter would warn and return -EIO. AoE fills fragments itself.
     assert not world.journal.flags
     assert counts(world.journal, page) == [1, 0]
     assert ("premature-free", page.pfn) in faults(world.journal)
 
 
-def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
+def test_k104_a_missing_reference_is_a_bad_page_in_skb_release_data() -> None:
     memory = Memory(4, RULES_6_1, Journal())
     tail = KmemCache(memory, 2 * PAGE_SIZE, 1).alloc("ZFS").pieces()[1][0]
     skb = Skb()
@@ -238,7 +238,7 @@ def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
 @pytest.mark.parametrize(
     ("case", "costs"),
     [
-        # Nobody counts; a card without scatter-gather gets, copies and puts a page.
+        # No references, except those of linearizing: get, copy and put.
         ("none@2.6.21/pagecache/clean/SG", {}),
         ("none@2.6.21/pagecache/clean/NOSG", {"gets": 1, "puts": 1, "copied": 4096}),
         ("none@6.1/xfs_kmalloc_subpage/clean/COW", {"gets": 1, "puts": 1}),
@@ -247,42 +247,42 @@ def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
             "none@6.1/pagecache/lost_rexmit_stale_clone/NOSG",
             {"gets": 2, "puts": 2, "copied": 8192},
         ),
-        # Given up while a private head refers to it: 4 KiB held until it is sent.
+        # Freed while a private head refers to it: 4 KiB held until TX completion.
         (
             "none@6.1/pagecache/late_txdone+free_realloc/COW",
             {"gets": 1, "puts": 1, "held": 4096},
         ),
-        # Once around the bio; beside it, each of two clones.
+        # One for the bio, one for each clone.
         ("a/pagecache/clean/SG", {"gets": 1, "puts": 1}),
         (
             "a/rawalloc_highorder_tail/dup_response/NOSG",
             {"gets": 2, "puts": 2, "copied": 4096},
         ),
         ("a/pagecache/lost_rexmit_stale_clone/COW", {"gets": 3, "puts": 3}),
-        # The object's reference; for two pages, two and the slab's to the second.
+        # The object's reference; for two pages two, and the slab's to the second.
         ("b/pagecache/clean/SG", {}),
         ("b/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1}),
         ("b/kmalloc_highorder_tail/clean/SG", {"gets": 3, "puts": 3}),
-        # The object's, the card's and those of the victim's object, a neighbour.
+        # The object's, the clone's and that of the new owner's object.
         (
             "b/xfs_kmalloc_subpage/late_txdone+free_realloc/COW",
             {"gets": 3, "puts": 3, "held": 1024, "quarantined": 1},
         ),
-        # And AoE's to the fragment: once for two clones.
+        # In addition AoE's to the fragment, one for two clones.
         ("b+/pagecache/clean/SG", {"gets": 1, "puts": 1}),
         ("b+/pagecache/lost_rexmit_stale_clone/SG", {"gets": 1, "puts": 1}),
         ("b+/xfs_kmalloc_subpage/clean/COW", {"gets": 3, "puts": 3}),
-        # The filesystem's.
+        # The file system's.
         ("c/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1}),
         ("c/pagecache/clean/COW", {"gets": 2, "puts": 2}),
-        # On 3 KiB more than it needs.
+        # A whole page wastes 3 KiB.
         ("c+/xfs_kmalloc_subpage/clean/SG", {"gets": 1, "puts": 1, "wasted": 3072}),
         ("c+/rawalloc_highorder_tail/clean/SG", {"gets": 1, "puts": 1}),
         ("none@6.1/jbd_get_free_page/clean/SG", {"wasted": 3072}),
-        # Refused before anything is counted.
+        # BUG before any get_page.
         ("d/xfs_kmalloc_subpage/clean/NOSG", {}),
         ("d/pagecache/clean/SG", {}),
-        # A reference that the fragment owns, or a page for a copy, once for two clones.
+        # A reference owned by the fragment, or a page for a copy, one for two clones.
         ("e/pagecache/clean/SG", {"gets": 1, "puts": 1}),
         ("e/pagecache/clean/COW", {"gets": 2, "puts": 2}),
         (
@@ -293,34 +293,32 @@ def test_k104_a_reference_too_few_is_a_bad_page_in_skb_release_data() -> None:
             "e/rawalloc_highorder_tail/clean/NOSG",
             {"gets": 2, "puts": 2, "copied": 8192},
         ),
-        # What does nothing counts nothing.
+        # get_page and put_page on frozen pages are not counted.
         ("f/xfs_kmalloc_subpage/clean/NOSG", {"copied": 1024}),
         ("f/pagecache/clean/NOSG", {"gets": 1, "puts": 1, "copied": 4096}),
     ],
 )
-def test_costs_are_those_reckoned_by_hand(case: str, costs: dict[str, int]) -> None:
-    found = play(case).costs
+def test_costs_match_values_computed_by_hand(case: str, costs: dict[str, int]) -> None:
+    found = run(case).costs
     assert {name: value for name, value in found.items() if value} == costs
 
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "d"])
-@every_card
-def test_costs_every_get_has_its_put_where_nothing_breaks(
-    policy: str, nic: str
-) -> None:
+@every_nic
+def test_costs_gets_and_puts_balance_without_faults(policy: str, nic: str) -> None:
     for event in EVENTS:
         for submitter in SUBMITTERS:
-            world = played(policy, submitter, event, Nic[nic])
+            world = world_after(policy, submitter, event, Nic[nic])
             if {word for word, _ in faults(world.journal)} <= {"wrong-bytes"}:
                 costs = asdict(world.journal.costs)
                 assert costs["gets"] == costs["puts"], (submitter, event)
 
 
-# --- everyday use ---------------------------------------------------------------------
+# --- outside the lab ------------------------------------------------------------------
 
 
 class Ring:
-    """A send ring that keeps what it is told to send."""
+    """A send ring that records the frames."""
 
     name = "eth0"
     mac = b"\2\0\0\0\0\1"
@@ -339,7 +337,7 @@ class Ring:
 
 @contextmanager
 def files_that_run() -> Iterator[set[str]]:
-    """Note the files of the initiator that functions are called in."""
+    """Yield the set of the initiator's source files that run meanwhile."""
     home = Path(initiator.__file__).parent
     files: set[str] = set()
 
@@ -358,7 +356,7 @@ def files_that_run() -> Iterator[set[str]]:
 
 
 def read_and_write(target: FakeTarget) -> None:
-    """Find a device on a link, write to it, lose a frame, and read it back."""
+    """Discover a device, write with one lost frame, and read the data back."""
     ring, driver = Ring(), Driver()
     netdev = LinkDevice(cast("Link", ring))
     driver.add_netdev(netdev)
@@ -389,7 +387,9 @@ def read_and_write(target: FakeTarget) -> None:
     assert len(data) > 100 * SECTOR
 
 
-def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> None:
+def test_reads_and_writes_outside_the_lab_run_no_page_accounting(
+    connect: Connect,
+) -> None:
     target = connect(is_up=False).target
     with files_that_run() as files:
         read_and_write(target)
@@ -397,13 +397,13 @@ def test_everyday_reads_and_writes_run_no_page_accounting(connect: Connect) -> N
     assert not files & ACCOUNTING
 
 
-def test_the_same_look_at_a_lab_world_sees_the_accounting() -> None:
+def test_a_lab_world_runs_the_page_accounting() -> None:
     with files_that_run() as files:
-        play("b/xfs_kmalloc_subpage/clean/COW")
+        run("b/xfs_kmalloc_subpage/clean/COW")
     assert files >= ACCOUNTING
 
 
-def test_everyday_use_does_not_even_load_it() -> None:
+def test_the_disk_modules_do_not_import_the_page_accounting() -> None:
     script = (
         "import sys, initiator.disk.disk, initiator.disk.copy\n"
         "print(*(name for name in sys.modules if name.startswith('initiator.')))"

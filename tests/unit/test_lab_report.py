@@ -219,12 +219,12 @@ def test_k75_the_bug_of_2007_is_told_step_by_step() -> None:
     assert lines[0] == YEAR_2007
     network = [line for line in lines if re.match(r"\d+ network ", line)]
     assert [line.split(" ", 1)[1] for line in network[:3]] == [
-        "network get_page 1 0 -> 1 K75 from zero: whoever puts it frees it",
-        "network linearise K75 clone 0, 4096 bytes",
+        "network get_page 1 0 -> 1 K75 count was 0: the next put_page frees it",
+        "network skb_linearize K75 clone 0, 4096 bytes",
         "network put_page 1 1 -> 0 K75",
     ]
     faults = [line for line in lines if line.startswith(">>")]
-    assert "PREMATURE-FREE: network freed it, driver still uses it" in faults[0]
+    assert "PREMATURE-FREE: freed by network, still used by driver" in faults[0]
     assert "DOUBLE-FREE" in faults[1]
     first = next(line for line in lines if line.startswith("The first rule that broke"))
     assert first.startswith("The first rule that broke: K75 at step 8, premature-free.")

@@ -1,4 +1,4 @@
-"""What the rules of kernel-path.md say comes of it, played on whole worlds."""
+"""The kernel rules K70 to K121, tested on whole worlds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.header import Header
-from initiator.lab.cases import EVENTS, Event
-from initiator.lab.cases import play as play_event
+from initiator.lab.cases import EVENTS, Event, run_event
 from initiator.lab.kernel.journal import Fault, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1
 from initiator.lab.kernel.nic import Nic
@@ -17,17 +16,17 @@ from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import REWRITTEN
 from tests.worlds import (
+    count_changes,
     counts,
     disk,
     faults,
     first,
     make_world,
-    moves,
     outcomes,
     page_of,
-    play,
-    played,
+    run,
     submit,
+    world_after,
 )
 
 if TYPE_CHECKING:
@@ -38,14 +37,14 @@ LATE_2_6_21 = replace(RULES_2_6_21, early_linearize=False)
 COUNT_ZERO = ["kmalloc_highorder_tail", "rawalloc_highorder_tail", "stack_tail"]
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
 SAFE = ["pagecache", *SUBPAGE, "vmalloc_page"]
-every_card = pytest.mark.parametrize("nic", Nic.__members__)
+every_nic = pytest.mark.parametrize("nic", Nic.__members__)
 
 
-# --- B1: step by step -----------------------------------------------------------------
+# --- K70 to K79: from bio to NIC ------------------------------------------------------
 
 
-@every_card
-def test_k70_k71_k72_nobody_refers_to_a_page_that_waits_in_the_queue(nic: str) -> None:
+@every_nic
+def test_k70_k71_k72_a_page_in_the_qdisc_has_no_extra_reference(nic: str) -> None:
     world = make_world("none@6.1", Nic[nic])
     world.nic.hold_qdisc = True
     page = page_of(submit(world, "pagecache"))
@@ -57,21 +56,21 @@ def test_k70_k71_k72_nobody_refers_to_a_page_that_waits_in_the_queue(nic: str) -
 @pytest.mark.parametrize("submitter", SUBMITTERS)
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("policy", ["none@2.6.21", "none@6.1"])
-def test_k74_no_page_is_touched_on_a_card_with_scatter_gather(
+def test_k74_no_page_count_changes_on_a_nic_with_scatter_gather(
     policy: str, submitter: str, event: str
 ) -> None:
-    world = played(policy, submitter, event, Nic.SG)
+    world = world_after(policy, submitter, event, Nic.SG)
     page = page_of(world.writes[0]).block[0]
-    assert "network" not in {actor for actor, _ in moves(world.journal, page)}
+    assert "network" not in {actor for actor, _ in count_changes(world.journal, page)}
     assert world.journal.outcome in ("ok", "wrong-bytes")
 
 
 @pytest.mark.parametrize("submitter", COUNT_ZERO)
-def test_k75_the_2007_crash(submitter: str) -> None:
+def test_k75_linearizing_frees_a_count_zero_page_of_2_6_21(submitter: str) -> None:
     world = make_world("none@2.6.21", Nic.NOSG)
     write = submit(world, submitter)
     page = page_of(write)
-    # 0, 1, 0: and it is free while its owner waits for bi_end_io.
+    # 0, 1, 0: the page is free before bi_end_io.
     assert counts(world.journal, page) == [1, 0]
     assert page.free
     assert not write.ended
@@ -83,10 +82,10 @@ def test_k75_the_2007_crash(submitter: str) -> None:
 
 @pytest.mark.parametrize("submitter", SAFE)
 @pytest.mark.parametrize("policy", ["none@2.6.21", "none@6.1"])
-def test_k75_a_counted_page_goes_up_and_down_and_stays(
+def test_k75_linearizing_does_not_free_a_page_with_a_count(
     policy: str, submitter: str
 ) -> None:
-    world = played(policy, submitter, "clean", Nic.NOSG)
+    world = world_after(policy, submitter, "clean", Nic.NOSG)
     page = page_of(world.writes[0])
     assert counts(world.journal, page)[:2] == [2, 1]
     assert world.journal.outcome == "ok"
@@ -108,38 +107,38 @@ def test_k76_the_reference_of_a_private_head_lasts_beyond_bi_end_io() -> None:
     assert put.step > end.step
 
 
-def test_k77_early_linearising_saves_the_content_and_late_does_not() -> None:
+def test_k77_early_linearizing_preserves_the_contents_and_late_does_not() -> None:
     case = "none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG"
-    assert play(case).outcome == "ok"
-    assert play(case.replace("2.6.21", "6.1")).outcome == "wrong-bytes"
+    assert run(case).outcome == "ok"
+    assert run(case.replace("2.6.21", "6.1")).outcome == "wrong-bytes"
 
 
-@every_card
+@every_nic
 def test_k78_bi_end_io_does_not_wait_for_transmission(nic: str) -> None:
-    journal = play(f"none@6.1/pagecache/late_txdone/{nic}").journal
+    journal = run(f"none@6.1/pagecache/late_txdone/{nic}").journal
     assert first(journal, "bi_end_io").step < first(journal, "kfree_skb").step
 
 
-def test_k79_a_late_completion_is_harmless_with_shared_data() -> None:
+def test_k79_a_late_tx_completion_is_harmless_with_shared_data() -> None:
     case = [["none@2.6.21"], SUBMITTERS, ["late_txdone+free_realloc"], ["SG"]]
     assert set(outcomes(*case).values()) == {"ok"}
 
 
-def test_k79_the_late_put_of_a_private_head_hits_whoever_has_the_page() -> None:
-    world = played(
+def test_k79_the_late_put_of_a_private_head_drops_the_new_owners_reference() -> None:
+    world = world_after(
         "none@2.6.21", "rawalloc_highorder_tail", "late_txdone+free_realloc", Nic.COW
     )
     page = page_of(world.writes[0])
-    assert page is page_of_victim(world)
-    # Freed with its block in spite of the card's reference, taken by somebody else,
-    # and then put by the card.
+    assert page is page_of_new_owner(world)
+    # The owner frees the block, the page is allocated to a new owner, and TX
+    # completion puts it.
     assert faults(world.journal)[:2] == [
         ("bad-page", page.pfn),
         ("underflow", page.pfn),
     ]
 
 
-def page_of_victim(world: World) -> object:
+def page_of_new_owner(world: World) -> object:
     return world.realloc_buffers[0].pieces[0][0]
 
 
@@ -149,18 +148,18 @@ BORROWING = [name for name, policy in POLICIES.items() if not policy.sendpage_ok
 
 
 @pytest.mark.parametrize("policy", BORROWING)
-def test_k80_no_count_of_the_thread_saves_what_a_stale_clone_sends(
+def test_k80_no_policy_with_borrowed_fragments_prevents_stale_data(
     policy: str,
 ) -> None:
-    world = played(policy, "pagecache", "stale_clone+free_realloc", Nic.SG)
+    world = world_after(policy, "pagecache", "stale_clone+free_realloc", Nic.SG)
     assert faults(world.journal) == [("wrong-bytes", None)]
-    assert first(world.journal, "serialise").fault is None
+    assert first(world.journal, "transmit").fault is None
     assert {*world.journal.flags} >= {Flag.DUP_WRITE, Flag.UNEXPECTED_RSP}
-    # Somebody else's bytes are on the disk, at the sectors that the bio wrote.
+    # The new owner's bytes are on the disk, in the sectors of the bio.
     assert disk(world) == b"\xee" * PAGE_SIZE
 
 
-def test_k80_k53_the_stale_clone_leaves_under_the_new_tag() -> None:
+def test_k80_k53_a_stale_clone_has_the_new_tag() -> None:
     world = make_world("none@6.1", Nic.SG)
     world.nic.hold_qdisc = True
     submit(world, "pagecache")
@@ -172,79 +171,83 @@ def test_k80_k53_the_stale_clone_leaves_under_the_new_tag() -> None:
     assert Header.unpack_from(bytes(stale)).tag == frame.tag
 
 
-def test_k80_what_the_owner_wrote_since_is_on_the_disk() -> None:
-    world = played("none@6.1", "pagecache", "stale_clone+rewrite_in_place", Nic.SG)
+def test_k80_a_stale_clone_writes_the_owners_new_contents() -> None:
+    world = world_after("none@6.1", "pagecache", "stale_clone+rewrite_in_place", Nic.SG)
     assert disk(world) == bytes([REWRITTEN]) * PAGE_SIZE
 
 
-@every_card
-def test_k81_a_failed_device_writes_after_the_error(nic: str) -> None:
-    world = played("none@6.1", "pagecache", "devfail_clone_in_flight", Nic[nic])
+@every_nic
+def test_k81_a_clone_of_a_failed_device_is_written_after_the_error(nic: str) -> None:
+    world = world_after("none@6.1", "pagecache", "devfail_clone_in_flight", Nic[nic])
     (write,) = world.writes
     assert write.bio.error is not None
     assert {*world.journal.flags} >= {Flag.EIO, Flag.GHOST_WRITE}
-    assert first(world.journal, "serialise").rule == "K81"
+    assert first(world.journal, "transmit").rule == "K81"
     assert world.journal.outcome == "ok"
     assert disk(world) == write.expected
 
 
-def test_k81_and_what_it_writes_is_as_in_k80() -> None:
-    world = played("none@6.1", "pagecache", "devfail+free_realloc", Nic.SG)
+def test_k81_a_clone_of_a_failed_device_writes_reused_memory() -> None:
+    world = world_after("none@6.1", "pagecache", "devfail+free_realloc", Nic.SG)
     assert faults(world.journal) == [("wrong-bytes", None)]
     assert disk(world) == b"\xee" * PAGE_SIZE
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_k120_counts_protect_the_memory_but_not_the_content(policy: str) -> None:
+def test_k120_counts_protect_memory_but_not_contents(policy: str) -> None:
     rules = replace(POLICIES[policy].rules, early_linearize=False)
     for nic in Nic:
         event = "stale_clone+rewrite_in_place"
-        world = played(policy, "pagecache", event, nic, rules)
+        world = world_after(policy, "pagecache", event, nic, rules)
         assert faults(world.journal) == [("wrong-bytes", None)]
 
 
-@every_card
-def test_k120_a_copy_protects_the_content(nic: str) -> None:
-    result = play(f"e/xfs_kmalloc_subpage/stale_clone+rewrite_in_place/{nic}")
+@every_nic
+def test_k120_a_copy_protects_the_contents(nic: str) -> None:
+    result = run(f"e/xfs_kmalloc_subpage/stale_clone+rewrite_in_place/{nic}")
     assert (result.outcome, "copied" in result.flags) == ("ok", True)
 
 
-# --- B2: which pages ------------------------------------------------------------------
+# --- K86 to K91: kinds of pages -------------------------------------------------------
 
 
 @pytest.mark.parametrize("submitter", SUBPAGE)
-@every_card
-def test_k86_a_sub_page_object_was_harmless_in_2007(submitter: str, nic: str) -> None:
-    world = played("none@2.6.21", submitter, "clean", Nic[nic])
+@every_nic
+def test_k86_a_sub_page_object_is_harmless_on_2_6_21(submitter: str, nic: str) -> None:
+    world = world_after("none@2.6.21", submitter, "clean", Nic[nic])
     expected = [] if nic == "SG" else [2, 1]
     page = page_of(world.writes[0])
     assert counts(world.journal, page)[: len(expected)] == expected
     assert world.journal.outcome == "ok"
 
 
-def test_k86_a_large_kmalloc_was_not() -> None:
-    assert play("none@2.6.21/kmalloc_highorder_tail/clean/NOSG").outcome != "ok"
-    assert play("none@6.1/kmalloc_highorder_tail/clean/NOSG").outcome == "ok"
+def test_k86_a_large_kmalloc_fails_on_2_6_21() -> None:
+    assert run("none@2.6.21/kmalloc_highorder_tail/clean/NOSG").outcome != "ok"
+    assert run("none@6.1/kmalloc_highorder_tail/clean/NOSG").outcome == "ok"
 
 
 @pytest.mark.parametrize("submitter", [*SUBPAGE, "kmalloc_highorder_tail"])
 @pytest.mark.parametrize("nic", ["NOSG", "COW"])
-def test_k87_frozen_slab_pages_warn_and_nothing_moves(submitter: str, nic: str) -> None:
-    world = played("f", submitter, "clean", Nic[nic])
+def test_k87_frozen_slab_pages_warn_and_no_count_changes(
+    submitter: str, nic: str
+) -> None:
+    world = world_after("f", submitter, "clean", Nic[nic])
     page = page_of(world.writes[0]).block[0]
-    moved = [e for e in world.journal.entries if e.page == page.pfn and e.rule == "K87"]
-    assert {(e.before, e.count) for e in moved} == {(0, 0)}
-    assert [e.action for e in moved] == ["get_page", "put_page"]
+    changes = [
+        e for e in world.journal.entries if e.page == page.pfn and e.rule == "K87"
+    ]
+    assert {(e.before, e.count) for e in changes} == {(0, 0)}
+    assert [e.action for e in changes] == ["get_page", "put_page"]
     assert (world.journal.outcome, Flag.WARN in world.journal.flags) == ("ok", True)
 
 
-def test_k87_the_safety_net_is_for_slab_pages_only() -> None:
-    result = play("f/rawalloc_highorder_tail/clean/NOSG")
+def test_k87_pages_that_are_not_slab_are_not_protected() -> None:
+    result = run("f/rawalloc_highorder_tail/clean/NOSG")
     assert (result.outcome, result.flags) == ("double-free", ())
 
 
-def test_k89_2_6_21_frees_a_bad_slab_page_all_the_same() -> None:
-    world = played("none@2.6.21", "kmalloc_highorder_tail", "clean", Nic.NOSG)
+def test_k89_2_6_21_frees_a_bad_slab_page() -> None:
+    world = world_after("none@2.6.21", "kmalloc_highorder_tail", "clean", Nic.NOSG)
     page = page_of(world.writes[0])
     assert faults(world.journal) == [
         ("bad-page", page.pfn),
@@ -253,7 +256,7 @@ def test_k89_2_6_21_frees_a_bad_slab_page_all_the_same() -> None:
     ]
 
 
-def test_k89_later_kernels_do_not() -> None:
+def test_k89_later_kernels_keep_a_bad_slab_page_out_of_circulation() -> None:
     rules = replace(RULES_2_6_21, bad_page_freed=False)
     world = make_world("none@2.6.21", Nic.NOSG, rules)
     page = page_of(submit(world, "kmalloc_highorder_tail"))
@@ -261,21 +264,21 @@ def test_k89_later_kernels_do_not() -> None:
     assert (page.kept_out, page.free) == (True, False)
 
 
-@every_card
-def test_k90_vmalloc_pages_are_safe_as_far_as_counts_go(nic: str) -> None:
+@every_nic
+def test_k90_vmalloc_pages_have_no_count_faults(nic: str) -> None:
     found = outcomes(["none@2.6.21", "none@6.1"], ["vmalloc_page"], EVENTS, [nic])
     assert set(found.values()) <= {"ok", "wrong-bytes"}
 
 
-def test_k91_jbd_on_a_page_of_its_own_is_no_slab_page() -> None:
+def test_k91_jbd_with_whole_pages_submits_no_slab_page() -> None:
     for policy in ("none@2.6.21", "d"):
-        assert play(f"{policy}/jbd_get_free_page/clean/NOSG").outcome == "ok"
+        assert run(f"{policy}/jbd_get_free_page/clean/NOSG").outcome == "ok"
 
 
-# --- B5: observed ---------------------------------------------------------------------
+# --- K108: observed on 6.1 ------------------------------------------------------------
 
 
-def test_k108_the_2007_bug_on_6_1() -> None:
+def test_k108_a_raw_tail_is_freed_prematurely_on_6_1() -> None:
     world = make_world("none@6.1", Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)
@@ -296,14 +299,14 @@ def test_k108_the_2007_bug_on_6_1() -> None:
 
 
 @pytest.mark.parametrize("event", ["clean", "dup_response"])
-def test_k108a_not_with_scatter_gather(event: str) -> None:
-    world = played("none@6.1", "rawalloc_highorder_tail", event, Nic.SG)
+def test_k108a_a_raw_tail_is_not_freed_with_scatter_gather(event: str) -> None:
+    world = world_after("none@6.1", "rawalloc_highorder_tail", event, Nic.SG)
     assert counts(world.journal, page_of(world.writes[0])) == []
     assert not faults(world.journal)
 
 
-def test_k108a_a_private_head_is_as_bad_as_no_scatter_gather() -> None:
-    world = played("none@6.1", "rawalloc_highorder_tail", "clean", Nic.COW)
+def test_k108a_a_raw_tail_is_freed_by_a_private_head() -> None:
+    world = world_after("none@6.1", "rawalloc_highorder_tail", "clean", Nic.COW)
     page = page_of(world.writes[0])
     assert counts(world.journal, page) == [1, 0]
     assert ("premature-free", page.pfn) in faults(world.journal)
@@ -314,18 +317,18 @@ A_ON_6_1 = replace(POLICIES["a"], rules=RULES_6_1)
 
 @pytest.mark.parametrize("event", ["clean", "dup_response"])
 @pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
-def test_k108b_plain_counting_brings_it_to_two_and_frees_nothing(
+def test_k108b_page_ref_inc_raises_the_count_to_two_and_nothing_is_freed(
     event: str, nic: Nic
 ) -> None:
-    world = played(A_ON_6_1, "rawalloc_highorder_tail", event, nic)
+    world = world_after(A_ON_6_1, "rawalloc_highorder_tail", event, nic)
     page = page_of(world.writes[0])
     assert counts(world.journal, page) == [1, 2, 1, 0]
     assert not faults(world.journal)
 
 
-@every_card
+@every_nic
 @pytest.mark.parametrize("submitter", [*SAFE, "kmalloc_highorder_tail"])
-def test_k108c_other_pages_go_up_and_down_and_nothing_is_freed(
+def test_k108c_other_pages_are_referenced_and_not_freed(
     submitter: str, nic: str
 ) -> None:
     world = make_world("none@6.1", Nic[nic])
@@ -341,7 +344,7 @@ def test_k108c_other_pages_go_up_and_down_and_nothing_is_freed(
 
 
 @pytest.mark.parametrize("submitter", [*SAFE, "kmalloc_highorder_tail"])
-def test_k108c_two_private_heads_bring_it_to_three(submitter: str) -> None:
+def test_k108c_two_private_heads_raise_the_count_to_three(submitter: str) -> None:
     world = make_world("none@6.1", Nic.COW)
     world.nic.hold_completion = True
     page = page_of(submit(world, submitter)).compound_head
@@ -350,17 +353,17 @@ def test_k108c_two_private_heads_bring_it_to_three(submitter: str) -> None:
     assert counts(world.journal, page) == [2, 3, 2, 1]
 
 
-def test_k108d_a_stack_is_safe_on_6_1_and_was_not_in_2007() -> None:
-    assert play("none@6.1/stack_tail/clean/NOSG").outcome == "ok"
-    assert play("none@2.6.21/stack_tail/clean/NOSG").outcome == "double-free"
+def test_k108d_a_stack_page_is_safe_on_6_1_and_not_on_2_6_21() -> None:
+    assert run("none@6.1/stack_tail/clean/NOSG").outcome == "ok"
+    assert run("none@2.6.21/stack_tail/clean/NOSG").outcome == "double-free"
 
 
-# --- C: the model ---------------------------------------------------------------------
+# --- K115 to K121: the model ----------------------------------------------------------
 
 
-def test_k115_end_io_runs_once_per_bio_whatever_happens() -> None:
+def test_k115_end_io_runs_once_per_bio_in_every_event() -> None:
     for name in EVENTS:
-        world = played("none@6.1", "pagecache", name, Nic.SG)
+        world = world_after("none@6.1", "pagecache", name, Nic.SG)
         ends = [e for e in world.journal.entries if e.action == "bi_end_io"]
         assert len(ends) == 1
 
@@ -384,32 +387,32 @@ def test_k116_a_bio_that_never_ends_is_a_bug() -> None:
 
 
 def test_k117_the_outcome_is_the_first_of_the_worst_faults() -> None:
-    words = "BUG double-free premature-free wrong-bytes leak underflow bad-page"
-    severity = words.split()
+    names = "BUG double-free premature-free wrong-bytes leak underflow bad-page"
+    severity = names.split()
     assert [fault.value for fault in Fault] == severity
     journal = Journal(keep_entries=False)
     assert journal.outcome == "ok"
-    for number, word in enumerate(reversed(severity)):
-        journal.add("x", f"first {word}", page=number, fault=Fault(word))
-        journal.add("x", "again", fault=Fault(word))
-        assert journal.outcome == word
+    for number, name in enumerate(reversed(severity)):
+        journal.add("x", f"first {name}", page=number, fault=Fault(name))
+        journal.add("x", "again", fault=Fault(name))
+        assert journal.outcome == name
         assert journal.worst is not None
-        assert journal.worst.action == f"first {word}"
+        assert journal.worst.action == f"first {name}"
 
 
-def test_k117_the_annotations() -> None:
+def test_k117_annotations_are_those_of_the_rule() -> None:
     words = "WARN copied EIO ghost-write dup-write unexpected-rsp"
     assert [flag.value for flag in Flag] == words.split()
-    result = play("none@6.1/pagecache/lost_rexmit_stale_clone/SG")
+    result = run("none@6.1/pagecache/lost_rexmit_stale_clone/SG")
     assert result.flags == ("dup-write", "unexpected-rsp")
-    result = play("none@6.1/pagecache/dup_response/SG")
+    result = run("none@6.1/pagecache/dup_response/SG")
     assert result.flags == ("unexpected-rsp",)
 
 
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
-def test_k119_with_debug_vm_the_get_is_the_bug(rules: Rules) -> None:
+def test_k119_with_debug_vm_get_page_at_zero_is_a_bug(rules: Rules) -> None:
     for nic in (Nic.NOSG, Nic.COW):
-        world = played(
+        world = world_after(
             "none@6.1",
             "rawalloc_highorder_tail",
             "clean",
@@ -423,23 +426,23 @@ def test_k119_with_debug_vm_the_get_is_the_bug(rules: Rules) -> None:
         assert world.journal.faults[0].rule == "K119"
 
 
-def test_k121_cells_that_rest_on_memory_are_told_both_ways() -> None:
-    content = play("none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG")
+def test_k121_outcomes_under_both_settings_are_reported() -> None:
+    content = run("none@2.6.21/pagecache/stale_clone+rewrite_in_place/NOSG")
     assert (content.outcome, content.if_linearized_late) == ("ok", "wrong-bytes")
-    freed = play("none@2.6.21/kmalloc_highorder_tail/clean/NOSG")
+    freed = run("none@2.6.21/kmalloc_highorder_tail/clean/NOSG")
     assert (freed.outcome, freed.if_bad_page_kept_out) == ("double-free", "bad-page")
-    assert play("none@6.1/pagecache/clean/NOSG").if_linearized_late == ""
+    assert run("none@6.1/pagecache/clean/NOSG").if_linearized_late == ""
 
 
-def test_k121_late_is_what_a_world_with_late_rules_comes_to() -> None:
+def test_k121_2_6_21_with_late_linearizing_has_wrong_bytes() -> None:
     event = "stale_clone+rewrite_in_place"
-    world = played("none@2.6.21", "pagecache", event, Nic.NOSG, LATE_2_6_21)
+    world = world_after("none@2.6.21", "pagecache", event, Nic.NOSG, LATE_2_6_21)
     assert world.journal.outcome == "wrong-bytes"
 
 
 def test_a_case_without_a_stale_clone_sends_what_was_submitted() -> None:
-    calm = Event("calm", "nothing happens")
+    undisturbed = Event("undisturbed", "nothing happens")
     for policy in POLICIES:
         world = make_world(policy, Nic.SG)
-        play_event(world, SUBMITTERS["pagecache"], calm)
+        run_event(world, SUBMITTERS["pagecache"], undisturbed)
         assert disk(world) == world.writes[0].expected

@@ -1,4 +1,4 @@
-"""Clones, and what becomes of the pages that their fragments borrow."""
+"""Clones of skbs: borrowed fragments, linearizing, private heads, packet sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEAD = bytes(36)
 
 
 class Net:
-    """An skb over the two pages of a block, and a card that sends it."""
+    """An skb with fragments in the two pages of a block, and a NIC that sends it."""
 
     def __init__(self, nic: Nic = Nic.SG, rules: Rules = RULES_6_1) -> None:
         self.memory = make_memory(rules)
@@ -49,7 +49,7 @@ class Net:
     def counts(self) -> tuple[int, int]:
         return self.head.count, self.tail.count
 
-    def moved(self, page: Page) -> list[int | None]:
+    def counts_of(self, page: Page) -> list[int | None]:
         return counts(self.memory.journal, page)
 
 
@@ -59,7 +59,7 @@ FRAME = HEAD + b"h" * 512 + b"t" * 1024
 # --- clones ---------------------------------------------------------------------------
 
 
-def test_k73_a_clone_shares_head_and_fragments_and_counts_no_page() -> None:
+def test_k73_a_clone_shares_head_and_fragments_without_a_get() -> None:
     net = Net()
     clone = net.ops.clone(net.skb)
     assert net.skb.dataref == 2
@@ -68,21 +68,21 @@ def test_k73_a_clone_shares_head_and_fragments_and_counts_no_page() -> None:
     assert net.counts == (1, 0)
 
 
-def test_k74_a_scatter_gather_card_touches_no_page() -> None:
+def test_k74_a_scatter_gather_nic_changes_no_page_count() -> None:
     net = Net(Nic.SG)
     net.nic.xmit(net.skb)
     assert net.wire == [FRAME]
     assert net.skb.dataref == 1
-    assert (net.moved(net.head), net.moved(net.tail)) == ([], [])
+    assert (net.counts_of(net.head), net.counts_of(net.tail)) == ([], [])
     assert first(net.memory.journal, "kfree_skb").rule == "K74"
 
 
-def test_k75_linearising_gets_copies_and_puts_every_fragment() -> None:
+def test_k75_linearizing_gets_copies_and_puts_every_fragment() -> None:
     net = Net(Nic.NOSG)
     clone = net.ops.clone(net.skb)
     net.ops.linearize(clone)
-    assert net.moved(net.head) == [2, 1]
-    assert net.moved(net.tail) == [1, 0]
+    assert net.counts_of(net.head) == [2, 1]
+    assert net.counts_of(net.tail) == [1, 0]
     assert faults(net.memory.journal) == [("premature-free", net.tail.pfn)]
     assert net.skb.dataref == 1
     assert net.memory.journal.costs.copied == 1536
@@ -90,7 +90,7 @@ def test_k75_linearising_gets_copies_and_puts_every_fragment() -> None:
     assert bytes(clone) == FRAME
 
 
-def test_k75_what_is_linear_already_is_left_alone() -> None:
+def test_k75_linearizing_a_linear_clone_does_nothing() -> None:
     net = Net(Nic.NOSG)
     clone = net.ops.clone(net.skb)
     net.ops.linearize(clone)
@@ -115,12 +115,12 @@ def test_k76_a_private_head_holds_references_until_the_frame_is_freed() -> None:
     assert net.skb.dataref == 1
     assert not faults(net.memory.journal)
     net.nic.drain()
-    assert net.moved(net.head) == [2, 1]
-    assert net.moved(net.tail) == [1, 0]
+    assert net.counts_of(net.head) == [2, 1]
+    assert net.counts_of(net.tail) == [1, 0]
     assert faults(net.memory.journal) == [("premature-free", net.tail.pfn)]
 
 
-def test_k76_a_private_head_keeps_its_header_but_not_its_contents() -> None:
+def test_k76_a_private_head_keeps_its_header_but_reads_current_contents() -> None:
     net = Net(Nic.COW)
     net.nic.hold_ring = True
     net.nic.xmit(net.skb)
@@ -130,7 +130,7 @@ def test_k76_a_private_head_keeps_its_header_but_not_its_contents() -> None:
     assert net.wire == [HEAD + b"y" * 512 + b"t" * 1024]
 
 
-def test_k76_a_head_is_made_private_once() -> None:
+def test_k76_a_clone_gets_a_private_head_once() -> None:
     net = Net(Nic.COW, RULES_2_6_21)
     net.nic.hold_completion = True
     net.nic.xmit(net.skb)
@@ -138,7 +138,7 @@ def test_k76_a_head_is_made_private_once() -> None:
 
 
 @pytest.mark.parametrize(("rules", "copied"), [(RULES_2_6_21, 1536), (RULES_6_1, 0)])
-def test_k77_2_6_21_linearises_before_the_queue_and_6_1_behind_it(
+def test_k77_2_6_21_linearizes_before_the_qdisc_and_6_1_behind_it(
     rules: Rules, copied: int
 ) -> None:
     net = Net(Nic.NOSG, rules)
@@ -149,9 +149,7 @@ def test_k77_2_6_21_linearises_before_the_queue_and_6_1_behind_it(
     assert net.memory.journal.costs.copied == 1536
 
 
-def test_k53_a_clone_in_the_queue_leaves_with_the_header_of_the_retransmission() -> (
-    None
-):
+def test_k53_a_clone_in_the_qdisc_gets_the_header_of_the_retransmission() -> None:
     net = Net(Nic.SG)
     net.nic.hold_qdisc = True
     net.nic.xmit(net.skb)
@@ -161,7 +159,7 @@ def test_k53_a_clone_in_the_queue_leaves_with_the_header_of_the_retransmission()
     assert net.wire == [b"2" * 36 + FRAME[36:]] * 2
 
 
-def test_k72_bytes_are_read_when_the_card_sends_them() -> None:
+def test_k72_pages_are_read_when_the_nic_transmits() -> None:
     net = Net(Nic.SG)
     net.nic.hold_ring = True
     net.nic.xmit(net.skb)
@@ -173,7 +171,7 @@ def test_k72_bytes_are_read_when_the_card_sends_them() -> None:
 # --- fragments that own references ----------------------------------------------------
 
 
-def test_k102_references_that_fragments_own_go_with_the_last_sharer() -> None:
+def test_k102_the_last_sharer_drops_references_owned_by_fragments() -> None:
     net = Net()
     net.memory.get_page(net.head, "AoE", "K102")
     net.skb.frags = net.skb.frags[:1]
@@ -182,12 +180,12 @@ def test_k102_references_that_fragments_own_go_with_the_last_sharer() -> None:
     net.ops.release_data(net.skb)
     assert net.head.count == 2
     net.ops.free(clone)
-    assert net.moved(net.head) == [2, 1]
+    assert net.counts_of(net.head) == [2, 1]
     assert net.skb.frags == []
 
 
 @pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
-def test_k102_they_survive_the_clones_independence(nic: Nic) -> None:
+def test_k102_owned_references_survive_unsharing_of_a_clone(nic: Nic) -> None:
     net = Net(nic)
     net.memory.get_page(net.head, "AoE", "K102")
     net.skb.frags = net.skb.frags[:1]
@@ -197,11 +195,11 @@ def test_k102_they_survive_the_clones_independence(nic: Nic) -> None:
     net.ops.release_data(net.skb)
     assert net.head.count == 2
     net.nic.drain()
-    assert net.moved(net.head) == [2, 3, 2, 1]
+    assert net.counts_of(net.head) == [2, 3, 2, 1]
     assert net.wire == [HEAD + b"h" * 512]
 
 
-def test_k82_a_borrowing_driver_never_puts_a_page() -> None:
+def test_k82_releasing_borrowed_fragments_puts_no_page() -> None:
     net = Net()
     net.ops.release_data(net.skb)
     assert net.skb.dataref == 0
@@ -209,11 +207,11 @@ def test_k82_a_borrowing_driver_never_puts_a_page() -> None:
     assert net.counts == (1, 0)
 
 
-# --- sniffers -------------------------------------------------------------------------
+# --- packet sockets -------------------------------------------------------------------
 
 
 def tapped_world(policy: str, nic: Nic) -> World:
-    """Return a world whose one write has ended; a sniffer has not read it yet."""
+    """Return a world whose write has ended before a packet socket has read it."""
     world = make_world(policy, nic)
     world.nic.taps = 1
     world.free_in_end_io = True
@@ -223,7 +221,7 @@ def tapped_world(policy: str, nic: Nic) -> World:
     return world
 
 
-def test_k83_a_sniffers_clone_borrows_the_same_fragments() -> None:
+def test_k83_a_packet_sockets_clone_borrows_the_same_fragments() -> None:
     net = Net()
     net.nic.taps = 2
     net.nic.xmit(net.skb)
@@ -231,10 +229,10 @@ def test_k83_a_sniffers_clone_borrows_the_same_fragments() -> None:
     assert net.counts == (1, 0)
     assert [net.nic.read_tap(clone) for clone in net.nic.tapped[:]] == [FRAME] * 2
     assert net.skb.dataref == 1
-    assert net.moved(net.head) == []
+    assert net.counts_of(net.head) == []
 
 
-def test_k83_a_slow_sniffer_reads_what_the_page_holds_by_then() -> None:
+def test_k83_a_slow_packet_socket_reads_the_current_contents() -> None:
     world = tapped_world("none@6.1", Nic.SG)
     (clone,) = world.nic.tapped
     world.reallocate(SUBMITTERS["pagecache"])
@@ -243,7 +241,7 @@ def test_k83_a_slow_sniffer_reads_what_the_page_holds_by_then() -> None:
     assert not faults(world.journal)
 
 
-def test_k83_a_sniffer_behind_linearisation_is_safe() -> None:
+def test_k83_a_packet_socket_reads_the_submitted_bytes_of_a_linearized_clone() -> None:
     world = tapped_world("none@6.1", Nic.NOSG)
     (clone,) = world.nic.tapped
     world.reallocate(SUBMITTERS["pagecache"])
@@ -253,7 +251,9 @@ def test_k83_a_sniffer_behind_linearisation_is_safe() -> None:
 @pytest.mark.parametrize(
     ("policy", "nic"), [("none@6.1", Nic.COW), ("e", Nic.SG), ("e", Nic.COW)]
 )
-def test_k83_references_last_as_long_as_the_sniffer(policy: str, nic: Nic) -> None:
+def test_k83_references_last_until_the_packet_socket_has_read(
+    policy: str, nic: Nic
+) -> None:
     world = tapped_world(policy, nic)
     (clone,) = world.nic.tapped
     page = page_of(world.writes[0])
@@ -265,7 +265,7 @@ def test_k83_references_last_as_long_as_the_sniffer(policy: str, nic: Nic) -> No
     assert not faults(world.journal)
 
 
-def test_k83_the_end_lets_sniffers_go() -> None:
+def test_k83_finish_frees_tapped_clones() -> None:
     world = tapped_world("none@6.1", Nic.SG)
     world.finish()
     assert world.nic.tapped == []
@@ -275,7 +275,7 @@ def test_k83_the_end_lets_sniffers_go() -> None:
 
 
 def stale_world() -> World:
-    """Return a world in which a write has ended while a clone of it is queued."""
+    """Return a world whose write has ended while a clone of it is in the qdisc."""
     world = make_world("none@6.1", Nic.SG)
     world.nic.hold_qdisc = True
     submit(world, "pagecache")
@@ -286,7 +286,7 @@ def stale_world() -> World:
     return world
 
 
-def test_k43_k82_a_frame_used_again_leaves_a_queued_clone_alone() -> None:
+def test_k43_k82_reusing_a_frame_does_not_change_a_queued_clone() -> None:
     world = stale_world()
     (stale,) = world.nic.qdisc
     before = bytes(stale)
@@ -300,30 +300,30 @@ def test_k43_k82_a_frame_used_again_leaves_a_queued_clone_alone() -> None:
     assert disk(world, 2 * PAGE_SIZE) == b"\x51" * PAGE_SIZE + b"\x52" * PAGE_SIZE
 
 
-def write_and_answer(world: World) -> None:
+def write_and_complete(world: World) -> None:
     write = submit(world, "pagecache")
     world.deliver_response(len(world.responses) - 1)
     assert write.ended
 
 
-def test_k43_the_skb_parked_longest_is_used_once_its_clones_are_gone() -> None:
+def test_k43_the_skb_pooled_longest_is_reused_after_its_clones_are_freed() -> None:
     world = stale_world()
     device, (stale,) = world.device, world.nic.qdisc
     parked = stale.skb
-    write_and_answer(world)
+    write_and_complete(world)
     assert list(device.skbpool) == [parked]
     world.nic.validate(stale)
     world.nic.hold_completion = True
-    write_and_answer(world)
-    # Only when the frame's own skb is wanted elsewhere is one taken from the pool.
+    write_and_complete(world)
+    # An skb is taken from the pool only if the frame's own skb is still shared.
     assert list(device.skbpool) == [parked]
     busy = device.targets[0].ffree[-1].skb
-    write_and_answer(world)
+    write_and_complete(world)
     assert list(device.skbpool) == [busy]
     assert device.targets[0].ffree[-1].skb is parked
 
 
-def test_k82_scrubbing_the_fragments_puts_no_page() -> None:
+def test_k82_resetting_the_fragment_table_puts_no_page() -> None:
     world = make_world("none@6.1", Nic.SG)
     write = submit(world, "pagecache")
     page = page_of(write)
@@ -333,8 +333,10 @@ def test_k82_scrubbing_the_fragments_puts_no_page() -> None:
     assert counts(world.journal, page) == []
 
 
-def test_k7_k43_k44_past_256_parked_skbs_there_is_no_frame_until_clones_go() -> None:
-    """Then it takes another bio to start the work: the timer's kick goes nowhere."""
+def test_k7_k43_k44_with_256_pooled_skbs_there_is_no_frame_until_clones_are_freed() -> (
+    None
+):
+    """KICKME alone does not resume the work then: the next bio does."""
     world = make_world("none@6.1", Nic.SG)
     device = world.device
     for _ in range(SKBPOOL_LIMIT):

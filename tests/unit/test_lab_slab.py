@@ -1,4 +1,4 @@
-"""Objects of the lab's slabs: whose pages count what, when they are used again."""
+"""The lab's slab allocator: page counts, reuse of objects, quarantine, redzones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from initiator.lab.kernel.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitt
 from tests.worlds import counts, disk, faults, first, make_memory, make_world, submit
 
 REDZONE = 16
-"""With it, a 1 KiB object that is the fourth of its slab straddles a page border."""
+"""Bytes that make the fourth 1 KiB object of a slab straddle a page boundary."""
 
 
 def make_cache(
@@ -42,24 +42,24 @@ def pages(found: SlabObject) -> list[int]:
     return [page.pfn for page, _, _ in found.pieces()]
 
 
-# --- which pages count what -----------------------------------------------------------
+# --- page counts of objects -----------------------------------------------------------
 
 
-def test_k85_the_second_page_of_a_large_kmalloc_had_count_zero_in_2007() -> None:
+def test_k85_the_second_page_of_a_large_kmalloc_has_count_zero_on_2_6_21() -> None:
     found = make_cache(RULES_2_6_21, 2 * PAGE_SIZE, 1).alloc("XFS")
     (head, _, _), (tail, _, _) = found.pieces()
     assert (head.slab, tail.slab) == (True, True)
     assert (head.compound_head.count, tail.compound_head.count) == (1, 0)
 
 
-def test_k85_compound_slabs_count_at_their_head() -> None:
+def test_k85_compound_slabs_are_counted_in_their_head() -> None:
     found = make_cache(RULES_6_1, 2 * PAGE_SIZE, 1).alloc("XFS")
     (head, _, _), (tail, _, _) = found.pieces()
     assert tail.compound_head is head
     assert (head.count, tail.count) == (1, 0)
 
 
-def test_k86_a_sub_page_object_had_count_one_in_2007() -> None:
+def test_k86_the_page_of_a_sub_page_object_has_count_one_on_2_6_21() -> None:
     found = make_cache(RULES_2_6_21).alloc("XFS")
     assert [page.compound_head.count for page, _, _ in found.pieces()] == [1]
 
@@ -70,7 +70,7 @@ def test_k87_every_frozen_slab_page_has_count_zero(size: int, order: int) -> Non
     assert {page.compound_head.count for page, _, _ in found.pieces()} == {0}
 
 
-def test_k111_a_freed_object_is_used_again_at_once() -> None:
+def test_k111_a_freed_object_is_reused_at_once() -> None:
     cache = make_cache()
     one, two = cache.alloc("a"), cache.alloc("b")
     assert (one.offset, two.offset) == (0, SUBPAGE)
@@ -90,7 +90,7 @@ def test_k111_a_freed_object_is_used_again_at_once() -> None:
     ],
 )
 @pytest.mark.parametrize(("size", "order"), [(SUBPAGE, 0), (2 * PAGE_SIZE, 1)])
-def test_k111_an_empty_slab_goes_back_to_the_page_allocator(
+def test_k111_an_empty_slab_returns_to_the_page_allocator(
     rules: Rules, size: int, order: int, *, counts_objects: bool
 ) -> None:
     cache = make_cache(rules, size, order, counts_objects=counts_objects)
@@ -104,7 +104,7 @@ def test_k111_an_empty_slab_goes_back_to_the_page_allocator(
     assert not faults(cache.memory.journal)
 
 
-def test_k111_an_object_freed_twice_is_given_to_two() -> None:
+def test_k111_an_object_freed_twice_is_allocated_twice() -> None:
     cache = make_cache()
     one = cache.alloc("a")
     cache.free(one, "a")
@@ -113,7 +113,7 @@ def test_k111_an_object_freed_twice_is_given_to_two() -> None:
     assert cache.alloc("b") is cache.alloc("c")
 
 
-# --- option b -------------------------------------------------------------------------
+# --- policy b -------------------------------------------------------------------------
 
 
 def test_k100_an_object_holds_a_reference_to_its_page() -> None:
@@ -126,7 +126,7 @@ def test_k100_an_object_holds_a_reference_to_its_page() -> None:
     assert counts(cache.memory.journal, page) == [2, 3, 2, 1]
 
 
-def test_k100_an_object_is_not_used_again_while_others_refer_to_its_page() -> None:
+def test_k100_an_object_is_quarantined_while_its_page_is_referenced() -> None:
     cache = make_cache(counts_objects=True)
     one = cache.alloc("a")
     page = one.pieces()[0][0]
@@ -134,19 +134,14 @@ def test_k100_an_object_is_not_used_again_while_others_refer_to_its_page() -> No
     cache.free(one, "a")
     assert one.quarantined
     assert cache.alloc("b") is not one
-    assert (
-        cache.memory.journal.costs.quarantined,
-        cache.memory.journal.costs.held,
-    ) == (
-        1,
-        SUBPAGE,
-    )
+    costs = cache.memory.journal.costs
+    assert (costs.quarantined, costs.held) == (1, SUBPAGE)
     cache.memory.put_page(page, "network", "K76")
     assert not page.free
     assert cache.alloc("c") is one
 
 
-def test_k100_what_is_put_off_is_put_off_again_while_a_reference_remains() -> None:
+def test_k100_a_quarantined_object_stays_so_while_a_reference_remains() -> None:
     cache = make_cache(counts_objects=True)
     one = cache.alloc("a")
     cache.memory.get_page(one.pieces()[0][0], "network", "K76")
@@ -157,7 +152,7 @@ def test_k100_what_is_put_off_is_put_off_again_while_a_reference_remains() -> No
     assert not one.pieces()[0][0].free
 
 
-def test_k100_neighbours_are_no_foreign_references() -> None:
+def test_k100_references_of_other_objects_do_not_quarantine() -> None:
     cache = make_cache(counts_objects=True)
     one, _ = cache.alloc("a"), cache.alloc("b")
     cache.free(one, "a")
@@ -166,7 +161,9 @@ def test_k100_neighbours_are_no_foreign_references() -> None:
 
 
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
-def test_k100_a_large_object_waits_for_references_to_its_tail(rules: Rules) -> None:
+def test_k100_a_large_object_is_quarantined_while_its_tail_is_referenced(
+    rules: Rules,
+) -> None:
     cache = make_cache(rules, 2 * PAGE_SIZE, 1, counts_objects=True)
     one = cache.alloc("a")
     tail = one.pieces()[1][0]
@@ -179,7 +176,7 @@ def test_k100_a_large_object_waits_for_references_to_its_tail(rules: Rules) -> N
     assert not faults(cache.memory.journal)
 
 
-def test_k100_the_slab_holds_every_page_so_that_no_last_object_frees_it() -> None:
+def test_k100_a_slab_holds_a_reference_to_each_of_its_pages() -> None:
     cache = make_cache(RULES_2_6_21, 2 * PAGE_SIZE, 1, counts_objects=True)
     one = cache.alloc("a")
     assert [page.count for page, _, _ in one.pieces()] == [2, 2]
@@ -192,39 +189,39 @@ def test_k100_the_slab_holds_every_page_so_that_no_last_object_frees_it() -> Non
 
 
 @pytest.mark.parametrize(("stride", "order"), [(1024, 0), (1040, 1), (1365, 0)])
-def test_k85_a_slab_is_two_pages_long_where_one_wastes_an_eighth(
+def test_k85_a_slab_has_two_pages_if_one_wastes_more_than_an_eighth(
     stride: int, order: int
 ) -> None:
     assert calculate_slab_order(stride) == order
 
 
 @given(st.integers(0, 1024), st.integers(0, 1))
-def test_redzones_no_two_objects_overlap_and_none_is_in_two_slabs(
-    shift: int, order: int
+def test_redzones_objects_do_not_overlap_and_stay_within_a_slab(
+    redzone: int, order: int
 ) -> None:
-    cache = make_cache(order=order, redzone=shift)
-    taken: set[tuple[int, int]] = set()
+    cache = make_cache(order=order, redzone=redzone)
+    used: set[tuple[int, int]] = set()
     for _ in range(8):
         found = cache.alloc("a")
-        lies_in = pages(found)
-        assert lies_in == list(range(lies_in[0], lies_in[0] + len(lies_in)))
-        assert {page.pfn for page in found.pages} >= {*lies_in}
+        pfns = pages(found)
+        assert pfns == list(range(pfns[0], pfns[0] + len(pfns)))
+        assert {page.pfn for page in found.pages} >= {*pfns}
         assert sum(length for _, _, length in found.pieces()) == SUBPAGE
         for page, offset, length in found.pieces():
             bytes_here = {(page.pfn, offset + n) for n in range(length)}
-            assert not bytes_here & taken
-            taken |= bytes_here
+            assert not bytes_here & used
+            used |= bytes_here
 
 
-def test_redzones_alignment_is_lost_and_reported() -> None:
+def test_redzones_misalign_objects_and_the_journal_notes_it() -> None:
     cache = make_cache(order=1, redzone=REDZONE)
     found = [cache.alloc("XFS") for _ in range(4)]
     assert [each.offset for each in found] == [16, 1056, 2096, 3136]
     assert [each.is_aligned for each in found] == [False] * 4
     assert [each.straddles for each in found] == [False, False, False, True]
     notes = [e.note for e in cache.memory.journal.entries if e.action == "kmalloc"]
-    assert "off the sector borders" in notes[0]
-    assert "across a page border" in notes[3]
+    assert "not at a sector boundary" in notes[0]
+    assert "across a page boundary" in notes[3]
     assert "across" not in notes[2]
 
 
@@ -232,14 +229,16 @@ def test_without_redzones_objects_are_aligned() -> None:
     cache = make_cache()
     found = [cache.alloc("XFS") for _ in range(8)]
     assert all(each.is_aligned and not each.straddles for each in found)
-    assert "border" not in first(cache.memory.journal, "kmalloc").note
+    assert "boundary" not in first(cache.memory.journal, "kmalloc").note
 
 
 def hold_three(submitters: Submitters) -> list[Buffer]:
     return [submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"]) for _ in range(3)]
 
 
-def test_redzones_a_straddling_buffer_is_two_fragments_and_arrives_whole() -> None:
+def test_redzones_a_straddling_buffer_has_two_fragments_and_is_written_correctly() -> (
+    None
+):
     world = make_world("none@2.6.21", Nic.SG, redzone=REDZONE)
     others = hold_three(world.submitters)
     world.nic.hold_qdisc = True
@@ -267,14 +266,14 @@ def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> 
     write = submit(world, "xfs_kmalloc_subpage")
     (near, _, _), (far, _, _) = write.buffer.pieces
     assert counts(world.journal, near) == [2, 1]
-    # On 2.6.21 the slab's second page had count zero: 1, 0, and it is free.
+    # On 2.6.21 the slab's second page has count 0: 1, 0 frees it.
     assert counts(world.journal, far) == [1, 0]
     assert ("premature-free", far.pfn) in faults(world.journal)
 
 
 @pytest.mark.parametrize("nic", list(Nic))
 @pytest.mark.parametrize("policy", ["a", "b", "b+", "c+", "e", "f", "none@6.1"])
-def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
+def test_redzones_are_harmless_if_the_second_page_is_compound_or_frozen(
     policy: str, nic: Nic
 ) -> None:
     world = make_world(policy, nic, redzone=REDZONE)
@@ -291,7 +290,7 @@ def test_redzones_are_no_harm_where_the_second_page_is_counted_or_frozen(
     assert disk(world, 1024) == write.expected
 
 
-def test_redzones_half_of_a_straddling_buffer_is_refused_and_counts_nothing() -> None:
+def test_redzones_half_of_a_straddling_buffer_is_rejected_without_a_get() -> None:
     world = make_world("a", Nic.NOSG, redzone=REDZONE)
     hold_three(world.submitters)
     buffer = world.submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
@@ -306,7 +305,7 @@ def test_redzones_half_of_a_straddling_buffer_is_refused_and_counts_nothing() ->
     assert counts(world.journal, page) == []
 
 
-def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:
+def test_k102_both_halves_of_a_straddling_buffer_are_copied_separately() -> None:
     world = make_world("e", Nic.SG, redzone=REDZONE)
     for _ in range(3):
         world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"])
@@ -317,7 +316,7 @@ def test_k102_each_half_of_a_straddling_buffer_is_copied_by_itself() -> None:
     assert disk(world, 1024) == b"\x51" * 1024
 
 
-def test_k92_xfs_of_6_1_takes_a_page_instead_of_a_straddling_object() -> None:
+def test_k92_xfs_of_6_1_allocates_a_page_instead_of_a_straddling_object() -> None:
     world = make_world("none@6.1", Nic.NOSG, redzone=REDZONE)
     hold_three(world.submitters)
     write = submit(world, "xfs_kmalloc_subpage")
@@ -326,7 +325,7 @@ def test_k92_xfs_of_6_1_takes_a_page_instead_of_a_straddling_object() -> None:
     assert write.buffer.wasted == PAGE_SIZE - 1024
 
 
-def test_k92_in_2007_it_kept_the_object() -> None:
+def test_k92_xfs_of_2_6_21_uses_a_straddling_object() -> None:
     submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["none@2.6.21"], REDZONE)
     hold_three(submitters)
     buffer = submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
@@ -334,7 +333,7 @@ def test_k92_in_2007_it_kept_the_object() -> None:
     assert len(buffer.pieces) == 2
 
 
-# --- who submits what -----------------------------------------------------------------
+# --- submitters -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -349,7 +348,7 @@ def test_k92_in_2007_it_kept_the_object() -> None:
         ("vmalloc_page", 1, 1),
     ],
 )
-def test_k84_to_k92_what_a_submitters_page_counts(
+def test_k84_to_k92_page_count_of_each_submitter(
     submitter: str, then: int, now: int
 ) -> None:
     for rules, count in ((RULES_2_6_21, then), (RULES_6_1, now)):
@@ -360,7 +359,7 @@ def test_k84_to_k92_what_a_submitters_page_counts(
 
 @pytest.mark.parametrize("submitter", SUBMITTERS)
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1, RULES_6_14])
-def test_k116_a_buffer_given_up_leaves_nothing_behind(
+def test_k116_a_freed_buffer_leaves_no_allocated_page(
     rules: Rules, submitter: str
 ) -> None:
     memory = make_memory(rules)
@@ -368,13 +367,13 @@ def test_k116_a_buffer_given_up_leaves_nothing_behind(
     buffer = submitters.allocate(SUBMITTERS[submitter])
     buffer.release()
     buffer.release()
-    submitters.settle()
+    submitters.reclaim()
     assert all(page.free for page in memory.pages)
     assert not faults(memory.journal)
 
 
 @pytest.mark.parametrize("submitter", SUBMITTERS)
-def test_k101_with_c_plus_every_buffer_is_a_counted_page_of_no_slab(
+def test_k101_with_c_plus_every_buffer_is_a_page_with_count_one_and_not_slab(
     submitter: str,
 ) -> None:
     submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["c+"])
@@ -382,5 +381,5 @@ def test_k101_with_c_plus_every_buffer_is_a_counted_page_of_no_slab(
     assert (page.count, page.slab, page.compound_head) == (1, False, page)
 
 
-def test_k87_frozen_rules_are_those_of_6_1_but_for_slabs() -> None:
+def test_k87_the_rules_of_6_14_differ_from_6_1_only_in_frozen_slabs() -> None:
     assert replace(RULES_6_14, frozen_slabs=False, name="6.1") == RULES_6_1

@@ -1,4 +1,4 @@
-"""Snapshots of worlds: restoring one is exact, and they forget nothing."""
+"""Snapshots of worlds: restoring is exact and covers all attributes."""
 
 from __future__ import annotations
 
@@ -26,73 +26,74 @@ if TYPE_CHECKING:
 CONTENTS = frozenset({Fault.WRONG_BYTES})
 
 
-def begin(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
-    setting = SearchConfig(
+def make_stepper(policy: str, nic: str, submitter: str, **bounds: int) -> Stepper:
+    config = SearchConfig(
         policy, nic, (submitter,), Bounds(**bounds), VIOLATIONS | CONTENTS
     )
-    return setting.begin()
+    return config.make_stepper()
 
 
-def wander(run: Stepper, steps: Sequence[int]) -> None:
-    """Take the steps that the numbers choose, as long as the machine runs."""
+def apply_chosen(stepper: Stepper, steps: Sequence[int]) -> None:
+    """Apply the enabled steps chosen by the numbers, until a BUG."""
     for number in steps:
-        enabled = run.enabled_steps()
+        enabled = stepper.enabled_steps()
         if not enabled:
             return
         try:
-            run.apply(enabled[number % len(enabled)])
+            stepper.apply(enabled[number % len(enabled)])
         except BugOn:
             return
 
 
-def parts(thing: object) -> Iterator[tuple[str, object]]:
-    """Yield all that an object refers to, whatever it is."""
-    if isinstance(thing, dict):
-        for number, pair in enumerate(thing.items()):
+def components(item: object) -> Iterator[tuple[str, object]]:
+    """Yield name and value of everything that an object refers to."""
+    if isinstance(item, dict):
+        for number, pair in enumerate(item.items()):
             yield f"{number}", pair
-    elif isinstance(thing, (set, frozenset)):
-        yield from ((f"{n}", x) for n, x in enumerate(sorted(thing, key=str)))
-    elif isinstance(thing, FunctionType):
-        for cell in thing.__closure__ or ():
+    elif isinstance(item, (set, frozenset)):
+        yield from ((f"{n}", x) for n, x in enumerate(sorted(item, key=str)))
+    elif isinstance(item, FunctionType):
+        for cell in item.__closure__ or ():
             yield "cell", cell.cell_contents
-    elif hasattr(thing, "__iter__") and hasattr(thing, "__len__"):
-        yield from ((f"{n}", x) for n, x in enumerate(thing))
+    elif hasattr(item, "__iter__") and hasattr(item, "__len__"):
+        yield from ((f"{n}", x) for n, x in enumerate(item))
     else:
-        slots = [n for t in type(thing).__mro__ for n in getattr(t, "__slots__", ())]
-        for name in (*slots, *getattr(thing, "__dict__", ())):
-            yield name, getattr(thing, name, None)
+        slots = [n for t in type(item).__mro__ for n in getattr(t, "__slots__", ())]
+        for name in (*slots, *getattr(item, "__dict__", ())):
+            yield name, getattr(item, name, None)
 
 
-def everything(run: Stepper) -> list[Any]:
-    """Return all values in a world and beside it, with who refers to whom.
+def dump(stepper: Stepper) -> list[Any]:
+    """Return all values reachable from a world, with the references between objects.
 
-    Unlike a snapshot it knows no names: what somebody adds to a world is in it.
+    Unlike a snapshot it finds attributes by introspection, so that new ones are
+    included.
     """
     numbers: dict[int, int] = {}
     alive: list[object] = []
     found: list[Any] = []
     waiting: list[tuple[str, object]] = [
-        ("world", run.world),
-        ("run", (run.duplicates, run.rewritten)),
+        ("world", stepper.world),
+        ("run", (stepper.duplicates, stepper.rewritten)),
     ]
     while waiting:
-        name, thing = waiting.pop()
-        if isinstance(thing, (int, float, str, bytes, type(None))):
-            found.append((name, thing))
-        elif isinstance(thing, (bytearray, memoryview)):
-            found.append((name, bytes(thing)))
-        elif isinstance(thing, (list, tuple)):
-            # Which of two equal lists it is does not matter while nobody changes one
-            # in place, and who does so is caught: its contents are compared.
-            found.append((name, len(thing)))
-            waiting += parts(thing)
-        elif id(thing) in numbers:
-            found.append((name, "as", numbers[id(thing)]))
+        name, item = waiting.pop()
+        if isinstance(item, (int, float, str, bytes, type(None))):
+            found.append((name, item))
+        elif isinstance(item, (bytearray, memoryview)):
+            found.append((name, bytes(item)))
+        elif isinstance(item, (list, tuple)):
+            # The identity of lists is not compared. A change in place shows in the
+            # contents, which are.
+            found.append((name, len(item)))
+            waiting += components(item)
+        elif id(item) in numbers:
+            found.append((name, "as", numbers[id(item)]))
         else:
-            numbers[id(thing)] = len(numbers)
-            alive.append(thing)
-            found.append((name, type(thing).__name__))
-            waiting += parts(thing)
+            numbers[id(item)] = len(numbers)
+            alive.append(item)
+            found.append((name, type(item).__name__))
+            waiting += components(item)
     return found
 
 
@@ -104,7 +105,7 @@ steps_chosen = st.lists(st.integers(0, 60), max_size=14)
     nic=st.sampled_from(list(Nic.__members__)),
     submitter=st.sampled_from(list(SUBMITTERS)),
     before=steps_chosen,
-    astray=steps_chosen,
+    other=steps_chosen,
     after=steps_chosen,
 )
 @settings(max_examples=120, deadline=None)
@@ -113,26 +114,26 @@ def test_restoring_a_snapshot_is_exact(
     nic: str,
     submitter: str,
     before: list[int],
-    astray: list[int],
+    other: list[int],
     after: list[int],
 ) -> None:
-    run = begin(policy, nic, submitter, bios=2, buffers=2)
-    start = run.snapshots.take()
-    wander(run, before)
-    middle = run.snapshots.take(start)
-    was = everything(run)
-    wander(run, after)
-    then, then_digest = everything(run), state_hash(run)
-    for lost in (astray, [*after, *astray]):
-        run.snapshots.restore(middle)
-        assert everything(run) == was
-        wander(run, lost)
-        run.snapshots.restore(start)
-        run.snapshots.restore(middle)
-        assert everything(run) == was
-    wander(run, after)
-    assert state_hash(run) == then_digest
-    assert everything(run) == then
+    stepper = make_stepper(policy, nic, submitter, bios=2, buffers=2)
+    start = stepper.snapshots.take()
+    apply_chosen(stepper, before)
+    middle = stepper.snapshots.take(start)
+    at_middle = dump(stepper)
+    apply_chosen(stepper, after)
+    expected, expected_hash = dump(stepper), state_hash(stepper)
+    for detour in (other, [*after, *other]):
+        stepper.snapshots.restore(middle)
+        assert dump(stepper) == at_middle
+        apply_chosen(stepper, detour)
+        stepper.snapshots.restore(start)
+        stepper.snapshots.restore(middle)
+        assert dump(stepper) == at_middle
+    apply_chosen(stepper, after)
+    assert state_hash(stepper) == expected_hash
+    assert dump(stepper) == expected
 
 
 CONSTANT = {
@@ -153,15 +154,15 @@ CONSTANT = {
     "Memory": "arena journal pages rules",
     "ModelledNic": "_ops _wire kind mtu taps",
     "Page": "data pfn",
-    "Stepper": "_payloads bounds contents snapshots submitters world",
+    "Stepper": "_payloads bounds snapshots submitters track_contents world",
     "Skb": "head",
     "SkbOps": "memory",
     "SlabObject": "cache offset pages size",
     "Write": "bio buffer expected number",
     "World": "accounting driver journal memory nic ops peer policy submitters",
 }
-"""Attributes that nothing changes once they are set, while no journal is kept."""
-APART = {
+"""Attributes that do not change after initialization if no entries are recorded."""
+CONTAINERS = {
     "AoeDev": "bios factive rexmitq skbpool",
     "AoeTgt": "ffree",
     "KmemCache": "slabs",
@@ -171,37 +172,37 @@ APART = {
     "ModelledNic": "qdisc ring sent tapped",
     "World": "realloc_buffers responses writes",
 }
-"""Attributes that are lists or dicts, never replaced: snapshots note what they hold."""
+"""Lists and dicts that are never replaced; snapshots store their contents."""
 
 
 @pytest.mark.parametrize("policy", ["b+", "e"])
-def test_snapshots_forget_no_attribute(policy: str) -> None:
-    """A new attribute belongs into the snapshot module, or into a list here."""
-    run = begin(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
+def test_snapshots_cover_all_attributes(policy: str) -> None:
+    """Add a new attribute to the snapshot module or to one of the lists above."""
+    stepper = make_stepper(policy, "COW", "xfs_kmalloc_subpage", bios=2, buffers=9)
     for number in range(2):
-        run.apply(Step("submit", number, "xfs_kmalloc_subpage"))
-    snapshot = run.snapshots.take()
-    noted: dict[str, set[str]] = {}
-    things: dict[str, object] = {}
-    for objects in (run.snapshots.permanent, snapshot.transient):
-        for read, thing in zip(objects.reads, objects.targets, strict=True):
-            kind = type(thing).__name__
-            things[kind] = thing
+        stepper.apply(Step("submit", number, "xfs_kmalloc_subpage"))
+    snapshot = stepper.snapshots.take()
+    covered_names: dict[str, set[str]] = {}
+    items: dict[str, object] = {}
+    for objects in (stepper.snapshots.permanent, snapshot.transient):
+        for read, item in zip(objects.reads, objects.targets, strict=True):
+            kind = type(item).__name__
+            items[kind] = item
             if isinstance(read, attrgetter):
-                noted.setdefault(kind, set()).update(read.__reduce__()[1])
-    things["Memory"] = run.world.memory
-    assert things.keys() >= CONSTANT.keys()
-    for kind in noted.keys() | CONSTANT.keys():
+                covered_names.setdefault(kind, set()).update(read.__reduce__()[1])
+    items["Memory"] = stepper.world.memory
+    assert items.keys() >= CONSTANT.keys()
+    for kind in covered_names.keys() | CONSTANT.keys():
         constant = CONSTANT.get(kind, "")
-        apart = APART.get(kind, "").split()
-        covered = noted.get(kind, set()) | {*constant.split(), *apart}
-        assert {name for name, _ in parts(things[kind])} == covered, kind
+        apart = CONTAINERS.get(kind, "").split()
+        covered = covered_names.get(kind, set()) | {*constant.split(), *apart}
+        assert {name for name, _ in components(items[kind])} == covered, kind
 
 
 def test_equal_contents_have_equal_numbers() -> None:
-    run = begin("e", "SG", "pagecache")
-    snapshots: Snapshots = run.snapshots
-    first, second = run.world.memory.pages[:2]
+    stepper = make_stepper("e", "SG", "pagecache")
+    snapshots: Snapshots = stepper.snapshots
+    first, second = stepper.world.memory.pages[:2]
     first.data[0] = 1
     numbers = snapshots.contents()
     assert numbers[0] != numbers[1]

@@ -1,4 +1,4 @@
-"""Worlds under any order of steps: what may not happen, what the books must say."""
+"""Random walks through worlds: faults that must not occur, and invariants."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     from initiator.lab.explorer.steps import Step, Stepper
 
 BOUNDS = Bounds(bios=3, buffers=2, retransmissions=2, duplicates=2, reallocations=3)
-"""More than the explorer can try all orders of."""
-ANYTHING = list(SUBMITTERS)
-OF_FILESYSTEMS = ["pagecache", "xfs_kmalloc_subpage", "jbd_frozen_slab", "vmalloc_page"]
-FREED_BADLY = {Fault.PREMATURE_FREE, Fault.DOUBLE_FREE}
+"""Bounds too large for the explorer to try all interleavings."""
+ALL = list(SUBMITTERS)
+FILE_SYSTEMS = ["pagecache", "xfs_kmalloc_subpage", "jbd_frozen_slab", "vmalloc_page"]
+WRONG_FREES = {Fault.PREMATURE_FREE, Fault.DOUBLE_FREE}
 
 
-class AnyStep(RuleBasedStateMachine):
-    """A world, and whatever can happen next in it.
+class RandomWalk(RuleBasedStateMachine):
+    """A random walk through a world.
 
     Attributes:
-        policy: who counts what.
-        submitters: the kinds of memory to draw from.
-        forbidden: faults that must never be recorded.
+        policy: the page-count policy.
+        submitters: the submitters to draw from.
+        forbidden: faults that must not occur.
     """
 
     policy = "none@2.6.21"
-    submitters: Collection[str] = ANYTHING
+    submitters: Collection[str] = ALL
     forbidden: Collection[Fault] = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.run: Stepper | None = None
-        self.is_over = False
+        self.stepper: Stepper | None = None
+        self.stopped = False
 
-    @precondition(lambda self: self.run is None)
+    @precondition(lambda self: self.stepper is None)
     @rule(
         nic=st.sampled_from(list(Nic.__members__)),
         data=st.data(),
@@ -62,67 +62,67 @@ class AnyStep(RuleBasedStateMachine):
         kinds = st.lists(
             st.sampled_from(sorted(self.submitters)), min_size=1, max_size=3
         )
-        setting = SearchConfig(
+        config = SearchConfig(
             self.policy, nic, tuple(data.draw(kinds)), BOUNDS, VIOLATIONS
         )
-        self.run = setting.begin(keep_entries=True)
+        self.stepper = config.make_stepper(keep_entries=True)
 
-    @precondition(lambda self: self.run is not None)
+    @precondition(lambda self: self.stepper is not None)
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        steps = [] if self.is_over else self.running.enabled_steps()
+        steps = [] if self.stopped else self.active.enabled_steps()
         if steps:
-            self.take(data.draw(st.sampled_from(steps)))
+            self.apply(data.draw(st.sampled_from(steps)))
 
-    def take(self, step: Step) -> None:
-        assert self.running.describe(step)
+    def apply(self, step: Step) -> None:
+        assert self.active.describe(step)
         try:
-            self.running.apply(step)
+            self.active.apply(step)
         except BugOn:
-            self.is_over = True
+            self.stopped = True
 
     @property
-    def running(self) -> Stepper:
-        assert self.run is not None
-        return self.run
+    def active(self) -> Stepper:
+        assert self.stepper is not None
+        return self.stepper
 
     def teardown(self) -> None:
-        """Let everything come to its end: what is left over shows then."""
-        if self.run is None:
+        """Run to quiescence and finish, to find leaks."""
+        if self.stepper is None:
             return
-        while not self.is_over and not self.run.is_quiescent:
-            self.take(self.run.enabled_steps()[0])
-        if not self.is_over:
-            self.take(FINISH)
+        while not self.stopped and not self.stepper.is_quiescent:
+            self.apply(self.stepper.enabled_steps()[0])
+        if not self.stopped:
+            self.apply(FINISH)
         self.check()
 
-    @precondition(lambda self: self.run is not None)
+    @precondition(lambda self: self.stepper is not None)
     @invariant()
     def check(self) -> None:
-        self.nothing_forbidden_happened()
+        self.no_forbidden_fault_occurred()
         self.each_bio_ends_at_most_once()
-        self.counts_are_sound()
-        self.the_free_list_is_free()
+        self.counts_are_not_negative()
+        self.the_free_list_holds_the_free_pages()
 
     def faults(self) -> set[Fault | None]:
-        return {entry.fault for entry in self.running.journal.faults}
+        return {entry.fault for entry in self.active.journal.faults}
 
-    def nothing_forbidden_happened(self) -> None:
+    def no_forbidden_fault_occurred(self) -> None:
         assert not self.faults() & set(self.forbidden)
 
     def each_bio_ends_at_most_once(self) -> None:
-        """K115, as the journal and the write tell it."""
-        entries = self.running.journal.entries
+        """Compare bi_end_io entries of the journal with the ended writes (K115)."""
+        entries = self.active.journal.entries
         ends = Counter(e.bio for e in entries if e.action == "bi_end_io")
         assert all(count == 1 for count in ends.values())
-        assert ends.keys() == {w.number for w in self.running.world.writes if w.ended}
+        assert ends.keys() == {w.number for w in self.active.world.writes if w.ended}
 
-    def counts_are_sound(self) -> None:
+    def counts_are_not_negative(self) -> None:
         if Fault.UNDERFLOW not in self.faults():
-            assert all(page.count >= 0 for page in self.running.world.memory.pages)
+            assert all(page.count >= 0 for page in self.active.world.memory.pages)
 
-    def the_free_list_is_free(self) -> None:
-        memory = self.running.world.memory
+    def the_free_list_holds_the_free_pages(self) -> None:
+        memory = self.active.world.memory
         if Fault.DOUBLE_FREE not in self.faults():
             assert len(set(memory.free_list)) == len(memory.free_list)
             assert all(page.free for page in memory.free_list)
@@ -132,13 +132,13 @@ class AnyStep(RuleBasedStateMachine):
 
 def walk(
     policy: str,
-    submitters: Collection[str] = ANYTHING,
+    submitters: Collection[str] = ALL,
     forbidden: Collection[Fault] = (),
     examples: int = 20,
 ) -> None:
     machine = type(
-        "AnyStepHere",
-        (AnyStep,),
+        "RandomWalkHere",
+        (RandomWalk,),
         {"policy": policy, "submitters": submitters, "forbidden": forbidden},
     )
     run_state_machine_as_test(
@@ -148,25 +148,27 @@ def walk(
             stateful_step_count=40,
             deadline=None,
             report_multiple_bugs=False,
-            # Where little is possible, most of what is drawn is not.
+            # In states with few enabled steps most rules are filtered out.
             suppress_health_check=[HealthCheck.filter_too_much],
         ),
     )
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
-def test_k115_k116_the_books_are_right_whatever_happens(policy: str) -> None:
+def test_k115_k116_counts_and_free_list_are_consistent_in_random_walks(
+    policy: str,
+) -> None:
     walk(policy)
 
 
-def test_k101_on_whole_pages_nothing_is_freed_badly() -> None:
-    walk("c+", OF_FILESYSTEMS, FREED_BADLY, examples=60)
+def test_k101_whole_pages_are_never_freed_prematurely_or_twice() -> None:
+    walk("c+", FILE_SYSTEMS, WRONG_FREES, examples=60)
 
 
-def test_k102_copies_keep_all_kinds_of_memory_from_being_freed_badly() -> None:
-    walk("e", ANYTHING, VIOLATIONS, examples=60)
+def test_k102_policy_e_has_no_violation_for_any_memory() -> None:
+    walk("e", ALL, VIOLATIONS, examples=60)
 
 
-def test_k75_and_without_counts_the_same_walk_finds_a_page_freed_badly() -> None:
+def test_k75_without_references_the_random_walk_finds_a_premature_free() -> None:
     with pytest.raises(AssertionError, match="PREMATURE_FREE"):
-        walk("none@2.6.21", ["rawalloc_highorder_tail"], FREED_BADLY)
+        walk("none@2.6.21", ["rawalloc_highorder_tail"], WRONG_FREES)

@@ -95,7 +95,7 @@ def test_an_image_that_is_no_multiple_of_512(wire: Wire, tmp_path: Path) -> None
 def test_nobody_answers(wire: Wire) -> None:
     line = fails(wire, 3, "read", "e5.1", "-i", "aoe0", "-t", "0.2")
     assert line == (
-        "e5.1: no answer on aoe0 within 0.2 s. See who is there: aoe discover -i aoe0"
+        "e5.1: no answer on aoe0 within 0.2 s. To list targets: aoe discover -i aoe0"
     )
     assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (
         "discover: nobody answered on aoe0. See what is in the way: aoe doctor -i aoe0"

@@ -1,4 +1,4 @@
-"""The modelled machine on real frames: a real target executes what it sends."""
+"""Cases on a real link: results equal those in memory, and the disk contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aoe.address import Address
 from aoe.errors import AccessError, AoEError, NotFoundError
 from initiator.lab.cases import ALL_SUBMITTERS, Case, all_cases
 from initiator.lab.kernel.submitters import SUBMITTERS
-from initiator.lab.wire import Bench, WirePeer, on_interface, play
+from initiator.lab.wire import Bench, WirePeer, on_interface, run_and_read_back
 from tests.serving import ready_line, start
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ REWRITTEN = "none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG"
 
 
 def covering() -> list[Case]:
-    """Return cases in which every two names of two axes meet, at least once."""
+    """Return cases that cover every pair of names of two axes (pairwise testing)."""
     chosen: list[Case] = []
     met: set[object] = set()
     for case in all_cases(submitters=list(ALL_SUBMITTERS)):
@@ -53,7 +53,7 @@ def bench() -> Iterator[Bench]:
         yield opened
 
 
-def test_the_cases_below_are_of_every_kind() -> None:
+def test_the_cases_cover_every_name_of_each_axis() -> None:
     assert len(set(CASES)) == len(CASES) >= 40
     names = [set(axis) for axis in zip(*CASES, strict=True)]
     assert [len(axis) for axis in names] == [10, 9, 9, 3]
@@ -61,25 +61,25 @@ def test_the_cases_below_are_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_wire_changes_nothing(bench: Bench, case: Case) -> None:
-    on_wire, in_memory = bench.play(case), play(case)
+def test_results_on_a_wire_equal_those_in_memory(bench: Bench, case: Case) -> None:
+    on_wire, in_memory = bench.run(case), run_and_read_back(case)
 
     assert on_wire.result.outcome == in_memory.result.outcome
     assert on_wire.result.flags == in_memory.result.flags
-    assert on_wire.landed == in_memory.landed
-    assert bench.contents(0, 1 << 20) == in_memory.landed.ljust(64 * 512, b"\0")
+    assert on_wire.on_disk == in_memory.on_disk
+    assert bench.contents(0, 1 << 20) == in_memory.on_disk.ljust(64 * 512, b"\0")
     assert on_wire.agrees_with(in_memory)
 
 
-def test_k120_what_was_never_submitted_is_in_the_file(bench: Bench) -> None:
-    played = bench.play(Case.parse(REWRITTEN))
+def test_k120_bytes_that_were_not_submitted_are_on_the_disk(bench: Bench) -> None:
+    played = bench.run(Case.parse(REWRITTEN))
     assert played.result.outcome == "wrong-bytes"
     assert played.submitted == b"\x51" * 4096
     assert bench.disk.read_bytes() == b"\x77" * 4096 + bytes(28672)
 
 
-def test_k81_a_clone_of_a_failed_device_still_writes(bench: Bench) -> None:
-    played = bench.play(Case.parse("e/pagecache/devfail_clone_in_flight/SG"))
+def test_k81_a_clone_of_a_failed_device_is_written(bench: Bench) -> None:
+    played = bench.run(Case.parse("e/pagecache/devfail_clone_in_flight/SG"))
     assert played.result.flags == ("EIO", "ghost-write", "unexpected-rsp")
     assert bench.disk.read_bytes()[:4096] == played.submitted
 
@@ -91,7 +91,7 @@ def aoe_lab_run(wire: Wire | None, *words: str) -> subprocess.CompletedProcess[s
     return run(command, **options)  # type: ignore[call-overload] # as given
 
 
-def test_the_command_shows_both_outcomes_and_the_bytes(bench: Bench) -> None:
+def test_the_command_prints_both_outcomes_and_a_hex_dump(bench: Bench) -> None:
     assert bench.link.up
     done = aoe_lab_run(None, REWRITTEN, "--wire")
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_the_command_shows_both_outcomes_and_the_bytes(bench: Bench) -> None:
 
 @pytest.fixture
 def target(make_wire: object, tmp_path: Path) -> tuple[Wire, Path]:
-    """Serve e7.3 from a disk that has something on it, with frames of 17 sectors."""
+    """Serve e7.3 from a non-zero disk with 17 sectors per frame."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"\xaa" * 65536)
     wire: Wire = make_wire(9000)  # type: ignore[operator] # conftest.MakeWire
@@ -116,7 +116,7 @@ def target(make_wire: object, tmp_path: Path) -> tuple[Wire, Path]:
     return wire, disk
 
 
-def test_any_target_will_do_and_its_disk_is_overwritten(
+def test_a_case_on_an_interface_overwrites_the_targets_disk(
     target: tuple[Wire, Path],
 ) -> None:
     wire, disk = target
@@ -135,24 +135,24 @@ def test_any_target_will_do_and_its_disk_is_overwritten(
     report = json.loads(done.stdout)
     assert report["agrees"] is True
     assert report["played_on"] == "e7.3 on aoe0"
-    assert bytes.fromhex(report["landed"]) == disk.read_bytes()[:1024]
+    assert bytes.fromhex(report["on_disk"]) == disk.read_bytes()[:1024]
     assert disk.read_bytes()[1024:] == b"\xaa" * 64512
 
 
-def test_a_target_that_is_not_there_is_said_to_be_missing(
+def test_a_missing_target_is_reported(
     target: tuple[Wire, Path],
 ) -> None:
     wire, _ = target
     with wire.initiator.enter(), on_interface("aoe0", Address(7, 4)) as open_peer:
         link = open_peer.link
-        peer = WirePeer(link, open_peer.contents, Address(7, 4), patience=0.2)
-        words = r"e7\.4: no answer on aoe0 within 0\.2 s"
+        peer = WirePeer(link, open_peer.contents, Address(7, 4), timeout=0.2)
+        words = r"e7\.4: no response on aoe0 within 0\.2 s"
         with pytest.raises(NotFoundError, match=words):
-            play(Case.parse(REWRITTEN), peer, link.mac)
+            run_and_read_back(Case.parse(REWRITTEN), peer, link.mac)
 
 
-def test_frames_that_cannot_hold_a_page_are_refused(wire: Wire) -> None:
-    words = "aoe0: an MTU of 1500 has no room for a page in a frame"
+def test_an_mtu_too_small_for_a_page_is_rejected(wire: Wire) -> None:
+    words = "aoe0: MTU 1500 is too small for a page in a frame"
     with (
         wire.initiator.enter(),
         pytest.raises(AoEError, match=words),

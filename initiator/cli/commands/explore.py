@@ -134,7 +134,7 @@ def record(found: Exploration) -> dict[str, object]:
     """Return an exploration as plain values, for JSON."""
     from initiator.lab.reports.tables import event_record
 
-    setting = found.setting
+    setting = found.config
     return {
         "policy": setting.policy,
         "nic": setting.nic,
@@ -160,7 +160,7 @@ def _print(found: Exploration) -> None:
     from initiator.lab.kernel.journal import Fault
     from initiator.lab.reports.tables import event_lines
 
-    setting = found.setting
+    setting = found.config
     what = ", ".join(f.value for f in Fault if f in setting.violations)
     bounds = [
         f"{name.replace('_', ' ')} {value:,}"
@@ -196,7 +196,7 @@ def _print(found: Exploration) -> None:
 def _extent(found: Exploration) -> str:
     if found.complete:
         return f"in any order of any length (nothing new after {found.steps} steps)"
-    if found.steps == found.setting.bounds.max_steps:
+    if found.steps == found.config.bounds.max_steps:
         return f"in any order of up to {found.steps} steps"
     return f"in any order of up to {found.steps} steps; more was not tried"
 

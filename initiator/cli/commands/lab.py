@@ -263,7 +263,7 @@ def run_command(
     which takes root or user namespaces; with -i any target on your network will do. Its
     outcome must be that in memory; exit code 1 if it is not.
     """
-    from initiator.lab.wire import play
+    from initiator.lab.wire import run_and_read_back
 
     case = _case(words)
     if interface is not None and wire:
@@ -276,19 +276,19 @@ def run_command(
             "would be overwritten from its first sector",
             "Add --overwrite",
         )
-    played = modelled = play(case)
+    played = modelled = run_and_read_back(case)
     if interface is not None:
         from initiator.lab.wire import on_interface
 
         with on_interface(interface, address) as peer:
-            played = play(case, peer, peer.link.mac)
+            played = run_and_read_back(case, peer, peer.link.mac)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()
         with Bench() as bench:
-            played = bench.play(case)
+            played = bench.run(case)
     place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
     _print_played(played, modelled, place, as_json=as_json)
     if not played.agrees_with(modelled):
@@ -310,17 +310,17 @@ def _print_played(
             outcome_in_memory=modelled.result.outcome,
             agrees=played.agrees_with(modelled),
             submitted=played.submitted.hex(),
-            landed=played.landed.hex(),
+            on_disk=played.on_disk.hex(),
         )
         return
     click.secho(str(result.case), bold=True)
     if not played.submitted:
         click.echo("The machine stopped before anything was submitted.")
     else:
-        same = played.submitted == played.landed
+        same = played.submitted == played.on_disk
         what = "what was submitted" if same else "not what was submitted"
         click.echo(f"The disk holds {what}, {len(played.submitted)} bytes:\n")
-        for line, is_amiss in dump_lines(played.submitted, played.landed):
+        for line, is_amiss in dump_lines(played.submitted, played.on_disk):
             click.secho(f"  {line}", fg="red" if is_amiss else None)
     click.echo()
     for where, each in ((place, played), ("memory", modelled)):

@@ -1,1 +1,1 @@
-"""Searches all orders of events for one in which a policy fails."""
+"""A breadth-first search over all interleavings of steps for a policy violation."""

@@ -1,9 +1,8 @@
-"""Try all orders of events: is there one in which a policy breaks?
+"""Breadth-first search over all interleavings of steps for a policy violation.
 
-The nine events of ``initiator.lab.cases`` are scripts. Here nothing is scripted: from
-every state of a world all steps that can come next are tried, breadth first, so that
-the first violation found is one of the shortest. States that are the same are tried
-once.
+The events of ``initiator.lab.cases`` are scripts. The explorer instead tries, from each
+state of a world, all enabled steps. Because the search is breadth-first, the first
+counterexample has the fewest steps. Equal states, by state hash, are expanded once.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
 VIOLATIONS: Final = frozenset(
     {Fault.BUG, Fault.DOUBLE_FREE, Fault.PREMATURE_FREE, Fault.LEAK, Fault.UNDERFLOW}
 )
-"""Faults of the memory. Of the contents, WRONG_BYTES, no policy without copies is free
-(K120)."""
-FINISH: Final = Step("settle")
-_OFTEN: Final = 500
+"""Faults of memory. WRONG_BYTES, a fault of contents, is not among them: no policy
+without copies prevents it (K120)."""
+FINISH: Final = Step("finish")
+_PROGRESS_INTERVAL: Final = 500
 """States between two calls of ``progress``."""
 
 
 class BoundNames(TypedDict, total=False):
-    """The arguments of ``Bounds``, for ``explore``."""
+    """The arguments of ``Bounds``, as keywords of ``explore``."""
 
     bios: int
     buffers: int
@@ -54,14 +53,15 @@ class BoundNames(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    """What is explored.
+    """What to search.
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
         nic: a name of ``initiator.lab.kernel.nic.Nic``.
-        submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
-        bounds: how often what may happen.
-        violations: the faults that are looked for.
+        submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``, used by the bios in
+            rotation.
+        bounds: limits of the search.
+        violations: the faults to search for.
     """
 
     policy: str
@@ -70,43 +70,45 @@ class SearchConfig:
     bounds: Bounds
     violations: frozenset[Fault] = VIOLATIONS
 
-    def begin(self, *, keep_entries: bool = False) -> Stepper:
-        """Make a fresh run; ``keep`` its whole journal."""
+    def make_stepper(self, *, keep_entries: bool = False) -> Stepper:
+        """Return a stepper on a new world."""
         return Stepper(
             POLICIES[self.policy],
             Nic[self.nic],
             self.submitters,
             self.bounds,
-            contents=Fault.WRONG_BYTES in self.violations,
+            track_contents=Fault.WRONG_BYTES in self.violations,
             keep_entries=keep_entries,
         )
 
     def violation(self, journal: Journal) -> Entry | None:
-        """Return the first fault that is looked for, if there is one."""
+        """Return the first fault that is a violation, or None."""
         found = (entry for entry in journal.faults if entry.fault in self.violations)
         return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
-    """What came of it.
+    """The result of a search.
 
     Args:
-        setting: what was explored.
+        config: what was searched.
         safe: no violation was found within the bounds.
-        complete: there was nothing left to try within the bounds but ``max_steps``; so
-            if it is safe, it is for any number of steps.
-        steps: of the counterexample; or so many that all orders of them were tried.
-        states: different states that were reached.
-        edges: steps that were tried.
-        seconds: that it took.
-        counterexample: its steps in words, None if there is none.
-        path: the same for ``replay``.
-        journal: all that happened in it.
-        fault: what went wrong in it.
+        complete: all reachable states were expanded, so that ``safe`` holds for any
+            number of steps. False if ``max_steps`` or ``max_states`` ended the search
+            or memory ran out.
+        steps: length of the counterexample; if there is none, the number of steps up
+            to which all interleavings were tried.
+        states: distinct states reached.
+        edges: steps tried.
+        seconds: duration of the search.
+        counterexample: descriptions of its steps, or None.
+        path: the steps of the counterexample, for ``replay``.
+        journal: the event log of the counterexample.
+        fault: the violation.
     """
 
-    setting: SearchConfig
+    config: SearchConfig
     safe: bool
     complete: bool
     steps: int
@@ -120,7 +122,7 @@ class Exploration:
 
     @property
     def states_per_second(self) -> float:
-        """How fast it went."""
+        """Speed of the search."""
         return self.states / self.seconds if self.seconds else 0.0
 
 
@@ -133,18 +135,19 @@ def explore(
     progress: Callable[[int, int], None] | None = None,
     **bounds: Unpack[BoundNames],
 ) -> Exploration:
-    """Try all orders of steps within bounds.
+    """Search all interleavings of steps within bounds for a violation.
 
     Args:
         policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
         nic: a name of ``initiator.lab.kernel.nic.Nic``.
-        submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``; bios take turns.
-        violations: the faults to look for.
-        progress: called every now and then with steps and states so far.
-        **bounds: as ``Bounds`` takes them: bios, retransmissions, max_steps and so on.
+        submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``, used by the bios in
+            rotation.
+        violations: the faults to search for.
+        progress: called periodically with the depth and the number of states.
+        **bounds: see ``Bounds``.
 
     Raises:
-        UsageError: one of the names is unknown.
+        UsageError: a name is unknown.
     """
     for name, axis in (
         (policy, POLICIES),
@@ -153,17 +156,17 @@ def explore(
     ):
         if name not in axis:
             raise UsageError(name, f"unknown (have: {', '.join(axis)})")
-    setting = SearchConfig(
+    config = SearchConfig(
         policy, nic, tuple(submitters), Bounds(**bounds), frozenset(violations)
     )
-    return Explorer(setting, progress or (lambda _steps, _states: None)).run()
+    return Explorer(config, progress or (lambda _steps, _states: None)).run()
 
 
 def parse_faults(names: Collection[str]) -> frozenset[Fault]:
-    """Read the words for faults, ``premature-free`` and so on.
+    """Parse names of faults, such as ``premature-free``.
 
     Raises:
-        UsageError: there is no such fault.
+        UsageError: a name is unknown.
     """
     known = {fault.value: fault for fault in Fault}
     for name in names:
@@ -172,22 +175,22 @@ def parse_faults(names: Collection[str]) -> frozenset[Fault]:
     return frozenset(known[name] for name in names)
 
 
-def replay(setting: SearchConfig, path: Sequence[Step]) -> tuple[Stepper, list[str]]:
-    """Play a path on a fresh world; return its run and its steps in words."""
-    run = setting.begin(keep_entries=True)
-    words = []
+def replay(config: SearchConfig, path: Sequence[Step]) -> tuple[Stepper, list[str]]:
+    """Apply a path to a new world; return the stepper and descriptions of the steps."""
+    stepper = config.make_stepper(keep_entries=True)
+    descriptions = []
     for step in path:
-        words.append(run.describe(step))
+        descriptions.append(stepper.describe(step))
         try:
-            run.apply(step)
+            stepper.apply(step)
         except BugOn:
             break
-    return run, words
+    return stepper, descriptions
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Spare a search the collector: it makes no cycles, but much to look through."""
+def _without_garbage_collector() -> Iterator[None]:
+    """Disable the cyclic GC: a search makes no cycles, but many objects to scan."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -198,13 +201,13 @@ def _without_collector() -> Iterator[None]:
 
 
 class Path(NamedTuple):
-    """The way to a state, from its end."""
+    """The path to a state, as a linked list from its last step."""
 
     before: Path | None
     step: Step
 
     def unrolled(self) -> tuple[Step, ...]:
-        """The steps in order."""
+        """Return the steps in order."""
         steps, path = [], self
         while True:
             steps.append(path.step)
@@ -214,7 +217,7 @@ class Path(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A state that is to be looked at: the last step of ``path`` from ``base``."""
+    """A state to expand: ``base``, followed by the last step of ``path``."""
 
     base: Snapshot
     path: Path | None
@@ -223,116 +226,116 @@ class Pending(NamedTuple):
 class Explorer:
     """A breadth-first search.
 
-    A state that waits for its turn is kept as the snapshot that it was reached from and
-    the step to take there; many states share one such snapshot.
+    A state on the frontier is stored as the snapshot of its predecessor and the step
+    from there; all successors of a state share that snapshot.
 
     Args:
-        setting: what to explore.
-        progress: told of steps and states every now and then.
+        config: what to search.
+        progress: called periodically with the depth and the number of states.
     """
 
     def __init__(
-        self, setting: SearchConfig, progress: Callable[[int, int], None]
+        self, config: SearchConfig, progress: Callable[[int, int], None]
     ) -> None:
-        self.setting = setting
+        self.config = config
         self.progress = progress
-        self.play = setting.begin()
-        self.seen = {state_hash(self.play)}
+        self.stepper = config.make_stepper()
+        self.seen = {state_hash(self.stepper)}
         self.edges = 0
         self.depth = self.tried = 0
         self.out_of_memory = False
 
     def run(self) -> Exploration:
-        """Search until a violation is found, or nothing is left within the bounds."""
-        with _without_collector():
+        """Search until a violation is found or the bounds are exhausted."""
+        with _without_garbage_collector():
             return self._search()
 
     def _search(self) -> Exploration:
-        began = time.perf_counter()
-        level = deque([Pending(self.play.snapshots.take(), None)])
+        start = time.perf_counter()
+        level = deque([Pending(self.stepper.snapshots.take(), None)])
         path: Path | None = None
-        limit = self.setting.bounds.max_steps
+        limit = self.config.bounds.max_steps
         while level and self._has_room and self.depth != limit:
             self.depth += 1
-            following: deque[Pending] = deque()
-            path = next(self._expand(level, following), None)
+            next_level: deque[Pending] = deque()
+            path = next(self._expand(level, next_level), None)
             if path is not None or level:
                 break
             self.tried = self.depth
-            level = following
-        found = self._sum_up(path, time.perf_counter() - began)
+            level = next_level
+        found = self._result(path, time.perf_counter() - start)
         return replace(
             found, complete=found.safe and not level and not self.out_of_memory
         )
 
     @property
     def _has_room(self) -> bool:
-        return len(self.seen) < self.setting.bounds.max_states
+        return len(self.seen) < self.config.bounds.max_states
 
     def _expand(
-        self, level: deque[Pending], following: deque[Pending]
+        self, level: deque[Pending], next_level: deque[Pending]
     ) -> Iterator[Path]:
-        """Try all that can happen in the states of a level; yield the violations."""
-        play = self.play
+        """Apply all enabled steps to a level of states; yield paths to violations."""
+        stepper = self.stepper
         while level and self._has_room:
             base, path = level.popleft()
-            play.snapshots.restore(base)
+            stepper.snapshots.restore(base)
             if path is not None:
-                play.apply(path.step)
-            here = play.snapshots.take(base)
-            for number, step in enumerate(play.enabled_steps()):
+                stepper.apply(path.step)
+            here = stepper.snapshots.take(base)
+            for number, step in enumerate(stepper.enabled_steps()):
                 if number:
-                    play.snapshots.restore(here)
-                then = Path(path, step)
-                is_new = self._take(step)
-                if self.setting.violation(play.journal) is not None:
-                    yield then
+                    stepper.snapshots.restore(here)
+                next_path = Path(path, step)
+                is_new = self._apply(step)
+                if self.config.violation(stepper.journal) is not None:
+                    yield next_path
                 if is_new:
-                    following.append(Pending(here, then))
-                    if play.is_quiescent:
-                        yield from self._check_quiescent(then)
+                    next_level.append(Pending(here, next_path))
+                    if stepper.is_quiescent:
+                        yield from self._check_quiescent(next_path)
 
-    def _take(self, step: Step) -> bool:
-        """Take a step; tell whether that led to a state not seen before."""
+    def _apply(self, step: Step) -> bool:
+        """Apply a step; return True if the state is new."""
         try:
-            self.play.apply(step)
+            self.stepper.apply(step)
         except BugOn:
-            # The machine has stopped: nothing comes after it.
+            # A BUG stops the machine: the state has no successors.
             self.edges += 1
             return False
         except AoEError:
-            # Bad pages are kept out, and no memory is left for it.
+            # Bad pages are kept out of circulation, and the allocation failed.
             self.out_of_memory = True
             return False
         self.edges += 1
-        state = state_hash(self.play)
+        state = state_hash(self.stepper)
         if state in self.seen:
             return False
         self.seen.add(state)
-        if not len(self.seen) % _OFTEN:
+        if not len(self.seen) % _PROGRESS_INTERVAL:
             self.progress(self.depth, len(self.seen))
         return True
 
     def _check_quiescent(self, path: Path) -> Iterator[Path]:
-        """Look for what is left when everything has come to its end (K116)."""
+        """Finish a quiescent world; yield the path if that reveals a leak (K116)."""
         with suppress(BugOn):
-            self.play.apply(FINISH)
-        if self.setting.violation(self.play.journal) is not None:
+            self.stepper.apply(FINISH)
+        if self.config.violation(self.stepper.journal) is not None:
             yield Path(path, FINISH)
 
-    def _sum_up(self, path: Path | None, seconds: float) -> Exploration:
+    def _result(self, path: Path | None, seconds: float) -> Exploration:
         steps = path.unrolled() if path is not None else ()
-        run, words = replay(self.setting, steps)
+        stepper, descriptions = replay(self.config, steps)
         return Exploration(
-            setting=self.setting,
+            config=self.config,
             safe=path is None,
             complete=False,
             steps=len(steps) or self.tried,
             states=len(self.seen),
             edges=self.edges,
             seconds=seconds,
-            counterexample=words if steps else None,
+            counterexample=descriptions if steps else None,
             path=steps,
-            journal=run.journal if steps else None,
-            fault=self.setting.violation(run.journal),
+            journal=stepper.journal if steps else None,
+            fault=self.config.violation(stepper.journal),
         )

@@ -1,12 +1,12 @@
-"""Take a world back to where it was, exactly and many thousand times a second.
+"""Snapshots of a world, restored exactly and many thousand times a second.
 
-A snapshot notes what every object that may change holds, and ``restore`` puts it back
-into the same objects. So nothing is copied deeply, and whatever names an object by
-itself, a closure or a fragment, still names the right one afterwards.
+A snapshot holds the values of all mutable objects, and ``restore`` writes them back
+into the same objects. There is no deep copy, so that references to these objects, from
+closures and fragments for example, stay valid.
 
-Most objects are there for as long as the world is and are looked up once; only those
-that come and go (bios, frames, skbs, clones, slab objects) are looked up each time.
-That no attribute is forgotten is for the tests to show: they compare whole worlds.
+Permanent objects exist as long as the world and are collected once. Transient objects
+(bios, frames, skbs, clones, slab objects) are collected for each snapshot. The tests
+check that no attribute is missing by comparing whole worlds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """How objects of one kind are read and written.
+    """Accessors for the mutable state of a kind of object.
 
     Args:
-        read: returns what may change, as something that does not.
-        write: puts that back.
+        read: returns the state of an object as an immutable value.
+        write: writes such a value back.
     """
 
     read: Callable[[Any], Any]
@@ -40,11 +40,11 @@ class Kind(NamedTuple):
 
 
 def attributes(names: str) -> Kind:
-    """Objects of which these attributes may change."""
+    """Return accessors for the named attributes, separated by spaces."""
     words = names.split()
     if len(words) == 1:
         return Kind(attrgetter(names), lambda to, was: setattr(to, names, was))
-    # Loops in C, without a result: this is most of what an exploration costs.
+    # deque(maxlen=0) consumes the map in C: an exploration spends most time here.
     return Kind(
         attrgetter(*words),
         lambda to, was: deque(map(setattr, repeat(to), words, was), maxlen=0),
@@ -58,7 +58,7 @@ _SET: Final = Kind(frozenset, lambda to, was: (to.clear(), to.update(was)))
 _DICT: Final = Kind(
     lambda of: tuple(of.items()), lambda to, was: (to.clear(), to.update(was))
 )
-"""A dict whose order matters: equal ones may differ in it."""
+"""A dict including its order, in which equal dicts may differ."""
 _PAGE: Final = attributes("count head slab free kept_out owner block")
 _OBJECT: Final = attributes("owner quarantined")
 _BUFFER: Final = attributes("is_held")
@@ -75,7 +75,7 @@ _CLONE: Final = attributes("skb head frags linear users")
 
 
 class Objects:
-    """Objects of several kinds, side by side with how they are read and written."""
+    """Objects of several kinds with their accessors."""
 
     __slots__ = ("reads", "targets", "writes")
 
@@ -86,29 +86,29 @@ class Objects:
         self.writes = [kind.write for kind, _ in found]
 
     def same_objects(self, others: Objects) -> bool:
-        """Tell whether these are the very same objects, not only equal ones."""
+        """Return True if these are the same objects, by identity."""
         mine, theirs = self.targets, others.targets
         return len(mine) == len(theirs) and all(map(is_, mine, theirs))
 
     def read(self) -> list[Any]:
-        """Return what each of them holds."""
+        """Return the state of each object."""
         return list(map(call, self.reads, self.targets))
 
-    def write(self, held: list[Any]) -> None:
-        """Put back what each of them held, where that is not so any more."""
-        differs = map(ne, map(call, self.reads, self.targets), held)
-        for at in list(compress(range(len(held)), differs)):
-            self.writes[at](self.targets[at], held[at])
+    def write(self, values: list[Any]) -> None:
+        """Restore the state of each object that has changed."""
+        differs = map(ne, map(call, self.reads, self.targets), values)
+        for at in list(compress(range(len(values)), differs)):
+            self.writes[at](self.targets[at], values[at])
 
 
 class Snapshot(NamedTuple):
     """A state of a world.
 
     Args:
-        passing: the objects that come and go, those that were there.
-        lasting_held: what the objects that last held.
-        passing_held: what those that come and go held.
-        contents: the bytes of each page, as numbers that ``Snapshots`` gave them.
+        transient: the transient objects of this state.
+        permanent_values: states of the permanent objects.
+        transient_values: states of the transient objects.
+        contents: the contents of each page, as numbers assigned by ``Snapshots``.
     """
 
     transient: Objects
@@ -118,14 +118,14 @@ class Snapshot(NamedTuple):
 
 
 class Snapshots:
-    """Takes and restores snapshots of one world, which must be up.
+    """Snapshots of one world, whose device is up.
 
     Args:
-        world: which.
-        others: mutable objects beside it that belong to its state, and their kinds.
+        world: the world.
+        others: further mutable objects that belong to its state, with their kinds.
 
     Attributes:
-        lasting: what is there for as long as the world is.
+        permanent: the objects that exist as long as the world.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Snapshots:
         self._last_contents: tuple[int, ...] = ()
 
     def contents(self) -> tuple[int, ...]:
-        """Number the contents of every page; equal bytes have equal numbers."""
+        """Return a number for the contents of each page; equal bytes, equal number."""
         arena = bytes(self._arena)
         if arena != self._last:
             self._last = arena
@@ -157,18 +157,18 @@ class Snapshots:
         return number
 
     def take(self, base: Snapshot | None = None) -> Snapshot:
-        """Note everything; what is as in ``base`` is shared with it."""
+        """Take a snapshot; values that are equal in ``base`` are shared with it."""
         transient = Objects(_transient(self._world))
         permanent_values, transient_values = self.permanent.read(), transient.read()
         if base is not None:
-            permanent_values = _shared(permanent_values, base.permanent_values)
+            permanent_values = _share_equal(permanent_values, base.permanent_values)
             if transient.same_objects(base.transient):
                 transient = base.transient
-                transient_values = _shared(transient_values, base.transient_values)
+                transient_values = _share_equal(transient_values, base.transient_values)
         return Snapshot(transient, permanent_values, transient_values, self.contents())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put everything back as it was."""
+        """Restore a snapshot."""
         self.permanent.write(snapshot.permanent_values)
         snapshot.transient.write(snapshot.transient_values)
         if self.contents() != snapshot.contents:
@@ -177,12 +177,12 @@ class Snapshots:
             self._arena[:] = self._last
 
 
-def _shared(held: list[Any], base: list[Any]) -> list[Any]:
-    return [old if new == old else new for new, old in zip(held, base, strict=True)]
+def _share_equal(values: list[Any], base: list[Any]) -> list[Any]:
+    return [old if new == old else new for new, old in zip(values, base, strict=True)]
 
 
 def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
-    """Find what is there for as long as the world is."""
+    """Yield the permanent objects of a world."""
     device, journal, memory = world.device, world.journal, world.memory
     for page in memory.pages:
         yield _PAGE, page
@@ -231,7 +231,7 @@ def _permanent_nic(world: World) -> Iterator[tuple[Kind, object]]:
 
 
 def _transient(world: World) -> Iterator[tuple[Kind, object]]:
-    """Find what has come and may go."""
+    """Yield the transient objects of a world."""
     for write in world.writes:
         yield from ((_WRITE, write), (_BIO, write.bio), (_BUFFER, write.buffer))
     for buffer in world.realloc_buffers:
@@ -262,7 +262,7 @@ def _transient_frames(world: World) -> Iterator[tuple[Kind, object]]:
 
 
 def frames(world: World) -> Iterator[Frame]:
-    """Yield the driver's frames: waiting for an answer, to be sent again, free."""
+    """Yield the driver's frames: outstanding, deferred for retransmission, free."""
     device = world.device
     yield from device.factive.values()
     yield from device.rexmitq.values()
@@ -271,7 +271,7 @@ def frames(world: World) -> Iterator[Frame]:
 
 
 def clones(nic: ModelledNic) -> Iterator[Clone]:
-    """Yield the clones that the card still has, in the order of their stations."""
+    """Yield the clones in qdisc and TX ring, transmitted and tapped ones."""
     yield from nic.qdisc
     yield from nic.ring
     yield from nic.sent

@@ -1,11 +1,10 @@
-"""When are two worlds in the same state? When nothing can tell them apart from now on.
+"""State hashing: two worlds are in the same state if their futures are the same.
 
-``digest`` puts into a few bytes all that what happens later depends on, and nothing
-else: pages with counts, owners, flags and contents, the order in which they will be
-handed out, slab objects, frames, clones and what they hold, answers under way, bios.
-The history is left out: tags that nobody waits for any more, clock, estimates of the
-round trip (the steps of ``initiator.lab.explorer.steps`` let a frame time out whatever
-the estimate is), statistics, and how the frames that are on no way lie about.
+The hash covers what later behavior depends on: pages with counts, owners, flags and
+contents, the order of the free list, slab objects, frames, clones and their references,
+responses in flight, and bios. It leaves out the history: tags without a frame, the
+clock, round-trip estimates (a step of ``initiator.lab.explorer.steps`` times a frame
+out at any estimate), statistics, and the order of free frames' idle skbs.
 """
 
 from __future__ import annotations
@@ -30,46 +29,46 @@ if TYPE_CHECKING:
     from initiator.lab.world import Write
 
 _DEAD: Final = -1
-"""Stands for all tags that no frame has any more."""
+"""Stands for all tags that belong to no frame."""
 _PAGE: Final = attrgetter("count", "free", "slab", "kept_out", "owner")
 _REGISTERS: Final = slice(24, 36)
 """The ATA registers in a frame."""
 
 
-def state_hash(run: Stepper) -> bytes:
-    """Return 16 bytes that are the same for states that are the same."""
-    return blake2b(marshal.dumps(canonical_state(run), 2), digest_size=16).digest()
+def state_hash(stepper: Stepper) -> bytes:
+    """Return the hash of a world's state, 16 bytes."""
+    return blake2b(marshal.dumps(canonical_state(stepper), 2), digest_size=16).digest()
 
 
-def canonical_state(run: Stepper) -> tuple[Any, ...]:
-    """Return all that the future of a run depends on, as plain values."""
-    return _State(run).everything()
+def canonical_state(stepper: Stepper) -> tuple[Any, ...]:
+    """Return the state of a world as plain values without identities."""
+    return _State(stepper).everything()
 
 
 class _State:
-    """Numbers things in the order in which they are met: names do not matter."""
+    """Builds a canonical state; objects are numbered in the order of their use."""
 
-    def __init__(self, run: Stepper) -> None:
-        self.run = run
-        self.world = run.world
-        device = run.world.device
+    def __init__(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+        self.world = stepper.world
+        device = stepper.world.device
         frames = (*device.factive.values(), *device.rexmitq.values())
         self.tags = {frame.tag: number for number, frame in enumerate(frames)}
-        self.bios = {write.bio: write.number for write in run.world.writes}
+        self.bios = {write.bio: write.number for write in stepper.world.writes}
         self.skbs: dict[Skb, int] = {}
 
     def everything(self) -> tuple[Any, ...]:
-        world, run = self.world, self.run
-        answers = [self.tags.get(tag_of(each), _DEAD) for each in world.responses]
+        world, stepper = self.world, self.stepper
+        responses = [self.tags.get(tag_of(each), _DEAD) for each in world.responses]
         return (
             self._memory(),
             self._driver(),
             self._clones(),
             [self._skb(skb) for skb in self.skbs],
-            sorted(answers),
+            sorted(responses),
             [self._write(write) for write in world.writes],
             [(each.is_held, _places(each.pieces)) for each in world.realloc_buffers],
-            (run.duplicates, *sorted(run.rewritten)),
+            (stepper.duplicates, *sorted(stepper.rewritten)),
         )
 
     def _write(self, write: Write) -> tuple[Any, ...]:
@@ -89,7 +88,7 @@ class _State:
                 for page in pages
             ],
             [page.pfn for page in memory.free_list],
-            self.run.snapshots.contents() if self.run.contents else (),
+            self.stepper.snapshots.contents() if self.stepper.track_contents else (),
             *[self._cache(cache) for cache in self.world.submitters.caches.values()],
         )
 
@@ -114,19 +113,19 @@ class _State:
         return (
             device.state.value,
             (window.nout, window.maxout, window.ssthresh, window.next_cwnd),
-            self._waiting(device.factive.values()),
-            self._waiting(device.rexmitq.values()),
+            self._outstanding(device.factive.values()),
+            self._outstanding(device.rexmitq.values()),
             [self._idle(frame.skb) for frame in target.ffree],
             [self._idle(skb) for skb in device.skbpool],
             [self.bios[bio] for bio in device.bios],
             self._buf(device.buf),
         )
 
-    def _waiting(self, frames: Iterable[Frame]) -> list[Any]:
+    def _outstanding(self, frames: Iterable[Frame]) -> list[Any]:
         found = []
         last = 0.0
         for frame in frames:
-            # Frames sent at one time can only time out together.
+            # Frames sent at the same time can only time out together.
             together, last = frame.sent == last, frame.sent
             found.append(
                 (self._name(frame.skb), frame.attempts, together, *self._buf(frame.buf))
@@ -139,7 +138,7 @@ class _State:
         return self.bios[buf.bio], buf.nframesout, buf.iter.size
 
     def _idle(self, skb: Skb) -> int:
-        """An skb that is written anew before its next use, if no clone shares it."""
+        """Return -1 for an skb without clones: it is reset before its next use."""
         return self._name(skb) if skb.dataref != 1 else -1
 
     def _name(self, skb: Skb) -> int:
@@ -159,7 +158,7 @@ class _State:
     def _clones(self) -> tuple[Any, ...]:
         nic = self.world.nic
         return (
-            # Any clone of a queue may leave it next, so their order does not matter.
+            # The steps take clones from a queue in any order, so sort them.
             sorted([self._clone(clone) for clone in nic.qdisc]),
             sorted([self._clone(clone) for clone in nic.ring]),
             sorted([self._sent(clone) for clone in nic.sent]),
@@ -167,7 +166,7 @@ class _State:
         )
 
     def _shared(self, clone: Clone) -> tuple[Any, ...]:
-        """Name the skb or, if it is left to clones alone, say what it is."""
+        """Return the number of the skb, or its state if only clones refer to it."""
         skb = cast("Skb", clone.skb)
         number = self.skbs.get(skb)
         if number is None:
@@ -188,7 +187,7 @@ class _State:
             _places(clone.frags),
             self.tags.get(tag_of(clone.head), _DEAD),
             clone.head[_REGISTERS],
-            self.run.number(clone.linear) if self.run.contents else 0,
+            self.stepper.number(clone.linear) if self.stepper.track_contents else 0,
         )
 
 

@@ -1,8 +1,9 @@
-"""What can happen next in a world, one step at a time, for the explorer.
+"""The steps of a world that the explorer interleaves.
 
-A ``Run`` is a world whose card sends nothing by itself: every clone waits until a step
-moves it on, every answer until a step delivers it, and time passes only when a frame is
-to time out. The steps are those of ``STEPS``; how often each may happen, ``Bounds``.
+A ``Stepper`` drives a world in which nothing happens by itself: clones wait in the
+qdisc, in the TX ring and for TX completion, and responses wait for delivery, until a
+step moves them on. Time passes only in the step that times frames out. ``STEPS`` lists
+the steps, ``Bounds`` limits them.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.skbuff import Clone
 
 _MOMENT: Final = 0.001
-"""Seconds between two steps: no two frames are sent at the same time."""
+"""Seconds between two steps: frames of different steps have different send times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How far to look.
+    """Limits of the search.
 
     Args:
-        bios: writes that are submitted.
-        buffers: buffers in each of them.
-        retransmissions: how often each frame may be sent again.
-        duplicates: answers that come twice.
-        reallocations: how often somebody else allocates memory.
-        failures: how often the device fails, once at most.
-        max_steps: longest order of steps, None for no end.
-        max_states: give up after so many.
+        bios: write bios submitted.
+        buffers: buffers per bio.
+        retransmissions: retransmissions per frame.
+        duplicates: duplicate responses.
+        reallocations: allocations by a new owner.
+        failures: device failures, at most 1.
+        max_steps: length of an interleaving, None for no limit.
+        max_states: number of states after which the search ends.
     """
 
     bios: int = 1
@@ -57,12 +58,12 @@ class Bounds:
 
 
 class Step(NamedTuple):
-    """One thing that happens.
+    """A step.
 
     Args:
         kind: a key of ``STEPS``.
-        which: the number of the bio or clone, the place of the answer, how many frames.
-        what: the submitter whose kind of memory is allocated.
+        which: number of the bio or clone, index of the response, or number of frames.
+        what: name of the submitter.
     """
 
     kind: str
@@ -72,38 +73,39 @@ class Step(NamedTuple):
 
 STEPS: Final = {
     "submit": "bio {which} is submitted: {what}",
-    "leave": "clone {which} leaves the queue",
-    "send": "the card sends clone {which}: its bytes are read and reach the target",
-    "lose": "the card sends clone {which}: its bytes are read and lost on the wire",
+    "dequeue": "clone {which} leaves the qdisc",
+    "transmit": "the NIC transmits clone {which}: pages are read, target receives it",
+    "lose": "the NIC transmits clone {which}: pages are read, frame is lost",
     "complete": "TX completion of clone {which}: it is freed",
-    "answer": "the answer to bio {which} arrives",
-    "duplicate": "the answer to bio {which} arrives, and will come once more",
-    "old answer": "an answer arrives that nobody waits for any more",
-    "time out": "no answer in time: {which} frame(s) sent again",
+    "response": "the response for bio {which} arrives",
+    "duplicate": "the response for bio {which} arrives, a duplicate will follow",
+    "unexpected response": "a response without a matching frame arrives",
+    "time out": "RTO expires: {which} frame(s) retransmitted",
     "fail": "the device fails, all bios end",
-    "fail and free": "the device fails, all bios end, their owners give the buffers up",
-    "give up": "bio {which}'s owner gives the buffer up",
-    "reallocate": "somebody else allocates memory and fills it: {what}",
-    "rewrite": "bio {which}'s owner writes new content into the buffer",
-    "settle": "everything else comes to its end",
+    "fail and free": "the device fails, all bios end, their owners free the buffers",
+    "free": "the owner of bio {which} frees the buffer",
+    "reallocate": "a new owner allocates and fills memory: {what}",
+    "rewrite": "the owner of bio {which} writes new content into the buffer",
+    "finish": "all remaining clones, responses and buffers are processed and freed",
 }
-"""All kinds of steps, and how to tell them to people."""
+"""Descriptions of the steps."""
 
 
 class Stepper:
-    """A world under way, and what may still happen to it.
+    """A world and the steps that are possible in it.
 
     Args:
-        policy: who counts what.
-        nic: the kind of card.
-        submitters: names; the bios take turns in using them.
-        bounds: how often things happen.
-        contents: whether it matters what pages contain; if not, no owner rewrites.
-        keep: keep the whole journal.
+        policy: the page-count policy.
+        nic: the kind of NIC.
+        submitters: names of submitters, used by the bios in rotation.
+        bounds: limits of the search.
+        track_contents: page contents are part of the state, and owners may rewrite
+            their buffers.
+        keep_entries: record all events, not only faults.
 
     Attributes:
-        duplicates: answers that have come twice.
-        rewritten: numbers of the bios whose buffers have new content.
+        duplicates: number of duplicate responses so far.
+        rewritten: numbers of the bios whose buffers were rewritten.
     """
 
     def __init__(
@@ -113,12 +115,12 @@ class Stepper:
         submitters: Sequence[str],
         bounds: Bounds,
         *,
-        contents: bool = True,
+        track_contents: bool = True,
         keep_entries: bool = False,
     ) -> None:
         self.submitters = [ALL_SUBMITTERS[name] for name in submitters]
         self.bounds = bounds
-        self.contents = contents
+        self.track_contents = track_contents
         pages = self._pages_needed(policy)
         self.world = World(
             policy,
@@ -127,10 +129,10 @@ class Stepper:
             peer=MemoryPeer(bounds.bios * bounds.buffers * PAGE_SIZE // SECTOR),
             keep_entries=keep_entries,
         )
-        modelled = self.world.nic
-        modelled.hold_qdisc = modelled.hold_ring = modelled.hold_completion = True
+        queues = self.world.nic
+        queues.hold_qdisc = queues.hold_ring = queues.hold_completion = True
         driver = self.world.driver
-        # When a device fails is a step of its own, not a matter of time.
+        # Device failure is a step of its own; aoe_deadsecs must not trigger it.
         driver.options = replace(driver.options, deadsecs=0)
         self._payloads: dict[bytes, int] = {}
         self.duplicates = 0
@@ -139,7 +141,7 @@ class Stepper:
         self.snapshots = Snapshots(self.world, mine)
 
     def _pages_needed(self, policy: Policy) -> int:
-        """Enough for all buffers and copies at once, in pairs if some take two."""
+        """Return enough pages for all buffers and copies at the same time."""
         bounds = self.bounds
         buffers = bounds.bios * bounds.buffers
         copies = buffers if policy.sendpage_ok else 0
@@ -151,17 +153,17 @@ class Stepper:
 
     @property
     def journal(self) -> Journal:
-        """What has happened."""
+        """The event log of the world."""
         return self.world.journal
 
     def number(self, payload: bytes) -> int:
-        """Number a clone's private copy of what it carries."""
+        """Return a number for a clone's private payload; equal bytes, equal number."""
         return self._payloads.setdefault(payload, len(self._payloads))
 
-    # --- what can happen ---------------------------------------------------------
+    # --- enabled steps -----------------------------------------------------------
 
     def enabled_steps(self) -> list[Step]:
-        """Return all that can happen next; of steps that do the same, one."""
+        """Return the enabled steps; of steps with the same effect, only one."""
         return [
             *self._network_steps(),
             *self._driver_steps(),
@@ -171,37 +173,37 @@ class Stepper:
     def _network_steps(self) -> Iterator[Step]:
         nic = self.world.nic
         for clone in _distinct(nic.qdisc):
-            yield Step("leave", clone.number)
+            yield Step("dequeue", clone.number)
         for clone in _distinct(nic.ring):
-            yield Step("send", clone.number)
+            yield Step("transmit", clone.number)
             yield Step("lose", clone.number)
         for clone in _distinct(nic.sent):
             yield Step("complete", clone.number)
         frames = set()
-        for index, answer in enumerate(self.world.responses):
-            frame = self._frame_for(tag_of(answer))
+        for index, response in enumerate(self.world.responses):
+            frame = self._frame_for(tag_of(response))
             if frame in frames:
                 continue
             frames.add(frame)
             if frame is None:
-                yield Step("old answer", index)
+                yield Step("unexpected response", index)
                 continue
-            yield Step("answer", index)
+            yield Step("response", index)
             if self.duplicates < self.bounds.duplicates:
                 yield Step("duplicate", index)
 
     def _driver_steps(self) -> Iterator[Step]:
         device = self.world.device
-        waiting = list(device.factive.values())
-        for number, frame in enumerate(waiting, 1):
+        outstanding = list(device.factive.values())
+        for number, frame in enumerate(outstanding, 1):
             if frame.attempts >= self.bounds.retransmissions:
                 break
-            if number == len(waiting) or waiting[number].sent != frame.sent:
+            if number == len(outstanding) or outstanding[number].sent != frame.sent:
                 yield Step("time out", number)
         if device.state is State.UP and self.bounds.failures and self.world.writes:
             yield Step("fail")
             if len([w for w in self.world.writes if not w.ended]) > 1:
-                # With one bio alone, its owner's next step is the same thing.
+                # With a single bio, "fail" followed by "free" has the same effect.
                 yield Step("fail and free")
 
     def _owner_steps(self) -> Iterator[Step]:
@@ -212,8 +214,8 @@ class Stepper:
             yield Step("submit", number, submitter.name)
         for write in world.writes:
             if write.ended and write.buffer.is_held:
-                yield Step("give up", write.number)
-                if self.contents and write.number not in self.rewritten:
+                yield Step("free", write.number)
+                if self.track_contents and write.number not in self.rewritten:
                     yield Step("rewrite", write.number)
         if number and len(world.realloc_buffers) < self.bounds.reallocations:
             for name in dict.fromkeys(each.name for each in self.submitters):
@@ -221,7 +223,7 @@ class Stepper:
 
     @property
     def is_quiescent(self) -> bool:
-        """All bios have ended, all buffers are given up, and no clone is about."""
+        """True if all bios have ended, all buffers are freed and no clone is left."""
         world = self.world
         return (
             len(world.writes) == self.bounds.bios
@@ -229,21 +231,21 @@ class Stepper:
             and not any(clones(world.nic))
         )
 
-    # --- letting it happen -------------------------------------------------------
+    # --- applying steps ----------------------------------------------------------
 
     def apply(self, step: Step) -> None:
-        """Let a step happen, one of ``choices`` or ``settle``.
+        """Apply a step, one of ``enabled_steps`` or ``finish``.
 
         Raises:
             BugOn: the machine stopped.
-            AoEError: no memory is left for it.
+            AoEError: an allocation failed.
         """
         world = self.world
         world.now += _MOMENT
         match step.kind:
             case "submit":
                 world.submit(ALL_SUBMITTERS[step.what], self.bounds.buffers)
-            case "answer" | "old answer":
+            case "response" | "unexpected response":
                 world.deliver_response(step.which)
             case "duplicate":
                 self.duplicates += 1
@@ -252,9 +254,9 @@ class Stepper:
                 self._time_out(step.which)
             case "reallocate":
                 world.reallocate(ALL_SUBMITTERS[step.what])
-            case "settle":
+            case "finish":
                 world.finish()
-            case "leave" | "send" | "lose" | "complete":
+            case "dequeue" | "transmit" | "lose" | "complete":
                 self._apply_to_clone(step)
             case _:
                 self._apply_to_owner(step)
@@ -263,9 +265,9 @@ class Stepper:
         nic = self.world.nic
         clone = self._clone(step.which)
         match step.kind:
-            case "leave":
+            case "dequeue":
                 nic.validate(clone)
-            case "send":
+            case "transmit":
                 nic.transmit(clone)
             case "lose":
                 self.world.transmit_lost(clone)
@@ -275,7 +277,7 @@ class Stepper:
     def _apply_to_owner(self, step: Step) -> None:
         world = self.world
         match step.kind:
-            case "give up":
+            case "free":
                 world.free_buffer(world.writes[step.which])
             case "rewrite":
                 self.rewritten += (step.which,)
@@ -286,32 +288,32 @@ class Stepper:
                 world.free_in_end_io = False
 
     def _time_out(self, frames: int) -> None:
-        """Let the longest sent few frames time out, and none of the others.
+        """Time out the oldest ``frames`` outstanding frames, and no others.
 
-        Any time may have passed between two steps, as long as their order holds. So the
-        others are taken to have been sent later than they were, shortly before now.
+        The time between two steps is arbitrary as long as their order holds. So the
+        send times of the other frames are moved to shortly before the timeout.
         """
         world, device = self.world, self.world.device
-        waiting = list(device.factive.values())
-        due = waiting[frames - 1].sent + device.timing.timeout(0)
+        outstanding = list(device.factive.values())
+        due = outstanding[frames - 1].sent + device.timing.timeout(0)
         until = max(world.now, due, device.next_tick or 0.0)
-        others = waiting[frames:]
+        others = outstanding[frames:]
         times = sorted({frame.sent for frame in others})
         for frame in others:
             frame.sent = until - _MOMENT * (len(times) - times.index(frame.sent))
         world.retransmit(until)
 
-    # --- telling it --------------------------------------------------------------
+    # --- descriptions -------------------------------------------------------------
 
     def describe(self, step: Step) -> str:
-        """Say in words what a step is, before it happens."""
+        """Return the description of a step that is not applied yet."""
         which = step.which
-        if step.kind in ("answer", "duplicate"):
+        if step.kind in ("response", "duplicate"):
             frame = self._frame_for(tag_of(self.world.responses[which]))
             bio = frame.buf.bio if frame is not None and frame.buf is not None else None
             which = next(w.number for w in self.world.writes if w.bio is bio)
         words = STEPS[step.kind].format(which=which, what=step.what)
-        if step.kind in ("leave", "send", "lose", "complete"):
+        if step.kind in ("dequeue", "transmit", "lose", "complete"):
             bio_number = self._bio_of(self._clone(which))
             words = words.replace(
                 f"clone {which}", f"clone {which} (of bio {bio_number})"
@@ -332,18 +334,18 @@ class Stepper:
 
 
 def _distinct(queue: Sequence[Clone]) -> Iterator[Clone]:
-    """Yield the clones of one queue, but only one of those that are alike."""
+    """Yield one clone of each group of equal clones in a queue."""
     if len(queue) < 2:
         yield from queue
         return
     seen = set()
     for clone in queue:
-        alike = clone.skb, clone.users, clone.head, tuple(clone.frags), clone.linear
-        if alike not in seen:
-            seen.add(alike)
+        key = clone.skb, clone.users, clone.head, tuple(clone.frags), clone.linear
+        if key not in seen:
+            seen.add(key)
             yield clone
 
 
 def tag_of(frame: bytes | bytearray) -> int:
-    """Read the tag of a frame."""
+    """Return the tag of a frame."""
     return int.from_bytes(frame[20:24], "big")

@@ -1,1 +1,1 @@
-"""The modelled kernel: page allocator, slab, submitters, policies, journal."""
+"""The modelled kernel: page allocator, slab, skb clones, NIC, policies, submitters."""

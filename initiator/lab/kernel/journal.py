@@ -1,7 +1,7 @@
-"""What happened in a modelled machine, in order, and which rule broke first.
+"""The event log of a modelled machine: entries, faults, flags and costs.
 
-Every get, put, allocation, copy and transmission of the lab is one entry. Outcomes are
-never looked up: they are the worst of the faults that entries report.
+Every get, put, allocation, copy and transmission is one entry and cites its rule. The
+outcome of a case is the worst fault among the entries (K117).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, TypedDict, Unpack
 
 
 class Fault(Enum):
-    """What can go wrong with a page, worst first (K117)."""
+    """Faults of pages and their contents, worst first (K117)."""
 
     BUG = "BUG"
     DOUBLE_FREE = "double-free"
@@ -27,7 +27,7 @@ SEVERITY: Final = tuple(Fault)
 
 
 class Flag(Enum):
-    """Annotations beside an outcome (K117)."""
+    """Annotations of an outcome (K117)."""
 
     WARN = "WARN"
     COPIED = "copied"
@@ -38,7 +38,7 @@ class Flag(Enum):
 
 
 class Links(TypedDict, total=False):
-    """What else an event is about, for those who draw it; see ``Entry``."""
+    """Optional fields of ``Entry``, used by the reports."""
 
     owner: str
     span: int
@@ -53,20 +53,20 @@ class Entry:
     """One event.
 
     Args:
-        step: its number, from 0 on.
-        actor: who did it: page allocator, slab, network, AoE, a filesystem.
-        action: what, for example ``get_page``.
-        page: frame number of the page, or None.
-        count: the page's count afterwards, or None.
-        before: the page's count before, or None.
-        rule: the rule of kernel-path.md that it follows or breaks, or "".
-        note: anything else, in words.
-        fault: what is wrong with it, or None.
-        owner: who has the page, or the slab object in it, from now on; "" when the
-            actor gives it up; None where that stays as it is.
-        span: pages from ``page`` on that the change of owner is about.
-        compound: they are one compound page, whose head's count stands for all (K88).
-        bio, skb, clone: numbers of those that it is about, from 0 on, or None.
+        step: sequence number, from 0.
+        actor: page allocator, slab, network, AoE, or the owner of the memory.
+        action: the kernel function or event, for example ``get_page``.
+        page: page frame number, or None.
+        count: page count after the event, or None.
+        before: page count before the event, or None.
+        rule: the K rule that the event follows or breaks, or "".
+        note: further details as text.
+        fault: the fault that this event is, or None.
+        owner: new owner of the page or of a slab object in it; "" if the actor
+            releases it; None if the owner does not change.
+        span: number of pages, from ``page`` on, whose owner changes.
+        compound: the pages are one compound page and share the head's count (K88).
+        bio, skb, clone: sequence numbers, from 0, or None.
     """
 
     step: int
@@ -87,20 +87,20 @@ class Entry:
 
 
 class BugOn(Exception):  # noqa: N818 - the kernel's name
-    """``BUG_ON`` was hit: the machine stops here."""
+    """``BUG_ON`` was hit; the modelled machine stops."""
 
 
 @dataclass(slots=True)
 class Costs:
-    """What a policy costs.
+    """The costs of a policy.
 
     Args:
         gets: references taken to pages.
         puts: references dropped.
-        copied: bytes copied that need not have been.
+        copied: bytes of payload copied.
         wasted: bytes allocated beyond what the buffer needs.
-        held: bytes of memory held back from its owner beyond ``bi_end_io``.
-        put_off: objects whose reuse was put off.
+        held: bytes that other references keep allocated after the owner freed them.
+        quarantined: slab objects whose reuse was deferred (K100).
     """
 
     gets: int = 0
@@ -115,8 +115,8 @@ class Journal:
     """The event log of one world.
 
     Args:
-        keep: record the entries; without, only faults, flags and costs are kept, which
-            is enough to explore many worlds.
+        keep_entries: record all entries. Otherwise record only faults, flags and
+            costs, which is what the explorer needs.
     """
 
     __slots__ = (
@@ -139,20 +139,20 @@ class Journal:
         self._numbers: dict[type, dict[object, int]] = {}
 
     def reset(self) -> None:
-        """Begin at step 0 again: what happened so far is not part of the story."""
+        """Discard the entries and restart at step 0, after the machine is set up."""
         self.entries.clear()
         self._numbers.clear()
         self.step = 0
 
-    def number(self, thing: object) -> int | None:
-        """Number a bio or an skb, from 0 on, as it first appears among its kind.
+    def number(self, item: object) -> int | None:
+        """Return the sequence number of a bio or an skb, from 0 per type.
 
-        None where no entries are kept.
+        Return None if entries are not recorded.
         """
         if not self.keep_entries:
             return None
-        known = self._numbers.setdefault(type(thing), {})
-        return known.setdefault(thing, len(known))
+        known = self._numbers.setdefault(type(item), {})
+        return known.setdefault(item, len(known))
 
     def add(
         self,
@@ -167,7 +167,7 @@ class Journal:
         fault: Fault | None = None,
         **links: Unpack[Links],
     ) -> None:
-        """Record an event; one with a fault is kept in any case."""
+        """Record an event; a fault is recorded even without ``keep_entries``."""
         if self.keep_entries or fault is not None:
             entry = Entry(
                 self.step,
@@ -190,17 +190,17 @@ class Journal:
     def bug(
         self, actor: str, action: str, page: int | None, rule: str, note: str
     ) -> None:
-        """Record a BUG and stop the machine.
+        """Record a BUG and raise ``BugOn``.
 
         Raises:
-            BugOn: always.
+            BugOn: always; the machine stops.
         """
         self.add(actor, action, page=page, rule=rule, note=note, fault=Fault.BUG)
         raise BugOn(note)
 
     @property
     def worst(self) -> Entry | None:
-        """The first of the worst faults, None if there was none."""
+        """The first of the worst faults, or None."""
         return min(
             self.faults,
             key=lambda entry: SEVERITY.index(entry.fault or Fault.BAD_PAGE),
@@ -209,6 +209,6 @@ class Journal:
 
     @property
     def outcome(self) -> str:
-        """The word for what came of it (K117)."""
+        """The name of the worst fault, or ``ok`` (K117)."""
         worst = self.worst
         return worst.fault.value if worst and worst.fault else "ok"

@@ -1,11 +1,10 @@
-"""Pages with counts, flags and contents, and who hands them out.
+"""Pages with count, flags and contents, and the page allocator.
 
-Mirrors ``struct page``, get_page and put_page (include/linux/mm.h), the page allocator
-(mm/page_alloc.c) and vmalloc (mm/vmalloc.c), as far as a page's lifetime goes:
-kernel-path.md K84-K90 and K110-K112. How kernels differ is in ``Rules``, whose switches
-are named after what they do.
+Models the lifetime of ``struct page``: get_page and put_page (include/linux/mm.h), the
+page allocator (mm/page_alloc.c) and vmalloc (mm/vmalloc.c), by K84-K90 and K110-K112.
+``Rules`` has a switch for each difference between kernels.
 
-Per-cpu page lists, which hide a double free for a while, are not modelled (K122).
+Per-CPU page lists, which hide a double free for a while, are not modelled (K122).
 """
 
 from __future__ import annotations
@@ -23,31 +22,32 @@ if TYPE_CHECKING:
 
 PAGE_SIZE: Final = 4096
 POISON: Final = 0xAA
-"""What freed pages are filled with, so that stale reads show (PAGE_POISON)."""
+"""Fill byte of freed pages (PAGE_POISON): a stale read returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How a kernel treats pages.
+    """Page handling of one kernel version.
 
     Args:
-        name: the kernel that it is true of.
-        early_linearise: a frame for a card without scatter-gather is copied when it is
-            queued, as in 2.6.21, not when it leaves the queue (K77).
-        bad_page_freed: a page that is found bad, for example a slab page whose count
-            falls to zero, is reported and used all the same, as in 2.6.21; later it
-            is kept out of circulation with the block that it is in (K89).
-        compound_slabs: slabs and large kmallocs of several pages are compound pages,
-            whose head counts for all; without, only the first page has a count (K85).
-        frozen_slabs: slab pages have count zero, and get and put on them do nothing
-            but warn, since 6.14 (K87).
-        vmapped_stacks: kernel stacks are pages of count one each, not a block whose
-            second page has none (K90, K108d).
-        debug_vm: get_page on count zero is a BUG (CONFIG_DEBUG_VM, K119).
-        raising_tails_is_bug: raising the count of a compound page's tail is a BUG, as
-            in the AoE driver of 3.7 to 3.11; later the head's is raised (K97).
-        straddlers_moved: XFS frees a slab object that straddles a page border and
-            takes a whole page instead (K92).
+        name: the kernel version.
+        early_linearize: dev_queue_xmit linearizes an skb for a NIC without
+            scatter-gather before it is queued (2.6.21). Otherwise
+            validate_xmit_skb does so when the skb leaves the qdisc (K77).
+        bad_page_freed: a bad page, such as a slab page whose count drops to 0, is
+            reported and freed (2.6.21). Otherwise its block is kept out of
+            circulation (K89).
+        compound_slabs: slabs and kmalloc memory of several pages are compound pages.
+            Otherwise only the first page has a count (K85).
+        frozen_slabs: slab pages have count 0; get_page and put_page on them warn and
+            do nothing (6.14, K87).
+        vmapped_stacks: a kernel stack consists of order-0 pages with count 1.
+            Otherwise it is a block whose second page has count 0 (K90, K108d).
+        debug_vm: get_page at count 0 is a BUG (CONFIG_DEBUG_VM, K119).
+        bug_on_tail_increment: the AoE driver's increment of the count of a compound
+            tail is a BUG (3.7 to 3.11). Otherwise it increments the head (K97).
+        xfs_avoids_straddling: XFS frees a slab object that straddles a page boundary
+            and allocates a whole page (K92).
     """
 
     name: str
@@ -77,15 +77,15 @@ class Page:
     """``struct page``.
 
     Attributes:
-        pfn: its number, from 0 on.
-        count: references (``_refcount``).
-        head: the first page of the compound page that this one is in, else None.
-        slab: it belongs to a slab (PG_slab).
-        free: it is on the free list (PG_buddy).
-        kept_out: it was found bad and is kept from the free list (K89).
-        owner: who has it, by name; None if nobody.
-        block: the pages it was handed out with.
-        data: its bytes.
+        pfn: page frame number, from 0.
+        count: reference count (``_refcount``).
+        head: the head of the compound page that this is a tail of, else None.
+        slab: the page belongs to a slab (PG_slab).
+        free: the page is on the free list (PG_buddy).
+        kept_out: the page was found bad and is not on the free list (K89).
+        owner: name of the owner, or None.
+        block: the pages that were allocated together.
+        data: the contents, 4096 bytes.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Page:
 
     @property
     def compound_head(self) -> Page:
-        """The page whose count stands for this one (``compound_head``, K88)."""
+        """The page whose count get_page and put_page change (K88)."""
         return self.head or self
 
     def __repr__(self) -> str:
@@ -121,18 +121,18 @@ class Page:
 
 
 class Memory:
-    """All pages of a machine, their allocator, and the two calls of this story.
+    """The pages of a machine, the page allocator, get_page and put_page.
 
-    Pages are handed out again in the order last freed, first reused (K110).
+    The free list is LIFO: the page freed last is allocated first (K110).
 
     Args:
-        pages: how many there are.
-        rules: how this kernel treats them.
-        journal: where everything is recorded.
+        pages: number of pages.
+        rules: page handling of the modelled kernel.
+        journal: records every event.
 
     Attributes:
-        arena: the bytes of all pages, one behind the other.
-        free_list: pages to hand out, the next one last.
+        arena: the contents of all pages, contiguous.
+        free_list: free pages; the last one is allocated first.
     """
 
     def __init__(self, pages: int, rules: Rules, journal: Journal) -> None:
@@ -150,17 +150,17 @@ class Memory:
     def alloc_pages(
         self, order: int, owner: str, *, compound: bool = False
     ) -> list[Page]:
-        """Hand out ``2 ** order`` pages that lie side by side.
+        """Allocate ``2 ** order`` contiguous pages.
 
-        The first page has count 1, the others 0, as ever (K84); in a compound page they
-        forward to the first.
+        The first page gets count 1, the others 0 (K84). In a compound page the others
+        are tails and refer to the first.
 
         Raises:
-            AoEError: no such block is free.
+            AoEError: no block of this order is free.
         """
-        block = self._take(order)
+        block = self._rmqueue(order)
         while not self._check_new_pages(block):
-            block = self._take(order)
+            block = self._rmqueue(order)
         for page in block:
             page.free = False
             page.count = 0
@@ -183,7 +183,10 @@ class Memory:
         return block
 
     def _check_new_pages(self, block: Sequence[Page]) -> bool:
-        """``check_new_page``: nobody may refer to a page that is handed out (K108)."""
+        """Return False if a page has references and the kernel skips it (K108).
+
+        Models ``check_new_page``.
+        """
         bad = [page for page in block if page.count]
         for page in bad:
             self.journal.add(
@@ -192,7 +195,7 @@ class Memory:
                 page=page.pfn,
                 count=page.count,
                 rule="K108",
-                note="to be handed out although its count is not zero",
+                note="allocated although its count is not 0",
                 fault=Fault.BAD_PAGE,
             )
         if not bad or self.rules.bad_page_freed:
@@ -202,25 +205,26 @@ class Memory:
                 page.free, page.kept_out = False, True
         return False
 
-    def _take(self, order: int) -> list[Page]:
+    def _rmqueue(self, order: int) -> list[Page]:
+        """Remove a block from the free list."""
         size = 1 << order
         for last in reversed(self.free_list):
             start = last.pfn & ~(size - 1)
             block = self.pages[start : start + size]
             if len(block) == size and all(page in self.free_list for page in block):
                 for page in block:
-                    # A page freed twice is there twice, and is handed out twice.
+                    # After a double free a page is on the list twice: remove one.
                     at = len(self.free_list) - 1 - self.free_list[::-1].index(page)
                     del self.free_list[at]
                 return block
-        raise AoEError("page allocator", f"no block of order {order} is free")
+        raise AoEError("page allocator", f"no free block of order {order}")
 
     def free_pages(self, page: Page, actor: str) -> None:
-        """Give a block back by its first page (``__free_pages``), as its owner does.
+        """Drop the owner's reference to a block's first page (``__free_pages``).
 
-        The count of the first page decides; at zero the whole block goes, whatever the
-        counts of the others (K110). If others refer to it, their last put frees the
-        first page, or all of a compound page.
+        At count 0 the whole block is freed, regardless of the counts of the other
+        pages (K110). If references remain, the last put_page frees the first page
+        only, or all pages of a compound page.
         """
         block = page.block or (page,)
         for each in block:
@@ -231,10 +235,10 @@ class Memory:
     # --- get and put ------------------------------------------------------------
 
     def get_page(self, page: Page, actor: str, rule: str) -> None:
-        """Take a reference (K112); ``rule`` says why.
+        """Take a reference (K112), by ``rule``.
 
         Raises:
-            BugOn: the count is zero and ``Rules.debug_vm`` is set (K119).
+            BugOn: the count is 0 and ``Rules.debug_vm`` is set (K119).
         """
         head = page.compound_head
         if self._skip_frozen(head, actor, "get_page"):
@@ -242,7 +246,7 @@ class Memory:
         self.journal.costs.gets += 1
         before = head.count
         if before == 0 and self.rules.debug_vm:
-            note = "get_page on a page whose count is zero"
+            note = "get_page on a page with count 0"
             self.journal.bug(actor, "get_page", head.pfn, "K119", note)
         head.count += 1
         self.journal.add(
@@ -252,11 +256,11 @@ class Memory:
             before=before,
             count=head.count,
             rule=rule,
-            note="from zero: whoever puts it frees it" if before == 0 else "",
+            note="count was 0: the next put_page frees it" if before == 0 else "",
         )
 
     def put_page(self, page: Page, actor: str, rule: str) -> None:
-        """Drop a reference; at zero the page is freed (K112). ``rule`` says why."""
+        """Drop a reference, by ``rule``, and free the page at count 0 (K112)."""
         head = page.compound_head
         if self._skip_frozen(head, actor, "put_page"):
             return
@@ -264,10 +268,11 @@ class Memory:
         self._put(head, actor, "put_page", rule)
 
     def page_ref_inc(self, page: Page, actor: str) -> None:
-        """Raise the count and ask nothing (``page_ref_inc``, K97).
+        """Increment the count without any check (``page_ref_inc``, K97).
 
         Raises:
-            BugOn: a compound page's tail, and ``Rules.raising_tails_is_bug``.
+            BugOn: the page is a compound tail and ``Rules.bug_on_tail_increment`` is
+                set.
         """
         if page.head is not None and self.rules.bug_on_tail_increment:
             note = "a tail of a compound page used for block I/O"
@@ -285,7 +290,7 @@ class Memory:
         )
 
     def page_ref_dec(self, page: Page, actor: str) -> None:
-        """Lower the count; zero frees nothing (``page_ref_dec``, K97, K99)."""
+        """Decrement the count; do not free at 0 (``page_ref_dec``, K97, K99)."""
         head = page.compound_head
         self.journal.costs.puts += 1
         before = head.count
@@ -298,26 +303,27 @@ class Memory:
             before=before,
             count=head.count,
             rule="K97",
-            note="below zero" if fault else "",
+            note="count below 0" if fault else "",
             fault=fault,
         )
         if head.count == 0 and head.owner is None and not head.free:
-            # The owner has given it up meanwhile; nobody is left to free it.
+            # The owner has freed the page before, so no further put_page comes.
             self.journal.add(
                 actor,
                 "page_ref_dec",
                 page=head.pfn,
                 count=0,
                 rule="K99",
-                note="zero, and a plain decrement frees nothing",
+                note="count is 0, and page_ref_dec does not free",
                 fault=Fault.LEAK,
             )
 
     def _skip_frozen(self, page: Page, actor: str, action: str) -> bool:
+        """Record a warning and return True for a frozen slab page (K87)."""
         if not (self.rules.frozen_slabs and page.slab):
             return False
         self.journal.flags.add(Flag.WARN)
-        note = "slab page: warns and does nothing"
+        note = "frozen slab page: warns and does nothing"
         self.journal.add(
             actor,
             action,
@@ -333,7 +339,7 @@ class Memory:
         before = page.count
         note, fault = "", None
         if before <= 0:
-            note, fault = "the count is zero already", Fault.UNDERFLOW
+            note, fault = "count is already 0", Fault.UNDERFLOW
         page.count -= 1
         links: Links = {}
         if action == "free_pages":
@@ -356,7 +362,7 @@ class Memory:
             self._free_pages_prepare(block if whole else (page,), actor, rule)
 
     def _free_pages_prepare(self, block: Sequence[Page], actor: str, rule: str) -> None:
-        """``free_pages_prepare``: the checks, then the free list (K89)."""
+        """Check pages and put them on the free list (``free_pages_prepare``, K89)."""
         bad = [page for page in block if self._is_bad(page, actor, rule)]
         if bad and not self.rules.bad_page_freed:
             for page in block:
@@ -372,7 +378,7 @@ class Memory:
             note = f"{actor} freed a slab page ({rule}): Bad page state"
         elif page.count:
             cause = "K110"
-            note = "freed with its block although its own count is not zero"
+            note = "freed with its block although its own count is not 0"
         else:
             return False
         self.journal.add(
@@ -393,7 +399,7 @@ class Memory:
                 "free_page",
                 page=page.pfn,
                 rule=rule,
-                note="is on the free list already",
+                note="already on the free list",
                 fault=Fault.DOUBLE_FREE,
             )
             page.count = 0
@@ -406,7 +412,7 @@ class Memory:
             page=page.pfn,
             count=page.count,
             rule=rule,
-            note=f"{actor} freed it, {page.owner} still uses it" if fault else "",
+            note=f"freed by {actor}, still used by {page.owner}" if fault else "",
             fault=fault,
         )
         page.count = 0
@@ -419,5 +425,5 @@ class Memory:
     # --- vmalloc ----------------------------------------------------------------
 
     def vmalloc(self, pages: int, owner: str) -> list[Page]:
-        """Hand out single pages of count one each (``vmalloc_to_page``, K90)."""
+        """Allocate order-0 pages with count 1 each (``vmalloc_to_page``, K90)."""
         return [self.alloc_pages(0, owner)[0] for _ in range(pages)]

@@ -1,4 +1,4 @@
-"""A modelled NIC with its queues: it reads pages only when it sends (K74-K77, K83)."""
+"""A modelled NIC behind a qdisc; it reads pages when it transmits (K74-K77, K83)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class Nic(Enum):
-    """Kinds of modelled cards (K74-K76)."""
+    """How a NIC takes an skb.
+
+    ``SG`` sends fragments, ``NOSG`` needs a linear skb, and on the way to ``COW`` each
+    clone gets a private head (K74-K76).
+    """
 
     SG = "SG"
     NOSG = "NOSG"
@@ -21,20 +25,20 @@ class Nic(Enum):
 
 
 class ModelledNic:
-    """A card over counted pages that reads their contents only when it sends.
+    """A NIC that reads the contents of pages when it transmits, not before.
 
-    A clone goes through two queues: the queueing discipline, from which validation
-    takes it, and the card's ring. Both hold it as long as they are told to. For a card
-    without scatter-gather, validation linearises it; 2.6.21 does so before the queue
-    (K77).
+    A clone waits in the qdisc until it is validated, in the TX ring until it is
+    transmitted, and then for its TX completion. The hold switches stop clones in each
+    place. Validation linearizes a clone for a NIC without scatter-gather; 2.6.21 does
+    so before the qdisc (K77).
 
     Attributes:
-        hold_queue: keep new clones before validation.
-        hold_ring: keep validated clones from being sent.
-        hold_completion: keep clones after they are sent.
-        taps: AF_PACKET sockets, each of which gets a clone of all that is sent (K83).
-        queue, ring, sent: the clones that are kept there, oldest first.
-        tapped: the clones that sniffers have not read yet.
+        hold_qdisc: hold new clones in the qdisc.
+        hold_ring: hold validated clones in the TX ring.
+        hold_completion: hold back TX completions.
+        taps: number of AF_PACKET sockets; each gets a clone of every frame (K83).
+        qdisc, ring, sent: the clones held in each place, oldest first.
+        tapped: clones that packet sockets have not read yet.
     """
 
     name = "eth0"
@@ -55,7 +59,7 @@ class ModelledNic:
         self._wire = wire
 
     def xmit(self, skb: Skb) -> None:
-        """``dev_queue_xmit`` of a clone of the driver's skb (K73)."""
+        """Clone the driver's skb and queue the clone (``dev_queue_xmit``, K73)."""
         clone = self._ops.clone(skb)
         if self._ops.memory.rules.early_linearize:
             self._prepare(clone)
@@ -70,7 +74,7 @@ class ModelledNic:
             self._ops.expand_head(clone)
 
     def validate(self, clone: Clone) -> None:
-        """Take a clone out of the queue (``validate_xmit_skb``, K77)."""
+        """Move a clone from the qdisc to the TX ring (``validate_xmit_skb``, K77)."""
         self.qdisc.remove(clone)
         self._prepare(clone)
         self.ring.append(clone)
@@ -78,7 +82,7 @@ class ModelledNic:
             self.transmit(clone)
 
     def transmit(self, clone: Clone) -> None:
-        """Send a clone from the ring: its bytes are read now."""
+        """Transmit a clone from the TX ring; its pages are read now."""
         self.ring.remove(clone)
         self.sent.append(clone)
         if self.taps:
@@ -88,19 +92,19 @@ class ModelledNic:
             self.complete(clone)
 
     def complete(self, clone: Clone) -> None:
-        """Free a clone that was sent (TX completion)."""
+        """Free a transmitted clone (TX completion)."""
         self.sent.remove(clone)
         self._ops.free(clone)
 
     def read_tap(self, clone: Clone) -> bytes:
-        """Let a sniffer read a clone: what its pages hold by now (K83)."""
+        """Read a packet socket's clone, with the current page contents (K83)."""
         self.tapped.remove(clone)
         frame = bytes(clone)
-        self._ops.free(clone, "read by a sniffer")
+        self._ops.free(clone, "read by a packet socket")
         return frame
 
     def drain(self) -> None:
-        """Let everything go, in order, and hold nothing any more."""
+        """Clear all hold switches, then complete, transmit and validate all clones."""
         self.hold_qdisc = self.hold_ring = self.hold_completion = False
         for clone in list(self.sent):
             self.complete(clone)

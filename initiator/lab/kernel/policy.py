@@ -1,8 +1,8 @@
-"""Who takes references to a bio's pages, and when: the options of the 2007 thread.
+"""Page-count policies: who takes references to a bio's pages, and when (K95-K103).
 
-A ``Policy`` says what each party does; ``PageAccounting`` does it. The driver calls its
-hooks at the four moments that the options differ in: a bio arrives, fragments are
-attached, a frame is done, a bio ends. In everyday use the driver has none (K95-K103).
+A ``Policy`` is a set of switches; ``PageAccounting`` implements them as the driver's
+page hooks and the file system's bio_add_page and bi_end_io. Outside the lab the driver
+runs without hooks.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One option: what every party does about page counts.
+    """A page-count policy.
 
     Args:
-        name: as reports and commands call it.
-        summary: one line for people.
+        name: name in reports and commands.
+        summary: description in one line.
         rules: the kernel that it runs on.
-        aoe_raises_counts: AoE raises every page's count when a bio arrives and lowers
-            it before bi_end_io, plainly (option a, K95, K97).
-        slab_counts_objects: slab takes a reference per object and reuses nothing while
-            others remain (option b, K100).
-        aoe_gets_fragments: AoE takes a reference per fragment until its own skb is
-            dropped (b+).
-        filesystem_gets: filesystems take a reference to each page that they add to a
-            bio and drop it in bi_end_io (option c, K101).
-        filesystem_uses_pages: and they keep such buffers on whole pages from the page
-            allocator (c+, K101).
-        bug_on_slab: bio_add_page refuses slab pages with BUG_ON (d, K101).
-        sendpage_ok: pages that fail sendpage_ok are copied, the others' fragments own
-            references (e, K102).
+        aoe_increments_counts: AoE increments the count of every page when a bio
+            arrives and decrements it before bi_end_io, without get_page (a, K95, K97).
+        slab_counts_objects: slab takes a reference per object and quarantines a freed
+            object while other references remain (b, K100).
+        aoe_gets_fragments: AoE takes a reference per fragment and drops it with its
+            own skb (b+).
+        filesystem_gets: file systems take a reference to each page that they add to a
+            bio and drop it in bi_end_io (c, K101).
+        filesystem_uses_pages: file systems allocate such buffers as whole pages from
+            the page allocator (c+, K101).
+        bug_on_slab: BUG_ON(PageSlab(page)) in bio_add_page (d, K101).
+        sendpage_ok: a page that fails sendpage_ok is copied; fragments own references
+            (e, K102).
     """
 
     name: str
@@ -67,42 +67,42 @@ POLICIES: Final = {
     for policy in (
         Policy(
             name="none@2.6.21",
-            summary="AoE borrows pages, nobody counts; 2.6.21",
+            summary="AoE borrows pages without references; 2.6.21",
             rules=RULES_2_6_21,
         ),
         Policy(
             name="none@6.1",
-            summary="AoE borrows pages, nobody counts; 6.1",
+            summary="AoE borrows pages without references; 6.1",
             rules=RULES_6_1,
         ),
         Policy(
             name="a",
-            summary="AoE raises and lowers the counts itself",
+            summary="AoE increments and decrements the counts itself",
             rules=RULES_2_6_21,
             aoe_increments_counts=True,
         ),
         Policy(
             name="b",
-            summary="slab counts objects and puts reuse off",
+            summary="slab takes references per object and quarantines",
             rules=RULES_2_6_21,
             slab_counts_objects=True,
         ),
         Policy(
             name="b+",
-            summary="as b, and AoE takes references per fragment",
+            summary="as b, and AoE takes a reference per fragment",
             rules=RULES_2_6_21,
             slab_counts_objects=True,
             aoe_gets_fragments=True,
         ),
         Policy(
             name="c",
-            summary="filesystems take references, nothing else changes",
+            summary="file systems take references, nothing else changes",
             rules=RULES_2_6_21,
             filesystem_gets=True,
         ),
         Policy(
             name="c+",
-            summary="as c, on whole pages from the page allocator",
+            summary="as c, with whole pages from the page allocator",
             rules=RULES_2_6_21,
             filesystem_gets=True,
             filesystem_uses_pages=True,
@@ -115,13 +115,13 @@ POLICIES: Final = {
         ),
         Policy(
             name="e",
-            summary="sendpage_ok or copy; fragments own references",
+            summary="copy if not sendpage_ok; fragments own references",
             rules=RULES_6_1,
             sendpage_ok=True,
         ),
         Policy(
             name="f",
-            summary="frozen slab pages, get and put on them do nothing",
+            summary="frozen slab pages: get and put warn and do nothing",
             rules=RULES_6_14,
         ),
     )
@@ -129,22 +129,22 @@ POLICIES: Final = {
 
 
 def sendpage_ok(page: Page) -> bool:
-    """``sendpage_ok``: not slab, and counted (linux/net.h, since 5.10; K102).
+    """Return True if a page is not slab and has a count (linux/net.h, 5.10; K102).
 
-    A tail of a compound page is judged by its head, as page_count does.
+    For a tail of a compound page the count is that of the head, as in page_count.
     """
     return not page.slab and page.compound_head.count >= 1
 
 
 class PageAccounting:
-    """Does what a policy says, at the driver's four moments and the filesystem's two.
+    """A policy's page hooks for the driver and its part of the file system.
 
     Args:
-        policy: what to do.
-        ops: the network's operations, over the memory that is counted.
+        policy: the policy.
+        ops: skb operations, on the memory whose pages are counted.
 
     Attributes:
-        fragment_refs: pages that AoE has references to, by the skb of the frame (b+).
+        fragment_refs: pages that AoE holds references to, by skb of the frame (b+).
     """
 
     def __init__(self, policy: Policy, ops: SkbOps) -> None:
@@ -153,19 +153,19 @@ class PageAccounting:
         self._ops = ops
         self.fragment_refs: dict[Skb, list[Page]] = {}
 
-    # --- the filesystem's moments -----------------------------------------------
+    # --- the file system --------------------------------------------------------
 
     def add_page(self, bio: Bio, page: Page, length: int, offset: int) -> None:
-        """``bio_add_page``, which takes no reference by itself (K70).
+        """Add a page to a bio; ``bio_add_page`` itself takes no reference (K70).
 
         Raises:
-            BugOn: ``bug_on_slab`` is set and it is a slab page (K101).
+            BugOn: ``bug_on_slab`` is set and the page is a slab page (K101).
         """
         if self.policy.bug_on_slab and page.slab:
             note = "BUG_ON(PageSlab(page))"
             self.memory.journal.bug("bio", "bio_add_page", page.pfn, "K101", note)
         if self.policy.filesystem_gets:
-            self.memory.get_page(page, "filesystem", "K101")
+            self.memory.get_page(page, "file system", "K101")
         bio.add_page(page, length, offset)
         self.memory.journal.add(
             "bio",
@@ -178,31 +178,31 @@ class PageAccounting:
         )
 
     def end_io(self, bio: Bio) -> None:
-        """What a filesystem's bi_end_io does about references (K101)."""
+        """Drop the file system's references in bi_end_io (K101)."""
         if self.policy.filesystem_gets:
             for page, _, _ in bio.vecs:
-                self.memory.put_page(cast("Page", page), "filesystem", "K101")
+                self.memory.put_page(cast("Page", page), "file system", "K101")
 
-    # --- the driver's moments ---------------------------------------------------
+    # --- the driver's page hooks ------------------------------------------------
 
     def bio_arrives(self, bio: Bio) -> None:
-        """``bio_pageinc`` (K97)."""
+        """Increment the page counts of a bio (``bio_pageinc``, K97)."""
         if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_inc(cast("Page", page), "AoE")
 
     def bio_ends(self, bio: Bio) -> None:
-        """``bio_pagedec``, before bi_end_io (K97, K99)."""
+        """Decrement them before bi_end_io (``bio_pagedec``, K97, K99)."""
         if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_dec(cast("Page", page), "AoE")
 
     def attach(self, bio: Bio, skb: Skb, segments: list[BioVec]) -> None:
-        """Put segments of a write into the skb; plainly, they are borrowed (K72)."""
+        """Fill the skb's fragments; by default the pages are borrowed (K72)."""
         skb.frags = segments
         pages = [cast("Page", page) for page, _, _ in segments]
         if self.policy.sendpage_ok:
-            skb.frags = [self._own(segment) for segment in segments]
+            skb.frags = [self._get_or_copy(segment) for segment in segments]
             skb.owns_frags = True
         elif self.policy.aoe_gets_fragments:
             for page in pages:
@@ -220,7 +220,8 @@ class PageAccounting:
                 skb=self.memory.journal.number(skb),
             )
 
-    def _own(self, segment: BioVec) -> BioVec:
+    def _get_or_copy(self, segment: BioVec) -> BioVec:
+        """Return a fragment that owns a reference to its page (K102)."""
         page, offset, length = (
             cast("Page", segment.page),
             segment.offset,
@@ -244,14 +245,15 @@ class PageAccounting:
             rule="K102",
             note=f"page {page.pfn} fails sendpage_ok: {length} bytes copied",
         )
-        # The fragment's reference is the only one; the last sharer frees the copy.
+        # The fragment owns the only reference: skb_release_data frees the copy.
         copy.owner = None
         return BioVec(copy, 0, length)
 
     def frame_done(self, skb: Skb) -> Skb:
-        """Drop the driver's own hold on a frame's skb; return the one to use next.
+        """Release a frame's skb and return the skb that the frame uses next.
 
-        A borrowing driver keeps its skb and scrubs it when it uses it again (K82).
+        With borrowed fragments the driver keeps the skb and resets its fragment table
+        before it is used again (K82).
         """
         if skb.owns_frags:
             self._ops.release_data(skb)

@@ -1,9 +1,9 @@
-"""Clones of socket buffers, and what the network does to them (net/core/skbuff.c).
+"""Clones of skbs and the network's operations on them (net/core/skbuff.c).
 
 A clone shares the head and the fragment table of the driver's skb and takes no
-reference to any page (K72, K73). References appear when the network makes a clone
-independent: it linearises it for a NIC without scatter-gather (K75) or gives it a
-private head (K76).
+reference to a page (K72, K73). The network takes references when it unshares a clone:
+it linearizes it for a NIC without scatter-gather (K75) or gives it a private head
+(K76).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class Clone:
-    """An skb made by ``skb_clone``: it shares the head and fragments of another (K73).
+    """A clone made by ``skb_clone``: shares head and fragments of an skb (K73).
 
     Attributes:
-        skb: whose data it shares, None once it has data of its own.
-        head: its private head.
-        frags: its private fragments, which hold references.
-        linear: its payload, once it was linearised.
-        number: how many clones were made before it.
-        users: who has it and its private data: the card, and sniffers (K83).
+        skb: the skb whose data is shared, None after the clone is unshared.
+        head: private head.
+        frags: private fragments, which hold references.
+        linear: payload of a linearized clone.
+        number: sequence number, from 0.
+        users: number of users of the private data: the NIC and packet sockets (K83).
     """
 
     __slots__ = ("frags", "head", "linear", "number", "skb", "users")
@@ -44,21 +44,21 @@ class Clone:
 
     @property
     def payload_pages(self) -> list[BioVec]:
-        """The fragments that it will be sent from: shared, private or none."""
+        """The fragments to transmit: shared, private or none."""
         return self.skb.frags if self.skb is not None else self.frags
 
     def __bytes__(self) -> bytes:
-        """Read the frame as the card does: the pages' contents of this moment."""
+        """Return the frame with the current contents of the pages, as DMA reads it."""
         if self.skb is not None:
             return bytes(self.skb)
         return self.head + self.linear + b"".join(contents(self.frags))
 
 
 class SkbOps:
-    """What the network does to skbs over counted pages.
+    """The network's operations on skbs and clones.
 
     Args:
-        memory: whose pages the fragments name.
+        memory: the pages that the fragments refer to.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -70,7 +70,7 @@ class SkbOps:
         return self.memory.journal
 
     def clone(self, skb: Skb, actor: str = "AoE", rule: str = "K73") -> Clone:
-        """``skb_clone``: dataref goes up, no page count does (K73)."""
+        """Clone an skb: dataref is incremented, no page count (``skb_clone``, K73)."""
         clone = Clone(skb, self.clones)
         self.clones += 1
         note = f"clone {clone.number}, dataref {skb.dataref}"
@@ -85,18 +85,21 @@ class SkbOps:
         return clone
 
     def tap(self, clone: Clone) -> Clone:
-        """``skb_clone`` for an AF_PACKET socket: again no reference to a page (K83)."""
+        """Clone for an AF_PACKET socket, without references to pages (K83)."""
         if clone.skb is not None:
-            return self.clone(clone.skb, "sniffer", "K83")
+            return self.clone(clone.skb, "packet socket", "K83")
         clone.users += 1
-        note = f"clone {clone.number}, whose data are its own"
+        note = f"clone {clone.number}, private data"
         self._journal.add(
-            "sniffer", "skb_clone", rule="K83", note=note, clone=clone.number
+            "packet socket", "skb_clone", rule="K83", note=note, clone=clone.number
         )
         return clone
 
     def linearize(self, clone: Clone) -> None:
-        """``__pskb_pull_tail``: get, copy, put for every fragment (K75)."""
+        """Copy all fragments into the head, with get_page and put_page on each (K75).
+
+        Models ``skb_linearize``, that is ``__pskb_pull_tail``.
+        """
         skb = clone.skb
         if skb is None or not skb.frags:
             return
@@ -108,7 +111,7 @@ class SkbOps:
         self._journal.costs.copied += len(clone.linear)
         note = f"clone {clone.number}, {len(clone.linear)} bytes"
         self._journal.add(
-            "network", "linearise", rule="K75", note=note, clone=clone.number
+            "network", "skb_linearize", rule="K75", note=note, clone=clone.number
         )
         clone.skb = None
         self.release_data(skb)
@@ -116,7 +119,7 @@ class SkbOps:
             self.memory.put_page(cast("Page", page), "network", "K75")
 
     def expand_head(self, clone: Clone) -> None:
-        """``pskb_expand_head``: a head of its own, fragments with references (K76)."""
+        """Give a clone a private head, and fragments with references (K76)."""
         skb = clone.skb
         if skb is None:
             return
@@ -124,7 +127,7 @@ class SkbOps:
             self.memory.get_page(cast("Page", page), "network", "K76")
         clone.head = bytes(skb.head)
         clone.frags = list(skb.frags)
-        note = f"clone {clone.number} has its own head, its fragments references"
+        note = f"clone {clone.number}: private head, fragments hold references"
         self._journal.add(
             "network", "pskb_expand_head", rule="K76", note=note, clone=clone.number
         )
@@ -132,7 +135,7 @@ class SkbOps:
         self.release_data(skb)
 
     def free(self, clone: Clone, why: str = "transmission complete") -> None:
-        """``kfree_skb`` at TX completion: K74 for shared data, K76 for private."""
+        """Free a clone (``kfree_skb``): K74 for shared data, K76 for private data."""
         shared = clone.skb is not None
         self._journal.add(
             "network",
@@ -152,7 +155,7 @@ class SkbOps:
             self.release_data(skb)
 
     def release_data(self, skb: Skb) -> None:
-        """``skb_release_data``: with the last sharer go the references (K82)."""
+        """Decrement dataref; at 0 put owned fragments (``skb_release_data``, K82)."""
         skb.dataref -= 1
         if skb.dataref == 0 and skb.owns_frags:
             for page, _, _ in skb.frags:

@@ -1,12 +1,11 @@
 """kmalloc and its caches: several objects in a page (mm/slab.c).
 
-Mirrors what matters for a page's lifetime: which pages an object lies in, what their
-counts are (K85-K87), that kfree makes an object reusable at once (K111), and option (b)
-of the 2007 thread: a reference per object and no reuse while others hold one (K100).
+Models what affects a page's lifetime: the pages of an object and their counts
+(K85-K87), reuse of an object directly after kfree (K111), and policy b: a reference
+per object and a quarantine for objects that others still refer to (K100).
 
-Redzones (``debug_shift``) move objects off their natural alignment, so that a buffer
-may straddle a page border or start at an odd byte: the "slab debug alignment" of the
-thread.
+A redzone in front of an object shifts it from its natural alignment: it may straddle a
+page boundary or not start at a sector boundary.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class SlabObject:
-    """A piece of a slab.
+    """An object of a slab.
 
     Args:
-        cache: where it came from.
-        pages: the slab's pages, all of them.
+        cache: its cache.
+        pages: all pages of the slab.
         offset: bytes from the start of the slab.
-        size: bytes that its owner asked for.
-        owner: who has it; None while it is free.
-        put_off: freed, but not to be reused yet (option b).
+        size: bytes requested.
+        owner: name of the owner, None while the object is free.
+        quarantined: freed, but referenced and not to be reused yet (policy b).
     """
 
     cache: KmemCache
@@ -44,16 +43,16 @@ class SlabObject:
 
     @property
     def is_aligned(self) -> bool:
-        """It starts on a sector border of its page."""
+        """True if the object starts at a sector boundary."""
         return self.offset % SECTOR == 0
 
     @property
     def straddles(self) -> bool:
-        """It lies in more pages than its size takes."""
+        """True if the object spans more pages than its size needs."""
         return len(self.pieces()) > -(-self.size // PAGE_SIZE)
 
     def pieces(self) -> list[tuple[Page, int, int]]:
-        """Page, offset and length of each part, as virt_to_page finds them."""
+        """Return page, offset and length of each part, as virt_to_page finds them."""
         found, at, left = [], self.offset, self.size
         while left:
             page, within = self.pages[at // PAGE_SIZE], at % PAGE_SIZE
@@ -63,18 +62,18 @@ class SlabObject:
         return found
 
     def fill(self, pattern: bytes) -> None:
-        """Write the pattern over all of it."""
+        """Fill the object with a repeated pattern."""
         for page, offset, length in self.pieces():
             repeated = pattern * (length // len(pattern) + 1)
             page.data[offset : offset + length] = repeated[:length]
 
 
 def calculate_slab_order(stride: int) -> int:
-    """Pages of a slab of objects this far apart, as a power of two.
+    """Return the order of a slab whose objects are ``stride`` bytes apart.
 
-    The least that wastes no more than an eighth, but no more than two pages
-    (``calculate_slab_order`` of 2.6.21, where memory is plenty). A redzone can thus
-    make the slab of a sub-page object two pages long, the second with count zero (K85).
+    Order 0 if it wastes at most an eighth, else 1 (``calculate_slab_order``, 2.6.21).
+    With a redzone, objects smaller than a page may thus get slabs of order 1, whose
+    second page has count 0 (K85).
     """
     return int(PAGE_SIZE % stride * 8 > PAGE_SIZE)
 
@@ -84,12 +83,12 @@ class KmemCache:
     """``struct kmem_cache``: objects of one size.
 
     Args:
-        memory: where its pages come from.
-        size: bytes an object.
-        order: pages a slab, as a power of two.
-        counts_objects: option (b): every object holds a reference to each of its pages,
-            and is not reused while anybody else holds one.
-        debug_shift: bytes of redzone in front of every object.
+        memory: the page allocator.
+        size: bytes per object.
+        order: order of a slab.
+        counts_objects: policy b: each object holds a reference to each of its pages
+            and is not reused while other references remain.
+        redzone: bytes in front of each object.
     """
 
     memory: Memory
@@ -102,11 +101,11 @@ class KmemCache:
 
     @property
     def name(self) -> str:
-        """As /proc/slabinfo calls it."""
+        """The name in /proc/slabinfo."""
         return f"kmalloc-{self.size}"
 
     def alloc(self, owner: str) -> SlabObject:
-        """``kmem_cache_alloc``: the object freed last, if any (K111)."""
+        """Allocate the object freed last, or from a new slab (K111)."""
         if self.counts_objects:
             self.reap()
         if not self.freelist:
@@ -123,8 +122,8 @@ class KmemCache:
             count=found.pieces()[0][0].count,
             rule="K111",
             note=f"{self.size} bytes at {found.offset} of the slab for {owner}"
-            + ("" if found.is_aligned else ", off the sector borders")
-            + (", across a page border" if found.straddles else ""),
+            + ("" if found.is_aligned else ", not at a sector boundary")
+            + (", across a page boundary" if found.straddles else ""),
             owner=owner,
             span=len(found.pieces()),
         )
@@ -139,7 +138,8 @@ class KmemCache:
         if memory.rules.frozen_slabs:
             pages[0].count = 0
         if self.counts_objects:
-            # The slab's own hold on every page: without, the last object would free it.
+            # The slab's own reference to each tail page, which keeps the page
+            # allocated when its last object is freed.
             for page in pages[1:]:
                 if page.head is None:
                     memory.page_ref_inc(page, "slab")
@@ -152,17 +152,17 @@ class KmemCache:
         self.freelist += reversed(objects)
 
     def free(self, freed: SlabObject, actor: str) -> None:
-        """``kfree``: reusable at once, or with option (b) once nobody else refers."""
+        """Free an object (``kfree``), for reuse at once or via the quarantine (b)."""
         memory = self.memory
-        twice = freed.owner is None
+        is_double_free = freed.owner is None
         memory.journal.add(
             actor,
             "kfree",
             page=freed.pieces()[0][0].pfn,
             count=freed.pieces()[0][0].count,
             rule="K111",
-            note="object is free already" if twice else f"{self.size} bytes",
-            fault=Fault.DOUBLE_FREE if twice else None,
+            note="object is already free" if is_double_free else f"{self.size} bytes",
+            fault=Fault.DOUBLE_FREE if is_double_free else None,
             owner="",
             span=len(freed.pieces()),
         )
@@ -176,27 +176,27 @@ class KmemCache:
                 memory.journal.costs.held += self.size
                 memory.journal.add(
                     "slab",
-                    "put off",
+                    "quarantine",
                     page=freed.pieces()[0][0].pfn,
                     count=freed.pieces()[0][0].count,
                     rule="K100",
-                    note="somebody still refers to a page of the object",
+                    note="a page of the object is still referenced",
                 )
                 return
         self.freelist.append(freed)
 
     def _is_referenced(self, freed: SlabObject) -> bool:
-        """Tell whether a page of it has more references than the slab itself holds."""
-        head = {page.compound_head for page, _, _ in freed.pieces()}
-        return any(page.count > self._own_references(page) for page in head)
+        """Return True if a page of it has references other than the slab's own."""
+        heads = {page.compound_head for page, _, _ in freed.pieces()}
+        return any(head.count > self._own_references(head) for head in heads)
 
     def _own_references(self, head: Page) -> int:
-        living = (o for slab in self.slabs for o in slab if o.owner is not None)
-        pieces = (piece for each in living for piece in each.pieces())
+        allocated = (o for slab in self.slabs for o in slab if o.owner is not None)
+        pieces = (piece for each in allocated for piece in each.pieces())
         return 1 + sum(page.compound_head is head for page, _, _ in pieces)
 
     def reap(self) -> None:
-        """Make objects reusable whose last foreign reference has gone (option b)."""
+        """Move quarantined objects without other references to the freelist (b)."""
         for slab in self.slabs:
             for each in slab:
                 if each.quarantined and not self._is_referenced(each):
@@ -204,7 +204,7 @@ class KmemCache:
                     self.freelist.append(each)
 
     def shrink(self) -> None:
-        """Give empty slabs back to the page allocator (``kmem_cache_shrink``)."""
+        """Return empty slabs to the page allocator (``kmem_cache_shrink``)."""
         for slab in [s for s in self.slabs if all(o in self.freelist for o in s)]:
             self.slabs.remove(slab)
             self.freelist = [o for o in self.freelist if o not in slab]

@@ -1,8 +1,8 @@
-"""Who hands memory to the block layer, and what kind of memory it is.
+"""Submitters of bios and the kinds of memory that they submit.
 
-Seven kinds (K84-K92), and two fixes of the thread as variants: XFS and jbd on pages
-from the page allocator instead of slab objects. What a kind comes to depends on the
-kernel's ``Rules``: the second page of a stack has count zero on 2.6.21 and one on 6.1
+There are seven kinds (K84-K92), and two fixes as variants: XFS and jbd with pages from
+the page allocator instead of slab objects. The page counts of a kind depend on the
+kernel's ``Rules``: the second page of a stack has count 0 on 2.6.21 and 1 on 6.1
 (K108d).
 """
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.policy import Policy
 
 SUBPAGE: Final = 1024
-"""Bytes of a sub-page buffer: XFS metadata on 1 KiB blocks, jbd's frozen copies."""
+"""Bytes of a sub-page buffer: XFS metadata in 1 KiB blocks, jbd's frozen copies."""
 LARGE_ORDER: Final = 1
 
 
 @dataclass(slots=True, eq=False)
 class Buffer:
-    """Memory that somebody may put into a bio.
+    """Memory that an owner submits in a bio.
 
     Args:
-        owner: who has it.
-        pieces: page, offset and length of each part that goes into the bio.
-        give_back: what its owner does when the buffer is no longer wanted.
-        wasted: bytes allocated beyond those that were asked for.
+        owner: name of the owner.
+        pieces: page, offset and length of each part.
+        free: frees the memory.
+        wasted: bytes allocated beyond those requested.
+        is_held: the owner has not freed it yet.
     """
 
     owner: str
@@ -42,26 +43,26 @@ class Buffer:
     is_held: bool = True
 
     def fill(self, byte: int) -> None:
-        """Write one byte's value over all of it."""
+        """Fill the buffer with one byte value."""
         for page, offset, length in self.pieces:
             page.data[offset : offset + length] = bytes([byte]) * length
 
     def contents(self) -> bytes:
-        """What it holds now."""
+        """Return the current contents."""
         return b"".join(
             bytes(page.data[offset : offset + length])
             for page, offset, length in self.pieces
         )
 
     def release(self) -> None:
-        """Give the memory up, once."""
+        """Free the memory; repeated calls do nothing."""
         if self.is_held:
             self.is_held = False
             self.free()
 
 
 def join_buffers(buffers: Sequence[Buffer]) -> Buffer:
-    """Make one buffer of several of the same owner's, for a bio of many pages."""
+    """Combine buffers of one owner into one, for a bio of several pages."""
     if len(buffers) == 1:
         return buffers[0]
 
@@ -76,13 +77,13 @@ def join_buffers(buffers: Sequence[Buffer]) -> Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """A kind of memory that reaches the block layer.
+    """A submitter of one kind of memory.
 
     Args:
-        name: as reports and commands call it.
-        owner: who submits it.
-        summary: one line for people.
-        kind: how it is allocated.
+        name: name in reports and commands.
+        owner: the kernel subsystem.
+        summary: description in one line.
+        kind: how the memory is allocated.
     """
 
     name: str
@@ -125,28 +126,28 @@ VARIANTS: Final = {
     submitter.name: submitter
     for submitter in (
         Submitter(
-            "xfs_get_free_page", "XFS", "the fix: metadata on a page of its own", "page"
+            "xfs_get_free_page", "XFS", "the fix: metadata in a page of its own", "page"
         ),
         Submitter(
             "jbd_get_free_page",
             "jbd",
-            "the fix: frozen copy on a page of its own",
+            "the fix: frozen copy in a page of its own",
             "page",
         ),
     )
 }
-"""The thread's fixes: no slab, but up to a page of memory for each small buffer."""
+"""Fixes of the 2007 thread: a whole page for each small buffer instead of slab."""
 
 _NEEDS: Final = {"xfs_get_free_page": SUBPAGE, "jbd_get_free_page": SUBPAGE}
 
 
 class Submitters:
-    """Allocates the memory of all kinds on one machine.
+    """Allocator for the memory of all submitters of one machine.
 
     Args:
         memory: the machine's pages.
-        policy: decides whether slab counts objects and filesystems use whole pages.
-        debug_shift: redzone bytes in front of sub-page objects, see
+        policy: decides whether slab counts objects and file systems use whole pages.
+        redzone: bytes in front of each sub-page object, see
             ``initiator.lab.kernel.slab``.
     """
 
@@ -168,7 +169,7 @@ class Submitters:
         }
 
     def allocate(self, submitter: Submitter, owner: str | None = None) -> Buffer:
-        """Allocate a buffer as ``submitter`` does, in the name of ``owner``."""
+        """Allocate a buffer as ``submitter`` does, for ``owner``."""
         owner = owner or submitter.owner
         kind = submitter.kind
         if kind == "stack":
@@ -185,8 +186,8 @@ class Submitters:
             block = self.memory.alloc_pages(LARGE_ORDER, owner)
             return self._pages(owner, block, block[:1])
         found = self.caches[kind].alloc(owner)
-        moves = submitter.owner == "XFS" and self.memory.rules.xfs_avoids_straddling
-        if moves and found.straddles:
+        avoids = submitter.owner == "XFS" and self.memory.rules.xfs_avoids_straddling
+        if avoids and found.straddles:
             found.cache.free(found, owner)
             return self._page(owner, SUBPAGE)
         return self._object(owner, found, 1 if kind == "large slab" else 0)
@@ -201,7 +202,7 @@ class Submitters:
         )
 
     def _pages(self, owner: str, pages: list[Page], freed: list[Page]) -> Buffer:
-        """The second of two pages; ``freed`` are those that are freed one by one."""
+        """Return the second of two pages; ``freed`` are freed one by one."""
 
         def free() -> None:
             for page in freed:
@@ -210,12 +211,12 @@ class Submitters:
         return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], free)
 
     def _object(self, owner: str, found: SlabObject, skip: int) -> Buffer:
-        """All of an object but the first ``skip`` of its pages."""
+        """Return an object without its first ``skip`` pages."""
         pieces = found.pieces()[skip:]
         return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
 
-    def settle(self) -> None:
-        """Reuse what was put off, and give empty slabs back."""
+    def reclaim(self) -> None:
+        """Reap quarantined objects and return empty slabs to the page allocator."""
         for cache in self.caches.values():
             cache.reap()
             cache.shrink()

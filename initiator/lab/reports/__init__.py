@@ -1,1 +1,1 @@
-"""What came of cases: tables, HTML pages, timelines and traces."""
+"""Reports on cases: tables, HTML pages, timelines and traces."""

@@ -122,9 +122,9 @@ class Story:
         end = bio.step_of("bi_end_io")
         if end is None:
             return None
-        marks = [mark for mark in self.entries[:end] if mark.action == "serialise"]
+        marks = [mark for mark in self.entries[:end] if mark.action == "transmit"]
         numbers = [mark.clone for mark in marks if mark.bio == bio.number]
-        answers = [mark for mark in self.entries[:end] if mark.action == "answer"]
+        answers = [mark for mark in self.entries[:end] if mark.action == "response"]
         if not numbers or not answers:
             return None
         return next(c for c in self.of_kind("clone") if c.number == numbers[-1])

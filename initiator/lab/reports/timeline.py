@@ -33,7 +33,7 @@ _UNIT: Final = 24
 _CHARACTER: Final = 6.6
 """Pixels that a character of a label takes, at most on average."""
 
-_OWNERS: Final = {"slab": "slab", "AoE": "aoe", "somebody else": "other"}
+_OWNERS: Final = {"slab": "slab", "AoE": "aoe", "new owner": "other"}
 _PARENTS: Final = {"skb": "bio", "clone": "skb"}
 _ACTORS: Final = {
     "page allocator": "allocator",
@@ -200,7 +200,7 @@ class _Picture:
             self._row_of("machine", story.others)
         for life in story.lives:
             self._life(life)
-        writes = [entry for entry in story.entries if entry.action == "serialise"]
+        writes = [entry for entry in story.entries if entry.action == "transmit"]
         if writes:
             self._disk(writes)
         self.y += 10
@@ -232,7 +232,7 @@ class _Picture:
         if parent is not None:
             self._arrow(life.period.start, parent + 5, top)
         for entry in life.marks:
-            sent = entry.action == "serialise"
+            sent = entry.action == "transmit"
             self._mark(entry, middle, dot="sent" if sent else "dot")
         self.y += _ROW
 
