@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from aoe.errors import NotFoundError
 from aoe.net.base import Link, LinkStatistics
 from aoe.net.rings import (
+    FRAME_OFFSET,
+    TP_STATUS_SEND_REQUEST,
+    TP_STATUS_USER,
+    TPACKET2_HEADER,
+    RingGeometry,
     Rings,
 )
 from tests.asking import CLIENT, TARGET, ask, make_target
