@@ -18,7 +18,8 @@ class Entry(NamedTuple):
     """A command that can be imported.
 
     Args:
-        place: its module in ``initiator.cli.commands``, and its name there.
+        place: its module in ``initiator.cli.commands``, or after a dot in
+            ``initiator.cli``, and its name there.
         summary: the first sentence of its help.
     """
 
@@ -72,13 +73,14 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
             "check:check", "Check whether a target conforms to the protocol."
         ),
     },
-    "Study the kernel driver": {
+    "Study protocol and driver": {
         "lab": Entry("lab:lab", "Simulate the page reference counts of AoE block I/O."),
+        "rule": Entry(
+            "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
+        ),
     },
     "Set up the shell": {
-        "completion": Entry(
-            "completion:completion", "Print a shell completion script."
-        ),
+        "completion": Entry(".complete:completion", "Print a shell completion script."),
     },
 }
 """All commands by section, in the order of ``aoe --help``."""
@@ -92,7 +94,7 @@ class _Commands(Mapping[str, click.Command]):
 
     def __getitem__(self, name: str) -> click.Command:
         module, _, attribute = ENTRIES[name].place.partition(":")
-        found = import_module(f"initiator.cli.commands.{module}")
+        found = import_module(f".{module}", "initiator.cli.commands")
         command: click.Command = getattr(found, attribute)
         return command
 

@@ -79,7 +79,7 @@ def test_smart_reads_the_same_page_as_aoeping(served: Wire) -> None:
     found = aoe_json(served, "smart", "e7.3")
     assert found["health"] == "passed"
     raws = {each["name"]: each["raw"] for each in found["attributes"]}
-    assert raws["sectors read"] == 16
+    assert raws["total LBAs read"] == 16
     offsets = range(2, 38, 12)
     theirs = {
         page[at]: int.from_bytes(page[at + 5 : at + 11], "little") for at in offsets
@@ -251,7 +251,7 @@ def test_p23_a_narrow_path_is_found_without_writing(
     document = json.loads(done.stdout)
     found = findings(document)["e7.3", "path"]
     assert found["verdict"] == "fail"
-    assert "carries only 4 KiB there and 4 KiB back" in found["text"]
+    assert "carries only 4 KiB to the target and 4 KiB from the target" in found["text"]
     (device,) = document["devices"]
     (path,) = device["paths"]
     assert (path["to_target_bytes"], path["from_target_bytes"]) == (4096, 4096)
@@ -291,7 +291,7 @@ def test_doctor_checks_host_interface_target_and_path(
     assert found["e7.3", "targets"]["text"].startswith(
         "on aoe0, 52:54:00:ae:00:01: 64 "
     )
-    assert "carries 1 KiB both ways" in found["e7.3", "path"]["text"]
+    assert "carries 1 KiB in both directions" in found["e7.3", "path"]["text"]
     assert list(read_capture(pcap))
 
 

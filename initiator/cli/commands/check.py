@@ -23,10 +23,12 @@ from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
 from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
+from initiator.rules import load_all_rules, rule_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from aoe.common.rules import Rule
     from aoe.net.link import Link
     from initiator.check.model import Check, Result
 
@@ -104,7 +106,7 @@ def check(
     change is restored after each check, also on Ctrl-C, but not if the program is
     killed. A deviation is either a must, which violates the specification or endangers
     data, or advice, where the specification is silent and clients depend on the usual
-    behaviour.
+    behaviour. aoe rule prints the text of a rule, such as aoe rule P38.
 
     Exit codes: 0 no must deviations, 1 at least one, 3 no target answers.
     """
@@ -159,7 +161,7 @@ def _subject(
         names = ",".join(link.name for link in links)
         why = f"no answer on {names} within {timeout:g} s"
         raise NotFoundError(
-            str(address), why, f"See which targets answer: aoe discover -i {names}"
+            str(address), why, f"List the targets with: aoe discover -i {names}"
         )
     response = responses[0]
     link = next(link for link in links if link.name == response.interface)
@@ -274,9 +276,17 @@ def _print(result: Result) -> None:
         line += f" ({' '.join(result.why)})"
     click.echo(line)
     if result.verdict is Verdict.DEVIATES:
+        for rule in _rules_of([check]):
+            click.echo(f"{'':17}{'rule':<9} {rule.number} {rule.title}")
         for why in result.why:
             kind, _, text = why.partition(" ")
             click.echo(f"{'':17}{kind:<9} {text}")
+
+
+def _rules_of(checks: Iterable[Check]) -> list[Rule]:
+    """Return the rules that checks are about, each once, in document order."""
+    numbers = {name for check in checks for name in check.rule_names}
+    return [rule for rule in load_all_rules().values() if rule.number in numbers]
 
 
 def _summary(results: Sequence[Result]) -> str:
@@ -316,7 +326,12 @@ def _print_json(t: Subject, response: QueryResponse, results: Sequence[Result]) 
         passed=_count(results, Verdict.HOLDS),
         skipped=_count(results, Verdict.SKIPPED),
         deviations={level.value: len(_deviations(results, level)) for level in Level},
+        rules=_rule_records(result.check for result in results),
     )
+
+
+def _rule_records(checks: Iterable[Check]) -> list[dict[str, str | None]]:
+    return list(map(rule_record, _rules_of(checks)))
 
 
 def _count(results: Sequence[Result], verdict: Verdict) -> int:
@@ -343,7 +358,11 @@ def _fields(check: Check) -> dict[str, object]:
 
 def _print_list(checks: Sequence[Check], *, as_json: bool) -> None:
     if as_json:
-        print_json("check", checks=[_fields(check) for check in checks])
+        print_json(
+            "check",
+            checks=[_fields(check) for check in checks],
+            rules=_rule_records(checks),
+        )
         return
     for check in checks:
         needs = " ".join(check.options)

@@ -91,16 +91,16 @@ def _name(path: Path) -> str:
 
 
 def _read(path: Path) -> _Paragraph:
-    from target.config.vblade import read_fragment, settings_of
+    from target.config.vblade import read_fragment, to_settings
 
     fragment = read_fragment(path)
     if fragment.missing:
         missing = ", ".join(fragment.missing)
         return _Paragraph([f"{_name(path)} has no {missing}: vblade ignores it."])
-    settings = settings_of(fragment)
+    settings = to_settings(fragment)
     notes = [
         _NOTES.get(each, f"{each}: has no equivalent, ignored.")
-        for each in fragment.spare
+        for each in fragment.ignored
     ]
     sources = {settings.interfaces[0]: path}
     return _Paragraph([f"From {_name(path)}", *notes], settings, sources)
