@@ -85,7 +85,7 @@ def _attached() -> list[tuple[str, dict[str, Any]]]:
 def _find(
     name: str | None, attached: list[tuple[str, dict[str, Any]]]
 ) -> tuple[str, dict[str, Any]]:
-    addresses = ", ".join(about["address"] for _, about in attached) or "none"
+    addresses = ", ".join(about["address"] for _, about in attached) or "nothing"
     if name is None:
         raise UsageError("aoe detach", "no NAME", f"Attached disks: {addresses}")
     names = {name, os.path.realpath(name)}
@@ -97,7 +97,7 @@ def _find(
         if names & {about.get(key) for key in _NAMES}
     ]
     if not found:
-        raise NotFoundError(name, f"not attached on this host (attached: {addresses})")
+        raise NotFoundError(name, f"not attached here (attached: {addresses})")
     if len(found) > 1:
         raise UsageError(
             name,
