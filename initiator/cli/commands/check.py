@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aoe.net.link import Link
     from initiator.check.model import Check, Result
 
-_COLOURS = {Verdict.HOLDS: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}
+_COLOURS = {Verdict.PASSED: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}
 
 
 _OTHERS = Needs.MASK | Needs.HAZARD
@@ -265,7 +265,7 @@ def _print(result: Result) -> None:
 def _summary(results: Sequence[Result]) -> str:
     must, advice = (len(_deviations(results, level)) for level in Level)
     line = (
-        f"{len(results)} checks: {_count(results, Verdict.HOLDS)} pass, "
+        f"{len(results)} checks: {_count(results, Verdict.PASSED)} pass, "
         f"{must + advice} deviate ({must} must, {advice} advice), "
         f"{_count(results, Verdict.SKIPPED)} skipped"
     )
@@ -296,7 +296,7 @@ def _print_json(t: Subject, answer: QueryResponse, results: Sequence[Result]) ->
             }
             for result in results
         ],
-        passed=_count(results, Verdict.HOLDS),
+        passed=_count(results, Verdict.PASSED),
         skipped=_count(results, Verdict.SKIPPED),
         deviations={level.value: len(_deviations(results, level)) for level in Level},
     )
