@@ -1,4 +1,4 @@
-"""How fast pyaoe is beside its peers on this machine, as ratios."""
+"""Compare the speed of pyaoe with that of vblade and NBD on this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
 from aoe.net.netns import ensure_root_or_user_namespace
 from scripts import bench_chart, bench_table
 from scripts.bench_cells import CELLS
-from scripts.bench_images import DISK, memory_place
-from scripts.bench_rig import Pace
+from scripts.bench_images import DISK, memory_directory
+from scripts.bench_rig import RunSettings
 from scripts.bench_run import Bench
 from scripts.bench_stats import decode, encode
 from scripts.bench_tools import Tools
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from scripts.bench_cells import Cell
     from scripts.bench_stats import Report
 
-USUAL: Final = Pace(rounds=5, seconds=1.0, copy_size=1 << 30, tries=3)
-QUICK: Final = Pace(rounds=1, seconds=0.2, copy_size=16 << 20, tries=1)
+DEFAULT_SETTINGS: Final = RunSettings(rounds=5, seconds=1.0, copy_size=1 << 30, tries=3)
+QUICK_SETTINGS: Final = RunSettings(rounds=1, seconds=0.2, copy_size=16 << 20, tries=1)
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 PROGRAM: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 SPARE: Final = 1 << 30
-"""Bytes that must stay free where the images are."""
+"""Bytes that must stay free in the directory of the images."""
 
 
-class How(TypedDict):
-    """What options say of the way to measure."""
+class RunOptions(TypedDict):
+    """The options that control how to measure."""
 
     quick: bool
     rounds: int | None
@@ -50,25 +50,29 @@ class How(TypedDict):
     where: Path | None
 
 
-def choose(names: Sequence[str]) -> list[Cell]:
-    """Return the cells of which a name begins like one of these; all without any.
+def select_cells(names: Sequence[str]) -> list[Cell]:
+    """Return the cells whose names start with one of ``names``; without any, all cells.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no cell's name starts with one of them.
     """
     for name in names:
         if not any(cell.name.startswith(name) for cell in CELLS):
             known = ", ".join(cell.name for cell in CELLS)
-            raise UsageError(name, "no such cell", f"There are: {known}")
+            raise UsageError(name, "no such cell", f"Cells: {known}")
     return [cell for cell in CELLS if not names or cell.name.startswith(tuple(names))]
 
 
 def progress(total: int) -> Callable[[str], None]:
-    """Return what shows on a terminal how far it is; told nothing, it clears that."""
+    """Return a function that shows a progress line on a terminal.
+
+    Called with an empty string, it clears the line. If standard error is not a
+    terminal it does nothing.
+    """
     start = time.monotonic()
     done = 0
 
-    def tell(what: str) -> None:
+    def show(what: str) -> None:
         nonlocal done
         left = (time.monotonic() - start) / done * (total - done) if done else 0.0
         done += bool(what)
@@ -76,40 +80,40 @@ def progress(total: int) -> Callable[[str], None]:
         line = f"{done} of {total}: {what}{rest}" if what else ""
         click.echo(f"\r\033[K{line}", err=True, nl=False)
 
-    return tell if sys.stderr.isatty() else lambda _what: None
+    return show if sys.stderr.isatty() else lambda _what: None
 
 
 def measure(bench: Bench) -> Report:
-    """Measure it all, and print each cell when it is done."""
-    print_head(bench.report)
-    tell = progress(bench.steps)
+    """Measure all cells, and print each when it is complete."""
+    print_header(bench.report)
+    show = progress(bench.steps)
     try:
         for cell in bench.cells:
-            result = bench.measure(cell, tell)
-            tell("")
-            print_lines(bench_table.block(result))
+            result = bench.measure(cell, show)
+            show("")
+            print_lines(bench_table.cell_lines(result))
     finally:
-        tell("")
+        show("")
     return bench.report
 
 
-def print_head(report: Report) -> None:
-    """Print what stands above the cells."""
-    click.echo(bench_table.head(report))
-    click.echo(bench_table.column_names())
+def print_header(report: Report) -> None:
+    """Print the header of the table."""
+    click.echo(bench_table.header(report))
+    click.echo(bench_table.column_headings())
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print some lines of the table."""
+    """Print lines of the table."""
     for line in lines:
         click.echo(line)
 
 
 def read_report(path: Path) -> Report:
-    """Read what --json has written.
+    """Read a file that ``--json`` has written.
 
     Raises:
-        AoEError: it cannot be read, or is something else.
+        AoEError: it cannot be read, or is not such a file.
     """
     try:
         return decode(path.read_bytes())
@@ -117,12 +121,12 @@ def read_report(path: Path) -> Report:
         raise from_os_error(str(path), error) from error
 
 
-def check_place(path: Path | None) -> None:
-    """Make sure, before minutes pass, that a file can be written in the end.
+def check_writable(path: Path | None) -> None:
+    """Check before the measurement that an output file can be written.
 
     Raises:
-        NotFoundError: its directory is not there.
-        AccessError: it is, and may not be written to.
+        NotFoundError: its directory does not exist.
+        AccessError: not permitted.
     """
     if path is None:
         return
@@ -132,32 +136,45 @@ def check_place(path: Path | None) -> None:
         raise AccessError(str(path), "not writable")
 
 
-def _end(_number: int, _frame: object) -> NoReturn:
+def _exit_on_sigterm(_number: int, _frame: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
 @click.command()
-@click.option("--only", multiple=True, metavar="NAME", help="Cells that begin so.")
-@click.option("--list", "only_list", is_flag=True, help="List the cells.")
-@click.option("--quick", is_flag=True, help="One short round: does it work at all?")
-@click.option("--rounds", type=click.IntRange(1), help="Of each cell: 5.")
-@click.option("--seconds", type=SECONDS, help="Of one measurement: 1.")
-@click.option("--tries", type=click.IntRange(1), help="For one nobody disturbs: 3.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Only cells whose names start with NAME.",
+)
+@click.option("--list", "only_list", is_flag=True, help="List the cells and exit.")
+@click.option("--quick", is_flag=True, help="One short round, to check that it works.")
+@click.option(
+    "--rounds", type=click.IntRange(1), help="Rounds of each cell (default 5)."
+)
+@click.option("--seconds", type=SECONDS, help="Length of a measurement (default 1).")
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    help="Attempts at an undisturbed measurement (default 3).",
+)
 @click.option(
     "--load",
     type=PROGRAM,
-    help="Let this load the targets, instead of aoe bench.",
+    help="Load generator to use instead of aoe bench.",
 )
-@click.option("--echo", type=PROGRAM, help="Compare with this, which has no disk.")
-@click.option("--json", "json_file", type=FILE, help="Write all samples there.")
-@click.option("--svg", "svg_file", type=FILE, help="Draw the chart there.")
-@click.option("--from", "source", type=FILE, help="Show what --json has written.")
+@click.option("--echo", type=PROGRAM, help="Target without a disk to compare with.")
+@click.option("--json", "json_file", type=FILE, help="Write all samples to this file.")
+@click.option("--svg", "svg_file", type=FILE, help="Write the chart to this file.")
+@click.option(
+    "--from", "source", type=FILE, help="Show a file that --json has written."
+)
 @click.option(
     "--dir",
     "where",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Where the images go: in memory if there is room, else where temporary "
-    "files go.",
+    help="Directory for the images (default: in memory if there is room, else the "
+    "directory for temporary files).",
 )
 def bench(
     *,
@@ -166,37 +183,37 @@ def bench(
     source: Path | None,
     json_file: Path | None,
     svg_file: Path | None,
-    **how: Unpack[How],
+    **run_options: Unpack[RunOptions],
 ) -> None:
-    """Measure pyaoe against vblade and NBD over TCP, here, and print ratios.
+    """Compare pyaoe with vblade and NBD over TCP on this machine, and print ratios.
 
     \b
     Try:  scripts/bench --quick
           scripts/bench --json bench.json --svg bench.svg
           scripts/bench --only read --only write --load ./aoeload --echo ./aoeecho
 
-    All of it takes about six minutes, in two network namespaces with a wire between
-    them. Ours and theirs take turns, the servers on one core and the load on another;
-    what something else disturbs is measured again.
+    A full run takes about six minutes, in two network namespaces with a veth pair
+    between them. The sides of a cell alternate, servers on one core and the load on
+    another. A measurement is repeated if other processes wanted the cores.
 
     A load generator is called with -i IF -t SHELF.SLOT -q DEPTH -n SECTORS
     -o read|write -p rand -S SECTORS-OF-DISK -T SECONDS -V 0, and prints one line of
-    JSON: iops, p50 and p99 in microseconds, retx, bad, err. An echo is called with
-    SHELF SLOT IF none, and answers queries, reads and writes at once.
+    JSON: iops, p50 and p99 in microseconds, retx, bad, err. An echo target is called
+    with SHELF SLOT IF none, and responds to queries, reads and writes without a disk.
     """
-    chosen = choose(only)
+    selected = select_cells(only)
     if only_list:
-        print_lines(f"{cell.name:<14} {cell.title}" for cell in chosen)
+        print_lines(f"{cell.name:<14} {cell.title}" for cell in selected)
         return
     for file in (json_file, svg_file):
-        check_place(file)
+        check_writable(file)
     if source is not None:
         report = read_report(source)
-        print_head(report)
+        print_header(report)
         for result in report.results:
-            print_lines(bench_table.block(result))
+            print_lines(bench_table.cell_lines(result))
     else:
-        report = run_all(chosen, how)
+        report = run_all(selected, run_options)
     print_lines(bench_table.notes(report))
     if json_file is not None:
         json_file.write_bytes(encode(report))
@@ -204,33 +221,35 @@ def bench(
         svg_file.write_text(bench_chart.write(report))
 
 
-def run_all(chosen: Sequence[Cell], how: How) -> Report:
-    """Measure cells in namespaces of our own; nothing is left behind.
+def run_all(selected: Sequence[Cell], run_options: RunOptions) -> Report:
+    """Measure cells in new network namespaces, and remove all temporary files.
 
     Raises:
-        UsageError: an echo without what can ask it.
-        AoEError: something could not be run, or did not work.
+        UsageError: ``--echo`` without ``--load``.
+        AoEError: a program could not be run, or failed.
     """
-    if how["echo"] and not how["load"]:
-        why = "answers no IDENTIFY, which aoe bench wants"
-        raise UsageError("--echo", why, "Give a --load too")
-    tools = Tools.find(how["load"], how["echo"])
+    if run_options["echo"] and not run_options["load"]:
+        why = "does not respond to IDENTIFY, which aoe bench needs"
+        raise UsageError("--echo", why, "Give --load as well")
+    tools = Tools.find(run_options["load"], run_options["echo"])
     ensure_root_or_user_namespace()
-    signal.signal(signal.SIGTERM, _end)
-    pace = choose_pace(how)
-    where = how["where"] or memory_place(2 * pace.copy_size + DISK + SPARE)
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    settings = run_settings(run_options)
+    where = run_options["where"] or memory_directory(
+        2 * settings.copy_size + DISK + SPARE
+    )
     with tempfile.TemporaryDirectory(prefix="pyaoe-bench-", dir=where) as directory:
-        return measure(Bench(chosen, tools, pace, Path(directory)))
+        return measure(Bench(selected, tools, settings, Path(directory)))
 
 
-def choose_pace(how: How) -> Pace:
-    """Return how much to measure: quick or not, but for what was said."""
-    pace = QUICK if how["quick"] else USUAL
+def run_settings(run_options: RunOptions) -> RunSettings:
+    """Return the settings of ``--quick`` or the default, changed by other options."""
+    settings = QUICK_SETTINGS if run_options["quick"] else DEFAULT_SETTINGS
     return replace(
-        pace,
-        rounds=how["rounds"] or pace.rounds,
-        seconds=how["seconds"] or pace.seconds,
-        tries=how["tries"] or pace.tries,
+        settings,
+        rounds=run_options["rounds"] or settings.rounds,
+        seconds=run_options["seconds"] or settings.seconds,
+        tries=run_options["tries"] or settings.tries,
     )
 
 

@@ -1,4 +1,4 @@
-"""What is measured: cells, each with its sides, which take turns, and its goals."""
+"""The cells of the benchmark: what each compares, and its goals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from scripts.bench_images import DISK
-from scripts.bench_load import OWN, Shape
+from scripts.bench_load import AOE_BENCH, Workload
 from scripts.bench_stats import Goal, Sample
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ OURS: Final = "pyaoe"
 GIB, TIB = 1 << 30, 1 << 40
 _JUMBO: Final = 9000
 _HUGE: Final = 65535
-_USUAL: Final = Shape("read", 64, 8)
-_FLAT: Final = 0.9
-_MEMORY: Final = 150 << 20
+_DEFAULT_LOAD: Final = Workload("read", 64, 8)
+_SCALING_BOUND: Final = 0.9
+_MEMORY_BOUND: Final = 150 << 20
 
 
 class Side(NamedTuple):
-    """Who is measured.
+    """One side of a comparison.
 
     Args:
-        name: as tables have it.
-        measure: does it once.
-        needs: programs that ``bench_tools.Tools`` has to have.
+        name: its name in the table.
+        measure: takes one sample.
+        needs: programs that it runs, by their names in ``bench_tools.Tools``.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Cell:
     """One thing to measure.
 
     Args:
-        name: as ``--only`` takes it.
-        title: what is done.
+        name: its name for ``--only``.
+        title: a description for the table.
         unit: as in ``bench_stats.Result``.
-        mtu: of the wire.
-        sides: who is measured, in this order in each round.
-        goals: what to make of it.
+        mtu: MTU of the veth pair.
+        sides: what to measure, in this order in each round.
+        goals: which sides to compare, and the bounds.
     """
 
     name: str
@@ -58,34 +58,39 @@ class Cell:
     goals: tuple[Goal, ...]
 
 
-# --- requests, against vblade and the limit -------------------------------------------
+# --- requests, compared with vblade and an echo target --------------------------------
 
 
-def requests(
-    name: str, title: str, mtu: int, shape: Shape, bound: float, limit: float | None
+def request_cell(
+    name: str,
+    title: str,
+    mtu: int,
+    workload: Workload,
+    bound: float,
+    limit: float | None,
 ) -> Cell:
-    """Make a cell of requests of one shape.
+    """Return a cell of requests with one workload.
 
     Args:
         name: as in ``Cell``.
         title: as in ``Cell``.
         mtu: as in ``Cell``.
-        shape: of the load.
-        bound: the goal, in ratios to vblade.
-        limit: the goal, in ratios to what answers without a disk, if there is one.
+        workload: the load.
+        bound: the goal for the ratio to vblade.
+        limit: the goal for the ratio to the echo target; None: no goal.
     """
 
     def ours(rig: Rig) -> Sample:
-        with rig.ours(rig.images.filled()) as server:
-            return rig.load(server, rig.generator(), shape, DISK)
+        with rig.aoe_target(rig.images.filled()) as server:
+            return rig.load(server, rig.load_generator(), workload, DISK)
 
     def vblade(rig: Rig) -> Sample:
         with rig.vblade(rig.images.filled()) as server:
-            return rig.load(server, rig.generator(), shape, DISK)
+            return rig.load(server, rig.load_generator(), workload, DISK)
 
     def echo(rig: Rig) -> Sample:
         with rig.echo() as server:
-            return rig.load(server, rig.generator(), shape, DISK)
+            return rig.load(server, rig.load_generator(), workload, DISK)
 
     return Cell(
         name=name,
@@ -106,11 +111,11 @@ def requests(
 
 def _request_cells() -> list[Cell]:
     cells = [
-        requests(
+        request_cell(
             f"{op}-{depth}",
             f"4 KiB {op}, {depth} deep, MTU 9000",
             _JUMBO,
-            Shape(op, depth, 8),
+            Workload(op, depth, 8),
             2.0,
             0.6,
         )
@@ -118,24 +123,26 @@ def _request_cells() -> list[Cell]:
         for op in ("read", "write")
     ]
     cells += [
-        requests(
+        request_cell(
             f"small-{depth}",
             f"1 KiB read, {depth} deep, MTU 1500",
             1500,
-            Shape("read", depth, 2),
+            Workload("read", depth, 2),
             2.0,
             0.6,
         )
         for depth in (64, 16)
     ]
     title = "4 KiB read, one at a time, MTU 9000"
-    cells.append(requests("single", title, _JUMBO, Shape("read", 1, 8), 2.0, None))
+    cells.append(
+        request_cell("single", title, _JUMBO, Workload("read", 1, 8), 2.0, None)
+    )
     cells += [
-        requests(
+        request_cell(
             f"large-{op}",
             f"63.5 KiB {op}, 16 deep, MTU 65535",
             _HUGE,
-            Shape(op, 16, 127),
+            Workload(op, 16, 127),
             1.3,
             None,
         )
@@ -144,19 +151,19 @@ def _request_cells() -> list[Cell]:
     return cells
 
 
-# --- copies, against nbdcopy ----------------------------------------------------------
+# --- copies, compared with nbdcopy ----------------------------------------------------
 
 
-def copies(mtu: int, bound: float | None) -> Cell:
-    """Make a cell that copies a disk to a file, by AoE and by NBD over TCP."""
+def copy_cell(mtu: int, bound: float | None) -> Cell:
+    """Return a cell that copies a disk to a file, over AoE and over NBD on TCP."""
 
     def ours(rig: Rig) -> Sample:
-        source = rig.images.filled(rig.pace.copy_size)
-        with rig.ours(source) as server:
+        source = rig.images.filled(rig.settings.copy_size)
+        with rig.aoe_target(source) as server:
             return rig.aoe_copy(server, source)
 
     def nbd(rig: Rig) -> Sample:
-        source = rig.images.filled(rig.pace.copy_size)
+        source = rig.images.filled(rig.settings.copy_size)
         with rig.nbdkit(source) as server:
             return rig.nbdcopy(server, source)
 
@@ -170,20 +177,20 @@ def copies(mtu: int, bound: float | None) -> Cell:
     )
 
 
-# --- our initiator, against another ---------------------------------------------------
+# --- the initiator, compared with another ---------------------------------------------
 
 
-def initiators(depth: int) -> Cell:
-    """Make a cell that loads vblade with ``aoe bench`` and with another program."""
-    shape = Shape("read", depth, 8)
+def initiator_cell(depth: int) -> Cell:
+    """Return a cell that loads vblade with ``aoe bench`` and with the ``--load``."""
+    workload = Workload("read", depth, 8)
 
     def ours(rig: Rig) -> Sample:
         with rig.vblade(rig.images.filled()) as server:
-            return rig.load(server, OWN, shape, DISK)
+            return rig.load(server, AOE_BENCH, workload, DISK)
 
     def other(rig: Rig) -> Sample:
         with rig.vblade(rig.images.filled()) as server:
-            return rig.load(server, rig.other_generator(), shape, DISK)
+            return rig.load(server, rig.external_generator(), workload, DISK)
 
     return Cell(
         name=f"initiator-{depth}",
@@ -197,38 +204,38 @@ def initiators(depth: int) -> Cell:
     )
 
 
-# --- what must not cost more ----------------------------------------------------------
+# --- scaling, memory, idle ------------------------------------------------------------
 
 
-def _exporting(exports: int) -> Callable[[Rig], Sample]:
-    # So many in one process, of which the last is loaded.
+def _exports(exports: int) -> Callable[[Rig], Sample]:
+    # One process has this many exports; the last one is loaded.
     def measure(rig: Rig) -> Sample:
-        with rig.ours_by(rig.images.config(exports)) as server:
-            return rig.load(server, rig.generator(), _USUAL, DISK)
+        with rig.aoe_target_config(rig.images.config(exports)) as server:
+            return rig.load(server, rig.load_generator(), _DEFAULT_LOAD, DISK)
 
     return measure
 
 
 def _sparse(size: int) -> Callable[[Rig], Sample]:
-    # All of an image that is one hole is loaded.
+    # Random reads over all of a sparse image.
     def measure(rig: Rig) -> Sample:
-        with rig.ours(rig.images.sparse(size)) as server:
-            return rig.load(server, rig.generator(), _USUAL, size)
+        with rig.aoe_target(rig.images.sparse(size)) as server:
+            return rig.load(server, rig.load_generator(), _DEFAULT_LOAD, size)
 
     return measure
 
 
 def _memory(measure: Callable[[Rig], Sample]) -> Callable[[Rig], Sample]:
-    # What the target holds under a load.
+    # Resident memory of the target under load.
     return lambda rig: Sample(measure(rig).details["server_resident_bytes"])
 
 
 def _idle(rig: Rig) -> Sample:
-    with rig.ours(rig.images.filled()) as server:
+    with rig.aoe_target(rig.images.filled()) as server:
         return rig.idle(server)
 
 
-def _flat_cells() -> list[Cell]:
+def _scaling_cells() -> list[Cell]:
     one, some, many = "1 export", "16 exports", "256 exports"
     small, large = "1 GiB", "1 TiB"
     return [
@@ -237,35 +244,36 @@ def _flat_cells() -> list[Cell]:
             title="4 KiB read, 64 deep, exports in one process",
             unit="IOPS",
             sides=(
-                Side(one, _exporting(1)),
-                Side(some, _exporting(16)),
-                Side(many, _exporting(256)),
+                Side(one, _exports(1)),
+                Side(some, _exports(16)),
+                Side(many, _exports(256)),
             ),
-            goals=tuple(Goal(of=n, to=one, bound=_FLAT) for n in (some, many)),
+            goals=tuple(Goal(of=n, to=one, bound=_SCALING_BOUND) for n in (some, many)),
         ),
         Cell(
             name="sparse",
             title="4 KiB read, 64 deep, sparse image",
             unit="IOPS",
             sides=(Side(small, _sparse(GIB)), Side(large, _sparse(TIB))),
-            goals=(Goal(of=large, to=small, bound=_FLAT),),
+            goals=(Goal(of=large, to=small, bound=_SCALING_BOUND),),
         ),
         Cell(
             name="memory",
             title="memory of the target under load",
             unit="B",
             sides=(
-                Side(one, _memory(_exporting(1))),
-                Side(many, _memory(_exporting(256))),
+                Side(one, _memory(_exports(1))),
+                Side(many, _memory(_exports(256))),
                 Side(large, _memory(_sparse(TIB))),
             ),
             goals=tuple(
-                Goal(of=n, bound=_MEMORY, at_most=True) for n in (one, many, large)
+                Goal(of=n, bound=_MEMORY_BOUND, at_most=True)
+                for n in (one, many, large)
             ),
         ),
         Cell(
             name="idle",
-            title="processor time of an idle target",
+            title="CPU time of an idle target",
             unit="%",
             sides=(Side(OURS, _idle),),
             goals=(Goal(of=OURS, bound=0.5, at_most=True),),
@@ -275,8 +283,11 @@ def _flat_cells() -> list[Cell]:
 
 CELLS: Final = (
     *_request_cells(),
-    *(copies(mtu, bound) for mtu, bound in ((_HUGE, 1.5), (_JUMBO, 1.0), (1500, None))),
-    *(initiators(depth) for depth in (64, 16)),
-    *_flat_cells(),
+    *(
+        copy_cell(mtu, bound)
+        for mtu, bound in ((_HUGE, 1.5), (_JUMBO, 1.0), (1500, None))
+    ),
+    *(initiator_cell(depth) for depth in (64, 16)),
+    *_scaling_cells(),
 )
-"""All there is, in the order of the table."""
+"""All cells, in the order of the table."""

@@ -1,6 +1,7 @@
-"""One chart of a run, as SVG: how we compare with each peer, and where one is.
+"""Draw the results as an SVG bar chart: the ratio of pyaoe to each peer.
 
-It is drawn without any library, and can be read on light and dark pages, and aloud.
+It needs no library, supports light and dark pages, and has a description for screen
+readers.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 PEERS: Final = ("vblade", "nbdcopy")
 WIDTH: Final = 760
 _LEFT: Final = 270
-"""Where bars begin; titles end in front of it."""
+"""X of the bars; titles are left of it."""
 _SPAN: Final = 370
-"""Room for the longest bar; its figure stands behind it."""
+"""Width of the longest bar; its ratio is right of it."""
 _TOP: Final = 84
 _ROW: Final = 26
 _THICK: Final = 14
-_TITLE: Final = "How fast pyaoe is beside its peers"
+_TITLE: Final = "Speed of pyaoe relative to vblade and nbdcopy"
 _SUBTITLE: Final = (
-    "ratio of medians, more is better; thin lines: from the worst round to the best"
+    "ratio of medians, higher is better; thin lines: lowest to highest ratio of a round"
 )
 _MARKS: Final = {
-    "*": "* at the pace of the load generator",
-    "~": "~ disturbed by other work on the machine",
+    "*": "* limited by the load generator",
+    "~": "~ disturbed by other processes",
 }
 _STYLE: Final = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -50,7 +51,7 @@ _STYLE: Final = """
 
 
 class Bar(NamedTuple):
-    """One row: what was measured, against whom, and what came of it."""
+    """One bar: what was measured, the peer, and the result."""
 
     title: str
     peer: str
@@ -59,7 +60,7 @@ class Bar(NamedTuple):
 
 
 def bars(report: Report) -> list[Bar]:
-    """Return the comparisons with peers, in the order of the table."""
+    """Return the comparisons with ``PEERS``, in the order of the table."""
     return [
         Bar(result.title, goal.to, result.figure(goal), result.marks(goal))
         for result in report.results
@@ -69,7 +70,7 @@ def bars(report: Report) -> list[Bar]:
 
 
 def draw(report: Report) -> ET.Element:
-    """Draw the comparisons with peers; where there are none, only the words."""
+    """Return the chart of all comparisons with ``PEERS``."""
     rows = bars(report)
     bottom = _TOP + _ROW * len(rows)
     root = ET.Element(
@@ -84,42 +85,42 @@ def draw(report: Report) -> ET.Element:
         },
     )
     ET.SubElement(root, "title", {"id": "title"}).text = _TITLE
-    ET.SubElement(root, "desc", {"id": "desc"}).text = _spoken(rows)
+    ET.SubElement(root, "desc", {"id": "desc"}).text = _description(rows)
     ET.SubElement(root, "style").text = _STYLE
     _text(root, 16, 28, _TITLE, "head")
     _text(root, 16, 48, _SUBTITLE, "quiet")
-    scale = _SPAN / max([1.0, *(row.figure.most for row in rows)])
+    scale = _SPAN / max([1.0, *(row.figure.maximum for row in rows)])
     for number, row in enumerate(rows):
         _draw_bar(root, row, _TOP + _ROW * number, scale)
-    _draw_one(root, _LEFT + scale, bottom)
-    _text(root, 16, bottom + 22, _small_print(report), "quiet")
+    _draw_peer_line(root, _LEFT + scale, bottom)
+    _text(root, 16, bottom + 22, _versions(report), "quiet")
     _text(root, 16, bottom + 40, _legend(rows), "quiet")
     return root
 
 
 def write(report: Report) -> str:
-    """Return the chart as the text of a file."""
+    """Return the chart as XML text."""
     root = draw(report)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _draw_bar(root: ET.Element, row: Bar, top: float, scale: float) -> None:
-    value, least, most = row.figure
+    value, minimum, maximum = row.figure
     middle = top + _THICK / 2
     _text(root, 16, middle + 4, row.title)
     where = {"x": f"{_LEFT}", "y": f"{top}", "height": f"{_THICK}", "rx": "2"}
     length = {"width": f"{value * scale:.1f}"}
     kind = {"class": "bar" if value >= 1 else "bar less"}
     ET.SubElement(root, "rect", {**kind, **where, **length})
-    left, right = _LEFT + least * scale, _LEFT + most * scale
+    left, right = _LEFT + minimum * scale, _LEFT + maximum * scale
     _draw_line(root, "spread", (left, middle), (right, middle))
     end = max(right, _LEFT + value * scale, _LEFT + scale)
     _text(root, end + 8, middle + 4, f"{value:.2f}{row.marks} x {row.peer}")
 
 
-def _draw_one(root: ET.Element, x: float, bottom: float) -> None:
-    # Where the peer is.
+def _draw_peer_line(root: ET.Element, x: float, bottom: float) -> None:
+    # The ratio 1.
     _draw_line(root, "one", (x, _TOP - 8), (x, bottom - 4))
     _text(root, x, _TOP - 14, "peer = 1", "quiet middle")
 
@@ -132,24 +133,24 @@ def _draw_line(
     ET.SubElement(root, "line", {"class": kind, **points})
 
 
-def _text(root: ET.Element, x: float, y: float, words: str, kind: str = "") -> None:
+def _text(root: ET.Element, x: float, y: float, text: str, kind: str = "") -> None:
     attributes = {"x": f"{x:.1f}", "y": f"{y:.1f}"}
     if kind:
         attributes["class"] = kind
-    ET.SubElement(root, "text", attributes).text = words
+    ET.SubElement(root, "text", attributes).text = text
 
 
-def _spoken(rows: Sequence[Bar]) -> str:
-    said = (f"{row.title}: {row.figure.value:.2f} times {row.peer}" for row in rows)
-    return f"A bar for each. {'; '.join(said)}." if rows else "Nothing was compared."
+def _description(rows: Sequence[Bar]) -> str:
+    ratios = (f"{row.title}: {row.figure.value:.2f} times {row.peer}" for row in rows)
+    return f"Bar chart. {'; '.join(ratios)}." if rows else "No comparisons."
 
 
 def _legend(rows: Sequence[Bar]) -> str:
     marks = {mark for row in rows for mark in row.marks}
-    return "   ".join(words for mark, words in _MARKS.items() if mark in marks)
+    return "   ".join(text for mark, text in _MARKS.items() if mark in marks)
 
 
-def _small_print(report: Report) -> str:
+def _versions(report: Report) -> str:
     facts = report.machine
     peers = (f"{name} {facts[name]}" for name in (*PEERS, "nbdkit") if name in facts)
     return ", ".join(

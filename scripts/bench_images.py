@@ -1,4 +1,4 @@
-"""The disk images that are served, made when they are first asked for."""
+"""The disk images for the servers, created on first use."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DISK: Final = 128 << 20
-"""Bytes of the disk that is loaded."""
+"""Bytes of the disk under load."""
 _BLOCK: Final = 1 << 20
 _SLOTS: Final = 250
 _HEAD: Final = 'force = true\n[defaults]\ninterfaces = ["aoe0"]\nkeep_state = false\n'
 
 
-def memory_place(room: int) -> str | None:
-    """Return a directory in memory with so many bytes to spare, if there is one.
+def memory_directory(size: int) -> str | None:
+    """Return a directory in memory with ``size`` bytes free, or None.
 
-    There the peers are compared, and not how a disk of this machine feels today.
+    In memory, the speed of this machine's disk does not affect the comparison.
     """
-    place = "/dev/shm"  # noqa: S108 - where a directory of our own is made
-    if not os.access(place, os.W_OK):
+    directory = "/dev/shm"  # noqa: S108 - the images go into a new directory inside
+    if not os.access(directory, os.W_OK):
         return None
-    there = os.statvfs(place)
-    return place if there.f_bavail * there.f_frsize >= room else None
+    status = os.statvfs(directory)
+    return directory if status.f_bavail * status.f_frsize >= size else None
 
 
 class Images:
-    """Disk images in a directory of ours."""
+    """Disk images in a directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def filled(self, size: int = DISK) -> Path:
-        """Return an image that has no zeroes that could be left out."""
+        """Return an image of random data, so that copies cannot skip zeroes."""
         path = self.directory / f"filled-{size}.img"
         if not path.exists():
-            block = Random(size).randbytes(_BLOCK)  # noqa: S311 - any bytes will do
+            block = Random(size).randbytes(_BLOCK)  # noqa: S311 - not for cryptography
             with path.open("wb") as file:
                 for _ in range(size // _BLOCK):
                     file.write(block)
         return path
 
     def sparse(self, size: int, number: int = 0) -> Path:
-        """Return an image that is all hole, one of several of that size."""
+        """Return a sparse image; ``number`` selects one of several of that size."""
         path = self.directory / f"sparse-{size}-{number}.img"
         if not path.exists():
             with path.open("wb") as file:
@@ -55,7 +55,7 @@ class Images:
         return path
 
     def config(self, exports: int) -> Path:
-        """Return a configuration of so many exports, of which the last is loaded."""
+        """Return a configuration file with ``exports`` exports; the last is loaded."""
         path = self.directory / f"{exports}.toml"
         shelf = int(ADDRESS.partition(".")[0])
         small = (

@@ -1,7 +1,7 @@
-"""What is asked of a disk, by whom, and what they say of it.
+"""Command lines and output formats of the load generators.
 
-Either our own ``aoe bench`` asks, or a program of the user's with the command line and
-the output of ``aoeload``: then nothing hinges on our initiator.
+The load generator is ``aoe bench`` or the user's program with the command line and
+output of ``aoeload``. With the latter the result does not depend on pyaoe's initiator.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SHELF, SLOT = ADDRESS.split(".")
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-def own(program: str) -> str:
-    """Return one of our commands as it is installed beside this Python."""
+def installed_command(program: str) -> str:
+    """Return the path of a command of pyaoe, next to this Python."""
     return str(Path(sys.executable).with_name(program))
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A load: ``depth`` requests of some sectors at random places, all the time.
+class Workload:
+    """A load of requests at random sectors, ``depth`` of them outstanding.
 
     Args:
-        op: what all of them do.
-        depth: requests outstanding.
-        sectors: of each request.
+        op: the operation.
+        depth: outstanding requests.
+        sectors: sectors per request.
     """
 
     op: Literal["read", "write"]
@@ -45,40 +45,49 @@ class Shape:
     sectors: int
 
 
-class Outcome(NamedTuple):
-    """What a load generator says.
+class LoadResult(NamedTuple):
+    """The result of a load generator.
 
     Args:
-        iops: requests that were answered, a second.
-        p50: seconds that half of them took at most.
-        p99: seconds that all but a hundredth took at most.
-        resent: frames that had to be sent again.
+        iops: completed requests per second.
+        p50: median latency in seconds.
+        p99: 99th percentile of the latency in seconds.
+        retransmits: number of retransmitted frames.
     """
 
     iops: float
     p50: float
     p99: float
-    resent: int
+    retransmits: int
 
 
-class Generator(NamedTuple):
-    """A program that loads a disk.
+class LoadGenerator(NamedTuple):
+    """A load generator.
 
     Args:
-        words: its command line for an interface, a load, the bytes of the disk, and the
-            seconds it has.
-        parse: reads what it prints; raises ``AoEError``.
+        command: returns its command line, for an interface, a workload, the size of the
+            disk in bytes, and a number of seconds.
+        parse: parses its output; raises ``AoEError``.
     """
 
-    words: Callable[[str, Shape, int, float], Sequence[str]]
-    parse: Callable[[str], Outcome]
+    command: Callable[[str, Workload, int, float], Sequence[str]]
+    parse: Callable[[str], LoadResult]
 
 
-def _own_words(interface: str, shape: Shape, size: int, seconds: float) -> list[str]:
-    words = [own("aoe"), "bench", f"e{ADDRESS}", f"rand{shape.op}", "-i", interface]
-    words += ["--sectors", str(shape.sectors), "--depth", str(shape.depth)]
+def _aoe_bench_command(
+    interface: str, workload: Workload, size: int, seconds: float
+) -> list[str]:
+    words = [
+        installed_command("aoe"),
+        "bench",
+        f"e{ADDRESS}",
+        f"rand{workload.op}",
+        "-i",
+        interface,
+    ]
+    words += ["--sectors", str(workload.sectors), "--depth", str(workload.depth)]
     words += ["--seconds", str(seconds), "--size", str(size), "--json"]
-    return [*words, "--destroy"] if shape.op == "write" else words
+    return [*words, "--destroy"] if workload.op == "write" else words
 
 
 class _Latency(msgspec.Struct):
@@ -105,52 +114,52 @@ class _ExternalDocument(msgspec.Struct):
     err: int = 0
 
 
-def parse_own(text: str) -> Outcome:
-    """Read what ``aoe bench --json`` prints of a load of one kind.
+def parse_aoe_bench(text: str) -> LoadResult:
+    """Parse the output of ``aoe bench --json`` with one kind of operation.
 
     Raises:
-        AoEError: it is something else, or nothing was answered.
+        AoEError: it is invalid, or no request completed.
     """
-    said = _decode("aoe bench", text, _OwnDocument)
-    for kind in said.kinds.values():
-        taken = kind.latency_seconds
-        return Outcome(said.iops, taken.p50, taken.p99, said.retransmits)
-    raise AoEError("aoe bench", "nothing was answered")
+    document = _decode("aoe bench", text, _OwnDocument)
+    for kind in document.kinds.values():
+        latency = kind.latency_seconds
+        return LoadResult(document.iops, latency.p50, latency.p99, document.retransmits)
+    raise AoEError("aoe bench", "no request completed")
 
 
-def _external_words(
-    program: str, interface: str, shape: Shape, size: int, seconds: float
+def _external_command(
+    program: str, interface: str, workload: Workload, size: int, seconds: float
 ) -> list[str]:
-    words = [program, "-i", interface, "-t", ADDRESS, "-q", str(shape.depth)]
-    words += ["-n", str(shape.sectors), "-o", shape.op, "-p", "rand"]
+    words = [program, "-i", interface, "-t", ADDRESS, "-q", str(workload.depth)]
+    words += ["-n", str(workload.sectors), "-o", workload.op, "-p", "rand"]
     return [*words, "-S", str(size // SECTOR), "-T", str(seconds), "-V", "0"]
 
 
-def parse_external(text: str) -> Outcome:
-    """Read the line that a program like ``aoeload`` prints; it counts in microseconds.
+def parse_external(text: str) -> LoadResult:
+    """Parse the output of a program like ``aoeload``; its times are microseconds.
 
     Raises:
-        AoEError: it is something else, nothing was answered, or some of it wrongly.
+        AoEError: it is invalid, no request completed, or a response was wrong.
     """
-    said = _decode("load generator", text, _ExternalDocument)
-    if not said.iops:
-        raise AoEError("load generator", "nothing was answered")
-    if said.bad or said.err:
-        why = f"{said.bad} answers were wrong, {said.err} were errors"
+    line = _decode("load generator", text, _ExternalDocument)
+    if not line.iops:
+        raise AoEError("load generator", "no request completed")
+    if line.bad or line.err:
+        why = f"{line.bad} wrong responses, {line.err} errors"
         raise AoEError("load generator", why)
-    return Outcome(said.iops, said.p50 / 1e6, said.p99 / 1e6, said.retx)
+    return LoadResult(line.iops, line.p50 / 1e6, line.p99 / 1e6, line.retx)
 
 
-def _decode(who: str, text: str, kind: type[_Document]) -> _Document:
+def _decode(program: str, text: str, kind: type[_Document]) -> _Document:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise AoEError(who, f"not what it should print: {text.strip()!r}") from error
+        raise AoEError(program, f"invalid output: {text.strip()!r}") from error
 
 
-OWN: Final = Generator(_own_words, parse_own)
+AOE_BENCH: Final = LoadGenerator(_aoe_bench_command, parse_aoe_bench)
 
 
-def external(program: Path) -> Generator:
-    """Return the user's load generator."""
-    return Generator(partial(_external_words, str(program)), parse_external)
+def external(program: Path) -> LoadGenerator:
+    """Return a load generator with the command line of ``aoeload``."""
+    return LoadGenerator(partial(_external_command, str(program)), parse_external)

@@ -1,6 +1,6 @@
-"""Two hosts on a wire, and programs that run there, one core each, and are watched.
+"""Run servers and loads in two network namespaces, pinned to a core each.
 
-One server runs at a time: several on one interface would all look at every frame.
+One server runs at a time: with several on one interface, each would receive all frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError
-from scripts.bench_load import ADDRESS, OWN, external, own
+from scripts.bench_load import ADDRESS, AOE_BENCH, external, installed_command
 from scripts.bench_stats import Sample
 from scripts.bench_tools import pinned
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
     from aoe.net.netns import Wire
     from scripts.bench_images import Images
-    from scripts.bench_load import Generator, Shape
+    from scripts.bench_load import LoadGenerator, Workload
     from scripts.bench_tools import Cores, Tools
 
-PATIENCE: Final = 120.0
-"""Seconds that a program gets beyond what it was told to take."""
+TIMEOUT: Final = 120.0
+"""Seconds that a program may take longer than its measurement."""
 TARGET_IP, LOAD_IP = "10.99.0.1", "10.99.0.2"
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How much is measured.
+class RunSettings:
+    """How long and how often to measure.
 
     Args:
-        rounds: measurements of each side.
-        seconds: of one measurement.
-        copy_size: bytes that a copy moves.
-        tries: for a measurement that nobody disturbs.
+        rounds: samples of each side.
+        seconds: length of a measurement.
+        copy_size: bytes to copy.
+        tries: attempts at an undisturbed measurement.
     """
 
     rounds: int
@@ -52,49 +52,54 @@ class Pace:
 
     @property
     def idle_seconds(self) -> float:
-        """How long an idle target is watched."""
+        """Return how long to observe an idle target."""
         return 3 * self.seconds
 
 
 class Server(NamedTuple):
-    """A server that runs, by its name."""
+    """A running server."""
 
     name: str
     process: subprocess.Popen[str]
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that it has used, all threads, to the nanosecond.
+        """Return the CPU time of all its threads.
 
         Raises:
-            AoEError: it has ended.
+            AoEError: it has exited.
         """
         try:
-            # The process's clock, by the kernel's MAKE_PROCESS_CPUCLOCK(pid, SCHED).
+            # The process's CPU clock: the kernel's MAKE_PROCESS_CPUCLOCK(pid, SCHED).
             return time.clock_gettime(~self.process.pid << 3 | 2)
         except OSError as error:
-            raise AoEError(self.name, "ended while it was measured") from error
+            raise AoEError(self.name, "exited during the measurement") from error
 
     def resident_bytes(self) -> int:
-        """Return the memory that it holds: VmRSS, with its rings and libraries."""
+        """Return its resident memory (VmRSS), including rings and libraries."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
 class Rig:
-    """One wire, with what is measured on it.
+    """Servers and loads on one veth pair.
 
     Args:
-        wire: the two hosts.
+        wire: the veth pair with its two namespaces.
         tools: the programs.
-        cores: where they run.
-        pace: how long they run.
-        images: what is served.
+        cores: the cores for server and load.
+        settings: how long to measure.
+        images: the disk images.
     """
 
     def __init__(
-        self, wire: Wire, tools: Tools, cores: Cores, pace: Pace, images: Images
+        self,
+        wire: Wire,
+        tools: Tools,
+        cores: Cores,
+        settings: RunSettings,
+        images: Images,
     ) -> None:
-        self.pace = pace
+        self.settings = settings
         self.images = images
         self._wire = wire
         self._tools = tools
@@ -102,35 +107,35 @@ class Rig:
 
     # --- servers ----------------------------------------------------------------------
 
-    def ours(self, image: Path) -> AbstractContextManager[Server]:
-        """Serve an image with our target and its default settings."""
-        # Nobody else is on the wire, so that it need not search for another there.
+    def aoe_target(self, image: Path) -> AbstractContextManager[Server]:
+        """Serve an image with ``aoe-target`` and its default settings."""
+        # --force skips the search for other targets: the veth pair is new.
         words = [f"e{ADDRESS}", self._wire.interface, str(image), "--force"]
         return self._target([*words, "--no-state"])
 
-    def ours_by(self, config: Path) -> AbstractContextManager[Server]:
-        """Serve what a configuration says with our target."""
+    def aoe_target_config(self, config: Path) -> AbstractContextManager[Server]:
+        """Serve the exports of a configuration file with ``aoe-target``."""
         return self._target(["--config", str(config)])
 
     def _target(self, words: Sequence[str]) -> AbstractContextManager[Server]:
-        command = [own("aoe-target"), "serve", *words]
-        return self._serving("aoe-target", command, _has_said_so)
+        command = [installed_command("aoe-target"), "serve", *words]
+        return self._serving("aoe-target", command, _printed_a_line)
 
     def vblade(self, image: Path) -> AbstractContextManager[Server]:
-        """Serve with vblade, whose default of 16 buffers drops what is deeper."""
+        """Serve with vblade; its default of 16 buffers drops frames at depth 64."""
         shelf, slot = ADDRESS.split(".")
         command = [self._tools.paths["vblade"], "-b", "256", shelf, slot]
         command += [self._wire.interface, str(image)]
-        return self._serving("vblade", command, _has_said_so)
+        return self._serving("vblade", command, _printed_a_line)
 
     def echo(self) -> AbstractContextManager[Server]:
-        """Answer without a disk; it says nothing, and is asked until it answers."""
+        """Run the echo target; the load retries until it responds."""
         shelf, slot = ADDRESS.split(".")
         command = [self._tools.paths["echo"], shelf, slot, self._wire.interface, "none"]
         return self._serving("echo", command, lambda _process: True)
 
     def nbdkit(self, image: Path) -> AbstractContextManager[Server]:
-        """Serve with nbdkit over TCP; its file of the process id says that it is up."""
+        """Serve with nbdkit over TCP; it is ready when it has written its pidfile."""
         pidfile = self.images.directory / "nbdkit.pid"
         pidfile.unlink(missing_ok=True)
         command = [self._tools.paths["nbdkit"], "--foreground", "--pidfile"]
@@ -167,7 +172,7 @@ class Rig:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                # Ctrl-C is for us, who end what we run.
+                # Not interrupted by Ctrl-C: terminated below.
                 start_new_session=True,
             )
         try:
@@ -175,49 +180,53 @@ class Rig:
                 raise AoEError(name, _last_line(log.read_text()) or "did not start")
             yield Server(name, process)
             if process.poll() is not None:
-                raise AoEError(name, _last_line(log.read_text()) or "ended by itself")
+                raise AoEError(name, _last_line(log.read_text()) or "exited early")
         finally:
             self._wire.target.terminate_processes()
 
-    # --- what is done with them -------------------------------------------------------
+    # --- loads ------------------------------------------------------------------------
 
-    def generator(self) -> Generator:
-        """Return who asks: the user's load generator, or our own."""
-        return self.other_generator() if self._tools.has(["load"]) else OWN
+    def load_generator(self) -> LoadGenerator:
+        """Return the load generator: that of ``--load``, else ``aoe bench``."""
+        return self.external_generator() if self._tools.has(["load"]) else AOE_BENCH
 
-    def other_generator(self) -> Generator:
-        """Return the user's load generator."""
+    def external_generator(self) -> LoadGenerator:
+        """Return the load generator of ``--load``."""
         return external(Path(self._tools.paths["load"]))
 
     def load(
-        self, server: Server, generator: Generator, shape: Shape, size: int
+        self,
+        server: Server,
+        load_generator: LoadGenerator,
+        workload: Workload,
+        size: int,
     ) -> Sample:
-        """Load the first bytes of what is served; the value is in requests a second."""
-        seconds = self.pace.seconds
-        words = generator.words(self._wire.interface, shape, size, seconds)
+        """Load the first ``size`` bytes of a disk; the value is in requests/s."""
+        seconds = self.settings.seconds
+        command = load_generator.command(self._wire.interface, workload, size, seconds)
         before, waited = server.cpu_seconds(), _pressure_seconds()
-        done = self._run(words, seconds)
+        done = self._run(command, seconds)
         used, waited = server.cpu_seconds() - before, _pressure_seconds() - waited
-        said = generator.parse(done.output)
+        result = load_generator.parse(done.output)
         details = {
-            "p50_seconds": said.p50,
-            "p99_seconds": said.p99,
-            "resent": said.resent,
-            "bytes_per_second": said.iops * shape.sectors * SECTOR,
-            "server_cpu_seconds_per_request": used / (said.iops * seconds),
+            "p50_seconds": result.p50,
+            "p99_seconds": result.p99,
+            "retransmits": result.retransmits,
+            "bytes_per_second": result.iops * workload.sectors * SECTOR,
+            "server_cpu_seconds_per_request": used / (result.iops * seconds),
             "server_resident_bytes": server.resident_bytes(),
             "load_busy": done.cpu_seconds / done.seconds,
             "cpu_pressure": waited / done.seconds,
         }
-        return Sample(said.iops, details)
+        return Sample(result.iops, details)
 
     def copy(self, server: Server, words: Sequence[str], source: Path) -> Sample:
-        """Run a command that copies all of a disk to the file that is its last word.
+        """Run a command that copies a disk to the file that is its last argument.
 
-        The value is in bytes a second, the command's start and end included.
+        The value is in bytes per second, including start and exit of the command.
 
         Raises:
-            AoEError: it failed, or the copy differs from what was served.
+            AoEError: it failed, or the copy differs from ``source``.
         """
         copy = self.images.directory / "copy.img"
         before = server.cpu_seconds()
@@ -239,7 +248,13 @@ class Rig:
 
     def aoe_copy(self, server: Server, source: Path) -> Sample:
         """Copy with ``aoe copy``."""
-        words = [own("aoe"), "copy", f"e{ADDRESS}", "-i", self._wire.interface]
+        words = [
+            installed_command("aoe"),
+            "copy",
+            f"e{ADDRESS}",
+            "-i",
+            self._wire.interface,
+        ]
         return self.copy(server, words, source)
 
     def nbdcopy(self, server: Server, source: Path) -> Sample:
@@ -248,15 +263,14 @@ class Rig:
         return self.copy(server, words, source)
 
     def idle(self, server: Server) -> Sample:
-        """Watch a server that has nothing to do; the value is in percent of a core."""
-        time.sleep(self.pace.seconds)
+        """Measure the CPU time of an idle server, in percent of a core."""
+        time.sleep(self.settings.seconds)
         before, start = server.cpu_seconds(), time.monotonic()
-        time.sleep(self.pace.idle_seconds)
+        time.sleep(self.settings.idle_seconds)
         used, took = server.cpu_seconds() - before, time.monotonic() - start
         return Sample(100 * used / took)
 
-    def _run(self, words: Sequence[str], seconds: float) -> _Done:
-        # On the load's core, from the first instruction to the last.
+    def _run(self, words: Sequence[str], seconds: float) -> _Completed:
         before, start = _children_seconds(), time.monotonic()
         try:
             done = self._wire.initiator.run(
@@ -266,32 +280,32 @@ class Rig:
                 capture_output=True,
                 text=True,
                 start_new_session=True,
-                timeout=seconds + PATIENCE,
+                timeout=seconds + TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
-            why = f"no end after {error.timeout:.0f} s"
+            why = f"still running after {error.timeout:.0f} s"
             raise AoEError(Path(words[0]).name, why) from error
         took = time.monotonic() - start
         if done.returncode:
             why = _last_line(done.stderr) or f"exit code {done.returncode}"
             raise AoEError(Path(words[0]).name, why)
-        return _Done(done.stdout, took, _children_seconds() - before)
+        return _Completed(done.stdout, took, _children_seconds() - before)
 
 
-class _Done(NamedTuple):
+class _Completed(NamedTuple):
     output: str
     seconds: float
     cpu_seconds: float
 
 
 def _children_seconds() -> float:
-    # Of those that were waited for: meanwhile that is what we run, not the server.
+    # Of children that were waited for: the load, because the server still runs.
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _pressure_seconds() -> float:
-    # How long anybody on this machine has waited for a core; 0 where it is not known.
+    # Time in which some task has waited for a core (PSI); 0 without CONFIG_PSI.
     try:
         some = Path("/proc/pressure/cpu").read_text().partition("\n")[0]
     except OSError:
@@ -299,12 +313,12 @@ def _pressure_seconds() -> float:
     return int(some.rpartition("total=")[2]) / 1e6
 
 
-def _has_said_so(process: subprocess.Popen[str]) -> bool:
+def _printed_a_line(process: subprocess.Popen[str]) -> bool:
     return bool(cast("IO[str]", process.stdout).readline())
 
 
 def _appears(path: Path, process: subprocess.Popen[str]) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
     return path.exists()

@@ -1,4 +1,4 @@
-"""A run: the cells that can be measured here, measured in turns."""
+"""Measure the selected cells whose programs are installed."""
 
 from __future__ import annotations
 
@@ -16,61 +16,67 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scripts.bench_cells import Cell, Side
-    from scripts.bench_rig import Pace
+    from scripts.bench_rig import RunSettings
     from scripts.bench_stats import Goal, Sample
     from scripts.bench_tools import Tools
 
 
 class Bench:
-    """A run: which cells can be measured, and doing so.
+    """A run of the benchmark.
 
     Args:
-        chosen: cells that are wanted.
-        tools: the programs there are.
-        pace: how much.
-        place: a directory of ours for the images.
+        selected: the cells to measure.
+        tools: the installed programs.
+        settings: how long and how often to measure.
+        directory: where to create the images.
     """
 
     def __init__(
-        self, chosen: Sequence[Cell], tools: Tools, pace: Pace, place: Path
+        self,
+        selected: Sequence[Cell],
+        tools: Tools,
+        settings: RunSettings,
+        directory: Path,
     ) -> None:
         self._tools = tools
-        self._pace = pace
-        self._images = Images(place)
+        self._settings = settings
+        self._images = Images(directory)
         self._cores = Cores.choose(sorted(os.sched_getaffinity(0)))
-        self.cells = [cell for cell in chosen if self.goals(cell)]
+        self.cells = [cell for cell in selected if self.goals(cell)]
         self.report = Report(
-            machine=machine_facts(tools, place),
+            machine=machine_facts(tools, directory),
             settings={
-                "rounds": pace.rounds,
-                "seconds": pace.seconds,
-                "copy_bytes": pace.copy_size,
-                "tries": pace.tries,
+                "rounds": settings.rounds,
+                "seconds": settings.seconds,
+                "copy_bytes": settings.copy_size,
+                "tries": settings.tries,
                 "cores": str(self._cores),
             },
-            left_out=list(self._left_out(chosen)),
+            skipped=list(self._skipped(selected)),
         )
 
     @property
     def steps(self) -> int:
-        """Measurements of the whole run."""
-        return self._pace.rounds * sum(len(self.sides(cell)) for cell in self.cells)
+        """Return the number of measurements of the whole run."""
+        return self._settings.rounds * sum(len(self.sides(cell)) for cell in self.cells)
 
-    def measure(self, cell: Cell, tell: Callable[[str], None]) -> Result:
-        """Measure a cell, its sides in turns.
+    def measure(self, cell: Cell, show: Callable[[str], None]) -> Result:
+        """Measure a cell; its sides alternate.
 
         Args:
             cell: one of ``cells``.
-            tell: is told what comes next.
+            show: called with the name of each measurement before it starts.
         """
         sides = self.sides(cell)
         series = [Series(side.name, []) for side in sides]
         with Wire(cell.mtu) as wire:
-            rig = Rig(wire, self._tools, self._cores, self._pace, self._images)
-            for _ in range(self._pace.rounds):
+            rig = Rig(wire, self._tools, self._cores, self._settings, self._images)
+            for _ in range(self._settings.rounds):
                 for side, taken in zip(sides, series, strict=True):
-                    tell(f"{cell.name}: {side.name}")
-                    taken.samples.append(measure_quietly(side, rig, self._pace.tries))
+                    show(f"{cell.name}: {side.name}")
+                    taken.samples.append(
+                        measure_undisturbed(side, rig, self._settings.tries)
+                    )
         result = Result(
             name=cell.name,
             title=cell.title,
@@ -82,7 +88,7 @@ class Bench:
         return result
 
     def sides(self, cell: Cell) -> list[Side]:
-        """Return who is measured: whose programs are there, for a goal that is left."""
+        """Return the sides to measure: installed, and part of a remaining goal."""
         goals = self.goals(cell)
         names = {name for goal in goals for name in (goal.of, goal.to)}
         return [
@@ -92,22 +98,22 @@ class Bench:
         ]
 
     def goals(self, cell: Cell) -> list[Goal]:
-        """Return the goals of which the programs of all sides are there."""
-        there = [side.name for side in cell.sides if self._tools.has(side.needs)]
-        return remaining(cell.goals, there)
+        """Return the goals whose sides are all installed."""
+        names = [side.name for side in cell.sides if self._tools.has(side.needs)]
+        return remaining(cell.goals, names)
 
-    def _left_out(self, chosen: Sequence[Cell]) -> Iterator[str]:
-        # What the user has to give, and did not, was not asked for.
-        for cell in chosen:
+    def _skipped(self, selected: Sequence[Cell]) -> Iterator[str]:
+        # Sides that need --load or --echo have no fix and are not listed.
+        for cell in selected:
             for side in cell.sides:
                 if fix := self._tools.fix(side.needs):
                     yield f"{cell.name}, {side.name}: {fix}"
 
 
-def measure_quietly(side: Side, rig: Rig, tries: int) -> Sample:
-    """Measure one side, again while something disturbs it, but so many times at most.
+def measure_undisturbed(side: Side, rig: Rig, tries: int) -> Sample:
+    """Measure one side, at most ``tries`` times, until a sample is undisturbed.
 
-    What came out plays no part in whether to try again: that would be a choice.
+    The decision does not depend on the measured value, which would bias the result.
     """
     sample = side.measure(rig)
     for _ in range(tries - 1):

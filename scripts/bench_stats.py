@@ -1,4 +1,4 @@
-"""What measurements amount to: medians, their spread, ratios, and goals."""
+"""Medians, ratios, spreads and goals of the samples; the report as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA_VERSION: Final = 1
-FULL: Final = 0.97
-"""Share of its core from which on a load generator counts as having none left."""
+SATURATED: Final = 0.97
+"""CPU share of its core at which a load generator counts as saturated."""
 DISTURBED: Final = 0.05
-"""Share of the time, waited for a core, from which on somebody else was there."""
+"""Share of the time with tasks waiting for a core at which a sample is disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Sample:
 
     Args:
         value: in the unit of its cell.
-        details: what else was seen meanwhile, named with its unit.
+        details: other measured values; their names include the unit.
     """
 
     value: float
@@ -34,42 +34,42 @@ class Sample:
 
     @property
     def is_disturbed(self) -> bool:
-        """Somebody else wanted the cores meanwhile."""
+        """Return True if other processes waited for the cores too."""
         return self.details.get("cpu_pressure", 0.0) >= DISTURBED
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The measurements of one side of a comparison, in the order of the rounds."""
+    """The samples of one side of a comparison, one for each round."""
 
     name: str
     samples: list[Sample]
 
     @property
     def values(self) -> list[float]:
-        """What was measured."""
+        """Return the values of the samples."""
         return [sample.value for sample in self.samples]
 
     @property
     def median(self) -> float:
-        """The median of what was measured."""
+        """Return the median of the values."""
         return statistics.median(self.values)
 
     def detail(self, name: str) -> float | None:
         """Return the median of a detail, None if no sample has it."""
-        seen = [s.details[name] for s in self.samples if name in s.details]
-        return statistics.median(seen) if seen else None
+        values = [s.details[name] for s in self.samples if name in s.details]
+        return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a cell is about: a side's figure, alone or as a ratio to another's.
+    """What to compute for a cell: the median of a side, or its ratio to another side.
 
     Args:
         of: the side.
-        to: the other; empty for the figure alone.
-        bound: what is good enough; None if nothing was promised.
-        at_most: the bound is an upper one.
+        to: the side to compare it with; empty: no ratio.
+        bound: the bound of the goal; None: no goal, the figure is only shown.
+        at_most: the bound is an upper bound.
     """
 
     of: str
@@ -78,30 +78,30 @@ class Goal:
     at_most: bool = False
 
     def is_met(self, figure: float) -> bool | None:
-        """Tell whether a figure is good enough; None if nothing was promised."""
+        """Return True if a figure meets the bound; None without a bound."""
         if self.bound is None:
             return None
         return figure <= self.bound if self.at_most else figure >= self.bound
 
 
 class Figure(NamedTuple):
-    """A median, or a ratio of two, and the least and the most in any round."""
+    """A median, or a ratio of medians, with the extremes of single rounds."""
 
     value: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of a cell.
+    """The result of a cell.
 
     Args:
-        name: as ``--only`` takes it.
-        title: what was done.
-        unit: of the values: ``IOPS``, ``B/s``, ``B`` or ``%``.
-        series: the sides, each with as many samples as there were rounds.
-        goals: what to make of them.
+        name: its name for ``--only``.
+        title: a description.
+        unit: unit of the values: ``IOPS``, ``B/s``, ``B`` or ``%``.
+        series: the samples of each side, one for each round.
+        goals: what to compute.
     """
 
     name: str
@@ -111,14 +111,14 @@ class Result:
     goals: list[Goal]
 
     def side(self, name: str) -> Series:
-        """Return one side's measurements."""
+        """Return the samples of a side."""
         return next(series for series in self.series if series.name == name)
 
     def figure(self, goal: Goal) -> Figure:
-        """Return what a goal is about.
+        """Return the figure of a goal.
 
-        A ratio is that of the medians. Its extremes are those of the ratios within a
-        round, since what disturbs the machine disturbs both sides of a round alike.
+        A ratio is the ratio of the medians. Its extremes are those of the ratios within
+        a round, because other processes disturb both sides of a round alike.
         """
         ours = self.side(goal.of)
         if not goal.to:
@@ -129,25 +129,25 @@ class Result:
         ]
         return Figure(ratio(ours.median, other.median), min(rounds), max(rounds))
 
-    def is_load_full(self, goal: Goal) -> bool:
-        """Tell whether the load generator, not a target, may have set the pace."""
-        return self._most(goal, "load_busy") >= FULL
+    def is_load_saturated(self, goal: Goal) -> bool:
+        """Return True if the load generator, not a target, may have been the limit."""
+        return self._max_detail(goal, "load_busy") >= SATURATED
 
     def is_disturbed(self, goal: Goal) -> bool:
-        """Tell whether somebody else wanted the cores meanwhile."""
-        return self._most(goal, "cpu_pressure") >= DISTURBED
+        """Return True if other processes have disturbed one of the sides."""
+        return self._max_detail(goal, "cpu_pressure") >= DISTURBED
 
     def marks(self, goal: Goal) -> str:
-        """Return what stands behind a figure that is not to be taken at its word."""
-        return "*" * self.is_load_full(goal) + "~" * self.is_disturbed(goal)
+        """Return the marks of a figure: ``*`` load saturated, ``~`` disturbed."""
+        return "*" * self.is_load_saturated(goal) + "~" * self.is_disturbed(goal)
 
-    def _most(self, goal: Goal, detail: str) -> float:
+    def _max_detail(self, goal: Goal, detail: str) -> float:
         sides = (side for side in self.series if side.name in (goal.of, goal.to))
         return max((side.detail(detail) or 0.0 for side in sides), default=0.0)
 
 
 def ratio(one: float, two: float) -> float:
-    """Divide; what came to nothing on both sides is equal.
+    """Return ``one / two``, and 1 if both are 0.
 
     >>> ratio(3.0, 2.0), ratio(0.0, 0.0), ratio(1.0, 0.0)
     (1.5, 1.0, inf)
@@ -159,30 +159,30 @@ def ratio(one: float, two: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A whole run.
+    """The results of a run.
 
     Args:
-        machine: facts of the machine and of the programs, by name.
+        machine: facts about machine and programs, by name.
         settings: how it was measured, by name.
-        results: cells in the order in which they were measured.
-        left_out: what could not be measured, and the fix, a line each.
+        results: cells in the order of measurement.
+        skipped: for each side that could not be measured, a line with the fix.
     """
 
     machine: dict[str, str | int | float]
     settings: dict[str, str | int | float]
     results: list[Result] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def encode(report: Report) -> bytes:
-    """Write a report as JSON, with what follows from its samples."""
+    """Encode a report as JSON, including medians, ratios and goals."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": "bench",
         "machine": report.machine,
         "settings": report.settings,
         "results": [_result_fields(result) for result in report.results],
-        "left_out": report.left_out,
+        "skipped": report.skipped,
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
@@ -206,16 +206,16 @@ def _goal_fields(result: Result, goal: Goal) -> dict[str, object]:
         **msgspec.to_builtins(goal),
         **figure._asdict(),
         "is_met": goal.is_met(figure.value),
-        "is_load_full": result.is_load_full(goal),
+        "is_load_saturated": result.is_load_saturated(goal),
         "is_disturbed": result.is_disturbed(goal),
     }
 
 
 def decode(content: bytes) -> Report:
-    """Read what ``encode`` wrote; what follows from the samples is computed again.
+    """Decode a report; medians, ratios and goals are computed from the samples again.
 
     Raises:
-        DecodeError: it is something else.
+        DecodeError: it is not a report.
     """
     try:
         return msgspec.json.decode(content, type=Report)
@@ -224,7 +224,7 @@ def decode(content: bytes) -> Report:
 
 
 def remaining(goals: Sequence[Goal], sides: Sequence[str]) -> list[Goal]:
-    """Return the goals of which all sides are there."""
+    """Return the goals whose sides are all in ``sides``."""
     return [
         goal for goal in goals if goal.of in sides and (goal.to or goal.of) in sides
     ]

@@ -1,4 +1,4 @@
-"""A run as text: a head, a row for each goal, and notes beneath."""
+"""Format a report as text: a header, a line for each side, and notes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DECIMALS: Final = {"B": 1, "%": 2}
 
 
 def show(value: float, unit: str) -> str:
-    """Write a value with its unit.
+    """Format a value with its unit.
 
     >>> show(227621.0, "IOPS"), show(1.45e9, "B/s"), show(80 << 20, "B")
     ('228 k', '1.45 GB/s', '80.0 MiB')
@@ -24,7 +24,7 @@ def show(value: float, unit: str) -> str:
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
-    # What to divide by, and what then stands behind it.
+    # Returns the divisor and the unit with its prefix.
     if unit == "B":
         return 1 << 20, "MiB"
     if unit == "%":
@@ -37,22 +37,22 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
 
 
 def _digits(value: float, unit: str) -> str:
-    # Three that count, as 1.45, 14.5, 145.
+    # Three significant digits: 1.45, 14.5, 145.
     if unit in _DECIMALS:
         return f"{value:.{_DECIMALS[unit]}f}"
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _spread(side: Series, unit: str) -> str:
-    # Scaled as the median in front of it, which has the unit.
+    # Scaled like the median, which shows the unit.
     size, _ = _scale(side.median, unit)
-    least, most = min(side.values), max(side.values)
-    return f"{_digits(least / size, unit)}..{_digits(most / size, unit)}"
+    minimum, maximum = min(side.values), max(side.values)
+    return f"{_digits(minimum / size, unit)}..{_digits(maximum / size, unit)}"
 
 
-def head(report: Report) -> str:
-    """Say what was measured where and how, in a few lines."""
-    facts, how = report.machine, report.settings
+def header(report: Report) -> str:
+    """Return programs, machine and settings in a few lines."""
+    facts, settings = report.machine, report.settings
     peers = [
         f"{name} {facts[name]}"
         for name in ("vblade", "nbdkit", "nbdcopy")
@@ -62,24 +62,24 @@ def head(report: Report) -> str:
     where = [facts["python"], facts["kernel"], facts["cpu"], f"cores: {facts['cores']}"]
     return (
         f"{', '.join(ours)}\n{', '.join(map(str, where))}\n"
-        f"{how['cores']}; images on {facts['filesystem']}; rounds: {how['rounds']} of "
-        f"{how['seconds']} s, in turns"
+        f"{settings['cores']}; images on {facts['filesystem']}; "
+        f"{settings['rounds']} rounds of {settings['seconds']} s, alternating"
     )
 
 
-def column_names() -> str:
-    """Return the names of the columns of ``block``."""
-    names = ("median", "least..most", "us each", "ratio", "least..most", "goal")
+def column_headings() -> str:
+    """Return the headings of the columns of ``cell_lines``."""
+    names = ("median", "min..max", "us/req", "ratio", "min..max", "goal")
     return _line("", names)
 
 
-def block(result: Result) -> Iterator[str]:
+def cell_lines(result: Result) -> Iterator[str]:
     """Yield the lines of a cell: its title, then one for each side.
 
-    A ratio stands beside the later of its two sides, in the order of measurement.
+    A ratio is on the line of the later of its two sides.
     """
     yield result.title
-    beside = {_later(result, goal): goal for goal in result.goals}
+    goals = {_later(result, goal): goal for goal in result.goals}
     for side in result.series:
         cpu = side.detail("server_cpu_seconds_per_request")
         columns = [
@@ -87,21 +87,21 @@ def block(result: Result) -> Iterator[str]:
             _spread(side, result.unit),
             "" if cpu is None else f"{cpu * 1e6:.2f}",
         ]
-        if side.name in beside:
-            columns += _judged(result, beside[side.name])
+        if side.name in goals:
+            columns += _goal_columns(result, goals[side.name])
         yield _line(side.name, columns)
 
 
 def notes(report: Report) -> Iterator[str]:
-    """Yield what a reader must know to read the table, and what is not in it."""
-    yield "ratio: pyaoe to the peer in its line; among our own, the line to the first."
-    yield "us each: processor time of the target for a request, in microseconds."
-    judged = [(result, goal) for result in report.results for goal in result.goals]
-    if any(result.is_load_full(goal) for result, goal in judged):
-        yield "*: the load's core was full, and may have set the pace for both sides."
-    if any(result.is_disturbed(goal) for result, goal in judged):
-        yield "~: something else wanted the cores. Trust no such ratio; measure again."
-    yield from (f"left out: {line}" for line in report.left_out)
+    """Yield explanations of the columns and marks, and what was skipped."""
+    yield "ratio: pyaoe to the peer of the line; without a peer, the line to the first."
+    yield "us/req: CPU time of the target per request, in microseconds."
+    goals = [(result, goal) for result in report.results for goal in result.goals]
+    if any(result.is_load_saturated(goal) for result, goal in goals):
+        yield "*: the load generator used all of its core and may be the limit."
+    if any(result.is_disturbed(goal) for result, goal in goals):
+        yield "~: other processes used the cores: not reliable, measure again."
+    yield from (f"skipped: {line}" for line in report.skipped)
 
 
 def _line(name: str, columns: Sequence[str]) -> str:
@@ -114,7 +114,7 @@ def _later(result: Result, goal: Goal) -> str:
     return [side.name for side in result.series if side.name in (goal.of, goal.to)][-1]
 
 
-def _judged(result: Result, goal: Goal) -> tuple[str, str, str]:
+def _goal_columns(result: Result, goal: Goal) -> tuple[str, str, str]:
     figure = result.figure(goal)
     verdict = ""
     if goal.bound is not None:
@@ -124,5 +124,5 @@ def _judged(result: Result, goal: Goal) -> tuple[str, str, str]:
         verdict = f"{sign} {bound} {'met' if is_met else 'MISSED'}"
     if not goal.to:
         return "", "", verdict
-    least_most = f"{figure.least:.2f}..{figure.most:.2f}"
-    return f"{figure.value:.2f}{result.marks(goal)}", least_most, verdict
+    spread = f"{figure.minimum:.2f}..{figure.maximum:.2f}"
+    return f"{figure.value:.2f}{result.marks(goal)}", spread, verdict

@@ -1,4 +1,4 @@
-"""The programs that are compared, and the machine that they run on."""
+"""Find the programs to compare, choose cores, and describe the machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SEARCH: Final = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
-"""Where daemons are installed is not on every user's PATH."""
+"""Searched after PATH, which may lack the directories of daemons."""
 PACKAGES: Final = {"vblade": "vblade", "nbdkit": "nbdkit", "nbdcopy": "libnbd-bin"}
-"""Debian's packages of the peers."""
+"""Debian packages of the peers."""
 _VERSION_COMMANDS: Final = {
-    # It cannot say its own version.
+    # vblade has no option for its version.
     "vblade": ("dpkg-query", "--show", "--showformat", "${Version}", "vblade"),
     "nbdkit": ("nbdkit", "--version"),
     "nbdcopy": ("nbdcopy", "--version"),
@@ -30,20 +30,20 @@ _VERSION_COMMANDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What was found.
+    """The installed programs.
 
     Args:
-        paths: programs by name: those of ``PACKAGES``, ``load`` and ``echo``.
+        paths: paths by name: of ``PACKAGES``, ``load`` and ``echo``.
     """
 
     paths: dict[str, str]
 
     @classmethod
     def find(cls, load: Path | None, echo: Path | None) -> Tools:
-        """Find the peers; take over what the user has given.
+        """Find the peers, and add the user's load generator and echo target.
 
         Raises:
-            NotFoundError: what the user has given cannot be run.
+            NotFoundError: one of the user's is not executable.
         """
         paths = {
             name: path
@@ -56,11 +56,11 @@ class Tools:
         return cls(paths)
 
     def has(self, names: Sequence[str]) -> bool:
-        """Tell whether all of these are there."""
+        """Return True if all of these are installed."""
         return all(name in self.paths for name in names)
 
     def fix(self, names: Sequence[str]) -> str:
-        """Say how to get those of the peers that are not there; nothing if all are."""
+        """Return the command that installs the missing peers, "" if none is missing."""
         packages = [
             PACKAGES[name]
             for name in names
@@ -72,20 +72,20 @@ class Tools:
 def _runnable(program: Path) -> str:
     path = program.resolve()
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise NotFoundError(str(program), "not a program")
+        raise NotFoundError(str(program), "not an executable file")
     return str(path)
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Where targets and load run; None for wherever there is room."""
+    """The cores of target and load; None: not pinned."""
 
     target: int | None
     load: int | None
 
     @classmethod
     def choose(cls, allowed: Sequence[int]) -> Cores:
-        """Choose two cores, as far apart as there are; with one, nothing is pinned.
+        """Choose the first and the last allowed core; pin nothing if there is only one.
 
         >>> Cores.choose([0, 1, 2, 3]), Cores.choose([5])
         (Cores(target=0, load=3), Cores(target=None, load=None))
@@ -101,19 +101,19 @@ class Cores:
 
 
 def pinned(core: int | None, words: Sequence[str]) -> list[str]:
-    """Return the command that runs another on one core, and never outlives us."""
+    """Return a command that runs another on one core and ends with its parent."""
     command = ["setpriv", "--pdeathsig", "TERM", "--"]
     if core is not None:
         command += ["taskset", "--cpu-list", str(core)]
     return [*command, *words]
 
 
-def machine_facts(tools: Tools, place: Path) -> dict[str, str | int | float]:
-    """Tell what a reader needs to know of the machine and the programs.
+def machine_facts(tools: Tools, directory: Path) -> dict[str, str | int | float]:
+    """Return versions of programs, kernel and CPU, for the header of the table.
 
     Args:
         tools: the peers.
-        place: where the disk images are.
+        directory: the directory of the images.
     """
     facts: dict[str, str | int | float] = {
         "pyaoe": version("pyaoe"),
@@ -122,7 +122,7 @@ def machine_facts(tools: Tools, place: Path) -> dict[str, str | int | float]:
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text("ascii", "replace")),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
-        "filesystem": filesystem(place),
+        "filesystem": filesystem(directory),
     }
     facts.update(
         (name, _peer_version(name)) for name in PACKAGES if name in tools.paths
@@ -134,7 +134,7 @@ def machine_facts(tools: Tools, place: Path) -> dict[str, str | int | float]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """Return the model that ``/proc/cpuinfo`` names, or else the architecture.
+    """Return the model name in ``/proc/cpuinfo``, or else the architecture.
 
     >>> cpu_model("processor: 0\\nmodel name\\t: A CPU @ 2 GHz\\n")
     'A CPU @ 2 GHz'
@@ -146,9 +146,9 @@ def cpu_model(cpuinfo: str) -> str:
     return platform.machine()
 
 
-def filesystem(place: Path) -> str:
-    """Return the type of the file system that a directory is on."""
-    return _output(["stat", "--file-system", "--format=%T", str(place)])
+def filesystem(directory: Path) -> str:
+    """Return the type of the file system of a directory."""
+    return _output(["stat", "--file-system", "--format=%T", str(directory)])
 
 
 def _peer_version(name: str) -> str:
@@ -157,7 +157,7 @@ def _peer_version(name: str) -> str:
 
 
 def _output(command: Sequence[str]) -> str:
-    # The first line; nothing if the program is not there.
+    # Returns the first line, "" if the program is not installed.
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     except OSError:

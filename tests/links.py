@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from aoe.errors import NotFoundError
 from aoe.net.base import Link, LinkStatistics
-from aoe.net.rings import FRAME, SEND_REQUEST, SLOT_HEADER, USER, Rings, RingShape
+from aoe.net.rings import (
+    FRAME_OFFSET,
+    TP_STATUS_SEND_REQUEST,
+    TP_STATUS_USER,
+    TPACKET2_HEADER,
+    RingGeometry,
+    Rings,
+)
 from tests.asking import CLIENT, TARGET, ask, make_target
 
 if TYPE_CHECKING:
@@ -76,60 +83,71 @@ class QueueLink(Link):
         self.is_closed = True
 
 
-class MemoryRings(Rings, Link):
+class MemoryRingLink(Link):
     """Packet rings in memory with a fake kernel, which runs at each flush."""
 
     def __init__(self, mtu: int = 1500, slots: int = 32) -> None:
-        self.name, self.index, self.mac, self.mtu, self.up = (
-            "eth0",
-            2,
-            TARGET,
-            mtu,
-            True,
-        )
+        self.name, self.index, self.mac, self.mtu = "eth0", 2, TARGET, mtu
+        self.up = True
         self.incoming: deque[bytes] = deque()
         self.sent: list[bytes] = []
-        self._shape = RingShape.for_frames(14 + mtu, slots)
-        whole = memoryview(bytearray(b"\xdb" * (2 * self._shape.length)))
-        for start in self._shape.offsets(0):
-            whole[start : start + 4] = bytes(4)
-        self._map_both(whole, self._shape, max(14 + mtu, 60))
-        self._rx_slot = self._tx_slot = 0
+        self._geometry = RingGeometry.for_frames(14 + mtu, slots)
+        memory = memoryview(bytearray(b"\xdb" * (2 * self._geometry.size)))
+        for start in self._geometry.slot_offsets(0):
+            memory[start : start + 4] = bytes(4)
+        self._capacity = max(14 + mtu, 60)
+        self._rings = Rings(memory, self._geometry, self._capacity)
+        self._kernel_producer = self._kernel_consumer = 0
 
     @property
-    def rings(self) -> Rings:
-        return self
+    def rings(self) -> Rings | None:
+        return self._rings
 
     def deliver(self, *frames: bytes) -> None:
         self.incoming.extend(frames)
         self._fill()
 
     def _fill(self) -> None:
-        starts = self.arrivals.starts
+        memory, slots = self._rings.memory, self._rings.rx.slots
         while self.incoming:
-            start = starts[self._rx_slot % self._shape.slots]
-            if self.memory[start]:
+            start = slots.offsets[self._kernel_producer % slots.count]
+            if memory[start]:
                 return
             frame = self.incoming.popleft()
-            begin = start + FRAME
-            stored = min(len(frame), self._shape.slot - FRAME)
-            self.memory[begin : begin + stored] = frame[:stored]
-            SLOT_HEADER.pack_into(
-                self.memory, start, USER, len(frame), stored, FRAME, FRAME + 14
+            at = start + FRAME_OFFSET
+            stored = min(len(frame), self._geometry.slot_size - FRAME_OFFSET)
+            memory[at : at + stored] = frame[:stored]
+            TPACKET2_HEADER.pack_into(
+                memory,
+                start,
+                *(TP_STATUS_USER, len(frame), stored, FRAME_OFFSET, FRAME_OFFSET + 14),
             )
-            self._rx_slot += 1
+            self._kernel_producer += 1
+
+    def receive(self) -> memoryview | None:
+        return self._rings.rx.consume()
+
+    def reserve(self) -> memoryview | None:
+        slot = self._rings.tx.reserve()
+        if slot is None:
+            self.flush()
+            slot = self._rings.tx.reserve()
+        return slot
+
+    def commit(self, length: int) -> None:
+        self._rings.tx.commit(length)
 
     def flush(self) -> None:
-        while self._tx_pending:
-            start = self.departures.starts[self._tx_slot % self._shape.slots]
-            status, length, _, at, _ = SLOT_HEADER.unpack_from(self.memory, start)
-            assert (status, at) == (SEND_REQUEST, FRAME)
-            self.sent.append(bytes(self.memory[start + at : start + at + length]))
-            self.memory[start : start + 4] = bytes(4)
-            self._tx_slot += 1
-            self._tx_pending -= 1
-            self._tx_bytes -= length
-        assert self._tx_bytes == 0
+        memory, tx = self._rings.memory, self._rings.tx
+        for _ in range(tx.pending):
+            start = tx.slots.offsets[self._kernel_consumer % tx.slots.count]
+            status, length, _, at, _ = TPACKET2_HEADER.unpack_from(memory, start)
+            assert (status, at) == (TP_STATUS_SEND_REQUEST, FRAME_OFFSET)
+            self.sent.append(bytes(memory[start + at : start + at + length]))
+            memory[start : start + 4] = bytes(4)
+            self._kernel_consumer += 1
+        tx.reclaim(self._capacity)
+        assert (tx.pending, tx.pending_bytes) == (0, 0)
         self._fill()
 
     def fileno(self) -> int:
@@ -137,14 +155,13 @@ class MemoryRings(Rings, Link):
 
     def wait(self, timeout: float | None) -> bool:
         del timeout
-        return self.arrived()
+        return self._rings.rx.has_frame()
 
     def statistics(self) -> LinkStatistics:
-        return LinkStatistics(sent=len(self.sent), truncated=self._truncated)
+        return LinkStatistics(sent=len(self.sent), truncated=self._rings.rx.truncated)
 
     def close(self) -> None:
-        self.arrivals.clear()
-        self.departures.clear()
+        self._rings.close()
 
 
 class TargetLink(Link):

@@ -1,4 +1,4 @@
-"""What a link is, whatever it is made of: sockets, a capture file around it, a test."""
+"""The interface of a link, whether on a socket, around another link, or in a test."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LinkStatistics:
-    """What a link has counted since it was opened, in frames.
+    """Counters of a link since it was opened, in frames.
 
     Args:
-        received: taken in by the kernel for us.
+        received: queued by the kernel for the link.
         sent: handed to the interface.
-        dropped: arrived while the receive buffers were full.
-        truncated: longer than a receive buffer, so not handed on.
-        unsent: committed and lost: interface down or its MTU made smaller.
+        dropped: discarded by the kernel, as the receive buffers were full.
+        truncated: discarded by the link, as they were longer than a receive buffer.
+        unsent: committed and lost: the interface was down or its MTU was lowered.
     """
 
     received: int = 0
@@ -40,64 +40,66 @@ class LinkStatistics:
 
 
 class Link(ABC):
-    """Where AoE frames come from and go to: one Ethernet interface.
+    """Receives AoE frames from one Ethernet interface, and sends them there.
 
-    Whoever polls ``fileno()`` calls ``receive()`` until it returns None each time the
-    poll returns, and polls with a timeout while ``up`` is False.
+    A caller that polls ``fileno()`` calls ``receive()`` until it returns None each time
+    the poll returns, and polls with a timeout while ``up`` is False.
     """
 
     name: str
     index: int
     mac: bytes
     mtu: int
-    """As it was when the link was opened."""
+    """Bytes after the Ethernet header, when the link was opened."""
     up: bool
-    """False once the interface was seen switched off, True when it is on again."""
+    """False if the interface was down at the last check."""
 
     @property
     def rings(self) -> Rings | None:
-        """Return the memory that frames travel through, if it may be worked in."""
+        """Return the packet rings, if the caller may access them directly; or None."""
         return None
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a frame waits."""
+        """Return the descriptor that is readable when a frame is there."""
 
     @abstractmethod
     def receive(self) -> memoryview | None:
-        """Return the next frame from its first Ethernet byte; None when none waits.
+        """Return the next frame, with its Ethernet header; None if there is none.
 
         Never blocks. The memory is valid until the next ``receive`` or ``wait``, which
         give it back to the kernel.
 
         Raises:
-            NotFoundError: the interface is gone. One that is down just has no frames.
+            NotFoundError: the interface is gone. One that is down has no frames.
         """
 
     @abstractmethod
     def reserve(self) -> memoryview | None:
-        """Return memory for one outgoing frame; None when every slot is in flight.
+        """Return memory for one outgoing frame; None if the kernel owns every slot.
 
-        It holds 14 bytes more than the MTU, at least 60, and old bytes. Calling it
-        again without ``commit`` gives the same memory.
+        Its length is the MTU plus 14 bytes, at least 60; it holds old bytes. Calling it
+        again without ``commit`` returns the same memory.
         """
 
     @abstractmethod
     def commit(self, length: int) -> None:
         """Make the first ``length`` bytes of the reserved memory a frame to send.
 
-        It goes out with the next ``flush`` at the latest.
+        It is sent by the next ``flush`` at the latest.
 
         Raises:
-            ValueError: nothing reserved, or a length below 14 or above the memory's.
+            ValueError: nothing is reserved, or the length is below 14 or above that of
+                the memory.
         """
 
     @abstractmethod
     def flush(self) -> None:
         """Hand all committed frames to the kernel.
 
-        Frames that a down interface does not take are counted as unsent. Those that a
-        full queue does not take stay committed for the next ``flush`` or ``wait``.
+        Frames that the interface does not take because it is down count as unsent.
+        Those that a full queue does not take stay committed for the next ``flush`` or
+        ``wait``.
 
         Raises:
             NotFoundError: the interface is gone.
@@ -105,7 +107,10 @@ class Link(ABC):
 
     @abstractmethod
     def wait(self, timeout: float | None) -> bool:
-        """Wait until a frame is there, at most ``timeout`` seconds; None is for ever.
+        """Wait until a frame is there; return False on timeout.
+
+        Args:
+            timeout: seconds; None waits without limit.
 
         Raises:
             NotFoundError: the interface is gone.
@@ -113,17 +118,17 @@ class Link(ABC):
 
     @abstractmethod
     def statistics(self) -> LinkStatistics:
-        """Return the counters as they are now."""
+        """Return the counters."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back. Safe to call twice."""
+        """Release the interface and the memory. Safe to call twice."""
 
     def send(self, frame: ReadBuffer) -> bool:
-        """Send one frame at once; False when no slot was free for it.
+        """Send one frame at once; return False if no slot is free.
 
         Raises:
-            ValueError: the frame is longer than the interface takes.
+            ValueError: the frame is too long for the interface.
             NotFoundError: the interface is gone.
         """
         slot = self.reserve()

@@ -1,15 +1,18 @@
-"""Looking for the next frame for a while before going to sleep.
+"""Adaptive busy polling: poll the receive rings for some microseconds before sleeping.
 
-To be put to sleep and woken takes longer than a client with one request at a time takes
-to ask again, and longer than a target takes to answer. To look all the time would take
-a core. So both look for some microseconds, and only for as long as that pays::
+To sleep and be woken takes longer than a client with one request in flight takes to
+send the next one, and longer than a target takes to answer. To poll without end would
+take a core. So both ends poll for BUSY_POLL_LIMIT at most, and only while it pays::
 
-    awake --- looked in vain ---> sober --- woken soon enough, as often as it takes --+
-      ^                                                                               |
-      +-------------------------------------------------------------------------------+
+    polling --- a poll times out ---> backing off --- enough short sleeps ---+
+       ^                                                                      |
+       +----------------------------------------------------------------------+
 
-Each time in vain doubles how often that is, and once with success makes it one again.
-A peer that has to wait for our core, because it shares it, makes us give up so.
+A short sleep is one that ends within BUSY_POLL_LIMIT: polling would have found that
+frame. The back-off is the number of short sleeps that it takes to poll again: each
+timeout doubles it, a success resets it to one. It also ends polling where the peer has
+to run on the same core. SO_BUSY_POLL of socket(7) is the kernel's like of it, without
+back-off: it polls the queues of a NIC.
 """
 
 from __future__ import annotations
@@ -23,57 +26,58 @@ if TYPE_CHECKING:
 
     from aoe.net.base import Link
 
-SPIN_LIMIT: Final = 0.000_1
-"""Seconds of looking, at the most: a wake-up's worth, and a little."""
-_LOOKS: Final = 16
-"""Looks between two at the clock."""
-_PRICE_LIMIT: Final = 1024
+BUSY_POLL_LIMIT: Final = 0.000_1
+"""Seconds of polling, at most: the cost of a wake-up, and a little."""
+_CHECKS_PER_CLOCK: Final = 16
+"""Checks of all rings between two readings of the clock."""
+_BACKOFF_LIMIT: Final = 1024
 
 
-class Spinner:
-    """Decides whether to look, and does it."""
+class BusyPoller:
+    """Decides whether to poll before sleeping, and polls."""
 
     def __init__(self) -> None:
-        self._soon = 0
-        self._price = 1
+        self._short_sleeps = 0
+        """How many there were since the last timeout."""
+        self._backoff = 1
 
-    def spin(self, looks: Sequence[Callable[[], bool]]) -> bool:
-        """Look for a frame, and tell whether one is there.
+    def poll(self, checks: Sequence[Callable[[], bool]]) -> bool:
+        """Poll for a frame if that is likely to pay; return True if there is one.
 
         Args:
-            looks: tells of each interface whether a frame waits.
+            checks: return True if a frame is there, one of them for each ring.
         """
-        if self._soon < self._price:
+        if self._short_sleeps < self._backoff:
             return False
-        end = time.monotonic() + SPIN_LIMIT
-        while not _any(looks):
+        end = time.monotonic() + BUSY_POLL_LIMIT
+        while not _any(checks):
             if time.monotonic() > end:
                 break
-            # Whoever wants the core is worth more than we are, and may be the peer.
+            # Give way to any other task of this core: it may be the peer.
             os.sched_yield()
         else:
             if time.monotonic() <= end:
-                self._price = 1
+                self._backoff = 1
                 return True
-        self._soon = 0
-        self._price = min(2 * self._price, _PRICE_LIMIT)
+        self._short_sleeps = 0
+        self._backoff = min(2 * self._backoff, _BACKOFF_LIMIT)
         return False
 
-    def slept(self, seconds: float) -> None:
-        """Take note of how long it took until something woke us."""
-        if seconds < SPIN_LIMIT:
-            self._soon += 1
+    def record_sleep(self, seconds: float) -> None:
+        """Record how long it took until an event ended a sleep."""
+        if seconds < BUSY_POLL_LIMIT:
+            self._short_sleeps += 1
 
 
-def looks_at(links: Iterable[Link]) -> list[Callable[[], bool]]:
-    """Return what ``spin`` takes: the looks at those links that have rings."""
-    rings = (link.rings for link in links)
-    return [each.arrived for each in rings if each is not None]
+def ring_checks(links: Iterable[Link]) -> list[Callable[[], bool]]:
+    """Return the argument of ``poll`` for those of the links that have rings."""
+    all_rings = (link.rings for link in links)
+    return [rings.rx.has_frame for rings in all_rings if rings is not None]
 
 
-def _any(looks: Sequence[Callable[[], bool]]) -> bool:
-    for _ in range(_LOOKS):
-        for look in looks:
-            if look():
+def _any(checks: Sequence[Callable[[], bool]]) -> bool:
+    for _ in range(_CHECKS_PER_CLOCK):
+        for check in checks:
+            if check():
                 return True
     return False

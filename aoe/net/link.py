@@ -1,8 +1,8 @@
-"""Raw Ethernet: AoE frames on and off one interface, through AF_PACKET sockets.
+"""Links on real interfaces: AoE frames through AF_PACKET sockets.
 
-Frames travel through two rings of slots that the kernel and we have in common, so
-that a batch of frames costs one system call and no copy of ours (``RingLink``).
-Where rings are not to be had, ``PlainLink`` does the same with a call for each frame.
+``RingLink`` shares two rings of slots with the kernel: a batch of frames costs one
+system call, and no copy in user space. ``PlainLink`` makes a system call for each
+frame; it is for kernels and limits that do not allow rings.
 
 See packet(7).
 """
@@ -11,28 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
-import mmap
-import os
 import select
 import socket
-import struct
 import time
 from abc import abstractmethod
-from array import array
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.errors import AccessError, NotFoundError, from_os_error
-from aoe.header import ETH_P_AOE, ETHERNET_LENGTH, FRAME_MINIMUM
+from aoe.header import ETHERNET_LENGTH, FRAME_MINIMUM
 from aoe.net.base import Link, LinkStatistics
-from aoe.net.bpf import INSTRUCTION_LENGTH, build_filter
 from aoe.net.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
-from aoe.net.rings import RESERVE, Rings, RingShape
+from aoe.net.packet_socket import PacketSocket, SocketOptions
+from aoe.net.rings import RingGeometry, Rings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
 
 __all__ = [
     "Link",
@@ -43,34 +37,14 @@ __all__ = [
     "open_link",
 ]
 
-# linux/if_packet.h
-_SOL_PACKET: Final = 263
-_PACKET_ADD_MEMBERSHIP: Final = 1
-_PACKET_MR_PROMISC: Final = 1
-_PACKET_RX_RING: Final = 5
-_PACKET_STATISTICS: Final = 6
-_PACKET_VERSION: Final = 10
-_PACKET_RESERVE: Final = 12
-_PACKET_TX_RING: Final = 13
-_PACKET_LOSS: Final = 14
-_PACKET_TX_HAS_OFF: Final = 19
-_PACKET_QDISC_BYPASS: Final = 20
-_PACKET_IGNORE_OUTGOING: Final = 23
-_TPACKET_V2: Final = 1
-
-# linux/sockios.h, net/if.h, net/if_arp.h, asm/socket.h
-_SIOCGIFNAME: Final = 0x8910
-_SO_ATTACH_FILTER: Final = 26
-_SO_SNDBUFFORCE: Final = 32
-_SO_RCVBUFFORCE: Final = 33
-
 _QUEUE_FULL: Final = (errno.ENOBUFS, errno.EAGAIN)
 _DOWN_INTERVAL: Final = 0.2
-"""Seconds between looks at an interface that is down: its removal wakes nobody."""
-_IDLE_LOOKS: Final = 64
+"""Seconds between checks of an interface that is down: its removal wakes no poll."""
+_EMPTY_CHECKS: Final = 64
+"""How often the receive ring is found empty between two checks of the interface."""
 _SEND_TRIES: Final = 20
 _SEND_PAUSE: Final = 0.000_5
-"""Seconds between tries when the interface's queue is full."""
+"""Seconds between tries while the interface's queue is full."""
 
 
 def open_link(
@@ -84,38 +58,39 @@ def open_link(
 ) -> Link:
     """Open an interface for AoE frames.
 
-    Frames for other machines, which a promiscuous interface sees, and frames of VLANs
-    that have no interface here are not received (P24), nor are our own.
+    The link does not receive its own frames, nor frames for other hosts (which a
+    promiscuous interface sees), nor frames of VLANs that have no interface here (P24).
 
     Args:
         name: the interface.
-        frames: receive buffers wanted. Rings round it up to whole blocks, and give
-            fewer, but 32, where it would take more than 16 MiB.
-        rings: True insists on packet rings, False does without, None tries them.
+        frames: receive buffers wanted. Rings have whole blocks of them; at least 32,
+            and otherwise no more than fit into 16 MiB.
+        rings: True requires packet rings, False does not use them, None falls back to
+            a system call for each frame.
         responses: True receives only frames with the R flag, False only those
             without (P7), None both.
         qdisc: send through the interface's queueing discipline, where tc works and
-            tcpdump sees outgoing frames; False goes past it.
-        others: make the interface promiscuous, and receive frames for other machines
-            and of such VLANs after all.
+            tcpdump sees outgoing frames; False bypasses it.
+        others: make the interface promiscuous, and receive frames for other hosts and
+            of VLANs without interface too.
 
     Raises:
         NotFoundError: no such interface.
         AccessError: raw sockets need CAP_NET_RAW.
         UsageError: not an Ethernet interface.
-        AoEError: the interface is down, or rings were insisted on and refused.
+        AoEError: the interface is down, or rings are required and not available.
     """
     facts = look_up(name)
-    wishes = _Wishes(responses, qdisc, others)
+    options = SocketOptions(responses, qdisc, others)
     if rings is not False:
         try:
-            return RingLink(facts, frames, wishes)
+            return RingLink(facts, frames, options)
         except OSError as error:
             if rings:
                 fix = "Try it without packet rings"
                 raise from_os_error(name, error, fix) from error
     try:
-        return PlainLink(facts, frames, wishes)
+        return PlainLink(facts, frames, options)
     except OSError as error:
         raise from_os_error(name, error) from error
 
@@ -125,7 +100,7 @@ def hold_name(name: str) -> int | None:
 
     Returns:
         A file descriptor; the name is free again when it is closed, or its process
-        ends. None if somebody holds it.
+        ends. None if another process holds it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
         try:
@@ -137,30 +112,27 @@ def hold_name(name: str) -> int | None:
         return holder.detach()
 
 
-class _Wishes(NamedTuple):
-    # As open_link has them.
-    responses: bool | None
-    qdisc: bool
-    others: bool
+class PacketLink(Link):
+    """What both kinds of link share: a packet socket, and the interface's state.
 
+    Args:
+        facts: the interface.
+        options: how the socket receives and sends frames.
 
-class _PacketLink(Link):
-    """What both kinds have in common: the socket, its filter and its troubles."""
+    Raises:
+        AccessError: raw sockets need CAP_NET_RAW.
+        OSError: the kernel refuses the socket.
+    """
 
-    def __init__(self, facts: LinkFacts, wishes: _Wishes) -> None:
+    def __init__(self, facts: LinkFacts, options: SocketOptions) -> None:
         self.name, self.index, self.mac, self.mtu = facts
         self.up = True
-        self._gone = False
-        self._idle = 0
-        self._received = self._dropped = self._truncated = 0
-        self._sent = self._unsent = 0
+        self._is_gone = False
+        self._received = self._dropped = 0
         self._capacity = max(ETHERNET_LENGTH + self.mtu, FRAME_MINIMUM)
-        # Without a protocol the socket receives nothing, until bind() names one: by
-        # then the filter is there and nothing else can have slipped in.
+        """Bytes of the longest frame."""
         try:
-            self._socket = socket.socket(
-                socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0
-            )
+            self._socket = PacketSocket()
         except PermissionError as error:
             raise AccessError(
                 self.name,
@@ -168,16 +140,8 @@ class _PacketLink(Link):
                 "Run as root, grant it by systemd (AmbientCapabilities=CAP_NET_RAW), "
                 "or try it root-free inside: unshare -Urn",
             ) from error
-        with _closed_on_error(self):
-            responses, qdisc, others = wishes
-            _attach_filter(
-                self._socket, build_filter(responses=responses, others=others)
-            )
-            if others:
-                _become_promiscuous(self._socket, self.index)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(not qdisc))
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        with _closed_on_error(self._socket):
+            self._socket.configure(self.index, options)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -195,126 +159,146 @@ class _PacketLink(Link):
             self._poll.poll(None if left == math.inf else math.ceil(left * 1000))
             if self._has_frame():
                 return True
-            self._look_at_interface()
+            self._check_interface()
             if time.monotonic() >= end:
                 return False
         return True
 
     def statistics(self) -> LinkStatistics:
         """Return the counters, the kernel's included."""
-        if self._socket.fileno() >= 0:
-            # The kernel starts again from zero at each reading.
-            counts = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-            packets, drops = struct.unpack("=II", counts)
-            self._received += packets - drops
-            self._dropped += drops
-        return LinkStatistics(
-            self._received, self._sent, self._dropped, self._truncated, self._unsent
-        )
+        self._read_counters()
+        kernel = LinkStatistics(received=self._received, dropped=self._dropped)
+        return kernel + self._own_statistics()
 
     def close(self) -> None:
         """Close the socket."""
-        self.statistics()
+        self._read_counters()
         self._socket.close()
 
     @abstractmethod
     def _has_frame(self) -> bool:
-        """Tell whether a frame waits, and give back the one that was handed out."""
+        """Release the frame that ``receive`` returned, and return True if one waits."""
 
-    def _look_at_interface(self) -> None:
-        # Reading the error clears it; until then every poll returns at once.
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not error and self.up and not self._gone:
+    @abstractmethod
+    def _own_statistics(self) -> LinkStatistics:
+        """Return what the kernel does not count: sent, truncated and unsent frames."""
+
+    def _read_counters(self) -> None:
+        if self._socket.fileno() >= 0:
+            received, dropped = self._socket.take_counters()
+            self._received += received
+            self._dropped += dropped
+
+    def _check_interface(self) -> None:
+        """Update ``up``, if there is reason to doubt it.
+
+        Raises:
+            NotFoundError: the interface is gone.
+        """
+        if not self._socket.take_error() and self.up and not self._is_gone:
             return
         flags = None
         while flags is None:
             try:
-                # It may have another name by now.
-                request = struct.pack("=16xi20x", self.index)
-                answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
-            except OSError as problem:
-                self._gone = True
-                raise NotFoundError(self.name, "interface is gone") from problem
-            name = os.fsdecode(answer[:16].rstrip(b"\0"))
-            # And another one since, in which case we look once more.
+                # The interface may have been renamed since it was opened.
+                name = self._socket.interface_name(self.index)
+            except OSError as error:
+                self._is_gone = True
+                raise NotFoundError(self.name, "interface is gone") from error
+            # And again since that call: then the name is looked up once more.
             with contextlib.suppress(OSError):
                 flags = ask(self._socket, name, SIOCGIFFLAGS, "16xH22x")
         self.up = bool(flags & IFF_UP)
 
     def _bind(self) -> None:
         try:
-            self._socket.bind((self.name, ETH_P_AOE))
+            self._socket.bind_interface(self.name)
         except OSError as error:
             raise from_os_error(self.name, error) from error
-        # An interface that went down meanwhile has left its error in the socket.
-        self._look_at_interface()
+        # The interface may have gone down since look_up(): the socket has its error.
+        self._check_interface()
 
 
-class RingLink(Rings, _PacketLink):
-    """Frames through packet rings. Opened by ``open_link``."""
+class RingLink(PacketLink):
+    """A link that has a receive ring and a send ring. Opened by ``open_link``.
 
-    def __init__(self, facts: LinkFacts, frames: int, wishes: _Wishes) -> None:
-        super().__init__(facts, wishes)
+    Args:
+        facts: the interface.
+        frames: receive buffers wanted.
+        options: how the socket receives and sends frames.
+
+    Raises:
+        AccessError: raw sockets need CAP_NET_RAW.
+        AoEError: the interface is down.
+        OSError: the kernel refuses the rings.
+    """
+
+    def __init__(self, facts: LinkFacts, frames: int, options: SocketOptions) -> None:
+        super().__init__(facts, options)
+        self._empty_count = 0
+        geometry = RingGeometry.for_frames(ETHERNET_LENGTH + self.mtu, frames)
+        with _closed_on_error(self._socket):
+            self._mapping = self._socket.map_rings(geometry)
+            self._rings = Rings(memoryview(self._mapping), geometry, self._capacity)
+        self._rx, self._tx = self._rings.rx, self._rings.tx
         with _closed_on_error(self):
-            self._map(RingShape.for_frames(ETHERNET_LENGTH + self.mtu, frames))
-            _enlarge_buffers(self._socket, frames, self._capacity)
+            self._socket.enlarge_buffers(frames, self._capacity)
             self._bind()
 
     @property
     def rings(self) -> Rings:
-        """Return the link itself."""
-        return self
+        """Return the rings."""
+        return self._rings
 
-    def _map(self, shape: RingShape) -> None:
-        for option, value in (
-            (_PACKET_VERSION, _TPACKET_V2),
-            (_PACKET_RESERVE, RESERVE),
-            (_PACKET_TX_HAS_OFF, 1),
-            # A frame that the kernel refuses is skipped, or the ring would stop at it.
-            (_PACKET_LOSS, 1),
-            (_PACKET_RX_RING, shape.request()),
-            (_PACKET_TX_RING, shape.request()),
-        ):
-            self._socket.setsockopt(_SOL_PACKET, option, value)
-        self._memory = mmap.mmap(self._socket.fileno(), 2 * shape.length)
-        whole = memoryview(self._memory)
-        self._map_both(whole, shape, self._capacity)
+    def receive(self) -> memoryview | None:
+        """Return the next frame; see ``Link.receive``."""
+        frame = self._rx.consume()
+        if frame is None:
+            # An interface that is down, or gone, makes no frame and may wake no poll.
+            self._empty_count += 1
+            if not self.up or not self._empty_count % _EMPTY_CHECKS:
+                self._check_interface()
+        return frame
 
-    def _empty(self) -> None:
-        self._idle += 1
-        if not self.up or not self._idle % _IDLE_LOOKS:
-            self._look_at_interface()
+    def reserve(self) -> memoryview | None:
+        """Return memory for the next frame; see ``Link.reserve``."""
+        slot = self._tx.reserve()
+        if slot is None:
+            self.flush()
+            slot = self._tx.reserve()
+        return slot
 
-    def _has_frame(self) -> bool:
-        self.flush()
-        return super()._has_frame()
+    def commit(self, length: int) -> None:
+        """Make the reserved memory a frame; see ``Link.commit``."""
+        self._tx.commit(length)
 
     def flush(self) -> None:
         """Hand all committed frames to the kernel, in one call."""
-        if not self._tx_pending:
+        tx = self._tx
+        if not tx.pending:
             return
         try:
             taken = self._socket.send(b"", socket.MSG_DONTWAIT)
         except OSError as error:
-            self._insist(error)
+            self._retry_flush(error)
             return
-        if taken == self._tx_bytes:
-            self._sent += self._tx_pending
-            self._tx_pending = self._tx_bytes = 0
+        if taken == tx.pending_bytes:
+            tx.complete()
         else:
-            self._insist(None)
+            self._retry_flush(None)
 
-    def _insist(self, error: OSError | None) -> None:
-        # Some frames were not taken: the interface is down or its queue full; or they
-        # were thrown away as too long, since somebody made the MTU smaller.
-        before = self._tx_pending
+    def _retry_flush(self, error: OSError | None) -> None:
+        # The kernel has not taken all frames: the interface is down, its queue is full,
+        # or frames were discarded as too long because its MTU was lowered.
+        tx = self._tx
+        before = tx.pending
         for _ in range(_SEND_TRIES):
-            self._settle(ETHERNET_LENGTH + mtu_now(self._socket, self.name, self.mtu))
+            tx.reclaim(ETHERNET_LENGTH + mtu_now(self._socket, self.name, self.mtu))
             if error is not None and error.errno not in _QUEUE_FULL:
-                self._withdraw()
-                self._look_at_interface()
+                tx.withdraw()
+                self._check_interface()
                 return
-            if not self._tx_pending:
+            if not tx.pending:
                 return
             time.sleep(_SEND_PAUSE)
             error = None
@@ -322,88 +306,105 @@ class RingLink(Rings, _PacketLink):
                 self._socket.send(b"", socket.MSG_DONTWAIT)
             except OSError as another:
                 error = another
-        if self._tx_pending == before:
-            # Not even the first will go: a veth's other end is down, say, or its MTU
-            # too small. Those behind it shall not wait for that.
-            self._withdraw()
+        if tx.pending == before:
+            # Not even the first one is taken: the peer of a veth is down, for example,
+            # or its MTU is smaller. The frames behind it must not wait for that.
+            tx.withdraw()
+
+    def _has_frame(self) -> bool:
+        self.flush()
+        # packet_poll() reports a slot that is still held as readable.
+        self._rx.release()
+        return self._rx.has_frame()
+
+    def _own_statistics(self) -> LinkStatistics:
+        return LinkStatistics(
+            sent=self._tx.sent, truncated=self._rx.truncated, unsent=self._tx.unsent
+        )
 
     def close(self) -> None:
-        """Give back the rings and close the socket."""
+        """Close the socket, and unmap the rings."""
         super().close()
-        if not hasattr(self, "_memory"):
-            return
-        self._rx_slots.clear()
-        self._tx_slots.clear()
-        self.arrivals.clear()
-        self.departures.clear()
-        self._rx_status.release()
-        self._tx_status.release()
-        self.memory.release()
-        # A frame that somebody still looks at keeps the memory, as it must.
+        self._rings.close()
+        # A frame that a caller still holds keeps the memory mapped.
         with contextlib.suppress(BufferError):
-            self._memory.close()
+            self._mapping.close()
 
 
-class PlainLink(_PacketLink):
-    """Frames with a system call each. Opened by ``open_link``."""
+class PlainLink(PacketLink):
+    """A link with a system call for each frame. Opened by ``open_link``.
 
-    def __init__(self, facts: LinkFacts, frames: int, wishes: _Wishes) -> None:
-        super().__init__(facts, wishes)
-        self._in = memoryview(bytearray(self._capacity))
-        self._out = memoryview(bytearray(self._capacity))
-        self._reserved = False
-        self._waiting = -1
+    Args:
+        facts: the interface.
+        frames: receive buffers wanted.
+        options: how the socket receives and sends frames.
+
+    Raises:
+        AccessError: raw sockets need CAP_NET_RAW.
+        AoEError: the interface is down.
+    """
+
+    def __init__(self, facts: LinkFacts, frames: int, options: SocketOptions) -> None:
+        super().__init__(facts, options)
+        self._rx_buffer = memoryview(bytearray(self._capacity))
+        self._tx_buffer = memoryview(bytearray(self._capacity))
+        self._is_reserved = False
+        self._next_length = -1
+        """Bytes of a frame in the buffer that ``receive`` has not returned; or -1."""
+        self._truncated = self._sent = self._unsent = 0
         with _closed_on_error(self):
-            _enlarge_buffers(self._socket, frames, self._capacity)
+            self._socket.enlarge_buffers(frames, self._capacity)
             self._bind()
 
     def receive(self) -> memoryview | None:
         """Return the next frame; see ``Link.receive``."""
-        length = self._waiting if self._waiting >= 0 else self._take()
-        self._waiting = -1
-        return self._in[:length] if length >= 0 else None
+        length = self._next_length if self._next_length >= 0 else self._read()
+        self._next_length = -1
+        return self._rx_buffer[:length] if length >= 0 else None
 
-    def _take(self) -> int:
+    def _read(self) -> int:
+        # Return the length of the frame that is now in the buffer, -1 for none.
         while True:
             try:
-                length = self._socket.recv_into(self._in, 0, socket.MSG_TRUNC)
+                length = self._socket.recv_into(self._rx_buffer, 0, socket.MSG_TRUNC)
             except BlockingIOError:
                 if not self.up:
-                    self._look_at_interface()
+                    self._check_interface()
                 return -1
             except OSError:
+                # recv(2) has cleared the error that the check looks for.
                 self.up = False
-                self._look_at_interface()
+                self._check_interface()
                 return -1
             if length <= self._capacity:
                 return length
             self._truncated += 1
 
     def _has_frame(self) -> bool:
-        if self._waiting < 0:
-            self._waiting = self._take()
-        return self._waiting >= 0
+        if self._next_length < 0:
+            self._next_length = self._read()
+        return self._next_length >= 0
 
     def reserve(self) -> memoryview | None:
         """Return the memory that every frame is sent from."""
-        self._reserved = True
-        return self._out
+        self._is_reserved = True
+        return self._tx_buffer
 
     def commit(self, length: int) -> None:
         """Send a frame; see ``Link.commit``."""
-        if not self._reserved or not ETHERNET_LENGTH <= length <= self._capacity:
+        if not self._is_reserved or not ETHERNET_LENGTH <= length <= self._capacity:
             raise ValueError(f"no frame of {length} bytes was reserved")
-        self._reserved = False
+        self._is_reserved = False
         for _ in range(_SEND_TRIES):
             try:
-                self._socket.send(self._out[:length])
+                self._socket.send(self._tx_buffer[:length])
             except OSError as error:
                 if error.errno in _QUEUE_FULL:
                     time.sleep(_SEND_PAUSE)
                     continue
                 self._unsent += 1
                 if error.errno != errno.EMSGSIZE:
-                    self._look_at_interface()
+                    self._check_interface()
             else:
                 self._sent += 1
             return
@@ -412,39 +413,20 @@ class PlainLink(_PacketLink):
     def flush(self) -> None:
         """Do nothing: ``commit`` has sent every frame."""
 
-
-def _attach_filter(packet_socket: socket.socket, program: bytes) -> None:
-    code = array("B", program)
-    address, _ = code.buffer_info()
-    packet_socket.setsockopt(
-        socket.SOL_SOCKET,
-        _SO_ATTACH_FILTER,
-        struct.pack("HP", len(code) // INSTRUCTION_LENGTH, address),
-    )
+    def _own_statistics(self) -> LinkStatistics:
+        return LinkStatistics(
+            sent=self._sent, truncated=self._truncated, unsent=self._unsent
+        )
 
 
-def _become_promiscuous(packet_socket: socket.socket, index: int) -> None:
-    membership = struct.pack("=iHH8x", index, _PACKET_MR_PROMISC, 0)
-    packet_socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
-
-
-def _enlarge_buffers(packet_socket: socket.socket, frames: int, length: int) -> None:
-    # The kernel counts its own overhead for each frame too.
-    wanted = min(max(frames * (length + 2048), 1 << 20), 32 << 20)
-    for force, option in (
-        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
-        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
-    ):
-        try:
-            packet_socket.setsockopt(socket.SOL_SOCKET, force, wanted)
-        except PermissionError:
-            packet_socket.setsockopt(socket.SOL_SOCKET, option, wanted)
+class _Closeable(Protocol):
+    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
-def _closed_on_error(link: Link) -> Iterator[None]:
+def _closed_on_error(opened: _Closeable) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        link.close()
+        opened.close()
         raise

@@ -1,4 +1,4 @@
-"""Packet rings: slots of memory that the kernel and we hand frames to and fro in.
+"""Packet rings (TPACKET_V2): slots of memory shared with the kernel, one frame each.
 
 ::
 
@@ -7,331 +7,432 @@
            | header | address, gap | Ethernet and AoE header  | sector data
            +--------+--------------+--------------------------+------------ - -
 
-Sector data lies on a multiple of 512 bytes of memory, received or to be sent, so that
-a disk may read and write it where it is, with O_DIRECT too. The first word of the
-header says whose the slot is. TPACKET_V2 of linux/if_packet.h; the other side is
-tpacket_rcv() and tpacket_snd() in net/packet/af_packet.c.
+    receive ring   kernel produces: tpacket_rcv()   -> USER          -> RxRing consumes
+    send ring      TxRing produces: SEND_REQUEST    -> tpacket_snd() -> AVAILABLE
+
+Sector data is aligned to 512 bytes in both rings, so that a disk reads and writes it in
+place, with O_DIRECT too.
+
+The first word of a slot, ``tp_status``, says who owns the slot. A change of owner needs
+acquire and release ordering: the new owner must see all that the old one has written.
+tpacket_rcv() has an smp_mb() before it stores the word, __packet_get_status() an
+smp_rmb() before it loads it. Here, every access is an aligned load or store of its own,
+in program order: the interpreter does not reorder bytecodes, and the C compiler cannot
+reorder across the calls between them. x86 keeps that order (TSO): each load is an
+acquire and each store a release. So it is enough to load ``tp_status`` before the rest
+of a slot, and to store it last. A CPU with weaker ordering (arm64) needs barriers that
+Python does not offer.
+
+See linux/if_packet.h, net/packet/af_packet.c (tpacket_rcv, tpacket_snd, packet_poll)
+and Documentation/networking/packet_mmap.rst.
 """
 
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from aoe.header import ETHERNET_LENGTH
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+DATA_OFFSET: Final = 512
+"""Bytes from the start of a slot to the sector data of a frame at FRAME_OFFSET."""
+FRAME_OFFSET: Final = DATA_OFFSET - 36
+"""Bytes from the start of a slot to its frame.
 
-RESERVE: Final = 512 - 36 - (80 - ETHERNET_LENGTH)
-"""Bytes that the kernel is asked to leave in front of each received frame.
+Always in the send ring. In the receive ring, if the link-layer header has 14 bytes
+(skb_network_offset); ``tp_mac`` is authoritative.
+"""
+RX_RESERVE: Final = FRAME_OFFSET - (80 - ETHERNET_LENGTH)
+"""PACKET_RESERVE, bytes: headroom that moves a received frame to FRAME_OFFSET.
 
-On its own it puts what follows the Ethernet header at offset 80.
+Without it, tpacket_rcv() puts the network header, which follows the Ethernet header, at
+offset 80.
 """
 
-FRAME: Final = 512 - 36
-"""Where a frame begins in its slot, bytes: received ones but for rare exceptions."""
-DATA: Final = 512
-"""Where its sector data begins then."""
+TPACKET2_HEADER: Final = Struct("=IIIHH")
+"""Start of ``struct tpacket2_hdr``: tp_status, tp_len (bytes on the wire), tp_snaplen
+(bytes in the slot), tp_mac and tp_net (offsets of the frame and its network header)."""
+TP_STATUS_KERNEL: Final = 0
+"""Receive ring: the kernel owns the slot."""
+TP_STATUS_USER: Final = 1
+"""Receive ring: the bit that is set if the slot holds a frame for us."""
+TP_STATUS_AVAILABLE: Final = 0
+"""Send ring: we own the slot."""
+TP_STATUS_SEND_REQUEST: Final = 1
+"""Send ring: the slot holds a frame that the kernel has not looked at yet."""
+TP_STATUS_SENDING: Final = 2
+"""Send ring: an skb still refers to the slot."""
+_KERNEL_OWNS_TX: Final = TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING
+
 _ALIGNMENT: Final = 512
 _VLAN_TAG: Final = 4
 _SLOTS_MINIMUM: Final = 32
 _MEMORY_LIMIT: Final = 16 << 20
 _BLOCK_MINIMUM: Final = 64 << 10
-
-SLOT_HEADER: Final = Struct("=IIIHH")
-"""Status, length on the wire, length in the slot, offset of the frame, of its data."""
-KERNEL: Final = 0
-"""The status of a slot to receive in, when it is the kernel's."""
-USER: Final = 1
-"""A bit of its status when it holds a frame for us."""
-AVAILABLE: Final = 0
-"""The status of a slot to send from, when it is ours."""
-SEND_REQUEST: Final = 1
-"""Its status when it holds a frame for the kernel."""
-IN_FLIGHT: Final = 1 | 2
-"""Bits of its status that say that it is not ours yet."""
-_LENGTHS_LIMIT: Final = 32
-"""How many lengths of data a ring has views of."""
+_DATA_LENGTHS_LIMIT: Final = 32
+"""Lengths of sector data for which a ring caches memoryviews."""
 
 
-class RingShape(NamedTuple):
-    """How a ring is cut: into blocks, and these into slots.
+class RingGeometry(NamedTuple):
+    """How a ring is divided into blocks and slots (``struct tpacket_req``).
 
     Args:
-        block: bytes of a block, a power of two.
-        blocks: how many.
-        slot: bytes of a slot.
-        slots: how many in all; what is left over at a block's end stays unused.
+        block_size: bytes of a block, a power of two and at least a page.
+        block_count: blocks in the ring.
+        slot_size: bytes of a slot. Slots do not cross blocks; the rest of a block is
+            unused.
+        slot_count: slots in the ring.
     """
 
-    block: int
-    blocks: int
-    slot: int
-    slots: int
+    block_size: int
+    block_count: int
+    slot_size: int
+    slot_count: int
 
     @classmethod
     def for_frames(cls, length: int, count: int) -> Self:
-        """Cut a ring for at least ``count`` frames of ``length`` bytes.
+        """Return a geometry for at least ``count`` frames of ``length`` bytes.
 
-        No more than 16 MiB are taken, but enough for 32 frames.
+        The ring takes at most 16 MiB, except that it has at least 32 slots.
         """
-        slot = -(-(FRAME + length + _VLAN_TAG) // _ALIGNMENT) * _ALIGNMENT
+        slot = -(-(FRAME_OFFSET + length + _VLAN_TAG) // _ALIGNMENT) * _ALIGNMENT
         block = _BLOCK_MINIMUM
         while block % slot > block // 16 or block < slot:
             block *= 2
-        each = block // slot
-        fewest = -(-_SLOTS_MINIMUM // each)
+        per_block = block // slot
+        fewest = -(-_SLOTS_MINIMUM // per_block)
         most = max(fewest, _MEMORY_LIMIT // block)
-        blocks = min(max(-(-count // each), fewest), most)
-        return cls(block, blocks, slot, blocks * each)
+        blocks = min(max(-(-count // per_block), fewest), most)
+        return cls(block, blocks, slot, blocks * per_block)
 
     @property
-    def length(self) -> int:
+    def size(self) -> int:
         """Bytes of the whole ring."""
-        return self.block * self.blocks
+        return self.block_size * self.block_count
 
     def request(self) -> bytes:
-        """Build the ``struct tpacket_req`` that asks the kernel for it."""
+        """Return the ``struct tpacket_req`` for PACKET_RX_RING and PACKET_TX_RING."""
         return Struct("=IIII").pack(*self)
 
-    def offsets(self, base: int) -> list[int]:
-        """Return where the slots begin, in a ring that begins at ``base``."""
-        each = self.block // self.slot
-        return [
-            base + index // each * self.block + index % each * self.slot
-            for index in range(self.slots)
-        ]
+    def slot_offsets(self, base: int) -> list[int]:
+        """Return the byte offset of each slot, in a ring that starts at ``base``."""
+        per_block = self.block_size // self.slot_size
+        blocks = range(base, base + self.size, self.block_size)
+        slots = range(0, per_block * self.slot_size, self.slot_size)
+        return [block + slot for block in blocks for slot in slots]
 
 
-class ReceiveRing:
-    """The kernel fills slots, in order; we empty them, in order."""
-
-    _truncated = 0
-
-    def _map_receive(self, whole: memoryview, base: int, shape: RingShape) -> None:
-        offsets = shape.offsets(base)
-        self._rx_status = whole.cast("I")
-        self._rx_words = [offset // 4 for offset in offsets]
-        self._rx_slots = [whole[offset : offset + shape.slot] for offset in offsets]
-        self._rx_last = shape.slots - 1
-        self._rx = 0
-        self._rx_held = False
-
-    def _empty(self) -> None:
-        """Do what is to be done when no frame was found."""
-
-    def receive(self) -> memoryview | None:
-        """Return the next frame, None when none waits; see ``Link.receive``."""
-        while True:
-            position = self._rx
-            if self._rx_held:
-                self._rx_status[self._rx_words[position]] = KERNEL
-                position = position + 1 if position < self._rx_last else 0
-                self._rx = position
-                self._rx_held = False
-            if not self._rx_status[self._rx_words[position]] & USER:
-                self._empty()
-                return None
-            self._rx_held = True
-            slot = self._rx_slots[position]
-            _, length, stored, start, _ = SLOT_HEADER.unpack_from(slot)
-            if stored == length:
-                return slot[start : start + length]
-            self._truncated += 1
-
-    def _give_back(self) -> None:
-        """Let the kernel have the slot of the frame that was handed out, if one was."""
-        if self._rx_held:
-            self._rx_status[self._rx_words[self._rx]] = KERNEL
-            self._rx = self._rx + 1 if self._rx < self._rx_last else 0
-            self._rx_held = False
-
-    def _has_frame(self) -> bool:
-        self._give_back()
-        return bool(self._rx_status[self._rx_words[self._rx]] & USER)
-
-
-class SendRing:
-    """We fill slots, in order; the kernel sends them in that order when it is told."""
-
-    _sent = 0
-    _unsent = 0
-
-    def _map_send(
-        self, whole: memoryview, base: int, shape: RingShape, capacity: int
-    ) -> None:
-        offsets = shape.offsets(base)
-        for offset in offsets:
-            SLOT_HEADER.pack_into(whole, offset, AVAILABLE, 0, 0, FRAME, 0)
-        starts = [offset + FRAME for offset in offsets]
-        self._capacity = capacity
-        self._tx_status = whole.cast("I")
-        self._tx_words = [offset // 4 for offset in offsets]
-        self._tx_slots = [whole[start : start + capacity] for start in starts]
-        self._tx_last = shape.slots - 1
-        self._tx = 0
-        self._tx_reserved = -1
-        self._tx_pending = 0
-        """Frames committed that the kernel is not known to have taken, the last ones
-        before ``_tx``, and their bytes."""
-        self._tx_bytes = 0
-
-    def flush(self) -> None:
-        """Tell the kernel."""
-        raise NotImplementedError
-
-    def reserve(self) -> memoryview | None:
-        """Return memory for the next frame; see ``Link.reserve``."""
-        reserved = self._tx_reserved
-        if reserved < 0:
-            reserved = self._tx
-            if self._tx_status[self._tx_words[reserved]] & IN_FLIGHT:
-                self.flush()
-                reserved = self._tx
-                if self._tx_status[self._tx_words[reserved]] & IN_FLIGHT:
-                    return None
-            self._tx_reserved = reserved
-        return self._tx_slots[reserved]
-
-    def commit(self, length: int) -> None:
-        """Make the reserved memory a frame; see ``Link.commit``."""
-        reserved = self._tx_reserved
-        if reserved < 0 or not ETHERNET_LENGTH <= length <= self._capacity:
-            raise ValueError(f"no frame of {length} bytes was reserved")
-        position = self._tx
-        if reserved != position:
-            # Frames before it were withdrawn while it was being filled.
-            self._tx_slots[position][:length] = self._tx_slots[reserved][:length]
-        word = self._tx_words[position]
-        self._tx_status[word + 1] = length
-        self._tx_status[word] = SEND_REQUEST
-        self._tx = position + 1 if position < self._tx_last else 0
-        self._tx_reserved = -1
-        self._tx_pending += 1
-        self._tx_bytes += length
-
-    def _pending(self) -> list[int]:
-        first = self._tx - self._tx_pending
-        return [
-            self._tx_words[(first + step) % len(self._tx_words)]
-            for step in range(self._tx_pending)
-        ]
-
-    def _settle(self, limit: int) -> None:
-        """Count what the kernel took; what is longer than ``limit`` it threw away."""
-        for word in self._pending():
-            length = self._tx_status[word + 1]
-            if self._tx_status[word] & IN_FLIGHT == SEND_REQUEST:
-                return
-            self._tx_pending -= 1
-            self._tx_bytes -= length
-            if length > limit:
-                self._unsent += 1
-            else:
-                self._sent += 1
-
-    def _withdraw(self) -> None:
-        """Take back what the kernel has not taken: it would go out when outdated."""
-        for word in self._pending():
-            self._tx_status[word] = AVAILABLE
-        self._tx = (self._tx - self._tx_pending) % len(self._tx_words)
-        self._unsent += self._tx_pending
-        self._tx_pending = self._tx_bytes = 0
-
-
-class Slots:
-    """The slots of one ring, for those who go from one to the next by themselves.
+class SlotTable:
+    """Where the slots of one ring are, for code that accesses them directly.
 
     Args:
-        memory: what they are in.
-        starts: where they begin, bytes.
-        capacity: bytes of a frame that fit one.
+        memory: the mapping, in bytes.
+        base: byte offset of the ring in the mapping.
+        geometry: how the ring is divided.
+        capacity: bytes of the longest frame.
+
+    Attributes:
+        count: slots in the ring.
+        offsets: byte offset of each slot, all of them twice: a batch of up to ``count``
+            slots from any index is contiguous in this list.
+        status: the mapping, in words of four bytes.
+        words: index in ``status`` of each slot's ``tp_status``; ``tp_len`` follows.
     """
 
     def __init__(
-        self, memory: memoryview, starts: Sequence[int], capacity: int
+        self, memory: memoryview, base: int, geometry: RingGeometry, capacity: int
     ) -> None:
-        self.starts = [*starts, *starts]
-        """Where they begin, twice over: from any of them on, all follow."""
-        self._starts = starts
+        offsets = geometry.slot_offsets(base)
+        self.count = len(offsets)
+        self.offsets = [*offsets, *offsets]
+        self.status = memory.cast("I")
+        self.words = [offset // 4 for offset in offsets]
         self._memory = memory
-        self._room = capacity - (DATA - FRAME)
-        self._views: dict[int, dict[int, list[memoryview]]] = {}
+        self._data_capacity = capacity - (DATA_OFFSET - FRAME_OFFSET)
+        self._data_views: dict[int, dict[int, list[memoryview]]] = {}
 
-    def data(self, length: int) -> dict[int, list[memoryview]] | None:
-        """Return the memory for sector data of each slot, by where the slot begins.
+    def data_views(self, length: int) -> dict[int, list[memoryview]] | None:
+        """Return views of the sector data in each slot, by the slot's byte offset.
 
-        It stands in a list, as ``preadv`` and its like want it.
+        Each view is in a list of its own, as ``preadv`` and ``pwritev`` take it. The
+        views are cached, for 32 lengths at most.
 
         Args:
-            length: bytes of data; they are kept for 32 lengths at most, for each takes
-                some memory.
+            length: bytes of sector data.
 
         Returns:
-            None if it does not fit, or is a length too many.
+            None if a frame has no room for it, or if the cache is full.
         """
-        views = self._views.get(length)
-        if views is None and length <= self._room:
-            if len(self._views) == _LENGTHS_LIMIT:
+        views = self._data_views.get(length)
+        if views is None and length <= self._data_capacity:
+            if len(self._data_views) == _DATA_LENGTHS_LIMIT:
                 return None
             memory = self._memory
             views = {
-                start: [memory[start + DATA : start + DATA + length]]
-                for start in self._starts
+                offset: [memory[offset + DATA_OFFSET : offset + DATA_OFFSET + length]]
+                for offset in self.offsets[: self.count]
             }
-            self._views[length] = views
+            self._data_views[length] = views
         return views
 
-    def clear(self) -> None:
-        """Let go of the memory."""
-        self._views.clear()
+    def close(self) -> None:
+        """Release the views of the mapping."""
+        self._data_views.clear()
+        self.status.release()
 
 
-class Rings(ReceiveRing, SendRing):
-    """Both rings of an interface, open to those who take a batch of frames at one go.
+class RxRing:
+    """The receive ring: the kernel produces frames, we consume them in order.
 
-    ``begin`` tells where the next frame is looked for and put; ``emptied`` and
-    ``filled`` are told how far one got. What ``receive`` and ``commit`` do is up to the
-    caller in between.
+    At most one slot is held: the one whose frame ``consume`` has returned.
+
+    Args:
+        memory: the mapping, in bytes.
+        base: byte offset of the ring in the mapping.
+        geometry: how the ring is divided.
+        capacity: bytes of the longest frame.
+
+    Attributes:
+        slots: where the slots are.
+        consumer: index of the held slot, or of the next one if none is held.
+        truncated: frames that were skipped, as they were longer than a slot.
     """
 
-    def _map_both(self, whole: memoryview, shape: RingShape, capacity: int) -> None:
-        self._map_receive(whole, 0, shape)
-        self._map_send(whole, shape.length, shape, capacity)
-        self.memory = whole
-        """All slots of both rings, in bytes."""
-        self.status = self._rx_status
-        """The same in words of four bytes."""
-        self.slots = shape.slots
-        """How many each ring has."""
-        self.arrivals = Slots(whole, shape.offsets(0), capacity)
-        self.departures = Slots(whole, shape.offsets(shape.length), capacity)
+    def __init__(
+        self, memory: memoryview, base: int, geometry: RingGeometry, capacity: int
+    ) -> None:
+        self.slots = SlotTable(memory, base, geometry, capacity)
+        self.consumer = 0
+        self.truncated = 0
+        self._is_held = False
+        self._last = self.slots.count - 1
+        self._status, self._words = self.slots.status, self.slots.words
+        self._views = [
+            memory[offset : offset + geometry.slot_size]
+            for offset in self.slots.offsets[: self.slots.count]
+        ]
 
-    def begin(self) -> tuple[int, int]:
-        """Return the numbers of the next slots to receive in and to send from.
+    def has_frame(self) -> bool:
+        """Return True if a frame is there that was not consumed; change nothing."""
+        position = self.consumer + self._is_held
+        word = self._words[position if position <= self._last else 0]
+        return bool(self._status[word] & TP_STATUS_USER)
 
-        Memory that was handed out before is given back.
+    def consume(self) -> memoryview | None:
+        """Release the held slot, and return the next frame; None if the ring is empty.
+
+        The slot of the returned frame is held. Truncated frames are skipped.
         """
-        self._give_back()
-        self._tx_reserved = -1
-        return self._rx, self._tx
+        status, words = self._status, self._words
+        position = self.consumer
+        while True:
+            if self._is_held:
+                # The release store: nothing of the slot is accessed after it.
+                status[words[position]] = TP_STATUS_KERNEL
+                self.consumer = position = position + 1 if position < self._last else 0
+                self._is_held = False
+            # The acquire load: the rest of the slot is read after it.
+            if not status[words[position]] & TP_STATUS_USER:
+                return None
+            self._is_held = True
+            view = self._views[position]
+            _, length, stored, start, _ = TPACKET2_HEADER.unpack_from(view)
+            if stored == length:
+                return view[start : start + length]
+            self.truncated += 1
 
-    def emptied(self, frames: int) -> None:
-        """Note how many frames were received since ``begin``.
+    def release(self) -> None:
+        """Give the held slot back to the kernel, if there is one."""
+        if self._is_held:
+            position = self.consumer
+            self._status[self._words[position]] = TP_STATUS_KERNEL
+            self.consumer = position + 1 if position < self._last else 0
+            self._is_held = False
 
-        Their slots are the kernel's again.
+    def begin_batch(self) -> int:
+        """Release the held slot, and return the index of the next one.
+
+        The caller then consumes frames through ``slots``: it checks ``tp_status`` of
+        each slot, and stores TP_STATUS_KERNEL there when it is done with the frame.
         """
-        self._rx = (self._rx + frames) % len(self._rx_words)
+        self.release()
+        return self.consumer
 
-    def filled(self, frames: int, length: int) -> None:
-        """Note how many frames were put since ``begin``, and their bytes in all."""
-        self._tx = (self._tx + frames) % len(self._tx_words)
-        self._tx_pending += frames
-        self._tx_bytes += length
+    def end_batch(self, frames: int) -> None:
+        """Advance past the slots that were released since ``begin_batch``."""
+        self.consumer = (self.consumer + frames) % self.slots.count
 
-    def arrived(self) -> bool:
-        """Tell whether a frame waits, and do nothing else."""
-        position = self._rx + self._rx_held
-        word = self._rx_words[position if position <= self._rx_last else 0]
-        return bool(self.status[word] & USER)
+    def close(self) -> None:
+        """Release the views of the mapping. The counter stays."""
+        self._views.clear()
+        self.slots.close()
+
+
+class TxRing:
+    """The send ring: we produce frames, the kernel sends them in order when told to.
+
+    A frame is pending from ``commit`` until the kernel is known to have taken it.
+
+    Args:
+        memory: the mapping, in bytes.
+        base: byte offset of the ring in the mapping.
+        geometry: how the ring is divided.
+        capacity: bytes of the longest frame.
+
+    Attributes:
+        slots: where the slots are.
+        producer: index of the slot of the next frame.
+        pending: frames that are pending: the last ones before ``producer``.
+        pending_bytes: their bytes in all, which send(2) returns if it takes them all.
+        sent: frames that the kernel has taken.
+        unsent: frames that were committed and lost.
+    """
+
+    def __init__(
+        self, memory: memoryview, base: int, geometry: RingGeometry, capacity: int
+    ) -> None:
+        self.slots = SlotTable(memory, base, geometry, capacity)
+        self.producer = 0
+        self.pending = self.pending_bytes = 0
+        self.sent = self.unsent = 0
+        self._reserved = -1
+        """Index of the slot that ``reserve`` has returned; -1 if there is none."""
+        self._capacity = capacity
+        self._last = self.slots.count - 1
+        self._status, self._words = self.slots.status, self.slots.words
+        offsets = self.slots.offsets[: self.slots.count]
+        for offset in offsets:
+            # With PACKET_TX_HAS_OFF, tpacket_snd() finds the frame by tp_mac.
+            TPACKET2_HEADER.pack_into(
+                memory, offset, TP_STATUS_AVAILABLE, 0, 0, FRAME_OFFSET, 0
+            )
+        starts = [offset + FRAME_OFFSET for offset in offsets]
+        self._views = [memory[start : start + capacity] for start in starts]
+
+    def reserve(self) -> memoryview | None:
+        """Return memory for the next frame; None while the kernel owns its slot.
+
+        Calling it again without ``commit`` returns the same memory.
+        """
+        reserved = self._reserved
+        if reserved < 0:
+            reserved = self.producer
+            if self._status[self._words[reserved]] & _KERNEL_OWNS_TX:
+                return None
+            self._reserved = reserved
+        return self._views[reserved]
+
+    def commit(self, length: int) -> None:
+        """Make the first ``length`` bytes of the reserved memory a pending frame.
+
+        Raises:
+            ValueError: nothing is reserved, or no frame has such a length.
+        """
+        reserved = self._reserved
+        if reserved < 0 or not ETHERNET_LENGTH <= length <= self._capacity:
+            raise ValueError(f"no frame of {length} bytes was reserved")
+        position = self.producer
+        if reserved != position:
+            # Frames before it were withdrawn while it was being filled.
+            self._views[position][:length] = self._views[reserved][:length]
+        word = self._words[position]
+        self._status[word + 1] = length
+        # The release store: frame and length are in place before it.
+        self._status[word] = TP_STATUS_SEND_REQUEST
+        self.producer = position + 1 if position < self._last else 0
+        self._reserved = -1
+        self.pending += 1
+        self.pending_bytes += length
+
+    def complete(self) -> None:
+        """Count all pending frames as sent."""
+        self.sent += self.pending
+        self.pending = self.pending_bytes = 0
+
+    def reclaim(self, limit: int) -> None:
+        """Count the pending frames that the kernel has taken.
+
+        Args:
+            limit: bytes of the longest frame that the interface takes. Longer ones were
+                discarded (PACKET_LOSS) and count as unsent.
+        """
+        for word in self._pending_words():
+            if self._status[word] & _KERNEL_OWNS_TX == TP_STATUS_SEND_REQUEST:
+                return
+            length = self._status[word + 1]
+            self.pending -= 1
+            self.pending_bytes -= length
+            if length > limit:
+                self.unsent += 1
+            else:
+                self.sent += 1
+
+    def withdraw(self) -> None:
+        """Take all pending frames back, so that they are not sent when out of date."""
+        for word in self._pending_words():
+            self._status[word] = TP_STATUS_AVAILABLE
+        self.producer = (self.producer - self.pending) % self.slots.count
+        self.unsent += self.pending
+        self.pending = self.pending_bytes = 0
+
+    def _pending_words(self) -> list[int]:
+        first = self.producer - self.pending
+        return [
+            self._words[(first + step) % self.slots.count]
+            for step in range(self.pending)
+        ]
+
+    def begin_batch(self) -> int:
+        """Cancel the reservation, and return the index of the next slot.
+
+        The caller then produces frames through ``slots``: it checks that ``tp_status``
+        is TP_STATUS_AVAILABLE, and stores TP_STATUS_SEND_REQUEST there last.
+        """
+        self._reserved = -1
+        return self.producer
+
+    def end_batch(self, frames: int, length: int) -> None:
+        """Advance past the frames that were produced since ``begin_batch``.
+
+        Args:
+            frames: how many.
+            length: their bytes in all.
+        """
+        self.producer = (self.producer + frames) % self.slots.count
+        self.pending += frames
+        self.pending_bytes += length
+
+    def close(self) -> None:
+        """Release the views of the mapping. The counters stay."""
+        self._views.clear()
+        self.slots.close()
+
+
+class Rings:
+    """Both rings of an interface in one mapping: the receive ring comes first.
+
+    Args:
+        memory: the mapping, in bytes; at least twice the geometry's size.
+        geometry: how each ring is divided.
+        capacity: bytes of the longest frame.
+
+    Attributes:
+        memory: the mapping, in bytes.
+        status: the mapping, in words of four bytes.
+        rx: the receive ring.
+        tx: the send ring.
+    """
+
+    def __init__(
+        self, memory: memoryview, geometry: RingGeometry, capacity: int
+    ) -> None:
+        self.memory = memory
+        self.rx = RxRing(memory, 0, geometry, capacity)
+        self.tx = TxRing(memory, geometry.size, geometry, capacity)
+        self.status = self.rx.slots.status
+
+    def close(self) -> None:
+        """Release all views of the mapping but frames that a caller still holds."""
+        self.rx.close()
+        self.tx.close()
+        self.memory.release()

@@ -7,7 +7,11 @@ import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from aoe.common.completion import complete_file, starting_with
+from aoe.common.completion import (
+    complete_file,
+    completion_command,
+    starting_with,
+)
 from aoe.errors import AoEError
 from aoe.net.link import open_link
 from aoe.net.netdevice import usable_names
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 0.3
 """Seconds that disks get to answer."""
+completion: Final = completion_command("aoe")
+"""The command that prints the completion scripts."""
 _DISK: Final = re.compile(r"(e\d*(\.\d*)?)?")
 """The beginning of an address."""
 
@@ -73,3 +79,22 @@ def complete_axis(
         return starting_with(incomplete, AXES[axis])
 
     return complete
+
+
+def complete_rule(
+    _: click.Context, __: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Complete the number of a rule, in the case in which it was begun."""
+    from click.shell_completion import CompletionItem
+
+    from initiator.rules import load_all_rules
+
+    is_lower = incomplete[:1].islower()
+    titles = {
+        rule.anchor if is_lower else rule.number: rule.title
+        for rule in load_all_rules().values()
+    }
+    return [
+        CompletionItem(number, help=titles[number])
+        for number in starting_with(incomplete, titles)
+    ]

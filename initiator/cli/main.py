@@ -18,7 +18,8 @@ class Entry(NamedTuple):
     """A command that can be imported.
 
     Args:
-        place: its module in ``initiator.cli.commands``, and its name there.
+        place: its module in ``initiator.cli.commands``, or after a dot in
+            ``initiator.cli``, and its name there.
         summary: the first sentence of its help.
     """
 
@@ -93,10 +94,13 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "lab": Entry(
             "lab:lab", "Play what AoE does to memory pages, under ten policies."
         ),
+        "rule": Entry(
+            "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
+        ),
     },
     "Set up": {
         "completion": Entry(
-            "completion:completion",
+            ".complete:completion",
             "Print what a shell needs to complete this command.",
         ),
     },
@@ -112,7 +116,7 @@ class _Commands(Mapping[str, click.Command]):
 
     def __getitem__(self, name: str) -> click.Command:
         module, _, attribute = ENTRIES[name].place.partition(":")
-        found = import_module(f"initiator.cli.commands.{module}")
+        found = import_module(f".{module}", "initiator.cli.commands")
         command: click.Command = getattr(found, attribute)
         return command
 

@@ -1,1 +1,1 @@
-"""One AoE command after another, without a driver."""
+"""Requests to a target, one at a time, without the driver."""

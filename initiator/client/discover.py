@@ -1,4 +1,4 @@
-"""Asking targets who they are: query config, by broadcast."""
+"""Find targets by broadcasting query config requests."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QueryResponse:
-    """One target's answer to a query.
+    """A target's response to a query.
 
     Args:
-        address: who answers, never a broadcast value (P9).
+        address: the target's address, never a broadcast value (P9).
         mac: its MAC address.
-        interface: the local interface that heard it.
+        interface: the local interface on which the response was received.
         config: buffer count, sectors per frame, config string and so on.
-        rtt: seconds from the query to the answer.
-        error: the AoE error, if it is one.
+        rtt: seconds from the query to the response.
+        error: the AoE error, if the response is one.
     """
 
     address: Address
@@ -40,12 +40,12 @@ class QueryResponse:
 
 
 class Query:
-    """One config query on its way through any number of links.
+    """A query config request, sent on one or more links.
 
     Args:
-        links: where to ask.
-        address: whom to ask; by default everybody.
-        config: what to ask; by default just for the config.
+        links: the links to send it on.
+        address: the target; by default all targets.
+        config: the message; by default it reads the config string.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Query:
         self._sent = time.monotonic()
 
     def responses(self, timeout: float) -> Iterator[QueryResponse]:
-        """Yield answers as they come, for ``timeout`` seconds."""
+        """Yield responses as they arrive, for ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             for link in self._links:
                 while (frame := link.receive()) is not None:
-                    answer = self._read(frame, link)
-                    if answer is not None:
-                        yield answer
-            # One link is waited for in full, several in turns.
+                    response = self._read(frame, link)
+                    if response is not None:
+                        yield response
+            # wait() covers one link: several are polled every 10 ms.
             self._links[0].wait(left if len(self._links) == 1 else min(left, 0.01))
 
     def _read(self, frame: memoryview, link: Link) -> QueryResponse | None:
@@ -94,7 +94,7 @@ class Query:
             not header.flags & Flag.RESPONSE
             or header.command != Command.CONFIG
             or header.tag != self._tag
-            or not self._is_asked(header)
+            or not self._is_from_queried(header)
         ):
             return None
         error = header.error if header.flags & Flag.ERROR else None
@@ -107,10 +107,10 @@ class Query:
             ErrorCode(error) if error in list(ErrorCode) else error,
         )
 
-    def _is_asked(self, header: Header) -> bool:
+    def _is_from_queried(self, header: Header) -> bool:
         shelf, slot = self._address
-        answering = Address(header.shelf, header.slot)
-        return answering.matches(shelf, slot) and answering != BROADCAST
+        address = Address(header.shelf, header.slot)
+        return address.matches(shelf, slot) and address != BROADCAST
 
 
 def discover(
@@ -119,24 +119,25 @@ def discover(
     timeout: float = 0.5,
     enough: Callable[[list[QueryResponse]], bool] = lambda _: False,
 ) -> list[QueryResponse]:
-    """Ask three times within ``timeout`` seconds who is there.
+    """Query three times within ``timeout`` seconds.
 
     Args:
-        links: where to ask.
-        address: whom to ask.
+        links: the links to send the query on.
+        address: the target; by default all targets.
         timeout: seconds in all.
-        enough: tells from the answers so far whether to stop early.
+        enough: returns True for the responses so far to stop early.
 
     Returns:
-        The first answer of each address, MAC and interface, by address.
+        The first response of each address, MAC address and interface, by address; in
+        order of arrival if stopped early.
     """
     found: dict[tuple[Address, bytes, str], QueryResponse] = {}
     query = Query(links, address)
     for _ in range(3):
         query.send()
-        for answer in query.responses(timeout / 3):
-            key = (answer.address, answer.mac, answer.interface)
-            found.setdefault(key, answer)
+        for response in query.responses(timeout / 3):
+            key = (response.address, response.mac, response.interface)
+            found.setdefault(key, response)
             if enough(list(found.values())):
                 return list(found.values())
     return sorted(found.values(), key=lambda each: (each.address, each.mac))

@@ -1,10 +1,11 @@
-"""How much a frame can carry on a path, found out without writing anything (P23).
+"""Measure how much data per frame a path can carry, without writing (P23).
 
-Away from us, an IDENTIFY with bytes behind it that nobody looks at: whether it arrives
-depends on its length alone. Towards us, a READ. Both are tried at full length first and
-halved from there, for what a path carries it carries in any smaller frame too.
+To the target, an IDENTIFY with trailing bytes, which targets ignore: whether it arrives
+depends on its length only. From the target, a READ. Both are tried at full length, then
+by binary search, since a path that carries a frame carries shorter ones too.
 
-No I/O: requests are yielded, and replies are sent back, nothing for one that is lost.
+No I/O: the generators yield requests and are sent the responses, empty for one that was
+lost.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PathMtu:
-    """What one path carries, in sectors of data a frame.
+    """What a path can carry, in sectors of data per frame.
 
     Args:
-        wanted: what both ends claim, and so what will be sent.
-        there: what gets to the target; -1 if nothing at all does.
-        back: what gets back from it; None where it does not read for us: reserved for
-            others, or without a disk.
+        expected: what both ends announce, and therefore what will be sent.
+        to_target: what reaches the target; -1 if no frame does.
+        from_target: what is received from the target; None if reads fail: it is
+            reserved for another host, or has no disk.
     """
 
-    wanted: int
+    expected: int
     to_target: int
     from_target: int | None
 
     @property
     def sectors(self) -> int:
-        """What gets through both ways, as far as that is known."""
+        """What the path carries in both directions, as far as known; 0 if nothing."""
         return max(
             0,
             self.to_target
@@ -55,70 +56,74 @@ class PathMtu:
         )
 
 
-def measure(builder: RequestBuilder, wanted: int) -> Generator[bytes, bytes, PathMtu]:
-    """Find out what a path carries, up to ``wanted`` sectors a frame.
+def measure(builder: RequestBuilder, expected: int) -> Generator[bytes, bytes, PathMtu]:
+    """Measure what a path carries, up to ``expected`` sectors per frame.
 
     Yields:
-        Requests, each to be sent several times before it counts as lost.
+        Requests, each of which should be sent several times before it counts as lost.
 
     Returns:
-        What was found, as the generator's value.
+        The result, as the generator's value.
     """
-    to_target = yield from _there(builder, wanted)
+    to_target = yield from _measure_to_target(builder, expected)
     if to_target < 0:
-        return PathMtu(wanted, to_target, None)
+        return PathMtu(expected, to_target, None)
     page = yield builder.identify()
     identity = _identity(page)
     if identity is None or not identity.sectors:
-        return PathMtu(wanted, to_target, None)
+        return PathMtu(expected, to_target, None)
     opcode = Opcode.READ_EXT if identity.lba48 else Opcode.READ
-    limit = min(wanted, identity.sectors)
-    from_target = yield from _back(builder, opcode, limit)
+    limit = min(expected, identity.sectors)
+    from_target = yield from _measure_from_target(builder, opcode, limit)
     if from_target is None:
-        return PathMtu(wanted, to_target, None)
-    # A disk that is smaller than a frame says nothing about what it has not got.
-    return PathMtu(wanted, to_target, wanted if from_target == limit else from_target)
+        return PathMtu(expected, to_target, None)
+    # A disk smaller than a frame cannot show more than its size.
+    return PathMtu(
+        expected, to_target, expected if from_target == limit else from_target
+    )
 
 
-def _there(builder: RequestBuilder, wanted: int) -> Steps:
-    def try_one(sectors: int) -> Generator[bytes, bytes, bool]:
-        # Any answer will do, a refusal too: the request has arrived.
+def _measure_to_target(builder: RequestBuilder, expected: int) -> Steps:
+    def gets_through(sectors: int) -> Generator[bytes, bytes, bool]:
+        # Any response, even an error, proves that the request arrived.
         reply = yield builder.identify(tail=bytes(sectors * SECTOR))
         return bool(reply)
 
-    return (yield from _search(try_one, wanted))
+    return (yield from _search(gets_through, expected))
 
 
-def _back(
-    builder: RequestBuilder, opcode: Opcode, wanted: int
+def _measure_from_target(
+    builder: RequestBuilder, opcode: Opcode, expected: int
 ) -> Generator[bytes, bytes, int | None]:
     refused = False
 
-    def try_one(sectors: int) -> Generator[bytes, bytes, bool]:
+    def gets_through(sectors: int) -> Generator[bytes, bytes, bool]:
         nonlocal refused
         reply = yield builder.transfer(opcode, 0, sectors)
         refused = refused or (bool(reply) and not _carries(reply, sectors))
         return bool(reply)
 
-    found = yield from _search(try_one, wanted, least=1)
+    found = yield from _search(gets_through, expected, least=1)
     return None if refused else found
 
 
 def _search(
-    try_one: Callable[[int], Generator[bytes, bytes, bool]], wanted: int, least: int = 0
+    gets_through: Callable[[int], Generator[bytes, bytes, bool]],
+    expected: int,
+    least: int = 0,
 ) -> Steps:
-    """Return the most that gets through, one less than ``least`` if nothing does."""
-    if (yield from try_one(wanted)):
-        return wanted
-    good, bad = least - 1, wanted
-    while bad - good > 1:
-        # The least first: where nothing gets through, there is nothing to search.
-        middle = least if good < least else (good + bad) // 2
-        if (yield from try_one(middle)):
-            good = middle
+    """Return the most sectors that get through; ``least`` - 1 if not even that does."""
+    if (yield from gets_through(expected)):
+        return expected
+    passed, failed = least - 1, expected
+    while failed - passed > 1:
+        # The least first: if that is lost too, the search is over.
+        middle = least if passed < least else (passed + failed) // 2
+        if (yield from gets_through(middle)):
+            passed = middle
         else:
-            bad = middle
-    return good
+            failed = middle
+    return passed
 
 
 def _carries(reply: bytes, sectors: int) -> bool:
@@ -142,26 +147,32 @@ def _identity(reply: bytes) -> Identity | None:
 def diagnose_path(
     address: Address, interface: str, mac: bytes, path: PathMtu
 ) -> Finding:
-    """Judge one path: whether it carries what its two ends will send."""
+    """Return a finding: whether the path carries the frames that its ends will send."""
     subject, check = str(address), "path"
     where = f"{interface} to {format_mac(mac)}"
     if path.to_target < 0:
         return fail(subject, check, f"{where}: no answer to IDENTIFY")
-    wanted = short_size(path.wanted * SECTOR)
+    expected = short_size(path.expected * SECTOR)
     narrow = [
         f"{short_size(sectors * SECTOR) if sectors else 'no data'} {way}"
-        for sectors, way in ((path.to_target, "there"), (path.from_target, "back"))
-        if sectors is not None and sectors < path.wanted
+        for sectors, way in (
+            (path.to_target, "to the target"),
+            (path.from_target, "from the target"),
+        )
+        if sectors is not None and sectors < path.expected
     ]
     if narrow:
         text = (
-            f"{where}: both ends take frames of {wanted}, what is between carries only "
-            f"{' and '.join(narrow)}: longer ones get lost"
+            f"{where}: both ends announce {expected} per frame, the path carries only "
+            f"{' and '.join(narrow)}: longer frames are lost"
         )
         mtu = max(path.sectors, 1) * SECTOR + 36
-        fix = f"raise the MTU of switches between; or ip link set {interface} mtu "
+        fix = f"raise the MTU of the switches; or ip link set {interface} mtu "
         return fail(subject, check, text, f"{fix}{max(mtu, 1500)}")
     if path.from_target is None:
-        text = f"{where}: carries {wanted} there; the way back could not be tried"
+        text = (
+            f"{where}: carries {expected} to the target; the other direction could not "
+            "be measured, since reads fail"
+        )
         return warn(subject, check, text)
-    return ok(subject, check, f"{where}: carries {wanted} both ways")
+    return ok(subject, check, f"{where}: carries {expected} in both directions")

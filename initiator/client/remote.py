@@ -1,8 +1,8 @@
-"""A target at the other end of a link, asked one command after the other.
+"""A client for one target that sends one command at a time, without a driver.
 
-For what is no disk I/O: config string, lists, IDENTIFY, SMART. There is no driver in
-it. Every question may be answered twice or have to be asked again (P2), so each has a
-tag of its own, and the answer to any of its transmissions will do.
+For config strings, MAC mask lists, reservations, IDENTIFY and SMART. A request may be
+lost or answered twice (P2): each has a tag of its own and is sent up to four times, and
+any response with its tag is accepted.
 """
 
 from __future__ import annotations
@@ -47,69 +47,69 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 4
 _ABORTED: Final = Status.READY | Status.ERROR
-"""The status of a disk that is well and does not know the command (P43)."""
-_CLAIMED: Final = "Take it all the same: aoe config fset {address} STRING"
-_RESERVED: Final = "Take it from them: aoe reserve force {address}"
+"""Status of a disk without a fault that does not support the command (P43)."""
+_CLAIMED: Final = "To replace it: aoe config fset {address} STRING"
+_RESERVED: Final = "To take over the reservation: aoe reserve force {address}"
 
 
 class RemoteTarget:
-    """One target, and how it is reached.
+    """A target and the links to it.
 
     Args:
-        links: all that reach it; the first one is used.
-        answer: what it answered on that one.
-        tag_base: twelve bits that nobody else here uses, see ``claim_tag_base``.
-        patience: seconds to wait for an answer, in which it is asked four times.
+        links: all links on which it responds; the first one is used.
+        response: its response to the query on that link.
+        tag_base: twelve bits of the tags, see ``claim_tag_base``.
+        timeout: seconds to wait for a response, in which a request is sent four times.
     """
 
     def __init__(
         self,
         links: Sequence[Link],
-        answer: QueryResponse,
+        response: QueryResponse,
         tag_base: int,
-        patience: float,
+        timeout: float,
     ) -> None:
         self.link = links[0]
-        self.address = answer.address
-        self.mac = answer.mac
-        self.config = answer.config
+        self.address = response.address
+        self.mac = response.mac
+        self.config = response.config
         self.own_macs = {link.mac: link.name for link in links}
-        """The MAC addresses that it knows us by, and the interfaces that have them."""
+        """The initiator's MAC addresses that it sees, with their interface names."""
         self.builder = RequestBuilder(self.address, self.mac, self.link.mac, tag_base)
-        self.patience = patience
+        self.timeout = timeout
 
-    # --- asking -------------------------------------------------------------------
+    # --- request and response -----------------------------------------------------
 
     def try_exchange(
-        self, request: bytes, patience: float, tries: int = _TRIES
+        self, request: bytes, timeout: float, tries: int = _TRIES
     ) -> bytes:
-        """Send a request and return what is answered to it, nothing for silence.
+        """Send a request and return the response, empty if there is none.
 
         Args:
-            request: a frame that ``asking`` has built.
-            patience: seconds in all.
-            tries: how often it is sent in that time.
+            request: a frame that ``builder`` has built.
+            timeout: seconds in all.
+            tries: how often the request is sent in that time.
 
         Raises:
             NotFoundError: the interface is gone.
         """
         for _ in range(tries):
             self.link.send(request)
-            reply = self._hear(request, patience / tries)
+            reply = self._receive(request, timeout / tries)
             if reply:
                 return reply
         return b""
 
-    def _hear(self, request: bytes, patience: float) -> bytes:
-        deadline = time.monotonic() + patience
+    def _receive(self, request: bytes, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             while (frame := self.link.receive()) is not None:
-                if self._is_answer(frame, request):
+                if self._is_response(frame, request):
                     return bytes(frame)
             self.link.wait(left)
         return b""
 
-    def _is_answer(self, frame: memoryview, request: bytes) -> bool:
+    def _is_response(self, frame: memoryview, request: bytes) -> bool:
         try:
             header = Header.unpack_from(frame)
         except DecodeError:
@@ -122,79 +122,93 @@ class RemoteTarget:
         )
 
     def exchange(self, request: bytes, what: str) -> bytes:
-        """Send a request and return the answer, be it an AoE error.
+        """Send a request and return the response, which may be an AoE error.
+
+        Args:
+            request: a frame that ``builder`` has built.
+            what: the name of the command, for errors.
 
         Raises:
-            NotFoundError: there is none.
-            UnsupportedError: it does not know the command.
+            NotFoundError: no response within the timeout.
+            UnsupportedError: the target does not support the AoE command.
         """
-        reply = self.try_exchange(request, self.patience)
+        reply = self.try_exchange(request, self.timeout)
         if not reply:
-            why = f"no answer to {what} within {self.patience:g} s"
+            why = f"no answer to {what} within {self.timeout:g} s"
             raise NotFoundError(str(self.address), why)
         if _error(reply) == ErrorCode.BAD_COMMAND:
-            raise UnsupportedError(str(self.address), f"knows no {what}")
+            raise UnsupportedError(str(self.address), f"does not support {what}")
         return reply
 
     # --- the four commands --------------------------------------------------------
 
     def set_config(self, ccmd: int, string: bytes) -> bytes:
-        """Set the config string, and return what it is afterwards.
+        """Set the config string; return the string that is set afterwards.
 
         Args:
             ccmd: ``ConfigCommand.SET`` or ``FORCE``.
             string: at most 1024 bytes.
 
         Raises:
-            BusyError: there is another (P54), which the error names.
-            DeviceError: it was refused.
-            NotFoundError: no answer.
+            BusyError: another string is set (P54), which the error contains.
+            DeviceError: the target refused it.
+            NotFoundError: no response.
         """
         reply = self.exchange(self.builder.config(ccmd, string), "query config")
         current = _config(reply).string
         if _error(reply) == ErrorCode.CONFIG_PRESENT:
             if not current:
-                # Some do not tell (P54).
+                # Some targets do not include the string in the error (P54).
                 again = self.exchange(self.builder.config(), "query config")
                 current = _config(again).string
             why = f'claimed, its config string is "{Config(string=current).text}"'
             fix = _CLAIMED.format(address=self.address)
             raise BusyError(str(self.address), why, fix)
-        self._refuse(reply, "query config")
+        self._check_refusal(reply, "query config")
         return current
 
     def mask_list(self, *edits: Directive) -> MaskList:
-        """Read the MAC mask list, or edit it; ``merror`` tells how that went (P64).
+        """Read the MAC mask list, or edit it; ``merror`` is the result of edits (P64).
 
         Raises:
-            UnsupportedError: the target has none.
-            DeviceError: it was refused.
-            NotFoundError: no answer.
+            UnsupportedError: the target has no MAC mask list.
+            DeviceError: the target refused the command.
+            NotFoundError: no response.
         """
         what = "MAC mask list"
         mcmd = MaskCommand.EDIT if edits else MaskCommand.READ
         reply = self.exchange(self.builder.mask_list(*edits, mcmd=mcmd), what)
-        self._refuse(reply, what)
+        self._check_refusal(reply, what)
         try:
             return MaskList.unpack_from(reply)
         except DecodeError as error:
-            raise self._garbled(error) from error
+            raise self._malformed_error(error) from error
 
     def holders(self) -> tuple[bytes, ...]:
-        """Ask for whom the target is reserved; raises as ``reserve``."""
+        """Return the MAC addresses that the target is reserved for.
+
+        Raises:
+            UnsupportedError: the target does not support reservations.
+            DeviceError: the target refused the command.
+            NotFoundError: no response.
+        """
         return self._reserve(ReserveCommand.READ, ())
 
     def reserve(self, macs: Sequence[bytes], *, force: bool) -> tuple[bytes, ...]:
-        """Reserve the target for these, or release it for all with none (P72, P73).
+        """Reserve the target for MAC addresses; with none, release it (P72, P73).
+
+        Args:
+            macs: the new holders.
+            force: replace a reservation of others.
 
         Returns:
             The holders afterwards.
 
         Raises:
-            BusyError: others hold it, whom the error names.
-            UnsupportedError: the target knows no reservations.
-            DeviceError: it was refused.
-            NotFoundError: no answer.
+            BusyError: it is reserved for others, which the error lists.
+            UnsupportedError: the target does not support reservations.
+            DeviceError: the target refused the command.
+            NotFoundError: no response.
         """
         command = ReserveCommand.FORCE if force else ReserveCommand.SET
         return self._reserve(command, tuple(macs))
@@ -205,32 +219,33 @@ class RemoteTarget:
         try:
             holders = Reserve.unpack_from(reply).macs
         except DecodeError as error:
-            raise self._garbled(error) from error
+            raise self._malformed_error(error) from error
         if _error(reply) == ErrorCode.RESERVED:
             if rcmd == ReserveCommand.SET and holders == macs:
-                # Our own, which was heard twice: who is not on it may not repeat it.
+                # The request was executed twice, and the second one refused because
+                # this client is not among the new holders.
                 return holders
-            raise self._is_reserved(holders)
-        self._refuse(reply, what)
+            raise self._reserved_error(holders)
+        self._check_refusal(reply, what)
         return holders
 
     def ata(self, request: bytes, what: str) -> tuple[Registers, bytes]:
-        """Send an ATA command, and return the registers and data of a success.
+        """Send an ATA command; return the registers and data of the response.
 
         Raises:
-            BusyError: others hold the target, whom the error names.
-            UnsupportedError: the disk aborts the command.
-            DeviceError: it failed, or was refused.
-            NotFoundError: no answer.
+            BusyError: the target is reserved for others, which the error lists.
+            UnsupportedError: the disk aborted the command.
+            DeviceError: the command failed, or the target refused it.
+            NotFoundError: no response.
         """
         reply = self.exchange(request, what)
         if _error(reply) == ErrorCode.RESERVED:
-            raise self._is_reserved(self.holders())
-        self._refuse(reply, what)
+            raise self._reserved_error(self.holders())
+        self._check_refusal(reply, what)
         try:
             registers = Registers.unpack_from(reply)
         except DecodeError as error:
-            raise self._garbled(error) from error
+            raise self._malformed_error(error) from error
         if registers.command & STATUS_BAD:
             status, code = registers.command, registers.feature
             why = f"{what} failed: {describe_failure(status, code)}"
@@ -240,7 +255,7 @@ class RemoteTarget:
         return registers, reply[ATA_DATA:]
 
     def identity_page(self) -> bytes:
-        """Ask for the 512 bytes of IDENTIFY DEVICE.
+        """Return the 512 bytes of IDENTIFY DEVICE.
 
         Raises:
             AoEError: as ``ata`` raises it.
@@ -252,21 +267,21 @@ class RemoteTarget:
             raise DeviceError(str(self.address), f"runt IDENTIFY page: {why}")
         return page[:SECTOR]
 
-    # --- what went wrong ----------------------------------------------------------
+    # --- errors -------------------------------------------------------------------
 
-    def _refuse(self, reply: bytes, what: str) -> None:
+    def _check_refusal(self, reply: bytes, what: str) -> None:
         code = _error(reply)
         if code is not None:
             text = ErrorCode(code).text if code in list(ErrorCode) else f"error {code}"
             raise DeviceError(str(self.address), f"{what} refused: {text}")
 
-    def _is_reserved(self, holders: Sequence[bytes]) -> AoEError:
+    def _reserved_error(self, holders: Sequence[bytes]) -> AoEError:
         names = ", ".join(map(format_mac, holders)) or "others"
         fix = _RESERVED.format(address=self.address)
         return BusyError(str(self.address), f"reserved for {names}", fix)
 
-    def _garbled(self, error: DecodeError) -> AoEError:
-        return DeviceError(str(self.address), f"answers with half a message: {error}")
+    def _malformed_error(self, error: DecodeError) -> AoEError:
+        return DeviceError(str(self.address), f"sent a malformed response: {error}")
 
 
 def _error(reply: bytes) -> int | None:
@@ -288,12 +303,12 @@ def open_target(
     """Find a target on these links.
 
     Args:
-        links: where to look.
-        address: the one that is wanted.
-        timeout: seconds to look for it, and then to wait for each answer.
+        links: the links to query.
+        address: the target.
+        timeout: seconds to wait for it, and later for each response.
 
     Raises:
-        NotFoundError: it does not answer.
+        NotFoundError: no response.
     """
     with open_targets(links, address, timeout) as found:
         yield found[0]
@@ -303,54 +318,55 @@ def open_target(
 def open_targets(
     links: Sequence[Link], address: Address, timeout: float
 ) -> Iterator[list[RemoteTarget]]:
-    """Find a target, or all of them, each once for every MAC address and link.
+    """Find a target, or all targets, each once per MAC address and link.
 
     Args:
-        links: where to look.
-        address: whom to look for; ``BROADCAST`` is everybody.
-        timeout: seconds to look, and then to wait for each answer.
+        links: the links to query.
+        address: the target; ``BROADCAST`` means all.
+        timeout: seconds to wait for targets, and later for each response.
 
     Raises:
-        NotFoundError: nobody answers.
+        NotFoundError: no target responds.
     """
 
-    def enough(answers: list[QueryResponse]) -> bool:
-        everywhere = {answer.interface for answer in answers} == set(by_name)
+    def enough(responses: list[QueryResponse]) -> bool:
+        everywhere = {response.interface for response in responses} == set(by_name)
         return address != BROADCAST and everywhere
 
     by_name = {link.name: link for link in links}
-    answers = discover(links, address, timeout, enough)
-    answers = [answer for answer in answers if answer.error is None]
-    if not answers:
+    responses = discover(links, address, timeout, enough)
+    responses = [response for response in responses if response.error is None]
+    if not responses:
         raise not_found(address, by_name, timeout)
     with ExitStack() as stack:
         tag_base, holder = claim_tag_base()
         stack.callback(os.close, holder)
         yield [
-            _from_answer(each, answers, by_name, tag_base, timeout) for each in answers
+            _from_response(each, responses, by_name, tag_base, timeout)
+            for each in responses
         ]
 
 
-def _from_answer(
-    answer: QueryResponse,
-    answers: Sequence[QueryResponse],
+def _from_response(
+    response: QueryResponse,
+    responses: Sequence[QueryResponse],
     by_name: dict[str, Link],
     tag_base: int,
-    patience: float,
+    timeout: float,
 ) -> RemoteTarget:
-    names = [each.interface for each in answers if each.address == answer.address]
-    names = list(dict.fromkeys([answer.interface, *names]))
-    return RemoteTarget([by_name[name] for name in names], answer, tag_base, patience)
+    names = [each.interface for each in responses if each.address == response.address]
+    names = list(dict.fromkeys([response.interface, *names]))
+    return RemoteTarget([by_name[name] for name in names], response, tag_base, timeout)
 
 
 def not_found(
     address: Address, names: Sequence[str] | dict[str, Link], timeout: float
 ) -> AoEError:
-    """Make the error that says that nobody answers."""
+    """Return the error for a query without a response."""
     where = ",".join(names)
-    what = "everybody" if address == BROADCAST else str(address)
+    what = "discover" if address == BROADCAST else str(address)
     return NotFoundError(
         what,
         f"no answer on {where} within {timeout:g} s",
-        f"See who is there: aoe discover -i {where}",
+        f"List the targets with: aoe discover -i {where}",
     )

@@ -1,4 +1,4 @@
-"""Requests of all four commands, right ones and wrong ones, each with its own tag."""
+"""Build requests of all four commands, valid or not, each with its own tag."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from aoe.address import Address
 
 TAG_LIMIT: Final = 1 << 19
-"""Tags of one process: what the twelve bits that are its own leave (P11)."""
+"""Tags per process: bit 31 and the twelve bits of ``tag_base`` are fixed (P11)."""
 DEVICE_IDENTIFY: Final = 0xA000_0000
 """The device register of IDENTIFY, as Linux sends it (P30)."""
 _LONGEST_BODY: Final = 1 << 16
 
 
 class Overrides(TypedDict, total=False):
-    """What may be different about any request.
+    """Header fields of a request to set to other than the default.
 
     Keys:
-        src: the client; by default we.
-        dst: the receiver; by default the target's own MAC address.
+        src: source MAC address; by default that of this client.
+        dst: destination MAC address; by default the target's.
         address: shelf and slot; by default the target's.
         flags: low nibble of byte 14.
         error: byte 15.
         version: high nibble of byte 14.
-        tag: by default the next of our own.
-        tail: bytes behind all that means something.
-        is_padded: fill it up to 60 bytes, as is the default (P20).
+        tag: by default the next tag of this builder.
+        tail: trailing bytes.
+        is_padded: pad to 60 bytes; the default (P20).
     """
 
     src: bytes
@@ -55,12 +55,12 @@ class Overrides(TypedDict, total=False):
 
 
 class AtaOverrides(Overrides, total=False):
-    """What may be different about an ATA request.
+    """Fields of an ATA request to set to other than the default.
 
     Keys:
         aflags: byte 24.
         feature: the feature register.
-        data: what stands behind the registers.
+        data: the bytes after the registers.
     """
 
     aflags: int
@@ -69,13 +69,13 @@ class AtaOverrides(Overrides, total=False):
 
 
 class RequestBuilder:
-    """Builds requests for one target.
+    """Builder of requests to one target.
 
     Args:
         address: its shelf and slot.
         mac: its MAC address.
-        client: our own.
-        tag_base: the twelve bits that our tags have in common (P11).
+        client: MAC address of this client.
+        tag_base: twelve bits that all tags have in common (P11).
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class RequestBuilder:
         self.tag_first = TAG_USER | tag_base << 19
         self._numbers = itertools.cycle(range(TAG_LIMIT))
 
-    # Other clients, made up. The local bit is set: no card is sold with these.
+    # Further clients. The local bit is set, so that no NIC has these addresses.
 
     @property
     def other(self) -> bytes:
-        """The MAC address of another client."""
+        """The MAC address of a second client."""
         return b"\x02\xae\x01" + self.client[3:]
 
     @property
@@ -101,7 +101,7 @@ class RequestBuilder:
 
     @staticmethod
     def invented(number: int) -> bytes:
-        """The MAC address of any further client."""
+        """Return the MAC address of one of any number of further clients."""
         return b"\x02\xaf" + number.to_bytes(4, "big")
 
     # Requests.
@@ -109,7 +109,7 @@ class RequestBuilder:
     def frame(
         self, command: int, body: bytes = b"", **overrides: Unpack[Overrides]
     ) -> bytes:
-        """Build a request of any command with these bytes behind the header."""
+        """Build a request of any command, with ``body`` after the header."""
         head = bytearray(HEADER_LENGTH)
         Header(
             overrides.get("dst", self.mac),
@@ -121,9 +121,9 @@ class RequestBuilder:
             overrides.get("error", 0),
             overrides.get("version", VERSION),
         ).pack_into(head)
-        whole = bytes(head) + body + overrides.get("tail", b"")
+        packet = bytes(head) + body + overrides.get("tail", b"")
         is_padded = overrides.get("is_padded", True)
-        return whole.ljust(FRAME_MINIMUM, b"\0") if is_padded else whole
+        return packet.ljust(FRAME_MINIMUM, b"\0") if is_padded else packet
 
     def ata(
         self,
@@ -132,7 +132,7 @@ class RequestBuilder:
         count: int = 0,
         **overrides: Unpack[AtaOverrides],
     ) -> bytes:
-        """Build an ATA request with just these registers."""
+        """Build an ATA request with these registers."""
         aflags, feature = overrides.pop("aflags", 0), overrides.pop("feature", 0)
         data = overrides.pop("data", b"")
         body = packed(Registers(aflags, feature, count, opcode, lba))
@@ -141,7 +141,7 @@ class RequestBuilder:
     def transfer(
         self, opcode: int, lba: int, count: int = 1, **overrides: Unpack[AtaOverrides]
     ) -> bytes:
-        """Build a command on sectors, in the form that its opcode has (P30)."""
+        """Build a command on sectors, LBA48 or LBA28 depending on the opcode (P30)."""
         if opcode in LBA48_OPCODES:
             overrides["aflags"] = overrides.get("aflags", 0) | AFlag.EXTENDED
         else:
@@ -159,7 +159,7 @@ class RequestBuilder:
         declared: int | None = None,
         **overrides: Unpack[Overrides],
     ) -> bytes:
-        """Build a query config; ``declared`` is another length than the string's."""
+        """Build a query config; ``declared`` overrides the length of the string."""
         body = packed(Config(ccmd, string, declared=declared))
         return self.frame(Command.CONFIG, body, **overrides)
 
@@ -170,9 +170,9 @@ class RequestBuilder:
         declared: int | None = None,
         **overrides: Unpack[Overrides],
     ) -> bytes:
-        """Build a MAC mask list request."""
-        those = tuple(itertools.starmap(Directive, directives))
-        body = packed(MaskList(mcmd, those, declared=declared))
+        """Build a MAC mask list request; ``declared`` overrides the count."""
+        edits = tuple(itertools.starmap(Directive, directives))
+        body = packed(MaskList(mcmd, edits, declared=declared))
         return self.frame(Command.MASK, body, **overrides)
 
     def reserve(
@@ -182,12 +182,12 @@ class RequestBuilder:
         declared: int | None = None,
         **overrides: Unpack[Overrides],
     ) -> bytes:
-        """Build a reserve/release request."""
+        """Build a reserve/release request; ``declared`` overrides the count."""
         body = packed(Reserve(rcmd, macs, declared))
         return self.frame(Command.RESERVE, body, **overrides)
 
 
 def packed(message: Registers | Config | MaskList | Reserve) -> bytes:
-    """Return the bytes of a message behind the AoE header."""
-    room = bytearray(_LONGEST_BODY)
-    return bytes(room[: message.pack_into(room, 0)])
+    """Return the encoding of a message, without the AoE header."""
+    buffer = bytearray(_LONGEST_BODY)
+    return bytes(buffer[: message.pack_into(buffer, 0)])

@@ -1,1 +1,1 @@
-"""Runs the driver over real links: the event loop, the fast path, the tags."""
+"""Run the driver over links: event loop, fast path, tags."""

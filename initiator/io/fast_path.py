@@ -24,11 +24,19 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, STATUS_BAD
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command, Flag
-from aoe.net.rings import DATA, FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
+from aoe.net.rings import (
+    DATA_OFFSET,
+    FRAME_OFFSET,
+    TP_STATUS_KERNEL,
+    TP_STATUS_SEND_REQUEST,
+    TPACKET2_HEADER,
+)
 from initiator.driver.bio import Op
 from initiator.driver.requests import TAG_COUNTER, everyday_registers, untagged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aoe.net.rings import Rings
     from initiator.driver.aoedev import AoeDev, AoeTgt
     from initiator.driver.driver import Driver
@@ -85,7 +93,9 @@ class _Order:
         self.writes = op is _WRITE
         self.length = ATA_DATA + length if self.writes else FRAME_MINIMUM
         self.everyday = ATA_DATA if self.writes else ATA_DATA + length
-        self.slot = SLOT_HEADER.pack(SEND_REQUEST, self.length, 0, FRAME, 0)
+        self.slot = TPACKET2_HEADER.pack(
+            TP_STATUS_SEND_REQUEST, self.length, 0, FRAME_OFFSET, 0
+        )
         self.registers = everyday_registers(length, writes=self.writes)
         self.pack = (_REQUEST if self.writes else _PADDED).pack_into
 
@@ -138,12 +148,20 @@ class Express:
         driver: does everything else.
         netdev: the interface.
         rings: where its frames are.
+        receive: returns the next frame for the slow path; see ``Link.receive``.
     """
 
-    def __init__(self, driver: Driver, netdev: NetDevice, rings: Rings) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        netdev: NetDevice,
+        rings: Rings,
+        receive: Callable[[], memoryview | None],
+    ) -> None:
         self._driver = driver
         self._netdev = netdev
         self._rings = rings
+        self._receive = receive
         self._lanes: dict[int, AoeDev] = {}
         self._shapes: dict[bytes, int] = {}
         self._orders: dict[tuple[Op | None, int], _Order] = {}
@@ -161,9 +179,9 @@ class Express:
             NotFoundError: the interface is gone.
         """
         taken = 0
-        driver, netdev, receive = self._driver, self._netdev, self._rings.receive
+        driver, netdev, receive = self._driver, self._netdev, self._receive
         while taken < limit:
-            taken += self._rush(min(limit - taken, self._rings.slots))
+            taken += self._rush(min(limit - taken, self._rings.rx.slots.count))
             self._finish(now)
             if self._is_empty and taken:
                 break
@@ -182,8 +200,7 @@ class Express:
         rings, lanes, shapes = self._rings, self._lanes, self._shapes
         memory, status, unpack = rings.memory, rings.status, _ANSWER.unpack_from
         netdev, ended, streak, lane = self._netdev, self._ended, None, 0
-        first, _ = rings.begin()
-        starts = rings.arrivals.starts
+        first, starts = rings.rx.begin_batch(), rings.rx.slots.offsets
         self._is_empty = False
         count = 0
         try:
@@ -209,7 +226,7 @@ class Express:
                     break
                 del factive[tag]
                 if f.op is _READ:
-                    at = start + DATA
+                    at = start + DATA_OFFSET
                     for page, offset, length in f.segments:
                         end = at + length
                         page.data[offset : offset + length] = memory[at:end]
@@ -217,7 +234,7 @@ class Express:
                     streak.reads += 1
                 else:
                     streak.writes += 1
-                status[start >> 2] = KERNEL
+                status[start >> 2] = TP_STATUS_KERNEL
                 streak.sent[f.sent] = None
                 f.buf = None
                 streak.free.append(f)
@@ -228,7 +245,7 @@ class Express:
                 count = limit
         except KeyError:
             pass
-        rings.emptied(count)
+        rings.rx.end_batch(count)
         return count
 
     def _finish(self, now: float) -> None:
@@ -251,13 +268,13 @@ class Express:
 
     def _learn(self) -> bool:
         # Whether the frame at hand has a device or a length that was not known.
-        rings = self._rings
-        start = rings.arrivals.starts[rings.begin()[0]]
-        if not rings.memory[start]:
+        rx, memory = self._rings.rx, self._rings.memory
+        start = rx.slots.offsets[rx.begin_batch()]
+        if not memory[start]:
             return False
-        shape, _, key, _, _ = _ANSWER.unpack_from(rings.memory, start)
+        shape, _, key, _, _ = _ANSWER.unpack_from(memory, start)
         length, stored, at = _SHAPE.unpack(shape)
-        if length != stored or at != FRAME or length < ATA_DATA:
+        if length != stored or at != FRAME_OFFSET or length < ATA_DATA:
             return False
         known = shape in self._shapes or len(self._shapes) == _SHAPES_LIMIT
         if not known:
@@ -279,22 +296,21 @@ class Express:
             return
         target = d.targets[0]
         window = target.window
-        room = min(window.maxout - window.nout, self._rings.slots - 1)
+        room = min(window.maxout - window.nout, self._rings.tx.slots.count - 1)
         if room <= 0 or target.taint or target.ifp >= len(target.ifs):
             return
         sent, length = self._put(d, target, room, now)
         window.nout += sent
-        self._rings.filled(sent, length)
+        self._rings.tx.end_batch(sent, length)
 
     def _put(self, d: AoeDev, target: AoeTgt, room: int, now: float) -> tuple[int, int]:
-        rings, factive, free, bios = self._rings, d.factive, target.ffree, d.bios
-        memory, cut_whole = rings.memory, d.cut_whole
+        tx, factive, free, bios = self._rings.tx, d.factive, target.ffree, d.bios
+        memory, cut_whole = self._rings.memory, d.cut_whole
         [ifp] = target.ifs
         head = untagged(target.addr, self._netdev.mac, d.address, Command.ATA)
         due = now + d.timing.timeout(0)
         base, lasttag = self._driver.tag_base, d.lasttag
-        _, first = rings.begin()
-        starts = rings.departures.starts
+        first, starts = tx.begin_batch(), tx.slots.offsets
         total = count = 0
         order = self._order
         for count in range(room):
@@ -315,7 +331,7 @@ class Express:
             lba = f.sector.to_bytes(8, "little")
             order.pack(memory, space, order.slot, head, tag, order.registers, lba)
             if order.writes:
-                at = space + DATA
+                at = space + DATA_OFFSET
                 for page, offset, length in f.segments:
                     end = at + length
                     memory[at:end] = page.data[offset : offset + length]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
-from aoe.net.busy_poll import Spinner, looks_at
+from aoe.net.busy_poll import BusyPoller, ring_checks
 from aoe.net.link import open_link
 from aoe.net.netdevice import look_up
 from initiator.driver.aoedev import AoeDev, State
@@ -77,8 +77,8 @@ class Host:
         self._poll = select.poll()
         self._watched: dict[int, Callable[[int], None]] = {}
         self._timer_asked = 0.0
-        self._spinner = Spinner()
-        self._looks: list[Callable[[], bool]] = []
+        self._busy_poller = BusyPoller()
+        self._ring_checks: list[Callable[[], bool]] = []
         self._away = 0.0
         self._seen = time.monotonic()
         self._tags = -1
@@ -199,9 +199,9 @@ class Host:
                 # Bios may have ended by it, with nothing left that would wake us.
                 received = True
         received = received or bool(self._run_queue)
-        # Whoever sleeps is woken late, where answers come within microseconds.
-        spins = not received and wait != 0 and self._looks
-        if spins and self._spinner.spin(self._looks):
+        # To be woken takes longer than an answer, where answers take microseconds.
+        may_poll = not received and wait != 0 and self._ring_checks
+        if may_poll and self._busy_poller.poll(self._ring_checks):
             received = self._hear(self.now())
         self._send(now)
         if not received:
@@ -262,20 +262,21 @@ class Host:
         link = port.link
         if link is not None:
             self._poll.register(link.fileno(), select.POLLIN)
-            if link.rings is not None and self.driver.options.allows_fast_path:
-                self._express[port] = Express(self.driver, port, link.rings)
-        self._look_again()
+            rings = link.rings
+            if rings is not None and self.driver.options.allows_fast_path:
+                self._express[port] = Express(self.driver, port, rings, link.receive)
+        self._update_ring_checks()
 
     def _let_go(self, port: LinkDevice) -> None:
         if port.link is not None:
             self._express.pop(port, None)
             self._poll.unregister(port.link.fileno())
             port.close()
-        self._look_again()
+        self._update_ring_checks()
 
-    def _look_again(self) -> None:
+    def _update_ring_checks(self) -> None:
         links = (port.link for port in self.ports)
-        self._looks = looks_at(link for link in links if link is not None)
+        self._ring_checks = ring_checks(link for link in links if link is not None)
 
     def _look_around(self, now: float) -> None:
         self._look_due = now + _LOOK_INTERVAL
@@ -302,7 +303,7 @@ class Host:
             # Away, or down: if it was there, its link finds out which.
             return
         self._let_go(port)
-        port.use(another)
+        port.attach(another)
         self._listen(port)
         self.driver.netdev_changed(port, now)
 
@@ -320,7 +321,7 @@ class Host:
         ready = self._poll.poll(milliseconds)
         self._seen = time.monotonic()
         if ready and milliseconds != 0:
-            self._spinner.slept(self._seen - asleep)
+            self._busy_poller.record_sleep(self._seen - asleep)
         calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
         for fd, callback, events in calls:
             # An earlier one may have ended this one's watch.
@@ -377,7 +378,7 @@ class Host:
         return NotFoundError(
             str(address),
             f"no answer on {names} within {timeout:g} s",
-            f"See who is there: aoe discover -i {names}",
+            f"List the targets with: aoe discover -i {names}",
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A real interface as the driver's net_device: frames are copied into the send ring."""
+"""The driver's net_device for an interface: copies frames into the link's send ring."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class LinkDevice:
-    """A real interface: it copies header and fragments into the send ring at once.
+    """A network interface, opened as a link.
 
-    As nothing is looked at later, there is nothing to clone and nothing to count.
-    Frames leave at the next ``flush`` of the link. While the interface is away they are
-    lost, as on any wire.
+    Header and fragments are copied into the send ring at once, so that skbs need not be
+    cloned nor pages counted. Frames are sent by the next ``flush`` of the link. While
+    the interface is missing, they are dropped.
 
     Attributes:
-        link: what it is open by; None while it is away.
-        unsent: frames that found no room in the ring, even after a flush.
-        gone: what the link said when the interface had gone.
+        link: the open link; None while the interface is missing.
+        tx_dropped: frames dropped because the ring was full even after a flush.
+        gone: the link's error after the interface disappeared.
     """
 
     __slots__ = ("gone", "link", "mac", "mtu", "name", "tx_dropped")
@@ -30,23 +30,23 @@ class LinkDevice:
     def __init__(self, link: Link) -> None:
         self.name = link.name
         self.tx_dropped = 0
-        self.use(link)
+        self.attach(link)
 
-    def use(self, link: Link) -> None:
-        """Use this link from now on; the interface's address and MTU may be others."""
+    def attach(self, link: Link) -> None:
+        """Use another link; MAC address and MTU may have changed."""
         self.link: Link | None = link
         self.mac = link.mac
         self.mtu = link.mtu
         self.gone: NotFoundError | None = None
 
     def close(self) -> None:
-        """Close the link, if there is one."""
+        """Close the link, if any."""
         if self.link is not None:
             self.link.close()
             self.link = None
 
     def xmit(self, skb: Skb) -> None:
-        """Copy the frame out, padded with zeroes to 60 bytes (P19)."""
+        """Copy a frame into the send ring, padded with zeroes to 60 bytes (P19)."""
         link = self.link
         if link is None:
             return
@@ -64,7 +64,7 @@ class LinkDevice:
 
 
 def _copy(skb: Skb, slot: memoryview) -> int:
-    """Copy a frame into memory to be sent; return how long it is there."""
+    """Copy a frame into a slot, padded; return its length."""
     head, frags = skb.head, skb.frags
     end = len(head)
     if not frags:

@@ -1,4 +1,4 @@
-"""Tags that tell the initiators of one machine apart (P11)."""
+"""Tag ranges that are unique among the initiators of one host (P11)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _TAG_BASES = 1 << 12
 
 
 def tag_base() -> int:
-    """Twelve bits for the tags of a query that nobody else here is likely to use."""
+    """Return twelve bits of a tag that other initiators of this host rarely use."""
     return (os.getpid() + 257 * next(_driver_number)) & _TAG_BASES - 1
 
 
 def claim_tag_base() -> tuple[int, int]:
-    """Find twelve bits for ``Options.tag_base`` that no other host here uses.
+    """Claim twelve bits for ``Options.tag_base`` that no other initiator here uses.
 
-    Every initiator of a machine hears the answers to all of them, and only tags tell
-    them apart (P11): with the same tags, one would take the other's data for its own.
+    All initiators of a host receive the responses to each of them, and only tags
+    distinguish them (P11): with equal tags, one would accept the other's data.
 
     Returns:
-        The bits, and a file descriptor to close when they are free again.
+        The bits, and a file descriptor that holds the claim until it is closed.
 
     Raises:
-        BusyError: all of them are in use.
+        BusyError: all values are in use.
     """
     first = tag_base()
     for step in range(_TAG_BASES):

@@ -1,4 +1,4 @@
-"""The socket of ``aoe-target status`` and the like, both ends of it."""
+"""The control socket of the target, client and server side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ send_command: Final = partial(control.send_command, kind=_KIND)
 
 
 class ControlServer(control.ControlServer):
-    """As ``aoe.common.control.ControlServer``, of a target."""
+    """The ``aoe.common.control.ControlServer`` of a target."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""How the log is written: for people, for systemd's journal, or as JSON.
+"""Log formats: text, systemd's journal, and JSON.
 
-A message is a sentence that says everything, in every format. JSON has the parts of it
-beside it: ``what``, ``why`` and ``fix`` of an error that was logged, and whatever a
-call gives as ``extra={"fields": {...}}``.
+The message is the same in all formats. JSON also has its parts as fields: ``what``,
+``why`` and ``fix`` of a logged error, and the dict that a call passes as
+``extra={"fields": {...}}``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _PRIORITIES: Final = (
     (logging.WARNING, 4),
     (logging.INFO, 6),
 )
-"""From syslog(3); 7 for what is less."""
+"""Minimum level and priority as in syslog(3); lower levels have priority 7."""
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON.
+    """Formats a record as one line of JSON.
 
     ``time`` is RFC 3339 in UTC, ``level`` Python's name in lower case, ``message`` the
-    sentence; an exception's ``traceback`` follows, and the record's fields.
+    text; ``traceback`` follows if there is an exception, and the record's fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line without a newline."""
         time = datetime.fromtimestamp(record.created, UTC)
         document: dict[str, Any] = {
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -48,19 +48,19 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
         for name, value in _fields(record).items():
-            # A field does not stand in for the message.
+            # A field does not replace one of the standard keys.
             document.setdefault(name, value)
         return json.dumps(document, default=str)
 
 
 class JournalFormatter(logging.Formatter):
-    """Writes a record as the journal reads it: its priority, no program name, no time.
+    """Formats a record for the journal: a priority prefix, no program name, no time.
 
-    Each line of a traceback has the priority, or it would be another message.
+    Each line of a traceback has the prefix (sd-daemon(3)).
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines, without the last one's end."""
+        """Return the lines without a final newline."""
         prefix = f"<{_priority(record.levelno)}>"
         lines = super().format(record).splitlines() or [""]
         return "\n".join(prefix + line for line in lines)
@@ -82,9 +82,9 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 def choose_formatter(
     log_format: str, stream: TextIO, environ: Mapping[str, str] = os.environ
 ) -> logging.Formatter:
-    """Return the formatter for ``text`` or ``json``, and the stream that it writes to.
+    """Return the formatter for ``text`` or ``json`` on a stream.
 
-    Text that goes to the journal is written for it.
+    For ``text`` on a stream that is connected to the journal, use its format.
     """
     if log_format == "json":
         return JsonFormatter()
@@ -94,7 +94,7 @@ def choose_formatter(
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a stream leads to systemd's journal, and not just its parent's."""
+    """Return True if a stream is the journal's socket that ``JOURNAL_STREAM`` names."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -104,14 +104,14 @@ def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def logging_to_stderr(log_format: str = "text") -> Iterator[None]:
-    """Have the log on standard error, and an error that ends the program in it as well.
+    """Log to standard error; with ``json`` also an error that ends the program.
 
     Args:
         log_format: ``text`` or ``json``.
 
     Raises:
-        AoEError: passed on as it came, for the program to print, in text.
-        SystemExit: the same, already logged, with its exit code.
+        AoEError: with ``text``, an error of the body, for the program to print.
+        SystemExit: with ``json``, an error of the body was logged; has its exit code.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(choose_formatter(log_format, sys.stderr))
@@ -124,7 +124,7 @@ def logging_to_stderr(log_format: str = "text") -> Iterator[None]:
     except AoEError as error:
         if log_format == "text":
             raise
-        logger.error("%s", error)  # noqa: TRY400 - the traceback is for nobody
+        logger.error("%s", error)  # noqa: TRY400 - a traceback does not help users
         raise SystemExit(error.exit_code) from error
     finally:
         logger.setLevel(before)

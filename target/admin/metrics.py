@@ -1,7 +1,7 @@
-"""The status of a target for Prometheus, over HTTP.
+"""Prometheus metrics of a target, over HTTP.
 
-A thread answers each scrape from one status document, in which the loop's counters are.
-It needs prometheus-client, the ``metrics`` extra.
+A thread answers each scrape from one status document, made by the event loop.
+Requires prometheus-client, the ``metrics`` extra.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("aoe-target")
 
-_PATIENCE: Final = 10.0
-"""Seconds that a client gets for its request."""
+_TIMEOUT: Final = 10.0
+"""Seconds in which a client must send its request."""
 _TARGET_COUNTERS: Final = {
-    "requests": "Frames that were for this export, answered or not.",
+    "requests": "Frames addressed to this export, answered or not.",
     "reads": "READ commands that succeeded.",
     "writes": "WRITE commands that succeeded.",
-    "read_bytes": "Bytes of disk sent.",
-    "written_bytes": "Bytes of disk received.",
+    "read_bytes": "Bytes of disk data sent.",
+    "written_bytes": "Bytes of disk data received.",
     "flushes": "FLUSH commands that succeeded.",
 }
 _FRAME_COUNTERS: Final = {
-    "received": "Frames taken in by the kernel for us.",
-    "sent": "Frames handed to the interface.",
+    "received": "AoE frames that the kernel received on the interface.",
+    "sent": "Frames passed to the interface.",
     "dropped": "Frames that arrived while the receive buffers were full.",
     "truncated": "Frames longer than a receive buffer.",
-    "unsent": "Frames lost on the way out: interface down or its MTU made smaller.",
-    "strays": "Frames that were for none of the exports.",
+    "unsent": "Frames that could not be sent: interface down, or its MTU reduced.",
+    "strays": "Frames addressed to none of the exports.",
 }
 _FLAGS: Final = ("read_only", "sync", "direct")
 
 
 class StatusCollector:
-    """Turns a status document into metrics at each scrape.
+    """Converts a status document to metrics at each scrape.
 
     Args:
-        snapshot: returns the document of one target: what ``aoe-target status --json``
-            has in ``targets``.
+        snapshot: returns the document of one target, as in ``targets`` of
+            ``aoe-target status --json``.
     """
 
     def __init__(self, snapshot: Callable[[], Status]) -> None:
@@ -66,25 +66,25 @@ class StatusCollector:
         self._started: float | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics, as they are at one moment.
+        """Yield all metrics, from one status document.
 
         Raises:
-            AoEError: what ``snapshot`` raises.
+            AoEError: raised by ``snapshot``.
         """
         status = self._snapshot()
         if self._started is None:
-            # Once, lest it change with every step of the clock.
+            # Computed once, so that it does not change when the clock is set.
             self._started = time.time() - status["uptime_seconds"]
         yield from _about_target(status, self._started)
-        served = [
-            (export, place)
+        rows = [
+            (export, interface)
             for export in status["exports"]
-            for place in export["interfaces"]
-            # None in the moment when an export is opened anew.
-            if place["statistics"]
+            for interface in export["interfaces"]
+            # Empty while an export is being reopened.
+            if interface["statistics"]
         ]
-        yield from _about_exports(served)
-        yield from _about_traffic(served)
+        yield from _about_exports(rows)
+        yield from _about_traffic(rows)
         yield from _about_interfaces(status["interfaces"])
 
 
@@ -98,7 +98,7 @@ def _about_target(status: Status, started: float) -> Iterator[Metric]:
     )
 
 
-def _about_exports(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
+def _about_exports(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
     labels = ("export", "interface")
@@ -109,8 +109,8 @@ def _about_exports(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
     reserved = GaugeMetricFamily(
         "aoe_export_reserved", "1 while clients hold it for themselves.", labels=labels
     )
-    for export, place in served:
-        where = (export["address"], place["name"])
+    for export, interface in rows:
+        where = (export["address"], interface["name"])
         about = {name: export[name] for name in ("path", "overlay", "serial")}
         about |= {name: str(export[name]).lower() for name in _FLAGS}
         info.add_metric(where, about)
@@ -119,38 +119,40 @@ def _about_exports(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
     yield from (info, size, reserved)
 
 
-def _about_traffic(served: list[tuple[Status, Status]]) -> Iterator[Metric]:
+def _about_traffic(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     labels = ("export", "interface")
     for name, text in _TARGET_COUNTERS.items():
         family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
-        for export, place in served:
-            where = (export["address"], place["name"])
-            family.add_metric(where, place["statistics"][name])
+        for export, interface in rows:
+            where = (export["address"], interface["name"])
+            family.add_metric(where, interface["statistics"][name])
         yield family
-    yield _by_kind(served, "errors", "kind", "Replies that told of a failure.")
-    yield _by_kind(served, "dropped", "reason", "Frames met with silence.")
+    yield _by_kind(rows, "errors", "kind", "Error responses.")
+    yield _by_kind(rows, "dropped", "reason", "Frames dropped without a response.")
     age = GaugeMetricFamily(
-        "aoe_target_last_request_age_seconds", "Since the last request.", labels=labels
+        "aoe_target_last_request_age_seconds",
+        "Time since the last request.",
+        labels=labels,
     )
-    for export, place in served:
-        seconds = place["statistics"]["last_request_age_seconds"]
+    for export, interface in rows:
+        seconds = interface["statistics"]["last_request_age_seconds"]
         if seconds is not None:
-            age.add_metric((export["address"], place["name"]), seconds)
+            age.add_metric((export["address"], interface["name"]), seconds)
     yield age
 
 
 def _by_kind(
-    served: list[tuple[Status, Status]], name: str, label: str, text: str
+    rows: list[tuple[Status, Status]], name: str, label: str, text: str
 ) -> Metric:
     from prometheus_client.core import CounterMetricFamily
 
     labels = ("export", "interface", label)
     family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
-    for export, place in served:
-        for kind, count in place["statistics"][name].items():
-            family.add_metric((export["address"], place["name"], str(kind)), count)
+    for export, interface in rows:
+        for kind, count in interface["statistics"][name].items():
+            family.add_metric((export["address"], interface["name"], str(kind)), count)
     return family
 
 
@@ -166,10 +168,10 @@ def _about_interfaces(interfaces: list[Status]) -> Iterator[Metric]:
             frames.add_metric((interface["name"],), interface["statistics"][name])
         yield frames
     gauges: dict[str, tuple[str, Callable[[Status], float]]] = {
-        "up": ("1 while it is up.", lambda i: float(i["state"] == "up")),
-        "mtu_bytes": ("Its MTU.", lambda i: float(i["mtu"])),
+        "up": ("1 while the interface is up.", lambda i: float(i["state"] == "up")),
+        "mtu_bytes": ("MTU of the interface.", lambda i: float(i["mtu"])),
         "sectors_per_frame": (
-            "Sectors that a frame carries.",
+            "Sectors that fit in a frame.",
             lambda i: float(i["sectors_per_frame"]),
         ),
     }
@@ -181,19 +183,20 @@ def _about_interfaces(interfaces: list[Status]) -> Iterator[Metric]:
 
 
 class MetricsServer:
-    """Answers scrapes from ``start`` to ``close``, in threads of its own.
+    """HTTP server for scrapes, in threads of its own.
 
-    The port is taken at once, so that rights can be given up in between.
+    The port is bound by the constructor, so that privileges can be dropped before
+    ``start``.
 
     Args:
-        endpoint: as ``parse_endpoint`` returns it; port 0 takes a free one.
+        endpoint: as ``parse_endpoint`` returns it; port 0 selects a free one.
         snapshot: see ``StatusCollector``; called in another thread.
 
     Raises:
         BusyError: the port is in use.
-        AccessError: the port is not for us.
-        UsageError: prometheus-client is missing.
-        AoEError: the address is not ours.
+        AccessError: no permission to bind the port.
+        UsageError: prometheus-client is not installed.
+        AoEError: the address is not one of this host.
     """
 
     def __init__(
@@ -202,33 +205,33 @@ class MetricsServer:
         try:
             handler = _make_handler(StatusCollector(snapshot))
         except ImportError as error:
-            # No restart of the program will mend it: its exit code says so.
+            # Exit code 2: a restart by the service manager would not help.
             raise UsageError(
                 "--metrics",
                 "prometheus-client is not installed",
                 "Install it with: pip install 'pyaoe[metrics]'",
             ) from error
         self._server = _listen(endpoint, handler)
-        self._awake, self._wakeup = os.pipe2(os.O_CLOEXEC)
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
 
     @property
     def port(self) -> int:
-        """The port that was taken."""
+        """The port that is bound."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the server thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Give the port back; an answer that is under way is finished without us."""
+        """Stop the thread and close the port; do not wait for active requests."""
         if self._thread.is_alive():
-            os.write(self._wakeup, b"\0")
+            os.write(self._wakeup_write, b"\0")
             self._thread.join()
         self._server.server_close()
-        os.close(self._awake)
-        os.close(self._wakeup)
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
 
     def __enter__(self) -> Self:
         return self
@@ -237,11 +240,11 @@ class MetricsServer:
         self.close()
 
     def _serve(self) -> None:
-        # serve_forever would look twice a second whether it is to end.
+        # serve_forever() would wake up twice a second to check for the end.
         poll = select.poll()
-        poll.register(self._awake, select.POLLIN)
+        poll.register(self._wakeup_read, select.POLLIN)
         poll.register(self._server, select.POLLIN)
-        while self._awake not in dict(poll.poll()):
+        while self._wakeup_read not in dict(poll.poll()):
             self._server.handle_request()
 
 
@@ -252,18 +255,18 @@ class _Server(ThreadingHTTPServer):
     def __init__(
         self,
         family: socket.AddressFamily,
-        place: tuple[str, int],
+        server_address: tuple[str, int],
         handler: type[BaseHTTPRequestHandler],
     ) -> None:
         self.address_family = family
-        super().__init__(place, handler)
+        super().__init__(server_address, handler)
 
     def server_bind(self) -> None:
-        # HTTPServer would ask the DNS for our name.
+        # HTTPServer.server_bind() would look up the host name in the DNS.
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
-        """Mention what went wrong, but clients that went away."""
+        """Log an error of a request, except disconnects and timeouts."""
         del request
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
@@ -278,8 +281,8 @@ def _listen(
     try:
         flags = socket.AI_PASSIVE
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=flags)
-        family, _, _, _, place = found[0]
-        return _Server(family, (str(place[0]), port), handler)
+        family, _, _, _, sockaddr = found[0]
+        return _Server(family, (str(sockaddr[0]), port), handler)
     except socket.gaierror as error:
         raise UsageError(what, f"no such address: {error.strerror}", FIX) from error
     except OSError as error:
@@ -297,7 +300,7 @@ def _make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
     registry.register(collector)
 
     class Handler(MetricsHandler):
-        timeout = _PATIENCE
+        timeout = _TIMEOUT
 
         def do_GET(self) -> None:  # noqa: N802 - http.server looks for this name
             try:

@@ -1,8 +1,8 @@
-"""What a service manager is told: ready, reloading, stopping, still alive.
+"""Notifications to the service manager: ready, reloading, stopping, watchdog.
 
-Datagrams to the socket that ``NOTIFY_SOCKET`` names, as sd_notify(3) has it; where
-nobody set that, nothing is sent. The watchdog is fed from the event loop, so that one
-that hangs is noticed.
+Implements the protocol of sd_notify(3): datagrams to the socket in ``NOTIFY_SOCKET``;
+without that variable nothing is sent. Watchdog keep-alives are sent by the event loop,
+so that the service manager detects a loop that hangs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class Notifier:
-    """Sends what the service manager wants to hear, and never fails.
+    """Sends notifications to the service manager; errors are only logged.
 
     Args:
-        address: its socket, a path or ``@`` and an abstract name; empty tells nobody.
-        watchdog_interval: seconds between two signs of life; None where none is wanted.
+        address: the socket, a path or ``@`` and an abstract name; empty disables
+            notifications.
+        watchdog_interval: seconds between keep-alives; None disables them.
 
     Raises:
-        UsageError: the address is neither.
+        UsageError: the address is neither a path nor an abstract name.
     """
 
     def __init__(
@@ -40,46 +41,46 @@ class Notifier:
         if address and (address[0] not in "/@" or len(address) == 1):
             raise UsageError(
                 f"NOTIFY_SOCKET {address}",
-                "not a socket's path, nor an abstract name",
-                "Unset it, or write /path or @name",
+                "neither an absolute path nor an abstract name",
+                "Unset it, or set it to /path or @name",
             )
-        # An abstract name begins with a zero byte, which no variable can hold.
+        # An abstract name begins with a NUL byte, written as @ in the environment.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self.watchdog_interval = watchdog_interval if address else None
-        self._due = 0.0
-        self._failing = False
+        self._next_watchdog = 0.0
+        self._send_failed = False
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_UNIX, kind) if address else None
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Self:
-        """Take the variables that the service manager has set out of the environment.
+        """Read the service manager's variables and remove them from the environment.
 
-        Programs that we start shall not speak in our name. The watchdog gets its sign
-        of life twice as often as it asks for one.
+        They are removed so that child processes do not send notifications. Keep-alives
+        are sent at half the watchdog's timeout, as sd_watchdog_enabled(3) recommends.
 
         Raises:
-            UsageError: ``NOTIFY_SOCKET`` is no socket's address.
+            UsageError: ``NOTIFY_SOCKET`` is not a socket's address.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
         microseconds = environ.pop("WATCHDOG_USEC", "")
-        whose = environ.pop("WATCHDOG_PID", "")
+        watchdog_pid = environ.pop("WATCHDOG_PID", "")
         interval = None
-        if whose in ("", str(os.getpid())):
+        if watchdog_pid in ("", str(os.getpid())):
             with suppress(ValueError):
                 interval = int(microseconds) / _MICROSECONDS / 2
         return cls(address, interval if interval and interval > 0 else None)
 
     def ready(self, status: str = "") -> None:
-        """Tell that everything is open, after the start or a reload.
+        """Send READY=1, after the start or a reload.
 
         Args:
-            status: a line for people, shown by ``systemctl status``.
+            status: a line of text for ``systemctl status``.
         """
         self._send("READY=1", *_status(status))
 
     def reloading(self, now: float) -> None:
-        """Tell that a reload begins; ``ready`` tells of its end.
+        """Send RELOADING=1; call ``ready`` when the reload is complete.
 
         Args:
             now: seconds of the monotonic clock.
@@ -87,25 +88,25 @@ class Notifier:
         self._send("RELOADING=1", f"MONOTONIC_USEC={int(now * _MICROSECONDS)}")
 
     def stopping(self) -> None:
-        """Tell that the service ends."""
+        """Send STOPPING=1."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """Tell a line for people."""
+        """Send a line of text for ``systemctl status``."""
         self._send(*_status(text))
 
     def next_timeout(self) -> float | None:
-        """When ``tick`` is wanted next, on the clock of its ``now``; None for never."""
-        return None if self.watchdog_interval is None else self._due
+        """Return the time of the next ``tick``, None if there is no watchdog."""
+        return None if self.watchdog_interval is None else self._next_watchdog
 
     def tick(self, now: float) -> None:
-        """Give the sign of life if it is due; cheap enough for every turn of a loop."""
-        if self.watchdog_interval is not None and now >= self._due:
-            self._due = now + self.watchdog_interval
+        """Send a keep-alive if it is due; cheap enough for each loop iteration."""
+        if self.watchdog_interval is not None and now >= self._next_watchdog:
+            self._next_watchdog = now + self.watchdog_interval
             self._send("WATCHDOG=1")
 
     def close(self) -> None:
-        """Close the socket: later words are lost. Safe to call twice."""
+        """Close the socket; later notifications are discarded. Safe to call twice."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -122,13 +123,13 @@ class Notifier:
         try:
             self._socket.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
-            if not self._failing:
-                log.warning("service manager: not told %s: %s", assignments[0], error)
-            self._failing = True
+            if not self._send_failed:
+                log.warning("service manager: %s not sent: %s", assignments[0], error)
+            self._send_failed = True
         else:
-            self._failing = False
+            self._send_failed = False
 
 
 def _status(text: str) -> list[str]:
-    # A line break would begin another assignment.
+    # A newline would start another assignment.
     return [f"STATUS={' '.join(text.splitlines())}"] if text else []

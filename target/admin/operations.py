@@ -1,4 +1,4 @@
-"""What can be asked of a target while it runs, one thing at a time."""
+"""The commands of the control socket."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _CLEAR: Final[dict[str, dict[str, Any]]] = {
     "clear-mask": {"mask": ()},
     "clear-reserve": {"holders": ()},
 }
-"""What each of these empties, as attributes of ``ClientState``."""
+"""The attributes of ``ClientState`` that each command clears."""
 
 
 class Operations:
-    """What can be asked of a target while it runs.
+    """Executes the commands of the control socket.
 
-    All of it is for one thread that is not the service's.
+    Call all methods from one thread, not the event loop's.
 
     Args:
-        inventory: what the target serves.
-        settings: what it was started with.
-        notifier: tells the service manager of reloads.
+        inventory: the exports and interfaces.
+        settings: the settings at start.
+        notifier: notifies the service manager of reloads.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Operations:
         self._notifier = notifier
 
     def ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Do one of the commands.
+        """Execute a command.
 
         Args:
             command: ``status``, ``reload``, ``stop``, ``clear-config``, ``clear-mask``
@@ -58,10 +58,10 @@ class Operations:
             arguments: ``address`` for the last three.
 
         Returns:
-            What it has to say, as plain JSON.
+            The result, as plain JSON.
 
         Raises:
-            AoEError: it failed.
+            AoEError: the command failed.
         """
         if command in _CLEAR:
             return self._clear(command, str(arguments.get("address")))
@@ -71,18 +71,18 @@ class Operations:
             "stop": self._stop,
         }
         if command not in commands:
-            raise UsageError(command, "this target knows no such command")
+            raise UsageError(command, "unknown command")
         return commands[command]()
 
     def status(self) -> dict[str, Any]:
-        """Describe the target and all that it serves."""
+        """Return the status of the target and its exports."""
         inventory, source = self._inventory, self._settings.source
         return inventory.service.call(lambda: describe_inventory(inventory, source))
 
     def reload(self) -> dict[str, Any]:
-        """Read the configuration file again, and serve what it says now.
+        """Reload the configuration file and apply the changes.
 
-        Without such a file only the sizes of the disks are looked at.
+        Without a configuration file only the sizes of the disks are checked.
         """
         self._notifier.reloading(time.monotonic())
         try:

@@ -1,13 +1,13 @@
-"""Rights that opening needs and serving does not: given up in between.
+"""Drop the privileges that are needed to open resources, but not to serve.
 
 ::
 
     root ------------> root with CAP_NET_RAW and CAP_DAC_OVERRIDE
     root, --user NAME -> NAME with CAP_NET_RAW
-    anybody else ------> no change
+    other users -------> no change
 
-CAP_NET_RAW opens an interface again when its MTU has changed, CAP_DAC_OVERRIDE images
-and state files that belong to others. What is open stays open.
+CAP_NET_RAW is needed to open an interface again after an MTU change, CAP_DAC_OVERRIDE
+for images and state files of other users. Open files and sockets are not affected.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _AS_USER: Final = Capability.NET_RAW
 
 
 class Account(NamedTuple):
-    """Who to become.
+    """The user and groups to switch to.
 
     Args:
-        name: as it was asked for.
-        uid: the user's number.
-        gid: the number of the group that new files get.
-        groups: the numbers of all groups that it is in.
+        name: the value of ``--user``.
+        uid: the user ID.
+        gid: the primary group ID, which new files get.
+        groups: the IDs of all groups.
     """
 
     name: str
@@ -58,12 +58,13 @@ class Account(NamedTuple):
 
 
 def find_account(text: str) -> Account:
-    """Look up ``NAME[:GROUP]``, names or numbers, and make sure that we can be it.
+    """Look up ``NAME[:GROUP]``, names or IDs, and check that the process can switch.
 
     Raises:
-        UsageError: no name at all, or a user's number without a group's.
+        UsageError: no name, or the ID of an unknown user without a group.
         NotFoundError: no such user or group.
-        AccessError: we are not root, or the user namespace has no such user.
+        AccessError: the process is not root, or the user namespace does not map the
+            user.
     """
     name, colon, group = text.partition(":")
     if not name or (colon and not group):
@@ -74,11 +75,11 @@ def find_account(text: str) -> Account:
     if gid is None:
         raise UsageError(
             f"--user {text}",
-            "no user has this number, so that its group is unknown",
-            f"Name that too: --user {name}:{name}",
+            "no user with this ID, so its group is unknown",
+            f"Add a group: --user {name}:{name}",
         )
     account = Account(text, uid, gid, _groups_of(uid, gid))
-    _check_reachable(account)
+    _check_permitted(account)
     return account
 
 
@@ -89,7 +90,7 @@ def _find_user(name: str) -> tuple[int, int | None]:
         if name.isdecimal():
             return int(name), None
         raise NotFoundError(
-            f"--user {name}", "no such user", f"Make it: useradd --system {name}"
+            f"--user {name}", "no such user", f"Create it: useradd --system {name}"
         ) from None
     return found.pw_uid, found.pw_gid
 
@@ -101,7 +102,7 @@ def _find_group(name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise NotFoundError(
-            f"--user :{name}", "no such group", f"Make it: groupadd --system {name}"
+            f"--user :{name}", "no such group", f"Create it: groupadd --system {name}"
         ) from None
 
 
@@ -113,23 +114,23 @@ def _groups_of(uid: int, gid: int) -> tuple[int, ...]:
     return tuple(g for g in os.getgrouplist(name, gid) if _is_mapped("gid_map", g))
 
 
-def _check_reachable(account: Account) -> None:
+def _check_permitted(account: Account) -> None:
     what = f"--user {account.name}"
     if os.geteuid() != 0 and not _is_current(account):
         raise AccessError(
-            what, "only root can become another user", "Run as root, or leave it out"
+            what, "only root can switch to another user", "Run as root, or omit --user"
         )
     if _is_mapped("uid_map", account.uid) and _is_mapped("gid_map", account.gid):
         return
     raise AccessError(
         what,
-        f"this user namespace has no user {account.uid} with group {account.gid}",
-        "Leave it out here, or map them: unshare -Un --map-auto --map-root-user",
+        f"this user namespace does not map user {account.uid}, group {account.gid}",
+        "Omit --user, or map them: unshare -Un --map-auto --map-root-user",
     )
 
 
 def _is_mapped(table: str, number: int) -> bool:
-    # Lines of: first number inside, first number outside, how many.
+    # Each line has: first ID inside, first ID outside, count (user_namespaces(7)).
     try:
         lines = Path("/proc/self", table).read_text("ascii").splitlines()
     except OSError:
@@ -142,19 +143,19 @@ def _is_current(account: Account) -> bool:
     return os.getresuid() == (account.uid,) * 3 and os.getresgid() == (account.gid,) * 3
 
 
-def drop(account: Account | None = None, kept: Iterable[Path] = ()) -> None:
-    """Give up all rights but those that serving needs, for good.
+def drop(account: Account | None = None, replaceable: Iterable[Path] = ()) -> None:
+    """Drop all privileges but those that serving needs, permanently.
 
-    To be called when all is open and before the first thread is started.
+    Call it when everything is open and before the first thread is started.
 
     Args:
-        account: who to become; None remains whoever we are.
-        kept: files that the account must be able to make and replace.
+        account: the account to switch to; None keeps the user.
+        replaceable: files that the account must be able to create and replace.
 
     Raises:
-        AccessError: the account could not replace one of the files.
-        AoEError: the system refuses it.
-        RuntimeError: there are threads, whose rights would remain.
+        AccessError: the account cannot replace one of the files.
+        AoEError: a system call failed.
+        RuntimeError: there are threads, which would keep their capabilities.
     """
     if account is None and os.geteuid() != 0:
         return
@@ -167,7 +168,7 @@ def drop(account: Account | None = None, kept: Iterable[Path] = ()) -> None:
         raise from_os_error(what, error) from error
     if account is not None:
         _check_code(account)
-        for path in kept:
+        for path in replaceable:
             _check_replaceable(path, account)
 
 
@@ -187,7 +188,7 @@ def _become(account: Account) -> None:
     try:
         os.setgroups(account.groups)
     except PermissionError:
-        # Where a user namespace forbids it, its one user keeps the groups it has.
+        # A user namespace with a single mapped user denies setgroups(2).
         if Path("/proc/self/setgroups").read_text("ascii") != "deny\n":
             raise
     os.setresgid(*(account.gid,) * 3)
@@ -195,12 +196,12 @@ def _become(account: Account) -> None:
 
 
 def _check_code(account: Account) -> None:
-    # An interpreter in root's home still runs, and imports nothing any more.
+    # An interpreter in root's home directory keeps running but cannot import modules.
     for path in (os.__file__, __file__):
         if not os.access(path, os.R_OK):
             log.warning(
-                "--user %s: may not read %s: a reload may miss parts of the program. "
-                "Install it where everybody may read",
+                "--user %s: cannot read %s: a reload may fail to import modules. "
+                "Install pyaoe in a directory that all users can read",
                 account.name,
                 path,
             )
@@ -208,24 +209,26 @@ def _check_code(account: Account) -> None:
 
 
 def _check_replaceable(path: Path, account: Account) -> None:
-    # It is written under another name in its directory, and renamed.
-    place = next(place for place in path.parents if os.access(place, os.F_OK))
-    if os.access(place, os.W_OK | os.X_OK) and not _sticks(path, place, account):
+    # A file is replaced by renaming a new file in the same directory.
+    directory = next(each for each in path.parents if os.access(each, os.F_OK))
+    if os.access(directory, os.W_OK | os.X_OK) and not _is_sticky(
+        path, directory, account
+    ):
         return
     user = account.name.partition(":")[0]
     raise AccessError(
         str(path),
-        f"{user} may not write what clients set there",
-        f"Name a directory of {user}'s: --state-dir DIR, or chown {user} {place}, "
-        "or keep nothing: --no-state",
+        f"user {user} may not write this state file",
+        f"Use --state-dir DIR with a directory of {user}, or "
+        f"chown {user} {directory}, or --no-state",
     )
 
 
-def _sticks(path: Path, place: Path, account: Account) -> bool:
-    # As in /tmp: only its owner can replace a file.
-    directory = place.stat()
+def _is_sticky(path: Path, directory: Path, account: Account) -> bool:
+    # With the sticky bit, only the owner of directory or file can replace the file.
+    status = directory.stat()
     return (
-        bool(directory.st_mode & stat.S_ISVTX)
+        bool(status.st_mode & stat.S_ISVTX)
         and os.access(path, os.F_OK)
-        and account.uid not in (directory.st_uid, path.stat().st_uid)
+        and account.uid not in (status.st_uid, path.stat().st_uid)
     )

@@ -1,4 +1,4 @@
-"""What a running target says of itself, as one document."""
+"""The status document of a running target."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _STARTED = time.monotonic()
 
 
 def describe_inventory(inventory: Inventory, source: Path | None) -> dict[str, Any]:
-    """Describe a target: plain JSON, for the thread that serves.
+    """Return the status of a target as plain JSON; call it in the event loop's thread.
 
     Args:
-        inventory: what it serves.
-        source: its configuration file, if it has one.
+        inventory: the exports and interfaces.
+        source: the configuration file, if there is one.
     """
     now = time.monotonic()
     return {

@@ -1,6 +1,7 @@
-"""All that a target can be told, as one validated tree.
+"""The settings of a target: one validated tree.
 
-The command line fills it; nothing behind it knows where a value came from.
+It is built from the command line or a configuration file; the rest of the program does
+not depend on the source.
 """
 
 from __future__ import annotations
@@ -28,34 +29,35 @@ if TYPE_CHECKING:
     from target.filters.settings import FilterSettings
 
 _FRAMES: Final = 256
-"""Receive buffers of an interface at least: several clients come at once."""
+"""Minimum number of receive buffers of an interface, for bursts of many clients."""
 _ROTATIONS: Final = frozenset({0, 1, *range(0x401, 0xFFFF)})
 _PHYSICAL_BLOCKS: Final = (512, 4096)
 _TEXT_LIMITS: Final = {"serial": 20, "model": 40}
 
 
 class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One disk, and where and how it is served.
+    """The settings of one export.
 
     Args:
         address: the shelf and slot.
         interfaces: names of the interfaces, at least one.
         path: the disk image, block device or NBD URI.
         disk: how to open it.
-        overlay: a file that takes what is written, so that ``path`` is only read.
-        buffers: messages that a client may have outstanding (P60).
-        serial: at most 20 ASCII characters; made of address and host if empty.
+        overlay: a copy-on-write file that takes all writes; ``path`` is only read.
+        buffers: requests that a client may have outstanding (P60).
+        serial: at most 20 ASCII characters; derived from address and host if empty.
         model: at most 40 ASCII characters.
-        mask: MAC addresses of the clients that are served; none leaves it to clients.
-        state_dir: where to keep what clients set; beside the image where not given.
-        keep_state: keep it at all.
-        wwn: the disk's 64-bit world wide name; 0 makes one of address and serial.
-        rotation: turns a minute, 1 for a disk that does not turn.
-        physical_block: bytes, 512 or 4096, that the disk had best be written in.
-        filters: faults on purpose and the like, the one nearest to the wire first.
+        mask: MAC addresses of the clients that are served; empty leaves the list as
+            clients have set it.
+        state_dir: directory of the state file; by default that of the image.
+        keep_state: save the state that clients set.
+        wwn: the 64-bit world wide name; 0 derives one from address and serial.
+        rotation: revolutions per minute, 1 for a non-rotating disk.
+        physical_block: the physical sector size, 512 or 4096 bytes.
+        filters: the filters, the one nearest to the wire first.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
 
     address: Address
@@ -83,11 +85,11 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     def _check_interfaces(self) -> None:
         if not self.interfaces or not all(self.interfaces):
             raise UsageError(
-                str(self.address), "no interface", "Name one, or several as eth0,eth1"
+                str(self.address), "no interface", "Name one, or several: eth0,eth1"
             )
         if len(set(self.interfaces)) < len(self.interfaces):
             raise UsageError(
-                ",".join(self.interfaces), "an interface twice", "Name each once"
+                ",".join(self.interfaces), "duplicate interface", "Name each only once"
             )
 
     def _check_window(self) -> None:
@@ -95,65 +97,66 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             if (getattr(self.disk, name) or 0) < 0:
                 raise UsageError(
                     f"--{name} {getattr(self.disk, name)}",
-                    "less than nothing",
-                    "Write bytes, or a size such as 1M",
+                    "must not be negative",
+                    "Write a number of bytes, or a size such as 1M",
                 )
 
     def _check_clients(self) -> None:
         if not BUFFER_MINIMUM <= self.buffers <= BUFFER_LIMIT:
             raise UsageError(
                 f"--buffers {self.buffers}",
-                "Linux brings no disk up with fewer than 2"
+                "the Linux driver needs at least 2"
                 if self.buffers < BUFFER_MINIMUM
-                else "more than the protocol can say",
+                else "more than the protocol allows",
                 f"Choose {BUFFER_MINIMUM} to {BUFFER_LIMIT}",
             )
         if len(self.mask) > LIST_LIMIT:
             raise UsageError(
-                "--mask", f"{len(self.mask)} addresses", f"Name at most {LIST_LIMIT}"
+                "--mask", f"{len(self.mask)} addresses", f"Use at most {LIST_LIMIT}"
             )
         if self.state_dir is not None and not self.keep_state:
-            raise UsageError("--state-dir", "there is --no-state too", "Choose one")
+            raise UsageError("--state-dir", "conflicts with --no-state", "Choose one")
 
     def _check_identity(self) -> None:
         if self.rotation not in _ROTATIONS:
             raise UsageError(
                 f"--rotation {self.rotation}",
-                "cannot be told to clients",
-                "Write 1 for a disk that does not turn, 1025 to 65534 turns a minute, "
-                "or 0 to tell nothing",
+                "not a valid rotation rate",
+                "Use 1 for a non-rotating disk, 1025 to 65534 for revolutions per "
+                "minute, or 0 for not reported",
             )
         if self.physical_block not in _PHYSICAL_BLOCKS:
             raise UsageError(
                 f"--physical-block {self.physical_block}",
-                "cannot be told to clients",
-                "Write 512 or 4096",
+                "not a supported sector size",
+                "Use 512 or 4096",
             )
         for name, limit in _TEXT_LIMITS.items():
             text = getattr(self, name)
             if len(text) > limit or not (text.isascii() and text.isprintable()):
                 raise UsageError(
                     f"--{name} {text}",
-                    "does not fit the disk's identity page",
+                    "does not fit in the IDENTIFY data",
                     f"Use at most {limit} printable ASCII characters",
                 )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one process serves.
+    """The settings of a process.
 
     Args:
-        exports: the disks, no address twice on one interface.
-        rings: True insists on packet rings, False does without, None tries them.
+        exports: the exports; an address is unique on each interface.
+        rings: True requires packet rings, False disables them, None uses them if
+            possible.
         force: serve although an address or a disk seems to be in use.
-        source: the file that all this was read from, if it was.
-        control: a socket to listen on for ``aoe-target status`` and the like, beside
-            the one that the network namespace has.
-        metrics: an address and a port to show statistics to Prometheus at.
-        capture: a pcapng file that every frame is recorded in.
+        source: the configuration file, if there is one.
+        control: an additional control socket for ``aoe-target status`` and the like;
+            there is always one for the network namespace.
+        metrics: address and port of the Prometheus metrics.
+        capture: a pcapng file to record all frames in.
 
     Raises:
-        UsageError: nothing to serve, or an address twice on one interface.
+        UsageError: no exports, or a duplicate address on an interface.
     """
 
     exports: tuple[ExportSettings, ...]
@@ -173,15 +176,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 if place in seen:
                     raise UsageError(
                         f"{export.address} on {place[0]}",
-                        "two disks at one address",
-                        "Give each its own",
+                        "duplicate address",
+                        "Give each export its own",
                     )
                 seen.add(place)
 
     def frames(self) -> dict[str, int]:
-        """Say how many receive buffers each interface needs, in order of mention.
+        """Return the number of receive buffers for each interface.
 
-        What clients are told that they may have outstanding finds room (P60).
+        All requests that the exports allow to be outstanding fit in them (P60).
         """
         wanted: Counter[str] = Counter()
         for export in self.exports:

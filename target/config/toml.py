@@ -1,4 +1,4 @@
-"""A TOML file that says what one process serves.
+"""The configuration file of a process, in TOML.
 
 ::
 
@@ -44,36 +44,37 @@ _UNKNOWN: Final = re.compile(r"unknown field `(.*?)`")
 
 
 Size = Annotated[int | str, msgspec.Meta(title="size")]
-"""Bytes, or text with a suffix. Its title is what the manual calls it."""
+"""Bytes, or text with a suffix. The man page shows the title as the type."""
 
 
 class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What ``[defaults]`` can say, and every ``[[export]]`` too.
+    """The keys of ``[defaults]`` and of every ``[[export]]``.
 
     Args:
         interfaces: a name, or a list of names; here or in ``[defaults]``.
         read_only: refuse writes.
         sync: answer writes when they are on stable storage.
-        direct: read and write around the page cache.
-        offset: where the disk begins in ``path``.
-        length: how long it is; to the end where not given.
-        create: make ``path``, sparse, with this size, if there is none.
-        overlay: a file that takes what is written, so that ``path`` is only read.
+        direct: bypass the page cache.
+        offset: start of the disk in ``path``.
+        length: length of the disk; by default up to the end of ``path``.
+        create: create ``path`` as a sparse file of this size if it does not exist.
+        overlay: a copy-on-write file that takes all writes; ``path`` is only read.
         buffers: requests that a client may have outstanding, at least 2.
-        serial: serial number, at most 20 ASCII characters; made of address and host
-            where not given.
+        serial: serial number, at most 20 ASCII characters; by default derived from
+            address and host.
         model: model name, at most 40 ASCII characters.
-        wwn: world wide name, 16 hexadecimal digits; made of address and serial where
-            not given.
-        rotation: turns a minute that clients are told, 1 for a disk that does not turn.
-        physical_block: bytes that clients are told to write at a time, 512 or 4096.
-        mask: MAC addresses of the only clients to serve, whatever list was kept.
-        keep_state: keep what clients set.
-        state_dir: where to keep that; by default beside ``path`` where that is an
-            image, in /var/lib/aoe-target where not.
+        wwn: world wide name, 16 hexadecimal digits; by default derived from address and
+            serial number.
+        rotation: rotation rate that is reported to clients, in revolutions per minute;
+            1 for a non-rotating disk.
+        physical_block: physical sector size that is reported to clients, 512 or 4096.
+        mask: MAC addresses of the only clients to serve; replaces the saved list.
+        keep_state: save the state that clients set.
+        state_dir: directory of the state file; by default that of ``path`` if it is an
+            image, else /var/lib/aoe-target.
         force: serve it although it seems to be in use.
-        filter: what is done wrong on purpose, each a ``name`` and its keys, the one
-            nearest to the wire first.
+        filter: filters, such as injected faults, each a ``name`` and its keys; the
+            first is nearest to the wire.
     """
 
     interfaces: str | list[str] = []
@@ -98,10 +99,10 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
-    """One ``[[export]]``.
+    """An ``[[export]]`` table.
 
     Args:
-        address: shelf and slot, as e0.0.
+        address: shelf and slot, such as e0.0.
         path: a disk image, a block device, or the URI of an NBD export.
     """
 
@@ -110,16 +111,16 @@ class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The file.
+    """The configuration file.
 
     Args:
-        export: the disks, at least one.
-        defaults: what holds for all of them that do not say otherwise.
+        export: the exports, at least one.
+        defaults: default values for the exports.
         state_dir: as in an export, for all of them.
         force: serve although addresses or disks seem to be in use.
-        control: a socket for ``aoe-target status`` and the like; there is one for this
-            network namespace in any case.
-        metrics: where to show statistics to Prometheus: a port, or ADDRESS:PORT.
+        control: an additional control socket for ``aoe-target status`` and the like;
+            there is always one for the network namespace.
+        metrics: port or ADDRESS:PORT of the Prometheus metrics.
     """
 
     export: list[Export]
@@ -131,12 +132,12 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a configuration file.
+    """Load a configuration file.
 
     Raises:
-        NotFoundError: there is none.
-        UsageError: it says something that cannot be; the message says where.
-        AoEError: it cannot be read.
+        NotFoundError: the file does not exist.
+        UsageError: the file is not valid; the message has the position.
+        AoEError: the file cannot be read.
     """
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
@@ -159,7 +160,7 @@ def load_settings(path: Path) -> Settings:
             metrics=_metrics(document.metrics),
         )
     except UsageError as error:
-        what = _file_words(error.what)
+        what = _file_key(error.what)
         raise UsageError(f"{path}: {what}", error.why, error.fix) from error
 
 
@@ -167,13 +168,13 @@ def _metrics(value: int | str) -> tuple[str, int] | None:
     return None if value == "" else parse_endpoint(str(value))
 
 
-def _file_words(what: str) -> str:
-    # The command line's words for it, --physical-block, are not the file's.
+def _file_key(what: str) -> str:
+    # Converts an option name, --physical-block, to the key, physical_block.
     return _OPTION.sub(lambda match: match[1].replace("-", "_"), what)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
-    # Merged before anything is checked: what an export says itself, goes.
+    # Merged before validation; the keys of an export override the defaults.
     defaults, exports = raw.get("defaults"), raw.get("export")
     if not (isinstance(defaults, dict) and isinstance(exports, list)):
         return raw
@@ -184,7 +185,7 @@ def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(path: Path, raw: dict[str, Any]) -> Document:
-    # Defaults first: a mistake in them is not the first export's.
+    # Defaults are validated first, so that an error in them is reported there.
     try:
         if "defaults" in raw:
             msgspec.convert({"defaults": raw["defaults"], "export": []}, Document)
@@ -192,9 +193,9 @@ def _convert(path: Path, raw: dict[str, Any]) -> Document:
     except msgspec.ValidationError as error:
         text = str(error)
         place = _PLACE.search(text)
-        where = f"{path}: {place[1]}" if place and place[1] else str(path)
+        location = f"{path}: {place[1]}" if place and place[1] else str(path)
         why = _PLACE.sub("", text)
-        raise UsageError(where, why[0].lower() + why[1:], _suggest(why)) from error
+        raise UsageError(location, why[0].lower() + why[1:], _suggest(why)) from error
 
 
 def _suggest(why: str) -> str:
@@ -204,8 +205,8 @@ def _suggest(why: str) -> str:
     in_export = {*Export.__struct_fields__}
     names = {*in_export, *Document.__struct_fields__}
     if unknown[1] in names:
-        place = "in an [[export]]" if unknown[1] in in_export else "above all tables"
-        return f"It belongs {place}"
+        place = "in an [[export]]" if unknown[1] in in_export else "before all tables"
+        return f"Move it: it belongs {place}"
     close = difflib.get_close_matches(unknown[1], names, 1, 0.5)
     return (
         f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(names))}"
@@ -217,18 +218,18 @@ def _settings(path: Path, number: int, document: Document) -> ExportSettings:
     try:
         return _build(path.parent, table, document)
     except UsageError as error:
-        where = f"{path}: export[{number}]: {_file_words(error.what)}"
-        raise UsageError(where, error.why, error.fix) from error
+        location = f"{path}: export[{number}]: {_file_key(error.what)}"
+        raise UsageError(location, error.why, error.fix) from error
 
 
-def _build(here: Path, table: Export, document: Document) -> ExportSettings:
+def _build(directory: Path, table: Export, document: Document) -> ExportSettings:
     names = table.interfaces
     state_dir = table.state_dir or document.state_dir
     is_uri = "://" in table.path
     return ExportSettings(
         address=Address.parse(table.address),
         interfaces=tuple(names.split(",") if isinstance(names, str) else names),
-        path=table.path if is_uri else str(here / table.path),
+        path=table.path if is_uri else str(directory / table.path),
         disk=OpenFlags(
             read_only=table.read_only,
             sync=table.sync,
@@ -238,7 +239,7 @@ def _build(here: Path, table: Export, document: Document) -> ExportSettings:
             create=None if table.create is None else _size(table.create),
             force=table.force or document.force,
         ),
-        overlay=str(here / table.overlay) if table.overlay else "",
+        overlay=str(directory / table.overlay) if table.overlay else "",
         buffers=table.buffers,
         serial=table.serial,
         model=table.model,
@@ -246,17 +247,17 @@ def _build(here: Path, table: Export, document: Document) -> ExportSettings:
         rotation=table.rotation,
         physical_block=table.physical_block,
         mask=tuple(dict.fromkeys(map(parse_mac, table.mask))),
-        state_dir=here / state_dir if state_dir and table.keep_state else None,
+        state_dir=directory / state_dir if state_dir and table.keep_state else None,
         keep_state=table.keep_state,
-        filters=tuple(_filter(here, each) for each in table.filter),
+        filters=tuple(_filter(directory, each) for each in table.filter),
     )
 
 
-def _filter(here: Path, table: dict[str, Any]) -> FilterSettings:
+def _filter(directory: Path, table: dict[str, Any]) -> FilterSettings:
     settings = make_filter(table)
     if not settings.file:
         return settings
-    return msgspec.structs.replace(settings, file=str(here / settings.file))
+    return msgspec.structs.replace(settings, file=str(directory / settings.file))
 
 
 def _size(value: int | str) -> int:

@@ -1,8 +1,8 @@
-"""What Debian's vblade was told: ``*.conf`` in a directory, read and never run.
+"""Import the configuration of Debian's vblade: ``*.conf``, parsed but never executed.
 
 Each file is a shell fragment that sets ``shelf``, ``slot``, ``netif`` and ``filename``,
-and may set ``options`` and ``ionice``; see vblade-persistence(5). ``settings_of`` makes
-settings of one, ``to_toml`` writes settings as our configuration file has them.
+and may set ``options`` and ``ionice``; see vblade-persistence(5). ``to_settings``
+converts one to settings, ``to_toml`` writes settings as an ``[[export]]``.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _PIECE: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE: Final = re.compile(r'\\(\n|[$`"\\])')
-"""What a backslash still means between double quotes."""
-_READ_NOT_RUN: Final = "Write plain values: the file is read, not run"
-_SEE: Final = "See vblade(8) for what it has"
+"""The escapes that the shell recognizes between double quotes."""
+_FIX_VALUES: Final = "Use plain values: the file is parsed, not executed"
+_FIX_OPTIONS: Final = "See vblade(8) for its options"
 
 
 class Value(NamedTuple):
-    """What a variable was set to, and in which line."""
+    """The value of a variable, and the number of its line."""
 
     text: str
     line: int
@@ -55,11 +55,11 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """One file.
+    """A configuration file of vblade.
 
     Args:
-        path: where it is.
-        values: what it sets, by name.
+        path: the path of the file.
+        values: the variables that it sets, by name.
     """
 
     path: Path
@@ -67,28 +67,28 @@ class Fragment:
 
     @property
     def missing(self) -> list[str]:
-        """Return what vblade does not do without; it ignores such a file."""
+        """The required variables that are not set; vblade ignores such a file."""
         return [name for name in _NEEDED if not self.text(name)]
 
     @property
-    def spare(self) -> list[str]:
-        """Return the names that are set and mean nothing here."""
+    def ignored(self) -> list[str]:
+        """The variables that have no effect here."""
         return sorted(set(self.values) - {*_NEEDED, "options"})
 
     def text(self, name: str) -> str:
-        """Return a value, nothing where it is not set."""
+        """Return the value of a variable, empty if it is not set."""
         return self.values[name].text if name in self.values else ""
 
-    def wrong(self, name: str, why: str, fix: str) -> UsageError:
-        """Make an error that names the line of a value."""
+    def error_at(self, name: str, why: str, fix: str) -> UsageError:
+        """Return an error with the line of a variable."""
         return UsageError(f"{self.path}:{self.values[name].line}", why, fix)
 
 
 def read_fragment(path: Path) -> Fragment:
-    """Read a shell fragment, and take the shell's quotes off what it sets.
+    """Read a shell fragment, and remove the quotes from the values.
 
     Raises:
-        UsageError: it does anything but set variables to plain values.
+        UsageError: it contains anything but assignments of plain values.
         AoEError: it cannot be read.
     """
     try:
@@ -98,7 +98,7 @@ def read_fragment(path: Path) -> Fragment:
     except UnicodeError as error:
         raise UsageError(str(path), f"not text: {error}") from error
     if "\0" in text:
-        raise UsageError(str(path), "not text: a zero byte")
+        raise UsageError(str(path), "not text: contains a NUL byte")
     return Fragment(path, dict(_assignments(path, text)))
 
 
@@ -113,22 +113,24 @@ def _assignments(path: Path, text: str) -> Iterator[tuple[str, Value]]:
         assignment = _ASSIGNMENT.match(text, position)
         if assignment is None:
             word = text[position:].split(maxsplit=1)[0]
-            why = f"{word!a:.40} is no NAME=VALUE"
-            raise UsageError(f"{path}:{line}", why, _READ_NOT_RUN)
+            why = f"{word!a:.40} is not NAME=VALUE"
+            raise UsageError(f"{path}:{line}", why, _FIX_VALUES)
         value, position = _read_value(path, text, assignment.end())
         yield assignment[1], Value(value, line)
 
 
 def _read_value(path: Path, text: str, start: int) -> tuple[str, int]:
-    # The value that begins here without its quotes, and where it ends.
+    # Returns the value that begins at `start`, without quotes, and its end.
     value, position = "", start
     while position < len(text) and text[position] not in " \t\n;":
         piece = _PIECE.match(text, position)
         if piece is None or _has_tilde(piece, start):
             line = text.count("\n", 0, position) + 1
-            why = _refusal(text, position) if piece is None else "a ~ to be replaced"
-            raise UsageError(f"{path}:{line}", why, _READ_NOT_RUN)
-        value += _meaning(piece)
+            why = (
+                _describe_syntax(text, position) if piece is None else "tilde expansion"
+            )
+            raise UsageError(f"{path}:{line}", why, _FIX_VALUES)
+        value += _unquote(piece)
         position = piece.end()
     return value, position
 
@@ -138,35 +140,36 @@ def _has_tilde(piece: re.Match[str], start: int) -> bool:
     return ":~" in plain or (plain.startswith("~") and piece.start() == start)
 
 
-def _meaning(piece: re.Match[str]) -> str:
+def _unquote(piece: re.Match[str]) -> str:
     if piece["quoted"] is not None:
         return _ESCAPE.sub(lambda m: m[1].strip("\n"), piece["quoted"])
     return piece["literal"] or piece["escaped"] or piece["plain"] or ""
 
 
-def _refusal(text: str, position: int) -> str:
+def _describe_syntax(text: str, position: int) -> str:
     inner = _IN_QUOTES.match(text, position)
     mark = inner[2] if inner else text[position]
     if mark in "'\\":
-        return "a quote that does not end"
+        return "unterminated quote"
     if mark in "$`":
-        return f"a substitution, {mark}"
-    return f"a command, {mark}" if mark.isprintable() else f"a {mark!a}"
+        return f"substitution: {mark}"
+    return f"command: {mark}" if mark.isprintable() else f"character {mark!a}"
 
 
-def settings_of(fragment: Fragment) -> ExportSettings:
-    """Make settings of a fragment in which nothing is missing.
+def to_settings(fragment: Fragment) -> ExportSettings:
+    """Convert a fragment with all required variables to settings.
 
-    Sectors become bytes. A path is taken from the root directory, where vblade runs.
+    Sectors are converted to bytes. Paths are relative to the root directory, where
+    vblade runs.
 
     Raises:
-        UsageError: an option that vblade does not have, or a value that cannot be.
+        UsageError: an unknown option, or a value that is not valid.
     """
     given = _read_options(fragment)
     for name in ("shelf", "slot"):
         if not re.fullmatch("[0-9]+", fragment.text(name)):
-            why = f"{name} {fragment.text(name)!a} is no number"
-            raise fragment.wrong(name, why, f"Write {name}=0")
+            why = f"{name} {fragment.text(name)!a} is not a number"
+            raise fragment.error_at(name, why, f"Write {name}=0")
     try:
         return ExportSettings(
             address=Address.parse(f"{fragment.text('shelf')} {fragment.text('slot')}"),
@@ -190,14 +193,16 @@ def settings_of(fragment: Fragment) -> ExportSettings:
 
 
 def _read_options(fragment: Fragment) -> dict[str, list[str]]:
-    # What is given, with its arguments. systemd takes quotes off within the value too.
+    # The options and their arguments. systemd removes quotes inside the value, too.
     try:
         words = shlex.split(fragment.text("options"))
         pairs, rest = getopt.gnu_getopt(words, _OPTIONS)
     except (getopt.GetoptError, ValueError) as error:
-        raise fragment.wrong("options", f"options: {error}", _SEE) from error
+        raise fragment.error_at("options", f"options: {error}", _FIX_OPTIONS) from error
     if rest:
-        raise fragment.wrong("options", f"options: {rest[0]!a} is none", _SEE)
+        raise fragment.error_at(
+            "options", f"options: {rest[0]!a} is not an option", _FIX_OPTIONS
+        )
     given: dict[str, list[str]] = {}
     for option, argument in pairs:
         given.setdefault(option, []).append(argument)
@@ -205,22 +210,22 @@ def _read_options(fragment: Fragment) -> dict[str, list[str]]:
 
 
 def _read_number(
-    fragment: Fragment, given: dict[str, list[str]], option: str, otherwise: int
+    fragment: Fragment, given: dict[str, list[str]], option: str, default: int
 ) -> int:
-    # As vblade reads it: sectors also as 0x10 and 010, which is 8; no zero but -o 0.
-    # What stands behind a number is ignored there and refused here.
+    # As vblade parses it: sectors also as 0x10 and 010 (octal); zero only for -o.
+    # vblade ignores characters after a number; here they are an error.
     if option not in given:
-        return otherwise
+        return default
     text = given[option][-1]
-    shape = "[0-9]+" if option == "-b" else "0x[0-9a-f]+|[0-9]+"
-    if re.fullmatch(shape, text, re.ASCII | re.IGNORECASE):
+    pattern = "[0-9]+" if option == "-b" else "0x[0-9a-f]+|[0-9]+"
+    if re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
         with contextlib.suppress(ValueError):
             octal = option != "-b" and text.isdecimal() and text[0] == "0"
             number = int(text, 8 if octal else 10 if text.isdecimal() else 16)
             if number or option == "-o":
                 return number
-    why = f"options: {option} {text!a} cannot be"
-    raise fragment.wrong("options", why, "Write a number, in digits only")
+    why = f"options: {option} {text!a} is not valid"
+    raise fragment.error_at("options", why, "Write a number, in digits only")
 
 
 def _read_masks(fragment: Fragment, given: dict[str, list[str]]) -> tuple[bytes, ...]:
@@ -230,13 +235,13 @@ def _read_masks(fragment: Fragment, given: dict[str, list[str]]) -> tuple[bytes,
         return parse_macs(",".join(given["-m"]))
     except UsageError as error:
         why = f"options: -m {error.what}: {error.why}"
-        raise fragment.wrong("options", why, error.fix) from error
+        raise fragment.error_at("options", why, error.fix) from error
 
 
 def to_toml(settings: ExportSettings) -> str:
-    """Write an ``[[export]]`` as our configuration file has it.
+    """Return settings as an ``[[export]]`` table in TOML.
 
-    It holds what ``settings_of`` can have set, without what is so by default.
+    It contains the keys that ``to_settings`` can set, without default values.
     """
     disk = settings.disk
     values: dict[str, object] = {
@@ -251,10 +256,10 @@ def to_toml(settings: ExportSettings) -> str:
         "buffers": settings.buffers if settings.buffers != BUFFER_COUNT else None,
         "mask": [format_mac(mac) for mac in settings.mask],
     }
-    said = [f"{key} = {_literal(value)}" for key, value in values.items() if value]
-    return "\n".join(["[[export]]", *said])
+    lines = [f"{key} = {_literal(value)}" for key, value in values.items() if value]
+    return "\n".join(["[[export]]", *lines])
 
 
 def _literal(value: object) -> str:
-    # JSON's strings, lists and truths are TOML's, but for one character.
+    # JSON strings, lists and booleans are valid TOML, except for DEL in a string.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

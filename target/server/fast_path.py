@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_OPCODES, SECTOR, AFlag, Status
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command
-from aoe.net.rings import FRAME, KERNEL, SEND_REQUEST, SLOT_HEADER
+from aoe.net.rings import (
+    FRAME_OFFSET,
+    TP_STATUS_KERNEL,
+    TP_STATUS_SEND_REQUEST,
+    TPACKET2_HEADER,
+)
 from target.disks.file import FileDisk
 from target.protocol.ata import OPERATIONS
 from target.protocol.transfers import read, write
@@ -116,7 +121,9 @@ class Plan:
         not zero are beyond it, too."""
         self.head = target.reply_head
         self.registers = int.from_bytes(_REGISTERS.pack(aflags, 0, 0, _READY), "little")
-        self.order = SLOT_HEADER.pack(SEND_REQUEST, self.replied, 0, FRAME, 0)
+        self.order = TPACKET2_HEADER.pack(
+            TP_STATUS_SEND_REQUEST, self.replied, 0, FRAME_OFFSET, 0
+        )
         self.pack = (_DATA_REPLY if self.reads else _REPLY).pack_into
         self.shapes: set[bytes] = set()
         self.count = 0
@@ -125,7 +132,7 @@ class Plan:
     def learn(self, shape: bytes) -> bool:
         """Take note of what a whole request can look like; tell whether that is new."""
         length, stored, at = _SHAPE.unpack(shape)
-        is_whole = length == stored and at == FRAME and length >= self.needed
+        is_whole = length == stored and at == FRAME_OFFSET and length >= self.needed
         if not is_whole or shape in self.shapes or len(self.shapes) == _SHAPES_LIMIT:
             return False
         self.shapes.add(shape)
@@ -174,7 +181,7 @@ class Express:
         self._lanes: dict[int, dict[int, Plan]] = {}
         self._used: list[Plan] = []
         self._is_empty = False
-        self._slots = len(rings.arrivals.starts) // 2
+        self._slots = rings.rx.slots.count
 
     def add(self, target: Target) -> None:
         """Serve a target from now on."""
@@ -210,14 +217,14 @@ class Express:
         # that the loop needs more than once is a local variable.
         rings, lanes, used = self._rings, self._lanes, self._used
         memory, status = rings.memory, rings.status
-        rx, tx = rings.begin()
-        starts, spaces = rings.arrivals.starts, rings.departures.starts
+        consumer, producer = rings.rx.begin_batch(), rings.tx.begin_batch()
+        starts, spaces = rings.rx.slots.offsets, rings.tx.slots.offsets
         unpack = _REQUEST.unpack_from
         self._is_empty = False
         count = 0
         try:
             for count in range(limit):
-                start, space = starts[rx + count], spaces[tx + count]
+                start, space = starts[consumer + count], spaces[producer + count]
                 if not memory[start]:
                     self._is_empty = True
                     break
@@ -236,7 +243,7 @@ class Express:
                 plan.pack(
                     memory, space, plan.order, src, plan.head, tag, plan.registers, lba
                 )
-                status[start >> 2] = KERNEL
+                status[start >> 2] = TP_STATUS_KERNEL
                 if not plan.count:
                     used.append(plan)
                 plan.count += 1
@@ -244,8 +251,8 @@ class Express:
                 count = limit
         except (KeyError, OSError):
             pass
-        rings.emptied(count)
-        rings.filled(count, sum(plan.count * plan.replied for plan in used))
+        rings.rx.end_batch(count)
+        rings.tx.end_batch(count, sum(plan.count * plan.replied for plan in used))
         return count
 
     def _settle(self, now: float) -> None:
@@ -255,9 +262,10 @@ class Express:
 
     def _learn(self) -> bool:
         # Whether there is a plan for the frame at hand that there was not before.
-        start = self._rings.arrivals.starts[self._rings.begin()[0]]
-        shape, _, key, _, packed, _ = _REQUEST.unpack_from(self._rings.memory, start)
-        if not self._rings.memory[start] or key not in self._lanes:
+        rx, memory = self._rings.rx, self._rings.memory
+        start = rx.slots.offsets[rx.begin_batch()]
+        shape, _, key, _, packed, _ = _REQUEST.unpack_from(memory, start)
+        if not memory[start] or key not in self._lanes:
             return False
         lane = self._lanes[key]
         plan = lane.get(packed)
@@ -289,8 +297,8 @@ class Express:
         ):
             return None
         rings = self._rings
-        slots = rings.departures if reads else rings.arrivals
-        data = slots.data(sectors * SECTOR)
+        slots = rings.tx.slots if reads else rings.rx.slots
+        data = slots.data_views(sectors * SECTOR)
         return None if data is None else Plan(target, disk, registers, data)
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError
-from aoe.net.busy_poll import Spinner, looks_at
+from aoe.net.busy_poll import BusyPoller, ring_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -82,8 +82,8 @@ class Service:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._poller = select.poll()
         self._polled: dict[Port, int] = {}
-        self._spinner = Spinner()
-        self._looks: list[Callable[[], bool]] = []
+        self._busy_poller = BusyPoller()
+        self._ring_checks: list[Callable[[], bool]] = []
         self._awake, self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The pipe that ends a poll; ``signal.set_wakeup_fd`` takes ``wakeup``."""
 
@@ -148,7 +148,7 @@ class Service:
             busy = self._serve_ports(now)
             if now >= tick:
                 tick = self._tick(now)
-            busy = busy or self._spinner.spin(self._looks)
+            busy = busy or self._busy_poller.poll(self._ring_checks)
             if not busy or now - polled > _NEWS_INTERVAL:
                 self._poll(0 if busy else self._due(tick) - time.monotonic())
                 # Whatever came of it, there may be new timers.
@@ -193,7 +193,7 @@ class Service:
         asleep = time.monotonic()
         ready = {fd for fd, _ in self._poller.poll(timeout)}
         if timeout and ready:
-            self._spinner.slept(time.monotonic() - asleep)
+            self._busy_poller.record_sleep(time.monotonic() - asleep)
         if self._awake in ready:
             os.read(self._awake, 4096)
         if self._interfaces is not None and self._interfaces.fileno() in ready:
@@ -222,7 +222,7 @@ class Service:
             if port not in self._polled:
                 self._poller.register(link, select.POLLIN)
                 self._polled[port] = link.fileno()
-        self._looks = looks_at(links.values())
+        self._ring_checks = ring_checks(links.values())
 
     def _attend(self) -> None:
         while self._signals:

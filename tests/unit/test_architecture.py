@@ -103,6 +103,7 @@ FOLDERS = {
         "aoe aoe/net initiator/cli initiator/disk initiator/driver initiator/io",
         system="os subprocess",
     ),
+    "initiator/rules": Rule("aoe/common"),
     "initiator/driver": Rule("aoe"),
     "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
     "initiator/client": Rule(
@@ -127,7 +128,9 @@ FOLDERS = {
     "initiator/lab/explorer": Rule(
         "aoe initiator/driver initiator/lab initiator/lab/kernel", system="time"
     ),
-    "initiator/lab/reports": Rule("aoe initiator/lab initiator/lab/kernel"),
+    "initiator/lab/reports": Rule(
+        "aoe aoe/common initiator/lab initiator/lab/kernel initiator/rules"
+    ),
     "initiator/check": Rule(
         "aoe aoe/net initiator/client", system="time", parts="initiator/check/rules"
     ),
@@ -137,14 +140,15 @@ FOLDERS = {
     ),
     "initiator/cli": Rule(
         "aoe aoe/capture aoe/common aoe/net initiator/client initiator/driver"
-        " initiator/io initiator/lab/reports",
+        " initiator/io initiator/lab/reports initiator/rules",
         parts="initiator/cli/commands",
     ),
     "initiator/cli/commands": Rule(
         "aoe aoe/capture aoe/common aoe/common/doctor aoe/net initiator/check"
         " initiator/client initiator/disk initiator/doctor initiator/driver"
         " initiator/export initiator/export/nbd initiator/io initiator/lab"
-        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports",
+        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports"
+        " initiator/rules",
         system="os select signal time",
     ),
 }
@@ -246,6 +250,15 @@ def test_a_file_imports_only_what_its_folder_may(path: str) -> None:
     allowed |= {name for name, each in FOLDERS.items() if here in each.parts.split()}
     assert {folder(module) for module in names(path)} <= allowed
     assert roots(path) & {"tests", "scripts"} == set()
+
+
+@pytest.mark.parametrize("here", sorted(name for name in FOLDERS if "/" in name))
+def test_a_readme_describes_the_folder(here: str) -> None:
+    package, _, inside = here.partition("/")
+    readmes = {CHECKOUT / package / "README.md", CHECKOUT / here / "README.md"}
+    readmes.add((CHECKOUT / here).parent / "README.md")
+    text = "".join(path.read_text() for path in readmes if path.is_file())
+    assert f"`{inside}/`" in text
 
 
 def test_rules_allow_only_imports_in_use() -> None:

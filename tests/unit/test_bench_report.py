@@ -18,7 +18,7 @@ FACTS: dict[str, str | int | float] = {
     "cores": 2,
     "filesystem": "tmpfs",
 }
-HOW: dict[str, str | int | float] = {
+SETTINGS: dict[str, str | int | float] = {
     "rounds": 2,
     "seconds": 1.0,
     "cores": "target on core 0, load on core 1",
@@ -31,10 +31,10 @@ def series(name: str, *values: float, **details: float) -> Series:
 
 @pytest.fixture
 def report() -> Report:
-    """Return a run of three cells: better than vblade, worse, and one without peer."""
+    """Return results of three cells: faster than the peer, slower, without a peer."""
     return Report(
         machine=FACTS,
-        settings=HOW,
+        settings=SETTINGS,
         results=[
             Result(
                 name="read",
@@ -71,7 +71,7 @@ def report() -> Report:
                 goals=[Goal(of="pyaoe", bound=150 << 20, at_most=True)],
             ),
         ],
-        left_out=["idle: apt install something"],
+        skipped=["idle: apt install something"],
     )
 
 
@@ -93,7 +93,7 @@ def test_values_have_three_digits_and_a_unit(
     assert bench_table.show(value, unit) == text
 
 
-def test_a_spread_has_the_unit_of_its_median() -> None:
+def test_spread_is_scaled_like_the_median() -> None:
     cell = Result(
         name="read",
         title="read",
@@ -101,12 +101,12 @@ def test_a_spread_has_the_unit_of_its_median() -> None:
         series=[series("pyaoe", 234e3, 590e3, 1.14e6)],
         goals=[],
     )
-    _, ours = bench_table.block(cell)
+    _, ours = bench_table.cell_lines(cell)
     assert ours.split() == ["pyaoe", "590", "k", "234..1140"]
 
 
-def test_a_ratio_stands_beside_the_peer(report: Report) -> None:
-    title, ours, vblade, echo = bench_table.block(report.results[0])
+def test_ratio_is_on_the_line_of_the_peer(report: Report) -> None:
+    title, ours, vblade, echo = bench_table.cell_lines(report.results[0])
     assert title == "4 KiB read & more"
     assert ours.split() == ["pyaoe", "230", "k", "200..260", "4.00"]
     assert vblade.split() == [
@@ -115,46 +115,46 @@ def test_a_ratio_stands_beside_the_peer(report: Report) -> None:
     assert echo.split()[4:] == ["0.51*", "0.50..0.52", ">=", "0.6", "MISSED"]
 
 
-def test_what_nothing_was_promised_for_is_only_shown(report: Report) -> None:
-    *_, nbdcopy = bench_table.block(report.results[1])
+def test_ratio_without_a_bound_has_no_verdict(report: Report) -> None:
+    *_, nbdcopy = bench_table.cell_lines(report.results[1])
     assert nbdcopy.split()[4:] == ["0.50", "0.50..0.50"]
 
 
-def test_a_bound_of_a_figure_alone_has_its_unit(report: Report) -> None:
-    _, ours = bench_table.block(report.results[2])
+def test_bound_of_a_median_has_its_unit(report: Report) -> None:
+    _, ours = bench_table.cell_lines(report.results[2])
     assert ours.split(maxsplit=4)[1:] == [
         *("160.0", "MiB", "160.0..160.0", "<= 150.0 MiB MISSED")
     ]
 
 
-def test_columns_stand_below_their_names(report: Report) -> None:
-    *_, vblade, _echo = bench_table.block(report.results[0])
-    names = bench_table.column_names()
+def test_columns_are_aligned_with_their_headings(report: Report) -> None:
+    *_, vblade, _echo = bench_table.cell_lines(report.results[0])
+    names = bench_table.column_headings()
     assert names.index("ratio") == vblade.index("2.30")
     assert names.index("goal") == vblade.index(">=")
 
 
-def test_the_notes_explain_the_marks_and_say_what_is_missing(report: Report) -> None:
+def test_notes_explain_the_marks_and_list_skipped_sides(report: Report) -> None:
     notes = "\n".join(bench_table.notes(report))
-    assert "\n*: the load's core was full" in notes
+    assert "\n*: the load generator used all of its core" in notes
     assert "\n~" not in notes
-    assert notes.endswith("left out: idle: apt install something")
+    assert notes.endswith("skipped: idle: apt install something")
 
 
-def test_the_head_says_what_and_where(report: Report) -> None:
-    head = bench_table.head(report)
+def test_header_has_versions_and_machine(report: Report) -> None:
+    header = bench_table.header(report)
     for fact in ("pyaoe 1.0", "vblade 25", "load aoe bench", "A CPU", "tmpfs"):
-        assert fact in head
-    assert "nbdkit" not in head
+        assert fact in header
+    assert "nbdkit" not in header
 
 
-def test_the_chart_has_a_bar_for_each_peer_in_proportion(report: Report) -> None:
+def test_chart_bars_are_proportional_to_the_ratios(report: Report) -> None:
     root = bench_chart.draw(report)
     first, second = (float(bar.attrib["width"]) for bar in root.iter("rect"))
     assert first / second == pytest.approx(2.30 / 0.50, rel=0.01)
 
 
-def test_the_line_stands_where_the_peer_is(report: Report) -> None:
+def test_chart_line_is_at_ratio_1(report: Report) -> None:
     root = bench_chart.draw(report)
     bar = next(root.iter("rect"))
     line = next(line for line in root.iter("line") if line.attrib["class"] == "one")
@@ -163,41 +163,41 @@ def test_the_line_stands_where_the_peer_is(report: Report) -> None:
     assert line.attrib["x1"] == line.attrib["x2"]
 
 
-def test_nothing_of_the_chart_is_cut_off(report: Report) -> None:
+def test_chart_text_fits_into_the_image(report: Report) -> None:
     root = bench_chart.draw(report)
     height = float(root.attrib["height"])
     for text in root.iter("text"):
-        # No letter of 13 pixels is wider than that; most are half as wide.
+        # An upper bound of the average width of a character at 13 pixels.
         width = len(text.text or "") * 7
         assert float(text.attrib["y"]) < height
         assert float(text.attrib["x"]) + width < bench_chart.WIDTH
 
 
-def test_the_chart_can_be_read_aloud(report: Report) -> None:
+def test_chart_has_a_description_for_screen_readers(report: Report) -> None:
     root = bench_chart.draw(report)
     assert root.attrib["role"] == "img"
     ids = root.attrib["aria-labelledby"].split()
-    spoken = ("4 KiB read & more: 2.30 times vblade", "copy: 0.50 times nbdcopy")
+    ratios = ("4 KiB read & more: 2.30 times vblade", "copy: 0.50 times nbdcopy")
     assert [root.findtext("title"), root.findtext("desc")] == [
-        "How fast pyaoe is beside its peers",
-        f"A bar for each. {'; '.join(spoken)}.",
+        "Speed of pyaoe relative to vblade and nbdcopy",
+        f"Bar chart. {'; '.join(ratios)}.",
     ]
     assert ids == [root[0].attrib["id"], root[1].attrib["id"]]
 
 
-def test_a_figure_that_is_no_clean_one_is_marked_and_explained(report: Report) -> None:
+def test_chart_marks_and_explains_limited_ratios(report: Report) -> None:
     texts = [text.text or "" for text in bench_chart.draw(report).iter("text")]
     assert "2.30* x vblade" in texts
     assert "0.50 x nbdcopy" in texts
-    assert texts[-1] == "* at the pace of the load generator"
+    assert texts[-1] == "* limited by the load generator"
 
 
-def test_the_chart_is_read_on_dark_pages_too(report: Report) -> None:
+def test_chart_supports_dark_pages(report: Report) -> None:
     assert "prefers-color-scheme: dark" in bench_chart.write(report)
 
 
 @pytest.mark.parametrize("peers", [True, False])
-def test_the_chart_is_well_formed(report: Report, *, peers: bool) -> None:
+def test_chart_is_well_formed_xml(report: Report, *, peers: bool) -> None:
     if not peers:
         del report.results[:2]
     expat.ParserCreate().Parse(bench_chart.write(report), True)

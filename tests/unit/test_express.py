@@ -22,7 +22,7 @@ from target.protocol.target import Target
 from target.server.ports import Port
 from tests.asking import SECTORS, ata, mask, sector
 from tests.fuzz_frames import Mutator, at
-from tests.links import MemoryRings
+from tests.links import MemoryRingLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,18 +35,18 @@ GUARD = 4096
 """Bytes of the file in front of the disk, and behind it."""
 
 
-class ShutRings(MemoryRings):
-    """The same link, but nobody may work in its memory."""
+class ShutRings(MemoryRingLink):
+    """The same link without access to its rings: everything takes the slow path."""
 
     @property
-    def rings(self) -> Rings:
-        return None  # type: ignore[return-value] # as a link without rings has it
+    def rings(self) -> Rings | None:
+        return None
 
 
 class Side:
     """A port with four targets on files, by one way or the other."""
 
-    def __init__(self, link: MemoryRings, stack: ExitStack) -> None:
+    def __init__(self, link: MemoryRingLink, stack: ExitStack) -> None:
         self.link = link
         self.files: list[int] = []
         self._stack = stack
@@ -98,7 +98,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def rushing(stack: ExitStack) -> Side:
-    return Side(MemoryRings(), stack)
+    return Side(MemoryRingLink(), stack)
 
 
 def everyday(chance: Random) -> bytes:
@@ -131,7 +131,7 @@ def test_both_ways_give_the_same_replies_disks_and_counters(
     seed: int, batches: list[int], mtu: int, cut: int
 ) -> None:
     with ExitStack() as stack:
-        rushing = Side(MemoryRings(mtu), stack)
+        rushing = Side(MemoryRingLink(mtu), stack)
         careful = Side(ShutRings(mtu), stack)
         frames = traffic(seed)
         for number, size in enumerate(batches):
@@ -196,7 +196,7 @@ def test_a_target_that_is_gone_is_silent_and_one_that_comes_is_heard(
 
 
 def test_frames_for_a_target_with_filters_meet_them(stack: ExitStack) -> None:
-    rushing = Side(MemoryRings(), stack)
+    rushing = Side(MemoryRingLink(), stack)
     disk = rushing.port.targets[0].export.disk
     export = Export(Address(8, 1), disk)
     export.filters = Filters(

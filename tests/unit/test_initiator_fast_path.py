@@ -17,7 +17,7 @@ from initiator.driver.bio import Bio, BioVec, Op, UserPages, bio_for
 from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.asking import CLIENT
-from tests.links import MemoryRings
+from tests.links import MemoryRingLink
 from tests.unit.conftest import ADDRESS, FakeTarget
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ STEP = 0.01
 CONTENT = Random(0).randbytes(SECTORS * 512)
 
 
-class HostRings(MemoryRings):
+class HostRings(MemoryRingLink):
     """Rings that a host can poll."""
 
     def __init__(self, mtu: int) -> None:
@@ -52,11 +52,11 @@ class HostRings(MemoryRings):
 
 
 class ShutRings(HostRings):
-    """The same link, but nobody may work in its memory."""
+    """The same link without access to its rings: everything takes the slow path."""
 
     @property
-    def rings(self) -> Rings:
-        return None  # type: ignore[return-value] # as a link without rings has it
+    def rings(self) -> Rings | None:
+        return None
 
 
 class Wire:

@@ -1,4 +1,4 @@
-"""The rules of the kernel's driver, K1 to K64: that each has a test, and some of them.
+"""Rules of the kernel's driver, K1 to K64.
 
 Those that belong to a larger subject are beside it, in ``test_driver_*.py``,
 ``test_timing.py`` and ``test_lab_*.py``.
@@ -6,9 +6,6 @@ Those that belong to a larger subject are beside it, in ``test_driver_*.py``,
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,36 +23,6 @@ USER = Options()
 in_both_modes = pytest.mark.parametrize(
     "options", [USER, KERNEL], ids=["user", "kernel"]
 )
-RULES = {*map(str, range(1, 65)), "57a", "57b", "61a"}
-NOT_HERE = {
-    "9": "kernel threads: frames and answers are handled where they come",
-    "30": "drivers before 3.7, whose frames do not cross pages",
-    "32": "the room for fragments in a kernel's skb, which a link does not have",
-    "38": "refused by the block layer, above the driver",
-    "39": "limits of the block layer's queue",
-    "57b": "timers of drivers before 3.7",
-    "61a": "runts in drivers before 3.7",
-}
-"""Rules of which there is nothing to try, and what they are about."""
-
-
-def names_of_tests() -> set[str]:
-    """Return the names of all tests in this folder."""
-    return {
-        node.name
-        for path in Path(__file__).parent.glob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
-
-
-def test_every_rule_has_a_test_with_its_number_in_the_name() -> None:
-    tested = {
-        number
-        for name in names_of_tests()
-        for number in re.findall(r"(?<![a-z0-9])k([0-9]+[ab]?)(?![a-z0-9])", name)
-    }
-    assert RULES - NOT_HERE.keys() - tested == set()
 
 
 # --- objects --------------------------------------------------------------------------

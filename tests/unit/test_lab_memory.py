@@ -205,6 +205,7 @@ def test_k110_2_6_21_frees_a_block_with_a_referenced_tail() -> None:
 
 
 def test_k89_later_kernels_keep_the_whole_block_out_of_circulation() -> None:
+    """K144."""
     memory, head, tail = block_with_a_referenced_tail(RULES_6_1)
     assert (head.free, head.kept_out, tail.free, tail.count) == (False, True, False, 1)
     with pytest.raises(AoEError):

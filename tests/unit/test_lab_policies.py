@@ -57,6 +57,7 @@ every_nic = pytest.mark.parametrize("nic", Nic.__members__)
 
 
 def test_k97_k99_policy_a_increments_at_arrival_and_decrements_before_end_io() -> None:
+    """K95: the third option."""
     world = make_world("a", Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")
     page = page_of(write)

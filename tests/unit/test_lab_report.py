@@ -19,14 +19,17 @@ from click.testing import CliRunner
 from click.testing import Result as Outcome
 
 import initiator
+from aoe.common import rules as rules_module
+from aoe.common.rules import repository_url
 from initiator.cli.main import cli
 from initiator.lab.cases import Case, Result, all_cases, run_case
 from initiator.lab.kernel.journal import SEVERITY
 from initiator.lab.reports.chrome_trace import chrome_trace
 from initiator.lab.reports.html_page import html_page
-from initiator.lab.reports.rulebook import OUTCOMES, RULES
+from initiator.lab.reports.legend import OUTCOMES
 from initiator.lab.reports.story import tell
 from initiator.lab.reports.tables import COLUMNS, dump_lines, record, write_csv
+from initiator.rules import load_all_rules, load_kernel_rules
 
 YEAR_2007 = "none@2.6.21/rawalloc_highorder_tail/clean/NOSG"
 KINDS = [
@@ -72,7 +75,7 @@ def test_k117_outcomes_are_explained_worst_first() -> None:
 
 def test_every_rule_that_a_journal_names_is_explained(results: list[Result]) -> None:
     named = {entry.rule for result in results for entry in result.journal.entries}
-    assert named - set(RULES) == {""}
+    assert named - set(load_kernel_rules()) == {""}
 
 
 def test_every_rule_that_the_model_names_is_explained() -> None:
@@ -84,7 +87,7 @@ def test_every_rule_that_the_model_names_is_explained() -> None:
         for rule in re.findall(r'"(K\d+)"', source.read_text())
     }
     assert "K75" in named
-    assert named <= set(RULES)
+    assert named <= set(load_kernel_rules())
 
 
 def test_csv_has_a_line_for_each_case_and_a_column_for_each_fact(
@@ -228,6 +231,14 @@ def test_k75_the_bug_of_2007_is_told_step_by_step() -> None:
     assert "DOUBLE-FREE" in faults[1]
     first = next(line for line in lines if line.startswith("The first rule that broke"))
     assert first.startswith("The first rule that broke: K75 at step 8, premature-free.")
+    assert " Linearising: " in first
+    start = lines.index("Rules, in full with: aoe rule NUMBER") + 1
+    named = {entry.rule for entry in kept(YEAR_2007).journal.entries}
+    assert lines[start : lines.index("", start)] == [
+        f"{number} {rule.title}"
+        for number, rule in load_kernel_rules().items()
+        if number in named
+    ]
 
 
 def test_a_case_may_be_written_as_four_words() -> None:
@@ -245,6 +256,11 @@ def test_json_tells_every_event_and_which_broke_the_rule() -> None:
     assert report["first_broken"]["rule"] == "K75"
     assert report["events"][report["first_broken"]["step"]] == report["first_broken"]
     assert set(report["meanings"]) == {"policy", "submitter", "event", "card"}
+    named = {event["rule"] for event in report["events"]} - {""}
+    assert {rule["number"] for rule in report["rules"]} == named
+    rules = load_kernel_rules()
+    for rule in report["rules"]:
+        assert rule["statement"] == rules[rule["number"]].statement
 
 
 def test_run_in_memory_marks_the_bytes_that_nobody_submitted() -> None:
@@ -294,20 +310,27 @@ def test_k75_the_page_is_free_while_its_owner_uses_it() -> None:
 
 
 class Page(HTMLParser):
-    """Notes what a page refers to, and checks that elements are closed in order."""
+    """Records what a page loads and links to, and that elements are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.refers: list[str] = []
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.open.append(tag)
-        self.refers += [f"{name}" for name, _ in attrs if name in ("src", "href")]
+        self.handle_startendtag(tag, attrs)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        del tag
-        self.refers += [f"{name}" for name, _ in attrs if name in ("src", "href")]
+        for name, value in attrs:
+            if name == "href" and tag == "a":
+                self.links.append(str(value))
+            elif name in ("src", "href"):
+                self.loads.append(str(value))
+            elif name == "id":
+                self.ids.append(str(value))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -318,9 +341,54 @@ def test_a_page_stands_alone_and_is_well_formed(case: str) -> None:
     text = html_page(kept(case))
     page = Page()
     page.feed(text)
-    assert (page.open, page.refers) == ([], [])
-    assert not re.search(r"https?:|@import|url\(", text)
+    assert (page.open, page.loads) == ([], [])
+    assert not re.search(r"@import|url\(", text)
+    within, elsewhere = (
+        {link for link in page.links if link.startswith("#") is inside}
+        for inside in (True, False)
+    )
+    assert within <= {f"#{each}" for each in page.ids}
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith(f"{repository_url()}/") for link in elsewhere)
+    assert text.count("http") == sum("http" in link for link in page.links)
     parse(text)
+
+
+def test_a_page_has_the_text_of_its_rules_and_links_to_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = "https://example.org/pyaoe"
+    monkeypatch.setattr(rules_module, "repository_url", lambda: base)
+    result = kept(YEAR_2007)
+    root = parse(html_page(result))
+    rules = load_all_rules()
+    articles = {each.get("id"): each for each in root.iter("article")}
+    named = {entry.rule for entry in result.journal.entries} - {""}
+    assert {number.lower() for number in named} <= set(articles)
+    # What K75 cites is there, too.
+    assert {"k119"} <= set(articles)
+    for rule in rules.values():
+        if rule.anchor in articles:
+            text = " ".join("".join(articles[rule.anchor].itertext()).split())
+            assert text.startswith(f"{rule.number} {rule.title}")
+            assert rule.source.replace("`", "") in text
+            first = rule.statement.partition("\n\n")[0].replace("`", "")
+            assert " ".join(first.split()) in text
+    row = next(each for each in root.iter("tr") if each.get("id") == "s8")
+    assert [(a.get("href"), a.get("title"), a.text) for a in row.iter("a")] == [
+        ("#k75", "Linearising", "K75")
+    ]
+    links = {a.get("href") for a in articles["k75"].iter("a")}
+    assert "#k119" in links
+    assert f"{base}/blob/main/initiator/KERNEL.md#k75" in links
+    # A rule that is not on the page is linked to in the repository.
+    for a in root.iter("a"):
+        number = a.text or ""
+        if number in rules:
+            cited = rules[number]
+            here = f"#{cited.anchor}"
+            document = f"{base}/blob/main/{cited.document}{here}"
+            assert a.get("href") == (here if cited.anchor in articles else document)
 
 
 def test_the_picture_marks_every_event_and_the_fatal_one() -> None:
@@ -390,6 +458,10 @@ def test_a_trace_has_a_track_for_each_and_arrows_that_hold(case: str) -> None:
     assert {event["name"] for event in counters} == {
         f"count of {lane}" for lane in lanes
     }
+    for args in (event["args"] for event in events if event["ph"] == "i"):
+        rule = load_kernel_rules().get(args["rule"])
+        assert args["rule title"] == (rule.title if rule else "")
+        assert bool(args["rule statement"]) is (rule is not None)
     faults = [event for event in events if event.get("cat") == "fault"]
     assert {event["args"]["step"] for event in faults} == {
         entry.step for entry in result.journal.faults

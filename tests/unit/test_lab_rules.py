@@ -193,6 +193,24 @@ def test_k81_a_clone_of_a_failed_device_writes_reused_memory() -> None:
     assert disk(world) == b"\xee" * PAGE_SIZE
 
 
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("none@6.1", ["double-free"]), ("none@2.6.21", [])]
+)
+def test_k142_a_clone_that_leaves_while_its_page_is_unused(
+    policy: str, expected: list[str]
+) -> None:
+    """Linearized late, it performs 0, 1, 0 on a page of the free list."""
+    world = make_world(policy, Nic.NOSG)
+    world.nic.hold_qdisc = True
+    write = submit(world, "pagecache")
+    page = page_of(write)
+    world.fail_device()
+    world.free_buffer(write)
+    assert (write.ended, page.free) == (True, True)
+    world.nic.drain()
+    assert [kind for kind, pfn in faults(world.journal) if pfn == page.pfn] == expected
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_k120_counts_protect_memory_but_not_contents(policy: str) -> None:
     rules = replace(POLICIES[policy].rules, early_linearize=False)

@@ -141,6 +141,7 @@ def test_k76_a_clone_gets_a_private_head_once() -> None:
 def test_k77_2_6_21_linearizes_before_the_qdisc_and_6_1_behind_it(
     rules: Rules, copied: int
 ) -> None:
+    """K114: a queue before and a queue after validation."""
     net = Net(Nic.NOSG, rules)
     net.nic.hold_qdisc = True
     net.nic.xmit(net.skb)
@@ -160,6 +161,7 @@ def test_k53_a_clone_in_the_qdisc_gets_the_header_of_the_retransmission() -> Non
 
 
 def test_k72_pages_are_read_when_the_nic_transmits() -> None:
+    """K113: bytes are read at serialization."""
     net = Net(Nic.SG)
     net.nic.hold_ring = True
     net.nic.xmit(net.skb)
@@ -172,6 +174,7 @@ def test_k72_pages_are_read_when_the_nic_transmits() -> None:
 
 
 def test_k102_the_last_sharer_drops_references_owned_by_fragments() -> None:
+    """K143."""
     net = Net()
     net.memory.get_page(net.head, "AoE", "K102")
     net.skb.frags = net.skb.frags[:1]

@@ -113,6 +113,21 @@ def test_k111_an_object_freed_twice_is_allocated_twice() -> None:
     assert cache.alloc("b") is cache.alloc("c")
 
 
+def test_k141_a_put_hits_the_new_owner_of_a_returned_slab() -> None:
+    cache = make_cache(RULES_6_14)
+    memory = cache.memory
+    one = cache.alloc("a")
+    page = one.pieces()[0][0]
+    memory.get_page(page, "network", "K76")
+    cache.free(one, "a")
+    cache.shrink()
+    while memory.alloc_pages(0, "b")[0] is not page:
+        pass
+    assert (page.owner, page.count) == ("b", 1)
+    memory.put_page(page, "network", "K76")
+    assert faults(memory.journal) == [("premature-free", page.pfn)]
+
+
 # --- policy b -------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
-from initiator.lab.reports.rulebook import OUTCOMES
+from initiator.lab.reports.legend import OUTCOMES
 from initiator.lab.reports.tables import AXES
 from scripts.man_commands import children, command_page, options_of, read_help, walk
 from scripts.man_config import EXAMPLE

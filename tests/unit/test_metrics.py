@@ -131,7 +131,7 @@ def test_an_endpoint_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_endpoint(text)
     assert str(caught.value) == (
-        f"--metrics {text}: no address and port. "
+        f"--metrics {text}: not an address and port. "
         "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
     )
 
@@ -173,6 +173,6 @@ def test_a_configuration_file_can_ask_for_metrics(
     with pytest.raises(UsageError) as caught:
         load_settings(path)
     assert str(caught.value) == (
-        f"{path}: metrics nowhere: no address and port. "
+        f"{path}: metrics nowhere: not an address and port. "
         "Write PORT, ADDRESS:PORT or [ADDRESS]:PORT"
     )

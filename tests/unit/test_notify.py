@@ -120,7 +120,9 @@ def test_a_watchdog_of_somebody_else_or_none_is_not_fed(
 
 @pytest.mark.parametrize("address", ["relative", "@", "/"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match=r"^NOTIFY_SOCKET .*: not a socket's path"):
+    with pytest.raises(
+        UsageError, match=r"^NOTIFY_SOCKET .*: neither an absolute path"
+    ):
         Notifier(address)
 
 
@@ -132,7 +134,7 @@ def test_a_manager_that_went_away_is_mentioned_once(
         notifier.tick(1.0)
         notifier.tick(9.0)
     (said,) = caplog.messages
-    assert said.startswith("service manager: not told READY=1: ")
+    assert said.startswith("service manager: READY=1 not sent: ")
 
 
 def test_a_manager_that_does_not_read_stops_nothing(

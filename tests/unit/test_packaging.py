@@ -98,6 +98,11 @@ def test_the_wheel_contains_the_netboot_templates(wheel: dict[str, str]) -> None
     assert {f"target/netboot/{name}" for name in FILES.values()} <= set(wheel)
 
 
+def test_the_wheel_holds_the_rules(wheel: dict[str, str]) -> None:
+    for document in ("aoe/PROTOCOL.md", "initiator/KERNEL.md"):
+        assert wheel[document] == (CHECKOUT / document).read_text("utf-8")
+
+
 def test_the_wheel_contains_py_typed_markers(wheel: dict[str, str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel)
 
@@ -192,6 +197,7 @@ def test_the_sdist_contains_sources_tests_and_scripts(sdist: set[str]) -> None:
     assert modules() - sdist == set()
     assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test"} <= sdist
     assert "tests/unit/test_packaging.py" in sdist
+    assert {"aoe/PROTOCOL.md", "initiator/KERNEL.md"} <= sdist
 
 
 def test_gitignore_excludes_no_module(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_root_keeps_two_capabilities_and_gains_none_again(
 
 def test_another_user_keeps_raw_sockets_and_nothing_else() -> None:
     if not IS_ROOT:
-        assert "only root can become another user" in dropped("root")["refused"]
+        assert "only root can switch to another user" in dropped("root")["refused"]
         return
     status = dropped("nobody")
     if not HAS_NOBODY:
@@ -102,8 +102,8 @@ def test_a_user_namespace_of_one_user_says_that_it_has_no_other() -> None:
     inside = ("unshare", "--user", "--map-root-user")
     assert dropped("nobody", inside=inside) == {
         "refused": (
-            f"4 --user nobody: this user namespace has no user {NOBODY.pw_uid} with "
-            f"group {NOBODY.pw_gid}. Leave it out here, or map them: "
+            f"4 --user nobody: this user namespace does not map user {NOBODY.pw_uid}, "
+            f"group {NOBODY.pw_gid}. Omit --user, or map them: "
             "unshare -Un --map-auto --map-root-user"
         )
     }
@@ -121,9 +121,9 @@ def test_a_place_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
     refused = dropped(SOMEBODY, kept)["refused"]
     tmp_path.chmod(0o755)
     user = SOMEBODY.partition(":")[0]
-    assert refused.startswith(f"4 {kept}: {user} may not write what clients set there")
-    assert "--state-dir DIR, or chown" in refused
-    assert refused.endswith("or keep nothing: --no-state")
+    assert refused.startswith(f"4 {kept}: user {user} may not write this state file")
+    assert f"--state-dir DIR with a directory of {user}, or chown" in refused
+    assert refused.endswith(", or --no-state")
 
 
 def test_a_place_of_the_users_is_taken(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
             NotFoundError,
             (
                 "--user no-one-at-all: no such user. "
-                "Make it: useradd --system no-one-at-all"
+                "Create it: useradd --system no-one-at-all"
             ),
         ),
         (
@@ -171,15 +171,15 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
             NotFoundError,
             (
                 "--user :no-such-group: no such group. "
-                "Make it: groupadd --system no-such-group"
+                "Create it: groupadd --system no-such-group"
             ),
         ),
         (
             "4000000000",
             UsageError,
             (
-                "--user 4000000000: no user has this number, so that its group is "
-                "unknown. Name that too: --user 4000000000:4000000000"
+                "--user 4000000000: no user with this ID, so its group is unknown. "
+                "Add a group: --user 4000000000:4000000000"
             ),
         ),
     ],
@@ -194,7 +194,7 @@ def test_a_user_that_is_none_is_refused(
 
 def test_numbers_are_taken_for_names() -> None:
     if not IS_ROOT:
-        with pytest.raises(AccessError, match="only root can become another user"):
+        with pytest.raises(AccessError, match="only root can switch to another user"):
             find_account("0:0")
         return
     assert find_account("0:0") == Account("0:0", 0, 0, (0,))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -65,3 +67,12 @@ def test_mypy_sees_the_types_of_public_names(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "initiator.disk.disk.Disk" in done.stdout
+
+
+def test_the_reference_names_every_option_and_every_public_member() -> None:
+    readme = (CHECKOUT / "initiator/README.md").read_text()
+    reference = readme.partition("\n## API\n")[2]
+    names = [field.name for field in dataclasses.fields(initiator.Options)]
+    for cls in (initiator.Disk, initiator.AsyncDisk):
+        names += [name for name in vars(cls) if not name.startswith("_")]
+    assert [name for name in names if not re.search(rf"\b{name}\b", reference)] == []

@@ -1,4 +1,4 @@
-"""A target asked one command after the other, over links that lose frames."""
+"""``RemoteTarget`` over links that lose, duplicate and damage responses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.links import TargetLink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 0.04
+TIMEOUT = 0.04
 A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
-def reached(
+def make_remote(
     replies: Callable[[bytes, bytes], list[bytes]] = lambda _, reply: [reply],
 ) -> tuple[TargetLink, RemoteTarget]:
     link = TargetLink(replies)
     address = link.target.export.address
-    answer = QueryResponse(address, TARGET, link.name, Config(), 0.0)
-    return link, RemoteTarget([link], answer, 5, PATIENCE)
+    response = QueryResponse(address, TARGET, link.name, Config(), 0.0)
+    return link, RemoteTarget([link], response, 5, TIMEOUT)
 
 
-def losing_first() -> Callable[[bytes, bytes], list[bytes]]:
+def lose_first() -> Callable[[bytes, bytes], list[bytes]]:
     seen: set[bytes] = set()
 
     def replies(request: bytes, reply: bytes) -> list[bytes]:
@@ -41,55 +41,55 @@ def losing_first() -> Callable[[bytes, bytes], list[bytes]]:
     return replies
 
 
-def test_p2_a_lost_answer_is_asked_for_again() -> None:
-    link, target = reached(losing_first())
+def test_p2_a_request_is_retransmitted_if_the_response_was_lost() -> None:
+    link, target = make_remote(lose_first())
     assert target.set_config(ConfigCommand.SET, b"mine") == b"mine"
     assert len(link.sent) == 2
     assert link.sent[0] == link.sent[1]
 
 
-def test_p11_answers_to_others_are_not_taken() -> None:
-    def strangers(request: bytes, reply: bytes) -> list[bytes]:
+def test_p11_responses_to_other_requests_are_ignored() -> None:
+    def with_others(request: bytes, reply: bytes) -> list[bytes]:
         other_tag = reply[:20] + bytes(4) + reply[24:]
         other_slot = reply[:18] + b"\x09" + reply[19:]
         return [b"", b"short", request, other_tag, other_slot, reply]
 
-    link, target = reached(strangers)
+    link, target = make_remote(with_others)
     assert target.set_config(ConfigCommand.SET, b"mine") == b"mine"
     assert len(link.sent) == 1
     assert link.sent[0][20] & 0x80
 
 
-def test_p54_a_claimed_target_names_its_owner() -> None:
-    link, target = reached()
+def test_p54_the_error_of_a_claimed_target_has_its_config_string() -> None:
+    link, target = make_remote()
     ask(link.target, config(4, b"the other\n"))
     with pytest.raises(BusyError) as caught:
         target.set_config(ConfigCommand.SET, b"mine")
     assert str(caught.value) == (
-        'e7.3: claimed, its config string is "the other\\n". Take it all the same: aoe '
+        'e7.3: claimed, its config string is "the other\\n". To replace it: aoe '
         "config fset e7.3 STRING"
     )
     assert target.set_config(ConfigCommand.FORCE, b"mine") == b"mine"
 
 
-def test_p54_an_owner_that_is_not_told_is_asked_for() -> None:
-    def curt(request: bytes, reply: bytes) -> list[bytes]:
+def test_p54_a_config_string_missing_in_the_error_is_read() -> None:
+    def without_string(request: bytes, reply: bytes) -> list[bytes]:
         return [reply[:24] if request[29] == ConfigCommand.SET else reply]
 
-    link, target = reached(curt)
+    link, target = make_remote(without_string)
     ask(link.target, config(4, b"owner"))
     with pytest.raises(BusyError, match='"owner"'):
         target.set_config(ConfigCommand.SET, b"mine")
 
 
-def test_p72_a_reservation_for_others_that_was_heard_twice_is_ours() -> None:
-    # Who is not on the list may not repeat it: error 6, and yet all went well.
-    _, target = reached(losing_first())
+def test_p72_reserving_for_others_succeeds_if_the_request_was_executed_twice() -> None:
+    # The second one is refused with error 6, since the client is not among the holders.
+    _, target = make_remote(lose_first())
     assert target.reserve([A, B], force=False) == (A, B)
 
 
-def test_p72_a_reservation_of_others_is_told() -> None:
-    link, target = reached()
+def test_p72_the_error_of_a_reserved_target_lists_the_holders() -> None:
+    link, target = make_remote()
     ask(link.target, from_(A, reserve(1, A, B)))
     with pytest.raises(BusyError) as caught:
         target.reserve([CLIENT], force=False)
@@ -100,16 +100,16 @@ def test_p72_a_reservation_of_others_is_told() -> None:
     assert target.reserve([], force=False) == ()
 
 
-def test_p74_ata_on_a_reserved_target_names_its_holders() -> None:
-    link, target = reached()
+def test_p74_the_error_of_an_ata_command_lists_the_holders() -> None:
+    link, target = make_remote()
     ask(link.target, from_(A, reserve(1, A)))
     assert len(target.identity_page()) == 512
     with pytest.raises(BusyError, match=A.hex(":")):
         target.ata(target.builder.ata(0xE7), "FLUSH")
 
 
-def test_p43_a_command_that_is_aborted_is_unknown() -> None:
-    _, target = reached()
+def test_p43_an_aborted_command_is_unsupported() -> None:
+    _, target = make_remote()
     with pytest.raises(UnsupportedError, match="WINK failed: command aborted"):
         target.ata(target.builder.ata(0x99), "WINK")
     with pytest.raises(DeviceError, match="sector not found") as caught:
@@ -117,32 +117,34 @@ def test_p43_a_command_that_is_aborted_is_unknown() -> None:
     assert not isinstance(caught.value, UnsupportedError)
 
 
-def test_p16_a_target_without_lists_is_told_from_a_dead_one() -> None:
+def test_p16_a_target_without_lists_is_distinguished_from_one_without_response() -> (
+    None
+):
     def old(request: bytes, reply: bytes) -> list[bytes]:
         if request[19] < 2:
             return [reply]
         return [reply[:14] + b"\x1c\x01" + reply[16:]]
 
-    _, target = reached(old)
-    with pytest.raises(UnsupportedError, match="knows no MAC mask list"):
+    _, target = make_remote(old)
+    with pytest.raises(UnsupportedError, match="does not support MAC mask list"):
         target.mask_list()
-    _, target = reached(lambda _, __: [])
+    _, target = make_remote(lambda _, __: [])
     with pytest.raises(NotFoundError, match="no answer to MAC mask list"):
         target.mask_list()
 
 
-def test_p64_an_edit_tells_where_it_stopped() -> None:
-    _, target = reached()
+def test_p64_an_edit_returns_the_directives_up_to_the_bad_one() -> None:
+    _, target = make_remote()
     add = int(DirectiveCommand.ADD)
-    answer = target.mask_list(Directive(add, CLIENT), Directive(9, A))
-    assert answer.merror == MaskError.BAD_DIRECTIVE
-    assert len(answer.directives) == 1
+    response = target.mask_list(Directive(add, CLIENT), Directive(9, A))
+    assert response.merror == MaskError.BAD_DIRECTIVE
+    assert len(response.directives) == 1
     listed = target.mask_list()
     assert [mac for _, mac in listed.directives] == [CLIENT]
 
 
-def test_half_an_answer_is_an_error_and_no_crash() -> None:
-    _, target = reached(lambda _, reply: [reply[:25]])
-    for question in (target.mask_list, target.holders, target.identity_page):
+def test_a_truncated_response_raises_device_error() -> None:
+    _, target = make_remote(lambda _, reply: [reply[:25]])
+    for request in (target.mask_list, target.holders, target.identity_page):
         with pytest.raises(DeviceError):
-            question()
+            request()

@@ -218,7 +218,7 @@ def test_no_state_neither_finds_nor_keeps_anything(tmp_path: Path) -> None:
 
 
 def test_a_state_dir_and_no_state_contradict_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--state-dir: there is --no-state too"):
+    with pytest.raises(UsageError, match="--state-dir: conflicts with --no-state"):
         settings_for("disk.img", state_dir=tmp_path, keep_state=False)
 
 

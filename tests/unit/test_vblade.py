@@ -15,7 +15,7 @@ from aoe.errors import UsageError
 from target.cli.main import cli
 from target.config.settings import ExportSettings
 from target.config.toml import load_settings
-from target.config.vblade import read_fragment, settings_of, to_toml
+from target.config.vblade import read_fragment, to_settings, to_toml
 from target.disks import OpenFlags
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def reread(toml: str, directory: Path) -> tuple[ExportSettings, ...]:
 
 
 def read(directory: Path, text: str) -> ExportSettings:
-    return settings_of(read_fragment(write(directory, "a.conf", text)))
+    return to_settings(read_fragment(write(directory, "a.conf", text)))
 
 
 def test_the_example_of_the_manual_is_served_as_vblade_did(directory: Path) -> None:
@@ -161,22 +161,22 @@ def test_a_path_begins_where_vblade_runs(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "why"),
     [
-        ("shelf=$(cat /shelf)", 1, "a substitution, $"),
-        ("shelf=1\nslot=`cat /slot`", 2, "a substitution, `"),
-        ('\n\nfilename="/srv/$HOME"', 3, "a substitution, $"),
-        ('filename="two\nlines $x"', 1, "a substitution, $"),
-        ("filename=~/disk.img", 1, "a ~ to be replaced"),
-        ("echo shelf=1", 1, "'echo' is no NAME=VALUE"),
-        ("shelf=1 slot=2 reboot", 1, "'reboot' is no NAME=VALUE"),
-        ("options=-r -s", 1, "'-s' is no NAME=VALUE"),
-        ("export shelf=1", 1, "'export' is no NAME=VALUE"),
-        ("shelf=1 && slot=2", 1, "'&&' is no NAME=VALUE"),
-        ("shelf=1&reboot", 1, "a command, &"),
-        ("shelf=1 # one\nslot=2>/etc/passwd", 2, "a command, >"),
-        ("filename='/srv/disk.img", 1, "a quote that does not end"),
-        ('filename="/srv/disk.img', 1, "a quote that does not end"),
-        ("shelf=1\\", 1, "a quote that does not end"),
-        ("shelf=1\r\n", 1, "a '\\r'"),
+        ("shelf=$(cat /shelf)", 1, "substitution: $"),
+        ("shelf=1\nslot=`cat /slot`", 2, "substitution: `"),
+        ('\n\nfilename="/srv/$HOME"', 3, "substitution: $"),
+        ('filename="two\nlines $x"', 1, "substitution: $"),
+        ("filename=~/disk.img", 1, "tilde expansion"),
+        ("echo shelf=1", 1, "'echo' is not NAME=VALUE"),
+        ("shelf=1 slot=2 reboot", 1, "'reboot' is not NAME=VALUE"),
+        ("options=-r -s", 1, "'-s' is not NAME=VALUE"),
+        ("export shelf=1", 1, "'export' is not NAME=VALUE"),
+        ("shelf=1 && slot=2", 1, "'&&' is not NAME=VALUE"),
+        ("shelf=1&reboot", 1, "command: &"),
+        ("shelf=1 # one\nslot=2>/etc/passwd", 2, "command: >"),
+        ("filename='/srv/disk.img", 1, "unterminated quote"),
+        ('filename="/srv/disk.img', 1, "unterminated quote"),
+        ("shelf=1\\", 1, "unterminated quote"),
+        ("shelf=1\r\n", 1, "character '\\r'"),
     ],
 )
 def test_what_does_more_than_to_set_is_refused_and_never_run(
@@ -185,7 +185,7 @@ def test_what_does_more_than_to_set_is_refused_and_never_run(
     path = write(directory, "bad.conf", text)
     write(directory, "good.conf", LEAST)
     done = import_vblade(directory)
-    fix = "Write plain values: the file is read, not run"
+    fix = "Use plain values: the file is parsed, not executed"
     assert done.stderr == f"aoe-target: {path}:{line}: {why}. {fix}\n"
     assert str(done.exception) == f"{directory}: 1 of 2 files were left out"
     assert f"# {path} is left out." in done.stdout
@@ -197,15 +197,15 @@ def test_what_does_more_than_to_set_is_refused_and_never_run(
     [
         ("options=-q", "a.conf:2: options: option -q not recognized. See vblade(8)"),
         ("options=-b", "a.conf:2: options: option -b requires argument. See vblade"),
-        ("options='-r x'", "a.conf:2: options: 'x' is none. See vblade(8)"),
+        ("options='-r x'", "a.conf:2: options: 'x' is not an option. See vblade(8)"),
         ('options="-m \'x"', "a.conf:2: options: No closing quotation. See vblade"),
-        ("options='-o 8k'", "a.conf:2: options: -o '8k' cannot be. Write a number"),
-        ("options='-o 08'", "a.conf:2: options: -o '08' cannot be. Write a number"),
-        ("options='-l 0'", "a.conf:2: options: -l '0' cannot be. Write a number"),
-        ("options='-b 0x20'", "a.conf:2: options: -b '0x20' cannot be. Write a nu"),
-        ("options='-b 1'", "a.conf: --buffers 1: Linux brings no disk up with fewe"),
+        ("options='-o 8k'", "a.conf:2: options: -o '8k' is not valid. Write a number"),
+        ("options='-o 08'", "a.conf:2: options: -o '08' is not valid. Write a number"),
+        ("options='-l 0'", "a.conf:2: options: -l '0' is not valid. Write a number"),
+        ("options='-b 0x20'", "a.conf:2: options: -b '0x20' is not valid. Write a nu"),
+        ("options='-b 1'", "a.conf: --buffers 1: the Linux driver needs at least 2"),
         ("options='-m 1:2'", "a.conf:2: options: -m 1:2: not a MAC address. Write"),
-        ("shelf=0x1", "a.conf:2: shelf '0x1' is no number. Write shelf=0"),
+        ("shelf=0x1", "a.conf:2: shelf '0x1' is not a number. Write shelf=0"),
         ("shelf=65535", "a.conf: 65535 2: AoE address out of range. Write it as e0"),
     ],
 )
@@ -276,7 +276,7 @@ def test_bytes_that_are_no_text_are_refused(directory: Path) -> None:
     )
     (directory / "a.conf").write_bytes(b"filename=/srv/\0.img")
     assert import_vblade(directory).stderr == (
-        f"aoe-target: {directory}/a.conf: not text: a zero byte\n"
+        f"aoe-target: {directory}/a.conf: not text: contains a NUL byte\n"
     )
 
 

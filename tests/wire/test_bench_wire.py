@@ -1,4 +1,4 @@
-"""scripts/bench as it is called, for a second or two: its shape, not its figures."""
+"""Short runs of scripts/bench as a command; speeds are not checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tools import program
 pytestmark = pytest.mark.netns
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/bench.py"
-PATIENCE = 120
+TIMEOUT = 120
 FAKE_LOAD = """#!/bin/sh
 echo "$@" >>"$0.log"
 echo '{"iops": 1000, "MBs": 4, "p50": 10, "p99": 20, "retx": 0, "bad": 0, "err": 0}'
@@ -32,7 +32,7 @@ exec sleep 60
 
 @pytest.fixture(autouse=True)
 def _namespaces() -> None:
-    """Skip only where the system lets us make none."""
+    """Skip if user namespaces are not permitted."""
     if os.geteuid() == 0:
         return
     try:
@@ -54,15 +54,15 @@ def start(*words: object, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def run(place: Path, *words: object) -> tuple[str, dict[str, Any]]:
+def run(directory: Path, *words: object) -> tuple[str, dict[str, Any]]:
     """Run it with images in a directory; return its table and its JSON."""
-    document = place / "out.json"
-    quickly = ("--quick", "--dir", place, "--json", document)
-    with start(*quickly, *words) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
+    document = directory / "out.json"
+    options = ("--quick", "--dir", directory, "--json", document)
+    with start(*options, *words) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors) == (0, "")
-    # The images are gone again.
-    assert [path for path in place.iterdir() if path.is_dir()] == []
+    # The images are removed.
+    assert [path for path in directory.iterdir() if path.is_dir()] == []
     return output, json.loads(document.read_bytes())
 
 
@@ -72,7 +72,7 @@ def write_program(path: Path, content: str) -> Path:
     return path
 
 
-def test_ours_and_vblade_are_loaded_in_turn(tmp_path: Path) -> None:
+def test_target_and_vblade_are_compared(tmp_path: Path) -> None:
     program("vblade", "vblade")
     chart = tmp_path / "out.svg"
     output, document = run(tmp_path, "--only", "read-16", "--svg", chart)
@@ -88,7 +88,7 @@ def test_ours_and_vblade_are_loaded_in_turn(tmp_path: Path) -> None:
     assert "4 KiB read, 16 deep, MTU 9000\n  pyaoe " in output
 
 
-def test_a_copy_is_compared_with_nbdcopy(tmp_path: Path) -> None:
+def test_copy_is_compared_with_nbdcopy(tmp_path: Path) -> None:
     program("nbdkit", "nbdkit")
     program("nbdcopy", "libnbd-bin")
     _, document = run(tmp_path, "--only", "copy-65535")
@@ -97,7 +97,7 @@ def test_a_copy_is_compared_with_nbdcopy(tmp_path: Path) -> None:
     assert all(side["median"] > 0 for side in cell["series"])
 
 
-def test_what_has_no_peer_is_measured_alone(tmp_path: Path) -> None:
+def test_cells_without_a_peer(tmp_path: Path) -> None:
     words = ("--only", "memory", "--only", "idle")
     _, document = run(tmp_path, *words)
     memory, idle = document["results"]
@@ -107,7 +107,7 @@ def test_what_has_no_peer_is_measured_alone(tmp_path: Path) -> None:
     assert 0 <= idle["series"][0]["median"] <= 100
 
 
-def test_another_load_generator_and_an_echo_take_part(tmp_path: Path) -> None:
+def test_external_load_generator_and_echo_target(tmp_path: Path) -> None:
     program("vblade", "vblade")
     load = write_program(tmp_path / "load", FAKE_LOAD)
     echo = write_program(tmp_path / "echo", FAKE_ECHO)
@@ -122,29 +122,31 @@ def test_another_load_generator_and_an_echo_take_part(tmp_path: Path) -> None:
     ]
 
 
-def test_a_load_generator_that_fails_ends_it_in_a_line(tmp_path: Path) -> None:
+def test_failing_load_generator_is_a_one_line_error(tmp_path: Path) -> None:
     load = write_program(tmp_path / "load", "#!/bin/sh\necho no target >&2; exit 2\n")
     with start(
         "--quick", "--dir", tmp_path, "--load", load, "--only", "exp"
     ) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors) == (1, "bench: load: no target\n")
 
 
-def belonging(mark: str) -> list[str]:
-    """Return the command lines of processes with a variable in their environment."""
+def processes_with(mark: str) -> list[str]:
+    """Return the command lines of processes whose environment contains ``mark``."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if mark.encode() in (process / "environ").read_bytes():
                 found.append((process / "cmdline").read_bytes().decode())
         except OSError:
-            continue  # It has ended, or is another user's.
+            continue  # It has exited, or belongs to another user.
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_leaves_no_processes_and_no_images(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     load = write_program(
         tmp_path / "load", '#!/bin/sh\necho >"$0.here"\nexec sleep 600\n'
     )
@@ -153,15 +155,15 @@ def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals) -> None:
         while not Path(f"{load}.here").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        there = " ".join(belonging(f"PYAOE_MARK={tmp_path}"))
-        assert "aoe-target" in there
+        processes = " ".join(processes_with(f"PYAOE_MARK={tmp_path}"))
+        assert "aoe-target" in processes
         process.send_signal(number)
-        process.communicate(timeout=PATIENCE)
+        process.communicate(timeout=TIMEOUT)
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)
     assert process.returncode == expected
-    end = time.monotonic() + PATIENCE
-    while left := belonging(f"PYAOE_MARK={tmp_path}"):
-        assert time.monotonic() < end, left
+    end = time.monotonic() + TIMEOUT
+    while remaining := processes_with(f"PYAOE_MARK={tmp_path}"):
+        assert time.monotonic() < end, remaining
         time.sleep(0.05)
     if number != signal.SIGKILL:
         assert [path for path in tmp_path.iterdir() if path.is_dir()] == []

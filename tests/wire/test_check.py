@@ -106,7 +106,7 @@ def test_p40_a_read_only_target_passes(wire: Wire, image: Path) -> None:
 def test_a_missing_target_is_code_3(wire: Wire) -> None:
     done = check(wire, "--timeout", "0.1")
     assert done.returncode == 3
-    assert done.stderr.startswith("aoe: e7.3: no answer on aoe0 within 0.1 s. See who")
+    assert done.stderr.startswith("aoe: e7.3: no answer on aoe0 within 0.1 s. List")
 
 
 def test_sectors_beyond_the_disk_are_rejected(wire: Wire, image: Path) -> None:
@@ -236,6 +236,12 @@ def test_p63_the_crash_of_vblade_at_an_emptied_mask_list_is_reported(
     lines = done.stdout.splitlines()
     wrong = [line for line in lines if line.startswith("deviates")]
     assert [line.split()[2] for line in wrong] == ["P44", "P63"]
+    named = [" ".join(line.split()) for line in lines if line.split()[0] == "rule"]
+    assert named == [
+        "rule P44 ATA commands to broadcast addresses",
+        "rule P63 Edit of the mask list",
+        "rule P67 Successful edit",
+    ]
     assert "(the target is unreachable)" in done.stdout
     assert "aoe: e7.3: not restored: MAC mask list\n" in done.stderr
     assert vblade.wait(PATIENCE) != 0

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.netns
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
+API = (CHECKOUT / "initiator/README.md").read_text().partition("\n## API\n")[2]
+PROGRAMS = re.findall(r"```python\n((?:from initiator|import).*?)```", API, re.DOTALL)
 
 
 @pytest.mark.usefixtures("wire")  # where no namespaces can be made, it skips
@@ -68,6 +70,36 @@ def test_its_python_runs(aoe_disk: ServedDisk) -> None:
     here = example.replace('"eth0"', f'"{aoe_disk.interface}"')
     done = aoe_disk.run([sys.executable, "-c", here], cwd=CHECKOUT)
     assert done.stdout == f"{aoe_disk.size} b'hello'\n"
+
+
+def test_the_tests_of_the_api_reference_pass(pytester: pytest.Pytester) -> None:
+    (example,) = re.findall(r"```python\n(def test_.*?)```", API, re.DOTALL)
+    pytester.makepyfile(example)
+    pytester.runpytest_subprocess().assert_outcomes(passed=example.count("def test_"))
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_a_program_of_the_api_reference_runs(aoe_disk: ServedDisk, number: int) -> None:
+    program = PROGRAMS[number].replace('"eth0"', f'"{aoe_disk.interface}"')
+    with aoe_disk.path.open("r+b") as image:
+        image.write(b"disk")
+    done = aoe_disk.run([sys.executable, "-c", program], cwd=CHECKOUT)
+    size = aoe_disk.size
+    expected = {
+        "disk.read(1000, 5)": f"{size} b'hello'\n",
+        "file.read(5)": "b'hello'\n",
+        "AsyncDisk.open": f"{size} b'hello'\n",
+        "deadsecs=10": "b'disk'\n",
+        "Wire(mtu=9000)": "aoe0@",
+    }
+    (printed,) = [text for part, text in expected.items() if part in program] or [""]
+    assert printed in done.stdout
+
+
+def test_the_api_reference_has_a_program_for_each_class() -> None:
+    text = "".join(PROGRAMS).replace(".open", "")
+    for name in ("Disk", "DiskFile", "AsyncDisk", "Options", "Wire"):
+        assert f"{name}(" in text
 
 
 def test_cap_net_raw_is_all_it_takes(aoe_disk: ServedDisk, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_p23_a_narrow_path_is_found_without_writing(
     document = json.loads(done.stdout)
     found = findings(document)["e7.3", "path"]
     assert found["verdict"] == "fail"
-    assert "carries only 4 KiB there and 4 KiB back" in found["text"]
+    assert "carries only 4 KiB to the target and 4 KiB from the target" in found["text"]
     (device,) = document["devices"]
     (path,) = device["paths"]
     assert (path["to_target_bytes"], path["from_target_bytes"]) == (4096, 4096)
@@ -286,7 +286,7 @@ def test_doctor_looks_at_all_there_is(served: Wire, tmp_path: Path) -> None:
     assert found["e7.3", "targets"]["text"].startswith(
         "on aoe0, 52:54:00:ae:00:01: 64 "
     )
-    assert "carries 1 KiB both ways" in found["e7.3", "path"]["text"]
+    assert "carries 1 KiB in both directions" in found["e7.3", "path"]["text"]
     assert list(read_capture(pcap))
 
 

@@ -23,10 +23,12 @@ from initiator.cli.common import Connection, connects
 from initiator.cli.complete import complete_address
 from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
+from initiator.rules import load_all_rules, rule_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from aoe.common.rules import Rule
     from aoe.net.link import Link
     from initiator.check.model import Check, Result
 
@@ -101,7 +103,8 @@ def check(
     Nothing on the target changes without --write or --claim. What they change is put
     back after each check, also when you interrupt it; not when this program is killed.
     Deviations are of two kinds: must, where the specification says so or data is at
-    stake, and advice, where it is silent and clients fare better otherwise.
+    stake, and advice, where it is silent and clients fare better otherwise. A rule is
+    printed in full by aoe rule P38.
 
     Exit codes: 0 no deviation, 1 one that is a must, 3 nobody answers.
     """
@@ -143,7 +146,7 @@ def _met(
         names = ",".join(link.name for link in links)
         why = f"no answer on {names} within {patience:g} s"
         raise NotFoundError(
-            str(address), why, f"See who is there: aoe discover -i {names}"
+            str(address), why, f"List the targets with: aoe discover -i {names}"
         )
     answer = answers[0]
     link = next(link for link in links if link.name == answer.interface)
@@ -257,9 +260,17 @@ def _print(result: Result) -> None:
         line += f" ({' '.join(result.why)})"
     click.echo(line)
     if result.verdict is Verdict.DEVIATES:
+        for rule in _rules_of([check]):
+            click.echo(f"{'':17}{'rule':<9} {rule.number} {rule.title}")
         for why in result.why:
             kind, _, words = why.partition(" ")
             click.echo(f"{'':17}{kind:<9} {words}")
+
+
+def _rules_of(checks: Iterable[Check]) -> list[Rule]:
+    """Return the rules that checks are about, each once, in document order."""
+    numbers = {name for check in checks for name in check.rule_names}
+    return [rule for rule in load_all_rules().values() if rule.number in numbers]
 
 
 def _summary(results: Sequence[Result]) -> str:
@@ -299,7 +310,12 @@ def _print_json(t: Subject, answer: QueryResponse, results: Sequence[Result]) ->
         passed=_count(results, Verdict.PASSED),
         skipped=_count(results, Verdict.SKIPPED),
         deviations={level.value: len(_deviations(results, level)) for level in Level},
+        rules=_rule_records(result.check for result in results),
     )
+
+
+def _rule_records(checks: Iterable[Check]) -> list[dict[str, str | None]]:
+    return list(map(rule_record, _rules_of(checks)))
 
 
 def _count(results: Sequence[Result], verdict: Verdict) -> int:
@@ -326,7 +342,11 @@ def _fields(check: Check) -> dict[str, object]:
 
 def _print_list(checks: Sequence[Check], *, as_json: bool) -> None:
     if as_json:
-        print_json("check", checks=[_fields(check) for check in checks])
+        print_json(
+            "check",
+            checks=[_fields(check) for check in checks],
+            rules=_rule_records(checks),
+        )
         return
     for check in checks:
         needs = " ".join(check.options)

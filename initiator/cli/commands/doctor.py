@@ -159,7 +159,7 @@ def path_fields(target: RemoteTarget, path: PathMtu) -> dict[str, object]:
     return {
         "interface": target.link.name,
         "mac": format_mac(target.mac),
-        "payload_bytes": path.wanted * SECTOR,
+        "payload_bytes": path.expected * SECTOR,
         "to_target_bytes": max(path.to_target, 0) * SECTOR,
         "from_target_bytes": None if from_target is None else from_target * SECTOR,
     }

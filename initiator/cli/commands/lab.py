@@ -184,7 +184,13 @@ def explain(
           aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
     """
     from initiator.lab.cases import run_case
-    from initiator.lab.reports.tables import event_record, in_words, record
+    from initiator.lab.reports.tables import (
+        event_record,
+        in_words,
+        named_rules,
+        record,
+    )
+    from initiator.rules import rule_record
 
     result = run_case(_case(words), keep_entries=True)
     if html is not None:
@@ -204,13 +210,14 @@ def explain(
             meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
             first_broken=next(map(event_record, result.journal.faults), None),
             events=[event_record(entry) for entry in result.journal.entries],
+            rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
         )
     else:
         _tell(result)
 
 
 def _tell(result: Result) -> None:
-    from initiator.lab.reports.tables import event_lines, in_words, verdict
+    from initiator.lab.reports.tables import event_lines, in_words, rule_lines, verdict
 
     click.secho(str(result.case), bold=True)
     for axis, name, meaning in in_words(result.case):
@@ -218,6 +225,9 @@ def _tell(result: Result) -> None:
     click.echo()
     for line, is_fault in event_lines(result.journal.entries):
         click.secho(line, fg="red" if is_fault else None, bold=is_fault)
+    click.echo("\nRules, in full with: aoe rule NUMBER")
+    for line in rule_lines(result.journal.entries):
+        click.echo(line)
     click.echo()
     for line in verdict(result):
         click.echo(line)

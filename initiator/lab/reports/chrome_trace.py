@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from initiator.lab.reports.rulebook import rule_text
 from initiator.lab.reports.story import tell
 from initiator.lab.reports.tables import counts, record
+from initiator.rules import load_all_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,7 @@ def _at(step: int, kind: str, number: int) -> Event:
 
 def _instant(entry: Entry, kind: str, number: int) -> Event:
     name = f"{entry.fault.value}: {entry.action}" if entry.fault else entry.action
+    rule = load_all_rules().get(entry.rule)
     return {
         "ph": "i",
         "s": "g" if entry.fault else "t",
@@ -82,7 +83,8 @@ def _instant(entry: Entry, kind: str, number: int) -> Event:
             "who": entry.actor,
             "count": counts(entry),
             "rule": entry.rule,
-            "rule says": rule_text(entry.rule),
+            "rule title": rule.title if rule else "",
+            "rule statement": " ".join(rule.statement.split()) if rule else "",
             "note": entry.note,
         },
     }

@@ -1,6 +1,7 @@
 """One HTML page about one case: in words, as a timeline, as a log, with its rules.
 
-The page needs nothing but itself: no script, font, image or style from elsewhere.
+The page loads nothing from elsewhere: no script, font, image or style. It links to the
+rules that it cites, and these have the text of the documents.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from initiator.lab.reports.rulebook import FLAGS, OUTCOMES, RULES, rule_text
+from initiator.lab.reports.legend import FLAGS, OUTCOMES
+from initiator.lab.reports.rule_html import RuleLinks
 from initiator.lab.reports.story import tell
 from initiator.lab.reports.tables import counts, in_words, verdict
 from initiator.lab.reports.timeline import draw, tooltip
@@ -63,7 +65,11 @@ th, td { padding: 3px 12px 3px 6px; border-bottom: 1px solid var(--thread);
 td code, p code, li code { font: 13px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 tr.broken { background: var(--bad-soft); } tr.broken td.n, tr.broken strong {
   color: var(--bad); } tr.on, tr:target { background: var(--on); }
-.rules { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; }
+.rules { padding: 4px 16px; } .rule { border-top: 1px solid var(--thread); }
+.rule:first-child { border: 0; } .rule:target { background: var(--on); }
+.rule h3 { font-size: 15px; margin: 10px 0 2px; } .rule p { margin: 4px 0; }
+.rule table { width: auto; margin: 6px 0; } .rule p.source { color: var(--soft);
+  font-size: 13px; margin-bottom: 10px; } a { color: inherit; }
 footer { color: var(--soft); font-size: 13px; margin-top: 30px; }
 svg { display: block; } svg text { font: 12px system-ui, "DejaVu Sans", sans-serif;
   fill: var(--ink); } svg text.name { font-weight: 600; font-size: 13px; }
@@ -132,6 +138,7 @@ def html_page(result: Result) -> str:
     """
     story = tell(result.journal.entries, result.journal.worst)
     first = None if story.first is None else story.first.step
+    links = RuleLinks({entry.rule for entry in story.entries})
     return "\n".join(
         (
             "<!DOCTYPE html>",
@@ -139,7 +146,7 @@ def html_page(result: Result) -> str:
             '<meta name="viewport" content="width=device-width"/>',
             f"<title>{escape(str(result.case))}</title>",
             f"<style>{_STYLE}</style></head><body>",
-            *_top(result),
+            *_top(result, links),
             '<h2>What happened, step by step</h2><div class="card">',
             draw(story),
             f'</div><div class="key">{"".join(_key())}</div>',
@@ -147,10 +154,10 @@ def html_page(result: Result) -> str:
             '<div class="card"><table><thead><tr><th class="n">step</th><th>who</th>',
             '<th>what</th><th class="n">page</th><th class="n">count</th>',
             "<th>rule</th><th>note</th></tr></thead><tbody>",
-            *(_row(entry, first) for entry in story.entries),
+            *(_row(entry, first, links) for entry in story.entries),
             "</tbody></table></div>",
-            "<h2>The rules</h2>",
-            f'<div class="card rules">{"".join(_rules(story.entries))}</div>',
+            *_rules("The rules", links, links.named),
+            *_rules("Rules that they cite", links, links.further),
             f"<footer><code>aoe lab explain {escape(str(result.case))}</code></footer>",
             f"<script>{_SCRIPT}</script></body></html>",
             "",
@@ -158,7 +165,7 @@ def html_page(result: Result) -> str:
     )
 
 
-def _top(result: Result) -> Iterator[str]:
+def _top(result: Result, links: RuleLinks) -> Iterator[str]:
     word = result.outcome
     kind = "ok" if word == "ok" else "mild" if word in _MILD else "grave"
     name = '<span class="sep">/</span>'.join(escape(part) for part in result.case)
@@ -174,7 +181,7 @@ def _top(result: Result) -> Iterator[str]:
         yield f'<dt>{axis}</dt><dd class="which">{escape(which)}</dd>'
         yield f"<dd>{escape(meaning)}</dd>"
     yield f'</dl><div class="verdict {kind}">'
-    yield from (f"<p>{escape(line)}</p>" for line in verdict(result))
+    yield from (f"<p>{links.link(line)}</p>" for line in verdict(result))
     yield "</div>"
 
 
@@ -186,8 +193,8 @@ def _key() -> Iterator[str]:
         yield f" {escape(meaning)}</span>"
 
 
-def _row(entry: Entry, first: int | None) -> str:
-    note = escape(entry.note)
+def _row(entry: Entry, first: int | None, links: RuleLinks) -> str:
+    note = links.link(entry.note)
     if entry.fault is not None:
         lead = ", the first rule that broke" if entry.step == first else ""
         note = f"<strong>{entry.fault.value}{lead}</strong>: {note}"
@@ -199,12 +206,12 @@ def _row(entry: Entry, first: int | None) -> str:
         f"<td>{escape(entry.actor)}</td><td><code>{escape(entry.action)}</code></td>"
         f'<td class="n">{page}</td>'
         f'<td class="n">{escape(counts(entry).replace("->", "→"))}</td>'
-        f"<td>{entry.rule}</td><td>{note}</td></tr>"
+        f"<td>{links.link(entry.rule)}</td><td>{note}</td></tr>"
     )
 
 
-def _rules(entries: Sequence[Entry]) -> Iterator[str]:
-    named = {entry.rule for entry in entries}
-    for rule in RULES:
-        if rule in named:
-            yield f"<strong>{rule}</strong><span>{escape(rule_text(rule))}</span>"
+def _rules(title: str, links: RuleLinks, numbers: Sequence[str]) -> Iterator[str]:
+    if numbers:
+        yield f'<h2>{title}</h2><div class="card rules">'
+        yield from links.articles(numbers)
+        yield "</div>"

@@ -13,7 +13,8 @@ from aoe.errors import UsageError
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
-from initiator.lab.reports.rulebook import NICS, OUTCOMES, rule_text
+from initiator.lab.reports.legend import NICS, OUTCOMES
+from initiator.rules import load_all_rules, rule_title
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from aoe.common.rules import Rule
     from initiator.lab.kernel.journal import Entry
 
 COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "quarantined")
@@ -292,6 +294,18 @@ def event_lines(entries: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
         yield line.rstrip(), is_fault
 
 
+def named_rules(entries: Iterable[Entry]) -> list[Rule]:
+    """Return the rules that a journal names, in the order of the document."""
+    named = {entry.rule for entry in entries}
+    return [rule for rule in load_all_rules().values() if rule.number in named]
+
+
+def rule_lines(entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield number and title of each rule that a journal names."""
+    for rule in named_rules(entries):
+        yield f"  {rule.number:<5} {rule.title}"
+
+
 def verdict(result: Result) -> Iterator[str]:
     """Say which rule broke first, what came of it and what it cost."""
     faults = result.journal.faults
@@ -314,8 +328,8 @@ def verdict(result: Result) -> Iterator[str]:
 
 def _broken(entry: Entry) -> str:
     word = entry.fault.value if entry.fault else ""
-    text = rule_text(entry.rule)
-    return f"{entry.rule} at step {entry.step}, {word}. {text}"
+    title = rule_title(entry.rule)
+    return f"{entry.rule} at step {entry.step}, {word}. {title}: {entry.note}"
 
 
 # --- bytes ----------------------------------------------------------------------

@@ -11,9 +11,9 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from initiator.lab.kernel.journal import Fault
-from initiator.lab.reports.rulebook import rule_text
 from initiator.lab.reports.story import GETS, PUTS, Period
 from initiator.lab.reports.tables import counts
+from initiator.rules import rule_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +50,7 @@ def tooltip(entry: Entry) -> str:
     count = f", count {counts(entry)}" if counts(entry) else ""
     lines = [f"step {entry.step}: {entry.actor} {entry.action}{page}{count}"]
     note = f"{entry.fault.value}: {entry.note}" if entry.fault else entry.note
-    rule = f"{entry.rule} {rule_text(entry.rule)}" if entry.rule else ""
+    rule = f"{entry.rule} {rule_title(entry.rule)}" if entry.rule else ""
     return "\n".join([*lines, *filter(None, (note, rule))])
 
 

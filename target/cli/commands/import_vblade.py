@@ -90,14 +90,16 @@ def _name(path: Path) -> str:
 
 
 def _read(path: Path) -> _Paragraph:
-    from target.config.vblade import read_fragment, settings_of
+    from target.config.vblade import read_fragment, to_settings
 
     fragment = read_fragment(path)
     if fragment.missing:
         missing = ", ".join(fragment.missing)
         return _Paragraph([f"{_name(path)} sets no {missing}: vblade ignores it."])
-    settings = settings_of(fragment)
-    notes = [_NOTES.get(each, f"{each} means nothing here.") for each in fragment.spare]
+    settings = to_settings(fragment)
+    notes = [
+        _NOTES.get(each, f"{each} means nothing here.") for each in fragment.ignored
+    ]
     sources = {settings.interfaces[0]: path}
     return _Paragraph([f"From {_name(path)}", *notes], settings, sources)
 

@@ -1,0 +1,173 @@
+"""AF_PACKET sockets: their options, filter, buffers, rings and counters.
+
+See packet(7), linux/if_packet.h and net/packet/af_packet.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import struct
+from array import array
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from aoe.header import ETH_P_AOE
+from aoe.net.bpf import INSTRUCTION_LENGTH, build_filter
+from aoe.net.rings import RX_RESERVE
+
+if TYPE_CHECKING:
+    from aoe.net.rings import RingGeometry
+
+# linux/if_packet.h
+_SOL_PACKET: Final = 263
+_PACKET_ADD_MEMBERSHIP: Final = 1
+_PACKET_MR_PROMISC: Final = 1
+_PACKET_RX_RING: Final = 5
+_PACKET_STATISTICS: Final = 6
+_PACKET_VERSION: Final = 10
+_PACKET_RESERVE: Final = 12
+_PACKET_TX_RING: Final = 13
+_PACKET_LOSS: Final = 14
+_PACKET_TX_HAS_OFF: Final = 19
+_PACKET_QDISC_BYPASS: Final = 20
+_PACKET_IGNORE_OUTGOING: Final = 23
+_TPACKET_V2: Final = 1
+
+# linux/sockios.h, asm/socket.h
+_SIOCGIFNAME: Final = 0x8910
+_SO_ATTACH_FILTER: Final = 26
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+
+_SKB_OVERHEAD: Final = 2048
+"""Bytes that the kernel charges for a frame in a socket buffer beside its data."""
+_BUFFER_MINIMUM: Final = 1 << 20
+_BUFFER_MAXIMUM: Final = 32 << 20
+
+
+class SocketOptions(NamedTuple):
+    """How a socket receives and sends frames.
+
+    Args:
+        responses: True receives only frames with the R flag, False only those without
+            (P7), None both.
+        qdisc: send through the interface's queueing discipline; False bypasses it.
+        others: make the interface promiscuous, and receive frames for other hosts and
+            of VLANs that have no interface.
+    """
+
+    responses: bool | None
+    qdisc: bool
+    others: bool
+
+
+class PacketSocket(socket.socket):
+    """A raw, non-blocking socket for AoE frames.
+
+    Without a protocol it receives nothing until ``bind_interface`` names one. By then
+    the filter is attached, so no other frame is ever queued.
+
+    Raises:
+        PermissionError: CAP_NET_RAW is missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+
+    def configure(self, index: int, options: SocketOptions) -> None:
+        """Set the options, before the socket is bound.
+
+        Args:
+            index: the interface.
+            options: how the socket receives and sends frames.
+
+        Raises:
+            OSError: the kernel refuses one.
+        """
+        self._attach_filter(
+            build_filter(responses=options.responses, others=options.others)
+        )
+        if options.others:
+            membership = struct.pack("=iHH8x", index, _PACKET_MR_PROMISC, 0)
+            self.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+        self.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(not options.qdisc))
+        with contextlib.suppress(OSError):
+            # Since Linux 4.20; the filter discards our own frames in any case.
+            self.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+
+    def _attach_filter(self, program: bytes) -> None:
+        # struct sock_fprog: the kernel copies the program from the address.
+        code = array("B", program)
+        address, _ = code.buffer_info()
+        self.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("HP", len(code) // INSTRUCTION_LENGTH, address),
+        )
+
+    def enlarge_buffers(self, frames: int, length: int) -> None:
+        """Make the socket buffers large enough for ``frames`` of ``length`` bytes.
+
+        From 1 to 32 MiB; without CAP_NET_ADMIN, net.core.rmem_max and wmem_max limit
+        them further.
+        """
+        wanted = frames * (length + _SKB_OVERHEAD)
+        wanted = min(max(wanted, _BUFFER_MINIMUM), _BUFFER_MAXIMUM)
+        for force, option in (
+            (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+            (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+        ):
+            try:
+                self.setsockopt(socket.SOL_SOCKET, force, wanted)
+            except PermissionError:
+                self.setsockopt(socket.SOL_SOCKET, option, wanted)
+
+    def map_rings(self, geometry: RingGeometry) -> mmap.mmap:
+        """Return the mapping of a receive ring and a send ring, in this order.
+
+        Raises:
+            OSError: the kernel has no memory for them, or does not know them.
+        """
+        for option, value in (
+            (_PACKET_VERSION, _TPACKET_V2),
+            (_PACKET_RESERVE, RX_RESERVE),
+            (_PACKET_TX_HAS_OFF, 1),
+            # Discard a frame that is refused: by default tpacket_snd() stops at it.
+            (_PACKET_LOSS, 1),
+            (_PACKET_RX_RING, geometry.request()),
+            (_PACKET_TX_RING, geometry.request()),
+        ):
+            self.setsockopt(_SOL_PACKET, option, value)
+        return mmap.mmap(self.fileno(), 2 * geometry.size)
+
+    def bind_interface(self, name: str) -> None:
+        """Start to receive AoE frames from an interface.
+
+        Raises:
+            OSError: it does not exist, or is down.
+        """
+        self.bind((name, ETH_P_AOE))
+
+    def interface_name(self, index: int) -> str:
+        """Return the present name of an interface (SIOCGIFNAME).
+
+        Raises:
+            OSError: it does not exist.
+        """
+        request = struct.pack("=16xi20x", index)
+        answer = fcntl.ioctl(self, _SIOCGIFNAME, request)
+        return os.fsdecode(answer[:16].rstrip(b"\0"))
+
+    def take_error(self) -> int:
+        """Return the pending error and clear it; until then poll(2) returns at once."""
+        return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def take_counters(self) -> tuple[int, int]:
+        """Return frames received and dropped since the last call, which resets them."""
+        counters = self.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+        # struct tpacket_stats: tp_packets counts the dropped frames too.
+        packets, drops = struct.unpack("=II", counters)
+        return packets - drops, drops

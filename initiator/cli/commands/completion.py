@@ -1,9 +1,0 @@
-"""``aoe completion``: what a shell needs to complete the command."""
-
-from __future__ import annotations
-
-from typing import Final
-
-from aoe.common.completion import completion_command
-
-completion: Final = completion_command("aoe")
