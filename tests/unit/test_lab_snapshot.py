@@ -137,8 +137,8 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident on_resize order rests takes_fua targets timing "
-    "trim_blocks wants_identify",
+    "AoeDev": "address ext fw_ver ident on_resize rests takes_fua targets timing "
+    "trim_blocks wants_identify write_locks",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
     "Bio": "end_io fua length op sector vecs size",
