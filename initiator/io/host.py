@@ -378,7 +378,7 @@ class Host:
         return NotFoundError(
             str(address),
             f"no answer on {names} within {timeout:g} s",
-            f"To list targets: aoe discover -i {names}",
+            f"List the targets with: aoe discover -i {names}",
         )
 
     def close(self) -> None:

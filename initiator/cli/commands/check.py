@@ -146,7 +146,7 @@ def _met(
         names = ",".join(link.name for link in links)
         why = f"no answer on {names} within {patience:g} s"
         raise NotFoundError(
-            str(address), why, f"To list targets: aoe discover -i {names}"
+            str(address), why, f"List the targets with: aoe discover -i {names}"
         )
     answer = answers[0]
     link = next(link for link in links if link.name == answer.interface)
