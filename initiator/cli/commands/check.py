@@ -119,7 +119,7 @@ def check(
         if options[name.removeprefix("--")]:
             allowed |= needs
     with (
-        connection.links(others=_OTHERS in allowed) as links,
+        connection.links(promiscuous=_OTHERS in allowed) as links,
         _met(links, address, connection.timeout) as (t, ask, answer),
     ):
         t.scratch = _scratch(t, lba, sectors)
