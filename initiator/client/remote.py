@@ -368,5 +368,5 @@ def not_found(
     return NotFoundError(
         what,
         f"no answer on {where} within {timeout:g} s",
-        f"To list targets: aoe discover -i {where}",
+        f"List the targets with: aoe discover -i {where}",
     )

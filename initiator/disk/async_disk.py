@@ -1,4 +1,4 @@
-"""An AoE device for asyncio: many operations at once, in the event loop's thread."""
+"""An asyncio interface to an AoE device, in the event loop's thread."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from initiator.driver.options import Options
 
 _TICK = 0.05
-"""Most seconds between turns while frames are out: a host that takes none for longer
-thinks that it was away, and gives them more time."""
+"""Maximum seconds between calls of ``Host.run_once`` while frames are outstanding. The
+host's clock leaves out longer gaps, so that frames would expire late."""
 _IDLE = 0.2
-"""And while none are: interfaces may come and go."""
+"""The same while no frames are outstanding; ``run_once`` also checks the interfaces."""
 
 
 class Pump:
-    """Lets a host take turns whenever the event loop has something for it.
+    """Runs a host from an event loop: on received frames, timeouts and new requests.
 
     Args:
-        host: nobody else lets it take turns meanwhile.
+        host: the host. Only the pump may call its ``run_once``.
     """
 
     def __init__(self, host: Host) -> None:
@@ -40,51 +40,52 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._filenos: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._soon: asyncio.Handle | None = None
-        self._waiting: set[asyncio.Future[AoEError | None]] = set()
-        self.kick()
+        self._scheduled: asyncio.Handle | None = None
+        self._futures: set[asyncio.Future[AoEError | None]] = set()
+        self.schedule()
 
-    def kick(self) -> None:
-        """Have a turn taken soon: there is something to send."""
-        if self._soon is None and self.failure is None:
-            self._soon = self._loop.call_soon(self._turn)
+    def schedule(self) -> None:
+        """Schedule a call of ``run_once``, to send new requests."""
+        if self._scheduled is None and self.failure is None:
+            self._scheduled = self._loop.call_soon(self._run_once)
 
-    def _turn(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
+    def _run_once(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
         try:
             self.host.run_once(0)
-        except BaseException as error:  # noqa: BLE001 - goes to whoever waits
+        except BaseException as error:  # noqa: BLE001 - is raised by the operations
             self._fail(error)
             return
-        self._follow(self.host.filenos())
+        self._update_readers(self.host.filenos())
         due = self.host.driver.next_timeout()
         wait = _IDLE
         if due is not None:
             wait = min(_TICK, max(0.0, due - self.host.now()))
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(wait, self._turn)
+        self._timer = self._loop.call_later(wait, self._run_once)
 
-    def _follow(self, filenos: set[int]) -> None:
+    def _update_readers(self, filenos: set[int]) -> None:
         for gone in self._filenos - filenos:
             self._loop.remove_reader(gone)
         for new in filenos - self._filenos:
-            self._loop.add_reader(new, self._turn)
+            self._loop.add_reader(new, self._run_once)
         self._filenos = filenos
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         self.stop()
-        for future in self._waiting:
+        for future in self._futures:
             if not future.done():
                 future.set_exception(error)
 
     async def run(self, start: Callable[[Done], None]) -> None:
-        """Start an operation, wait until it is done, and raise what went wrong.
+        """Start an operation and wait until it is done; raise its error.
 
-        One that is cancelled is carried out all the same: AoE cannot call frames back.
+        If the coroutine is cancelled, the operation continues: frames that were sent
+        cannot be recalled.
         """
         if self.failure is not None:
             raise self.failure
@@ -95,21 +96,21 @@ class Pump:
                 future.set_result(error)
 
         start(done)
-        self.kick()
-        self._waiting.add(future)
+        self.schedule()
+        self._futures.add(future)
         try:
             error = await future
         finally:
-            self._waiting.discard(future)
+            self._futures.discard(future)
         if error is not None:
             raise error
 
     async def find(self, address: Address, timeout: float) -> None:  # noqa: ASYNC109 - the target's time, not the caller's
-        """Discover a device and wait until it is up; as ``Host.find``."""
+        """Query a device and wait until it is up, as ``Host.find``."""
         driver = self.host.driver
         deadline = time.monotonic() + timeout
-        patience = 0.05
-        asked = float("-inf")
+        interval = 0.05
+        queried_at = float("-inf")
         while True:
             d = driver.devices.get(address)
             if d is not None and d.state is State.UP:
@@ -119,22 +120,22 @@ class Pump:
                 raise self.failure
             if now > deadline:
                 raise self.host.not_found(address, timeout)
-            if now > asked + patience:
-                asked, patience = now, 2 * patience
+            if now > queried_at + interval:
+                queried_at, interval = now, 2 * interval
                 driver.discover(address)
-                self.kick()
+                self.schedule()
             await asyncio.sleep(0.005)
 
     def stop(self) -> None:
-        """Take no more turns."""
-        self._follow(set())
-        for handle in (self._soon, self._timer):
+        """Remove the pump's callbacks from the event loop."""
+        self._update_readers(set())
+        for handle in (self._scheduled, self._timer):
             if handle is not None:
                 handle.cancel()
 
 
 class AsyncDisk:
-    """A view of one device for coroutines; offsets and lengths in bytes.
+    """A disk for coroutines; offsets and lengths in bytes.
 
     >>> async def main() -> None:
     ...     async with AsyncDisk.open("e0.0", "eth0") as disk:
@@ -144,13 +145,13 @@ class AsyncDisk:
     >>> asyncio.run(main())
     [b'any ', b'byte,']
 
-    As many operations as one likes run at once, in any order, but for writes that have
-    sectors in common. A buffer stays as it is until its operation has ended, also if
-    the coroutine that waits for it is cancelled.
+    Any number of operations may be outstanding. They are executed in any order, except
+    overlapping writes. A buffer must not be changed until its operation has ended, even
+    if the coroutine that awaits it is cancelled.
 
     Args:
-        disk: what to view; only this view may be used from now on.
-        pump: lets its host take turns.
+        disk: the disk, which must not be used directly any more.
+        pump: runs its host.
     """
 
     def __init__(self, disk: Disk, pump: Pump) -> None:
@@ -167,7 +168,7 @@ class AsyncDisk:
         options: Options | None = None,
         read_only: bool = False,
     ) -> AsyncIterator[Self]:
-        """Open a disk with a host of its own on these interfaces.
+        """Open a disk on these interfaces, with a new host.
 
         Raises:
             AoEError: as ``Disk.open``.
@@ -185,23 +186,23 @@ class AsyncDisk:
 
     @property
     def size(self) -> int:
-        """Bytes, as the target last said."""
+        """Size in bytes, as last reported by the target."""
         return self.disk.size
 
     def __len__(self) -> int:
         return self.disk.size
 
     async def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
-        """Fill ``buffers``, one behind the other; raises as ``Disk.readv``."""
+        """Fill ``buffers`` in order from ``offset``; raises as ``Disk.readv``."""
         start = self.disk.start_read
         await self._pump.run(lambda done: start(offset, buffers, done))
 
     async def read_into(self, offset: int, buffer: WriteBuffer) -> None:
-        """Fill ``buffer`` from ``offset`` on; raises as ``Disk.readv``."""
+        """Fill ``buffer`` from ``offset``; raises as ``Disk.readv``."""
         await self.readv(offset, [buffer])
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset`` on; raises as ``Disk.readv``."""
+        """Read ``length`` bytes from ``offset``; raises as ``Disk.readv``."""
         buffer = bytearray(length)
         await self.readv(offset, [buffer])
         return bytes(buffer)
@@ -209,21 +210,21 @@ class AsyncDisk:
     async def writev(
         self, offset: int, pieces: Sequence[WriteBuffer | bytes], *, fua: bool = False
     ) -> None:
-        """Write ``pieces``, one behind the other; as ``Disk.writev``."""
+        """Write ``pieces`` in order at ``offset``; raises as ``Disk.writev``."""
         start = self.disk.start_write
         await self._pump.run(lambda done: start(offset, pieces, done, fua=fua))
 
     async def write(
         self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
     ) -> None:
-        """Write ``data`` from ``offset`` on; as ``Disk.writev``."""
+        """Write ``data`` at ``offset``; raises as ``Disk.writev``."""
         await self.writev(offset, [data], fua=fua)
 
     async def trim(self, offset: int, length: int) -> None:
-        """Say that whole sectors are not wanted any more; as ``Disk.trim``."""
+        """Discard whole sectors (TRIM); raises as ``Disk.trim``."""
         start = self.disk.start_trim
         await self._pump.run(lambda done: start(offset, length, done))
 
     async def flush(self) -> None:
-        """Make all writes that have returned durable; as ``Disk.flush``."""
+        """Make all writes that have returned durable; raises as ``Disk.flush``."""
         await self._pump.run(self.disk.start_flush)

@@ -1,11 +1,11 @@
-"""How fast a disk is: operations of one kind kept in flight for some time.
+"""Benchmark a disk with a constant number of outstanding operations.
 
 ::
 
-    depth operations --> Disk.submit ... end_io --> the next in its place
+    depth operations --> Disk.submit ... end_io --> submit the next one
 
-A latency is the time from ``Disk.submit`` to ``end_io``: with more in flight than the
-driver's window, it includes the wait for one's turn.
+A latency is the time from ``Disk.submit`` to ``end_io``. If more operations are
+outstanding than the driver's window allows, it includes the time in the driver's queue.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 PATTERNS: Final = ("read", "write", "randread", "randwrite", "mix")
 _REPORT_INTERVAL: Final = 0.1
-# Members of an enum take a search each time they are named or hashed.
+# Access to a member of an enum is a lookup each time, a global is faster.
 _READ: Final = Op.READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked of the disk.
+    """The parameters of a benchmark.
 
     Args:
-        pattern: one of ``PATTERNS``; ``mix`` reads and writes at random places.
-        length: bytes of one operation.
-        offset: where the part of the disk begins that is used, in bytes.
-        size: bytes of that part, at least ``length``.
-        depth: operations in flight.
-        seconds: for how long new ones begin.
-        read_share: how many operations of a ``mix`` read, 0 to 1.
-        seed: of all that is random about places and kinds.
+        pattern: one of ``PATTERNS``; ``mix`` is random reads and writes.
+        length: bytes per operation.
+        offset: start of the region of the disk that is used, in bytes.
+        size: bytes of the region, at least ``length``.
+        depth: outstanding operations.
+        seconds: how long new operations are started.
+        read_share: fraction of reads in a ``mix``, 0 to 1.
+        seed: for random offsets and operations.
     """
 
     pattern: Pattern = "randread"
@@ -62,31 +62,31 @@ class Load:
 
     @property
     def writes(self) -> bool:
-        """Some of it overwrites what is on the disk."""
+        """Whether it overwrites the disk's contents."""
         return self.pattern in ("write", "randwrite", "mix")
 
     def check(self) -> None:
-        """Make sure that it can be done.
+        """Check lengths and offsets.
 
         Raises:
-            UsageError: not whole sectors, or more than there is room for.
+            UsageError: not whole sectors, or the region is smaller than an operation.
         """
         if self.length <= 0 or self.length % SECTOR or self.offset % SECTOR:
             raise UsageError("bench", f"not whole sectors of {SECTOR} bytes")
         if self.size < self.length:
-            why = f"{self.size} bytes have no room for operations of {self.length}"
+            why = f"operations of {self.length} bytes do not fit into {self.size} bytes"
             raise UsageError("bench", why)
 
     def operations(self) -> Iterator[tuple[Op, int]]:
-        """Yield kinds and places, in bytes, without end."""
-        chance = random.Random(self.seed)  # noqa: S311 - places, not secrets
+        """Yield operations and their offsets in bytes, without end."""
+        rng = random.Random(self.seed)  # noqa: S311 - offsets, not secrets
         number, slots = 0, self.size // self.length
         in_order = self.pattern in ("read", "write")
         op = Op.WRITE if self.writes else Op.READ
         while True:
-            slot = number % slots if in_order else int(chance.random() * slots)
+            slot = number % slots if in_order else int(rng.random() * slots)
             if self.pattern == "mix":
-                reads = chance.random() < self.read_share
+                reads = rng.random() < self.read_share
                 op = Op.READ if reads else Op.WRITE
             yield op, self.offset + slot * self.length
             number += 1
@@ -94,13 +94,13 @@ class Load:
 
 @dataclass(slots=True)
 class Result:
-    """What came of it.
+    """The result of a benchmark.
 
     Args:
-        load: what was asked.
-        seconds: from the first submission to the last end.
-        latencies: seconds of each operation, by kind, in the order of their ends.
-        retransmits: frames that were sent again meanwhile.
+        load: the parameters.
+        seconds: from the first submission to the last completion.
+        latencies: latencies in seconds by operation, in the order of completion.
+        retransmits: frames retransmitted meanwhile.
     """
 
     load: Load
@@ -109,7 +109,7 @@ class Result:
     retransmits: int = 0
 
     def operations(self, op: Op | None = None) -> int:
-        """Count those that ended, of one kind or of all."""
+        """Return the number of completed operations, of one kind or of all."""
         return sum(
             len(latencies)
             for kind, latencies in self.latencies.items()
@@ -117,12 +117,14 @@ class Result:
         )
 
     def rate(self, op: Op | None = None) -> float:
-        """Return operations a second."""
+        """Return operations per second."""
         return self.operations(op) / self.seconds if self.seconds else 0.0
 
 
 def percentile(ordered: array[float] | list[float], share: float) -> float:
-    """Return what a share of the values, in ascending order, does not exceed.
+    """Return the smallest value that a share of all values does not exceed.
+
+    The values are in ascending order.
 
     >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5), percentile([1.0, 2.0, 3.0, 4.0], 0.99)
     (2.0, 4.0)
@@ -134,39 +136,39 @@ def percentile(ordered: array[float] | list[float], share: float) -> float:
 
 
 def run_bench(
-    disk: Disk, load: Load, advance: Callable[[int], None] = lambda _: None
+    disk: Disk, load: Load, progress: Callable[[int], None] = lambda _: None
 ) -> Result:
-    """Put a load on a disk, and wait for the end of all of it.
+    """Run a benchmark until all its operations have completed.
 
     Args:
-        disk: where.
-        load: what; ``Load.check`` is done here.
-        advance: is told now and then how many bytes more were moved.
+        disk: the disk.
+        load: the parameters.
+        progress: called about every 100 ms with the number of bytes moved since.
 
     Raises:
-        UsageError: as ``Load.check``, or it reaches beyond the disk.
-        AoEError: an operation failed; those in flight were waited for.
+        UsageError: as ``Load.check``, or the region reaches beyond the disk.
+        AoEError: an operation failed; outstanding ones have completed.
     """
     load.check()
     if load.offset + load.size > disk.size:
         why = f"{load.size} bytes at {load.offset} reach beyond its {disk.size} bytes"
         raise UsageError(str(disk.address), why)
-    return _Run(disk, load, advance).run()
+    return _Run(disk, load, progress).run()
 
 
 class _Run:
-    """One run: as many bios as may be in flight, used again and again."""
+    """A benchmark in progress: ``depth`` bios, reused for all operations."""
 
-    def __init__(self, disk: Disk, load: Load, advance: Callable[[int], None]) -> None:
+    def __init__(self, disk: Disk, load: Load, progress: Callable[[int], None]) -> None:
         self._disk = disk
         self._load = load
-        self._advance = advance
+        self._progress = progress
         self._operations = load.operations()
         self._outstanding = 0
         self._error: AoEError | None = None
         self._idle: list[Bio] = []
         self._began: dict[Bio, float] = {}
-        self._told = 0
+        self._reported = 0
         self._reads: array[float] = array("d")
         self._writes: array[float] = array("d")
         self.result = Result(
@@ -175,21 +177,21 @@ class _Run:
 
     def run(self) -> Result:
         before = self._disk.retransmits
-        # A target may keep zeroes in less room, and random bytes not.
+        # Random data, since storage may compress or deduplicate zeroes.
         for _ in range(self._load.depth):
             buffer = bytearray(os.urandom(self._load.length))
             self._idle.append(bio_for(Op.READ, 0, buffer, self._end))
-        started = tell_at = time.monotonic()
+        started = report_at = time.monotonic()
         deadline = started + self._load.seconds
         while (now := time.monotonic()) < deadline and self._error is None:
             while self._idle and self._error is None:
                 self._start(self._idle.pop())
             self._disk.host.run_once(max(0.0, min(deadline - now, _REPORT_INTERVAL)))
-            if now >= tell_at:
-                tell_at = now + _REPORT_INTERVAL
-                self._tell()
+            if now >= report_at:
+                report_at = now + _REPORT_INTERVAL
+                self._report()
         self._disk.host.run_until(lambda: not self._outstanding)
-        self._tell()
+        self._report()
         if self._error is not None:
             raise self._error
         self.result.seconds = time.monotonic() - started
@@ -211,7 +213,7 @@ class _Run:
         if bio.error is not None and self._error is None:
             self._error = bio.error
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         done = self.result.operations() * self._load.length
-        self._advance(done - self._told)
-        self._told = done
+        self._progress(done - self._reported)
+        self._reported = done

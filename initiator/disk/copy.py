@@ -1,8 +1,7 @@
-"""Copying between disks, files and streams, several chunks at a time.
+"""Copy between disks, files and streams, with several chunks outstanding.
 
-A copy is a line: chunks are read in order, as many at once as there are buffers, and
-written in the order in which they were read. Zeroes are not written to where zeroes are
-already.
+Chunks are read in order, as many at a time as there are buffers, and written in the
+same order. Zeroes are skipped if the destination is known to be zero there.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 CHUNK: Final = 1 << 20
 DEPTH: Final = 8
 _BLOCK: Final = 4096
-"""Zeroes are looked for in blocks of this many bytes, as filesystems allocate."""
+"""Block size of the search for zeroes: that of most file systems."""
 _ZEROES: Final = bytes(_BLOCK)
 
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """A piece of the copy: ``length`` bytes at ``offset``, counted from its start."""
+    """A part of a copy: ``length`` bytes at ``offset`` from the start of the copy."""
 
     offset: int
     length: int
@@ -37,27 +36,27 @@ class Chunk:
     is_done: bool = False
     error: AoEError | None = None
 
-    def ended(self, error: AoEError | None) -> None:
-        """Take over how reading or writing it went."""
+    def complete(self, error: AoEError | None) -> None:
+        """Record that reading or writing it has ended, with the error or None."""
         self.error = error
         self.is_done = True
 
     @property
     def view(self) -> memoryview:
-        """The bytes of it."""
+        """The chunk's data."""
         return memoryview(self.data)[: self.length]
 
     def fill_hole(self) -> None:
-        """Put the zeroes in that a hole stands for."""
+        """Fill the buffer of a hole with zeroes."""
         if self.is_hole:
             self.view[:] = bytes(self.length)
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield start and end, within the chunk, of what is not zero."""
+        """Yield start and end of each run of nonzero blocks, relative to the chunk."""
         start = None
         view = self.view
         for at in range(0, 0 if self.is_hole else self.length, _BLOCK):
-            # Most of what is not begins with it.
+            # Checking the first byte first avoids most comparisons.
             is_zero = not view[at] and _ZEROES.startswith(bytes(view[at : at + _BLOCK]))
             if is_zero and start is not None:
                 yield start, at
@@ -69,67 +68,67 @@ class Chunk:
 
 
 class Source(Protocol):
-    """Where a copy comes from."""
+    """The source of a copy."""
 
     @property
     def size(self) -> int | None:
-        """Bytes to copy; None where only the end will tell."""
+        """Bytes to copy; None if unknown, as of a pipe."""
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield offset, length and whether it is a hole, in order."""
+        """Yield offset, length and ``is_hole`` of each chunk, in order."""
 
     def read(self, chunk: Chunk) -> None:
-        """Start to fill the chunk; it says itself when it is done."""
+        """Start to read a chunk; ``chunk.is_done`` is set when it has ended."""
 
     def run_once(self) -> None:
-        """Let time pass until something may have happened."""
+        """Wait for an event; outstanding reads may end."""
 
 
 class Destination(Protocol):
-    """Where a copy goes."""
+    """The destination of a copy."""
 
     def prepare(self, size: int | None) -> None:
-        """Make room for ``size`` bytes; raise if there is none."""
+        """Prepare for ``size`` bytes; raise UsageError if they do not fit."""
 
     def write(self, chunk: Chunk) -> int:
-        """Start to write the chunk; it says itself when it is done.
+        """Start to write a chunk; ``chunk.is_done`` is set when it has ended.
 
         Returns:
-            Bytes that had to be written; zeroes may be there already.
+            The number of bytes written, without skipped zeroes.
         """
 
     def run_once(self) -> None:
-        """Let time pass until something may have happened."""
+        """Wait for an event; outstanding writes may end."""
 
     def finish(self) -> None:
-        """Make good what was put off."""
+        """Complete the copy: close what has to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a copy did, in bytes; what was not written was zero there already."""
+    """The numbers of bytes that were copied, and written without skipped zeroes."""
 
     copied: int
     written: int
 
 
-def cut(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
+def split(start: int, end: int, *, is_hole: bool) -> Iterator[tuple[int, int, bool]]:
     """Yield offset, length and ``is_hole`` of each chunk from ``start`` to ``end``."""
     for offset in range(start, end, CHUNK):
         yield offset, min(CHUNK, end - offset), is_hole
 
 
 class DiskEndpoint:
-    """A window of an AoE disk, to copy from or to.
+    """A region of an AoE disk, as source or destination.
 
     Args:
         disk: the disk.
-        start: where the copy begins on it, in bytes.
-        length: bytes to copy; as much as there is, if None.
-        is_zero: all that is written to holds zeroes already.
+        start: start of the region, in bytes.
+        length: bytes of the region; None means up to the end of the disk.
+        is_zero: the region reads as zeroes.
 
     Raises:
-        UsageError: the window is not on the disk.
+        UsageError: the region is not within the disk.
     """
 
     def __init__(
@@ -142,12 +141,12 @@ class DiskEndpoint:
     ) -> None:
         if length is None:
             length = max(0, disk.size - start)
-        # Now, before anything is emptied for a copy that cannot succeed.
+        # Checked here, before prepare() truncates a destination file.
         if not 0 <= start < disk.size or start + length > disk.size:
             raise UsageError(
                 str(disk.address),
-                f"{length} bytes at {start} are not on the disk",
-                f"It has {format_size(disk.size)}",
+                f"{length} bytes at {start} are not within the disk",
+                f"Its size is {format_size(disk.size)}",
             )
         self.disk = disk
         self.start = start
@@ -155,41 +154,41 @@ class DiskEndpoint:
         self.is_zero = is_zero
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield everything: AoE cannot ask for holes."""
-        return cut(0, self.size or 0, is_hole=False)
+        """Yield the region as data: AoE has no query for holes."""
+        return split(0, self.size or 0, is_hole=False)
 
     def read(self, chunk: Chunk) -> None:
-        """Start to read."""
-        self.disk.start_read(self.start + chunk.offset, [chunk.view], chunk.ended)
+        """Start to read a chunk."""
+        self.disk.start_read(self.start + chunk.offset, [chunk.view], chunk.complete)
 
     def prepare(self, size: int | None) -> None:
-        """See that the disk is large enough.
+        """Check that the disk is large enough.
 
         Raises:
             UsageError: it is not.
         """
-        room = self.disk.size - self.start
-        if size is not None and size > room:
+        space = self.disk.size - self.start
+        if size is not None and size > space:
             raise UsageError(
                 str(self.disk.address),
-                f"{size} bytes do not fit into the {room} bytes from {self.start} on",
+                f"{size} bytes do not fit into the {space} bytes from {self.start} on",
             )
 
     def write(self, chunk: Chunk) -> int:
-        """Start to write, zeroes too unless they are there already."""
+        """Start to write a chunk; skip zeroes if the region is zero."""
         if self.is_zero and not any(True for _ in chunk.data_runs()):
             chunk.is_done = True
             return 0
         chunk.fill_hole()
-        self.disk.start_write(self.start + chunk.offset, [chunk.view], chunk.ended)
+        self.disk.start_write(self.start + chunk.offset, [chunk.view], chunk.complete)
         return chunk.length
 
     def run_once(self) -> None:
-        """Let the host send and receive."""
+        """Run the host once: send, receive, or wait."""
         self.disk.host.run_once()
 
     def finish(self) -> None:
-        """Nothing was put off; flushing is the caller's decision."""
+        """Do nothing; flushing is left to the caller."""
 
 
 def copy(
@@ -197,26 +196,26 @@ def copy(
     destination: Destination,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Copy everything.
+    """Copy a source to a destination.
 
     Args:
-        source: where from.
-        destination: where to.
-        progress: called with the number of bytes of each chunk that is written.
+        source: the source.
+        destination: the destination.
+        progress: called with the number of bytes of each chunk that was written.
 
     Raises:
-        AoEError: reading or writing failed; what was copied till then stays.
+        AoEError: reading or writing failed; the destination is incomplete.
     """
     destination.prepare(source.size)
     free = [bytearray(CHUNK) for _ in range(DEPTH)]
     reading: deque[Chunk] = deque()
     writing: deque[Chunk] = deque()
-    todo = source.chunks()
+    chunks = source.chunks()
     copied = written = 0
     more = True
     while more or reading or writing:
         while more and free:
-            following = next(todo, None)
+            following = next(chunks, None)
             if following is None:
                 more = False
                 break
@@ -226,7 +225,7 @@ def copy(
             if not is_hole:
                 source.read(chunk)
         while reading and reading[0].is_done:
-            chunk = _take(reading)
+            chunk = _pop(reading)
             chunk.is_done = False
             writing.append(chunk)
             written += destination.write(chunk)
@@ -235,7 +234,7 @@ def copy(
         elif writing and not writing[0].is_done:
             destination.run_once()
         while writing and writing[0].is_done:
-            chunk = _take(writing)
+            chunk = _pop(writing)
             copied += chunk.length
             free.append(chunk.data)
             progress(chunk.length)
@@ -243,7 +242,7 @@ def copy(
     return Outcome(copied, written)
 
 
-def _take(chunks: deque[Chunk]) -> Chunk:
+def _pop(chunks: deque[Chunk]) -> Chunk:
     chunk = chunks.popleft()
     if chunk.error is not None:
         raise chunk.error
@@ -255,34 +254,35 @@ def verify(
     copied: Source,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Read both again and compare.
+    """Read the source and the copy again, and compare them.
 
     Raises:
-        AoEError: they differ; says where first.
+        AoEError: they differ, with the offset of the first difference, or reading
+            failed.
     """
     comparison = _Comparison(copied)
     copy(source, comparison, progress)
 
 
 class _Comparison:
-    """A destination that compares what it is given with what is there."""
+    """A destination that compares chunks with those of another source."""
 
-    def __init__(self, there: Source) -> None:
-        self._there = there
+    def __init__(self, reference: Source) -> None:
+        self._reference = reference
 
     def prepare(self, size: int | None) -> None:
-        """Nothing to make room for."""
+        """Do nothing."""
 
     def write(self, chunk: Chunk) -> int:
-        """Read the same place and compare.
+        """Read the same chunk of the other source and compare.
 
         Raises:
-            AoEError: it could not be read, or differs.
+            AoEError: reading failed, or the chunks differ.
         """
         other = Chunk(chunk.offset, chunk.length, bytearray(CHUNK))
-        self._there.read(other)
+        self._reference.read(other)
         while not other.is_done:
-            self._there.run_once()
+            self._reference.run_once()
         if other.error is not None:
             raise other.error
         chunk.fill_hole()
@@ -298,7 +298,7 @@ class _Comparison:
         return 0
 
     def run_once(self) -> None:
-        """It has waited already."""
+        """Do nothing: ``write`` has waited."""
 
     def finish(self) -> None:
-        """Nothing is put off."""
+        """Do nothing."""

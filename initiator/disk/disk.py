@@ -1,4 +1,4 @@
-"""An AoE device as programs like it: a disk to read and write at any byte."""
+"""A blocking interface to an AoE device, at byte granularity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """A blocking view of one device; offsets and lengths in bytes.
+    """A disk: one AoE device with blocking operations; offsets and lengths in bytes.
 
     >>> with Disk.open("e0.0", "eth0") as disk:
     ...     disk.write(1000, b"any byte, any length")
@@ -31,21 +31,21 @@ class Disk:
     ...     disk.read(1000, 8), disk.read(2048, 10), len(disk) == disk.size
     (b'any byte', b'one behind', True)
 
-    A write that returns was answered by the target; after ``flush`` returns it is on
-    stable storage, as far as the target keeps its word. Whole sectors of 512 bytes are
-    written as they are; of others the rest is read first, and of two operations of one
-    ``Disk`` none undoes what the other did. Other hosts, and other ``Disk`` objects, do
-    not know of it.
+    When a write returns, the target has answered it; when ``flush`` returns, the target
+    has confirmed that it is on stable storage. Writes that do not begin and end at
+    sector boundaries (512 bytes) are read-modify-write under range locks, atomic with
+    regard to other operations of the same ``Disk``, but not to those of other hosts or
+    other ``Disk`` objects.
 
     Args:
         host: runs the driver; several disks may share it.
-        address: a device to find on it.
-        timeout: seconds to look for it.
-        read_only: refuse to write, whatever the target allows.
+        address: the device.
+        timeout: seconds to wait until the device is up.
+        read_only: reject writes, even if the target accepts them.
 
     Raises:
-        NotFoundError: no such device answers.
-        DeviceError: it refuses IDENTIFY.
+        NotFoundError: the device does not respond.
+        DeviceError: it rejects IDENTIFY.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Disk:
     ) -> None:
         self.host = host
         self.address = address
-        self._is_protected = read_only
+        self._is_read_only = read_only
         self._device = host.find(address, timeout)
         self._owns_host = False
         self._callbacks: list[Callable[[], None]] = []
@@ -74,7 +74,7 @@ class Disk:
         options: Options | None = None,
         read_only: bool = False,
     ) -> Self:
-        """Open a disk with a host of its own on these interfaces.
+        """Open a disk on these interfaces, with a new host.
 
         Raises:
             AoEError: as the class, and as ``aoe.net.link.open_link``.
@@ -92,7 +92,7 @@ class Disk:
 
     @property
     def size(self) -> int:
-        """Bytes, as the target last said; it may change (``on_resize``)."""
+        """Size in bytes, as last reported by the target; see ``on_resize``."""
         return self._device.ssize * SECTOR
 
     def __len__(self) -> int:
@@ -100,10 +100,10 @@ class Disk:
 
     @property
     def identity(self) -> Identity:
-        """What the disk says of itself.
+        """The disk's IDENTIFY data.
 
         Raises:
-            AoEError: it has not said so yet.
+            AoEError: the device has not been identified yet.
         """
         identity = self._device.identity
         if identity is None:
@@ -112,46 +112,46 @@ class Disk:
 
     @property
     def read_only(self) -> bool:
-        """It was opened so, or the target refused the last write.
+        """True if it was opened read-only, or the target rejected the last write.
 
-        AoE tells in no other way (P40): a disk that nobody has written to yet may be
-        read-only all the same.
+        AoE has no other indication (P40): a disk that has not been written to may be
+        read-only although this is False.
         """
-        return self._is_protected or self._device.read_only is True
+        return self._is_read_only or self._device.read_only is True
 
     @property
     def can_trim(self) -> bool:
-        """The disk has TRIM."""
+        """Whether the disk supports TRIM."""
         return self._device.trim_blocks > 0
 
     @property
     def discard_zeroes_data(self) -> bool:
-        """What was trimmed reads as zeroes, every time."""
+        """Whether trimmed sectors always read as zeroes."""
         return self.can_trim and discard_zeroes_data(self._device.ident)
 
     @property
     def frame_size(self) -> int:
-        """Bytes of data that one frame carries on all paths."""
+        """Data bytes per frame that all paths can carry."""
         return self._device.maxbcnt
 
     @property
     def retransmits(self) -> int:
-        """Frames that were sent again since the device was found."""
+        """Number of frames retransmitted since the device was found."""
         return self._device.retransmits
 
     def on_resize(self, callback: Callable[[int], None]) -> None:
-        """Have ``callback(size)`` called in a turn of the host when the size changes.
+        """Call ``callback(size)`` from ``Host.run_once`` whenever the size changes.
 
-        The target has to announce it; what lies beyond a new end fails from then on.
+        The target has to announce the change. Operations beyond a new end fail.
         """
 
-        def tell() -> None:
+        def notify() -> None:
             callback(self.size)
 
-        self._callbacks.append(tell)
-        self._device.on_resize.append(tell)
+        self._callbacks.append(notify)
+        self._device.on_resize.append(notify)
 
-    # --- operations of whole sectors that are waited for elsewhere -------------------
+    # --- asynchronous operations on whole sectors -----------------------------------
 
     def submit(
         self,
@@ -162,20 +162,20 @@ class Disk:
         *,
         fua: bool = False,
     ) -> None:
-        """Start an operation; ``end_io`` is called with its bio when it is done.
+        """Start an operation; ``end_io`` is called with its bio on completion.
 
-        Frames move, and ``end_io`` runs, while the host takes turns. The buffer must
-        stay as it is until then.
+        Frames are sent and received, and ``end_io`` is called, by ``Host.run_once``.
+        The buffer must not be changed until then.
 
         Args:
-            op: what to do, but not a DISCARD, which has no buffer.
-            offset: where, in bytes.
-            buffer: what to write, or where to read to.
-            end_io: called once; ``bio.error`` says how it went.
-            fua: what a write wrote is on stable storage when it ends.
+            op: the operation; not DISCARD, which has no buffer.
+            offset: in bytes.
+            buffer: the data to write, or the buffer to read into.
+            end_io: called once; ``bio.error`` is the error or None.
+            fua: the data of a write must be on stable storage on completion.
 
         Raises:
-            UsageError: not whole sectors, or not on the disk.
+            UsageError: not whole sectors, or beyond the end of the disk.
         """
         bio = bio_for(op, offset // SECTOR, buffer, end_io, fua=fua)
         self._check(offset, bio.size)
@@ -197,25 +197,25 @@ class Disk:
             )
 
     def submit_bio(self, bio: Bio) -> None:
-        """Start what a bio says: a new one, or one that has ended, used again.
+        """Start a bio, new or reused after its end.
 
-        What cannot be done ends it with an error, before this returns.
+        An invalid bio ends with an error before this returns.
         """
-        if self._is_protected and bio.op in (Op.WRITE, Op.DISCARD):
+        if self._is_read_only and bio.op in (Op.WRITE, Op.DISCARD):
             bio.error = AccessError(str(self.address), "opened read-only")
             bio.end_io(bio)
         else:
             self.host.submit(self._device, bio)
 
-    # --- operations at any byte -------------------------------------------------------
+    # --- asynchronous operations at any byte ------------------------------------------
 
     def start_read(
         self, offset: int, buffers: Sequence[WriteBuffer], done: Done
     ) -> None:
-        """Start what ``readv`` does; ``done`` is told what went wrong, or None.
+        """Start ``readv``; ``done`` is called with the error or None.
 
         Raises:
-            UsageError: not on the disk.
+            UsageError: beyond the end of the disk.
         """
         self._check_end(offset, sum(memoryview(each).nbytes for each in buffers))
         self._view.readv(offset, buffers, done)
@@ -228,20 +228,20 @@ class Disk:
         *,
         fua: bool = False,
     ) -> None:
-        """Start what ``writev`` does; as ``start_read``."""
+        """Start ``writev``, as ``start_read``."""
         self._check_end(offset, sum(memoryview(each).nbytes for each in pieces))
         self._view.writev(offset, pieces, done, fua=fua)
 
     def start_trim(self, offset: int, length: int, done: Done) -> None:
-        """Start what ``trim`` does; as ``start_read``."""
+        """Start ``trim``, as ``start_read``."""
         self._check(offset, length)
         self._view.trim(offset, length, done)
 
     def start_flush(self, done: Done) -> None:
-        """Start what ``flush`` does; as ``start_read``."""
+        """Start ``flush``, as ``start_read``."""
         self._view.flush(done)
 
-    # --- the same, returning when they are done ---------------------------------------
+    # --- blocking operations ----------------------------------------------------------
 
     def _run(self, start: Callable[[Done], None]) -> None:
         errors: list[AoEError | None] = []
@@ -251,22 +251,22 @@ class Disk:
             raise errors[0]
 
     def readv(self, offset: int, buffers: Sequence[WriteBuffer]) -> None:
-        """Fill ``buffers``, one behind the other, from ``offset`` on.
+        """Fill ``buffers`` in order from ``offset``.
 
         Raises:
-            UsageError: not on the disk.
-            DeviceError: the target failed it.
-            BusyError: another host has reserved the disk.
-            NotFoundError: no answer for ``Options.deadsecs``.
+            UsageError: beyond the end of the disk.
+            DeviceError: the target reported an error.
+            BusyError: the disk is reserved for another host.
+            NotFoundError: no response for ``Options.deadsecs``.
         """
         self._run(lambda done: self.start_read(offset, buffers, done))
 
     def read_into(self, offset: int, buffer: WriteBuffer) -> None:
-        """Fill ``buffer`` from ``offset`` on; raises as ``readv``."""
+        """Fill ``buffer`` from ``offset``; raises as ``readv``."""
         self.readv(offset, [buffer])
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset`` on; raises as ``readv``."""
+        """Read ``length`` bytes from ``offset``; raises as ``readv``."""
         buffer = bytearray(length)
         self.readv(offset, [buffer])
         return bytes(buffer)
@@ -278,12 +278,12 @@ class Disk:
         *,
         fua: bool = False,
     ) -> None:
-        """Write ``pieces``, one behind the other, from ``offset`` on.
+        """Write ``pieces`` in order at ``offset``.
 
         Args:
-            offset: where, in bytes.
-            pieces: what.
-            fua: return when it is on stable storage.
+            offset: in bytes.
+            pieces: the data.
+            fua: return when the data is on stable storage.
 
         Raises:
             AccessError: the disk is read-only.
@@ -294,34 +294,34 @@ class Disk:
     def write(
         self, offset: int, data: WriteBuffer | bytes, *, fua: bool = False
     ) -> None:
-        """Write ``data`` from ``offset`` on; as ``writev``."""
+        """Write ``data`` at ``offset``; raises as ``writev``."""
         self.writev(offset, [data], fua=fua)
 
     def trim(self, offset: int, length: int) -> None:
-        """Say that whole sectors are not wanted any more.
+        """Discard whole sectors (TRIM).
 
-        What they read as afterwards is the disk's affair.
+        What they read as afterwards depends on the disk, see ``discard_zeroes_data``.
 
         Raises:
-            UnsupportedError: it has no TRIM.
-            AoEError: as ``write``, and for what is not whole sectors.
+            UnsupportedError: the disk does not support TRIM.
+            AoEError: as ``writev``, and if it is not whole sectors.
         """
         self._run(lambda done: self.start_trim(offset, length, done))
 
     def flush(self) -> None:
-        """Make all writes that have returned durable, by ATA FLUSH CACHE.
+        """Make all writes that have returned durable (ATA FLUSH CACHE).
 
         Raises:
-            UnsupportedError: the target does not know the command.
-            DeviceError: the target failed it.
-            NotFoundError: no answer for ``Options.deadsecs``.
+            UnsupportedError: the target does not support the command.
+            DeviceError: the target reported an error.
+            NotFoundError: no response for ``Options.deadsecs``.
         """
         self._run(self.start_flush)
 
     def close(self) -> None:
-        """Let the device go, and the host if the disk opened it."""
-        for tell in self._callbacks:
-            self._device.on_resize.remove(tell)
+        """Close the device, and the host if ``open`` created it."""
+        for notify in self._callbacks:
+            self._device.on_resize.remove(notify)
         self._callbacks.clear()
         self.host.driver.close(self._device)
         if self._owns_host:

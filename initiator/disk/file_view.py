@@ -1,4 +1,4 @@
-"""A disk as a Python file: for ``io``, ``shutil``, ``zipfile`` and the like."""
+"""A Python file object for a disk, for use with ``io``, ``shutil``, ``zipfile`` ..."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class DiskFile(io.RawIOBase):
-    """A disk as a raw binary file, which begins at its first byte and cannot grow.
+    """A raw binary file of a disk's contents, of fixed size.
 
-    ``io.BufferedRandom`` makes one with a buffer of it. Closing flushes what was
-    written, if anything was; the disk stays open.
+    Wrap it in ``io.BufferedRandom`` for buffering. ``close`` flushes the disk if
+    anything was written, and leaves it open.
 
     Args:
         disk: the disk.
@@ -31,22 +31,22 @@ class DiskFile(io.RawIOBase):
         self._is_dirty = False
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def writable(self) -> bool:
-        """It is, unless the disk is read-only."""
+        """Return False if the disk is known to be read-only."""
         return not self._disk.read_only
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go somewhere, beyond the end too; return where that is.
+        """Set the position, which may be beyond the end; return it.
 
         Raises:
-            UsageError: in front of the disk, or by another way to count.
+            UsageError: the position is negative, or ``whence`` is not supported.
         """
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._disk.size}
         if whence not in start or start[whence] + offset < 0:
@@ -55,7 +55,7 @@ class DiskFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer as far as the disk goes; return how many bytes that were."""
+        """Read into ``buffer``, up to the end of the disk; return the length."""
         view = memoryview(buffer).cast("B")
         length = max(0, min(len(view), self._disk.size - self._at))
         if length:
@@ -64,15 +64,17 @@ class DiskFile(io.RawIOBase):
         return length
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write as far as the disk goes; return how many bytes that were.
+        """Write ``data``, up to the end of the disk; return the length.
 
         Raises:
-            UsageError: at the end of the disk.
+            UsageError: the position is at or beyond the end of the disk.
         """
         view = memoryview(data).cast("B")
         length = max(0, min(len(view), self._disk.size - self._at))
         if len(view) and not length:
-            raise UsageError(str(self._disk.address), "the disk ends here")
+            raise UsageError(
+                str(self._disk.address), "write beyond the end of the disk"
+            )
         if length:
             self._disk.write(self._at, view[:length])
             self._is_dirty = True

@@ -1,4 +1,4 @@
-"""Files, block devices, pipes and terminals as ends of a copy."""
+"""Files, block devices, pipes and terminals as source or destination of a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
-from initiator.disk.copy import CHUNK, cut
+from initiator.disk.copy import CHUNK, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class FileEndpoint:
-    """A file, to copy from or to; holes stay holes.
+    """A file or block device, as source or destination; holes are preserved.
 
     Args:
-        path: of a file or block device. To copy to, a file is made or emptied first.
-        writable: open it to copy to.
-        pad: fill up the last sector with zeroes.
-        any_size: it may end within a sector.
+        path: the path. As a destination, a file is created or truncated.
+        writable: open it as a destination.
+        pad: pad the last sector with zeroes.
+        any_size: the size need not be a multiple of 512.
 
     Raises:
-        UsageError: neither a file nor a block device; or its size is no multiple of
-            512, and neither ``pad``, ``writable`` nor ``any_size`` is set.
-        BusyError: to be copied to while somebody serves it.
+        UsageError: it is neither a file nor a block device; or its size is not a
+            multiple of 512, and none of ``pad``, ``writable`` and ``any_size`` is set.
+        BusyError: it is to be written, but is being served.
         AoEError: it cannot be opened.
     """
 
@@ -46,8 +46,8 @@ class FileEndpoint:
     ) -> None:
         self.path = path
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        with _explained(str(path)):
-            _see_that_it_is_a_file(path)
+        with _translated_errors(str(path)):
+            _check_is_file(path)
             self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
             self._end = os.lseek(self._fd, 0, os.SEEK_END)
             self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
@@ -59,13 +59,13 @@ class FileEndpoint:
             raise not_sectors(str(path), self._end)
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield data and holes as the filesystem knows them."""
+        """Yield data and holes, as the file system reports them (SEEK_DATA)."""
         position, end = 0, self.size or 0
         while position < end:
             data = self._seek(position, os.SEEK_DATA, end)
-            yield from cut(position, data, is_hole=True)
+            yield from split(position, data, is_hole=True)
             position = self._seek(data, os.SEEK_HOLE, end) if data < end else end
-            yield from cut(data, position, is_hole=False)
+            yield from split(data, position, is_hole=False)
 
     def _seek(self, position: int, whence: int, end: int) -> int:
         try:
@@ -73,44 +73,44 @@ class FileEndpoint:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return end
-            # Devices and some filesystems know no holes.
+            # Not supported, as by block devices: no holes.
             return position if whence == os.SEEK_DATA else end
         return end if found >= self._end else found
 
     def read(self, chunk: Chunk) -> None:
-        """Read the chunk at once.
+        """Read a chunk; it is done on return.
 
         Raises:
-            AoEError: the file cannot be read, or became shorter.
+            AoEError: the file cannot be read, or has been truncated.
         """
         done = 0
         wanted = min(chunk.length, self._end - chunk.offset)
         chunk.view[wanted:] = bytes(chunk.length - wanted)
         while done < wanted:
             view = chunk.view[done:wanted]
-            with _explained(str(self.path)):
+            with _translated_errors(str(self.path)):
                 got = os.preadv(self._fd, [view], chunk.offset + done)
             if got == 0:
-                raise AoEError(str(self.path), "became shorter while it was read")
+                raise AoEError(str(self.path), "was truncated while it was read")
             done += got
         chunk.is_done = True
 
     def prepare(self, size: int | None) -> None:
-        """Empty the file and give it its length: all of it is a hole now.
+        """Truncate a file to 0 and extend it to ``size``, so that it is one hole.
 
         Raises:
-            UsageError: a device has no room for it.
-            AoEError: the file system would not have it.
+            UsageError: a block device is too small.
+            AoEError: the file cannot be resized.
         """
         if self._is_file:
-            with _explained(str(self.path)):
+            with _translated_errors(str(self.path)):
                 os.ftruncate(self._fd, 0)
                 os.ftruncate(self._fd, size or 0)
         elif size is not None and size > (self.size or 0):
-            raise UsageError(str(self.path), f"has no room for {size} bytes")
+            raise UsageError(str(self.path), f"is too small for {size} bytes")
 
     def write(self, chunk: Chunk) -> int:
-        """Write the chunk at once, of a new file only what is not zero."""
+        """Write a chunk, which is done on return; zeroes of files stay holes."""
         runs = list(chunk.data_runs()) if self._is_file else [(0, chunk.length)]
         if not self._is_file:
             chunk.fill_hole()
@@ -118,27 +118,27 @@ class FileEndpoint:
             done = start
             while done < end:
                 view = chunk.view[done:end]
-                with _explained(str(self.path)):
+                with _translated_errors(str(self.path)):
                     done += os.pwritev(self._fd, [view], chunk.offset + done)
         chunk.is_done = True
         return sum(end - start for start, end in runs)
 
     def run_once(self) -> None:
-        """Files never keep us waiting."""
+        """Do nothing: files are read and written synchronously."""
 
     def finish(self) -> None:
-        """Write errors that come late come here."""
-        with _explained(str(self.path)):
+        """Close the file, which may report a delayed write error."""
+        with _translated_errors(str(self.path)):
             os.close(self._fd)
 
 
 class StreamEndpoint:
-    """A pipe or terminal, to copy from or to, in order.
+    """A pipe or terminal, as source or destination.
 
     Args:
         fd: its file descriptor.
-        name: what messages call it.
-        pad: fill up the last sector with zeroes.
+        name: its name in messages.
+        pad: pad the last sector with zeroes.
     """
 
     def __init__(self, fd: int, name: str, *, pad: bool = False) -> None:
@@ -149,57 +149,57 @@ class StreamEndpoint:
         self._ended = False
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield chunks until the stream has ended."""
+        """Yield chunks until the end of the stream."""
         offset = 0
         while not self._ended:
             yield offset, CHUNK, False
             offset += CHUNK
 
     def read(self, chunk: Chunk) -> None:
-        """Read until the chunk is full or the stream ends."""
+        """Read a full chunk, or up to the end of the stream."""
         done = 0
         while done < chunk.length:
-            with _explained(self.name):
+            with _translated_errors(self.name):
                 got = os.readv(self._fd, [chunk.view[done:]])
             if got == 0:
                 self._ended = True
                 break
             done += got
         unit = SECTOR if self._pad else 1
-        whole = -(-done // unit) * unit
-        chunk.view[done:whole] = bytes(whole - done)
-        chunk.length = whole
+        padded = -(-done // unit) * unit
+        chunk.view[done:padded] = bytes(padded - done)
+        chunk.length = padded
         chunk.is_done = True
 
     def prepare(self, size: int | None) -> None:
-        """Streams take what comes."""
+        """Do nothing: a stream has no size."""
 
     def write(self, chunk: Chunk) -> int:
-        """Write the chunk at once."""
+        """Write a chunk; it is done on return."""
         chunk.fill_hole()
         view = chunk.view
         while view:
-            with _explained(self.name):
+            with _translated_errors(self.name):
                 view = view[os.write(self._fd, view) :]
         chunk.is_done = True
         return chunk.length
 
     def run_once(self) -> None:
-        """Streams are waited for when they are read or written."""
+        """Do nothing: streams are read and written synchronously."""
 
     def finish(self) -> None:
-        """Nothing is put off."""
+        """Do nothing."""
 
 
 def open_endpoint(
     path: Path, *, writable: bool = False, pad: bool = False
 ) -> FileEndpoint | StreamEndpoint:
-    """Open what may be a pipe, a terminal or /dev/null as well as a file; of any size.
+    """Open a file, block device, pipe or character device of any size.
 
     Raises:
-        AoEError: as ``FileEnd``.
+        AoEError: as ``FileEndpoint``.
     """
-    with _explained(str(path)):
+    with _translated_errors(str(path)):
         if not path.exists() or not _is_stream(path):
             return FileEndpoint(path, writable=writable, pad=pad, any_size=True)
         flags = os.O_WRONLY if writable else os.O_RDONLY
@@ -211,34 +211,34 @@ def _is_stream(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
-def _see_that_it_is_a_file(path: Path) -> None:
-    # Looked at before opening: opening a pipe may hang.
+def _check_is_file(path: Path) -> None:
+    # Checked before open(), which blocks on a pipe without a writer.
     if path.is_dir():
         raise UsageError(str(path), "is a directory", "Name a file or block device")
     if path.exists() and _is_stream(path):
-        fix = "For pipes there are: aoe read, aoe write"
+        fix = "For pipes use: aoe read, aoe write"
         raise UsageError(str(path), "neither a file nor a block device", fix)
 
 
 def _lock(path: Path, fd: int) -> None:
-    # A target holds a lock on what it serves. To empty a disk under it would lose the
-    # disk, and to copy the disk onto itself so would report success.
+    # A target locks the files it serves. Without this check, copying a disk to the file
+    # that it is served from would truncate the file, and report success.
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise BusyError(
-                str(path), "served or in use by another program", "End that one first"
+                str(path), "served or in use by another program", "Stop it first"
             ) from error
-        # A file system without locks: nothing to hold on to.
+        # The file system does not support locks: go on without.
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what the system says into one of our errors.
+def _translated_errors(name: str) -> Iterator[None]:
+    """Translate OSError to AoEError.
 
-    A reader of our output that went away is not one: ``aoe.common.commandline.run``
-    is silent about it.
+    BrokenPipeError is not translated: ``aoe.common.commandline.run`` exits quietly on
+    it.
     """
     try:
         yield
@@ -249,7 +249,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def not_sectors(name: str, size: int) -> UsageError:
-    """Say that a size is no whole number of sectors, and which sizes are near."""
+    """Return the error for a size that is not a multiple of 512."""
     below = size // SECTOR * SECTOR
     return UsageError(
         name,

@@ -1,15 +1,15 @@
-"""Bytes over a device of sectors: reads and writes of any offset and length.
+"""Read and write any bytes of a device of sectors, by read-modify-write.
 
-What begins or ends within a sector needs the rest of it::
+If a request begins or ends within a sector, the rest of that sector is needed::
 
     bytes    ........|=========================|......
     sectors  |-------------|-------------|-------------|
-    read     one bio: what is not wanted goes into a scratch sector
-    write    first and last sector are read, then all is written in one bio
+    read     one bio: the bytes outside are read into a scratch sector
+    write    first and last sector are read, then everything is written in one bio
 
-Between the reading and the writing nobody else may write to these sectors, or what he
-wrote would be undone: such a write has its sectors for itself. Writes of whole sectors
-wait for nothing else. No I/O here: bios are handed to whoever sends them.
+A write to the same sectors between the read and the write would be lost. Therefore a
+partial write holds an exclusive lock of its sectors, whereas writes of whole sectors
+share their locks. No I/O here: bios are passed to a ``submit`` function.
 """
 
 from __future__ import annotations
@@ -30,28 +30,30 @@ if TYPE_CHECKING:
     Done: TypeAlias = Callable[[AoEError | None], None]
 
 _PIECE: Final = 1 << 20
-"""Zeroes are written so many bytes at a time, for others to get between."""
+"""Zeroes are written in pieces of this many bytes, so that other writes are not blocked
+for long."""
 _ZEROES: Final = memoryview(bytes(_PIECE))
 
 
 @dataclass(slots=True, eq=False)
 class SectorLock:
-    """A claim to sectors ``first`` to ``end``, not included.
+    """A lock of the sectors from ``first`` to before ``end``.
 
     Args:
-        first: its first sector.
-        end: the sector behind its last.
-        exclusive: with nobody else there; otherwise only with others like it.
-        begin: called once when it is granted.
+        first: the first sector.
+        end: the sector after the last.
+        exclusive: conflicts with every overlapping lock, otherwise only with exclusive
+            ones.
+        granted: called once when the lock is granted.
     """
 
     first: int
     end: int
     exclusive: bool
-    begin: Callable[[], None]
+    granted: Callable[[], None]
 
     def conflicts_with(self, other: SectorLock) -> bool:
-        """Tell whether the two cannot be held at the same time."""
+        """Return True if the two cannot be held at the same time."""
         return (
             (self.exclusive or other.exclusive)
             and self.first < other.end
@@ -60,59 +62,59 @@ class SectorLock:
 
 
 class SectorLocks:
-    """Grants claims to sectors; where two conflict, in the order they were made."""
+    """Sector locks; conflicting ones are granted in the order of requests."""
 
     def __init__(self) -> None:
         self._held: dict[SectorLock, None] = {}
-        self._waiting: list[SectorLock] = []
+        self._queued: list[SectorLock] = []
         self._released: list[SectorLock] = []
         self._exclusive = 0
         self._granting = False
 
     def acquire(self, lock: SectorLock) -> None:
-        """Grant a claim, now or when those that it conflicts with are released."""
+        """Grant a lock, now or when the locks that it conflicts with are released."""
         free = not lock.exclusive and not self._exclusive
         self._exclusive += lock.exclusive
-        if free or self._is_free(lock, len(self._waiting)):
+        if free or self._is_free(lock, len(self._queued)):
             self._held[lock] = None
-            lock.begin()
+            lock.granted()
         else:
-            self._waiting.append(lock)
+            self._queued.append(lock)
 
     def release(self, lock: SectorLock) -> None:
-        """Give up a claim that was granted, and grant those that waited for it."""
+        """Release a lock, and grant queued locks that it blocked."""
         del self._held[lock]
         self._exclusive -= lock.exclusive
-        if self._waiting:
+        if self._queued:
             self._released.append(lock)
         if self._granting:
             return
-        # Who is granted his claim may be done with it before begin() returns.
+        # granted() may release its lock before it returns: no recursion.
         self._granting = True
         while self._released:
             freed = self._released.pop()
-            # The others wait for somebody else.
-            for each in [w for w in self._waiting if w.conflicts_with(freed)]:
-                ahead = self._waiting.index(each)
+            # Locks that do not overlap the freed one are blocked by another.
+            for each in [w for w in self._queued if w.conflicts_with(freed)]:
+                ahead = self._queued.index(each)
                 if self._is_free(each, ahead):
-                    del self._waiting[ahead]
+                    del self._queued[ahead]
                     self._held[each] = None
-                    each.begin()
+                    each.granted()
         self._granting = False
 
     def _is_free(self, lock: SectorLock, ahead: int) -> bool:
-        before = chain(self._held, islice(self._waiting, ahead))
+        before = chain(self._held, islice(self._queued, ahead))
         return not any(lock.conflicts_with(other) for other in before)
 
 
 class ReadModifyWriteView:
-    """Reads and writes of any bytes, as bios of whole sectors.
+    """A view of a device at byte granularity; sends bios of whole sectors.
 
-    Buffers stay as they are until ``done`` is called: exactly once, maybe before the
-    method returns, with what went wrong or None.
+    ``done`` is called exactly once, possibly before the method returns, with the error
+    or None. Until then, buffers must not be changed.
 
     Args:
-        submit: takes a bio for the device, and ends it if it cannot be done.
+        submit: accepts a bio for the device; ends it with an error if it is invalid.
     """
 
     def __init__(self, submit: Callable[[Bio], None]) -> None:
@@ -120,11 +122,11 @@ class ReadModifyWriteView:
         self.locks = SectorLocks()
 
     def read(self, offset: int, buffer: WriteBuffer, done: Done) -> None:
-        """Fill ``buffer`` from byte ``offset`` on."""
+        """Fill ``buffer`` from byte ``offset``."""
         self.readv(offset, [buffer], done)
 
     def readv(self, offset: int, buffers: Sequence[WriteBuffer], done: Done) -> None:
-        """Fill ``buffers``, one behind the other, from byte ``offset`` on."""
+        """Fill ``buffers`` in order from byte ``offset``."""
         sector, before = divmod(offset, SECTOR)
         bio = Bio(Op.READ, sector, lambda bio: done(bio.error))
         pages = [UserPages(buffer) for buffer in buffers]
@@ -146,13 +148,13 @@ class ReadModifyWriteView:
         *,
         fua: bool = False,
     ) -> None:
-        """Write ``data`` from byte ``offset`` on.
+        """Write ``data`` at byte ``offset``.
 
         Args:
-            offset: where, bytes.
-            data: what.
-            done: told how it went.
-            fua: it shall be on stable storage when ``done`` is called.
+            offset: in bytes.
+            data: the data.
+            done: called with the error or None.
+            fua: the data must be on stable storage when ``done`` is called.
         """
         self.writev(offset, [data], done, fua=fua)
 
@@ -164,7 +166,7 @@ class ReadModifyWriteView:
         *,
         fua: bool = False,
     ) -> None:
-        """Write ``pieces``, one behind the other, as ``write`` does."""
+        """Write ``pieces`` in order, as ``write`` does."""
         pages = [UserPages(piece) for piece in pieces]
         if _length(pages):
             _Write(self, offset, pages, done, fua=fua)
@@ -174,13 +176,13 @@ class ReadModifyWriteView:
     def write_zeroes(
         self, offset: int, length: int, done: Done, *, fua: bool = False
     ) -> None:
-        """Write ``length`` zeroes from byte ``offset`` on; others get between."""
+        """Write ``length`` zeroes at byte ``offset``, in pieces of 1 MiB."""
         _Zeroing(self, offset, length, done, fua=fua).run()
 
     def punch(self, offset: int, length: int, done: Done, *, fua: bool = False) -> None:
-        """Make zeroes of ``length`` bytes, trimming the whole sectors among them.
+        """Zero ``length`` bytes: trim whole sectors, write zeroes to partial ones.
 
-        For disks on which trimmed sectors read as zeroes.
+        Only for disks on which trimmed sectors read as zeroes.
         """
         first, end = _whole_sectors(offset, length)
         if first >= end:
@@ -206,33 +208,32 @@ class ReadModifyWriteView:
         self.write_zeroes(tail, offset + length - tail, part_done)
 
     def trim(self, offset: int, length: int, done: Done) -> None:
-        """Say that bytes are not wanted any more: the whole sectors among them.
+        """Trim the whole sectors within ``length`` bytes.
 
-        A write to them that has not ended yet is waited for, and those that come later
-        wait for this.
+        It waits for outstanding writes to these sectors, and later ones wait for it.
         """
         first, end = _whole_sectors(offset, length)
         if first >= end:
             done(None)
             return
 
-        def begin() -> None:
+        def granted() -> None:
             self.submit(Bio(Op.DISCARD, first, trimmed, length=(end - first) * SECTOR))
 
         def trimmed(bio: Bio) -> None:
             self.locks.release(lock)
             done(bio.error)
 
-        lock = SectorLock(first, end, exclusive=True, begin=begin)
+        lock = SectorLock(first, end, exclusive=True, granted=granted)
         self.locks.acquire(lock)
 
     def flush(self, done: Done) -> None:
-        """Make all writes stable that have ended."""
+        """Make all completed writes durable."""
         self.submit(Bio(Op.FLUSH, 0, lambda bio: done(bio.error)))
 
 
 class _Write:
-    # One write, from its claim to the sectors to its end.
+    # A write in progress, from its lock request to its end.
 
     def __init__(
         self,
@@ -301,7 +302,7 @@ class _Write:
 
 
 class _Zeroing:
-    # Zeroes, piece by piece; pieces end where sectors do.
+    # A write of zeroes in progress; pieces end at sector boundaries.
 
     def __init__(
         self,
@@ -318,32 +319,32 @@ class _Zeroing:
         self._done = done
         self._fua = fua
         self._running = False
-        self._between = True
+        self._is_idle = True
 
     def run(self) -> None:
-        # A loop, not a recursion: a piece may be written before write() returns.
+        # A loop instead of recursion: a piece may end before write() returns.
         self._running = True
-        while self._between and self._offset < self._end:
-            self._between = False
+        while self._is_idle and self._offset < self._end:
+            self._is_idle = False
             start = self._offset
             self._offset = min(self._end, (start // _PIECE + 1) * _PIECE)
             piece = _ZEROES[: self._offset - start]
             self._view.write(start, piece, self._piece_done, fua=self._fua)
         self._running = False
-        if self._between:
+        if self._is_idle:
             self._done(None)
 
     def _piece_done(self, error: AoEError | None) -> None:
         if error is not None:
             self._done(error)
             return
-        self._between = True
+        self._is_idle = True
         if not self._running:
             self.run()
 
 
 def _whole_sectors(offset: int, length: int) -> tuple[int, int]:
-    """Return the first sector that lies wholly in these bytes, and the end of them."""
+    """Return the first sector that is wholly within the bytes, and the end of them."""
     return -(-offset // SECTOR), (offset + length) // SECTOR
 
 

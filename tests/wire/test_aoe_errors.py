@@ -95,7 +95,8 @@ def test_an_image_that_is_no_multiple_of_512(wire: Wire, tmp_path: Path) -> None
 def test_nobody_answers(wire: Wire) -> None:
     line = fails(wire, 3, "read", "e5.1", "-i", "aoe0", "-t", "0.2")
     assert line == (
-        "e5.1: no answer on aoe0 within 0.2 s. To list targets: aoe discover -i aoe0"
+        "e5.1: no answer on aoe0 within 0.2 s. "
+        "List the targets with: aoe discover -i aoe0"
     )
     assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (
         "discover: nobody answered on aoe0. See what is in the way: aoe doctor -i aoe0"
@@ -136,5 +137,5 @@ def test_beyond_the_end(wire: Wire, tmp_path: Path) -> None:
     assert line == "e0.0: 8192 bytes do not fit into the 4096 bytes from 0 on"
     line = fails(wire, 2, "read", "e0.0", "-i", "aoe0", "--length", "8192")
     assert line == (
-        "e0.0: 8192 bytes at 0 are not on the disk. It has 4 KiB (4,096 bytes)"
+        "e0.0: 8192 bytes at 0 are not within the disk. Its size is 4 KiB (4,096 bytes)"
     )
