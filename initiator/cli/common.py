@@ -73,9 +73,9 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
-    def _opener(self, *, others: bool = False) -> Iterator[Callable[[str], Link]]:
+    def _opener(self, *, promiscuous: bool = False) -> Iterator[Callable[[str], Link]]:
         """Yield a function that opens an interface, capturing its frames if wanted."""
-        opener = functools.partial(open_link, responses=True, others=others)
+        opener = functools.partial(open_link, responses=True, promiscuous=promiscuous)
         with self.recorder() as record:
             yield lambda name: record(opener(name))
 
@@ -99,9 +99,9 @@ class Connection:
         return self.interfaces or _usable_interfaces()
 
     @contextmanager
-    def links(self, *, others: bool = False) -> Iterator[list[Link]]:
-        """Open the interfaces and close them at exit; ``others`` as in open_link."""
-        with self._opener(others=others) as opener, ExitStack() as stack:
+    def links(self, *, promiscuous: bool = False) -> Iterator[list[Link]]:
+        """Open the interfaces until exit; ``promiscuous`` as in open_link."""
+        with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
             yield [stack.enter_context(opener(name)) for name in self.names()]
 
     @contextmanager

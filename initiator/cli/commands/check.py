@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aoe.net.link import Link
     from initiator.check.model import Check, Result
 
-_COLOURS = {Verdict.HOLDS: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}
+_COLOURS = {Verdict.PASSED: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "yellow"}
 
 
 _OTHERS = Needs.MASK | Needs.HAZARD
@@ -121,7 +121,7 @@ def check(
         if options[name.removeprefix("--")]:
             allowed |= needs
     with (
-        connection.links(others=_OTHERS in allowed) as links,
+        connection.links(promiscuous=_OTHERS in allowed) as links,
         _subject(links, address, connection.timeout) as (t, exchange, response),
     ):
         t.scratch = _scratch(t, lba, sectors)
@@ -292,7 +292,7 @@ def _rules_of(checks: Iterable[Check]) -> list[Rule]:
 def _summary(results: Sequence[Result]) -> str:
     must, advice = (len(_deviations(results, level)) for level in Level)
     line = (
-        f"{len(results)} checks: {_count(results, Verdict.HOLDS)} pass, "
+        f"{len(results)} checks: {_count(results, Verdict.PASSED)} pass, "
         f"{must + advice} deviate ({must} must, {advice} advice), "
         f"{_count(results, Verdict.SKIPPED)} skipped"
     )
@@ -323,7 +323,7 @@ def _print_json(t: Subject, response: QueryResponse, results: Sequence[Result]) 
             }
             for result in results
         ],
-        passed=_count(results, Verdict.HOLDS),
+        passed=_count(results, Verdict.PASSED),
         skipped=_count(results, Verdict.SKIPPED),
         deviations={level.value: len(_deviations(results, level)) for level in Level},
         rules=_rule_records(result.check for result in results),

@@ -42,14 +42,14 @@ def check(config: Path, *, as_json: bool) -> None:
 
 
 def _problems(chosen: ExportSettings) -> list[str]:
-    from aoe.net.netdevice import look_up
+    from aoe.net.netdevice import get_link_info
     from target.disks import measure_disk
     from target.server.client_state import open_state
 
     problems = []
     for name in chosen.interfaces:
         try:
-            look_up(name)
+            get_link_info(name)
         except AoEError as error:
             problems.append(str(error))
     try:
