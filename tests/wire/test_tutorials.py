@@ -21,7 +21,9 @@ NEEDED = {
     "5-what-nbd-has.md": {"qemu-nbd": "qemu-utils", "nbdkit": "nbdkit"},
 }
 """What the tutorials say they need, and Debian's packages of it."""
-SAID = "e0.0 1 GiB on eth0 (52:54:00:ae:00:01) in 0.24 s, 7 frames sent again, verified"
+SAID = (
+    "e0.0 1 GiB on eth0 (52:54:00:ae:00:01) in 0.24 s, 7 frames retransmitted, verified"
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_the_list_of_tutorials_names_each_once() -> None:
     "other",
     [
         SAID.replace("52:54", "aa:bb").replace("0.24", "12"),
-        SAID.replace("7 frames sent again, ", ""),
+        SAID.replace("7 frames retransmitted, ", ""),
         SAID.replace(" in ", "    in "),
     ],
 )
