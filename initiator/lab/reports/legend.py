@@ -1,4 +1,4 @@
-"""What the words of a report mean: kinds of NIC, annotations and outcomes."""
+"""Meanings of the names in reports: NICs, annotations and outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 NICS: Final = {
     "SG": "scatter-gather: the NIC reads the pages when it transmits",
-    "NOSG": "no scatter-gather: the network linearises each frame",
+    "NOSG": "no scatter-gather: the network linearizes each skb",
     "COW": "the header is modified on the way: each clone gets a private head",
 }
 
