@@ -193,7 +193,7 @@ class FuzzedPort:
             self._serve(Address(9, 1), "stable", OpenFlags(sync=True)),
         ]
         # The port takes up the slot as it does an interface with another MTU.
-        self._port.widen(1)
+        self._port.ensure_buffers(1)
 
     def _serve(
         self, address: Address, name: str, flags: OpenFlags, overlay: str = ""
@@ -250,7 +250,7 @@ class FuzzedPort:
             target, disk = each.target, each.disk
             doubtful = disk.unstable and asks_for_stability(request)
             broken = disk.failed or self._is_state_lost or doubtful
-            address = target.reply_head[10:13]
+            address = target.response_head[10:13]
             mine = [reply for reply in replies if reply[16:19] == address]
             assert len(mine) <= 1, "two replies of one target"
             if len(request) < 24 or not each.hears(request):
@@ -302,7 +302,7 @@ class FuzzedPort:
     @property
     def dropped(self) -> Counter[str]:
         """Frames that were met with silence, by the reason that the target gives."""
-        counts = Counter({"stray": self._port.strays})
+        counts = Counter({"unmatched": self._port.unmatched})
         for each in self.served:
             counts.update(each.target.statistics().dropped)
         return counts

@@ -53,7 +53,7 @@ def test_every_command_is_executed_and_every_way_of_refusing_is_met(
     met = {answer for row in table.values() for answer in row}
     assert met >= {"done", "aborted", "not_found", "uncorrectable", "device fault"}
     assert met >= {f"error {code}" for code in ErrorCode} | {fuzz.SILENCE}
-    assert {*frames.Drop, "stray"} <= set(campaign.dropped())
+    assert {*frames.Drop, "unmatched"} <= set(campaign.dropped())
 
 
 # What broke a rule once, by the words of the rule: the MTU, and the frames.
@@ -141,7 +141,7 @@ SABOTAGE: dict[str, tuple[object, str, object]] = {
         write_all_there_is,
     ),
     "an exception": (lists, "_apply_directive", trip),
-    "every target twice": (Port, "_serve_all", answer_twice),
+    "every target twice": (Port, "_serve_broadcast", answer_twice),
     "a reservation that is not set": (lists, "_set_holders", obey_strangers),
     "flush before write": (ata.OPERATIONS, "53", transfers.flush),
     "success for what failed": (ata, "_FAULT", 0x40),
