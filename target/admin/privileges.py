@@ -219,8 +219,8 @@ def _check_replaceable(path: Path, account: Account) -> None:
     raise AccessError(
         str(path),
         f"user {user} may not write this state file",
-        f"Use --state-dir with a directory of {user}, or chown {user} {directory}, "
-        "or use --no-state",
+        f"Use --state-dir DIR with a directory of {user}, or "
+        f"chown {user} {directory}, or --no-state",
     )
 
 

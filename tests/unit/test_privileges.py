@@ -122,8 +122,8 @@ def test_a_place_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     user = SOMEBODY.partition(":")[0]
     assert refused.startswith(f"4 {kept}: user {user} may not write this state file")
-    assert "--state-dir DIR, or chown" in refused
-    assert refused.endswith("or keep nothing: --no-state")
+    assert f"--state-dir DIR with a directory of {user}, or chown" in refused
+    assert refused.endswith(", or --no-state")
 
 
 def test_a_place_of_the_users_is_taken(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
             NotFoundError,
             (
                 "--user no-one-at-all: no such user. "
-                "Make it: useradd --system no-one-at-all"
+                "Create it: useradd --system no-one-at-all"
             ),
         ),
         (
@@ -171,7 +171,7 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
             NotFoundError,
             (
                 "--user :no-such-group: no such group. "
-                "Make it: groupadd --system no-such-group"
+                "Create it: groupadd --system no-such-group"
             ),
         ),
         (
