@@ -13,7 +13,7 @@ from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from aoe.net.busy_poll import BusyPoller, ring_checks
 from aoe.net.link import open_link
-from aoe.net.netdevice import look_up
+from aoe.net.netdevice import get_link_info
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
 from initiator.driver.options import Options
@@ -296,7 +296,7 @@ class Host:
         """Open an interface again if index, MAC address or MTU have changed."""
         link = port.link
         try:
-            facts = look_up(port.name)
+            facts = get_link_info(port.name)
             if link is not None and facts[1:] == (link.index, port.mac, port.mtu):
                 return
             if sectors_per_frame(facts.mtu) == 0:
