@@ -1,4 +1,4 @@
-"""The conformance suite, played on our target without a wire between them."""
+"""The conformance suite on our target, without a link."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ EVERYTHING = ~Needs.NOTHING
 SCRATCH = 8
 
 
-class Between:
-    """Hands requests to a target and replies back, both changed by a mutant."""
+class MutatedExchange:
+    """Passes requests to a target and returns responses, both altered by a mutant."""
 
     def __init__(self, target: Target, mutant: Mutant) -> None:
         self.target = target
-        self.asked = 0
+        self.request_count = 0
         self._mutant = mutant
 
     def __call__(self, request: bytes, *, is_silence: bool) -> bytes:
         del is_silence
-        self.asked += 1
-        reply = ask(self.target, self._mutant.rewrite(request))
-        return self._mutant.alter(request, reply)
+        self.request_count += 1
+        response = ask(self.target, self._mutant.rewrite(request))
+        return self._mutant.alter(request, response)
 
 
-def subject_of(target: Target, ask_: Between) -> Subject:
-    """Get to know a target."""
+def subject_of(target: Target, exchange: MutatedExchange) -> Subject:
+    """Return a probed subject for a target."""
     mtu = target.frame_limit - 14
     plain = Subject(target.export.address, target.mac, CLIENT, mtu, Config())
     config = Config.unpack_from(ask(target, plain.config()))
     t = Subject(target.export.address, target.mac, CLIENT, mtu, config)
-    assert drive(probe(t), t, ask_) is None
+    assert drive(probe(t), t, exchange) is None
     if t.identity is not None:
         t.scratch = range(t.identity.sectors - SCRATCH, t.identity.sectors)
     return t
@@ -58,9 +58,9 @@ def check(
     read_only: bool = False,
     mtu: int = 1500,
 ) -> list[Result]:
-    """Play checks on a target of ours, or on one that gets something wrong."""
+    """Run checks on our target, or on a mutant of it."""
     disk = MemoryDisk(bytes(range(256)) * (SECTORS * 2))
     disk.read_only = read_only
-    between = Between(make_target(disk, mtu), mutant or Mutant(""))
-    session = Session(subject_of(between.target, between), between, allowed)
+    exchange = MutatedExchange(make_target(disk, mtu), mutant or Mutant(""))
+    session = Session(subject_of(exchange.target, exchange), exchange, allowed)
     return list(session.run(checks))

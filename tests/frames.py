@@ -23,7 +23,7 @@ def frame_of(
     return (head + fill)[:length]
 
 
-def arriving(link: Link, timeout: float = 0.1) -> list[bytes]:
+def receive_all(link: Link, timeout: float = 0.1) -> list[bytes]:
     """Receive frames until none arrives within ``timeout`` seconds."""
     frames = []
     while link.wait(timeout):
@@ -32,7 +32,7 @@ def arriving(link: Link, timeout: float = 0.1) -> list[bytes]:
     return frames
 
 
-def switch_on(wire: Wire, name: str, where: Namespace) -> None:
+def bring_up(wire: Wire, name: str, where: Namespace) -> None:
     """Set an interface up and wait until the initiator's end is operational.
 
     The kernel reactivates the queue of the peer asynchronously (linkwatch) and drops

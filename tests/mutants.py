@@ -1,7 +1,6 @@
-"""Targets that get one thing wrong each, to see who notices.
+"""Mutants of our target, each with one deviation from the protocol.
 
-Each is ours with somebody between it and the wire, who changes what it is asked, or
-what it answers.
+A mutant alters the requests to the target or its responses.
 """
 
 from __future__ import annotations
@@ -11,35 +10,35 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MEANING = {1: 32, 2: 28, 3: 26}
-"""Where the fixed part of a reply ends, by command; 36 for ATA."""
+FIXED_END = {1: 32, 2: 28, 3: 26}
+"""Where the fixed part of a response ends, by command; 36 for ATA."""
 
 
 def unchanged(frame: bytes) -> bytes:
     return frame
 
 
-def as_answered(request: bytes, response: bytes) -> bytes:
+def unaltered(request: bytes, response: bytes) -> bytes:
     del request
     return response
 
 
 class Mutant(NamedTuple):
-    """One way to be wrong.
+    """A deviation from the protocol.
 
     Args:
-        rules: those whose checks have to notice.
-        alter: changes a reply, by request and reply; nothing is silence.
-        rewrite: changes a request before the target sees it.
+        checks: names of the checks that must fail.
+        alter: returns the altered response, given request and response; b"" drops it.
+        rewrite: returns the altered request.
     """
 
-    rules: str
-    alter: Callable[[bytes, bytes], bytes] = as_answered
+    checks: str
+    alter: Callable[[bytes, bytes], bytes] = unaltered
     rewrite: Callable[[bytes], bytes] = unchanged
 
 
-def put(offset: int, *values: int) -> Callable[[bytes, bytes], bytes]:
-    """Write these bytes into every reply."""
+def put_bytes(offset: int, *values: int) -> Callable[[bytes, bytes], bytes]:
+    """Write these bytes into every response."""
 
     def alter(_: bytes, response: bytes) -> bytes:
         if not response:
@@ -53,7 +52,7 @@ def only(
     condition: Callable[[bytes, bytes], bool],
     alter: Callable[[bytes, bytes], bytes],
 ) -> Callable[[bytes, bytes], bytes]:
-    """Change those replies for which the condition holds."""
+    """Alter the responses that satisfy a condition."""
 
     def chosen(request: bytes, response: bytes) -> bytes:
         wanted = bool(response) and condition(request, response)
@@ -62,10 +61,10 @@ def only(
     return chosen
 
 
-def asked(
+def only_requests(
     condition: Callable[[bytes], bool], rewrite: Callable[[bytes], bytes]
 ) -> Callable[[bytes], bytes]:
-    """Change those requests for which the condition holds."""
+    """Rewrite the requests that satisfy a condition."""
     return lambda request: rewrite(request) if condition(request) else request
 
 
@@ -106,16 +105,16 @@ def refused(request: bytes, response: bytes) -> bool:
     return bool(response[14] & 4)
 
 
-def meaning(response: bytes) -> int:
-    """Where a short reply stops meaning anything."""
-    number, end = response[19], MEANING.get(response[19], 36)
+def message_end(response: bytes) -> int:
+    """Return where the message of a short response ends."""
+    number, end = response[19], FIXED_END.get(response[19], 36)
     if number == 1:
         return end + int.from_bytes(response[30:32])
     return end + {2: 8 * response[27], 3: 6 * response[25]}.get(number, 0)
 
 
-def answer_anyway(request: bytes, response: bytes) -> bytes:
-    """Answer what should meet with silence."""
+def respond_anyway(request: bytes, response: bytes) -> bytes:
+    """Respond to a request that should be ignored."""
     if response or len(request) < 24:
         return response
     head = request[6:12] + request[:6] + request[12:14] + b"\x18\0\0\7\3"
@@ -124,18 +123,18 @@ def answer_anyway(request: bytes, response: bytes) -> bytes:
 
 def unpadded(request: bytes, response: bytes) -> bytes:
     del request
-    return response[: meaning(response)] if len(response) == 60 else response
+    return response[: message_end(response)] if len(response) == 60 else response
 
 
 def stale(request: bytes, response: bytes) -> bytes:
-    """Leave the request's bytes where a reply is padded."""
+    """Fill the padding of a response with stale bytes."""
     del request
-    end = meaning(response)
+    end = message_end(response)
     return response[:end].ljust(60, b"\xed") if len(response) == 60 else response
 
 
 def error_two(request: bytes, response: bytes) -> bytes:
-    """Tell of a failed ATA command with an AoE error."""
+    """Report a failed ATA command by an AoE error."""
     return response[:14] + b"\x1c\x02" + request[16:36] + bytes(24)
 
 
@@ -145,7 +144,7 @@ def no_data(request: bytes, response: bytes) -> bytes:
 
 
 def echo(offset: int, mask: int) -> Callable[[bytes, bytes], bytes]:
-    """Send bits of the request's byte back."""
+    """Copy bits of a byte from the request."""
 
     def alter(request: bytes, response: bytes) -> bytes:
         byte = response[offset] | request[offset] & mask
@@ -155,7 +154,7 @@ def echo(offset: int, mask: int) -> Callable[[bytes, bytes], bytes]:
 
 
 def flip(offset: int) -> Callable[[bytes, bytes], bytes]:
-    """Turn a byte over."""
+    """Invert a byte."""
 
     def alter(_: bytes, response: bytes) -> bytes:
         if len(response) <= offset:
@@ -177,7 +176,7 @@ def own_address(frame: bytes) -> bytes:
     return frame[:16] + b"\0\7\3" + frame[19:]
 
 
-def address_back(request: bytes, response: bytes) -> bytes:
+def echo_address(request: bytes, response: bytes) -> bytes:
     return response[:16] + request[16:19] + response[19:]
 
 
@@ -189,12 +188,12 @@ def and_byte(offset: int, bits: int) -> Callable[[bytes], bytes]:
     return lambda frame: set_byte(offset, frame[offset] & bits)(frame)
 
 
-def becomes(number: int) -> Callable[[bytes], bytes]:
-    """Take one ATA command for another."""
+def replace_opcode(number: int) -> Callable[[bytes], bytes]:
+    """Replace the ATA command."""
     return set_byte(27, number)
 
 
-def our_version(frame: bytes) -> bytes:
+def version_1(frame: bytes) -> bytes:
     return set_byte(14, 0x10 | frame[14] & 0x0F)(frame)
 
 
@@ -203,7 +202,7 @@ def is_longer(length: int) -> Callable[[bytes, bytes], bool]:
 
 
 def more_sectors(_: bytes, response: bytes) -> bytes:
-    """Tell of one sector more than there is."""
+    """Report one sector too many."""
     if len(response) < 548:
         return response
     words = bytearray(response)
@@ -212,44 +211,44 @@ def more_sectors(_: bytes, response: bytes) -> bytes:
     return bytes(words)
 
 
-def no_spaces(_: bytes, response: bytes) -> bytes:
+def nul_padded(_: bytes, response: bytes) -> bytes:
     return response[:36] + response[36:].replace(b" ", b"\0")
 
 
-def without_range_check(frame: bytes) -> bytes:
-    """Come around at the end of the disk."""
+def wrap_around(frame: bytes) -> bytes:
+    """Wrap around at the end of the disk."""
     lba = int.from_bytes(frame[28:34], "little") % 2048
     return frame[:28] + lba.to_bytes(6, "little") + frame[34:]
 
 
-def cut_at_end(frame: bytes) -> bytes:
-    """Do as much as there is room for."""
+def truncate_at_end(frame: bytes) -> bytes:
+    """Truncate a request at the end of the disk."""
     lba = int.from_bytes(frame[28:34], "little")
     return set_byte(26, 1)(frame) if lba == 2047 else frame
 
 
-def filled_up(frame: bytes) -> bytes:
-    """Take what is missing from elsewhere."""
+def pad_data(frame: bytes) -> bytes:
+    """Pad a request with missing data."""
     return frame.ljust(36 + 512 * frame[26], b"\xee")
 
 
-def length_as_it_is(frame: bytes) -> bytes:
-    """Believe the frame, not its length field."""
+def limit_length(frame: bytes) -> bytes:
+    """Limit the string length to the length of the frame."""
     length = min(int.from_bytes(frame[30:32]), len(frame) - 32, 1024)
     return frame[:30] + length.to_bytes(2) + frame[32:]
 
 
-def cut_at_zero(frame: bytes) -> bytes:
+def cut_at_nul(frame: bytes) -> bytes:
     length = int.from_bytes(frame[30:32])
     string = frame[32 : 32 + length].partition(b"\0")[0]
     return frame[:30] + len(string).to_bytes(2) + string
 
 
-def all_of_it(frame: bytes) -> bytes:
+def length_of_frame(frame: bytes) -> bytes:
     return frame[:30] + (len(frame) - 32).to_bytes(2) + frame[32:]
 
 
-def numbers_back(request: bytes, response: bytes) -> bytes:
+def echo_numbers(request: bytes, response: bytes) -> bytes:
     return (
         response[:24] + request[24:28] + response[28:]
         if any(request[24:28])
@@ -258,16 +257,16 @@ def numbers_back(request: bytes, response: bytes) -> bytes:
 
 
 def from_third(frame: bytes) -> bytes:
-    """Take everybody for the third client."""
+    """Treat every client as the third one."""
     return frame[:6] + b"\x02\xae\x02" + frame[9:]
 
 
 def from_client(frame: bytes) -> bytes:
-    """Take everybody for one and the same client."""
+    """Treat every client as the same one."""
     return frame[:6] + b"\x52\x54\x00" + frame[9:]
 
 
-def to_asker(request: bytes, response: bytes) -> bytes:
+def to_requester(request: bytes, response: bytes) -> bytes:
     return request[6:12] + response[6:] if response else response
 
 
@@ -276,11 +275,11 @@ def sorted_macs(frame: bytes) -> bytes:
     return frame[:26] + b"".join(macs) + frame[26 + 6 * len(macs) :]
 
 
-def held_macs(frame: bytes) -> bytes:
+def count_present(frame: bytes) -> bytes:
     return set_byte(25, min(frame[25], (len(frame) - 26) // 6))(frame)
 
 
-def is_for_strangers(request: bytes) -> bool:
+def is_set_by_non_holder(request: bytes) -> bool:
     if not is_reserve(1)(request):
         return False
     macs = [request[26 + 6 * i : 32 + 6 * i] for i in range(request[25])]
@@ -295,15 +294,15 @@ def is_edit(request: bytes) -> bool:
     return request[19] == 2 and request[25] == 1
 
 
-def bad_one_alone(frame: bytes) -> bytes:
-    """Undo what stood before a bad directive."""
+def drop_before_bad(frame: bytes) -> bytes:
+    """Drop the directives before a bad one."""
     if 9 in (frame[29 + 8 * i] for i in range(min(frame[27], 3))):
         return frame[:27] + b"\1" + frame[36:44] + bytes(16)
     return frame
 
 
-def from_memory(frame: bytes) -> bytes:
-    """Find a directive behind the end of the frame."""
+def read_beyond_frame(frame: bytes) -> bytes:
+    """Read a directive from beyond the end of the frame."""
     if frame[27] < 150:
         return frame
     return frame[:27] + b"\2" + frame[28:36] + b"\0\1\2\xae\1\0\0\1"
@@ -314,13 +313,13 @@ def merror(request: bytes, response: bytes) -> bool:
 
 
 class WhileSet:
-    """Changes replies for as long as a list is not empty.
+    """Alters responses while a list is not empty.
 
     Args:
         number: the command of the list.
-        count: where its replies have the count.
-        condition: which replies.
-        alter: how.
+        count: offset of the count in its responses.
+        condition: selects the responses to alter.
+        alter: alters them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The interface of a link, whether on a socket, around another link, or in a test."""
+"""The abstract base class of links, and their counters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class LinkStatistics:
     Args:
         received: queued by the kernel for the link.
         sent: handed to the interface.
-        dropped: discarded by the kernel, as the receive buffers were full.
-        truncated: discarded by the link, as they were longer than a receive buffer.
-        unsent: committed and lost: the interface was down or its MTU was lowered.
+        dropped: discarded by the kernel because the receive buffers were full.
+        truncated: discarded by the link because they exceeded a receive buffer.
+        unsent: committed but lost because the interface was down or its MTU lowered.
     """
 
     received: int = 0
@@ -40,7 +40,7 @@ class LinkStatistics:
 
 
 class Link(ABC):
-    """Receives AoE frames from one Ethernet interface, and sends them there.
+    """A link: sends and receives AoE frames on one Ethernet interface.
 
     A caller that polls ``fileno()`` calls ``receive()`` until it returns None each time
     the poll returns, and polls with a timeout while ``up`` is False.
@@ -50,70 +50,69 @@ class Link(ABC):
     index: int
     mac: bytes
     mtu: int
-    """Bytes after the Ethernet header, when the link was opened."""
+    """The MTU in bytes when the link was opened, without the Ethernet header."""
     up: bool
     """False if the interface was down at the last check."""
 
     @property
     def rings(self) -> Rings | None:
-        """Return the packet rings, if the caller may access them directly; or None."""
+        """The packet rings, if the link has any that may be accessed directly."""
         return None
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a frame is there."""
+        """Return a file descriptor that is readable when a frame has arrived."""
 
     @abstractmethod
     def receive(self) -> memoryview | None:
         """Return the next frame, with its Ethernet header; None if there is none.
 
-        Never blocks. The memory is valid until the next ``receive`` or ``wait``, which
-        give it back to the kernel.
+        Does not block. The memory is valid until the next ``receive`` or ``wait``,
+        which return it to the kernel.
 
         Raises:
-            NotFoundError: the interface is gone. One that is down has no frames.
+            NotFoundError: the interface was removed. One that is down has no frames.
         """
 
     @abstractmethod
     def reserve(self) -> memoryview | None:
         """Return memory for one outgoing frame; None if the kernel owns every slot.
 
-        Its length is the MTU plus 14 bytes, at least 60; it holds old bytes. Calling it
-        again without ``commit`` returns the same memory.
+        The length is the MTU plus 14 bytes, at least 60; the content is undefined.
+        Calling it again without ``commit`` returns the same memory.
         """
 
     @abstractmethod
     def commit(self, length: int) -> None:
-        """Make the first ``length`` bytes of the reserved memory a frame to send.
+        """Queue the first ``length`` bytes of the reserved memory as a frame.
 
-        It is sent by the next ``flush`` at the latest.
+        The frame is sent by the next ``flush`` at the latest.
 
         Raises:
-            ValueError: nothing is reserved, or the length is below 14 or above that of
-                the memory.
+            ValueError: nothing is reserved, or the length is below 14 or exceeds that
+                of the memory.
         """
 
     @abstractmethod
     def flush(self) -> None:
-        """Hand all committed frames to the kernel.
+        """Pass all committed frames to the kernel.
 
-        Frames that the interface does not take because it is down count as unsent.
-        Those that a full queue does not take stay committed for the next ``flush`` or
-        ``wait``.
+        Frames are lost, and counted as unsent, while the interface is down. Frames for
+        which the queue is full stay committed until the next ``flush`` or ``wait``.
 
         Raises:
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface was removed.
         """
 
     @abstractmethod
     def wait(self, timeout: float | None) -> bool:
-        """Wait until a frame is there; return False on timeout.
+        """Wait for a frame; return False on timeout.
 
         Args:
-            timeout: seconds; None waits without limit.
+            timeout: seconds; None for no timeout.
 
         Raises:
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface was removed.
         """
 
     @abstractmethod
@@ -125,11 +124,11 @@ class Link(ABC):
         """Release the interface and the memory. Safe to call twice."""
 
     def send(self, frame: ReadBuffer) -> bool:
-        """Send one frame at once; return False if no slot is free.
+        """Send one frame immediately; return False if no slot is free.
 
         Raises:
             ValueError: the frame is too long for the interface.
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface was removed.
         """
         slot = self.reserve()
         if slot is None:

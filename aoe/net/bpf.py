@@ -24,17 +24,17 @@ _PACKET_OTHERHOST: Final = 3
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 
-def build_filter(*, responses: bool | None, others: bool = False) -> bytes:
+def build_filter(*, responses: bool | None, promiscuous: bool = False) -> bytes:
     """Build the filter program for an AoE socket.
 
     Args:
         responses: True accepts only frames with the R flag, False only those without
             (P7), None both.
-        others: accept PACKET_OTHERHOST too: frames for other hosts, and frames of VLANs
-            without an interface, which the kernel untags and marks as such.
+        promiscuous: accept PACKET_OTHERHOST too: frames for other hosts, and frames of
+            VLANs without an interface, which the kernel untags and marks as such.
     """
     # Jump offsets count the instructions that are skipped.
-    limit = _PACKET_OTHERHOST if others else _PACKET_MULTICAST
+    limit = _PACKET_OTHERHOST if promiscuous else _PACKET_MULTICAST
     program = [
         (_LOAD_WORD, 0, 0, _PACKET_TYPE),
         (_IF_GREATER, 0, 1, limit),

@@ -1,18 +1,18 @@
 """Adaptive busy polling: poll the receive rings for some microseconds before sleeping.
 
-To sleep and be woken takes longer than a client with one request in flight takes to
-send the next one, and longer than a target takes to answer. To poll without end would
-take a core. So both ends poll for BUSY_POLL_LIMIT at most, and only while it pays::
+A wake-up takes longer than a client with one request in flight takes to send the next
+one, and longer than a target takes to reply. Unlimited polling would occupy a core.
+Both ends therefore poll for at most BUSY_POLL_LIMIT, and only while polling succeeds::
 
     polling --- a poll times out ---> backing off --- enough short sleeps ---+
        ^                                                                      |
        +----------------------------------------------------------------------+
 
-A short sleep is one that ends within BUSY_POLL_LIMIT: polling would have found that
-frame. The back-off is the number of short sleeps that it takes to poll again: each
-timeout doubles it, a success resets it to one. It also ends polling where the peer has
-to run on the same core. SO_BUSY_POLL of socket(7) is the kernel's like of it, without
-back-off: it polls the queues of a NIC.
+A short sleep ends within BUSY_POLL_LIMIT: polling would have found that frame. The
+back-off is the number of short sleeps before polling resumes: each timeout doubles it,
+a success resets it to one. The back-off also stops polling if the peer has to run on
+the same core. SO_BUSY_POLL of socket(7) is similar, but polls the queues of a NIC,
+without back-off.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from aoe.net.base import Link
 
 BUSY_POLL_LIMIT: Final = 0.000_1
-"""Seconds of polling, at most: the cost of a wake-up, and a little."""
+"""Maximum seconds of polling, slightly more than the cost of a wake-up."""
 _CHECKS_PER_CLOCK: Final = 16
-"""Checks of all rings between two readings of the clock."""
+"""Checks of all rings per reading of the clock."""
 _BACKOFF_LIMIT: Final = 1024
 
 
 class BusyPoller:
-    """Decides whether to poll before sleeping, and polls."""
+    """A busy poller with exponential back-off."""
 
     def __init__(self) -> None:
         self._short_sleeps = 0
-        """How many there were since the last timeout."""
+        """Number of short sleeps since the last timeout."""
         self._backoff = 1
 
     def poll(self, checks: Sequence[Callable[[], bool]]) -> bool:
-        """Poll for a frame if that is likely to pay; return True if there is one.
+        """Poll for a frame unless backing off; return True if one has arrived.
 
         Args:
-            checks: return True if a frame is there, one of them for each ring.
+            checks: functions that return True if a ring has a frame, one per ring.
         """
         if self._short_sleeps < self._backoff:
             return False
@@ -53,7 +53,7 @@ class BusyPoller:
         while not _any(checks):
             if time.monotonic() > end:
                 break
-            # Give way to any other task of this core: it may be the peer.
+            # Let another task of this core run: it may be the peer.
             os.sched_yield()
         else:
             if time.monotonic() <= end:
@@ -64,13 +64,13 @@ class BusyPoller:
         return False
 
     def record_sleep(self, seconds: float) -> None:
-        """Record how long it took until an event ended a sleep."""
+        """Record the duration of a sleep that an event ended, in seconds."""
         if seconds < BUSY_POLL_LIMIT:
             self._short_sleeps += 1
 
 
 def ring_checks(links: Iterable[Link]) -> list[Callable[[], bool]]:
-    """Return the argument of ``poll`` for those of the links that have rings."""
+    """Return the checks for ``BusyPoller.poll``, for the links that have rings."""
     all_rings = (link.rings for link in links)
     return [rings.rx.has_frame for rings in all_rings if rings is not None]
 

@@ -1,8 +1,8 @@
 """Links on real interfaces: AoE frames through AF_PACKET sockets.
 
-``RingLink`` shares two rings of slots with the kernel: a batch of frames costs one
-system call, and no copy in user space. ``PlainLink`` makes a system call for each
-frame; it is for kernels and limits that do not allow rings.
+``RingLink`` shares two packet rings with the kernel: it sends a batch of frames in one
+system call and copies nothing in user space. ``PlainLink`` makes a system call per
+frame; it is the fallback where rings cannot be allocated.
 
 See packet(7).
 """
@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aoe.errors import AccessError, NotFoundError, from_os_error
 from aoe.header import ETHERNET_LENGTH, FRAME_MINIMUM
 from aoe.net.base import Link, LinkStatistics
-from aoe.net.netdevice import IFF_UP, SIOCGIFFLAGS, LinkFacts, ask, look_up, mtu_now
+from aoe.net.netdevice import (
+    IFF_UP,
+    SIOCGIFFLAGS,
+    LinkInfo,
+    current_mtu,
+    get_ifreq,
+    get_link_info,
+)
 from aoe.net.packet_socket import PacketSocket, SocketOptions
 from aoe.net.rings import RingGeometry, Rings
 
@@ -39,12 +46,12 @@ __all__ = [
 
 _QUEUE_FULL: Final = (errno.ENOBUFS, errno.EAGAIN)
 _DOWN_INTERVAL: Final = 0.2
-"""Seconds between checks of an interface that is down: its removal wakes no poll."""
+"""Seconds between checks of an interface that is down; its removal wakes no poll(2)."""
 _EMPTY_CHECKS: Final = 64
-"""How often the receive ring is found empty between two checks of the interface."""
+"""Reads from an empty receive ring between two checks of the interface."""
 _SEND_TRIES: Final = 20
 _SEND_PAUSE: Final = 0.000_5
-"""Seconds between tries while the interface's queue is full."""
+"""Seconds between attempts to send while the interface's queue is full."""
 
 
 def open_link(
@@ -54,7 +61,7 @@ def open_link(
     rings: bool | None = None,
     responses: bool | None = None,
     qdisc: bool = True,
-    others: bool = False,
+    promiscuous: bool = False,
 ) -> Link:
     """Open an interface for AoE frames.
 
@@ -63,16 +70,16 @@ def open_link(
 
     Args:
         name: the interface.
-        frames: receive buffers wanted. Rings have whole blocks of them; at least 32,
-            and otherwise no more than fit into 16 MiB.
+        frames: number of receive buffers. Rings round it up to complete blocks, to at
+            least 32, and limit it to 16 MiB.
         rings: True requires packet rings, False does not use them, None falls back to
             a system call for each frame.
         responses: True receives only frames with the R flag, False only those
             without (P7), None both.
         qdisc: send through the interface's queueing discipline, where tc works and
             tcpdump sees outgoing frames; False bypasses it.
-        others: make the interface promiscuous, and receive frames for other hosts and
-            of VLANs without interface too.
+        promiscuous: enable promiscuous mode, and receive frames for other hosts and of
+            VLANs without an interface too.
 
     Raises:
         NotFoundError: no such interface.
@@ -80,27 +87,27 @@ def open_link(
         UsageError: not an Ethernet interface.
         AoEError: the interface is down, or rings are required and not available.
     """
-    facts = look_up(name)
-    options = SocketOptions(responses, qdisc, others)
+    info = get_link_info(name)
+    options = SocketOptions(responses, qdisc, promiscuous)
     if rings is not False:
         try:
-            return RingLink(facts, frames, options)
+            return RingLink(info, frames, options)
         except OSError as error:
             if rings:
                 fix = "Try it without packet rings"
                 raise from_os_error(name, error, fix) from error
     try:
-        return PlainLink(facts, frames, options)
+        return PlainLink(info, frames, options)
     except OSError as error:
         raise from_os_error(name, error) from error
 
 
 def hold_name(name: str) -> int | None:
-    """Hold a name in the caller's network namespace, as only one process can.
+    """Acquire a name in the caller's network namespace (an abstract socket address).
 
     Returns:
-        A file descriptor; the name is free again when it is closed, or its process
-        ends. None if another process holds it.
+        A file descriptor that holds the name until it is closed or the process exits.
+        None if another process holds the name.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
         try:
@@ -113,19 +120,19 @@ def hold_name(name: str) -> int | None:
 
 
 class PacketLink(Link):
-    """What both kinds of link share: a packet socket, and the interface's state.
+    """Base class of both links: the packet socket and the state of the interface.
 
     Args:
         facts: the interface.
-        options: how the socket receives and sends frames.
+        options: options of the packet socket.
 
     Raises:
         AccessError: raw sockets need CAP_NET_RAW.
-        OSError: the kernel refuses the socket.
+        OSError: the kernel refused the socket.
     """
 
-    def __init__(self, facts: LinkFacts, options: SocketOptions) -> None:
-        self.name, self.index, self.mac, self.mtu = facts
+    def __init__(self, info: LinkInfo, options: SocketOptions) -> None:
+        self.name, self.index, self.mac, self.mtu = info
         self.up = True
         self._is_gone = False
         self._received = self._dropped = 0
@@ -138,7 +145,7 @@ class PacketLink(Link):
                 self.name,
                 "raw sockets need CAP_NET_RAW",
                 "Run as root, grant it by systemd (AmbientCapabilities=CAP_NET_RAW), "
-                "or try it root-free inside: unshare -Urn",
+                "or try it in a user namespace: unshare -Urn",
             ) from error
         with _closed_on_error(self._socket):
             self._socket.configure(self.index, options)
@@ -146,11 +153,11 @@ class PacketLink(Link):
         self._poll.register(self._socket, select.POLLIN)
 
     def fileno(self) -> int:
-        """Return the socket's descriptor."""
+        """Return the file descriptor of the socket."""
         return self._socket.fileno()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until a frame is there; see ``Link.wait``."""
+        """Wait for a frame; see ``Link.wait``."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self._has_frame():
             left = max(0.0, end - time.monotonic())
@@ -165,7 +172,7 @@ class PacketLink(Link):
         return True
 
     def statistics(self) -> LinkStatistics:
-        """Return the counters, the kernel's included."""
+        """Return the counters, including those of the kernel."""
         self._read_counters()
         kernel = LinkStatistics(received=self._received, dropped=self._dropped)
         return kernel + self._own_statistics()
@@ -177,11 +184,11 @@ class PacketLink(Link):
 
     @abstractmethod
     def _has_frame(self) -> bool:
-        """Release the frame that ``receive`` returned, and return True if one waits."""
+        """Release the last received frame; return True if there is another."""
 
     @abstractmethod
     def _own_statistics(self) -> LinkStatistics:
-        """Return what the kernel does not count: sent, truncated and unsent frames."""
+        """Return the counters that the kernel lacks: sent, truncated and unsent."""
 
     def _read_counters(self) -> None:
         if self._socket.fileno() >= 0:
@@ -190,10 +197,10 @@ class PacketLink(Link):
             self._dropped += dropped
 
     def _check_interface(self) -> None:
-        """Update ``up``, if there is reason to doubt it.
+        """Update ``up`` after a socket error, or while the interface is down.
 
         Raises:
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface was removed.
         """
         if not self._socket.take_error() and self.up and not self._is_gone:
             return
@@ -205,9 +212,9 @@ class PacketLink(Link):
             except OSError as error:
                 self._is_gone = True
                 raise NotFoundError(self.name, "interface is gone") from error
-            # And again since that call: then the name is looked up once more.
+            # If it was renamed after that call too, look up the name again.
             with contextlib.suppress(OSError):
-                flags = ask(self._socket, name, SIOCGIFFLAGS, "16xH22x")
+                flags = get_ifreq(self._socket, name, SIOCGIFFLAGS, "16xH22x")
         self.up = bool(flags & IFF_UP)
 
     def _bind(self) -> None:
@@ -215,26 +222,26 @@ class PacketLink(Link):
             self._socket.bind_interface(self.name)
         except OSError as error:
             raise from_os_error(self.name, error) from error
-        # The interface may have gone down since look_up(): the socket has its error.
+        # The interface may have gone down since get_link_info(): check SO_ERROR.
         self._check_interface()
 
 
 class RingLink(PacketLink):
-    """A link that has a receive ring and a send ring. Opened by ``open_link``.
+    """A link with packet rings. Opened by ``open_link``.
 
     Args:
         facts: the interface.
-        frames: receive buffers wanted.
-        options: how the socket receives and sends frames.
+        frames: number of receive buffers.
+        options: options of the packet socket.
 
     Raises:
         AccessError: raw sockets need CAP_NET_RAW.
         AoEError: the interface is down.
-        OSError: the kernel refuses the rings.
+        OSError: the kernel refused the rings.
     """
 
-    def __init__(self, facts: LinkFacts, frames: int, options: SocketOptions) -> None:
-        super().__init__(facts, options)
+    def __init__(self, info: LinkInfo, frames: int, options: SocketOptions) -> None:
+        super().__init__(info, options)
         self._empty_count = 0
         geometry = RingGeometry.for_frames(ETHERNET_LENGTH + self.mtu, frames)
         with _closed_on_error(self._socket):
@@ -254,7 +261,7 @@ class RingLink(PacketLink):
         """Return the next frame; see ``Link.receive``."""
         frame = self._rx.consume()
         if frame is None:
-            # An interface that is down, or gone, makes no frame and may wake no poll.
+            # The removal of an interface that is down may not wake poll(2).
             self._empty_count += 1
             if not self.up or not self._empty_count % _EMPTY_CHECKS:
                 self._check_interface()
@@ -269,11 +276,11 @@ class RingLink(PacketLink):
         return slot
 
     def commit(self, length: int) -> None:
-        """Make the reserved memory a frame; see ``Link.commit``."""
+        """Queue the reserved frame; see ``Link.commit``."""
         self._tx.commit(length)
 
     def flush(self) -> None:
-        """Hand all committed frames to the kernel, in one call."""
+        """Send all committed frames in one system call; see ``Link.flush``."""
         tx = self._tx
         if not tx.pending:
             return
@@ -293,7 +300,7 @@ class RingLink(PacketLink):
         tx = self._tx
         before = tx.pending
         for _ in range(_SEND_TRIES):
-            tx.reclaim(ETHERNET_LENGTH + mtu_now(self._socket, self.name, self.mtu))
+            tx.reclaim(ETHERNET_LENGTH + current_mtu(self._socket, self.name, self.mtu))
             if error is not None and error.errno not in _QUEUE_FULL:
                 tx.withdraw()
                 self._check_interface()
@@ -307,8 +314,8 @@ class RingLink(PacketLink):
             except OSError as another:
                 error = another
         if tx.pending == before:
-            # Not even the first one is taken: the peer of a veth is down, for example,
-            # or its MTU is smaller. The frames behind it must not wait for that.
+            # The kernel refused even the first frame, for example because the peer of a
+            # veth is down or has a smaller MTU. Do not hold up the frames after it.
             tx.withdraw()
 
     def _has_frame(self) -> bool:
@@ -323,34 +330,34 @@ class RingLink(PacketLink):
         )
 
     def close(self) -> None:
-        """Close the socket, and unmap the rings."""
+        """Close the socket and unmap the rings."""
         super().close()
         self._rings.close()
-        # A frame that a caller still holds keeps the memory mapped.
+        # A frame that the caller still holds keeps the memory mapped.
         with contextlib.suppress(BufferError):
             self._mapping.close()
 
 
 class PlainLink(PacketLink):
-    """A link with a system call for each frame. Opened by ``open_link``.
+    """A link that makes a system call per frame. Opened by ``open_link``.
 
     Args:
         facts: the interface.
-        frames: receive buffers wanted.
-        options: how the socket receives and sends frames.
+        frames: number of receive buffers.
+        options: options of the packet socket.
 
     Raises:
         AccessError: raw sockets need CAP_NET_RAW.
         AoEError: the interface is down.
     """
 
-    def __init__(self, facts: LinkFacts, frames: int, options: SocketOptions) -> None:
-        super().__init__(facts, options)
+    def __init__(self, info: LinkInfo, frames: int, options: SocketOptions) -> None:
+        super().__init__(info, options)
         self._rx_buffer = memoryview(bytearray(self._capacity))
         self._tx_buffer = memoryview(bytearray(self._capacity))
         self._is_reserved = False
         self._next_length = -1
-        """Bytes of a frame in the buffer that ``receive`` has not returned; or -1."""
+        """Length of the buffered frame that ``receive`` has not returned; or -1."""
         self._truncated = self._sent = self._unsent = 0
         with _closed_on_error(self):
             self._socket.enlarge_buffers(frames, self._capacity)
@@ -363,7 +370,7 @@ class PlainLink(PacketLink):
         return self._rx_buffer[:length] if length >= 0 else None
 
     def _read(self) -> int:
-        # Return the length of the frame that is now in the buffer, -1 for none.
+        # Read a frame into the buffer; return its length, or -1 if there is none.
         while True:
             try:
                 length = self._socket.recv_into(self._rx_buffer, 0, socket.MSG_TRUNC)
@@ -372,7 +379,7 @@ class PlainLink(PacketLink):
                     self._check_interface()
                 return -1
             except OSError:
-                # recv(2) has cleared the error that the check looks for.
+                # recv(2) has cleared SO_ERROR; force the check.
                 self.up = False
                 self._check_interface()
                 return -1
@@ -386,7 +393,7 @@ class PlainLink(PacketLink):
         return self._next_length >= 0
 
     def reserve(self) -> memoryview | None:
-        """Return the memory that every frame is sent from."""
+        """Return the send buffer; see ``Link.reserve``."""
         self._is_reserved = True
         return self._tx_buffer
 
@@ -411,7 +418,7 @@ class PlainLink(PacketLink):
         self._unsent += 1
 
     def flush(self) -> None:
-        """Do nothing: ``commit`` has sent every frame."""
+        """Do nothing; ``commit`` sends each frame."""
 
     def _own_statistics(self) -> LinkStatistics:
         return LinkStatistics(

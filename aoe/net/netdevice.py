@@ -23,7 +23,7 @@ _ARPHRD_ETHER: Final = 1
 _ARPHRD_LOOPBACK: Final = 772
 
 
-class LinkFacts(NamedTuple):
+class LinkInfo(NamedTuple):
     """The attributes of an interface that opening a link needs."""
 
     name: str
@@ -32,7 +32,7 @@ class LinkFacts(NamedTuple):
     mtu: int
 
 
-def look_up(name: str) -> LinkFacts:
+def get_link_info(name: str) -> LinkInfo:
     """Return the attributes of an interface that AoE can use.
 
     Raises:
@@ -40,12 +40,12 @@ def look_up(name: str) -> LinkFacts:
         UsageError: not an Ethernet interface.
         AoEError: the interface is down.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
-            index = ask(any_socket, name, _SIOCGIFINDEX, "16xi20x")
-            flags = ask(any_socket, name, SIOCGIFFLAGS, "16xH22x")
-            mtu = ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
-            address = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _request(name))
+            index = get_ifreq(sock, name, _SIOCGIFINDEX, "16xi20x")
+            flags = get_ifreq(sock, name, SIOCGIFFLAGS, "16xH22x")
+            mtu = get_ifreq(sock, name, _SIOCGIFMTU, "16xi20x")
+            address = fcntl.ioctl(sock, _SIOCGIFHWADDR, _ifreq(name))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise from_os_error(name, error) from error
@@ -64,7 +64,7 @@ def look_up(name: str) -> LinkFacts:
         raise AoEError(
             name, "interface is down", f"Bring it up with: ip link set {name} up"
         )
-    return LinkFacts(name, index, mac, mtu)
+    return LinkInfo(name, index, mac, mtu)
 
 
 def interface_names() -> list[str]:
@@ -85,39 +85,39 @@ def usable_names() -> list[str]:
         OSError: the kernel refused the request.
     """
     usable = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         for name in interface_names():
             # Skip interfaces of other kinds, and those removed in the meantime.
             with contextlib.suppress(AoEError, OSError):
-                look_up(name)
-                if not ask(any_socket, name, SIOCGIFFLAGS, "16xH22x") & _IFF_LOOPBACK:
+                get_link_info(name)
+                if not get_ifreq(sock, name, SIOCGIFFLAGS, "16xH22x") & _IFF_LOOPBACK:
                     usable.append(name)
     return usable
 
 
-def _request(name: str) -> bytes:
+def _ifreq(name: str) -> bytes:
     # struct ifreq; IFNAMSIZ is 16, including the terminating zero.
     return os.fsencode(name)[:16].ljust(40, b"\0")
 
 
-def ask(any_socket: socket.socket, name: str, question: int, layout: str) -> int:
+def get_ifreq(sock: socket.socket, name: str, request: int, layout: str) -> int:
     """Issue an ioctl on ``struct ifreq`` and return the integer in its result.
 
     Args:
-        any_socket: a socket of any family.
+        sock: a socket of any family.
         name: the interface.
-        question: the ioctl number.
-        layout: format of the result for ``struct``.
+        request: the ioctl number.
+        layout: ``struct`` format of the result, which selects one integer.
 
     Raises:
         OSError: no such interface.
     """
-    result = fcntl.ioctl(any_socket, question, _request(name))
+    result = fcntl.ioctl(sock, request, _ifreq(name))
     return int(struct.unpack(f"={layout}", result)[0])
 
 
-def mtu_now(any_socket: socket.socket, name: str, otherwise: int) -> int:
-    """Return the MTU of an interface; ``otherwise`` if there is none of that name."""
+def current_mtu(sock: socket.socket, name: str, default: int) -> int:
+    """Return the MTU of an interface; ``default`` if there is none of that name."""
     with contextlib.suppress(OSError):
-        return ask(any_socket, name, _SIOCGIFMTU, "16xi20x")
-    return otherwise
+        return get_ifreq(sock, name, _SIOCGIFMTU, "16xi20x")
+    return default

@@ -43,32 +43,32 @@ _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
 _SKB_OVERHEAD: Final = 2048
-"""Bytes that the kernel charges for a frame in a socket buffer beside its data."""
+"""Bytes that the kernel accounts per frame in a socket buffer, besides its data."""
 _BUFFER_MINIMUM: Final = 1 << 20
 _BUFFER_MAXIMUM: Final = 32 << 20
 
 
 class SocketOptions(NamedTuple):
-    """How a socket receives and sends frames.
+    """Options of a packet socket.
 
     Args:
         responses: True receives only frames with the R flag, False only those without
             (P7), None both.
         qdisc: send through the interface's queueing discipline; False bypasses it.
-        others: make the interface promiscuous, and receive frames for other hosts and
-            of VLANs that have no interface.
+        promiscuous: enable promiscuous mode, and receive frames for other hosts and of
+            VLANs that have no interface.
     """
 
     responses: bool | None
     qdisc: bool
-    others: bool
+    promiscuous: bool
 
 
 class PacketSocket(socket.socket):
     """A raw, non-blocking socket for AoE frames.
 
-    Without a protocol it receives nothing until ``bind_interface`` names one. By then
-    the filter is attached, so no other frame is ever queued.
+    It is created with protocol 0 and receives nothing until ``bind_interface`` sets the
+    protocol. The filter is attached before that, so that no other frame is queued.
 
     Raises:
         PermissionError: CAP_NET_RAW is missing.
@@ -82,15 +82,15 @@ class PacketSocket(socket.socket):
 
         Args:
             index: the interface.
-            options: how the socket receives and sends frames.
+            options: options of the socket.
 
         Raises:
-            OSError: the kernel refuses one.
+            OSError: the kernel refused an option.
         """
         self._attach_filter(
-            build_filter(responses=options.responses, others=options.others)
+            build_filter(responses=options.responses, promiscuous=options.promiscuous)
         )
-        if options.others:
+        if options.promiscuous:
             membership = struct.pack("=iHH8x", index, _PACKET_MR_PROMISC, 0)
             self.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
         self.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(not options.qdisc))
@@ -129,7 +129,7 @@ class PacketSocket(socket.socket):
         """Return the mapping of a receive ring and a send ring, in this order.
 
         Raises:
-            OSError: the kernel has no memory for them, or does not know them.
+            OSError: out of memory, or the kernel does not support packet rings.
         """
         for option, value in (
             (_PACKET_VERSION, _TPACKET_V2),
@@ -144,29 +144,29 @@ class PacketSocket(socket.socket):
         return mmap.mmap(self.fileno(), 2 * geometry.size)
 
     def bind_interface(self, name: str) -> None:
-        """Start to receive AoE frames from an interface.
+        """Start receiving AoE frames from an interface.
 
         Raises:
-            OSError: it does not exist, or is down.
+            OSError: the interface does not exist, or is down.
         """
         self.bind((name, ETH_P_AOE))
 
     def interface_name(self, index: int) -> str:
-        """Return the present name of an interface (SIOCGIFNAME).
+        """Return the current name of an interface (SIOCGIFNAME).
 
         Raises:
-            OSError: it does not exist.
+            OSError: the interface does not exist.
         """
         request = struct.pack("=16xi20x", index)
-        answer = fcntl.ioctl(self, _SIOCGIFNAME, request)
-        return os.fsdecode(answer[:16].rstrip(b"\0"))
+        result = fcntl.ioctl(self, _SIOCGIFNAME, request)
+        return os.fsdecode(result[:16].rstrip(b"\0"))
 
     def take_error(self) -> int:
-        """Return the pending error and clear it; until then poll(2) returns at once."""
+        """Return and clear the pending error (SO_ERROR), which makes poll(2) return."""
         return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def take_counters(self) -> tuple[int, int]:
-        """Return frames received and dropped since the last call, which resets them."""
+        """Return and reset the numbers of frames received and dropped."""
         counters = self.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         # struct tpacket_stats: tp_packets counts the dropped frames too.
         packets, drops = struct.unpack("=II", counters)

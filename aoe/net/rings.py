@@ -13,8 +13,8 @@
 Sector data is aligned to 512 bytes in both rings, so that a disk reads and writes it in
 place, with O_DIRECT too.
 
-The first word of a slot, ``tp_status``, says who owns the slot. A change of owner needs
-acquire and release ordering: the new owner must see all that the old one has written.
+The first word of a slot, ``tp_status``, gives its owner. Transfer of ownership needs
+acquire and release ordering: the new owner must see all writes of the old one.
 tpacket_rcv() has an smp_mb() before it stores the word, __packet_get_status() an
 smp_rmb() before it loads it. Here, every access is an aligned load or store of its own,
 in program order: the interpreter does not reorder bytecodes, and the C compiler cannot
@@ -55,11 +55,11 @@ TPACKET2_HEADER: Final = Struct("=IIIHH")
 TP_STATUS_KERNEL: Final = 0
 """Receive ring: the kernel owns the slot."""
 TP_STATUS_USER: Final = 1
-"""Receive ring: the bit that is set if the slot holds a frame for us."""
+"""Receive ring: the bit is set if the slot holds a frame for user space."""
 TP_STATUS_AVAILABLE: Final = 0
-"""Send ring: we own the slot."""
+"""Send ring: user space owns the slot."""
 TP_STATUS_SEND_REQUEST: Final = 1
-"""Send ring: the slot holds a frame that the kernel has not looked at yet."""
+"""Send ring: the slot holds a frame that the kernel has not processed yet."""
 TP_STATUS_SENDING: Final = 2
 """Send ring: an skb still refers to the slot."""
 _KERNEL_OWNS_TX: Final = TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING
@@ -74,7 +74,7 @@ _DATA_LENGTHS_LIMIT: Final = 32
 
 
 class RingGeometry(NamedTuple):
-    """How a ring is divided into blocks and slots (``struct tpacket_req``).
+    """Division of a ring into blocks and slots (``struct tpacket_req``).
 
     Args:
         block_size: bytes of a block, a power of two and at least a page.
@@ -123,13 +123,13 @@ class RingGeometry(NamedTuple):
 
 
 class SlotTable:
-    """Where the slots of one ring are, for code that accesses them directly.
+    """Offsets of the slots of one ring, for code that accesses them directly.
 
     Args:
         memory: the mapping, in bytes.
         base: byte offset of the ring in the mapping.
-        geometry: how the ring is divided.
-        capacity: bytes of the longest frame.
+        geometry: geometry of the ring.
+        capacity: length of the longest frame, in bytes.
 
     Attributes:
         count: slots in the ring.
@@ -154,14 +154,14 @@ class SlotTable:
     def data_views(self, length: int) -> dict[int, list[memoryview]] | None:
         """Return views of the sector data in each slot, by the slot's byte offset.
 
-        Each view is in a list of its own, as ``preadv`` and ``pwritev`` take it. The
-        views are cached, for 32 lengths at most.
+        Each view is in its own list, as ``preadv`` and ``pwritev`` expect. The views
+        are cached for up to 32 lengths.
 
         Args:
             length: bytes of sector data.
 
         Returns:
-            None if a frame has no room for it, or if the cache is full.
+            None if the data does not fit in a frame, or if the cache is full.
         """
         views = self._data_views.get(length)
         if views is None and length <= self._data_capacity:
@@ -182,20 +182,20 @@ class SlotTable:
 
 
 class RxRing:
-    """The receive ring: the kernel produces frames, we consume them in order.
+    """The receive ring: the kernel produces frames, user space consumes them in order.
 
-    At most one slot is held: the one whose frame ``consume`` has returned.
+    At most one slot is held: that of the last frame returned by ``consume``.
 
     Args:
         memory: the mapping, in bytes.
         base: byte offset of the ring in the mapping.
-        geometry: how the ring is divided.
-        capacity: bytes of the longest frame.
+        geometry: geometry of the ring.
+        capacity: length of the longest frame, in bytes.
 
     Attributes:
-        slots: where the slots are.
+        slots: the slots of the ring.
         consumer: index of the held slot, or of the next one if none is held.
-        truncated: frames that were skipped, as they were longer than a slot.
+        truncated: frames that were skipped because they were longer than a slot.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class RxRing:
         ]
 
     def has_frame(self) -> bool:
-        """Return True if a frame is there that was not consumed; change nothing."""
+        """Return True if there is a frame to consume. Changes no state."""
         position = self.consumer + self._is_held
         word = self._words[position if position <= self._last else 0]
         return bool(self._status[word] & TP_STATUS_USER)
@@ -242,7 +242,7 @@ class RxRing:
             self.truncated += 1
 
     def release(self) -> None:
-        """Give the held slot back to the kernel, if there is one."""
+        """Return the held slot, if any, to the kernel."""
         if self._is_held:
             position = self.consumer
             self._status[self._words[position]] = TP_STATUS_KERNEL
@@ -269,21 +269,21 @@ class RxRing:
 
 
 class TxRing:
-    """The send ring: we produce frames, the kernel sends them in order when told to.
+    """The send ring: user space produces frames, send(2) has the kernel send them.
 
     A frame is pending from ``commit`` until the kernel is known to have taken it.
 
     Args:
         memory: the mapping, in bytes.
         base: byte offset of the ring in the mapping.
-        geometry: how the ring is divided.
-        capacity: bytes of the longest frame.
+        geometry: geometry of the ring.
+        capacity: length of the longest frame, in bytes.
 
     Attributes:
-        slots: where the slots are.
+        slots: the slots of the ring.
         producer: index of the slot of the next frame.
         pending: frames that are pending: the last ones before ``producer``.
-        pending_bytes: their bytes in all, which send(2) returns if it takes them all.
+        pending_bytes: their total length, which send(2) returns if it took all of them.
         sent: frames that the kernel has taken.
         unsent: frames that were committed and lost.
     """
@@ -368,7 +368,7 @@ class TxRing:
                 self.sent += 1
 
     def withdraw(self) -> None:
-        """Take all pending frames back, so that they are not sent when out of date."""
+        """Withdraw all pending frames, so that they are not sent later when stale."""
         for word in self._pending_words():
             self._status[word] = TP_STATUS_AVAILABLE
         self.producer = (self.producer - self.pending) % self.slots.count
@@ -395,8 +395,8 @@ class TxRing:
         """Advance past the frames that were produced since ``begin_batch``.
 
         Args:
-            frames: how many.
-            length: their bytes in all.
+            frames: number of frames.
+            length: their total length in bytes.
         """
         self.producer = (self.producer + frames) % self.slots.count
         self.pending += frames
@@ -413,8 +413,8 @@ class Rings:
 
     Args:
         memory: the mapping, in bytes; at least twice the geometry's size.
-        geometry: how each ring is divided.
-        capacity: bytes of the longest frame.
+        geometry: geometry of each ring.
+        capacity: length of the longest frame, in bytes.
 
     Attributes:
         memory: the mapping, in bytes.
@@ -432,7 +432,7 @@ class Rings:
         self.status = self.rx.slots.status
 
     def close(self) -> None:
-        """Release all views of the mapping but frames that a caller still holds."""
+        """Release all views of the mapping except frames that a caller still holds."""
         self.rx.close()
         self.tx.close()
         self.memory.release()

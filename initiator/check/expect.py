@@ -1,8 +1,8 @@
-"""What a reply has to be.
+"""Expectations of responses.
 
-Replies are held to their expectation byte for byte as far as they mean something. The
-padding behind that is a rule of its own (P19, P34), or a target that does not pad would
-deviate in everything.
+A response is compared byte for byte with its expectation, up to the end of its message.
+Padding has checks of its own (P19, P34); otherwise a target with wrong padding would
+deviate in every check.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _AFLAGS, _ERROR, _COUNT, _STATUS, _LBA = 24, 25, 26, 27, range(28, 34)
 _ANY: Final = 0
 """A byte that is not compared."""
 _CONFIG_NUMBERS: Final = dict.fromkeys(range(24, 29), _ANY)
-"""Buffer count, firmware and sector count: the target's own."""
+"""Buffer count, firmware version and sector count: any values."""
 
 _HEADER_FIELDS: Final = {
     "destination address": range(6),
@@ -81,49 +81,49 @@ _FIELDS: Final[dict[int, dict[str, range]]] = {
 
 
 class Expectation(ABC):
-    """What comes back to a request."""
+    """The expected response to a request."""
 
-    words: str
+    description: str
     is_silence = False
 
     @abstractmethod
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
-        """Say what is wrong with a reply, nothing if it is right."""
+        """Return how a response differs, "" if it meets the expectation."""
 
     def pattern(self, request: bytes, t: Subject) -> str:
-        """Return the reply in hexadecimal, ``..`` for any byte; nothing if unknown."""
+        """Return the response in hexadecimal, ``..`` for any byte, "" if unknown."""
         del request, t
         return ""
 
 
 class _Silence(Expectation):
-    words = "silence"
+    description = "silence"
     is_silence = True
 
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         del request, t
-        return "answered" if response else ""
+        return "response" if response else ""
 
 
 SILENCE: Final = _Silence()
-MISMATCH: Final = "not so"
-"""The fault where the expectation's words say all there is to say."""
+MISMATCH: Final = "mismatch"
+"""The difference if the expectation's description is sufficient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Satisfies(Expectation):
-    """A reply of which something holds; silence where it holds of no bytes.
+    """A response that satisfies a predicate; silence is passed to it as b"".
 
     Args:
-        words: what holds.
-        holds: tells whether it does.
+        description: the property.
+        holds: the predicate.
     """
 
-    words: str
+    description: str
     holds: Callable[[bytes], bool]
 
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
-        """Say that it does not hold, or that the reply is too short to tell."""
+        """Return a mismatch, or that the response is too short to be decoded."""
         del request, t
         try:
             return "" if self.holds(response) else MISMATCH
@@ -131,9 +131,9 @@ class Satisfies(Expectation):
             return "too short"
 
 
-class _Unlikely(_Silence):
-    # Silence is not insisted on either: what comes is for the check to judge.
-    words = "silence, or anything"
+class _NotAwaited(_Silence):
+    # The exchange does not wait for a response, but the check accepts one.
+    description = "silence, or anything"
 
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
         del request, response, t
@@ -141,59 +141,59 @@ class _Unlikely(_Silence):
 
 
 ANYTHING: Final = Satisfies("anything", lambda _: True)
-"""An answer that is waited for, and may be missing."""
-NOT_AWAITED: Final = _Unlikely()
-"""An answer that is not waited for."""
-ANY_RESPONSE: Final = Satisfies("an answer", bool)
+"""Any response or none; the exchange waits for it."""
+NOT_AWAITED: Final = _NotAwaited()
+"""Any response or none; the exchange does not wait for it."""
+ANY_RESPONSE: Final = Satisfies("a response", bool)
 
 
 class AnyOf(Expectation):
-    """One of several."""
+    """One of several expectations."""
 
     def __init__(self, *choices: Expectation) -> None:
         self._choices = choices
-        self.words = ", or ".join(choice.words for choice in choices)
+        self.description = ", or ".join(choice.description for choice in choices)
 
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
-        """Say what is wrong when it is measured by the first."""
-        faults = [choice.mismatch(request, response, t) for choice in self._choices]
-        return faults[0] if all(faults) else ""
+        """Return the difference from the first choice if no choice is met."""
+        found = [choice.mismatch(request, response, t) for choice in self._choices]
+        return found[0] if all(found) else ""
 
     def pattern(self, request: bytes, t: Subject) -> str:
-        """Return the first."""
+        """Return the pattern of the first choice."""
         return self._choices[0].pattern(request, t)
 
 
 @dataclass(frozen=True, slots=True)
 class Response(Expectation):
-    """A reply with the request's tag and command, from the target's own address.
+    """A response with the request's tag and command and the target's own address.
 
     Args:
-        words: what it says.
-        body: what stands behind the header, made from the request.
+        description: its contents as text.
+        body: returns the bytes after the header, given the request.
         error: the AoE error, 0 for none.
-        masks: which bits are compared at an offset, all of them by default.
-        is_whole: nothing but padding may follow.
+        masks: bits to compare at an offset; by default all.
+        exact_length: only padding may follow.
     """
 
-    words: str
+    description: str
     body: Callable[[bytes], bytes]
     error: int = 0
     masks: Mapping[int, int] = field(default_factory=dict)
     exact_length: bool = True
 
     def frame(self, request: bytes, t: Subject) -> bytes:
-        """Return the reply as far as it means something."""
-        asked = Header.unpack_from(request)
+        """Return the response without padding."""
+        header = Header.unpack_from(request)
         flags = Flag.RESPONSE | (Flag.ERROR if self.error else 0)
         head = bytearray(HEADER_LENGTH)
         Header(
-            asked.src, t.mac, *t.address, asked.command, asked.tag, flags, self.error
+            header.src, t.mac, *t.address, header.command, header.tag, flags, self.error
         ).pack_into(head)
         return bytes(head) + self.body(request)
 
     def mismatch(self, request: bytes, response: bytes, t: Subject) -> str:
-        """Name the first field that is wrong."""
+        """Return the first field that differs."""
         if not response:
             return "silence"
         want = self.frame(request, t)
@@ -208,7 +208,7 @@ class Response(Expectation):
         return ""
 
     def pattern(self, request: bytes, t: Subject) -> str:
-        """Return what is compared."""
+        """Return the compared bytes in hexadecimal."""
         want = self.frame(request, t)
         return "".join(
             f"{byte:02x}" if self.masks.get(offset, 0xFF) else ".."
@@ -218,10 +218,10 @@ class Response(Expectation):
 
 def _difference(want: bytes, got: bytes, offset: int) -> str:
     fields = _HEADER_FIELDS | _FIELDS.get(want[19], {})
-    for name, place in fields.items():
-        if offset in place:
-            there = slice(place.start, place.stop)
-            return f"{name} is {got[there].hex()}, not {want[there].hex()}"
+    for name, offsets in fields.items():
+        if offset in offsets:
+            part = slice(offsets.start, offsets.stop)
+            return f"{name} is {got[part].hex()}, not {want[part].hex()}"
     return f"byte {offset} is {got[offset]:02x}, not {want[offset]:02x}"
 
 
@@ -231,86 +231,87 @@ def _difference(want: bytes, got: bytes, offset: int) -> str:
 def succeeds(
     data: bytes | None = None, *, sectors: int = 0, count: int | None = None
 ) -> Response:
-    """ATA success: with this data, with any data of so many sectors, or without.
+    """Expect ATA success with the given data, any data of ``sectors``, or no data.
 
-    ``count`` is what the sector count register has to be, anything by default (P35).
+    ``count`` is the expected sector count register, by default any value (P35).
     """
     length = len(data) if data is not None else sectors * SECTOR
     masks = dict.fromkeys((_AFLAGS, *_LBA), _ANY) | {_STATUS: int(STATUS_BAD)}
     if count is None:
         masks[_COUNT] = _ANY
-    # What is left in the error register means nothing without the error bit.
+    # The error register has no meaning while the ERR bit is clear.
     masks[_ERROR] = _ANY
     if data is None:
         masks |= dict.fromkeys(range(ATA_DATA, ATA_DATA + length), _ANY)
     body = packed(Registers(0, 0, count or 0, Status.READY, 0)) + (
         data or bytes(length)
     )
-    what = f"success and {length} bytes" if length else "success"
-    told = f"{what}, sector count {count:#04x}" if count is not None else what
-    return Response(told, lambda _: body, masks=masks)
+    text = f"success and {length} bytes" if length else "success"
+    if count is not None:
+        text += f", sector count {count:#04x}"
+    return Response(text, lambda _: body, masks=masks)
 
 
 def succeeds_exactly() -> Response:
-    """ATA success without data as clients like it best (P33, P35)."""
+    """Expect ATA success without data, with the recommended registers (P33, P35)."""
 
     def body(request: bytes) -> bytes:
-        asked = Registers.unpack_from(request)
-        return packed(Registers(0, 0, 0, Status.READY, asked.lba))
+        registers = Registers.unpack_from(request)
+        return packed(Registers(0, 0, 0, Status.READY, registers.lba))
 
-    words = "status 0x40, error register and sector count 0, the LBA echoed"
-    return Response(words, body, masks={_AFLAGS: _ANY}, exact_length=False)
+    text = "status 0x40, error register and sector count 0, the LBA echoed"
+    return Response(text, body, masks={_AFLAGS: _ANY}, exact_length=False)
 
 
 def fails(error: AtaError, *, exact_status: bool = False) -> Response:
-    """ATA failure: no data, sector count and LBA as they were asked (P32).
+    """Expect ATA failure without data, with the request's sector count and LBA (P32).
 
-    ``plainly`` wants DRDY in the status too (P33).
+    ``exact_status`` requires DRDY in the status as well (P33).
     """
     status = Status.READY | Status.ERROR
 
     def body(request: bytes) -> bytes:
-        asked = Registers.unpack_from(request)
-        return packed(Registers(0, error, asked.count, status, asked.lba))
+        registers = Registers.unpack_from(request)
+        return packed(Registers(0, error, registers.count, status, registers.lba))
 
     masks = {_AFLAGS: _ANY, _STATUS: 0xFF if exact_status else int(STATUS_BAD)}
     return Response(describe_failure(status, error), body, masks=masks)
 
 
 def is_failure(response: bytes) -> bool:
-    """Tell whether a reply tells of a failure, AoE error or ATA status."""
+    """Return True if a response reports a failure by AoE error or ATA status."""
     if len(response) < ATA_DATA:
         return bool(response) and bool(response[14] & Flag.ERROR)
     return bool(response[14] & Flag.ERROR or response[_STATUS] & STATUS_BAD)
 
 
 NO_SUCCESS: Final = Satisfies(
-    "anything but a success", lambda response: not response or is_failure(response)
+    "failure or silence", lambda response: not response or is_failure(response)
 )
-ANY_FAILURE: Final = Satisfies("a failure that is told", is_failure)
+ANY_FAILURE: Final = Satisfies("a response that reports failure", is_failure)
 
 
 # The other commands, and AoE errors.
 
 
 def refuses(code: ErrorCode) -> Response:
-    """AoE error, with any body."""
-    words = f"AoE error {code:d}, {code.text}"
-    return Response(words, lambda _: b"", code, exact_length=False)
+    """Expect an AoE error with any body."""
+    text = f"AoE error {code:d}, {code.text}"
+    return Response(text, lambda _: b"", code, exact_length=False)
 
 
 def refuses_and_echoes(code: ErrorCode) -> Response:
-    """AoE error, with the request behind the header (P16, P18)."""
-    words = f"AoE error {code:d} and the request echoed"
-    return Response(words, lambda request: request[HEADER_LENGTH:], code)
+    """Expect an AoE error with the request after the header (P16, P18)."""
+    text = f"AoE error {code:d} and the request echoed"
+    return Response(text, lambda request: request[HEADER_LENGTH:], code)
 
 
 def config_is(string: bytes, ccmd: int, code: int = 0) -> Response:
-    """Query config: this string, whatever the numbers are (P50)."""
+    """Expect a query config response with this string and any numbers (P50)."""
     body = packed(Config(ccmd, string, version=VERSION))
-    words = f"config string {_text(string)}, ccmd {ccmd}"
-    words = f"AoE error {code} and {words}" if code else words
-    return Response(words, lambda _: body, code, _CONFIG_NUMBERS)
+    text = f"config string {_text(string)}, ccmd {ccmd}"
+    text = f"AoE error {code} and {text}" if code else text
+    return Response(text, lambda _: body, code, _CONFIG_NUMBERS)
 
 
 def _text(string: bytes) -> str:
@@ -319,7 +320,7 @@ def _text(string: bytes) -> str:
 
 
 def mask_is(*macs: bytes, mcmd: int) -> Response:
-    """MAC mask list: these, in order (P62, P67)."""
+    """Expect a MAC mask list of these addresses in order (P62, P67)."""
     body = packed(
         MaskList(mcmd, tuple(Directive(DirectiveCommand.NONE, mac) for mac in macs))
     )
@@ -335,34 +336,34 @@ ANY_MASK_LIST: Final = Satisfies("a MAC mask list", _is_list)
 
 
 def mask_fails(error: MaskError, done: int, mcmd: int) -> Response:
-    """MAC mask list: an edit that stopped at a directive; any body (P64, P66)."""
+    """Expect an edit of the mask list to stop at a directive; any body (P64, P66)."""
     body = packed(MaskList(mcmd, (), error, declared=done))
-    words = f"MError {error:d} at directive {done}"
-    return Response(words, lambda _: body, exact_length=False)
+    text = f"MError {error:d} at directive {done}"
+    return Response(text, lambda _: body, exact_length=False)
 
 
 def holders_are(*macs: bytes, rcmd: int, code: int = 0) -> Response:
-    """Reserve/release: held by these, in order (P71)."""
+    """Expect a reserve/release response with these holders in order (P71)."""
     body = packed(Reserve(rcmd, macs))
-    words = f"held by {' '.join(mac.hex(':') for mac in macs) or 'nobody'}"
-    words = f"AoE error {code} and {words}" if code else words
-    return Response(words, lambda _: body, code)
+    text = f"holders {' '.join(mac.hex(':') for mac in macs) or 'none'}"
+    text = f"AoE error {code} and {text}" if code else text
+    return Response(text, lambda _: body, code)
 
 
 def is_long(length: int) -> Satisfies:
-    """A reply of this many bytes, no more and no less (P21)."""
+    """Expect a response of exactly this many bytes (P21)."""
     return Satisfies(f"{length} bytes", lambda response: len(response) == length)
 
 
 def is_padded() -> Satisfies:
-    """A reply that the smallest Ethernet frame has room for (P19)."""
-    words = f"at least {FRAME_MINIMUM} bytes"
-    return Satisfies(words, lambda response: len(response) >= FRAME_MINIMUM)
+    """Expect a response of at least the minimum frame length (P19)."""
+    text = f"at least {FRAME_MINIMUM} bytes"
+    return Satisfies(text, lambda response: len(response) >= FRAME_MINIMUM)
 
 
 def is_blank_from(offset: int) -> Satisfies:
-    """A reply with zeroes alone behind what it says (P3, P34)."""
-    words = f"nothing but zeroes from byte {offset} on"
+    """Expect zeros after the end of the message (P3, P34)."""
+    text = f"only zeros from byte {offset} on"
     return Satisfies(
-        words, lambda response: bool(response) and not any(response[offset:])
+        text, lambda response: bool(response) and not any(response[offset:])
     )

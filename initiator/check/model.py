@@ -1,8 +1,9 @@
-"""What a check is: a rule, and what is asked and expected to find out.
+"""Checks: a rule of the protocol, with requests and expected responses to test it.
 
-A check is a generator function; its docstring is what has to be so. It yields a request
-and what the reply has to be, and is sent the reply; whoever plays it compares. It ends
-when the rule holds, and raises ``Skip`` where the rule cannot be tried.
+A check is a generator function. Its docstring is the title, which states the required
+behavior. It yields pairs of a request and an expectation and is sent the response; the
+runner compares. It returns if the target conforms and raises ``Skip`` if the rule
+cannot be tested.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ Body: TypeAlias = "Callable[[Subject], Steps]"
 
 
 class Skip(Exception):  # noqa: N818 - nothing is wrong
-    """This rule cannot be tried here; the argument says why."""
+    """The rule cannot be tested; the argument is the reason."""
 
 
 class Level(StrEnum):
-    """How much a deviation weighs."""
+    """Weight of a deviation."""
 
     MUST = "must"
-    """The specification says so, or data is at stake."""
+    """Required by the specification, or data is at risk."""
     ADVICE = "advice"
-    """The specification is silent, and clients fare better this way."""
+    """Not specified, but clients work better if the target behaves so."""
 
 
 class Verdict(StrEnum):
-    """What came of a check."""
+    """Verdict of a check."""
 
-    HOLDS = "pass"
+    PASSED = "pass"
     DEVIATES = "deviates"
     SKIPPED = "skipped"
 
 
 class Needs(Flag):
-    """What a check changes on the target, to be put back afterwards."""
+    """State of the target that a check changes and the runner restores."""
 
     NOTHING = 0
     DISK = auto()
@@ -54,7 +55,7 @@ class Needs(Flag):
     MASK = auto()
     RESERVE = auto()
     HAZARD = auto()
-    """A target that gets it wrong may come to harm, or do some."""
+    """A target that does not conform may crash or damage data."""
 
 
 OPTIONS: Final = {
@@ -62,18 +63,18 @@ OPTIONS: Final = {
     "--claim": Needs.CACHE | Needs.CONFIG | Needs.MASK | Needs.RESERVE,
     "--hazardous": Needs.HAZARD,
 }
-"""Which option allows what."""
+"""Options and what they permit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report.
+    """A check, one line of the report.
 
     Args:
-        rules: numbers of the rules, P19 as 19.
-        title: what has to be so, the first line of the generator function's docstring.
-        level: how much it weighs if it is not.
-        needs: what it changes.
+        rules: numbers of the rules, 19 for P19.
+        title: the required behavior, from the docstring of the generator function.
+        level: weight of a deviation.
+        needs: what the check changes.
         steps: the generator function.
     """
 
@@ -85,32 +86,32 @@ class Check:
 
     @property
     def name(self) -> str:
-        """What it is called among all checks: where it stands, and its function."""
+        """Unique name: module and function."""
         return f"{self.steps.__module__.rpartition('.')[2]}.{self.steps.__name__}"
 
     @property
     def rule_names(self) -> list[str]:
-        """The rules as they are written: P19."""
+        """Names of the rules, such as P19."""
         return [f"P{rule}" for rule in self.rules]
 
     @property
     def options(self) -> list[str]:
-        """The options without which the check is skipped."""
+        """Options that the check requires; without them it is skipped."""
         return [option for option, needs in OPTIONS.items() if self.needs & needs]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one check.
+    """The result of a check.
 
     Args:
-        check: which.
-        verdict: what.
-        why: what was asked, what was expected and what came instead, a line each; or
-            one line, for a target that is gone or a check that was skipped.
-        request: the frame that was answered otherwise than expected.
-        expected: the frame expected, in hexadecimal, ``..`` for any byte.
-        got: the frame that came; empty for silence.
+        check: the check.
+        verdict: the verdict.
+        why: a line each for request, expected response and actual response; a single
+            line if the target is unreachable or the check was skipped.
+        request: the request whose response deviates.
+        expected: the expected response in hexadecimal, ``..`` for any byte.
+        got: the actual response, empty if there was none.
     """
 
     check: Check
@@ -122,22 +123,22 @@ class Result:
 
 
 class Table:
-    """A group of checks, in the order in which they stand in their file.
+    """The checks of a module, in order of definition.
 
-    Its methods are decorators, and take the numbers of the rules: ``"P19 P34"``.
+    Its methods are decorators that take the rules as a string: ``"P19 P34"``.
     """
 
     def __init__(self) -> None:
         self._checks: list[Check] = []
 
     def must(self, rules: str, needs: Needs = Needs.NOTHING) -> Callable[[Body], Body]:
-        """Add a check of what the specification says, or safety wants."""
+        """Add a check of behavior that the specification or data safety requires."""
         return self._add(Level.MUST, rules, needs)
 
     def advice(
         self, rules: str, needs: Needs = Needs.NOTHING
     ) -> Callable[[Body], Body]:
-        """Add a check of what serves clients best where the specification is silent."""
+        """Add a check of unspecified behavior that clients benefit from."""
         return self._add(Level.ADVICE, rules, needs)
 
     def _add(self, level: Level, rules: str, needs: Needs) -> Callable[[Body], Body]:

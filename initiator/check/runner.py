@@ -1,6 +1,6 @@
-"""Plays checks: asks what they yield, judges what comes back, puts back what changed.
+"""The runner of checks: sends requests, compares responses, restores the target.
 
-No I/O: requests go to a function, which returns the reply or nothing.
+No I/O: requests are passed to a function that returns the response or nothing.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class UnreachableError(AoEError):
-    """The target that answered before answers nothing any more."""
+    """A target that responded before does not respond to any request."""
 
 
 class Exchange(Protocol):
-    """Sends a request and returns the reply; nothing at all for silence.
+    """A function that sends a request and returns the response, or b"" for silence.
 
     Raises:
-        GoneError: there was none, and none to a plain query either.
+        UnreachableError: the target does not respond to a query config either.
     """
 
     def __call__(self, request: bytes, *, is_silence: bool) -> bytes:
-        """``is_silence`` tells that no reply is expected, so none is insisted on."""
+        """Send a request; with ``is_silence`` do not wait for the whole timeout."""
 
 
 class Deviation(NamedTuple):
-    """An exchange that went otherwise than expected."""
+    """A response that does not meet its expectation."""
 
     request: bytes
     expected: Expectation
@@ -50,14 +50,14 @@ class Deviation(NamedTuple):
     mismatch: str
 
     def lines(self) -> tuple[str, str, str]:
-        """Say in words what was asked, what was expected, and what came."""
+        """Return descriptions of request, expected and actual response."""
         got = "silence"
         if self.response:
             got = f"{len(self.response)} bytes: {_describe(self.response)}"
             got += f" ({self.mismatch})" if self.mismatch != MISMATCH else ""
         return (
-            f"asked {_describe(self.request)}",
-            f"expected {self.expected.words}",
+            f"request {_describe(self.request)}",
+            f"expected {self.expected.description}",
             f"got {got}",
         )
 
@@ -66,16 +66,16 @@ class Deviation(NamedTuple):
 
 
 def _describe(frame: bytes) -> str:
-    # Each has a tag of its own, which tells nobody anything.
+    # Tags are arbitrary; leave them out.
     return re.sub(" tag 0x[0-9a-f]{8}", "", describe(frame))
 
 
 def drive(steps: Steps, t: Subject, exchange: Exchange) -> Deviation | None:
-    """Ask step by step, up to the end or the first deviation.
+    """Run a check's steps up to the end or the first deviation.
 
     Raises:
-        Skip: it cannot be tried.
-        GoneError: as ``Ask``.
+        Skip: the rule cannot be tested.
+        UnreachableError: as ``Exchange``.
     """
     with closing(steps):
         try:
@@ -90,13 +90,13 @@ def drive(steps: Steps, t: Subject, exchange: Exchange) -> Deviation | None:
 
 
 class Session:
-    """One target, and the checks that are played on it.
+    """A run of checks on one target.
 
     Args:
-        t: the target, after ``meet``.
-        ask: how to reach it.
+        t: the target, after ``probe``.
+        exchange: sends requests to it.
         allowed: what may be changed.
-        undisturbed: a context in which nobody interrupts us; restoring runs in it.
+        uninterruptible: a context that defers signals; restoring runs in it.
     """
 
     def __init__(
@@ -112,38 +112,40 @@ class Session:
         self._uninterruptible = uninterruptible
         self._saved: dict[Needs, str] = {}
         self._unreachable = ""
-        """What the target did not survive."""
+        """Why the target is unreachable, "" if it is not."""
         self.not_restored: dict[str, str] = {}
-        """What could not be put back, and why."""
+        """State that could not be restored, and why."""
 
     def run(self, checks: Iterable[Check]) -> Iterator[Result]:
-        """Yield a result for each check, as soon as it is known.
+        """Run the checks and yield their results.
 
-        What could not be restored after a check is tried once more at the end.
+        State that could not be restored after a check is restored again at the end.
         """
         try:
             for check in checks:
-                yield self._run(check)
+                yield self._run_check(check)
         finally:
             with self._uninterruptible():
                 for state in TARGET_STATES.values():
                     if state.what in self.not_restored:
                         self._restore(state)
 
-    def _run(self, check: Check) -> Result:
-        states = {need: k for need, k in TARGET_STATES.items() if need & check.needs}
+    def _run_check(self, check: Check) -> Result:
+        states = {
+            need: state for need, state in TARGET_STATES.items() if need & check.needs
+        }
         try:
             self._prepare(check, states)
         except Skip as skip:
             return Result(check, Verdict.SKIPPED, (str(skip),))
         try:
-            result = self._judge(check)
+            result = self._test(check)
         finally:
             with self._uninterruptible():
                 for state in states.values():
                     self._restore(state)
-        if self._unreachable and result.verdict is Verdict.HOLDS:
-            # It went when it was put back.
+        if self._unreachable and result.verdict is Verdict.PASSED:
+            # The target became unreachable while its state was restored.
             return replace(result, verdict=Verdict.DEVIATES, why=(self._unreachable,))
         return result
 
@@ -152,10 +154,10 @@ class Session:
             options = [name for name, needs in OPTIONS.items() if needs & missing]
             raise Skip(f"needs {' '.join(options)}")
         if self._unreachable:
-            raise Skip("the target answers nothing any more")
+            raise Skip("the target is unreachable")
         for need, state in states.items():
             if state.what in self.not_restored:
-                raise Skip(f"{state.what} could not be restored before")
+                raise Skip(f"{state.what} could not be restored after another check")
             if need not in self._saved:
                 self._saved[need] = self._save(state)
             if self._saved[need]:
@@ -166,7 +168,7 @@ class Session:
             deviation = drive(state.save(self._t), self._t, self._exchange)
         except (Skip, UnreachableError) as problem:
             return str(problem)
-        return f"{state.what} cannot be saved: {deviation}" if deviation else ""
+        return f"cannot save {state.what}: {deviation}" if deviation else ""
 
     def _restore(self, state: TargetState) -> None:
         self.not_restored.pop(state.what, None)
@@ -183,7 +185,7 @@ class Session:
         if isinstance(problem, UnreachableError) and not self._unreachable:
             self._unreachable = str(problem)
 
-    def _judge(self, check: Check) -> Result:
+    def _test(self, check: Check) -> Result:
         try:
             deviation = drive(check.steps(self._t), self._t, self._exchange)
         except Skip as skip:
@@ -192,7 +194,7 @@ class Session:
             self._note_unreachable(error)
             return Result(check, Verdict.DEVIATES, (str(error),))
         if deviation is None:
-            return Result(check, Verdict.HOLDS)
+            return Result(check, Verdict.PASSED)
         request, expected, response, _ = deviation
         pattern = expected.pattern(request, self._t)
         why = deviation.lines()

@@ -1,6 +1,7 @@
-"""What a check changes is put back: how each thing is saved, and restored.
+"""Save and restore the state of a target that checks change.
 
-We never shut ourselves out: our own address goes out of the mask list last (P70).
+The mask list is restored such that the client's own address is removed last; otherwise
+the target would ignore the remaining requests (P70).
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ _DIRECTIVES_AT_ONCE: Final = 100
 
 
 class TargetState(ABC):
-    """Keeps one thing of a target while checks change it."""
+    """One part of a target's state, with its requests to save and restore it."""
 
     what: ClassVar[str]
 
     @abstractmethod
     def save(self, t: Subject) -> Steps:
-        """Note how it is.
+        """Save the state.
 
         Raises:
-            Skip: it cannot be put back, so it must not be changed.
+            Skip: it cannot be restored, so that it must not be changed.
         """
 
     @abstractmethod
     def restore(self, t: Subject) -> Steps:
-        """Make it as it was."""
+        """Restore the state."""
 
 
 class _Disk(TargetState):
@@ -94,7 +95,7 @@ class _Cache(TargetState):
 
     def save(self, t: Subject) -> Steps:
         t.require(FeatureSet.WRITE_CACHE)
-        # Switching to what is already selected shows whether it can be switched.
+        # Select the current setting, to find out if SET FEATURES is supported.
         yield from self.restore(t)
 
     def restore(self, t: Subject) -> Steps:
@@ -119,7 +120,7 @@ class _Mask(TargetState):
 
     def save(self, t: Subject) -> Steps:
         if t.mask and t.client not in t.mask:
-            raise Skip("we are not in its MAC mask list, and yet are served")
+            raise Skip("the client is not in the MAC mask list, and yet is served")
         yield t.mask_list(), mask_is(*t.mask, mcmd=MaskCommand.READ)
 
     def restore(self, t: Subject) -> Steps:
@@ -133,13 +134,13 @@ class _Mask(TargetState):
         for first in range(0, len(edits), _DIRECTIVES_AT_ONCE):
             some = edits[first : first + _DIRECTIVES_AT_ONCE]
             yield t.mask_list(*some, mcmd=MaskCommand.EDIT), ANY_RESPONSE
-        listed = Satisfies(
-            "the list as it was", lambda response: _lists(response) == set(t.mask)
+        restored = Satisfies(
+            "the original list", lambda response: _macs(response) == set(t.mask)
         )
-        yield t.mask_list(), listed
+        yield t.mask_list(), restored
 
 
-def _lists(response: bytes) -> set[bytes]:
+def _macs(response: bytes) -> set[bytes]:
     return {mac for _, mac in MaskList.unpack_from(response).directives}
 
 
@@ -149,7 +150,7 @@ class _Reservation(TargetState):
     def save(self, t: Subject) -> Steps:
         if t.holders:
             holders = ", ".join(map(format_mac, t.holders))
-            raise Skip(f"it is reserved for {holders}, who may rely on it")
+            raise Skip(f"the reservation of {holders} is in use")
         yield t.reserve(), holders_are(rcmd=ReserveCommand.READ)
 
     def restore(self, t: Subject) -> Steps:
@@ -164,4 +165,4 @@ TARGET_STATES: Final[dict[Needs, TargetState]] = {
     Needs.CACHE: _Cache(),
     Needs.DISK: _Disk(),
 }
-"""In the order of restoring: who is fenced out writes no sectors."""
+"""In the order of restoring: the reservation first, or WRITE would be rejected."""

@@ -1,4 +1,4 @@
-"""The target that is checked: what is known of it, and requests for its disk."""
+"""The target under test: its known properties, and requests to it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,26 @@ _SECTORS_BY_DEFAULT: Final = 2
 
 
 class Subject(RequestBuilder):
-    """One target on one interface, as far as it is known.
+    """A target under test on one interface.
 
     Args:
-        address: its shelf and slot.
-        mac: its MAC address.
-        client: our own.
-        mtu: of our interface, in bytes.
-        config: what it answered to a query config.
-        tag_base: the twelve bits that our tags have in common (P11).
+        address: shelf and slot.
+        mac: MAC address of the target.
+        client: MAC address of the local interface.
+        mtu: MTU of the local interface, in bytes.
+        config: its response to a query config.
+        tag_base: the twelve bits that all tags of this process share (P11).
+
+    Attributes:
+        frame_limit: the longest frame that the interface sends, in bytes.
+        advertised: sectors per frame by the query config response.
+        frame_sectors: sectors per frame that target and interface support.
+        identity_page: the IDENTIFY page, empty if unknown.
+        identity: the decoded page, None if unknown or without sectors.
+        mask_before, holders_before: lists as they were, None if not supported.
+        is_read_only: the target aborts writes.
+        scratch: sectors that checks may write.
+        scratch_before: their contents, to be restored.
     """
 
     def __init__(
@@ -62,31 +73,31 @@ class Subject(RequestBuilder):
 
     @property
     def string(self) -> bytes:
-        """The config string as it was."""
+        """The original config string."""
         return self.config_before.string
 
     @property
     def disk(self) -> Identity:
-        """What its disk says of itself.
+        """The decoded IDENTIFY page.
 
         Raises:
-            Skip: it did not say, or is reserved for others.
+            Skip: it is unknown, or the target is reserved for others.
         """
         return self._require_disk()
 
     def _require_disk(self) -> Identity:
         if self.identity is None:
-            raise Skip("IDENTIFY tells of no disk that has sectors")
+            raise Skip("IDENTIFY reports no disk with sectors")
         self._require_unreserved()
         return self.identity
 
     def _require_unreserved(self) -> None:
         if self.holders_before and self.client not in self.holders_before:
-            raise Skip(f"it is reserved for {_names(self.holders_before)}")
+            raise Skip(f"the target is reserved for {_names(self.holders_before)}")
 
     @property
     def sectors(self) -> int:
-        """The size of the disk.
+        """The size of the disk in sectors.
 
         Raises:
             Skip: as ``disk``.
@@ -94,7 +105,7 @@ class Subject(RequestBuilder):
         return self.disk.sectors
 
     def word(self, number: int) -> int:
-        """Return a word of the identity page.
+        """Return a word of the IDENTIFY page.
 
         Raises:
             Skip: as ``disk``.
@@ -103,7 +114,7 @@ class Subject(RequestBuilder):
         return int.from_bytes(self.identity_page[2 * number :][:2], "little")
 
     def require(self, feature_set: FeatureSet) -> None:
-        """Return if IDENTIFY claims this.
+        """Skip the check unless IDENTIFY claims the feature set.
 
         Raises:
             Skip: it does not, or as ``disk``.
@@ -115,24 +126,24 @@ class Subject(RequestBuilder):
 
     @property
     def mask(self) -> tuple[bytes, ...]:
-        """The MAC mask list as it was.
+        """The original MAC mask list.
 
         Raises:
-            Skip: the target has none.
+            Skip: the target does not support the command.
         """
         if self.mask_before is None:
-            raise Skip("it answers to no MAC mask list command")
+            raise Skip("the target does not support the MAC mask list command")
         return self.mask_before
 
     @property
     def holders(self) -> tuple[bytes, ...]:
-        """The holders of a reservation as they were.
+        """The original holders of the reservation.
 
         Raises:
-            Skip: the target knows no reservations.
+            Skip: the target does not support the command.
         """
         if self.holders_before is None:
-            raise Skip("it answers to no reserve/release command")
+            raise Skip("the target does not support the reserve/release command")
         return self.holders_before
 
     def ata(
@@ -142,10 +153,11 @@ class Subject(RequestBuilder):
         count: int = 0,
         **overrides: Unpack[AtaOverrides],
     ) -> bytes:
-        """Build an ATA request with just these registers.
+        """Build an ATA request with these registers.
 
         Raises:
-            Skip: it is no IDENTIFY, and the target is reserved for others (P74).
+            Skip: the opcode is not IDENTIFY and the target is reserved for others
+                (P74).
         """
         if opcode != Opcode.IDENTIFY:
             self._require_unreserved()
@@ -154,7 +166,7 @@ class Subject(RequestBuilder):
     def read(
         self, lba: int = 0, count: int = 1, **overrides: Unpack[AtaOverrides]
     ) -> bytes:
-        """Build a READ, EXT where the disk has 48-bit addresses.
+        """Build a READ, or a READ EXT if the disk has 48-bit addresses.
 
         Raises:
             Skip: as ``disk``.
@@ -169,20 +181,20 @@ class Subject(RequestBuilder):
         count: int | None = None,
         **overrides: Unpack[AtaOverrides],
     ) -> bytes:
-        """Build a WRITE with the W flag, EXT where the disk has 48-bit addresses.
+        """Build a WRITE with the W flag, or a WRITE EXT for 48-bit addresses.
 
         Args:
             lba: the first sector.
-            sectors: what to write there.
-            count: the sector count, if it is not what there is.
-            overrides: what else is different.
+            sectors: the data.
+            count: the sector count, by default that of the data.
+            overrides: other fields that differ from their defaults.
 
         Raises:
             Skip: the disk is read-only, or as ``disk``.
         """
         opcode = Opcode.WRITE_EXT if self.disk.lba48 else Opcode.WRITE
         if self.is_read_only:
-            raise Skip("it is read-only: it aborts writes")
+            raise Skip("the target is read-only: it aborts writes")
         overrides["data"] = sectors
         overrides["aflags"] = overrides.get("aflags", AFlag.WRITE)
         whole = len(sectors) // SECTOR
@@ -190,18 +202,18 @@ class Subject(RequestBuilder):
             opcode, lba, whole if count is None else count, **overrides
         )
 
-    # The sectors that may be written.
+    # Scratch sectors.
 
     def original(self, index: int = 0, count: int = 1) -> bytes:
-        """Return what scratch sectors held before."""
+        """Return the original contents of scratch sectors."""
         return self.scratch_before[index * SECTOR : (index + count) * SECTOR]
 
     def inverted(self, index: int = 0, count: int = 1) -> bytes:
-        """Return data that differs in every bit from what scratch sectors held."""
+        """Return the bitwise complement of the original contents."""
         return bytes(byte ^ 0xFF for byte in self.original(index, count))
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Cut the scratch sectors into what a frame carries: index and count."""
+        """Split the scratch sectors into frames: yield index and count."""
         step, total = self.frame_sectors, len(self.scratch)
         return ((index, min(step, total - index)) for index in range(0, total, step))
 
@@ -211,22 +223,22 @@ def _names(macs: tuple[bytes, ...]) -> str:
 
 
 def probe(t: Subject) -> Steps:
-    """Ask a target what the checks have to know of it, changing nothing."""
+    """Query the properties of a target, without changing it."""
     response = yield t.identify(), ANYTHING
     if len(response) >= ATA_DATA + SECTOR and not is_failure(response):
         t.identity_page = response[ATA_DATA : ATA_DATA + SECTOR]
         identity = Identity.unpack(t.identity_page)
         t.identity = identity if 0 < identity.sectors < LBA48_LIMIT else None
     response = yield t.mask_list(), ANYTHING
-    if _answers(response, Command.MASK, MASK_LENGTH):
+    if _is_supported(response, Command.MASK, MASK_LENGTH):
         listed = MaskList.unpack_from(response).directives
         t.mask_before = tuple(mac for _, mac in listed)
     response = yield t.reserve(), ANYTHING
-    if _answers(response, Command.RESERVE, RESERVE_LENGTH):
+    if _is_supported(response, Command.RESERVE, RESERVE_LENGTH):
         t.holders_before = Reserve.unpack_from(response).macs
 
 
-def _answers(response: bytes, command: Command, length: int) -> bool:
+def _is_supported(response: bytes, command: Command, length: int) -> bool:
     if len(response) < HEADER_LENGTH + length:
         return False
     return response[19] == command and not response[14] & Flag.ERROR

@@ -1,4 +1,4 @@
-"""All checks, and the choosing of some."""
+"""The list of all checks, and selection by rule."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ _RULE: Final = re.compile(r"P?(\d+)(?:-P?(\d+))?", re.ASCII | re.IGNORECASE)
 
 
 def _in_order(tables: Iterable[Iterable[Check]]) -> tuple[Check, ...]:
-    # What may do harm comes last, when all the rest is known.
+    # Hazardous checks run last: the target may not survive them.
     checks = [check for table in tables for check in table]
     return tuple(sorted(checks, key=lambda check: bool(check.needs & Needs.HAZARD)))
 
 
 CHECKS: Final = _in_order(_TABLES)
-"""In the order in which they are played."""
+"""All checks in the order of execution."""
 
 
 def parse_rules(text: str) -> frozenset[int]:
-    """Read rules such as ``P19``, ``P38,P52`` or ``P61-P70`` into their numbers.
+    """Parse rules such as ``P19``, ``P38,P52`` or ``P61-P70``.
 
     >>> sorted(parse_rules("P38,p52-54"))
     [38, 52, 53, 54]
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has another form.
     """
     numbers: set[int] = set()
     for part in text.split(","):
@@ -64,15 +64,15 @@ def parse_rules(text: str) -> frozenset[int]:
 
 
 def choose(rules: frozenset[int]) -> tuple[Check, ...]:
-    """Return the checks of these rules; all of them if there are none.
+    """Return the checks of these rules, or all checks if no rules are given.
 
     Raises:
-        UsageError: no check is about any of the rules.
+        UsageError: no check tests any of the rules.
     """
     if not rules:
         return CHECKS
     chosen = tuple(check for check in CHECKS if rules & set(check.rules))
     if not chosen:
         names = ",".join(f"P{rule}" for rule in sorted(rules)[:5])
-        raise UsageError(names, "no check is about it", "See them with: --list")
+        raise UsageError(names, "no check tests it", "List the checks with: --list")
     return chosen

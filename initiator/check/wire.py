@@ -1,4 +1,4 @@
-"""Asks over a link: sends, listens, and asks again where a frame may have been lost."""
+"""Request and response over a link, with retransmission of lost frames."""
 
 from __future__ import annotations
 
@@ -16,71 +16,73 @@ if TYPE_CHECKING:
     from initiator.client.requests import RequestBuilder
 
 _PARTS: Final = (0.25, 0.25, 0.5)
-"""A request is sent as often as this, and waited for so much of our patience."""
+"""Parts of the timeout to wait after each transmission of a request."""
 _GRACE: Final = 0.02
-"""Seconds in which a reply may come after that to a later request."""
+"""Seconds to wait for a response that is overtaken by that to a later request."""
 
 
 class WireExchange:
-    """Asks one target over one link; see ``initiator.check.runner.Ask``.
+    """Exchange with one target over one link; see ``runner.Exchange``.
 
-    Silence is not waited for. A query config that is sent behind a request, and is
-    answered, tells that the request has been seen and passed over.
+    To detect silence without waiting for the timeout, a query config is sent after the
+    request: its response shows that the target has dropped the request.
 
     Args:
-        link: where to ask; it hears the replies to other clients too if it can.
-        t: whom to ask.
-        patience: seconds until a reply counts as silence.
+        link: the interface; in promiscuous mode it also receives responses to other
+            clients.
+        t: the target.
+        timeout: seconds to wait for a response.
     """
 
-    def __init__(self, link: Link, t: RequestBuilder, patience: float) -> None:
+    def __init__(self, link: Link, t: RequestBuilder, timeout: float) -> None:
         self._link = link
         self._t = t
-        self._patience = patience
+        self._timeout = timeout
 
     def __call__(self, request: bytes, *, is_silence: bool) -> bytes:
-        """Return the reply, nothing for silence.
+        """Return the response, or nothing for silence.
 
         Raises:
-            GoneError: nothing at all is answered any more.
-            AoEError: the interface takes no frames.
+            UnreachableError: the target does not respond to a query config either.
+            AoEError: the interface accepts no frames.
         """
         if is_silence:
-            return self._not_answered(request)
-        strays: list[bytes] = []
+            return self._expect_silence(request)
+        unmatched: list[bytes] = []
         for part in _PARTS:
             self._send(request)
-            response = self._hear([request], part * self._patience, strays)
+            response = self._receive([request], part * self._timeout, unmatched)
             if response:
                 return response
-        self._not_answered(request)
-        # A tag that nobody has sent: better judged than ignored (P10).
-        return strays[0] if strays else b""
+        self._expect_silence(request)
+        # Return a response with an unknown tag, so that the wrong tag is reported
+        # instead of silence (P10).
+        return unmatched[0] if unmatched else b""
 
-    def _not_answered(self, request: bytes) -> bytes:
+    def _expect_silence(self, request: bytes) -> bytes:
         fence = self._t.config()
         self._send(request)
         for part in _PARTS:
             self._send(fence)
-            response = self._hear([request, fence], part * self._patience)
+            response = self._receive([request, fence], part * self._timeout)
             if response and _tag(response) == _tag(fence):
-                return self._hear([request], _GRACE)
+                return self._receive([request], _GRACE)
             if response:
                 return response
         raise UnreachableError(
             str(self._t.address),
-            f"answers nothing any more after: {describe(request)}",
+            f"no response to any request after: {describe(request)}",
         )
 
     def _send(self, frame: bytes) -> None:
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self._timeout
         while not self._link.send(frame):
             if time.monotonic() > end:
-                raise AoEError(self._link.name, "takes no frames")
+                raise AoEError(self._link.name, "accepts no frames")
             self._link.wait(_GRACE)
 
-    def _hear(
-        self, requests: list[bytes], wait: float, strays: list[bytes] | None = None
+    def _receive(
+        self, requests: list[bytes], wait: float, unmatched: list[bytes] | None = None
     ) -> bytes:
         tags = {_tag(request) for request in requests}
         end = time.monotonic() + wait
@@ -91,15 +93,16 @@ class WireExchange:
                     continue
                 if _tag(response) in tags:
                     return response
-                if strays is not None and _could_answer(requests[0], response):
-                    strays.append(response)
+                if unmatched is not None and _may_match(requests[0], response):
+                    unmatched.append(response)
             left = end - time.monotonic()
             if left <= 0:
                 return b""
             self._link.wait(left)
 
     def _is_from_target(self, response: bytes) -> bool:
-        # A broadcast address is none that a reply may have, so it is its fault (P9).
+        # A response with a broadcast address is wrong, so attribute it to this target
+        # (P9).
         try:
             header = Header.unpack_from(response)
         except DecodeError:
@@ -112,5 +115,5 @@ def _tag(frame: bytes) -> bytes:
     return frame[20:24]
 
 
-def _could_answer(request: bytes, response: bytes) -> bool:
+def _may_match(request: bytes, response: bytes) -> bool:
     return response[:6] == request[6:12] and response[19] == request[19]

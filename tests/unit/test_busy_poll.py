@@ -1,4 +1,4 @@
-"""Adaptive busy polling: when it polls, for how long, and how it backs off."""
+"""Adaptive busy polling: conditions, duration and back-off."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aoe.net.busy_poll import BUSY_POLL_LIMIT, BusyPoller
 
 
 class World:
-    """A clock that advances with each check, and a frame that arrives at its time."""
+    """A clock that advances with each check, and a frame that arrives at a set time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -43,7 +43,7 @@ def test_an_idle_target_never_polls(world: World) -> None:
     assert world.checks == 0
 
 
-def test_it_polls_while_a_client_sends_again_at_once(world: World) -> None:
+def test_it_polls_while_a_client_responds_quickly(world: World) -> None:
     world.sleep(BUSY_POLL_LIMIT / 2)
     assert all(world.poll(BUSY_POLL_LIMIT / 2) for _ in range(100))
 
@@ -73,7 +73,7 @@ def test_each_timeout_doubles_the_back_off_and_a_success_resets_it(
     assert world.poll(BUSY_POLL_LIMIT / 2)
 
 
-def test_a_frame_that_arrived_while_another_task_ran_is_no_success(
+def test_a_frame_that_arrived_while_another_task_ran_is_a_timeout(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_another_task() -> None:

@@ -137,8 +137,8 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident on_resize order rests takes_fua targets timing "
-    "trim_blocks wants_identify",
+    "AoeDev": "address ext fw_ver ident on_resize rests takes_fua targets timing "
+    "trim_blocks wants_identify write_locks",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
     "Bio": "end_io fua length op sector vecs size",
@@ -147,8 +147,8 @@ CONSTANT = {
     "Buffer": "free owner pieces wasted",
     "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags devices foreign later netdevs "
-    "options page_hooks runts tag_base",
+    "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
+    "options page_hooks run_queue runts tag_base",
     "Frame": "everyday fua",
     "Journal": "_numbers costs keep_entries",
     "Memory": "arena journal pages rules",

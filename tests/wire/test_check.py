@@ -1,4 +1,4 @@
-"""``aoe check`` on a real wire: our target, a read-only one, and Debian's vblade."""
+"""``aoe check`` on a link: our target, a read-only target, and Debian's vblade."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check(wire: Wire, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def checked(wire: Wire, code: int, *words: str) -> dict[str, Any]:
-    """Run the suite, expect an exit code, and return what it reports."""
+    """Run the suite, check the exit code, and return the JSON report."""
     done = check(wire, "--json", *words)
     assert done.returncode == code, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -62,7 +62,7 @@ def assert_only_claimed(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("mtu", [1500, 9000])
-def test_our_target_passes_and_is_left_as_it_was(
+def test_our_target_passes_and_is_restored(
     make_wire: MakeWire, image: Path, mtu: int
 ) -> None:
     wire = make_wire(mtu)
@@ -78,7 +78,7 @@ def test_our_target_passes_and_is_left_as_it_was(
     assert report["passed"] == len(report["checks"]) - 1
 
 
-def test_without_options_nothing_is_changed_and_it_says_what_was_not_tried(
+def test_without_options_nothing_is_changed_and_skipped_checks_are_counted(
     wire: Wire, image: Path
 ) -> None:
     state = image.with_name("disk.img.aoe.json")
@@ -103,13 +103,13 @@ def test_p40_a_read_only_target_passes(wire: Wire, image: Path) -> None:
     assert "writes.write" in named(report, "skipped")
 
 
-def test_nobody_answers(wire: Wire) -> None:
+def test_a_missing_target_is_code_3(wire: Wire) -> None:
     done = check(wire, "--timeout", "0.1")
     assert done.returncode == 3
     assert done.stderr.startswith("aoe: e7.3: no answer on aoe0 within 0.1 s. List")
 
 
-def test_sectors_that_are_not_on_the_disk_are_refused(wire: Wire, image: Path) -> None:
+def test_sectors_beyond_the_disk_are_rejected(wire: Wire, image: Path) -> None:
     with serving(wire, image):
         done = check(wire, "--write", "--lba", "2047", "--sectors", "2")
     assert done.returncode == 2
@@ -119,7 +119,7 @@ def test_sectors_that_are_not_on_the_disk_are_refused(wire: Wire, image: Path) -
     )
 
 
-def test_only_the_sectors_that_were_named_are_written(
+def test_only_the_given_sectors_are_written(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     capture = tmp_path / "check.pcapng"
@@ -137,7 +137,7 @@ def test_only_the_sectors_that_were_named_are_written(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_check_leaves_no_trace(
+def test_an_interrupted_check_restores_the_target(
     wire: Wire, image: Path, number: int
 ) -> None:
     content = image.read_bytes()
@@ -157,7 +157,7 @@ def test_an_interrupted_check_leaves_no_trace(
     assert image.read_bytes() == content
 
 
-def test_the_list_of_checks_asks_nobody() -> None:
+def test_list_needs_no_target() -> None:
     command = [sys.executable, "-m", "initiator", "check", "--list", "--only", "P69"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
@@ -214,7 +214,7 @@ def vblade(wire: Wire, image: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.usefixtures("vblade")
-def test_vblade_deviates_where_it_is_known_to(wire: Wire, image: Path) -> None:
+def test_vblade_has_its_known_deviations(wire: Wire, image: Path) -> None:
     content = image.read_bytes()
     report = checked(wire, 1, "--write", "--claim")
     wrong = [each for each in report["checks"] if each["verdict"] == "deviates"]
@@ -228,7 +228,7 @@ def test_vblade_deviates_where_it_is_known_to(wire: Wire, image: Path) -> None:
         assert asking.ask(frame(3, bytes(2)))[24:26] == b"\0\0"
 
 
-def test_p63_vblade_dies_of_a_mask_list_that_is_emptied_and_that_is_told(
+def test_p63_the_crash_of_vblade_at_an_emptied_mask_list_is_reported(
     wire: Wire, vblade: subprocess.Popen[bytes]
 ) -> None:
     done = check(wire, *EVERYTHING, "--only", "P44,P61-P70")
@@ -242,6 +242,6 @@ def test_p63_vblade_dies_of_a_mask_list_that_is_emptied_and_that_is_told(
         "rule P63 Edit of the mask list",
         "rule P67 Successful edit",
     ]
-    assert "(the target answers nothing any more)" in done.stdout
+    assert "(the target is unreachable)" in done.stdout
     assert "aoe: e7.3: not restored: MAC mask list\n" in done.stderr
     assert vblade.wait(PATIENCE) != 0

@@ -1,4 +1,4 @@
-"""Opening a link: what stands in the way is said in one line, with its fix."""
+"""Opening a link: errors of one line with a fix, and the fallback to plain links."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.net import interfaces
 from aoe.net.link import open_link
-from aoe.net.netdevice import ask
-from tests.frames import arriving, frame_of
+from aoe.net.netdevice import get_ifreq
+from tests.frames import frame_of, receive_all
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +36,7 @@ except AoEError as error:
 """
 
 
-def opened_by(
+def run_in(
     namespace: Namespace, prefix: Sequence[str], code: str, rings: object
 ) -> str:
     command = [*prefix, sys.executable, "-c", code.format(rings=rings)]
@@ -45,34 +45,34 @@ def opened_by(
     return str(done.stdout).strip()
 
 
-def test_without_permission_the_error_says_how_to_get_it(wire: Wire) -> None:
-    without = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
-    assert opened_by(wire.target, without, OPEN, None) == (
+def test_the_error_without_cap_net_raw_says_how_to_get_it(wire: Wire) -> None:
+    drop_net_raw = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
+    assert run_in(wire.target, drop_net_raw, OPEN, None) == (
         "AccessError; aoe0: raw sockets need CAP_NET_RAW. Run as root, grant it by "
-        "systemd (AmbientCapabilities=CAP_NET_RAW), or try it root-free inside: "
+        "systemd (AmbientCapabilities=CAP_NET_RAW), or try it in a user namespace: "
         "unshare -Urn"
     )
 
 
-def test_where_there_is_no_memory_for_rings_it_goes_without(
+def test_a_plain_link_is_opened_if_rings_exceed_memory(
     make_wire: Callable[[int], Wire],
 ) -> None:
     wire = make_wire(65535)
-    # Both rings take more than the 16 MiB that are left.
-    limited = """
+    # Both rings need more than the remaining 16 MiB.
+    limit_memory = """
 import resource
 import aoe.net.link
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)
 """
-    assert opened_by(wire.target, [], limited + OPEN, None) == "PlainLink"
-    assert opened_by(wire.target, [], limited + OPEN, rings=True) == (
+    assert run_in(wire.target, [], limit_memory + OPEN, None) == "PlainLink"
+    assert run_in(wire.target, [], limit_memory + OPEN, rings=True) == (
         "AoEError; aoe0: cannot allocate memory. Try it without packet rings"
     )
 
 
-def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
+def test_the_error_for_a_missing_interface_lists_the_others(
     wire: Wire,
 ) -> None:
     with wire.target.enter(), pytest.raises(NotFoundError) as caught:
@@ -84,7 +84,7 @@ def test_an_interface_that_is_not_there_is_answered_with_those_that_are(
 
 
 @pytest.mark.parametrize("name", ["", "a" * 15, "a" * 16, "aoe0" + "x" * 300, "é"])
-def test_a_strange_name_is_no_interface(wire: Wire, name: str) -> None:
+def test_invalid_names_are_refused(wire: Wire, name: str) -> None:
     with (
         wire.target.enter(),
         pytest.raises(NotFoundError, match="no such interface"),
@@ -92,7 +92,7 @@ def test_a_strange_name_is_no_interface(wire: Wire, name: str) -> None:
         open_link(name)
 
 
-def test_an_interface_that_is_down_is_answered_with_the_cure(wire: Wire) -> None:
+def test_the_error_for_an_interface_that_is_down_says_how_to_fix_it(wire: Wire) -> None:
     interfaces.set_down("aoe0", wire.target.pid)
     with wire.target.enter(), pytest.raises(AoEError) as caught:
         open_link("aoe0")
@@ -112,20 +112,20 @@ def test_an_interface_without_ethernet_is_refused(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fix = "not an Ethernet interface. List the interfaces with: ip -details link"
-    # A tunnel is such an interface; making one is a matter of the device's permissions.
+    # A tun interface, if the permissions of the device allow it.
     if os.access("/dev/net/tun", os.W_OK):
         wire.target.run(["ip", "tuntap", "add", "tun0", "mode", "tun"], check=True)
         interfaces.set_up("tun0", wire.target.pid)
         with wire.target.enter():
             assert refusal_of("tun0") == f"tun0: {fix}"
-    # Ethernet is number 1: as long as it is another number, this is none either.
+    # With another ARPHRD_ETHER, the veth is not Ethernet either.
     monkeypatch.setattr("aoe.net.netdevice._ARPHRD_ETHER", 65534)
     with wire.target.enter():
         assert refusal_of("aoe0") == f"aoe0: {fix}"
 
 
 @both_kinds
-def test_the_loopback_serves_too(wire: Wire, *, rings: bool) -> None:
+def test_links_work_on_the_loopback_interface(wire: Wire, *, rings: bool) -> None:
     with (
         wire.target.enter(),
         open_link("lo", rings=rings, responses=False) as target,
@@ -134,12 +134,12 @@ def test_the_loopback_serves_too(wire: Wire, *, rings: bool) -> None:
         assert target.mac == bytes(6)
         request, reply = frame_of(60, dst=bytes(6)), frame_of(60, reply=True)
         assert initiator.send(request)
-        assert arriving(target) == [request]
+        assert receive_all(target) == [request]
         assert target.send(bytes(6) + reply[6:])
-        assert arriving(initiator) == [bytes(6) + reply[6:]]
+        assert receive_all(initiator) == [bytes(6) + reply[6:]]
 
 
-ROOT_FREE = """
+AS_USER = """
 from aoe.net.link import RingLink, open_link
 from aoe.net.netns import Wire
 with Wire(9000) as wire:
@@ -154,37 +154,39 @@ with Wire(9000) as wire:
 """
 
 
-def test_it_all_works_without_root_in_a_user_namespace() -> None:
-    command = ["unshare", "-Urn", sys.executable, "-c", ROOT_FREE]
+def test_links_work_in_a_user_namespace() -> None:
+    command = ["unshare", "-Urn", sys.executable, "-c", AS_USER]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unshare failed" in done.stderr:
         pytest.skip(f"{done.stderr.strip()}; sysctl user.max_user_namespaces")
     assert (done.stdout, done.stderr) == ("RingLink True\n", "")
 
 
-def test_permission_is_not_asked_for_before_the_name_is_known(wire: Wire) -> None:
-    without = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
-    answer = opened_by(wire.target, without, OPEN.replace("aoe0", "eth9"), None)
-    assert answer.startswith("NotFoundError; eth9: no such interface (have: lo, aoe0)")
+def test_a_missing_interface_is_reported_before_a_missing_capability(
+    wire: Wire,
+) -> None:
+    drop_net_raw = ["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]
+    output = run_in(wire.target, drop_net_raw, OPEN.replace("aoe0", "eth9"), None)
+    assert output.startswith("NotFoundError; eth9: no such interface (have: lo, aoe0)")
 
 
 @both_kinds
-def test_a_link_is_not_lost_when_its_interface_is_renamed_under_a_look(
+def test_a_rename_during_the_interface_check_is_handled(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, *, rings: bool
 ) -> None:
-    """Its name is asked for, then whether what is called so is up."""
-    asked: list[str] = []
+    """The name is read first, then the flags by name; a rename in between fails."""
+    names: list[str] = []
 
-    def rename_first(asking: socket.socket, name: str, *rest: Any) -> int:  # noqa: ANN401 - handed on
-        if not asked:
+    def rename_first(sock: socket.socket, name: str, *args: Any) -> int:  # noqa: ANN401 - forwarded
+        if not names:
             interfaces.rename("aoe0", "disk0", wire.target.pid)
-        asked.append(name)
-        return ask(asking, name, *rest)
+        names.append(name)
+        return get_ifreq(sock, name, *args)
 
     with wire.target.enter(), open_link("aoe0", rings=rings) as link:
         interfaces.set_down("aoe0")
-        monkeypatch.setattr("aoe.net.link.ask", rename_first)
+        monkeypatch.setattr("aoe.net.link.get_ifreq", rename_first)
         assert link.receive() is None
         assert not link.wait(0.01)
-        assert asked[:2] == ["aoe0", "disk0"]
+        assert names[:2] == ["aoe0", "disk0"]
         assert not link.up

@@ -1,1 +1,1 @@
-"""The rules, one table a file."""
+"""The checks, one table per module."""

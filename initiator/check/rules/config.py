@@ -1,4 +1,4 @@
-"""Query config: what it tells, and the string that clients claim a target with."""
+"""Query config: its numbers, and the string that claims a target (P49 to P60)."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ ANY_BYTES: Final = bytes(range(256))
 
 @table.must("P50")
 def read(t: Subject) -> Steps:
-    """It tells version 1, its numbers, and its string in full."""
+    """Read returns version 1, the numbers, and the whole string."""
     yield t.config(), config_is(t.string, READ)
 
 
 @table.must("P60")
 def buffers(t: Subject) -> Steps:
-    """It queues two messages at least, or Linux never uses it."""
+    """The buffer count is at least 2, or Linux does not use the target."""
 
-    def enough(response: bytes) -> bool:
+    def is_sufficient(response: bytes) -> bool:
         return bool(response) and Config.unpack_from(response).buffer_count > 1
 
-    yield t.config(), Satisfies("a buffer count of 2 or more", enough)
+    yield t.config(), Satisfies("a buffer count of 2 or more", is_sufficient)
 
 
 @table.must("P49")
 def numbers_ignored(t: Subject) -> Steps:
-    """What a request says of buffers, firmware and sectors is ignored."""
+    """Buffer, firmware and sector counts of a request are ignored."""
     response = yield t.config(), config_is(t.string, READ)
-    mine = response[HEADER_LENGTH:CONFIG_STRING]
+    numbers = response[HEADER_LENGTH:CONFIG_STRING]
     body = CONFIG.pack(0x1234, 0x5678, 0x9A, 0xF0 | READ, 0)
-    same = Satisfies("the same numbers as ever", lambda r: r[24:32] == mine)
+    same = Satisfies("unchanged numbers", lambda r: r[24:32] == numbers)
     yield t.frame(Command.CONFIG, body), same
 
 
 @table.must("P51")
 def read_ignores_string(t: Subject) -> Steps:
-    """To read, any string of any length will do."""
+    """Read ignores string and length of the request."""
     filler = b"\xed" * STRING_LIMIT
     is_read = config_is(t.string, READ)
     room = t.frame_limit - CONFIG_STRING
@@ -74,7 +74,7 @@ def read_ignores_string(t: Subject) -> Steps:
 
 @table.must("P50 P52")
 def test(t: Subject) -> Steps:
-    """Test: answered if the string is the same, else silence."""
+    """Test is answered if the strings are equal, otherwise ignored."""
     yield t.config(TEST, t.string), config_is(t.string, TEST)
     yield t.config(TEST, t.string + b"x"), SILENCE
     if t.string:
@@ -84,7 +84,7 @@ def test(t: Subject) -> Steps:
 
 @table.must("P50 P53")
 def prefix(t: Subject) -> Steps:
-    """Prefix: answered if the string begins with it, else silence."""
+    """Prefix is answered if the string begins with it, otherwise ignored."""
     for length in {0, len(t.string) // 2, len(t.string)}:
         yield t.config(PREFIX, t.string[:length]), config_is(t.string, PREFIX)
     yield t.config(PREFIX, t.string + b"x"), SILENCE
@@ -92,37 +92,37 @@ def prefix(t: Subject) -> Steps:
 
 @table.must("P57")
 def unknown(t: Subject) -> Steps:
-    """An unknown ccmd: AoE error 2."""
+    """An unknown ccmd gives AoE error 2."""
     for ccmd in UNKNOWN:
         yield t.config(ccmd), refuses(ErrorCode.BAD_ARGUMENT)
 
 
-def becomes(t: Subject, string: bytes) -> Steps:
-    """Force a string, and find it there."""
+def force_string(t: Subject, string: bytes) -> Steps:
+    """Force a string and read it back."""
     yield t.config(FORCE, string), config_is(string, FORCE)
     yield t.config(), config_is(string, READ)
 
 
 @table.must("P55", CLAIM)
 def force(t: Subject) -> Steps:
-    """Force: the string is replaced, and the reply has the new one."""
-    yield from becomes(t, OWNER)
-    yield from becomes(t, RIVAL)
-    yield from becomes(t, b"")
+    """Force replaces the string, and the response has the new one."""
+    yield from force_string(t, OWNER)
+    yield from force_string(t, RIVAL)
+    yield from force_string(t, b"")
 
 
 @table.must("P58", CLAIM)
 def any_bytes(t: Subject) -> Steps:
-    """A string is any bytes, up to 1024."""
-    yield from becomes(t, ANY_BYTES)
+    """The string may contain any bytes, up to 1024."""
+    yield from force_string(t, ANY_BYTES)
     longest = (ANY_BYTES * 4)[: t.frame_limit - CONFIG_STRING]
-    yield from becomes(t, longest)
+    yield from force_string(t, longest)
 
 
 @table.must("P54", CLAIM)
 def set_first(t: Subject) -> Steps:
-    """Set: stored if there is none; again, and it is still a success."""
-    yield from becomes(t, b"")
+    """Set stores the string if there is none; repeated, it succeeds again."""
+    yield from force_string(t, b"")
     yield t.config(SET, OWNER), config_is(OWNER, SET)
     yield t.config(SET, OWNER), config_is(OWNER, SET)
     yield t.config(), config_is(OWNER, READ)
@@ -130,8 +130,8 @@ def set_first(t: Subject) -> Steps:
 
 @table.must("P54", CLAIM)
 def set_second(t: Subject) -> Steps:
-    """Set over another string, or with none: AoE error 4, no change."""
-    yield from becomes(t, OWNER)
+    """Set of another or an empty string gives AoE error 4, no change."""
+    yield from force_string(t, OWNER)
     for string in (RIVAL, OWNER[:-1], b""):
         yield t.config(SET, string), refuses(PRESENT)
         yield t.config(), config_is(OWNER, READ)
@@ -139,15 +139,15 @@ def set_second(t: Subject) -> Steps:
 
 @table.advice("P54", CLAIM)
 def set_error_has_owner(t: Subject) -> Steps:
-    """Who is too late with set is told whose it is."""
-    yield from becomes(t, OWNER)
+    """The error response to set has the current string."""
+    yield from force_string(t, OWNER)
     yield t.config(SET, RIVAL), config_is(OWNER, SET, PRESENT)
 
 
 @table.must("P52 P53", CLAIM)
 def test_and_prefix(t: Subject) -> Steps:
-    """Test and prefix go by length and bytes."""
-    yield from becomes(t, OWNER)
+    """Test and prefix compare length and bytes."""
+    yield from force_string(t, OWNER)
     yield t.config(TEST, OWNER), config_is(OWNER, TEST)
     yield t.config(PREFIX, OWNER[:3]), config_is(OWNER, PREFIX)
     yield t.config(PREFIX, OWNER), config_is(OWNER, PREFIX)
@@ -159,19 +159,19 @@ def test_and_prefix(t: Subject) -> Steps:
 
 @table.must("P20", CLAIM)
 def string_tail(t: Subject) -> Steps:
-    """What stands behind the string is no part of it."""
+    """Bytes after the string are not part of it."""
     yield t.config(FORCE, OWNER, tail=b"\xed" * 60), config_is(OWNER, FORCE)
     yield t.config(), config_is(OWNER, READ)
 
 
 OVERLONG: Final = (40, STRING_LIMIT, STRING_LIMIT + 1, 0xFFFF)
-"""String lengths that a frame of 60 bytes, 28 of them for the string, belies."""
+"""String lengths that exceed a frame of 60 bytes with room for a string of 28."""
 
 
 @table.must("P56", CLAIM)
 def overlong(t: Subject) -> Steps:
-    """A string longer than its frame, or than 1024, is not stored."""
-    yield from becomes(t, OWNER)
+    """A string longer than its frame or than 1024 is not stored."""
+    yield from force_string(t, OWNER)
     for length in OVERLONG:
         yield t.config(FORCE, RIVAL, declared=length), ANYTHING
         yield t.config(), config_is(OWNER, READ)
@@ -179,17 +179,17 @@ def overlong(t: Subject) -> Steps:
 
 @table.advice("P56", CLAIM)
 def overlong_error(t: Subject) -> Steps:
-    """A string longer than its frame, or than 1024: AoE error 2."""
+    """A string longer than its frame or than 1024 gives AoE error 2."""
     for length in OVERLONG:
-        asked = t.config(FORCE, RIVAL, declared=length)
-        yield asked, refuses(ErrorCode.BAD_ARGUMENT)
+        request = t.config(FORCE, RIVAL, declared=length)
+        yield request, refuses(ErrorCode.BAD_ARGUMENT)
 
 
 @table.must("P56", CLAIM)
 def over_1024_bytes(t: Subject) -> Steps:
-    """A string of more than 1024 that is all there is not stored."""
+    """A complete string of more than 1024 bytes is not stored."""
     if t.frame_limit < CONFIG_STRING + STRING_LIMIT + 1:
-        raise Skip("our MTU has no room for it")
-    yield from becomes(t, OWNER)
+        raise Skip("the MTU is too small for such a string")
+    yield from force_string(t, OWNER)
     yield t.config(FORCE, bytes(STRING_LIMIT + 1)), ANYTHING
     yield t.config(), config_is(OWNER, READ)

@@ -1,4 +1,4 @@
-"""How long frames are, and what is in them besides the message (P17 to P23, P34)."""
+"""Frame lengths and padding (P17 to P23, P34)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ JUNK: Final = b"\xed" * 100
 UNKNOWN_OPCODE: Final = 0x02
 
 
-def short_replies(t: Subject, tail: bytes = b"") -> Iterator[tuple[bytes, int]]:
-    """Requests that get short replies, and where what those say ends."""
+def short_responses(t: Subject, tail: bytes = b"") -> Iterator[tuple[bytes, int]]:
+    """Yield requests with short responses, and where the message of each ends."""
     yield t.config(tail=tail), CONFIG_STRING + len(t.string)
     yield t.ata(UNKNOWN_OPCODE, tail=tail), ATA_DATA
     yield t.ata(Opcode.CHECK_POWER_MODE, tail=tail), ATA_DATA
@@ -51,15 +51,15 @@ def short_replies(t: Subject, tail: bytes = b"") -> Iterator[tuple[bytes, int]]:
 
 @table.must("P19")
 def padded(t: Subject) -> Steps:
-    """Every reply has 60 bytes at least, as an Ethernet frame must."""
-    for request, _ in short_replies(t):
+    """A response has at least 60 bytes, the minimum of an Ethernet frame."""
+    for request, _ in short_responses(t):
         yield request, is_padded()
 
 
 @table.must("P3 P34")
 def zero_padding(t: Subject) -> Steps:
-    """Behind what a reply says there is nothing but zeroes."""
-    for request, end in short_replies(t, JUNK):
+    """A response is padded with zeros only."""
+    for request, end in short_responses(t, JUNK):
         yield request, is_blank_from(end)
 
 
@@ -70,28 +70,28 @@ SHORT: Final = {
     "MAC mask list": (Command.MASK, MASK_END - 1),
     "reserve/release": (Command.RESERVE, RESERVE_END - 1),
 }
-"""A command, and a length that is too short for it."""
+"""A command and a length that is too short for it."""
 
 
 @table.must("P17")
 def too_short(t: Subject) -> Steps:
-    """A frame that is too short for its command meets with silence."""
-    # A card that fills short frames up has the target see another frame: the one that
-    # we fill up ourselves, with zeroes. They ask for nothing that changes anything.
+    """A frame that is too short for its command is ignored."""
+    # A NIC may pad short frames with zeros. So first send the padded frame, and skip
+    # the check if both get the same response. These requests change nothing.
     for command, length in SHORT.values():
-        # The byte of the tag that may be missing is zero.
+        # The last byte of the tag may be missing, so it is 0.
         frame = t.frame(command, bytes(36), tag=t.tag_first | length << 8)
-        filled_reply = yield frame[:length].ljust(60, b"\0"), ANYTHING
+        padded_response = yield frame[:length].ljust(60, b"\0"), ANYTHING
         response = yield frame[:length], NOT_AWAITED
-        if response and response == filled_reply:
-            raise Skip("this network fills short frames up, or so it answers")
+        if response and response == padded_response:
+            raise Skip("the network may pad short frames: same response with padding")
         if response:
             yield frame[:length], SILENCE
 
 
 @table.must("P20")
 def unpadded_requests(t: Subject) -> Steps:
-    """A request needs no padding."""
+    """A request without padding is answered."""
     read = config_is(t.string, ConfigCommand.READ)
     yield t.config(is_padded=False), read
     yield t.identify(is_padded=False), succeeds(sectors=1)
@@ -99,7 +99,7 @@ def unpadded_requests(t: Subject) -> Steps:
 
 @table.must("P20")
 def trailing_bytes(t: Subject) -> Steps:
-    """Junk behind a request is ignored."""
+    """Trailing bytes after a request are ignored."""
     yield t.config(tail=JUNK), config_is(t.string, ConfigCommand.READ)
     yield t.identify(tail=JUNK), succeeds(sectors=1)
     yield t.read(tail=JUNK), succeeds(sectors=1)
@@ -107,7 +107,7 @@ def trailing_bytes(t: Subject) -> Steps:
 
 @table.must("P23")
 def mtu_probe_padding(t: Subject) -> Steps:
-    """IDENTIFY and READ ignore the ballast of a probe for the MTU."""
+    """IDENTIFY and READ ignore the padding of a path MTU probe."""
     for count in range(1, t.frame_sectors + 1):
         yield t.identify(tail=bytes(count * SECTOR)), succeeds(sectors=1)
         yield t.read(0, 1, tail=bytes(count * SECTOR)), succeeds(sectors=1)
@@ -115,7 +115,7 @@ def mtu_probe_padding(t: Subject) -> Steps:
 
 @table.must("P21 P29")
 def exact_length(t: Subject) -> Steps:
-    """Data replies have 36 bytes and the sectors, no byte more."""
+    """A data response has 36 bytes and the sectors, and no further bytes."""
     yield t.identify(), is_long(ATA_DATA + SECTOR)
     for count in range(1, min(t.frame_sectors, t.sectors) + 1):
         yield t.read(0, count), is_long(ATA_DATA + count * SECTOR)
@@ -123,9 +123,9 @@ def exact_length(t: Subject) -> Steps:
 
 @table.must("P22 P37")
 def advertised_sectors(t: Subject) -> Steps:
-    """It reads as many sectors at a time as it advertises."""
+    """A READ of as many sectors as the target advertises succeeds."""
     if t.frame_sectors < t.advertised:
-        raise Skip(f"our MTU carries {t.frame_sectors} of {t.advertised} sectors")
+        raise Skip(f"the MTU carries {t.frame_sectors} of {t.advertised} sectors")
     if t.sectors < t.advertised:
         raise Skip(f"the disk has {t.sectors} of {t.advertised} sectors")
     yield t.read(0, t.advertised), succeeds(sectors=t.advertised)

@@ -240,7 +240,7 @@ def legend(results: Sequence[Result], *, cells: bool) -> Iterator[str]:
         result.if_linearized_late or result.if_bad_page_kept_out for result in results
     ):
         yield (
-            f"{'*':<15} otherwise if 2.6.21 did not linearise early or kept bad pages "
+            f"{'*':<15} otherwise if 2.6.21 did not linearize early or kept bad pages "
             "(K121)"
         )
     worst = min(results, key=lambda result: list(OUTCOMES).index(result.outcome))
@@ -321,7 +321,7 @@ def verdict(result: Result) -> Iterator[str]:
     paid = [f"{name} {number}" for name, number in result.costs.items() if number]
     yield f"Costs: {', '.join(paid).replace('put_off', 'put off') or 'nothing'}"
     if result.if_linearized_late:
-        yield f"Linearised late instead of early (K121): {result.if_linearized_late}"
+        yield f"Linearized late instead of early (K121): {result.if_linearized_late}"
     if result.if_bad_page_kept_out:
         yield f"Bad pages kept instead of freed (K121): {result.if_bad_page_kept_out}"
 
