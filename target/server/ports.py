@@ -231,10 +231,10 @@ class Port:
             (each for each in interfaces if each.index == link.index), None
         )
         if interface is None:
-            self.detach_link("interface is gone, waiting for it to come back")
+            self.detach_link("interface is gone, waiting for it to reappear")
             return
         if interface.name != link.name:
-            log.warning("%s: is now called %s", link.name, interface.name)
+            log.warning("%s: renamed to %s", link.name, interface.name)
             link.name = interface.name
         changed = (interface.mtu, interface.mac) != (link.mtu, link.mac)
         if changed and interface.up:
@@ -282,7 +282,7 @@ class Port:
         except AoEError as error:
             log.warning("%s", error)
             return
-        log.info("%s: is back, MTU %d", self.last_link.name, self.last_link.mtu)
+        log.info("%s: available again, MTU %d", self.last_link.name, self.last_link.mtu)
 
     def _apply_change(self, interface: Interface) -> None:
         if not sectors_per_frame(interface.mtu):

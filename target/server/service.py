@@ -165,7 +165,7 @@ class Service:
             try:
                 busy = port.serve(now) or busy
             except NotFoundError as error:
-                port.detach_link(f"{error.why}, waiting for it to come back")
+                port.detach_link(f"{error.why}, waiting for it to reappear")
                 self._register_ports()
         return busy
 

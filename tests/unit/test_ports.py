@@ -152,7 +152,7 @@ def test_another_name_is_no_other_interface(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     cable.change(name="lan0")
-    assert caplog.messages == ["eth0: is now called lan0"]
+    assert caplog.messages == ["eth0: renamed to lan0"]
     assert len(cable.opened) == 1
     # An MTU that changes then is the renamed one's.
     cable.change(mtu=9000)
@@ -175,8 +175,8 @@ def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
     assert port.state == "up"
     assert announced(cable.link) == [17]
     assert caplog.messages == [
-        "eth0: interface is gone, waiting for it to come back",
-        "eth0: is back, MTU 9000",
+        "eth0: interface is gone, waiting for it to reappear",
+        "eth0: available again, MTU 9000",
     ]
 
 
@@ -188,7 +188,7 @@ def test_one_that_was_given_up_is_known_by_another_name(
     assert cable.port.state == "gone"
     cable.change(name="lan0", mtu=1500)
     assert (cable.port.state, cable.port.last_link.name) == ("up", "lan0")
-    assert caplog.messages[-1] == "lan0: is back, MTU 1500"
+    assert caplog.messages[-1] == "lan0: available again, MTU 1500"
 
 
 def test_an_interface_that_cannot_be_opened_again_is_waited_for(

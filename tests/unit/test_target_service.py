@@ -190,7 +190,7 @@ def test_a_service_outlives_its_interfaces(
     link.deliver(config(0))
     wait_for(lambda: running.ports[0].state == "gone")
     assert caplog.messages == [
-        "eth0: interface is gone, waiting for it to come back",
+        "eth0: interface is gone, waiting for it to reappear",
     ]
     assert running.call(lambda: 7) == 7
 
