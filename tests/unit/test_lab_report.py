@@ -231,7 +231,7 @@ def test_k75_explain_prints_the_steps_of_the_bug_of_2007() -> None:
     assert "DOUBLE-FREE" in faults[1]
     first = next(line for line in lines if line.startswith("First violation"))
     assert first.startswith("First violation: K75 at step 8, premature-free.")
-    assert " Linearising: " in first
+    assert " Linearizing: " in first
     start = lines.index("Rules, in full with: aoe rule NUMBER") + 1
     named = {entry.rule for entry in run_recorded(YEAR_2007).journal.entries}
     assert lines[start : lines.index("", start)] == [
@@ -373,7 +373,7 @@ def test_a_page_has_the_text_of_its_rules_and_links_to_them(
             assert " ".join(first.split()) in text
     row = next(each for each in root.iter("tr") if each.get("id") == "s8")
     assert [(a.get("href"), a.get("title"), a.text) for a in row.iter("a")] == [
-        ("#k75", "Linearising", "K75")
+        ("#k75", "Linearizing", "K75")
     ]
     links = {a.get("href") for a in articles["k75"].iter("a")}
     assert "#k119" in links

@@ -46,7 +46,7 @@ def test_a_rule_is_printed_with_heading_statement_and_source() -> None:
 def test_several_rules_are_printed_in_the_order_of_the_command_line() -> None:
     done = aoe("k75", "P61", "K57A", "P61")
     assert headings(done.stdout) == [
-        "K75 Linearising",
+        "K75 Linearizing",
         "P61 Empty mask list",
         "K57a Probe",
     ]

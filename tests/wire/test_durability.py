@@ -148,7 +148,7 @@ def test_a_target_killed_at_work_loses_nothing_that_it_has_answered(
     tmp_path: Path, wire: Wire
 ) -> None:
     del wire  # It says whether namespaces can be made here.
-    results = list(killtest.play_all(8, seed=3, directory=tmp_path))
+    results = list(killtest.run_all(8, seed=3, directory=tmp_path))
     assert [result.faults for result in results] == [[]] * 8
     assert {result.plan.mode for result in results} == set(killtest.MODES)
     # When they were killed, they had done and promised something, and left some undone.

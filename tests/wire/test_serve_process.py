@@ -19,7 +19,7 @@ import pytest
 
 from aoe.common.capabilities import Capability
 from aoe.net.interfaces import set_mtu
-from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, SOMEBODY, process_status
+from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, OTHER_USER, process_status
 from tests.asking import ata, config
 from tests.serving import PATIENCE, client, finish, ready_line, serving, start
 
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Make a directory that SOMEBODY may write to, with a disk that nobody may read."""
+    """Make a directory writable by OTHER_USER, with a disk that only root may read."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o755)
         image = path / "disk.img"
         image.write_bytes(bytes(1 << 20))
         image.chmod(0o600)
-        if SOMEBODY == "nobody":
+        if OTHER_USER == "nobody":
             os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
         yield path
 
@@ -73,7 +73,7 @@ def test_root_serves_with_two_capabilities(wire: Wire, place: Path) -> None:
 
 
 def test_another_user_serves_on_over_a_changed_mtu(wire: Wire, place: Path) -> None:
-    words = (place / "disk.img", "--user", SOMEBODY)
+    words = (place / "disk.img", "--user", OTHER_USER)
     with serving(wire, *words) as process, client(wire) as asking:
         status = process_status(process.pid)
         assert int(status["CapEff"], 16) == Capability.NET_RAW
@@ -101,7 +101,7 @@ def test_a_user_who_cannot_keep_state_is_refused_at_the_start(
     place.chmod(0o555)
     if IS_ROOT and HAS_NOBODY:
         os.chown(place, 0, 0)
-    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", SOMEBODY)
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", OTHER_USER)
     process = start(wire.target, *words)
     out, err = process.communicate(timeout=PATIENCE)
     place.chmod(0o755)
@@ -146,7 +146,7 @@ def test_a_command_keeps_the_rights_that_the_target_gives_up(
 ) -> None:
     command = "cat /proc/self/status; cat /proc/self/environ | tr '\\0' '\\n'"
     environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-nobody-listens"}
-    words = ("--user", SOMEBODY)
+    words = ("--user", OTHER_USER)
     process = captive(wire, place / "disk.img", command, *words, env=environ)
     out, _ = process.communicate(timeout=PATIENCE)
     mine = process_status("self")
@@ -254,7 +254,7 @@ def test_ready_is_told_before_the_command_ends(wire: Wire, place: Path) -> None:
 # --- parents and process ids ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("--user", SOMEBODY), ("--run", "sleep 60")])
+@pytest.mark.parametrize("words", [(), ("--user", OTHER_USER), ("--run", "sleep 60")])
 def test_a_parent_that_ends_takes_the_target_along(
     wire: Wire, place: Path, words: tuple[str, ...]
 ) -> None:
@@ -337,7 +337,7 @@ def test_a_service_manager_is_told_what_goes_on(
         "NOTIFY_SOCKET": str(place / "notify"),
         "WATCHDOG_USEC": "100000",
     }
-    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", SOMEBODY)
+    words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", OTHER_USER)
     process = start(wire.target, *words, env={**os.environ, **heard})
     line = ready_line(process)
     assert manager.recv(4096).decode() == f"READY=1\nSTATUS={line.rstrip()}"
@@ -390,7 +390,7 @@ def test_json_is_what_the_log_can_be(wire: Wire, place: Path) -> None:
 def test_prometheus_is_shown_the_counters_while_it_serves(
     wire: Wire, place: Path
 ) -> None:
-    words = ("--metrics", "19468", "--user", SOMEBODY)
+    words = ("--metrics", "19468", "--user", OTHER_USER)
     with serving(wire, place / "disk.img", *words), client(wire) as asking:
         asking.ask(ata(0x24, count=2))
         with (

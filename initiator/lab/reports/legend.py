@@ -6,7 +6,7 @@ from typing import Final
 
 NICS: Final = {
     "SG": "scatter-gather: the NIC reads the pages when it transmits",
-    "NOSG": "no scatter-gather: the network linearizes each skb",
+    "NOSG": "no scatter-gather: the network linearizes each frame",
     "COW": "the header is modified on the way: each clone gets a private head",
 }
 
