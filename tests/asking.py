@@ -70,7 +70,7 @@ def config(ccmd: int, string: bytes = b"", length: int | None = None) -> bytes:
     return frame(1, struct.pack("!HHBBH", 0, 0, 0, ccmd, declared) + string)
 
 
-def answer(
+def response_frame(
     command: int, argument: bytes, *, verfl: int = 0x18, error: int = 0
 ) -> bytes:
     """Put the whole reply together that is expected, zeroes at its end included."""
@@ -78,7 +78,7 @@ def answer(
     return (CLIENT + TARGET + head + argument).ljust(60, b"\0")
 
 
-def registers(
+def ata_response(
     status: int,
     error: int = 0,
     *,
@@ -89,16 +89,16 @@ def registers(
 ) -> bytes:
     """Put the reply to an ATA request together that is expected."""
     said = bytes((aflags, error, count, status)) + lba.to_bytes(6, "little")
-    return answer(0, said + bytes(2) + data)
+    return response_frame(0, said + bytes(2) + data)
 
 
-def settings(
+def config_response(
     ccmd: int, string: bytes = b"", *, code: int = 0, sectors: int = 2
 ) -> bytes:
     """Put the reply to a query config request together that is expected."""
     argument = struct.pack("!HHBBH", 16, 0x4019, sectors, 0x10 | ccmd, len(string))
     verfl = 0x1C if code else 0x18
-    return answer(1, argument + string, verfl=verfl, error=code)
+    return response_frame(1, argument + string, verfl=verfl, error=code)
 
 
 def directives(*those: tuple[int, bytes]) -> bytes:
@@ -112,11 +112,11 @@ def mask(mcmd: int, *those: tuple[int, bytes], count: int | None = None) -> byte
     return frame(2, bytes((0, mcmd, 0, declared)) + directives(*those))
 
 
-def mask_is(*macs: bytes, mcmd: int = 0, code: int = 0) -> bytes:
+def mask_response(*macs: bytes, mcmd: int = 0, code: int = 0) -> bytes:
     """Put the reply to a mask list request together that is expected."""
     argument = bytes((0, mcmd, 0, len(macs)))
     argument += directives(*((0, mac) for mac in macs))
-    return answer(2, argument, verfl=0x1C if code else 0x18, error=code)
+    return response_frame(2, argument, verfl=0x1C if code else 0x18, error=code)
 
 
 def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
@@ -125,18 +125,18 @@ def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
     return frame(3, bytes((rcmd, declared)) + b"".join(macs))
 
 
-def holders_are(*macs: bytes, rcmd: int = 0, code: int = 0) -> bytes:
+def reserve_response(*macs: bytes, rcmd: int = 0, code: int = 0) -> bytes:
     """Put the reply to a reserve/release request together that is expected."""
     argument = bytes((rcmd, len(macs))) + b"".join(macs)
-    return answer(3, argument, verfl=0x1C if code else 0x18, error=code)
+    return response_frame(3, argument, verfl=0x1C if code else 0x18, error=code)
 
 
-def from_(src: bytes, request: bytes) -> bytes:
+def sent_by(src: bytes, request: bytes) -> bytes:
     """Let another client ask."""
     return request[:6] + src + request[12:]
 
 
-def to(dst: bytes, reply: bytes) -> bytes:
+def sent_to(dst: bytes, reply: bytes) -> bytes:
     """Let another client be answered."""
     return dst + reply[6:]
 

@@ -51,7 +51,7 @@ def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
     return bytes(slot[:length])
 
 
-def due(target: FilteredTarget, now: float) -> list[bytes]:
+def due_responses(target: FilteredTarget, now: float) -> list[bytes]:
     """Return all replies that are due."""
     replies = []
     slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
@@ -64,14 +64,14 @@ def due(target: FilteredTarget, now: float) -> list[bytes]:
 def ask_all(target: FilteredTarget, request: bytes, now: float = 0.0) -> list[bytes]:
     """Hand a request over, and return all that is sent now."""
     reply = ask(target, request, now)
-    return [reply] * bool(reply) + due(target, now)
+    return [reply] * bool(reply) + due_responses(target, now)
 
 
-def settle(target: FilteredTarget) -> list[tuple[float, bytes]]:
+def run_until_idle(target: FilteredTarget) -> list[tuple[float, bytes]]:
     """Let time pass until nothing waits, and return what is sent, and when."""
     replies: list[tuple[float, bytes]] = []
     while (now := target.next_timeout()) is not None:
-        replies += [(now, reply) for reply in due(target, now)]
+        replies += [(now, reply) for reply in due_responses(target, now)]
         later = target.next_timeout()
         assert later is None or later > now
     return replies

@@ -17,20 +17,20 @@ from aoe.net.netns import Wire
 from tests.asking import (
     SECTORS,
     TARGET,
-    answer,
     ata,
+    ata_response,
     config,
+    config_response,
     frame,
-    from_,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
+    response_frame,
     sector,
-    settings,
+    sent_by,
 )
-from tests.serving import AT_ONCE, PATIENCE, Client, client, serving
+from tests.serving import NO_PROBE, TIMEOUT, Client, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     Step: TypeAlias = tuple[bytes, bytes]
 
-SILENCE = b""
-QUIET = 0.15
+NO_RESPONSE = b""
+QUIET_TIME = 0.15
 """Seconds after which no reply is to be expected any more."""
 ME = Wire.initiator_mac
 OTHER, THIRD = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
@@ -51,7 +51,7 @@ ABORTED, NOT_FOUND = (0x41, 0x04), (0x41, 0x10)
 UNCORRECTABLE, FAULT = (0x41, 0x40), (0x61, 0x04)
 
 
-def told(
+def query_response(
     ccmd: int,
     string: bytes = b"",
     *,
@@ -60,29 +60,29 @@ def told(
     buffers: int = 16,
 ) -> bytes:
     """Put the reply to a query config request together, with our own version."""
-    reply = settings(ccmd, string, code=code, sectors=sectors)
+    reply = config_response(ccmd, string, code=code, sectors=sectors)
     firmware = bytes(int(number) for number in VERSION.split("."))
     return reply[:24] + buffers.to_bytes(2, "big") + firmware + reply[28:]
 
 
-def bad(request: bytes, code: int, length: int | None = None) -> bytes:
+def error_response(request: bytes, code: int, length: int | None = None) -> bytes:
     """Put the error reply together that begins as its request does."""
-    return answer(request[19], request[24:length], verfl=0x1C, error=code)
+    return response_frame(request[19], request[24:length], verfl=0x1C, error=code)
 
 
-def poke(message: bytes, offset: int, what: bytes) -> bytes:
+def patch(message: bytes, offset: int, what: bytes) -> bytes:
     """Write over some bytes of a message."""
     return message[:offset] + what + message[offset + len(what) :]
 
 
-def flagged(request: bytes, verfl: int, error: int = 0) -> bytes:
+def with_flags(request: bytes, verfl: int, error: int = 0) -> bytes:
     """Ask with other flags, and with something where a reply has its error."""
-    return poke(request, 14, bytes((verfl, error)))
+    return patch(request, 14, bytes((verfl, error)))
 
 
-def tagged(message: bytes, tag: int) -> bytes:
+def with_tag(message: bytes, tag: int) -> bytes:
     """Exchange the tag of a request or a reply."""
-    return poke(message, 20, tag.to_bytes(4, "big"))
+    return patch(message, 20, tag.to_bytes(4, "big"))
 
 
 def write(lba: int, data: bytes, opcode: int = 0x34, aflags: int = 0x41) -> bytes:
@@ -90,9 +90,9 @@ def write(lba: int, data: bytes, opcode: int = 0x34, aflags: int = 0x41) -> byte
     return ata(opcode, lba, len(data) // 512, aflags=aflags, data=data)
 
 
-def written(lba: int, aflags: int = 0x41) -> bytes:
+def write_response(lba: int, aflags: int = 0x41) -> bytes:
     """Put the reply of a write that succeeded together."""
-    return registers(0x40, lba=lba, aflags=aflags)
+    return ata_response(0x40, lba=lba, aflags=aflags)
 
 
 def trim(*ranges: tuple[int, int], feature: int = 1, aflags: int = 0x41) -> bytes:
@@ -106,26 +106,26 @@ def refused(request: bytes, status: tuple[int, int] = ABORTED) -> Step:
     """Expect the registers back as they were sent, and no data (P32)."""
     aflags, _, count = request[24:27]
     lba = int.from_bytes(request[28:34], "little")
-    return request, registers(*status, count=count, lba=lba, aflags=aflags)
+    return request, ata_response(*status, count=count, lba=lba, aflags=aflags)
 
 
 def read_back(lba: int, data: bytes) -> Step:
     """Look whether these sectors are there."""
-    return ata(0x24, lba, len(data) // 512), registers(0x40, lba=lba, data=data)
+    return ata(0x24, lba, len(data) // 512), ata_response(0x40, lba=lba, data=data)
 
 
-AWAKE = (ata(0xE5, count=0), registers(0x40, count=0xFF))
+AWAKE = (ata(0xE5, count=0), ata_response(0x40, count=0xFF))
 ONE_OF_EACH = (
     AWAKE,
-    (config(0), told(0)),
-    (mask(0), mask_is()),
-    (reserve(0), holders_are()),
+    (config(0), query_response(0)),
+    (mask(0), mask_response()),
+    (reserve(0), reserve_response()),
 )
 """For each of the four commands a step that changes nothing."""
-UNKNOWN = (frame(9, b"what"), answer(9, b"what", verfl=0x1C, error=1))
+UNKNOWN = (frame(9, b"what"), response_frame(9, b"what", verfl=0x1C, error=1))
 
 
-class Others:
+class OtherClients:
     """Other clients at the same end: a socket that hears replies to any address."""
 
     def __init__(self, wire: Wire) -> None:
@@ -143,7 +143,7 @@ class Others:
                 break
         return reply
 
-    def receive(self, timeout: float = PATIENCE) -> bytes:
+    def receive(self, timeout: float = TIMEOUT) -> bytes:
         """Return the next reply, whomever it is for; a starting target asks, too."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
@@ -153,7 +153,7 @@ class Others:
                 if reply[14] & 0x08:
                     assert reply[6:12] == Wire.target_mac
                     return reply[:6] + TARGET + reply[12:]
-        return SILENCE
+        return NO_RESPONSE
 
     def close(self) -> None:
         self._socket.close()
@@ -162,13 +162,15 @@ class Others:
 class Clients:
     """All who ask one target: ``me``, and who else a request says it comes from."""
 
-    def __init__(self, wire: Wire, me: Client, others: Others, image: Path) -> None:
+    def __init__(
+        self, wire: Wire, me: Client, others: OtherClients, image: Path
+    ) -> None:
         self.wire = wire
         self.me = me
         self.others = others
         self.image = image
 
-    def ask(self, request: bytes, timeout: float = PATIENCE) -> bytes:
+    def ask(self, request: bytes, timeout: float = TIMEOUT) -> bytes:
         is_other = request[6:12] in (OTHER, THIRD)
         return (self.others.ask if is_other else self.me.ask)(request, timeout)
 
@@ -176,10 +178,10 @@ class Clients:
         """Let everything be as it was, whoever has shut out whom."""
         delete = mask(1, (2, ME), (2, OTHER), (2, THIRD))
         for mac in (OTHER, ME):
-            self.ask(from_(mac, delete), 0.1)
-        assert self.ask(mask(0)) == mask_is()
-        assert self.ask(reserve(2)) == holders_are(rcmd=2)
-        assert self.ask(config(4)) == told(4)
+            self.ask(sent_by(mac, delete), 0.1)
+        assert self.ask(mask(0)) == mask_response()
+        assert self.ask(reserve(2)) == reserve_response(rcmd=2)
+        assert self.ask(config(4)) == query_response(4)
         with self.image.open("r+b") as file:
             file.write(DISK)
 
@@ -193,7 +195,7 @@ class Clients:
             else:
                 self.me.send(request)
                 has_silence = True
-        assert not has_silence or self.me.receive(QUIET) == SILENCE
+        assert not has_silence or self.me.receive(QUIET_TIME) == NO_RESPONSE
 
 
 @contextlib.contextmanager
@@ -210,8 +212,8 @@ def serve_clients(image: Path, *words: str) -> Iterator[Clients]:
     image.write_bytes(DISK)
     with (
         Wire(1500) as wire,
-        serving(wire, image, AT_ONCE, "-b", "16", *words),
+        serving(wire, image, NO_PROBE, "-b", "16", *words),
         client(wire) as me,
-        contextlib.closing(Others(wire)) as others,
+        contextlib.closing(OtherClients(wire)) as others,
     ):
         yield Clients(wire, me, others, image)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from aoe.net.link import Link
     from aoe.net.netns import Namespace, Wire
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that a busy machine gets for anything; what goes well takes far less."""
-AT_ONCE = "--force"
+NO_PROBE = "--force"
 """Where nobody else is on the wire, a target need not search for another there."""
 UNASKED = bytes(4)
 """The tag of what a target says of its own accord."""
@@ -37,7 +37,7 @@ def ready_line(process: subprocess.Popen[str]) -> str:
     """Wait until a target is ready and return what it says."""
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, process.communicate(timeout=PATIENCE)[1]
+    assert line, process.communicate(timeout=TIMEOUT)[1]
     return line
 
 
@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen[str], number: int | None = None) -> str:
     """Send a signal, wait for the end, and return what was said on standard error."""
     if number is not None:
         process.send_signal(number)
-    return process.communicate(timeout=PATIENCE)[1]
+    return process.communicate(timeout=TIMEOUT)[1]
 
 
 @contextmanager
@@ -75,7 +75,7 @@ class Client:
             dst = self._target_mac if request[:6] == TARGET else request[:6]
             assert self.link.send(dst + self.link.mac + request[12:])
 
-    def receive(self, timeout: float = PATIENCE) -> bytes:
+    def receive(self, timeout: float = TIMEOUT) -> bytes:
         """Return the next reply, nothing at all when none comes in time."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
@@ -88,7 +88,7 @@ class Client:
         mine = reply[:6] == self.link.mac
         return (CLIENT if mine else reply[:6]) + TARGET + reply[12:]
 
-    def ask(self, request: bytes, timeout: float = PATIENCE) -> bytes:
+    def ask(self, request: bytes, timeout: float = TIMEOUT) -> bytes:
         """Send a request and return what comes back, but for announcements (P48)."""
         self.send(request)
         reply = self.receive(timeout)
@@ -98,7 +98,7 @@ class Client:
 
     def announced(self) -> bytes:
         """Return the next announcement, whatever else comes before it."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (frame := self.receive())[20:24] not in (UNASKED, b""):
             assert time.monotonic() < end
         return frame

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from target.disks.memory import MemoryDisk
-from tests.asking import answer, ata, registers, sector
+from tests.asking import ata, ata_response, response_frame, sector
 from tests.filtering import Rig, ask
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ ASKED = {
 
 def failed(call: str, status: int, error: int) -> bytes:
     count, lba, aflags = ASKED[call]
-    return registers(status, error, count=count, lba=lba, aflags=aflags)
+    return ata_response(status, error, count=count, lba=lba, aflags=aflags)
 
 
 @pytest.mark.parametrize("on", REQUESTS)
@@ -69,7 +69,7 @@ def test_any_errno_of_a_write_is_a_device_fault_p41(name: str) -> None:
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_a_disk_that_is_gone_is_aoe_error_3_p41(name: str, request_: bytes) -> None:
     target = Rig(f"error:errno={name}").target()
-    expected = answer(0, request_[24:36], verfl=0x1C, error=3)
+    expected = response_frame(0, request_[24:36], verfl=0x1C, error=3)
     assert ask(target, request_) == expected
 
 
@@ -109,7 +109,7 @@ def test_corrupt_reads_differ_by_one_bit_and_the_disk_by_none() -> None:
     replies = {ask(target, ata(READ, 8, 2)) for _ in range(8)}
     assert len(replies) > 1
     for reply in replies:
-        assert reply[:36] == registers(0x40, lba=8)[:36]
+        assert reply[:36] == ata_response(0x40, lba=8)[:36]
         assert bits_between(reply[36:], bytes(1024)) == 1
     assert disk.data == bytes(1 << 20)
 
@@ -118,7 +118,7 @@ def test_corrupt_writes_are_one_bit_wrong_on_the_disk() -> None:
     disk = MemoryDisk(bytes(1 << 20))
     target = Rig("corrupt:on=write,count=1").target(disk)
     data = b"\x5a" * 512
-    assert ask(target, write(3, data)) == registers(0x40, lba=3, aflags=WRITING)
+    assert ask(target, write(3, data)) == ata_response(0x40, lba=3, aflags=WRITING)
     stored = ask(target, ata(READ, 3))[36:]
     assert bits_between(stored, data) == 1
     ask(target, write(3, data))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from target.filters.stack import with_filters
 from target.filters.target import QUEUE_LIMIT, FilteredTarget
 from tests import asking
-from tests.asking import SECTORS, ata, config, frame, make_target, registers, sector
-from tests.filtering import Rig, ask, ask_all, due, settle
+from tests.asking import SECTORS, ata, ata_response, config, frame, make_target, sector
+from tests.filtering import Rig, ask, ask_all, due_responses, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +88,8 @@ def test_a_delayed_reply_comes_later_and_is_executed_at_once() -> None:
     assert ask_all(target, request, 1.0) == []
     assert ask(target, read(5), 1.0)[36:] == b"\x77" * 512
     assert target.next_timeout() == 1.05
-    assert due(target, 1.04) == []
-    assert due(target, 1.05) == [plain(request)]
+    assert due_responses(target, 1.04) == []
+    assert due_responses(target, 1.05) == [plain(request)]
     assert target.next_timeout() is None
 
 
@@ -98,14 +98,14 @@ def test_a_delayed_request_is_executed_later() -> None:
     request = write(5, b"\x77" * 512)
     assert ask_all(target, request, 1.0) == []
     assert ask(target, read(5), 1.04)[36:] == sector(5)
-    assert due(target, 1.06) == [plain(request)]
+    assert due_responses(target, 1.06) == [plain(request)]
     assert ask(target, read(5), 1.06)[36:] == b"\x77" * 512
 
 
 def test_both_directions_are_two_delays() -> None:
     target = Rig("delay:seconds=1,direction=both").target()
     ask(target, read())
-    assert settle(target) == [(2.0, plain(read()))]
+    assert run_until_idle(target) == [(2.0, plain(read()))]
 
 
 def test_delayed_frames_keep_their_order_among_each_other() -> None:
@@ -113,7 +113,7 @@ def test_delayed_frames_keep_their_order_among_each_other() -> None:
     requests = [read(lba) for lba in range(100)]
     for number, request in enumerate(requests):
         assert ask_all(target, request, number // 10 / 100) == []
-    sent = settle(target)
+    sent = run_until_idle(target)
     assert [reply for _, reply in sent] == [plain(request) for request in requests]
     assert [now for now, _ in sent] == [1 + number // 10 / 100 for number in range(100)]
 
@@ -129,7 +129,7 @@ def test_a_reordered_frame_is_overtaken_by_the_next_one(direction: str) -> None:
 def test_a_reordered_frame_that_nobody_overtakes_goes_on_by_itself() -> None:
     target = Rig("reorder:hold=20ms,direction=out").target()
     assert ask_all(target, read(), 1.0) == []
-    assert settle(target) == [(1.02, plain(read()))]
+    assert run_until_idle(target) == [(1.02, plain(read()))]
 
 
 def bits_between(a: bytes, b: bytes) -> int:
@@ -223,7 +223,7 @@ def test_what_waits_is_bounded_and_the_rest_is_lost() -> None:
     for number in range(QUEUE_LIMIT + 5):
         ask(target, ata(0xE5, count=0, tag=number))
     assert target.queue_drops == 5
-    tags = [int.from_bytes(reply[20:24], "big") for _, reply in settle(target)]
+    tags = [int.from_bytes(reply[20:24], "big") for _, reply in run_until_idle(target)]
     assert tags == list(range(QUEUE_LIMIT))
 
 
@@ -289,9 +289,9 @@ def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
     sent = []
     for number, request in enumerate(requests):
         now = number * 0.03
-        sent += due(target, now)
+        sent += due_responses(target, now)
         sent += ask_all(target, request, now)
-    return sent + [reply for _, reply in settle(target)]
+    return sent + [reply for _, reply in run_until_idle(target)]
 
 
 @settings(max_examples=400, deadline=None)
@@ -342,5 +342,5 @@ def test_filters_that_are_not_triggered_change_nothing(
 def test_a_write_that_fails_is_told_so_however_late_p41() -> None:
     target = Rig("delay:seconds=1,direction=in", "error:on=write").target()
     ask(target, write(5, bytes(512)))
-    failed = registers(0x61, 0x04, count=1, lba=5, aflags=0x41)
-    assert settle(target) == [(1.0, failed)]
+    failed = ata_response(0x61, 0x04, count=1, lba=5, aflags=0x41)
+    assert run_until_idle(target) == [(1.0, failed)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import random
 
 
-class Platter:
+class BioDisk:
     """Keeps bios until they are told to end; reads and writes happen only then.
 
     Attributes:

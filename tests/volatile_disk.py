@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 SECTOR = 512
 
 
-class Platter:
+class VolatileDisk:
     """A disk that loses what was not flushed: any of it, sector by sector."""
 
     def __init__(self, size: int) -> None:
@@ -55,7 +55,7 @@ class Platter:
         pass
 
 
-class DurablePlatter(Platter):
+class WriteThroughDisk(VolatileDisk):
     """The same with a write, and a discard, that is stable when it returns."""
 
     def write_from(self, offset: int, data: memoryview) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECTOR = 512
 WRITE, FUA, TRIM, SET_FEATURES = 0x34, 0x3D, 0x06, 0xEF
 FLUSHES = (0xE7, 0xEA)
-STABILISERS = (*FLUSHES, 0xE0, 0xE2, 0xE6)
+FLUSHING_OPCODES = (*FLUSHES, 0xE0, 0xE2, 0xE6)
 """FLUSH, STANDBY, SLEEP: all that was answered before is stable."""
 CACHE_OFF, CACHE_ON = 0x82, 0x02
 
@@ -60,7 +60,7 @@ def changes(request: bytes) -> Content:
     return {}
 
 
-def promises(asked: list[bytes], *, is_sync: bool) -> Iterator[Content]:
+def durable_contents(asked: list[bytes], *, is_sync: bool) -> Iterator[Content]:
     """Yield what must be stable at each answer, as the README has it."""
     answered: Content = {}
     stable: Content = {}
@@ -73,7 +73,7 @@ def promises(asked: list[bytes], *, is_sync: bool) -> Iterator[Content]:
         for lba in changed:
             # It may hold the one or the other from now on.
             stable.pop(lba, None)
-        has_all = opcode in STABILISERS
+        has_all = opcode in FLUSHING_OPCODES
         if has_all or not is_cached:
             stable = dict(answered)
         elif opcode == FUA:
