@@ -1,4 +1,4 @@
-"""A real shell in which somebody presses Tab."""
+"""Helpers that run shell completion in a real bash."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def environment() -> dict[str, str]:
-    """Return one in which the commands are found, and nobody's settings are."""
+    """Return an environment with the commands on PATH and without user settings."""
     path = f"{PROGRAMS}:{os.environ['PATH']}"
     return {"PATH": path, "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 
 
 def completed(*words: str, before: Sequence[str] = ()) -> list[str]:
-    """Press Tab in bash behind these words, the last of which is being typed.
+    """Return the candidates that bash gets from the completion function.
+
+    Args:
+        words: the command line; the last word is incomplete.
+        before: a command to run bash with, such as that of a namespace.
 
     Returns:
-        What bash would offer. What it looks for itself, as files, is not among it.
+        The candidates, without the files that bash adds itself.
     """
     program = words[0]
     function = f"_{program.replace('-', '_')}_completion"
-    # No line is being edited here for compopt to change.
+    # compopt fails outside of a completion by readline.
     script = f"""
         compopt() {{ :; }}
         eval "$({program} completion bash)"
@@ -55,7 +59,14 @@ def completed(*words: str, before: Sequence[str] = ()) -> list[str]:
 
 
 def typed(program: str, keys: str, directory: Path, until: str) -> str:
-    """Type into bash at a terminal, and return what it shows; ``until`` ends it."""
+    """Type keys into bash at a terminal, and return what it shows.
+
+    Args:
+        program: the command whose completion is loaded.
+        keys: the keys to type.
+        directory: the working directory.
+        until: return when this text is shown.
+    """
     terminal, end_of_shell = pty.openpty()
     shell = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"],

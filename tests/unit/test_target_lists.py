@@ -176,8 +176,8 @@ def test_p20_padding_behind_the_directives_is_none() -> None:
 
 def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
     target = masked(CLIENT, OTHER)
-    assert target.export.audience == (CLIENT, OTHER)
-    assert make_target().export.audience == (b"\xff" * 6,)
+    assert target.export.announcement_targets == (CLIENT, OTHER)
+    assert make_target().export.announcement_targets == (b"\xff" * 6,)
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
     length = target.announce(slot, OTHER)
     expected = OTHER + TARGET + settings(0)[12:20] + bytes(4) + settings(0)[24:]

@@ -77,7 +77,7 @@ def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
     link.deliver(frame(1, bytes(8), shelf=9), b"", b"\xff" * 20, config(0)[:18])
     port.serve(0.0)
     assert link.sent == []
-    assert port.strays == 4
+    assert port.unmatched == 4
 
 
 def test_a_batch_is_flushed_at_once(link: QueueLink) -> None:
@@ -154,7 +154,7 @@ def test_a_service_reports_when_asked_even_if_nothing_else_happens(
     running: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
-    running.report()
+    running.request_statistics()
     wait_for(lambda: "eth0: 0 received" in caplog.text)
     assert "e7.3 on eth0: 0 requests" in caplog.text
 
@@ -190,7 +190,7 @@ def test_a_service_outlives_its_interfaces(
     link.deliver(config(0))
     wait_for(lambda: running.ports[0].state == "gone")
     assert caplog.messages == [
-        "eth0: interface is gone, waiting for it to come back",
+        "eth0: interface is gone, waiting for it to reappear",
     ]
     assert running.call(lambda: 7) == 7
 
@@ -344,7 +344,7 @@ def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
     link.deliver(config(0), config(0))
     port.serve(0.0)
     assert port.next_timeout() == 2.0
-    port.lose("gone")
+    port.detach_link("gone")
     assert port.next_timeout() is None
     assert port.targets[0].statistics().requests == 0
 

@@ -184,10 +184,10 @@ def test_what_becomes_of_an_interface_is_told_and_survived(rig: Rig) -> None:
         "aoe0: is down",
         "aoe0: is up",
         "an MTU of 500 has no room for a sector, waiting",
-        "aoe0: is back, MTU 4000",
-        "aoe0: is now called lan0",
-        "aoe0: interface is gone, waiting for it to come back",
-        "aoe0: is back, MTU 9000",
+        "aoe0: available again, MTU 4000",
+        "aoe0: renamed to lan0",
+        "aoe0: interface is gone, waiting for it to reappear",
+        "aoe0: available again, MTU 9000",
     ):
         assert words in log
     assert rig.served.returncode == 0

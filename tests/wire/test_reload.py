@@ -332,7 +332,7 @@ def test_several_targets_are_told_apart(served: Served) -> None:
     assert [t["exports"][0]["address"] for t in found] == ["e7.0", "e7.1"]
     refused = served.run("reload")
     assert refused.returncode == 2
-    assert "2 targets run. Name one: --pid " in refused.stderr
+    assert "2 targets run. Select one: --pid " in refused.stderr
     assert served.run("clear-mask", "e7.1").returncode == 0
     missing = served.run("clear-mask", "e7.9")
     assert missing.returncode == 3

@@ -153,7 +153,7 @@ def test_one_disk_on_two_interfaces_is_one_disk(wire: Wire, image: Path) -> None
         wire.target.run(["ip", "link", "delete", second], check=True)
         assert here.ask(ata(READ))[27] == 0x40
     assert finish(process, 15) == (
-        "aoe-target: aoe1: interface is gone, waiting for it to come back\n"
+        "aoe-target: aoe1: interface is gone, waiting for it to reappear\n"
     )
     assert process.returncode == 0
 

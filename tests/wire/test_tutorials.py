@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.consoles import PATIENCE, Console, Step, is_like, steps
+from tests.consoles import TIMEOUT, Console, Step, is_like, steps
 
 pytestmark = pytest.mark.netns
 
@@ -73,7 +73,7 @@ def test_background_processes_end_with_the_console(tmp_path: Path) -> None:
     with Console(tmp_path) as console:
         pid = console.run(Step(1, "setsid sleep 600 >/dev/null 2>&1 & echo $!", ""))
         assert Path(f"/proc/{pid}/stat").exists()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while _is_alive(int(pid)):
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -133,7 +133,7 @@ def test_a_disk_is_a_file_for_what_takes_files(wire: Wire, tmp_path: Path) -> No
         assert image.read_bytes() == content
         with DiskFile(disk) as raw:
             raw.seek(0, os.SEEK_END)
-            with pytest.raises(UsageError, match="ends here"):
+            with pytest.raises(UsageError, match="beyond the end of the disk"):
                 raw.write(b"x")
 
 
