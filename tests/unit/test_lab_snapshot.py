@@ -149,7 +149,7 @@ CONSTANT = {
     "Clone": "number",
     "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
     "options page_hooks run_queue runts tag_base",
-    "Frame": "everyday fua",
+    "Frame": "fua min_response",
     "Journal": "_numbers costs keep_entries",
     "Memory": "arena journal pages rules",
     "ModelledNic": "_ops _wire kind mtu taps",
