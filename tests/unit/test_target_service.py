@@ -17,7 +17,7 @@ from target.server.ports import Port
 from target.server.probe import probe
 from target.server.service import Service, describe_target, signals
 from tests.asking import ata, config, config_response, frame, response_frame
-from tests.filtering import Rig
+from tests.filtering import FilterRig
 from tests.links import QueueLink
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def test_statistics_are_one_readable_line(link: QueueLink) -> None:
 
 def behind(*filters: str) -> Export:
     served = export(7, 3)
-    served.filters = Rig(*filters).filters
+    served.filters = FilterRig(*filters).filters
     return served
 
 

@@ -39,7 +39,7 @@ def served_for_rules(
 @pytest.fixture
 def clients(served_for_rules: Clients) -> Clients:
     """Begin with empty lists and the disk as it was, whatever was asked before."""
-    served_for_rules.begin()
+    served_for_rules.reset()
     return served_for_rules
 
 

@@ -117,7 +117,7 @@ def at(slot: int, request: bytes) -> bytes:
 
 def announced(client: Client, slot: int) -> bytes:
     """Return the next announcement of this slot."""
-    while (frame := client.announced())[18] != slot:
+    while (frame := client.receive_announcement())[18] != slot:
         pass
     return frame
 

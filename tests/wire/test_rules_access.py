@@ -171,7 +171,7 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> None:

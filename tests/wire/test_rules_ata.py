@@ -230,7 +230,7 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p40_a_disk_that_is_not_to_be_written(wire: Wire, tmp_path: Path) -> None:

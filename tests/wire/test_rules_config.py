@@ -189,7 +189,7 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p60_it_has_room_for_as_many_as_it_says(clients: Clients) -> None:

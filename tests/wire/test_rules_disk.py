@@ -134,8 +134,8 @@ RULES: dict[str, list[Step]] = {
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
     # A sector that another rule spoilt is good again.
-    clients.take([(write(10, DISK[5120:6144]), write_response(10))])
-    clients.take(RULES[rule])
+    clients.run_steps([(write(10, DISK[5120:6144]), write_response(10))])
+    clients.run_steps(RULES[rule])
 
 
 def swapped(text: str, length: int) -> bytes:

@@ -190,7 +190,7 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p9_as_many_answers_as_targets(wire: Wire, tmp_path: Path) -> None:

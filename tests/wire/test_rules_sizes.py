@@ -98,19 +98,19 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p23_probes_with_identify(clients: Clients) -> None:
     page = clients.ask(IDENTIFY)
     assert len(page) == 36 + 512
-    clients.take(junk_behind((IDENTIFY, page)))
+    clients.run_steps(junk_behind((IDENTIFY, page)))
 
 
 def test_p19_p34_padding_holds_nothing_of_earlier_frames(clients: Clients) -> None:
     # As many as there is memory for frames, several times over.
-    clients.take([(write(0, DATA), write_response(0)), read_back(0, DATA)] * 1200)
-    clients.take([*ONE_OF_EACH, UNKNOWN] * 300)
+    clients.run_steps([(write(0, DATA), write_response(0)), read_back(0, DATA)] * 1200)
+    clients.run_steps([*ONE_OF_EACH, UNKNOWN] * 300)
 
 
 # By the formula that everybody uses, and behind the Ethernet header.
@@ -166,7 +166,7 @@ def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
     clients: Clients, raw: socket.socket, control: int
 ) -> None:
     raw.send(tagged_query(control))
-    clients.take([AWAKE])
+    clients.run_steps([AWAKE])
     # What the barrier was answered with is all that there is.
     assert raw.recv(2000) == ME + Wire.target_mac + AWAKE[1][12:]
     raw.settimeout(QUIET_TIME)
