@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.serving import PATIENCE, finish, ready_line
+from tests.serving import TIMEOUT, finish, ready_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
     ready_line(process)
     yield
     assert finish(process, 15) == ""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not re.search(r"exited with 0 \+\+\+$", log.read_text()):
         assert time.monotonic() < end
         time.sleep(0.01)

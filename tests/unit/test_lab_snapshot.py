@@ -137,7 +137,7 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident followups on_resize takes_fua targets timing "
+    "AoeDev": "address ext followups fw_ver ident on_resize takes_fua targets timing "
     "trim_blocks wants_identify write_locks",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",

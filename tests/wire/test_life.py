@@ -17,7 +17,7 @@ import pytest
 from aoe.errors import AccessError
 from aoe.net.interfaces import rename, set_down, set_mtu, set_up
 from aoe.net.netns import Switch
-from tests.serving import PATIENCE, finish, ready_line, start
+from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,7 +151,7 @@ def log_of(rig: Rig) -> list[str]:
 
 
 def wait_until(rig: Rig, state: str, **facts: object) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         [interface] = rig.status()["interfaces"]
         if interface["state"] == state and interface.items() >= facts.items():
