@@ -1,4 +1,4 @@
-"""The demonstration that scripts/demo runs; every command in it is one you can type."""
+"""The demonstration that scripts/demo runs, made of commands that users can run."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ADDRESS = "e0.0"
 
 
 def title(text: str) -> None:
-    """Print what comes now."""
+    """Print the title of a step."""
     click.secho(f"\n{text}", bold=True)
 
 
-def type_command(where: str, namespace: Namespace, *words: str) -> None:
-    """Show a command as one would type it, run it in a namespace, show its output.
+def run_command(host: str, namespace: Namespace, *words: str) -> None:
+    """Print a command with a prompt, and run it in a namespace.
 
     Raises:
         AoEError: it failed.
     """
-    click.secho(f"{where}$ {shlex.join(words)}", fg="cyan")
+    click.secho(f"{host}$ {shlex.join(words)}", fg="cyan")
     program = Path(sys.executable).with_name(words[0])
-    # Ctrl-C is for the demo alone, which ends what it runs.
+    # Not interrupted by Ctrl-C: the demo terminates its children.
     done = namespace.run(
         [str(program), *words[1:]], check=False, start_new_session=True
     )
@@ -49,7 +49,7 @@ def type_command(where: str, namespace: Namespace, *words: str) -> None:
 
 
 def serve(wire: Wire, *words: str) -> subprocess.Popen[str]:
-    """Start the target and wait for the line that says it is ready."""
+    """Start the target, and wait for its ready line."""
     click.secho(f"target$ {shlex.join(words)} &", fg="cyan")
     target: subprocess.Popen[str] = wire.target.popen(
         [str(Path(sys.executable).with_name(words[0])), *words[1:]],
@@ -65,7 +65,7 @@ def serve(wire: Wire, *words: str) -> subprocess.Popen[str]:
 
 
 def make_filesystem(image: Path) -> None:
-    """Make an ext4 image that holds this checkout's own packages; needs no root."""
+    """Create an ext4 image with the packages of this checkout; needs no root."""
     mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if mkfs is None:
         raise AoEError("mkfs.ext4", "not installed", "apt install e2fsprogs")
@@ -76,7 +76,7 @@ def make_filesystem(image: Path) -> None:
         with image.open("wb") as file:
             file.truncate(SIZE)
         subprocess.run([mkfs, "-q", "-F", "-d", directory, str(image)], check=True)
-    click.echo(f"an ext4 filesystem of {SIZE >> 20} MiB, made in {image.name}")
+    click.echo(f"{image.name}: an ext4 file system of {SIZE >> 20} MiB")
 
 
 def checksum(path: Path) -> str:
@@ -85,8 +85,8 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def captions(capture: Path) -> Iterator[str]:
-    """Say of each captured frame when it passed and what it was."""
+def descriptions(capture: Path) -> Iterator[str]:
+    """Yield the time and description of each captured frame."""
     start = None
     for frame in read_capture(capture):
         start = frame.time if start is None else start
@@ -94,43 +94,43 @@ def captions(capture: Path) -> Iterator[str]:
 
 
 def demonstrate(directory: Path, capture: Path) -> None:
-    """Serve, discover, write, read back, compare."""
+    """Serve a disk, discover it, copy a file system to it and back, and compare."""
     os.chdir(directory)
     disk, image, back = map(Path, ("disk.img", "fs.img", "back.img"))
     with Wire(mtu=9000) as wire:
-        title("1  Two hosts: network namespaces, a veth pair between them, MTU 9000")
+        title("1  Create two network namespaces with a veth pair, MTU 9000")
         click.echo("target     aoe0  " + wire.target_mac.hex(":"))
         click.echo("initiator  aoe0  " + wire.initiator_mac.hex(":"))
 
-        title("2  The target serves a file as a disk")
-        where = ["serve", ADDRESS, "aoe0", str(disk), "--create", "64M"]
-        serve(wire, "aoe-target", *where)
+        title("2  Serve a file as a disk")
+        words = ["serve", ADDRESS, "aoe0", str(disk), "--create", "64M"]
+        serve(wire, "aoe-target", *words)
 
-        title("3  The initiator finds it")
-        type_command("initiator", wire.initiator, "aoe", "discover", "-i", "aoe0")
-        type_command("initiator", wire.initiator, "aoe", "stat", ADDRESS, "-i", "aoe0")
+        title("3  Discover the disk")
+        run_command("initiator", wire.initiator, "aoe", "discover", "-i", "aoe0")
+        run_command("initiator", wire.initiator, "aoe", "stat", ADDRESS, "-i", "aoe0")
 
-        title("4  A filesystem goes over the wire, and comes back")
+        title("4  Copy a file system to the disk and back")
         make_filesystem(image)
-        there = ["copy", str(image), ADDRESS, "-i", "aoe0", "--verify"]
-        type_command("initiator", wire.initiator, "aoe", *there)
-        again = ["copy", ADDRESS, str(back), "-i", "aoe0"]
-        type_command("initiator", wire.initiator, "aoe", *again)
+        write = ["copy", str(image), ADDRESS, "-i", "aoe0", "--verify"]
+        run_command("initiator", wire.initiator, "aoe", *write)
+        read = ["copy", ADDRESS, str(back), "-i", "aoe0"]
+        run_command("initiator", wire.initiator, "aoe", *read)
         sums = {path.name: checksum(path) for path in (image, disk, back)}
         for name, value in sums.items():
             click.echo(f"{value}  {name}")
         if len(set(sums.values())) != 1:
             raise AoEError("demo", "checksums differ")
-        click.secho("all three are equal", fg="green")
+        click.secho("all checksums are equal", fg="green")
 
-        title("5  What the wire carries: the ext4 superblock, frame by frame")
-        head = ["read", ADDRESS, "superblock", "-i", "aoe0"]
-        window = ["--offset", "1K", "--length", "1K", "--pcap", str(capture)]
-        type_command("initiator", wire.initiator, "aoe", *head, *window)
-        for line in captions(capture):
+        title("5  Read the ext4 superblock; the frames on the wire")
+        source = ["read", ADDRESS, "superblock", "-i", "aoe0"]
+        options = ["--offset", "1K", "--length", "1K", "--pcap", str(capture)]
+        run_command("initiator", wire.initiator, "aoe", *source, *options)
+        for line in descriptions(capture):
             click.echo(line)
         magic = Path("superblock").read_bytes()[56:58]
-        click.echo(f"magic number of ext4: {magic.hex()} (53ef expected)")
+        click.echo(f"ext4 magic number: {magic.hex()} (expected: 53ef)")
 
 
 @click.command()
@@ -139,16 +139,16 @@ def demonstrate(directory: Path, capture: Path) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("demo.pcapng"),
     show_default=True,
-    help="Where to leave the capture.",
+    help="File for the capture.",
 )
 def demo(pcap: Path) -> None:
-    """Serve a file over raw Ethernet and use it as a disk, on this one machine."""
+    """Serve a file over raw Ethernet and use it as a disk, on one machine."""
     ensure_root_or_user_namespace()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pyaoe-demo-") as directory:
         demonstrate(Path(directory), pcap.absolute())
     seconds = time.monotonic() - started
-    title(f"Done in {seconds:.1f} s. Left behind: {pcap}, for Wireshark or")
+    title(f"Done in {seconds:.1f} s. Show the captured frames with:")
     click.echo(f"tshark -r {pcap} -V")
 
 

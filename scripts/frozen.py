@@ -1,8 +1,8 @@
-"""Freeze a target under load, let it go on, and measure until all is as it was.
+"""Measure the time to full throughput after a target was stopped and continued.
 
-A target is served on a wire between two namespaces, and read or written all the time.
-It gets SIGSTOP, some seconds later SIGCONT; then we look at how much was moved in each
-200 ms, until that is 80 % of what it was before.
+A target on a veth pair between two namespaces is read or written continuously. It gets
+SIGSTOP and some seconds later SIGCONT. Full throughput is reached when 200 ms move 80 %
+of the data that they moved before the stop.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE = 1 << 30
-"""So large that no place is written twice within ``Options.linger``."""
-PIECE = 64 << 10
+"""Large enough that no sector is written twice within ``Options.linger``."""
+CHUNK = 64 << 10
 DEPTH = 8
 SPAN = 0.2
-"""Seconds in which bytes are counted."""
-ENOUGH = 0.8
-"""What part of the speed before counts as all of it."""
+"""Seconds over which throughput is measured."""
+FULL = 0.8
+"""Fraction of the previous throughput that counts as full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured with one timing.
+    """The result with one timing.
 
     Args:
-        timing: a key of ``MANNERS``.
-        before_mib_s: MiB a second before the freeze, at least in three of four spans.
-        first_answer_s: seconds from SIGCONT until a first piece was done.
-        full_speed_s: seconds from SIGCONT until it was as fast as before; None if that
-            did not happen in time.
-        retransmits: frames sent again from SIGSTOP on.
-        errors: pieces that failed.
+        timing: a key of ``TIMINGS``.
+        before_mib_s: MiB/s before the stop: the lower quartile of ten spans.
+        first_response_s: seconds from SIGCONT to the first completed chunk.
+        full_speed_s: seconds from SIGCONT to full throughput; None if it was not
+            reached in time.
+        retransmits: frames retransmitted since SIGSTOP.
+        errors: failed chunks.
     """
 
     timing: str
     before_mib_s: float
-    first_answer_s: float | None
+    first_response_s: float | None
     full_speed_s: float | None
     retransmits: int
     errors: int
 
 
 class Load:
-    """A disk that is busy from beginning to end, over and over, with several pieces.
+    """A sequential load of a disk that wraps at its end, ``DEPTH`` chunks in flight.
 
     Attributes:
-        ended: when pieces were done.
-        errors: pieces that failed.
+        ended: completion times of chunks.
+        errors: failed chunks.
     """
 
     def __init__(self, disk: Disk, op: Op) -> None:
@@ -79,15 +79,15 @@ class Load:
         self._running = 0
 
     def run(self, until: Callable[[], bool], limit: float) -> bool:
-        """Go on until something is so; tell whether it was within ``limit`` seconds."""
+        """Run until ``until()`` is true; return False after ``limit`` seconds."""
         end = time.monotonic() + limit
         while not until():
             if time.monotonic() > end:
                 return False
             while self._running < DEPTH:
                 self._running += 1
-                self._disk.submit(self._op, self._offset, bytearray(PIECE), self._end)
-                self._offset = (self._offset + PIECE) % SIZE
+                self._disk.submit(self._op, self._offset, bytearray(CHUNK), self._end)
+                self._offset = (self._offset + CHUNK) % SIZE
             self._disk.host.run_once(0.02)
         return True
 
@@ -99,25 +99,25 @@ class Load:
             self.errors += 1
 
     def rate(self, start: float) -> float:
-        """Return MiB a second in the span from ``start`` on."""
+        """Return the throughput in MiB/s of the span that begins at ``start``."""
         count = sum(start <= when < start + SPAN for when in self.ended)
-        return count * PIECE / SPAN / (1 << 20)
+        return count * CHUNK / SPAN / (1 << 20)
 
-    def is_as_fast(self, before: float) -> bool:
-        """Tell whether the last span was as fast as it was before."""
-        return self.rate(time.monotonic() - SPAN) >= ENOUGH * before
+    def is_full_speed(self, before: float) -> bool:
+        """Return True if the last span had full throughput."""
+        return self.rate(time.monotonic() - SPAN) >= FULL * before
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is tried.
+    """The parameters of a measurement.
 
     Args:
-        op: what the load does.
-        server: ``ours`` or ``vblade``.
-        mtu: of the wire.
-        freeze: seconds for which the target stands still.
-        limit: seconds to look on, afterwards.
+        op: operation of the load.
+        server: ``aoe-target`` or ``vblade``.
+        mtu: MTU of the veth pair.
+        freeze: seconds from SIGSTOP to SIGCONT.
+        limit: seconds to wait for full throughput.
     """
 
     op: Op
@@ -128,38 +128,38 @@ class Trial:
 
 
 def measure(timing: str, trial: Trial) -> Result:
-    """Freeze a target that is under load, and look what happens."""
+    """Stop and continue a target under load, and measure its recovery."""
     freeze, limit = trial.freeze, trial.limit
     with tempfile.TemporaryDirectory() as directory, Wire(trial.mtu) as wire:
         target = SERVERS[trial.server](wire, Path(directory) / "disk.img")
         with wire.initiator.enter():
-            disk = Disk.open("e0.0", wire.interface, options=MANNERS[timing])
+            disk = Disk.open("e0.0", wire.interface, options=TIMINGS[timing])
         with disk:
             load = Load(disk, trial.op)
             begin = time.monotonic()
             load.run(lambda: False, 4)
             spans = [begin + 2 + SPAN * number for number in range(10)]
-            # A busy machine slows a span down here and there.
+            # The lower quartile: other processes may slow single spans down.
             before, *_ = statistics.quantiles(map(load.rate, spans))
-            resent = disk.retransmits
+            retransmits = disk.retransmits
             target.send_signal(signal.SIGSTOP)
             load.run(lambda: False, freeze)
             load.ended.clear()
             target.send_signal(signal.SIGCONT)
-            go = time.monotonic()
-            done = load.run(lambda: load.is_as_fast(before), limit)
+            start = time.monotonic()
+            done = load.run(lambda: load.is_full_speed(before), limit)
             return Result(
                 timing,
                 round(before, 1),
-                round(load.ended[0] - go, 3) if load.ended else None,
-                round(time.monotonic() - go, 3) if done else None,
-                disk.retransmits - resent,
+                round(load.ended[0] - start, 3) if load.ended else None,
+                round(time.monotonic() - start, 3) if done else None,
+                disk.retransmits - retransmits,
                 load.errors,
             )
 
 
 def serve(wire: Wire, image: Path) -> subprocess.Popen[str]:
-    """Start a target and wait until it is ready."""
+    """Start ``aoe-target``, and wait until it is ready."""
     words = ["-m", "target", "serve", "e0.0", wire.interface, str(image)]
     target: subprocess.Popen[str] = wire.target.popen(
         [sys.executable, *words, "--create", str(SIZE)],
@@ -167,12 +167,12 @@ def serve(wire: Wire, image: Path) -> subprocess.Popen[str]:
         text=True,
     )
     if target.stdout is None or not target.stdout.readline():
-        raise AoEError("aoe-target", "ended at once")
+        raise AoEError("aoe-target", "did not start")
     return target
 
 
 def serve_with_vblade(wire: Wire, image: Path) -> subprocess.Popen[str]:
-    """Start Debian's vblade; the first query finds out when it is ready."""
+    """Start vblade; discovery retries until it is ready."""
     program = shutil.which("vblade", path="/usr/sbin:/usr/bin")
     if program is None:
         raise NotFoundError("vblade", "not installed", "apt install vblade")
@@ -182,26 +182,31 @@ def serve_with_vblade(wire: Wire, image: Path) -> subprocess.Popen[str]:
     return wire.target.popen(words, stdout=subprocess.DEVNULL)
 
 
-MANNERS: Final = {"prompt": Options(), "kernel": Options.kernel()}
-"""The kernel's is more than its timing: in its tags, answers say when they were due."""
-SERVERS: Final = {"ours": serve, "vblade": serve_with_vblade}
+TIMINGS: Final = {"prompt": Options(), "kernel": Options.kernel()}
+"""``Options.kernel()`` also changes the tags, from which it measures round trips."""
+SERVERS: Final = {"aoe-target": serve, "vblade": serve_with_vblade}
 
 
 @click.command()
-@click.option("--write", "writes", is_flag=True, help="Write instead of reading.")
-@click.option("--server", type=click.Choice(list(SERVERS)), default="ours")
+@click.option("--write", "writes", is_flag=True, help="Write instead of read.")
+@click.option("--server", type=click.Choice(list(SERVERS)), default="aoe-target")
 @click.option("--mtu", default=9000, show_default=True)
-@click.option("--freeze", default=4.0, show_default=True, help="Seconds to freeze it.")
-@click.option("--limit", default=60.0, show_default=True, help="Seconds to look on.")
+@click.option("--freeze", default=4.0, show_default=True, help="Seconds to stop it.")
+@click.option(
+    "--limit",
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for full throughput.",
+)
 @click.option(
     "--timing",
     "timings",
     multiple=True,
-    type=click.Choice(list(MANNERS)),
+    type=click.Choice(list(TIMINGS)),
     default=("prompt", "kernel"),
     show_default=True,
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     *,
     writes: bool,
@@ -212,32 +217,34 @@ def main(
     timings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure how soon a target that was frozen is at full speed again."""
+    """Measure the time to full throughput after a target was stopped."""
     ensure_root_or_user_namespace()
     op = Op.WRITE if writes else Op.READ
     trial = Trial(op, server, mtu, freeze, limit)
     results = []
     if not as_json:
-        click.echo("timing   before       first answer  full speed  sent again  errors")
+        click.echo(
+            "timing   before       first response  full speed  retransmits  errors"
+        )
     for timing in timings:
         result = measure(timing, trial)
         results.append(result)
         if not as_json:
             click.echo(
                 f"{timing:<8} {result.before_mib_s:>6.0f} MiB/s "
-                f"{seconds(result.first_answer_s):>13} "
+                f"{seconds(result.first_response_s):>15} "
                 f"{seconds(result.full_speed_s):>11} "
-                f"{result.retransmits:>11} {result.errors:>7}"
+                f"{result.retransmits:>12} {result.errors:>7}"
             )
     if as_json:
         trial_fields = {**asdict(trial), "op": op.name.lower()}
         print_json("frozen", **trial_fields, results=list(map(asdict, results)))
     if any(result.full_speed_s is None for result in results):
-        raise NotFoundError(server, f"not at full speed again within {limit:g} s")
+        raise NotFoundError(server, f"not at full throughput after {limit:g} s")
 
 
 def seconds(number: float | None) -> str:
-    """Write a time, or that there was none."""
+    """Format a time; None is "never"."""
     return "never" if number is None else f"{number:.2f} s"
 
 

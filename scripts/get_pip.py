@@ -1,10 +1,10 @@
-"""Give pip to a virtual environment whose Python came without ensurepip.
+"""Install pip into a virtual environment whose Python lacks ensurepip.
 
-Debian packs ensurepip apart from Python, and installing that takes root. A wheel of pip
-is enough: pip runs from inside it and installs it. Run this with the environment's own
-Python. The index is the one that pip is configured for (``PIP_INDEX_URL`` or
-``index-url`` in its configuration files), else PyPI. An index that wants a password
-is beyond it.
+Debian packages ensurepip separately, in python3-venv, and installing that needs root.
+This script downloads a wheel of pip, which can install itself. Run it with the Python
+of the environment. It uses the index that pip is configured for (``PIP_INDEX_URL``, or
+``index-url`` in a configuration file), else PyPI. An index with a password is not
+supported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
 
 class Wheel(NamedTuple):
-    """A wheel of pip; the newest is the greatest."""
+    """A wheel of pip; sorts by version."""
 
     version: tuple[int, ...]
     name: str
@@ -38,7 +38,7 @@ class Wheel(NamedTuple):
 
 
 class IndexPage(HTMLParser):
-    """The wheels of pip on an index's page that this Python can run."""
+    """A parser of an index page that collects the wheels this Python can run."""
 
     def __init__(self, base: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class IndexPage(HTMLParser):
         self.wheels: list[Wheel] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep the link of a final release that was not withdrawn."""
+        """Add the link of a final release that is not yanked."""
         found = dict(attrs)
         url = urljoin(self.base, found.get("href") or "")
         name = Path(urlsplit(url).path).name
@@ -59,67 +59,67 @@ class IndexPage(HTMLParser):
 
 
 def setting(name: str, default: str = "") -> str:
-    """One of pip's settings: from its environment variable, else from its files."""
+    """Return a setting of pip, from its environment variable or configuration files."""
     files = configparser.RawConfigParser()
     home = Path.home()
-    places = [
+    paths = [
         Path("/etc/pip.conf"),
         home / ".pip/pip.conf",
         home / ".config/pip/pip.conf",
     ]
     if "PIP_CONFIG_FILE" in os.environ:
-        places = [Path(os.environ["PIP_CONFIG_FILE"])]
-    files.read(places)
+        paths = [Path(os.environ["PIP_CONFIG_FILE"])]
+    files.read(paths)
     value = files.get("global", name, fallback=default)
     value = files.get("install", name, fallback=value)
     return os.environ.get(f"PIP_{name.upper().replace('-', '_')}", value)
 
 
-def fetch(url: str) -> bytes:
-    """Return what is at the URL, a page preferably as HTML.
+def download(url: str) -> bytes:
+    """Download a URL; index pages as HTML.
 
     Raises:
-        ValueError: the URL carries a SHA-256 and the content has another.
+        ValueError: the SHA-256 in the URL's fragment does not match.
     """
     opener = build_opener(
         HTTPSHandler(context=ssl.create_default_context(cafile=setting("cert") or None))
     )
     opener.addheaders = [("Accept", "application/vnd.pypi.simple.v1+html, */*;q=0.1")]
     address, fragment = urldefrag(url)
-    with opener.open(address, timeout=60) as answer:
-        content: bytes = answer.read()
+    with opener.open(address, timeout=60) as response:
+        content: bytes = response.read()
     expected = fragment.removeprefix("sha256=")
     if expected != fragment and hashlib.sha256(content).hexdigest() != expected:
-        raise ValueError(f"{address} does not have the checksum that the index gives")
+        raise ValueError(f"{address}: the checksum differs from that of the index")
     return content
 
 
 def newest_wheel(index: str) -> Wheel:
-    """Return the newest release of pip that the index has for this Python.
+    """Return the newest release of pip on the index that supports this Python.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is none.
     """
     url = f"{index.rstrip('/')}/pip/"
     page = IndexPage(url)
-    # A directory on disk has its page where a web server would look for it.
+    # For a directory, a web server would return index.html.
     inside = "index.html" if url.startswith("file:") else ""
-    page.feed(fetch(url + inside).decode())
+    page.feed(download(url + inside).decode())
     if not page.wheels:
-        raise ValueError("it has no pip for this Python")
+        raise ValueError("no pip for this Python")
     return max(page.wheels)
 
 
 def main() -> None:
-    """Fetch the newest pip and let it install itself."""
+    """Download the newest pip, and let it install itself."""
     if sys.prefix == sys.base_prefix:
         sys.exit("get_pip: run it with the Python of a virtual environment")
     index = setting("index-url", PYPI)
     try:
         wheel = newest_wheel(index)
-        content = fetch(wheel.url)
+        content = download(wheel.url)
     except (OSError, ValueError, HTTPException) as error:
-        sys.exit(f"get_pip: cannot fetch pip from {index}: {error}. {FIX}")
+        sys.exit(f"get_pip: cannot download pip from {index}: {error}. {FIX}")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, wheel.name)
         path.write_bytes(content)

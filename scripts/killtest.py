@@ -1,10 +1,10 @@
-"""Kill the target in the middle of its work, and see what has become of the disk.
+"""Kill the target under load with SIGKILL, and check the disk for lost writes.
 
-Each round serves an image, writes to it with many requests outstanding, and ends the
-target with SIGKILL at a random moment. Then every sector must hold the newest write to
-it that was answered, or a later one that was not; nothing else of the image may have
-changed. What a round does is the same for the same seed; what was answered when it was
-killed is up to the machine.
+Each round serves an image, writes to it with many requests outstanding, and kills the
+target at a random time. Then every sector must hold the newest acknowledged write to
+it, or a later one without a response. Nothing else of the image may have changed. The
+seed determines the requests and the delay; which of them are acknowledged before the
+kill depends on the machine.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ ROUNDS: Final = 200
 MTU: Final = 9000
 FRAME_SECTORS: Final = 17
 GUARD: Final = 1 << 18
-"""Bytes of the image on both sides of what is served."""
+"""Bytes of the image before and after the exported range."""
 SIZE: Final = 4 << 20
 SECTORS: Final = SIZE // SECTOR
 DEPTH: Final = 32
 """Requests outstanding."""
 MODES: Final = ("page cache", "--sync", "overlay", "overlay --sync")
-LATEST: Final = 0.4
-"""Seconds after the first write at which a target is killed at the latest."""
+MAX_DELAY: Final = 0.4
+"""Maximum seconds from the first write to the kill."""
 QUIET: Final = 0.05
-"""Seconds without an answer after which a killed target's last one has come."""
+"""Seconds without a response after which a killed target sends no more."""
 FLUSH_TAG: Final = 1 << 31
-"""Bit of the tags of FLUSH, whose other bits count what was answered before."""
+"""Tag bit of FLUSH; the other bits count the writes acknowledged before it."""
 GUARDS: Final = bytes(range(256)) * (GUARD // 256)
 READ, WRITE, TRIM, FLUSHES = 0x24, 0x34, 0x06, (0xE7, 0xEA)
 
 
 class Plan(NamedTuple):
-    """What one round does.
+    """The parameters of a round.
 
     Args:
-        number: from 1 on.
+        number: number of the round, from 1.
         mode: one of ``MODES``.
         delay: seconds from the first write to the kill.
         flush_every: requests between two FLUSHes.
-        hot: sectors that the writes go to, from the first on.
-        seed: of the writes.
+        hot: writes go to the first ``hot`` sectors.
+        seed: seed of the writes.
     """
 
     number: int
@@ -79,23 +79,23 @@ class Plan(NamedTuple):
 
     @property
     def is_sync(self) -> bool:
-        """Whether an answer to a write promises that it is stable."""
+        """Return True if an acknowledged write is durable."""
         return "--sync" in self.mode
 
     @property
     def is_overlay(self) -> bool:
-        """Whether the image must not be written to."""
+        """Return True if the base image must not change."""
         return self.mode.startswith("overlay")
 
 
 def plans(rounds: int, seed: int) -> Iterator[Plan]:
-    """Make the plan of each round; the modes take turns."""
-    draw = Random(seed)  # noqa: S311 - a plan is no secret
+    """Yield the plans of all rounds; the modes alternate."""
+    draw = Random(seed)  # noqa: S311 - not for cryptography
     for number in range(rounds):
         yield Plan(
             number + 1,
             MODES[number % len(MODES)],
-            draw.uniform(0.0, LATEST),
+            draw.uniform(0.0, MAX_DELAY),
             draw.randint(4, 64),
             draw.choice((256, 2048, SECTORS)),
             draw.getrandbits(32),
@@ -103,13 +103,13 @@ def plans(rounds: int, seed: int) -> Iterator[Plan]:
 
 
 class Result(NamedTuple):
-    """What came of a round.
+    """The result of a round.
 
     Args:
-        plan: what it was to do.
-        ledger: what was sent and answered.
-        flushes: FLUSHes that were answered.
-        faults: what is wrong with the disk, a line each.
+        plan: its parameters.
+        ledger: the requests and responses.
+        flushes: acknowledged FLUSHes.
+        faults: differences found on the disk, a line each.
     """
 
     plan: Plan
@@ -119,11 +119,11 @@ class Result(NamedTuple):
 
 
 class Load:
-    """Writes to a target with many requests outstanding, until nothing comes back.
+    """A load of writes with many requests outstanding, until the target is killed.
 
     Args:
-        asking: the client's end of the wire.
-        plan: what to write.
+        asking: the client.
+        plan: the parameters of the round.
     """
 
     def __init__(self, asking: Client, plan: Plan) -> None:
@@ -131,11 +131,11 @@ class Load:
         self.flushes = 0
         self._asking = asking
         self._plan = plan
-        self._draw = Random(plan.seed)  # noqa: S311 - nor is what is written
+        self._draw = Random(plan.seed)  # noqa: S311 - not for cryptography
         self._is_flushing = False
 
     def run(self, process: subprocess.Popen[str]) -> None:
-        """Write until the target has been killed, by a timer, and take what it sent."""
+        """Write until a timer kills the target, then receive its last responses."""
         timer = threading.Timer(self._plan.delay, process.kill)
         timer.start()
         while not timer.finished.is_set():
@@ -174,7 +174,7 @@ class Load:
     def _take(self, timeout: float) -> bool:
         reply = self._asking.receive(timeout)
         if not reply or reply[19]:
-            return bool(reply)  # Nothing more, or only the target's announcement.
+            return bool(reply)  # A timeout, or an announcement (query config).
         tag = int.from_bytes(reply[20:24], "big")
         if reply[14] != 0x18 or reply[27] != 0x40:
             raise AoEError(f"request {tag:#x}", f"failed: {reply[:36].hex()}")
@@ -187,9 +187,9 @@ class Load:
         return True
 
 
-def play(plan: Plan, wire: Wire, place: Path) -> Result:
-    """Play one round with an image in an empty directory."""
-    image, overlay = place / "disk.img", place / "changes.ovl"
+def run_round(plan: Plan, wire: Wire, directory: Path) -> Result:
+    """Run a round with an image in an empty directory."""
+    image, overlay = directory / "disk.img", directory / "changes.ovl"
     original = GUARDS + make_sectors(ORIGINAL, 0, SECTORS) + GUARDS
     image.write_bytes(original)
     words = ["serve", "e7.3", wire.interface, image, "--force", "--no-state"]
@@ -207,15 +207,15 @@ def play(plan: Plan, wire: Wire, place: Path) -> Result:
         faults = []
         if plan.is_overlay:
             disk = read_back(wire, asking, words)
-            faults += ["the base was written to"] * (after != original)
+            faults += ["the base image has changed"] * (after != original)
     faults += load.ledger.faults(disk)
     if after[:GUARD] + after[GUARD + SIZE :] != GUARDS * 2:
-        faults.append("bytes outside what is served were changed")
+        faults.append("bytes outside the exported range have changed")
     return Result(plan, load.ledger, load.flushes, faults)
 
 
 def read_back(wire: Wire, asking: Client, words: Sequence[object]) -> bytes:
-    """Serve again what was served when the target was killed, and read all of it."""
+    """Serve the disk again, and read all of it."""
     process = start(wire.target, *words)
     ready_line(process)
     parts = [
@@ -227,54 +227,55 @@ def read_back(wire: Wire, asking: Client, words: Sequence[object]) -> bytes:
 
 
 def read(asking: Client, lba: int, count: int) -> bytes:
-    """Read sectors; what else arrives is an announcement, or late."""
+    """Read sectors; ignore announcements and late responses."""
     request = ata(READ, lba, count, tag=lba)
     asking.send(request)
     while reply := asking.receive():
         if reply[19:24] == request[19:24]:
             return reply[36:]
-    raise AoEError("killtest", f"no answer to a read of sector {lba}")
+    raise AoEError("killtest", f"no response to a read of sector {lba}")
 
 
-# --- what it says -------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------
 
 
-def play_all(rounds: int, seed: int, directory: Path) -> Iterator[Result]:
-    """Play so many rounds on one wire."""
+def run_all(rounds: int, seed: int, directory: Path) -> Iterator[Result]:
+    """Run all rounds on one veth pair."""
     with Wire(MTU) as wire:
         for plan in plans(rounds, seed):
-            place = directory / str(plan.number)
-            place.mkdir()
-            yield play(plan, wire, place)
-            shutil.rmtree(place)
+            subdirectory = directory / str(plan.number)
+            subdirectory.mkdir()
+            yield run_round(plan, wire, subdirectory)
+            shutil.rmtree(subdirectory)
 
 
 def summarise(title: str, results: Sequence[Result]) -> str:
-    """Write the figures of some rounds as a line."""
-    books = [result.ledger for result in results]
-    kept = sum(len(book.answered) for book in books)
-    lost = sum(len(result.faults) for result in results)
+    """Return the sums of some rounds as a line."""
+    ledgers = [result.ledger for result in results]
+    acknowledged = sum(len(ledger.answered) for ledger in ledgers)
+    faults = sum(len(result.faults) for result in results)
     return (
-        f"{title:14} {len(results):4} rounds, {sum(book.sent for book in books):,} "
-        f"requests, {kept:,} answered, {sum(book.promised for book in books):,} of "
-        f"these promised stable by {sum(result.flushes for result in results):,} "
-        f"flushes or --sync, {sum(len(book.in_flight) for book in books):,} cut off: "
-        f"{lost} faults"
+        f"{title:14} {len(results):4} rounds, {sum(each.sent for each in ledgers):,} "
+        f"requests, {acknowledged:,} acknowledged, "
+        f"{sum(each.promised for each in ledgers):,} of these made durable by "
+        f"{sum(result.flushes for result in results):,} flushes or --sync, "
+        f"{sum(len(each.in_flight) for each in ledgers):,} without a response: "
+        f"{faults} faults"
     )
 
 
 @click.command()
-@click.option("--rounds", default=ROUNDS, show_default=True, help="Kills.")
-@click.option("--seed", default=1, show_default=True, help="Same seed, same plans.")
-@click.option("--list", "only_list", is_flag=True, help="Only show the plans.")
+@click.option("--rounds", default=ROUNDS, show_default=True, help="Number of kills.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the plans.")
+@click.option("--list", "only_list", is_flag=True, help="Show the plans and exit.")
 @click.option(
     "--dir",
     "where",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Where the images go; the system's directory for such things if not given.",
+    help="Directory for the images (default: that for temporary files).",
 )
 def killtest(rounds: int, seed: int, where: Path | None, *, only_list: bool) -> None:
-    """Kill a target under load, again and again, and look for lost writes."""
+    """Kill a target under load repeatedly, and check for lost writes."""
     if only_list:
         for plan in plans(rounds, seed):
             click.echo(plan)
@@ -283,7 +284,7 @@ def killtest(rounds: int, seed: int, where: Path | None, *, only_list: bool) -> 
     started = time.monotonic()
     results = []
     with tempfile.TemporaryDirectory(prefix="killtest-", dir=where) as directory:
-        for result in play_all(rounds, seed, Path(directory)):
+        for result in run_all(rounds, seed, Path(directory)):
             results.append(result)
             if sys.stderr.isatty():
                 click.echo(f"\r{len(results)} of {rounds} rounds", err=True, nl=False)
@@ -296,7 +297,7 @@ def killtest(rounds: int, seed: int, where: Path | None, *, only_list: bool) -> 
     click.echo(summarise("all", results))
     click.echo(f"seed {seed}, {time.monotonic() - started:.0f} s")
     if any(result.faults for result in results):
-        raise AoEError("killtest", "writes were lost", f"Again with --seed {seed}")
+        raise AoEError("killtest", "writes were lost", f"Repeat with --seed {seed}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the scripts share; source it. It sets `root`, the checkout, and these:
+# Functions shared by the scripts, which source this file. Sets `root`, the checkout.
 #
-#   prepare             pyaoe and its tools first on PATH, installed where they are not
-#   own_place           print a directory of the user's own for this checkout
-#   step NAME CMD...    run a command: one line with its time, its output if it fails
-#   fail WHAT           one line to stderr, and the end
+#   prepare             install pyaoe and its tools if needed, and put them on PATH
+#   user_cache          print the user's cache directory for this checkout
+#   step NAME CMD...    run a command; print result and time, and its output if it fails
+#   fail MESSAGE        print an error, and exit
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 red='' green='' plain='' again=''
@@ -19,7 +19,7 @@ fail() {
 
 microseconds() { echo "${EPOCHREALTIME//[.,]/}"; }
 
-since() { # START: the seconds since then, "0.4 s"
+since() { # START: print the time since then, "0.4 s"
   local tenths=$((($(microseconds) - $1) / 100000))
   echo "$((tenths / 10)).$((tenths % 10)) s"
 }
@@ -39,31 +39,31 @@ step() {
   return "$status"
 }
 
-# What an environment was made from: the Python, the place, the requirements.
+# Print what an environment depends on: the Python, the checkout, the requirements.
 fingerprint() { # VENV
   "$1/bin/python" -V >/dev/null && "${PYTHON:-$1/bin/python}" -V &&
     echo "$root" && sha256sum <"$root/pyproject.toml"
 }
 
-fresh() { # VENV: is it complete and made from what is here now?
+fresh() { # VENV: succeed if it is complete and its fingerprint is current
   [ -r "$1/stamp" ] && [ "$(fingerprint "$1" 2>/dev/null)" = "$(<"$1/stamp")" ]
 }
 
-own_place() {
-  local place=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-  [ -n "$place" ] || return
-  place=$place/pyaoe/$(cksum <<<"$root" | cut -d ' ' -f 1)
-  mkdir -p "$place" 2>/dev/null && [ -O "$place" ] && echo "$place"
+user_cache() {
+  local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+  [ -n "$cache" ] || return
+  cache=$cache/pyaoe/$(cksum <<<"$root" | cut -d ' ' -f 1)
+  mkdir -p "$cache" 2>/dev/null && [ -O "$cache" ] && echo "$cache"
 }
 
-# The environment is .venv if that is ready or ours to make. Somebody else's, or a
-# checkout that cannot be written, is left alone: the user's cache holds one then.
+# The environment is .venv. If that is stale and belongs to another user, or the checkout
+# is not writable, the environment is in the user's cache directory instead.
 prepare() {
   local venv=$root/.venv
   if ! fresh "$venv"; then
     if [ ! -w "$root" ] || { [ -e "$venv" ] && [ ! -O "$venv" ]; }; then
-      venv=$(own_place)/venv ||
-        fail "$root: not writable, nor is a cache. Set XDG_CACHE_HOME to a directory of yours"
+      venv=$(user_cache)/venv ||
+        fail "$root: not writable, and no cache directory. Set XDG_CACHE_HOME to a writable directory"
     fi
     fresh "$venv" || step environment "$root/scripts/venv" "$venv" || exit 1
   fi

@@ -1,4 +1,4 @@
-"""Whom the tests can become, and whom they cannot."""
+"""User accounts for tests of privileges, and /proc/PID/status."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ HAS_NOBODY: Final = any(
         str.split, Path("/proc/self/uid_map").read_text("ascii").splitlines()
     )
 )
-"""False in a user namespace with one user, where CI runs the tests too."""
-SOMEBODY: Final = "nobody" if IS_ROOT and HAS_NOBODY else f"{os.getuid()}:{os.getgid()}"
-"""Whom we can become, somebody else if there is one."""
+"""False in a user namespace that maps a single uid, where CI also runs the tests."""
+OTHER_USER: Final = (
+    "nobody" if IS_ROOT and HAS_NOBODY else f"{os.getuid()}:{os.getgid()}"
+)
+"""A user that the tests can change to: nobody, or if not permitted the current one."""
 
 
 def process_status(pid: int | str) -> dict[str, str]:
-    """Return what /proc/PID/status says, spaces made one."""
+    """Return /proc/PID/status as a dict; runs of spaces become one."""
     return read_status(Path(f"/proc/{pid}/status").read_text("utf-8"))
 
 
 def read_status(text: str) -> dict[str, str]:
-    """Return the lines of such a file by their names."""
+    """Parse the text of such a file."""
     lines = (line.partition(":") for line in text.splitlines())
     return {name: " ".join(value.split()) for name, _, value in lines}

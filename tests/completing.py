@@ -1,4 +1,4 @@
-"""A real shell in which somebody presses Tab."""
+"""Helpers that run shell completion in a real bash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +21,24 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def environment() -> dict[str, str]:
-    """Return one in which the commands are found, and nobody's settings are."""
+    """Return an environment with the commands on PATH and without user settings."""
     path = f"{PROGRAMS}:{os.environ['PATH']}"
     return {"PATH": path, "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 
 
 def completed(*words: str, before: Sequence[str] = ()) -> list[str]:
-    """Press Tab in bash behind these words, the last of which is being typed.
+    """Return the candidates that bash gets from the completion function.
+
+    Args:
+        words: the command line; the last word is incomplete.
+        before: a command to run bash with, such as that of a namespace.
 
     Returns:
-        What bash would offer. What it looks for itself, as files, is not among it.
+        The candidates, without the files that bash adds itself.
     """
     program = words[0]
     function = f"_{program.replace('-', '_')}_completion"
-    # No line is being edited here for compopt to change.
+    # compopt fails outside of a completion by readline.
     script = f"""
         compopt() {{ :; }}
         eval "$({program} completion bash)"
@@ -48,14 +52,21 @@ def completed(*words: str, before: Sequence[str] = ()) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert done.stderr == ""
     return done.stdout.split()
 
 
 def typed(program: str, keys: str, directory: Path, until: str) -> str:
-    """Type into bash at a terminal, and return what it shows; ``until`` ends it."""
+    """Type keys into bash at a terminal, and return what it shows.
+
+    Args:
+        program: the command whose completion is loaded.
+        keys: the keys to type.
+        directory: the working directory.
+        until: return when this text is shown.
+    """
     terminal, end_of_shell = pty.openpty()
     shell = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"],
@@ -70,7 +81,7 @@ def typed(program: str, keys: str, directory: Path, until: str) -> str:
     shown = ""
     try:
         os.write(terminal, f'eval "$({program} completion bash)"\n{keys}'.encode())
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while until not in shown and (left := end - time.monotonic()) > 0:
             if select.select([terminal], [], [], left)[0]:
                 shown += os.read(terminal, 4096).decode()

@@ -1,14 +1,13 @@
-"""Documents that are run: their ``console`` blocks, in one shell, one after the other.
+"""Run the ``console`` blocks of a document in one shell, in their order.
 
-    $ a command, the rest of which
-    > can stand on further lines
-    what it prints, on standard output or standard error
+    $ a command, which
+    > may continue on further lines
+    its output, on standard output or standard error
 
-Every command has to succeed. What it prints has to be what stands there, but for what
-differs from run to run or between releases: times, rates, counters, tags, process ids,
-MAC addresses and firmware versions are compared by their form, blanks by that they are
-there; that some frames had to be sent again may be said or not; and ``...`` stands for
-anything.
+Each command must succeed and print the output in the document. Values that differ
+between runs or releases (times, rates, counters, tags, process IDs, MAC addresses,
+firmware versions) are compared by format only. White space matches any white space,
+``...`` matches anything, and a count of retransmitted frames is optional.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE = 60.0
-"""Seconds that a busy machine gets for a command."""
+TIMEOUT = 60.0
+"""Timeout of a command in seconds; long, for a busy machine."""
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = "-- that was it:"
+_MARK = "-- exit status:"
 _FORMS = {
     "...": ".*",
     r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b": "[0-9a-f]{2}(?::[0-9a-f]{2}){5}",
@@ -44,20 +43,20 @@ _FORMS = {
     r"\b\d+(?:\.\d+)?(?= *(?:ms|s|MB/s)\b)": r"\d+(?:\.\d+)?",
     r"\s+": r"\s+",
 }
-"""What differs: how it looks in a document, and what it is then compared with."""
+"""The format of a variable value in a document, and the pattern that replaces it."""
 _ANY_FORM = re.compile(
     "|".join(f"({re.escape(f) if f == '...' else f})" for f in _FORMS)
 )
-_SENT_AGAIN = re.compile(r", [\d,]+ frames? sent again")
+_RETRANSMITTED = re.compile(r", [\d,]+ frames? retransmitted")
 
 
 class Step(NamedTuple):
     """A command of a document.
 
     Args:
-        line: where it stands, counted from one.
-        command: what is typed.
-        printed: what the document says comes of it.
+        line: its line number.
+        command: the command.
+        printed: its output in the document.
     """
 
     line: int
@@ -66,7 +65,7 @@ class Step(NamedTuple):
 
 
 def steps(text: str) -> Iterator[Step]:
-    """Find the commands of a document; other blocks are none of our business."""
+    """Yield the commands in the ``console`` blocks of a document."""
     for block in _BLOCK.finditer(text):
         first = text.count("\n", 0, block.start()) + 2
         for match in re.finditer(
@@ -78,23 +77,23 @@ def steps(text: str) -> Iterator[Step]:
 
 
 def is_like(printed: str, expected: str) -> bool:
-    """Tell whether something is what a document says, but for what always differs."""
-    wanted = _SENT_AGAIN.sub("", expected).strip()
+    """Return True if output matches that of a document, except for variable values."""
+    wanted = _RETRANSMITTED.sub("", expected).strip()
     pattern, end = "", 0
     for match in _ANY_FORM.finditer(wanted):
         pattern += re.escape(wanted[end : match.start()])
         pattern += tuple(_FORMS.values())[(match.lastindex or 0) - 1]
         end = match.end()
     pattern += re.escape(wanted[end:])
-    said = _SENT_AGAIN.sub("", printed).strip()
-    return re.fullmatch(pattern, said, re.DOTALL) is not None
+    actual = _RETRANSMITTED.sub("", printed).strip()
+    return re.fullmatch(pattern, actual, re.DOTALL) is not None
 
 
 class Console:
-    """A shell that is typed into, with the commands of pyaoe on its PATH.
+    """A shell that gets its commands by a pipe, with those of pyaoe on its PATH.
 
     Args:
-        directory: where it starts, and makes temporary directories.
+        directory: the working directory, and the one for temporary files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -110,45 +109,45 @@ class Console:
             start_new_session=True,
         )
         self._directory = directory
-        self._heard = ""
+        self._output = ""
 
     def run(self, step: Step) -> str:
-        """Type a command and return what is printed until it ends.
+        """Run a command and return its output.
 
-        What goes on in the background is waited for until it has said what the
-        document says.
+        For a command in the background, wait until its output matches the document, or
+        until the timeout.
 
         Raises:
-            AssertionError: it failed, or took too long.
+            AssertionError: it failed, or timed out.
         """
-        self._type(f"{step.command}\nprintf '\\n{_MARK} %s\\n' $?\n")
-        end = time.monotonic() + PATIENCE
+        self._write(f"{step.command}\nprintf '\\n{_MARK} %s\\n' $?\n")
+        end = time.monotonic() + TIMEOUT
         mark = re.compile(rf"\n{_MARK} (\d+)\n")
-        while not (match := mark.search(self._heard)):
-            assert self._listen(end), (step, self._heard)
-        assert match[1] == "0", (step, self._heard)
-        self._heard = mark.sub("", self._heard)
+        while not (match := mark.search(self._output)):
+            assert self._read(end), (step, self._output)
+        assert match[1] == "0", (step, self._output)
+        self._output = mark.sub("", self._output)
         in_background = step.command.endswith("&")
-        while in_background and not is_like(self._heard, step.printed):
-            if not self._listen(end):
+        while in_background and not is_like(self._output, step.printed):
+            if not self._read(end):
                 break
-        heard, self._heard = self._heard, ""
-        return heard.strip()
+        output, self._output = self._output, ""
+        return output.strip()
 
-    def _type(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         assert self._shell.stdin is not None
         self._shell.stdin.write(text.encode())
         self._shell.stdin.flush()
 
-    def _listen(self, end: float) -> bool:
-        # Take in what is printed; False when nothing more is, by then.
+    def _read(self, end: float) -> bool:
+        # Append available output; return False on end of file or timeout.
         assert self._shell.stdout is not None
         left = max(0.0, end - time.monotonic())
         if not select.select([self._shell.stdout], [], [], left)[0]:
             return False
-        heard = os.read(self._shell.stdout.fileno(), 1 << 16)
-        self._heard += heard.decode(errors="replace")
-        return heard != b""
+        output = os.read(self._shell.stdout.fileno(), 1 << 16)
+        self._output += output.decode(errors="replace")
+        return output != b""
 
     def __enter__(self) -> Self:
         return self
@@ -156,21 +155,21 @@ class Console:
     def __exit__(self, *_: object) -> None:
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
-        self._end_all()
+        self._kill_all()
         self._shell.stdin.close()
-        self._shell.wait(PATIENCE)
+        self._shell.wait(TIMEOUT)
         self._shell.stdout.close()
 
-    def _end_all(self) -> None:
-        # Some have gone to the background for good. Who is just becoming another
-        # program has no environment for a moment: it takes two looks to be sure.
-        end, quiet = time.monotonic() + PATIENCE, 0
-        while quiet < 2 and time.monotonic() < end:
-            quiet = 0 if self._kill_ours() else quiet + 1
+    def _kill_all(self) -> None:
+        # Daemons have left the session. A process in the middle of execve has no
+        # environment for a moment, so that one pass without a find is not enough.
+        end, empty_passes = time.monotonic() + TIMEOUT, 0
+        while empty_passes < 2 and time.monotonic() < end:
+            empty_passes = 0 if self._kill_children() else empty_passes + 1
             time.sleep(0.05)
 
-    def _kill_ours(self) -> bool:
-        # Tells whether there was any; all of ours have our directory's name.
+    def _kill_children(self) -> bool:
+        # Kill the processes with this TMPDIR; return True if there were any.
         mine, found = f"TMPDIR={self._directory}".encode(), False
         for environment in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):

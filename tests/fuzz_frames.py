@@ -1,9 +1,9 @@
-"""Where the fuzzer's frames come from: captures, scapy, hypothesis.
+"""Generate frames for the fuzzer, from captures, scapy and hypothesis.
 
-``Mutator`` spoils frames that real drivers sent, and good ones of every command: a
-byte, a field or a length at a time. ``scapy_frames`` fills the fields of our layers
-with anything, ``hypothesis_frames`` puts frames together that are nearly right. The
-same seed makes the same frames.
+``Mutator`` changes bytes, fields and lengths of frames from captures and of valid
+requests of every command. ``scapy_frames`` fills the fields of aoe/layers.py with
+random values. ``hypothesis_frames`` composes almost valid frames. The same seed gives
+the same frames.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.asking import (
     config,
     directives,
     frame,
-    from_,
     mask,
     reserve,
+    sent_by,
 )
 
 if TYPE_CHECKING:
@@ -62,26 +62,27 @@ FIELDS: Final = (
     *((27, b"\x06\xb0\xef\x00\x01\x02\xff"), (28, bytes(EDGES)), (29, bytes(range(8)))),
     *((30, b"\x00\x03\x04\x05\xff"), (31, bytes(EDGES)), (33, b"\x00\x01\x02\x03\xff")),
 )
-"""Offsets of single bytes, and what is worth putting there."""
+"""Offsets of single bytes, with values that matter there."""
 RUN: Final = 1000
+"""Frames of a run of hypothesis."""
 EXAMPLE: Final = 10
-"""Frames of a run of hypothesis, and of one of its examples."""
+"""Frames of an example of hypothesis."""
 
 
 def at(address: tuple[int, int], request: bytes) -> bytes:
-    """Send a request to another shelf and slot."""
+    """Return the request with another shelf and slot."""
     return request[:16] + struct.pack("!HB", *address) + request[19:]
 
 
 def golden_frames() -> list[bytes]:
-    """Return the frames that a Linux driver and its target sent, replies too."""
+    """Return all frames of the golden captures, requests and responses."""
     captures = sorted(GOLDEN.glob("*.pcap.gz"))
     return [each.data for path in captures for each in read_capture(path)]
 
 
-def good_frames() -> list[bytes]:
-    """Return good requests of every command and opcode, for every target."""
-    here = [
+def valid_frames() -> list[bytes]:
+    """Return valid requests of every command and opcode, for every target."""
+    requests = [
         *_transfers(),
         *(ata(opcode, 5) for opcode in OTHERS),
         ata(0x45, 3, feature=0x55),
@@ -95,10 +96,10 @@ def good_frames() -> list[bytes]:
         frame(0xF3),
         frame(1, bytes(8), verfl=0x20),
     ]
-    everywhere = [at(place, request) for place, request in product(ADDRESSES, here)]
-    for place in BROADCASTS:
-        everywhere += [at(place, request) for request in here[::3]]
-    return everywhere + [from_(OTHER, request) for request in everywhere[::7]]
+    frames = [at(address, request) for address, request in product(ADDRESSES, requests)]
+    for address in BROADCASTS:
+        frames += [at(address, request) for request in requests[::3]]
+    return frames + [sent_by(OTHER, request) for request in frames[::7]]
 
 
 def _transfers() -> Iterator[bytes]:
@@ -128,43 +129,43 @@ def _lists() -> Iterator[bytes]:
 
 
 class Mutator:
-    """Spoils good frames, one after the other.
+    """An iterator over mutated frames.
 
     Args:
-        seed: the same frames for the same seed.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._golden, self._good = golden_frames(), good_frames()
-        self._last = self._good[0]
-        # The likelier stand here more often: what spoils a header early on would spare
-        # the rest of the target most of the time.
-        self._ways: list[Callable[[bytearray], None]] = [
+        self._golden, self._valid = golden_frames(), valid_frames()
+        self._last = self._valid[0]
+        # Listed several times to be likelier. Mutations of the header are rare: most
+        # such frames are dropped early and exercise little of the target.
+        self._mutations: list[Callable[[bytearray], None]] = [
             *[self._set_field] * 6,
             *[self._move_lba] * 3,
-            *[self._stamp] * 3,
+            *[self._overwrite_data] * 3,
             *[self._flip_bit, self._set_byte] * 2,
-            *[self._readdress] * 2,
-            self._cut,
-            self._stretch,
+            *[self._set_address] * 2,
+            self._truncate,
+            self._extend,
             self._splice,
-            self._lie,
+            self._set_length_field,
             self._change_client,
         ]
 
     def __next__(self) -> bytes:
-        """Make the next frame."""
+        """Return the next frame."""
         draw = self._random
         dice = draw.getrandbits(4)
         if dice == 0:
-            return self._last  # As it is when a reply was lost.
-        frames = self._golden if dice < 5 else self._good
-        spoilt = bytearray(frames[int(draw.random() * len(frames))])
-        ways = self._ways
+            return self._last  # As a retransmission.
+        frames = self._golden if dice < 5 else self._valid
+        mutated = bytearray(frames[int(draw.random() * len(frames))])
+        mutations = self._mutations
         for _ in range((0, 1, 1, 1, 2, 2, 3, 5)[draw.getrandbits(3)]):
-            ways[int(draw.random() * len(ways))](spoilt)
-        self._last = bytes(spoilt)
+            mutations[int(draw.random() * len(mutations))](mutated)
+        self._last = bytes(mutated)
         return self._last
 
     def __iter__(self) -> Mutator:
@@ -173,69 +174,69 @@ class Mutator:
     def _below(self, limit: int) -> int:
         return int(self._random.random() * limit)
 
-    def _set_field(self, spoilt: bytearray) -> None:
+    def _set_field(self, mutated: bytearray) -> None:
         offset, values = FIELDS[self._below(len(FIELDS))]
-        if offset < len(spoilt):
-            spoilt[offset] = values[self._below(len(values))]
+        if offset < len(mutated):
+            mutated[offset] = values[self._below(len(values))]
 
-    def _move_lba(self, spoilt: bytearray) -> None:
-        if len(spoilt) >= 36:
+    def _move_lba(self, mutated: bytearray) -> None:
+        if len(mutated) >= 36:
             dice = self._below(2 * len(LBAS))
             lba = LBAS[dice] if dice < len(LBAS) else self._below(SECTORS)
-            spoilt[28:34] = lba.to_bytes(6, "little")
+            mutated[28:34] = lba.to_bytes(6, "little")
 
-    def _stamp(self, spoilt: bytearray) -> None:
-        if len(spoilt) > 44:
-            place = 36 + self._below(len(spoilt) - 44)
-            spoilt[place : place + 8] = self._random.randbytes(8)
+    def _overwrite_data(self, mutated: bytearray) -> None:
+        if len(mutated) > 44:
+            offset = 36 + self._below(len(mutated) - 44)
+            mutated[offset : offset + 8] = self._random.randbytes(8)
 
-    def _flip_bit(self, spoilt: bytearray) -> None:
-        if spoilt:
-            place = self._below(min(len(spoilt), 80))
-            spoilt[place] ^= 1 << self._random.getrandbits(3)
+    def _flip_bit(self, mutated: bytearray) -> None:
+        if mutated:
+            offset = self._below(min(len(mutated), 80))
+            mutated[offset] ^= 1 << self._random.getrandbits(3)
 
-    def _set_byte(self, spoilt: bytearray) -> None:
-        if spoilt:
-            place = self._below(min(len(spoilt), 80))
-            spoilt[place] = EDGES[self._below(len(EDGES))]
+    def _set_byte(self, mutated: bytearray) -> None:
+        if mutated:
+            offset = self._below(min(len(mutated), 80))
+            mutated[offset] = EDGES[self._below(len(EDGES))]
 
-    def _readdress(self, spoilt: bytearray) -> None:
-        if len(spoilt) >= 24:
-            places = ADDRESSES if self._random.getrandbits(2) else BROADCASTS
-            place = places[self._below(len(places))]
-            spoilt[16:19] = struct.pack("!HB", *place)
+    def _set_address(self, mutated: bytearray) -> None:
+        if len(mutated) >= 24:
+            addresses = ADDRESSES if self._random.getrandbits(2) else BROADCASTS
+            address = addresses[self._below(len(addresses))]
+            mutated[16:19] = struct.pack("!HB", *address)
 
-    def _cut(self, spoilt: bytearray) -> None:
-        del spoilt[LENGTHS[self._below(len(LENGTHS))] :]
+    def _truncate(self, mutated: bytearray) -> None:
+        del mutated[LENGTHS[self._below(len(LENGTHS))] :]
 
-    def _stretch(self, spoilt: bytearray) -> None:
+    def _extend(self, mutated: bytearray) -> None:
         length = LENGTHS[self._below(len(LENGTHS))]
-        spoilt.extend(b"\xee" * (length - len(spoilt)))
+        mutated.extend(b"\xee" * (length - len(mutated)))
 
-    def _splice(self, spoilt: bytearray) -> None:
-        other = self._good[self._below(len(self._good))]
-        place = self._below(min(len(spoilt), len(other)) or 1)
-        spoilt[place:] = other[place:]
+    def _splice(self, mutated: bytearray) -> None:
+        other = self._valid[self._below(len(self._valid))]
+        offset = self._below(min(len(mutated), len(other)) or 1)
+        mutated[offset:] = other[offset:]
 
-    def _lie(self, spoilt: bytearray) -> None:
-        # What a frame says of its own length: sectors, bytes of a string, entries.
-        if len(spoilt) > 31:
-            place = (25, 26, 27, 30, 31)[self._below(5)]
-            spoilt[place] = self._below(256)
+    def _set_length_field(self, mutated: bytearray) -> None:
+        # Length fields: sector count, string length, number of list entries.
+        if len(mutated) > 31:
+            offset = (25, 26, 27, 30, 31)[self._below(5)]
+            mutated[offset] = self._below(256)
 
-    def _change_client(self, spoilt: bytearray) -> None:
-        if len(spoilt) >= 12:
-            spoilt[6:12] = OTHER if self._random.getrandbits(1) else CLIENT
+    def _change_client(self, mutated: bytearray) -> None:
+        if len(mutated) >= 12:
+            mutated[6:12] = OTHER if self._random.getrandbits(1) else CLIENT
 
 
 def scapy_frames(seed: int) -> Iterator[bytes]:
-    """Yield frames whose fields scapy fills; half of them have a true header."""
+    """Yield frames with fields filled by scapy; half of them have a valid header."""
     from scapy.layers.l2 import Ether
     from scapy.packet import Packet, fuzz
 
     from aoe import layers
 
-    # Scapy draws from the module's own generator.
+    # scapy uses the global generator of the module random.
     random.seed(seed)
     draw = random.Random(seed)
     lists = (
@@ -265,9 +266,10 @@ def scapy_frames(seed: int) -> Iterator[bytes]:
 
 
 def hypothesis_frames(count: int, seed: int, feed: Callable[[bytes], None]) -> None:
-    """Hand ``feed`` so many frames that hypothesis puts together.
+    """Call ``feed`` with ``count`` frames composed by hypothesis.
 
-    It never forgets what it has tried until a run ends, so that there are many.
+    hypothesis keeps all examples of a run in memory, so runs are limited to ``RUN``
+    frames.
     """
     for number in range(-(-count // RUN)):
         examples = min(RUN, count - number * RUN) // EXAMPLE
@@ -295,7 +297,7 @@ def _run_hypothesis(examples: int, seed: int, feed: Callable[[bytes], None]) -> 
 
 
 def _arguments() -> dict[int, SearchStrategy[bytes]]:
-    # What follows the header, by command: mostly what is worth asking.
+    # Strategies for the bytes after the header, by command: mostly valid values.
     from hypothesis import strategies as st
 
     byte = st.integers(0, 255)
@@ -334,8 +336,8 @@ def _requests() -> SearchStrategy[bytes]:
     )
     tails = st.sampled_from((b"", bytes(512), bytes(8704), b"owner")) | st.binary()
     requests = st.builds(
-        lambda place, verfl, src, body, tail: from_(
-            src, at(place, frame(body[0], body[1] + tail, dst=TARGET, verfl=verfl))
+        lambda address, verfl, src, body, tail: sent_by(
+            src, at(address, frame(body[0], body[1] + tail, dst=TARGET, verfl=verfl))
         ),
         st.sampled_from((*ADDRESSES, *BROADCASTS)),
         st.sampled_from((0x10, 0x10, 0x10, 0x13, 0x18, 0x20)),

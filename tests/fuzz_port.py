@@ -1,15 +1,15 @@
-"""What the fuzzer talks to: a port with four targets, as the service has them.
+"""The port under test of the fuzzer, with four targets as the service has them.
 
 ::
 
-    e0.0  a window of a file, with the rest of the file around it for a fence
+    e0.0  a range of a file; the rest of the file must not change
     e7.3  an overlay over another file
     e7.4  a third file, read-only
     e9.1  a fourth, with --sync
 
-Each frame goes the way of all frames: the port finds the target, or all of them for a
-broadcast address, and the reply is written into memory that is full of rubbish. Then
-``tests.fuzz_rules`` has its say. Disks and files fail now and then.
+Each frame takes the normal path: the port finds the target, or all targets of a
+broadcast address. The response buffer is filled with poison bytes before. Then
+``tests.fuzz_rules`` checks the responses. Disks and state files fail now and then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
 from target.protocol.exports import Export
 from target.server.ports import Port
-from tests.fuzz_rules import FAULT, Change, Served, asks_for_stability, hold
+from tests.fuzz_rules import FAULT, Change, Served, check_request, needs_flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,71 +39,71 @@ if TYPE_CHECKING:
 SIZE = 1 << 20
 GUARD = 1 << 16
 MAC = bytes.fromhex("5254007a26e7")
-RUBBISH = 0xDB
+POISON = 0xDB
 FAULTS = {0: errno.EIO, 1: errno.ENOSPC, 2: errno.ENODEV}
 STATE_FAULTS = range(3, 9)
-LUCK = 211
-"""A checksum of the frame modulo this decides whether disk or file fail it, so that it
-fails when it is replayed as well."""
-RELIEF = 24
-"""Frames after which all may talk to the targets again."""
-AMNESTY = 1024
-"""Frames after which everything is as it was when it was switched on."""
+FAULT_MODULUS = 211
+"""The CRC of a frame modulo this selects whether disk or state file fail. So a frame
+that is replayed meets the same fault."""
+CLEAR_INTERVAL = 24
+"""Frames after which mask list and reservation are cleared."""
+RESET_INTERVAL = 1024
+"""Frames after which all state that clients have set is reset."""
 
 
-class Fence:
-    """A disk that notes what is changed, lets nobody out, and fails when told to."""
+class CheckedDisk:
+    """A disk that records changes, asserts bounds and alignment, and injects faults."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.size = disk.size
         self.read_only = disk.read_only
         self.fault: int | None = None
-        """The error number with which an operation fails; ``passes`` succeed before."""
-        self.passes = 0
+        """The errno of the fault; ``delay`` operations succeed before it."""
+        self.delay = 0
         self.failed = False
-        self.unstable = False
-        """A flush has failed, and nobody who asked for one has been told."""
+        self.flush_failed = False
+        """A flush has failed, and no client has got the error yet (P46)."""
         self._changes: list[Change] = []
 
     def take_changes(self) -> list[Change]:
-        taken, self._changes = self._changes, []
-        return taken
+        changes, self._changes = self._changes, []
+        return changes
 
-    def _pass(self, offset: int, length: int) -> None:
+    def _check(self, offset: int, length: int) -> None:
         assert 0 <= offset < offset + length <= self.size, "beyond the disk"
         assert offset % 512 == length % 512 == 0, "not a whole sector"
-        self._count()
+        self._inject_fault()
 
-    def _count(self) -> None:
+    def _inject_fault(self) -> None:
         if self.fault is not None:
-            if not self.passes:
+            if not self.delay:
                 self.failed = True
                 raise OSError(self.fault, "injected")
-            self.passes -= 1
+            self.delay -= 1
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        self._pass(offset, len(buffer))
+        self._check(offset, len(buffer))
         self.disk.read_into(offset, buffer)
 
     def write_from(self, offset: int, data: memoryview) -> None:
         assert not self.read_only
-        self._pass(offset, len(data))
+        self._check(offset, len(data))
         self.disk.write_from(offset, data)
         self._changes.append(Change(offset, len(data), bytes(data)))
 
     def discard(self, offset: int, length: int) -> None:
         assert not self.read_only
-        self._pass(offset, length)
+        self._check(offset, length)
         self.disk.discard(offset, length)
         self._changes.append(Change(offset, length))
 
     def flush(self) -> None:
         try:
-            self._count()
+            self._inject_fault()
         except OSError as error:
-            # A disk that is away says nothing about what was written.
-            self.unstable = self.unstable or error.errno != errno.ENODEV
+            # ENODEV (disk unreachable) is not a write-back error.
+            self.flush_failed = self.flush_failed or error.errno != errno.ENODEV
             raise
         self.disk.flush()
 
@@ -111,14 +111,14 @@ class Fence:
         self.disk.close()
 
 
-class Slot(Link):
-    """A link that brings one frame at a time, and keeps what is sent."""
+class FuzzLink(Link):
+    """A link that receives one frame at a time and keeps the frames that are sent."""
 
     def __init__(self, mtu: int) -> None:
         self.name, self.index, self.mac, self.mtu, self.up = "fuzz0", 1, MAC, mtu, True
         self.request: bytes | None = None
         self.replies: list[bytes] = []
-        self._rubbish = bytes([RUBBISH]) * (14 + mtu)
+        self._poison = bytes([POISON]) * (14 + mtu)
         self._reply = bytearray(14 + mtu)
 
     def receive(self) -> memoryview | None:
@@ -126,7 +126,7 @@ class Slot(Link):
         return None if request is None else memoryview(request)
 
     def reserve(self) -> memoryview | None:
-        self._reply[:] = self._rubbish
+        self._reply[:] = self._poison
         return memoryview(self._reply)
 
     def commit(self, length: int) -> None:
@@ -150,14 +150,14 @@ class Slot(Link):
 
 
 class Outcome(NamedTuple):
-    """What became of a request, in the bytes of its frame: -1 where there are none.
+    """A request and its response, as bytes of the frames; -1: not present.
 
     Args:
         version: AoE version.
         command: AoE command.
         opcode: ATA opcode.
-        error: AoE error of the reply, -1 for silence.
-        registers: status and error registers of the reply.
+        error: AoE error of the response, -1 without a response.
+        registers: status and error registers of the response.
     """
 
     version: int
@@ -168,126 +168,127 @@ class Outcome(NamedTuple):
 
 
 class FuzzedPort:
-    """A port with four targets on files in a directory of its own.
+    """A port with four targets.
 
     Args:
-        place: the directory.
-        mtu: of the interface.
-        before: the MTU that the interface had when the targets were switched on.
+        directory: a directory for their files; it is created.
+        mtu: MTU of the interface.
+        before: MTU of the interface when the targets were added, if different.
     """
 
-    def __init__(self, place: Path, mtu: int, before: int | None = None) -> None:
-        place.mkdir()
+    def __init__(self, directory: Path, mtu: int, before: int | None = None) -> None:
+        directory.mkdir()
         self.outcomes: Counter[Outcome] = Counter()
         self.frames = 0
-        self._luck = 0
+        self._checksum = 0
         self._is_state_lost = False
-        self._place = place
+        self._directory = directory
         self._files: dict[str, bytes] = {}
-        self._slot = Slot(mtu)
-        self._port = Port(Slot(before or mtu), reopen=lambda _name, _frames: self._slot)
+        self._link = FuzzLink(mtu)
+        initial = FuzzLink(before or mtu)
+        self._port = Port(initial, reopen=lambda _name, _frames: self._link)
         self.served = [
             self._serve(Address(0, 0), "window", OpenFlags(offset=GUARD, length=SIZE)),
             self._serve(Address(7, 3), "golden", OpenFlags(), "overlay"),
             self._serve(Address(7, 4), "still", OpenFlags(read_only=True)),
             self._serve(Address(9, 1), "stable", OpenFlags(sync=True)),
         ]
-        # The port takes up the slot as it does an interface with another MTU.
-        self._port.widen(1)
+        # Makes the port reopen its link, as after a change of the MTU.
+        self._port.ensure_buffers(1)
 
     def _serve(
         self, address: Address, name: str, flags: OpenFlags, overlay: str = ""
     ) -> Served:
-        path = self._place / name
+        path = self._directory / name
         content = Random(name).randbytes(2 * GUARD + SIZE if flags.offset else SIZE)
         path.write_bytes(content)
         self._files[name] = content
-        over = str(self._place / overlay) if overlay else ""
-        disk = Fence(open_disk(path, flags, over))
+        over = str(self._directory / overlay) if overlay else ""
+        disk = CheckedDisk(open_disk(path, flags, over))
         export = Export(address, disk, firmware_number=0x4019, sync=flags.sync)
-        export.on_change = self._keep
+        export.on_change = self._on_state_change
         model = bytearray(content[flags.offset :][:SIZE])
         return Served(self._port.add(export), disk, model)
 
-    def _keep(self, _state: ClientState) -> None:
-        if self._luck % LUCK in STATE_FAULTS:
+    def _on_state_change(self, _state: ClientState) -> None:
+        if self._checksum % FAULT_MODULUS in STATE_FAULTS:
             self._is_state_lost = True
             raise OSError(errno.ENOSPC, "injected")
 
-    def _draw(self, request: bytes) -> None:
-        self._luck = crc32(request)
+    def _select_faults(self, request: bytes) -> None:
+        self._checksum = crc32(request)
         self._is_state_lost = False
         for each in self.served:
-            each.disk.fault = FAULTS.get(self._luck % LUCK)
-            each.disk.passes = self._luck >> 16 & 1
+            each.disk.fault = FAULTS.get(self._checksum % FAULT_MODULUS)
+            each.disk.delay = self._checksum >> 16 & 1
             each.disk.failed = False
 
     def run(self, request: bytes) -> list[bytes]:
-        """Hand a frame over, hold the targets to the rules, and return the replies.
+        """Serve a frame, check all rules, and return the responses.
 
         Raises:
             AssertionError: a rule was broken.
-            Exception: whatever the target lets out, which is nothing.
+            Exception: the target raised it, which is a defect.
         """
         before = [each.target.export.state for each in self.served]
-        self._draw(request)
-        self._slot.request, self._slot.replies = request, []
-        # Later than any doubt about an earlier flush lasts.
+        self._select_faults(request)
+        self._link.request, self._link.replies = request, []
+        # 10 s apart: longer than the 5 s for which a failed flush is reported (P46).
         self._port.serve(self.frames * 10.0)
-        replies = self._slot.replies
-        self._judge(request, list(replies), before)
+        replies = self._link.replies
+        self._check_replies(request, list(replies), before)
         self.frames += 1
-        if self.frames % RELIEF == 0:
-            self._relieve()
-        if self.frames % AMNESTY == 0:
-            self._forgive()
+        if self.frames % CLEAR_INTERVAL == 0:
+            self._clear_lists()
+        if self.frames % RESET_INTERVAL == 0:
+            self._reset_state()
         return replies
 
-    def _judge(
+    def _check_replies(
         self, request: bytes, replies: list[bytes], before: list[ClientState]
     ) -> None:
         for each, state in zip(self.served, before, strict=True):
             target, disk = each.target, each.disk
-            doubtful = disk.unstable and asks_for_stability(request)
-            broken = disk.failed or self._is_state_lost or doubtful
-            address = target.reply_head[10:13]
-            mine = [reply for reply in replies if reply[16:19] == address]
-            assert len(mine) <= 1, "two replies of one target"
-            if len(request) < 24 or not each.hears(request):
-                assert not mine, "a reply to a frame for others"
-                assert not disk.take_changes(), "a frame for others changed the disk"
-                assert target.export.state is state, "a frame for others was obeyed"
+            must_report = disk.flush_failed and needs_flush(request)
+            has_fault = disk.failed or self._is_state_lost or must_report
+            address = target.response_head[10:13]
+            own = [reply for reply in replies if reply[16:19] == address]
+            assert len(own) <= 1, "two responses of one target"
+            if len(request) < 24 or not each.is_addressed(request):
+                assert not own, "a response to a frame for another target"
+                assert not disk.take_changes(), "a frame for another changed the disk"
+                assert target.export.state is state, "a frame for another was executed"
                 continue
-            reply = mine[0] if mine else b""
-            hold(each, request, reply, state, broken=broken)
-            if doubtful and reply and reply[14:16] == b"\x18\0":
-                assert (reply[27], reply[25]) == FAULT, "a failed flush is kept quiet"
-                disk.unstable = False
+            reply = own[0] if own else b""
+            check_request(each, request, reply, state, has_fault=has_fault)
+            if must_report and reply and reply[14:16] == b"\x18\0":
+                assert (reply[27], reply[25]) == FAULT, "a failed flush is not reported"
+                disk.flush_failed = False
             self._count(request, reply)
             replies = [other for other in replies if other[16:19] != address]
-        assert not replies, "a reply of no target of ours"
+        assert not replies, "a response of an unknown target"
 
     def _count(self, request: bytes, reply: bytes) -> None:
         is_ata = request[19] == 0 and len(request) >= 36
         has_registers = is_ata and reply and reply[14] == 0x18
-        told = (reply[27], reply[25]) if has_registers else (-1, -1)
+        registers = (reply[27], reply[25]) if has_registers else (-1, -1)
         self.outcomes[
             Outcome(
                 request[14] >> 4,
                 request[19],
                 request[27] if is_ata else -1,
                 reply[15] if reply else -1,
-                told,
+                registers,
             )
         ] += 1
 
-    def _relieve(self) -> None:
-        # Most who fence themselves in or others out would never be heard again.
+    def _clear_lists(self) -> None:
+        # Random mask lists and reservations soon exclude all clients.
         for each in self.served:
             export = each.target.export
             export.state = replace(export.state, mask=(), holders=())
 
-    def _forgive(self) -> None:
+    def _reset_state(self) -> None:
         for each in self.served:
             export = each.target.export
             export.state = replace(export.state, config_string=b"", write_cache=None)
@@ -296,42 +297,43 @@ class FuzzedPort:
 
     @property
     def executed(self) -> int:
-        """Requests that reached a target, once for each that they reached."""
+        """Return how many requests were handled, a broadcast once for each target."""
         return sum(each.target.requests for each in self.served)
 
     @property
     def dropped(self) -> Counter[str]:
-        """Frames that were met with silence, by the reason that the target gives."""
-        counts = Counter({"stray": self._port.strays})
+        """Return the counts of frames without a response, by reason."""
+        counts = Counter({"no_target": self._port.unmatched})
         for each in self.served:
             counts.update(each.target.statistics().dropped)
         return counts
 
     def verify(self) -> None:
-        """Compare every byte of every disk and of the files around them.
+        """Compare every byte of all disks and of their files with the models.
 
         Raises:
-            AssertionError: one is not what it should be.
+            AssertionError: a byte differs.
         """
         for each in self.served:
             buffer = memoryview(bytearray(SIZE))
             each.disk.disk.read_into(0, buffer)
-            assert buffer == each.model, "the disk is not what was written"
+            assert buffer == each.model, "the disk differs from the model"
         window = self._files["window"]
-        fenced = window[:GUARD] + self.served[0].model + window[GUARD + SIZE :]
-        assert (self._place / "window").read_bytes() == fenced, "outside the window"
+        expected = window[:GUARD] + self.served[0].model + window[GUARD + SIZE :]
+        content = (self._directory / "window").read_bytes()
+        assert content == expected, "bytes outside the range have changed"
         for name in ("golden", "still"):
-            content = (self._place / name).read_bytes()
-            assert content == self._files[name], f"{name} was written to"
+            content = (self._directory / name).read_bytes()
+            assert content == self._files[name], f"{name} has changed"
 
     def close(self) -> None:
         for each in self.served:
             each.disk.close()
 
 
-def run_all(place: Path, mtu: int, frames: Iterable[bytes]) -> FuzzedPort:
-    """Run frames on a port of their own, and compare all bytes at the end."""
-    port = FuzzedPort(place, mtu)
+def run_all(directory: Path, mtu: int, frames: Iterable[bytes]) -> FuzzedPort:
+    """Run frames on a new port, and verify all disks at the end."""
+    port = FuzzedPort(directory, mtu)
     try:
         for frame in frames:
             port.run(frame)

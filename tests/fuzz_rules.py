@@ -1,8 +1,8 @@
-"""What a target may do with a frame, whatever is in it: written anew, from the rules.
+"""An independent implementation of the protocol's rules, as the oracle of the fuzzer.
 
-Nothing here asks the target what it thinks of a request. A ``Served`` has a model of
-the disk, which follows the requests that were answered with success; each byte of each
-reply is held to that, to the request and to what clients have set.
+It does not use the target's own parsing. ``Served`` has a model of the disk, updated by
+successful requests. Every byte of every response is checked against that model, the
+request and the state that clients have set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from target.protocol.exports import ClientState
     from target.protocol.target import Target
-    from tests.fuzz_port import Fence
+    from tests.fuzz_port import CheckedDisk
 
 SECTOR = 512
 READS = frozenset({0x20, 0x24, 0x25, 0xC8})
@@ -22,9 +22,9 @@ WRITES = frozenset({0x30, 0x34, 0x35, 0x3D, 0xCA})
 LONG = frozenset({0x24, 0x25, 0x34, 0x35, 0x3D})
 TRIM, SMART, POWER_MODE, IDENTIFY, SET_FEATURES = 0x06, 0xB0, 0xE5, 0xEC, 0xEF
 FIXED_PART = {0: 36, 1: 32, 2: 28, 3: 26}
-"""Bytes that a command needs at least (P17)."""
-SETTLING = frozenset({0xE0, 0xE2, 0xE6, 0xE7, 0xEA})
-"""STANDBY, SLEEP and FLUSH: what was written before is to be stable."""
+"""Minimum length of a frame, by command (P17)."""
+FLUSHING = frozenset({0xE0, 0xE2, 0xE6, 0xE7, 0xEA})
+"""STANDBY, SLEEP and FLUSH, which make earlier writes durable."""
 DONE, FAULT = (0x40, 0), (0x61, 0x04)
 FAILURES = frozenset({(0x41, 0x04), (0x41, 0x10), (0x41, 0x40), (0x61, 0x04)})
 """Status and error registers: aborted, not found, uncorrectable, device fault."""
@@ -32,7 +32,7 @@ NO_DISK, CONFIG_TAKEN, RESERVED = 3, 4, 6
 
 
 class Change(NamedTuple):
-    """Bytes of a disk that are written, or zeroed where there is no data."""
+    """A range of bytes of a disk that is written, or zeroed if ``data`` is None."""
 
     offset: int
     length: int
@@ -41,60 +41,65 @@ class Change(NamedTuple):
 
 @dataclass(slots=True)
 class Served:
-    """A target, its disk behind a fence, and what should be on it."""
+    """A target, its disk, and a model of the disk's contents."""
 
     target: Target
-    disk: Fence
+    disk: CheckedDisk
     model: bytearray
 
-    def hears(self, request: bytes) -> bool:
-        """Tell whether a frame's address is this target's, or for all (P8)."""
+    def is_addressed(self, request: bytes) -> bool:
+        """Return True if the frame is for this target or a broadcast address (P8)."""
         shelf, slot = struct.unpack_from("!HB", request, 16)
         return shelf in (self.target.shelf, 0xFFFF) and slot in (self.target.slot, 0xFF)
 
 
-def hold(
-    served: Served, request: bytes, reply: bytes, before: ClientState, *, broken: bool
+def check_request(
+    served: Served,
+    request: bytes,
+    reply: bytes,
+    before: ClientState,
+    *,
+    has_fault: bool,
 ) -> None:
-    """Hold a target to the rules, after it was handed a request that it hears.
+    """Check all rules for a request that is addressed to a target.
 
     Args:
-        served: the target; its model follows what has happened.
+        served: the target; its model is updated.
         request: the frame.
-        reply: what came back, nothing for silence.
-        before: what clients had set on it.
-        broken: the disk has failed meanwhile, or what clients set could not be kept.
+        reply: the response, b"" if there is none.
+        before: the state that clients had set before.
+        has_fault: the disk has failed, or the state could not be saved.
     """
-    assert bool(reply) == is_answered(served, request, before), "silence"
-    wanted = changes_of(served, request, before) if reply else []
-    made = served.disk.take_changes()
-    if not broken:
-        is_done = bool(wanted) and (reply[14], reply[27]) == (0x18, 0x40)
-        assert is_done or not wanted, "a good request failed"
-    assert made == wanted[: len(made)], "the disk was changed otherwise than asked"
-    assert broken or made == wanted, "not all was done"
-    for offset, length, data in made:
+    assert bool(reply) == expects_reply(served, request, before), "response"
+    expected = expected_changes(served, request, before) if reply else []
+    changes = served.disk.take_changes()
+    if not has_fault:
+        is_done = bool(expected) and (reply[14], reply[27]) == (0x18, 0x40)
+        assert is_done or not expected, "a valid request failed"
+    assert changes == expected[: len(changes)], "a wrong change of the disk"
+    assert has_fault or changes == expected, "a missing change of the disk"
+    for offset, length, data in changes:
         served.model[offset : offset + length] = data or bytes(length)
     after = served.target.export.state
-    is_switch = broken and request[19] == 0 and request[27:28] == b"\xef"
-    # A write cache that was switched off, and then could not be flushed, is off.
-    if not is_switch or after != replace(before, write_cache=False):
-        assert after == state_after(served, request, reply, before), "what is set"
+    is_set_features = has_fault and request[19] == 0 and request[27:28] == b"\xef"
+    # Disabling the write cache takes effect even if the flush that follows fails.
+    if not is_set_features or after != replace(before, write_cache=False):
+        assert after == state_after(served, request, reply, before), "client state"
     if reply:
-        hold_reply(served, request, reply, broken=broken)
+        check_reply(served, request, reply, has_fault=has_fault)
 
 
-def asks_for_stability(request: bytes) -> bool:
-    """Tell whether a request may not succeed while a flush has failed unheard (P46)."""
+def needs_flush(request: bytes) -> bool:
+    """Return True if a request must report an unreported failed flush (P46)."""
     if len(request) < 36 or request[14] >> 4 != 1 or request[19] != 0:
         return False
-    return request[27] in SETTLING or (
+    return request[27] in FLUSHING or (
         request[27] == SET_FEATURES and request[25] == 0x82
     )
 
 
-def is_answered(served: Served, request: bytes, before: ClientState) -> bool:
-    """Tell whether a request that a target hears deserves an answer."""
+def expects_reply(served: Served, request: bytes, before: ClientState) -> bool:
+    """Return True if an addressed frame must get a response."""
     is_request = request[12:14] == b"\x88\xa2" and not request[14] & 0x08
     if not is_request or (before.mask and request[6:12] not in before.mask):
         return False
@@ -104,36 +109,36 @@ def is_answered(served: Served, request: bytes, before: ClientState) -> bool:
     if len(request) < FIXED_PART.get(command, 24):
         return False
     if command == 1:
-        return has_config(request, before)
-    return command != 0 or not is_outgrown(served, request, before)
+        return config_matches(request, before)
+    return command != 0 or not exceeds_new_mtu(served, request, before)
 
 
-def is_outgrown(served: Served, request: bytes, before: ClientState) -> bool:
-    """Tell whether a transfer would have fitted before the MTU became smaller (P37)."""
+def exceeds_new_mtu(served: Served, request: bytes, before: ClientState) -> bool:
+    """Return True if a transfer only fitted the MTU before it was reduced (P37)."""
     target = served.target
     is_between = target.sector_limit < request[26] <= target.largest_advertised
-    is_allowed = not is_fenced(request, before)
+    is_allowed = not is_reserved(request, before)
     return is_between and is_allowed and is_transfer(served, request)
 
 
-def has_config(request: bytes, before: ClientState) -> bool:
-    """Tell whether the config string passes a request's test, if it has one (P52)."""
-    string, ccmd = asked_string(request), request[29] & 0x0F
+def config_matches(request: bytes, before: ClientState) -> bool:
+    """Return True unless the request tests the config string and it differs (P52)."""
+    string, ccmd = requested_string(request), request[29] & 0x0F
     if string is None or ccmd not in (1, 2):
         return True
     current = before.config_string
     return current == string if ccmd == 1 else current.startswith(string)
 
 
-def asked_string(request: bytes) -> bytes | None:
-    """Return the config string of a request; None if it is not whole (P56)."""
+def requested_string(request: bytes) -> bytes | None:
+    """Return the config string of a request; None if it is truncated (P56)."""
     (length,) = struct.unpack_from("!H", request, 30)
     string = request[32 : 32 + length]
     return string if len(string) == length <= 1024 else None
 
 
-def is_fenced(request: bytes, before: ClientState) -> bool:
-    """Tell whether the target is reserved for others (P74)."""
+def is_reserved(request: bytes, before: ClientState) -> bool:
+    """Return True if the target is reserved for other clients (P74)."""
     return (
         bool(before.holders)
         and request[6:12] not in before.holders
@@ -142,7 +147,7 @@ def is_fenced(request: bytes, before: ClientState) -> bool:
 
 
 def is_transfer(served: Served, request: bytes) -> bool:
-    """Tell whether a READ or WRITE is one, but for its count and its address."""
+    """Return True for a valid READ or WRITE, apart from its count and LBA."""
     opcode, has_flag = request[27], bool(request[24] & 1)
     if opcode in READS:
         return not has_flag
@@ -150,14 +155,14 @@ def is_transfer(served: Served, request: bytes) -> bool:
 
 
 def may_write(served: Served, request: bytes, sectors: int) -> bool:
-    """Not to a broadcast address, not read-only, and with all of its data (P39)."""
+    """Return True if writes are allowed: unicast, writable, data complete (P39)."""
     is_broadcast = request[16:18] == b"\xff\xff" or request[18] == 0xFF
-    is_whole = len(request) >= 36 + sectors * SECTOR
-    return is_whole and not is_broadcast and not served.disk.read_only
+    is_complete = len(request) >= 36 + sectors * SECTOR
+    return is_complete and not is_broadcast and not served.disk.read_only
 
 
-def place_of(served: Served, request: bytes, limit: int) -> int | None:
-    """Return the byte where a transfer begins; None if it has no place on the disk."""
+def offset_of(served: Served, request: bytes, limit: int) -> int | None:
+    """Return the byte offset of a transfer; None if it is out of range."""
     count, lba = request[26], int.from_bytes(request[28:34], "little")
     if not (request[24] & 0x40 or request[27] in LONG):
         lba &= (1 << 28) - 1
@@ -166,25 +171,27 @@ def place_of(served: Served, request: bytes, limit: int) -> int | None:
     return None
 
 
-def changes_of(served: Served, request: bytes, before: ClientState) -> list[Change]:
-    """Say what a request has to change on the disk, in this order; often nothing."""
+def expected_changes(
+    served: Served, request: bytes, before: ClientState
+) -> list[Change]:
+    """Return the changes that a request must make on the disk, in order."""
     is_ata = request[14] >> 4 == 1 and request[19] == 0 and len(request) >= 36
-    if not is_ata or is_fenced(request, before):
+    if not is_ata or is_reserved(request, before):
         return []
     opcode, count = request[27], request[26]
     length = count * SECTOR
     data = request[36 : 36 + length]
     if opcode in WRITES and is_transfer(served, request):
-        start = place_of(served, request, served.target.sector_limit)
+        start = offset_of(served, request, served.target.sector_limit)
         return [] if start is None else [Change(start, length, data)]
     is_trim = opcode == TRIM and request[24] & 1 and request[25] == 1
     if is_trim and count <= served.target.sector_limit:
-        return trimmed(served, data) if may_write(served, request, count) else []
+        return trimmed_ranges(served, data) if may_write(served, request, count) else []
     return []
 
 
-def trimmed(served: Served, data: bytes) -> list[Change]:
-    """Say what a list of ranges zeroes: nothing if one reaches beyond the end."""
+def trimmed_ranges(served: Served, data: bytes) -> list[Change]:
+    """Return the ranges that a TRIM zeroes: none if one extends beyond the end."""
     entries = [entry for (entry,) in struct.iter_unpack("<Q", data) if entry >> 48]
     ranges = [
         Change((entry & (1 << 48) - 1) * SECTOR, (entry >> 48) * SECTOR)
@@ -195,22 +202,22 @@ def trimmed(served: Served, data: bytes) -> list[Change]:
     return ranges
 
 
-def is_spoilt(served: Served) -> bool:
-    """Tell whether reads may fail, for WRITE UNCORRECTABLE has spoilt a sector."""
+def has_uncorrectable(served: Served) -> bool:
+    """Return True if reads may fail because of WRITE UNCORRECTABLE."""
     return bool(served.target.export.uncorrectable)
 
 
 def state_after(
     served: Served, request: bytes, reply: bytes, before: ClientState
 ) -> ClientState:
-    """Say what clients have set after a request that got this reply."""
+    """Return the client state that is expected after a request with this response."""
     if not reply or reply[14] != 0x18:
         return before
     command = request[19]
     if command == 1 and request[29] & 0x0F in (3, 4):
-        return replace(before, config_string=asked_string(request) or b"")
+        return replace(before, config_string=requested_string(request) or b"")
     if command == 2 and request[25] == 1:
-        return replace(before, mask=edited(served, request, before.mask)[0])
+        return replace(before, mask=edited_mask(served, request, before.mask)[0])
     if command == 3 and request[24] in (1, 2):
         macs = macs_of(request[26:], 6, request[25])
         return replace(before, holders=tuple(dict.fromkeys(macs)))
@@ -221,20 +228,20 @@ def state_after(
 
 
 def macs_of(body: bytes, width: int, count: int) -> list[bytes]:
-    """Cut the entries of a list apart: those that are whole, at most ``count``."""
-    held = min(count, len(body) // width)
-    return [body[place * width : (place + 1) * width] for place in range(held)]
+    """Split a list into entries: complete ones, at most ``count``."""
+    number = min(count, len(body) // width)
+    return [body[index * width : (index + 1) * width] for index in range(number)]
 
 
-def edited(
+def edited_mask(
     served: Served, request: bytes, mask: tuple[bytes, ...]
 ) -> tuple[tuple[bytes, ...], int, int]:
-    """Follow the directives of an edit (P63 to P66).
+    """Apply the directives of a mask list edit (P63 to P66).
 
     Returns:
-        The list afterwards, the error, and how many directives were done.
+        The new list, the error, and how many directives were applied.
     """
-    macs, limit = list(mask), room_for_mask(served)
+    macs, limit = list(mask), mask_limit(served)
     entries = macs_of(request[28:], 8, request[27])
     for done, entry in enumerate(entries):
         directive, mac = entry[1], entry[2:]
@@ -249,16 +256,18 @@ def edited(
     return tuple(macs), 0, len(entries)
 
 
-def room_for_mask(served: Served) -> int:
-    """Entries of a mask list that one frame holds."""
+def mask_limit(served: Served) -> int:
+    """Return how many entries of a mask list fit into a frame."""
     return min((served.target.frame_limit - 28) // 8, 255)
 
 
-# --- replies ------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------
 
 
-def hold_reply(served: Served, request: bytes, reply: bytes, *, broken: bool) -> None:
-    """Account for every byte of a reply: none is anybody else's memory."""
+def check_reply(
+    served: Served, request: bytes, reply: bytes, *, has_fault: bool
+) -> None:
+    """Check every byte of a response, so that none leaks old memory."""
     target = served.target
     assert 60 <= len(reply) <= target.frame_limit, "length"
     assert reply[:14] == request[6:12] + target.mac + b"\x88\xa2", "Ethernet header"
@@ -268,17 +277,17 @@ def hold_reply(served: Served, request: bytes, reply: bytes, *, broken: bool) ->
     else:
         assert reply[14] == 0x1C, "flags"
         assert 1 <= code <= 6, "error code"
-        assert code != NO_DISK or broken, "the disk was there"
+        assert code != NO_DISK or has_fault, "the disk was available"
     assert reply[16:19] == struct.pack("!HB", target.shelf, target.slot), "address"
     assert reply[19:24] == request[19:24], "command and tag"
-    body = body_of(served, request, reply, code, broken=broken)
+    body = body_of(served, request, reply, code, has_fault=has_fault)
     assert reply[24:] == body.ljust(36, b"\0"), "body"
 
 
 def body_of(
-    served: Served, request: bytes, reply: bytes, code: int, *, broken: bool
+    served: Served, request: bytes, reply: bytes, code: int, *, has_fault: bool
 ) -> bytes:
-    """Say what must follow the header of a reply with this error code."""
+    """Return the bytes expected after the header of a response."""
     command, limit = request[19], served.target.frame_limit
     if request[14] >> 4 != 1 or command > 3:
         assert code == (5 if request[14] >> 4 != 1 else 1), "error code"
@@ -287,7 +296,7 @@ def body_of(
         if code:
             assert code in (NO_DISK, RESERVED), "error code"
             return request[24:36]
-        return registers_of(served, request, reply, broken=broken)
+        return registers_of(served, request, reply, has_fault=has_fault)
     if command == 1:
         return config_of(served, request, code)
     if command == 2:
@@ -299,7 +308,7 @@ def body_of(
 
 
 def config_of(served: Served, request: bytes, code: int) -> bytes:
-    """The body of a query config reply (P50)."""
+    """Return the expected body of a query config response (P50)."""
     assert code in (0, 2, NO_DISK, CONFIG_TAKEN), "error code"
     target, ccmd = served.target, request[29] & 0x0F
     string = target.export.state.config_string[: target.frame_limit - 32]
@@ -315,54 +324,55 @@ def config_of(served: Served, request: bytes, code: int) -> bytes:
 
 
 def mask_of(served: Served, request: bytes, reply: bytes, code: int) -> bytes:
-    """The body of a mask list reply: an echo, an error's, or the list."""
+    """Return the expected body of a mask list response."""
     if code == 2:
         return request[24 : served.target.frame_limit]
     assert code in (0, NO_DISK), "error code"
     if reply[26]:
-        entries = macs_of(request[28:], 8, request[27])[: room_for_mask(served)]
-        # What was set before is gone by now: the index of the one that failed is not
-        # known any more if the list was full.
+        entries = macs_of(request[28:], 8, request[27])[: mask_limit(served)]
+        # The list before the edit is not known here, so the index of the failed
+        # directive is only checked for its range.
         assert reply[26] in (2, 3), "mask error"
         head = bytes((0, request[25], reply[26], reply[27]))
         assert reply[27] < request[27], "index of a directive"
         return head + b"".join(bytes((0, entry[1])) + entry[2:] for entry in entries)
-    macs = served.target.export.state.mask[: room_for_mask(served)]
+    macs = served.target.export.state.mask[: mask_limit(served)]
     listed = b"".join(b"\0\0" + mac for mac in macs)
     return bytes((0, request[25], 0, len(macs))) + listed
 
 
 def registers_of(
-    served: Served, request: bytes, reply: bytes, *, broken: bool
+    served: Served, request: bytes, reply: bytes, *, has_fault: bool
 ) -> bytes:
-    """The body of a reply to an ATA command, its data included."""
-    told, opcode = (reply[27], reply[25]), request[27]
+    """Return the expected body of an ATA response, including data."""
+    registers, opcode = (reply[27], reply[25]), request[27]
     count, data = request[26], b""
-    if told == DONE:
+    if registers == DONE:
         count = 0xFF if opcode == POWER_MODE else 0
         data = data_of(served, request, reply)
     else:
-        assert told in FAILURES, "registers"
-        assert broken or told != (0x61, 0x04), "the disk is in order"
-        assert broken or told != (0x41, 0x40) or is_spoilt(served), "it can be read"
+        assert registers in FAILURES, "registers"
+        assert has_fault or registers != (0x61, 0x04), "device fault without a fault"
+        may_fail = has_fault or has_uncorrectable(served)
+        assert may_fail or registers != (0x41, 0x40), "uncorrectable without a fault"
         is_read = opcode in READS and is_transfer(served, request)
-        place = place_of(served, request, served.target.sector_limit)
-        is_good = is_read and place is not None
-        assert broken or not is_good or is_spoilt(served), "a good request failed"
-    head = bytes((request[24] & 0x53, told[1], count, told[0]))
+        offset = offset_of(served, request, served.target.sector_limit)
+        is_valid = is_read and offset is not None
+        assert may_fail or not is_valid, "a valid request failed"
+    head = bytes((request[24] & 0x53, registers[1], count, registers[0]))
     return head + request[28:34] + bytes(2) + data
 
 
 def data_of(served: Served, request: bytes, reply: bytes) -> bytes:
-    """The data of a reply to an ATA command that went well."""
+    """Return the expected data of a successful ATA response."""
     opcode = request[27]
     if opcode in READS:
-        assert is_transfer(served, request), "a READ that is none"
-        start = place_of(served, request, served.target.sector_limit)
-        assert start is not None, "a READ beyond the end"
+        assert is_transfer(served, request), "an invalid READ succeeded"
+        start = offset_of(served, request, served.target.sector_limit)
+        assert start is not None, "a READ beyond the end succeeded"
         return bytes(served.model[start : start + request[26] * SECTOR])
     if opcode == IDENTIFY:
-        assert request[26] == 1, "IDENTIFY of another length"
+        assert request[26] == 1, "IDENTIFY with another count succeeded"
         page = reply[36:]
         assert len(page) == SECTOR
         assert page[510] == 0xA5
@@ -373,6 +383,6 @@ def data_of(served: Served, request: bytes, reply: bytes) -> bytes:
         page = reply[36:]
         assert len(page) == SECTOR
         assert sum(page) % 256 == 0, "checksum"
-        assert not any(page[38:511]), "more in the SMART page than is known"
+        assert not any(page[38:511]), "unknown bytes in the SMART page"
         return page
     return b""

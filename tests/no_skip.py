@@ -1,7 +1,7 @@
-"""A pytest plugin that turns skipped tests into failed ones: ``-p tests.no_skip``.
+"""A pytest plugin that makes skipped tests fail: ``-p tests.no_skip``.
 
-Where everything is installed that the tests want, a test that skips itself has lost
-its subject, and nobody would see it.
+CI installs all programs that the tests need. There, a skip means that a test is no
+longer run, which would go unnoticed otherwise.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 
-def unskipped(report: Report) -> Report:
-    # An expected failure is reported as skipped too; it did run.
+def fail_if_skipped(report: Report) -> Report:
+    # pytest reports an expected failure (xfail) as skipped too.
     if report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+        report.longrepr = f"skipped, which is not allowed here: {report.longrepr}"
     return report
 
 
@@ -28,11 +28,11 @@ def unskipped(report: Report) -> Report:
 def pytest_make_collect_report() -> Generator[
     None, pytest.CollectReport, pytest.CollectReport
 ]:
-    return unskipped((yield))
+    return fail_if_skipped((yield))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport() -> Generator[
     None, pytest.TestReport, pytest.TestReport
 ]:
-    return unskipped((yield))
+    return fail_if_skipped((yield))

@@ -1,4 +1,4 @@
-"""The ``aoe`` command, called at one end of a wire."""
+"""Helpers that run ``aoe`` and other programs in a namespace of a test wire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def program(name: str, package: str) -> str:
-    """Find a program, or skip the test and say how to get it."""
+    """Return the path of a program, or skip the test, naming its package."""
     path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if path is None:
         pytest.skip(f"no {name}; apt install {package}")
@@ -40,23 +40,25 @@ def vblade_serving(wire: Wire, image: Path, *options: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def call(
     where: Namespace, *words: object, **options: object
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "initiator", *map(str, words)]
-    about: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
-    done: subprocess.CompletedProcess[str] = where.run(command, **{**about, **options})
+    defaults: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+    done: subprocess.CompletedProcess[str] = where.run(
+        command, **{**defaults, **options}
+    )
     return done
 
 
 def aoe(wire: Wire, *words: object, **options: object) -> tuple[int, str]:
-    """Return the exit code and what is said, wherever it is said."""
-    patience = () if "-t" in words else ("-t", "2")
-    about = ("-i", wire.interface, *patience)
-    done = call(wire.initiator, *words, *about, **options)
+    """Return the exit code, and standard output followed by standard error."""
+    timeout = () if "-t" in words else ("-t", "2")
+    common = ("-i", wire.interface, *timeout)
+    done = call(wire.initiator, *words, *common, **options)
     return done.returncode, done.stdout + done.stderr
 
 

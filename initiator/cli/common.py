@@ -1,4 +1,4 @@
-"""What the subcommands share: argument types, where to look, progress and JSON."""
+"""Options, connections and progress bars shared by the subcommands of ``aoe``."""
 
 from __future__ import annotations
 
@@ -30,15 +30,19 @@ if TYPE_CHECKING:
 
 
 class VerbGroup(click.Group):
-    """Commands that differ in a verb, which is easily forgotten."""
+    """A group of subcommands that users tend to leave out, such as ``read``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; say what goes first if an address stands in its place."""
+        """Return the subcommand, or raise an error that explains a missing one.
+
+        Raises:
+            UsageError: an address is in the place of the subcommand.
+        """
         if args[0] not in self.commands and _is_address(args[0]):
-            fix = f"To look: {ctx.command_path} read {args[0]}"
-            raise UsageError(args[0], "a verb comes first", fix)
+            fix = f"For example: {ctx.command_path} read {args[0]}"
+            raise UsageError(args[0], "missing command before the address", fix)
         return super().resolve_command(ctx, args)
 
 
@@ -52,12 +56,12 @@ def _is_address(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where and how a command talks AoE, as its options say.
+    """The interfaces and protocol options of a command.
 
     Args:
-        interfaces: names; every usable interface, if empty.
-        timeout: seconds to wait for a first answer.
-        pcap: record all frames there.
+        interfaces: names; all usable interfaces if empty.
+        timeout: seconds to wait for the first response.
+        pcap: a file to capture all frames to.
         timing: a key of ``initiator.driver.timing.TIMINGS``.
         deadsecs: as in ``initiator.driver.options.Options``.
     """
@@ -70,14 +74,14 @@ class Connection:
 
     @contextmanager
     def _opener(self, *, promiscuous: bool = False) -> Iterator[Callable[[str], Link]]:
-        """Provide what opens an interface, such that its frames are recorded."""
+        """Yield a function that opens an interface, capturing its frames if wanted."""
         opener = functools.partial(open_link, responses=True, promiscuous=promiscuous)
         with self.recorder() as record:
             yield lambda name: record(opener(name))
 
     @contextmanager
     def recorder(self) -> Iterator[Callable[[Link], Link]]:
-        """Provide what makes a link record its frames; without --pcap it does not."""
+        """Yield a function that wraps a link to capture its frames if --pcap is set."""
         if self.pcap is None:
             yield lambda link: link
             return
@@ -87,10 +91,10 @@ class Connection:
             yield lambda link: CapturingLink(link, writer)
 
     def names(self) -> Sequence[str]:
-        """Name the interfaces to look on.
+        """Return the names of the interfaces to use.
 
         Raises:
-            NotFoundError: none are named, and none are up.
+            NotFoundError: none are given, and none are up.
         """
         return self.interfaces or _usable_interfaces()
 
@@ -102,7 +106,7 @@ class Connection:
 
     @contextmanager
     def target(self, address: Address) -> Iterator[RemoteTarget]:
-        """Open the interfaces and find a target, to ask it things without a driver."""
+        """Open the interfaces and find a target, for commands without a driver."""
         from initiator.client.remote import open_target
 
         with self.links() as links, open_target(links, address, self.timeout) as target:
@@ -110,7 +114,11 @@ class Connection:
 
     @contextmanager
     def host(self, *only: Address) -> Iterator[Host]:
-        """Open the interfaces and run a driver on them, for these devices or all."""
+        """Open the interfaces and run a driver on them.
+
+        Args:
+            only: the addresses to bring up; all that answer if empty.
+        """
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
         with (
             self._opener() as opener,
@@ -134,7 +142,7 @@ def _split(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     return tuple(dict.fromkeys(name for name in (value or "").split(",") if name))
 
 
-_WHERE: Final = (
+_LINK_OPTIONS: Final = (
     click.option(
         "-i",
         "--interface",
@@ -143,54 +151,63 @@ _WHERE: Final = (
         metavar="IFACE[,IFACE]",
         callback=_split,
         shell_complete=complete_interfaces,
-        help="Where to look; every Ethernet interface that is up, by default.",
+        help="Interfaces to use; default: every Ethernet interface that is up.",
     ),
     click.option(
         "--pcap",
         type=click.Path(path_type=Path, dir_okay=False, writable=True),
-        help="Record all frames, annotated, as pcapng.",
+        help="Capture all frames to this pcapng file, with comments.",
     ),
 )
-_HOW: Final = (
+_DRIVER_OPTIONS: Final = (
     click.option(
         "--timing",
         type=click.Choice(sorted(TIMINGS)),
         default="prompt",
         show_default=True,
-        help="When to send again: prompt is our way, kernel the Linux driver's.",
+        help="Retransmission timing: prompt, or kernel for that of the Linux driver.",
     ),
     click.option(
         "--deadsecs",
         type=SECONDS,
         default=60.0,
         show_default=True,
-        help="Give up after so many seconds without an answer; 0 is never.",
+        help="Fail after this many seconds without a response; 0 means never.",
     ),
 )
 
 
-def connects(
-    timeout: float, *, moves_data: bool = False
+def connection_options(
+    timeout: float, *, uses_driver: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a ``Connection`` and pass it as ``connection``."""
-    patience = click.option(
+    """Return a decorator that adds the options of a ``Connection`` to a command.
+
+    Args:
+        timeout: the default of --timeout in seconds.
+        uses_driver: whether to add the options of the driver.
+
+    Returns:
+        The decorator; the command gets the ``Connection`` as ``connection``.
+    """
+    timeout_option = click.option(
         "-t",
         "--timeout",
         type=SECONDS,
         default=timeout,
         show_default=True,
-        help="Seconds to wait for a first answer.",
+        help="Seconds to wait for the first response.",
     )
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def connected(**kwargs: object) -> None:
-            mine = {name: kwargs.pop(name) for name in names}
-            command(connection=Connection(**mine), **kwargs)  # type: ignore[arg-type] # as click made them
+            values = {name: kwargs.pop(name) for name in names}
+            command(connection=Connection(**values), **kwargs)  # type: ignore[arg-type] # as click made them
 
         names = ["interfaces", "pcap", "timeout"]
-        names += ["timing", "deadsecs"] if moves_data else []
-        for option in (*_WHERE, patience, *(_HOW if moves_data else ())):
+        names += ["timing", "deadsecs"] if uses_driver else []
+        driver_options = _DRIVER_OPTIONS if uses_driver else ()
+        for option in (*_LINK_OPTIONS, timeout_option, *driver_options):
             option(connected)
         return connected
 
@@ -199,7 +216,15 @@ def connects(
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far it is, nothing elsewhere."""
+    """Show a progress bar if standard error is a terminal.
+
+    Args:
+        what: the label of the bar.
+        total: the bytes to be done, None if unknown.
+
+    Yields:
+        A function to call with the number of bytes done since the last call.
+    """
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""What can stand in the command line of ``aoe``, for shells to complete."""
+"""Shell completion of the arguments of ``aoe``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import click
     from click.shell_completion import CompletionItem
 
-_PATIENCE: Final = 0.3
-"""Seconds that disks get to answer."""
+_TIMEOUT: Final = 0.3
+"""Seconds to wait for targets."""
 completion: Final = completion_command("aoe")
 """The command that prints the completion scripts."""
 _DISK: Final = re.compile(r"(e\d*(\.\d*)?)?")
@@ -34,35 +34,35 @@ _DISK: Final = re.compile(r"(e\d*(\.\d*)?)?")
 def complete_address(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[str]:
-    """Complete the address of a disk that answers now.
+    """Complete the address of a target that answers a query.
 
-    They are asked where ``-i`` says, if that stands before it, or everywhere. Without
-    the right to ask there is nothing.
+    The query is sent on the interfaces of ``-i``, if that comes first on the command
+    line, or on all. Without CAP_NET_RAW there are no candidates.
     """
-    named = ctx.params.get("interfaces") or ctx.params.get("interface") or ()
-    names = (named,) if isinstance(named, str) else tuple(named)
-    return starting_with(incomplete, _who_answers(names))
+    given = ctx.params.get("interfaces") or ctx.params.get("interface") or ()
+    names = (given,) if isinstance(given, str) else tuple(given)
+    return starting_with(incomplete, _discover(names))
 
 
-def _who_answers(names: Sequence[str]) -> list[str]:
+def _discover(names: Sequence[str]) -> list[str]:
     with contextlib.suppress(AoEError, OSError), ExitStack() as stack:
         links = [
-            # Rings would take longer to make and to take down than this lasts.
+            # Setting up packet rings would take longer than the query.
             stack.enter_context(open_link(name, responses=True, rings=False))
             for name in names or usable_names()
         ]
-        answers = discover(links, timeout=_PATIENCE) if links else []
-        return list(dict.fromkeys(str(answer.address) for answer in answers))
+        responses = discover(links, timeout=_TIMEOUT) if links else []
+        return list(dict.fromkeys(str(each.address) for each in responses))
     return []
 
 
-def complete_end(
+def complete_copy_argument(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Complete one end of a copy: a disk or a file."""
+    """Complete source or destination of a copy: a disk or a file."""
     from click.shell_completion import CompletionItem
 
-    # Nobody is asked where it can only be a file.
+    # No query is sent if the text can only become a file name.
     may_be_disk = _DISK.fullmatch(incomplete) is not None
     disks = complete_address(ctx, param, incomplete) if may_be_disk else []
     return [*complete_file(ctx, param, incomplete), *map(CompletionItem, disks)]
@@ -71,7 +71,11 @@ def complete_end(
 def complete_axis(
     axis: str,
 ) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Return what completes names of an axis of the lab: policy, submitter, ..."""
+    """Return a function that completes the names of an axis of the lab.
+
+    Args:
+        axis: policy, submitter, event or nic.
+    """
 
     def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
         from initiator.lab.reports.tables import AXES

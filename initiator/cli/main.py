@@ -1,6 +1,6 @@
-"""The ``aoe`` command: find AoE disks, look at them, read, write and copy them.
+"""The ``aoe`` command: discover AoE disks, read, write, attach and diagnose them.
 
-A command is imported when it is asked for: each costs the others nothing.
+A subcommand is imported when it is used, so that each pays only for its own imports.
 """
 
 from __future__ import annotations
@@ -28,91 +28,69 @@ class Entry(NamedTuple):
 
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
-    "Look": {
+    "Discover and inspect": {
         "discover": Entry("discover:discover_command", "List the targets that answer."),
         "stat": Entry(
             "discover:stat", "Show size and state of disks, in the columns of aoe-stat."
         ),
-        "ping": Entry(
-            "discover:ping", "Measure how fast a target answers config queries."
-        ),
-        "identify": Entry(
-            "disk:identify", "Show what a disk says of itself: its IDENTIFY page."
-        ),
-        "smart": Entry("disk:smart", "Show how well a disk says it is."),
+        "ping": Entry("discover:ping", "Measure the response time of a target."),
+        "identify": Entry("disk:identify", "Show the IDENTIFY data of a disk."),
+        "smart": Entry("disk:smart", "Show SMART health."),
     },
-    "Move data": {
+    "Read, write and attach": {
         "read": Entry("io:read", "Read from a disk to a file or to standard output."),
-        "write": Entry(
-            "io:write", "Write a file or standard input to a disk, and flush it."
-        ),
+        "write": Entry("io:write", "Write a file or standard input to a disk."),
         "copy": Entry(
             "io:copy_command",
             "Copy a disk to a file, a file to a disk, or a disk to a disk.",
         ),
-        "flush": Entry(
-            "disk:flush", "Make durable what a target has taken so far, from anybody."
-        ),
-        "trim": Entry(
-            "disk:trim", "Tell a disk which of its contents nobody wants any more."
-        ),
+        "flush": Entry("disk:flush", "Flush the write cache of a disk."),
+        "trim": Entry("disk:trim", "Discard a range of a disk (ATA TRIM)."),
         "attach": Entry(
-            "attach:attach", "Attach a disk for programs that know no AoE."
+            "attach:attach", "Attach a disk as a block device, mount, file or NBD."
         ),
-        "detach": Entry(
-            "detach:detach", "Detach a disk from where it was attached, and flush it."
-        ),
+        "detach": Entry("detach:detach", "Detach an attached disk."),
     },
-    "Claim and fence": {
+    "Control access": {
         "config": Entry(
-            "config:config",
-            "Read, test and set the string that a target is claimed with.",
+            "config:config", "Read, test or set the config string of a target."
         ),
-        "mask": Entry(
-            "access:mask", "Read and edit the list of clients that a target serves."
-        ),
+        "mask": Entry("access:mask", "Read or edit the MAC mask list of a target."),
         "reserve": Entry(
             "access:reserve", "Reserve a target for some clients, or release it."
         ),
     },
-    "Measure and mend": {
-        "bench": Entry("bench:bench", "Measure how fast a disk reads or writes."),
+    "Measure and diagnose": {
+        "bench": Entry("bench:bench", "Measure throughput and latency of a disk."),
         "doctor": Entry(
-            "doctor:doctor",
-            "Say what is wrong here and on the wire, and how to mend it.",
+            "doctor:doctor", "Check host, network and targets for problems."
         ),
         "sancheck": Entry(
-            "doctor:sancheck",
-            "Check the interfaces at both ends, and what paths carry.",
+            "doctor:sancheck", "Check the interfaces and paths to all targets."
         ),
-        "decode": Entry("decode:decode", "Say in words what frames ask and answer."),
+        "decode": Entry("decode:decode", "Decode AoE frames to readable text."),
         "check": Entry(
-            "check:check", "Check whether a target keeps the rules of the protocol."
+            "check:check", "Check whether a target conforms to the protocol."
         ),
     },
-    "Understand": {
-        "lab": Entry(
-            "lab:lab", "Play what AoE does to memory pages, under ten policies."
-        ),
+    "Study protocol and driver": {
+        "lab": Entry("lab:lab", "Simulate the page reference counts of AoE block I/O."),
         "rule": Entry(
             "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
         ),
     },
-    "Set up": {
-        "completion": Entry(
-            ".complete:completion",
-            "Print what a shell needs to complete this command.",
-        ),
+    "Set up the shell": {
+        "completion": Entry(".complete:completion", "Print a shell completion script."),
     },
 }
-"""All commands, in the order in which help lists them, under what they are for."""
+"""All commands by section, in the order of ``aoe --help``."""
 ENTRIES: Final = {
     name: entry for section in SECTIONS.values() for name, entry in section.items()
 }
 
 
 class _Commands(Mapping[str, click.Command]):
-    # Knows the names of all commands, and imports those that are looked up.
+    # Lists the names of all commands, and imports a command on lookup.
 
     def __getitem__(self, name: str) -> click.Command:
         module, _, attribute = ENTRIES[name].place.partition(":")
@@ -131,7 +109,7 @@ class _Sections(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        """List the commands under what they are for."""
+        """Write the commands by section."""
         del ctx
         widest = max(map(len, ENTRIES))
         for title, section in SECTIONS.items():
@@ -147,22 +125,22 @@ class _Sections(click.Group):
 @click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pyaoe", prog_name="aoe")
 def cli() -> None:
-    """Find AoE disks on the network, read, write and copy them, and look after them.
+    """Discover, read, write, attach and diagnose AoE disks on the network.
 
     \b
     Try:  aoe discover -i eth0
           aoe copy disk.img e0.0 -i eth0 --verify
           aoe doctor
 
-    An address is a shelf and a slot, e0.0 or 0.0. Sizes are bytes and take the
-    suffixes K, M, G and T, powers of 1024.
+    An address is a shelf and a slot, e0.0 or 0.0. Sizes are in bytes; the suffixes K,
+    M, G and T are powers of 1024.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or timed out,
-    4 not permitted, 5 busy.
+    Exit codes: 0 success, 1 failure, 2 usage error, 3 not found or timed out,
+    4 permission denied, 5 busy.
     """
 
 
-cli.commands = _Commands()  # type: ignore[assignment] # nobody adds to it
+cli.commands = _Commands()  # type: ignore[assignment] # a read-only mapping
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A target that ends with who started it, and says which process it is."""
+"""``--exit-with-parent`` and ``--pidfile`` of ``aoe-target serve``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the kernel send us SIGTERM when the parent ends, or end if it has already.
+def exit_with_parent(parent: int) -> None:
+    """Request SIGTERM for the end of the parent, or exit if it has ended already.
 
-    A change of user would undo it: call it afterwards. It is the parent's thread that
-    started us whose end counts, and a parent that ended before it was looked at
-    remains unnoticed.
+    Call it after changing the user, which clears the request. The kernel sends the
+    signal when the parent's thread that forked this process ends. A parent that ended
+    before its process ID was read is not detected.
 
     Args:
-        parent: its process id, looked at as early as possible.
+        parent: its process ID, read as early as possible.
     """
     set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
@@ -32,23 +32,23 @@ def end_with_parent(parent: int) -> None:
 
 @contextmanager
 def pidfile(path: Path) -> Iterator[None]:
-    """Keep our process id in a file; whoever sees the file sees the number in it.
+    """Write the process ID to a file, atomically, and remove the file at exit.
 
     Raises:
-        AoEError: it cannot be written.
+        AoEError: the file cannot be written.
     """
-    mine = f"{os.getpid()}\n"
-    new = path.with_name(f".{path.name}.new")
+    content = f"{os.getpid()}\n"
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        new.write_text(mine, "ascii")
-        new.replace(path)
+        temporary.write_text(content, "ascii")
+        temporary.replace(path)
     except OSError as error:
         fix = "Choose a directory that the target's user may write"
         raise from_os_error(f"--pidfile {path}", error, fix) from error
     try:
         yield
     finally:
-        # Somebody else's, who has taken its place, is left alone.
+        # Not if another process has replaced the file.
         with suppress(OSError):
-            if path.read_text("ascii") == mine:
+            if path.read_text("ascii") == content:
                 path.unlink()

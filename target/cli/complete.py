@@ -1,4 +1,4 @@
-"""What can stand in the command line of ``aoe-target``, for shells to complete."""
+"""Shell completion of the arguments of ``aoe-target``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _TIMEOUT: Final = 0.3
-"""Seconds that a running target gets to say what it serves."""
+"""Seconds to wait for the status of a running target."""
 
 
 def complete_export(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[str] | list[CompletionItem[str]]:
-    """Complete ADDRESS IFACE PATH, or SHELF SLOT IFACE PATH as vblade has it."""
-    words = ctx.params.get("words") or ()
-    # A shelf alone is a number; with its slot it has a dot.
-    interface = 2 if words and str(words[0]).isdigit() else 1
-    if len(words) == interface:
+    """Complete ADDRESS IFACE PATH, or SHELF SLOT IFACE PATH as in vblade."""
+    arguments = ctx.params.get("arguments") or ()
+    # A shelf is a plain number; an address has a dot.
+    interface = 2 if arguments and str(arguments[0]).isdigit() else 1
+    if len(arguments) == interface:
         return complete_interfaces(ctx, param, incomplete)
-    if len(words) == interface + 1:
+    if len(arguments) == interface + 1:
         return complete_file(ctx, param, incomplete)
     return []
 
@@ -40,7 +40,7 @@ def complete_filter(
 
 
 def complete_pid(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the process id of a target that runs here."""
+    """Complete the process ID of a target in this network namespace."""
     from target.admin.control import find_targets
 
     return starting_with(incomplete, [str(pid) for pid, _ in find_targets()])
@@ -49,15 +49,15 @@ def complete_pid(_: click.Context, __: click.Parameter, incomplete: str) -> list
 def complete_served(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[str]:
-    """Complete an address that is served here."""
+    """Complete an address that a running target serves."""
     from target.admin.control import find_targets, send_command
 
     pid, control = ctx.params.get("pid"), ctx.params.get("control")
     sockets = [name for number, name in find_targets() if pid in (None, number)]
     served: set[str] = set()
     for name in [str(control)] if control else sockets:
-        # One has just ended, or is somebody else's.
+        # A target may just have exited, or belong to another user.
         with contextlib.suppress(AoEError):
-            answer = send_command(name, "status", timeout=_TIMEOUT)
-            served |= {export["address"] for export in answer["exports"]}
+            found = send_command(name, "status", timeout=_TIMEOUT)
+            served |= {export["address"] for export in found["exports"]}
     return starting_with(incomplete, sorted(served))

@@ -35,11 +35,11 @@ def cli() -> None:
     Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
           aoe-target doctor eth0
 
-    An address is a shelf and a slot, e0.0 or 0.0. Sizes are bytes and take the
-    suffixes K, M, G and T, powers of 1024.
+    An address is a shelf and a slot, e0.0 or 0.0. Sizes are in bytes; the suffixes K,
+    M, G and T are powers of 1024.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or timed out,
-    4 not permitted, 5 busy.
+    Exit codes: 0 success, 1 failure, 2 usage error, 3 not found or timed out,
+    4 permission denied, 5 busy.
     """
 
 

@@ -1,7 +1,7 @@
-"""Files with which a machine without disks boots from an AoE disk.
+"""Templates of the files with which a diskless machine boots from an AoE disk.
 
-They stand beside this module as people would write them, but for two things: ``@NAME@``
-is replaced, and a line that begins with ``@word: `` is there only where that holds.
+The templates are in this directory. ``@NAME@`` is replaced by a value, and a line that
+begins with ``@condition: `` is included only if the condition is true.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES: Final = {
     "initramfs-tools": "initramfs-tools.sh",
     "dracut": "dracut.sh",
 }
-"""The formats, in the order in which they matter to a machine that boots."""
+"""The template of each format, in the order of use during boot."""
 
 _CONDITION: Final = re.compile("^@([a-z]+): ?")
 _NAME: Final = re.compile("@([A-Z]+)@")
@@ -35,16 +35,16 @@ _ROOT: Final = re.compile(r"[\w./:=+-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Netboot:
-    """Who boots from what.
+    """A boot configuration.
 
     Args:
-        address: the disk's.
-        root: what the kernel's ``root=`` says; the first partition if empty.
-        client: MAC address of the one client, or nothing for all of them.
-        server: the TFTP server; the DHCP server itself where not given.
+        address: the address of the disk.
+        root: the value of ``root=``; the disk's first partition if empty.
+        client: the MAC address of the only client, or empty for any client.
+        server: the TFTP server; None for the DHCP server.
 
     Raises:
-        UsageError: ``root`` is no word that a command line can hold.
+        UsageError: ``root`` has characters that are not allowed on the command line.
     """
 
     address: Address
@@ -56,12 +56,12 @@ class Netboot:
         if self.root and not _ROOT.fullmatch(self.root):
             raise UsageError(
                 f"--root {self.root}",
-                "cannot stand on a kernel's command line",
+                "not valid on a kernel command line",
                 f"Write it as /dev/etherd/{self.address}p1 or UUID=...",
             )
 
     def render(self, form: str) -> str:
-        """Fill in the file of a format, one of ``FILES``."""
+        """Return the file of a format, which is a key of ``FILES``."""
         from importlib import resources
 
         text = (resources.files(__name__) / FILES[form]).read_text("utf-8")
@@ -69,17 +69,17 @@ class Netboot:
 
     def _fill(self, line: str) -> str:
         if condition := _CONDITION.match(line):
-            if not self._holds(condition[1]):
+            if not self._is_true(condition[1]):
                 return ""
             line = line[condition.end() :] or "\n"
         return _NAME.sub(lambda name: self._value(name[1]), line)
 
-    def _holds(self, condition: str) -> bool:
+    def _is_true(self, condition: str) -> bool:
         return {
             "client": bool(self.client),
-            "everybody": not self.client,
+            "anyclient": not self.client,
             "server": self.server is not None,
-            "here": self.server is None,
+            "noserver": self.server is None,
         }[condition]
 
     def _value(self, name: str) -> str:
@@ -88,6 +88,6 @@ class Netboot:
             "ADDRESS": str(self.address),
             "CLIENT": format_mac(self.client),
             "CMDLINE": f"root={root} rootwait ro aoe.aoe_deadsecs=0",
-            # iPXE's own name for what DHCP told it.
+            # The iPXE setting for the next server of the DHCP response.
             "SERVER": str(self.server or "${next-server}"),
         }[name]

@@ -1,19 +1,19 @@
 #!/bin/sh
-# dracut (Fedora, SUSE, Arch): an initramfs that finds its root on the AoE disk
-# @ADDRESS@. Run this on the client, or on a machine with the client's disk:
+# dracut (Fedora, SUSE, Arch): make the initramfs find its root file system on the AoE
+# disk @ADDRESS@. Run this script on the client, or where the client's disk is mounted:
 #
 #   DESTDIR=/mnt sh dracut.sh && chroot /mnt dracut --force
 #
-# It writes a dracut module. The client boots with
+# It installs a dracut module. Boot the client with this kernel command line:
 #
 #   @CMDLINE@
 #
-# and dracut waits for that for three minutes, or rd.retry=SECONDS.
+# dracut waits three minutes for the root device, or rd.retry=SECONDS.
 set -eu
 place=${DESTDIR:-}/usr/lib/dracut/modules.d/95aoe
 mkdir -p "$place"
 
-# What goes into the initramfs: the driver, those of Ethernet cards, and ip.
+# Contents of the initramfs: the aoe module, modules of all Ethernet NICs, and ip.
 cat >"$place/module-setup.sh" <<'END'
 #!/bin/bash
 check() {
@@ -28,21 +28,21 @@ installkernel() {
 install() {
   inst_multiple ip cat
   # shellcheck disable=SC2154 # dracut sets moddir
-  inst_hook initqueue/settled 50 "$moddir/aoe-look.sh"
+  inst_hook initqueue/settled 50 "$moddir/aoe-discover.sh"
 }
 END
 
-# What it does again and again until the root is there: cards appear late, and links
-# come up later still. The driver asks the network when it is loaded, and then only once
-# a minute.
-cat >"$place/aoe-look.sh" <<'END'
+# The hook runs repeatedly until the root device exists, because NICs are detected and
+# links come up late, and the driver itself queries the network only when it is loaded
+# and then once a minute.
+cat >"$place/aoe-discover.sh" <<'END'
 #!/bin/sh
-for card in /sys/class/net/*; do
-  [ "$(cat "$card/type")" != 1 ] || ip link set "${card##*/}" up
+for nic in /sys/class/net/*; do
+  [ "$(cat "$nic/type")" != 1 ] || ip link set "${nic##*/}" up
 done
 modprobe -q aoe
 [ ! -c /dev/etherd/discover ] || echo >/dev/etherd/discover
 END
 
-chmod +x "$place/module-setup.sh" "$place/aoe-look.sh"
+chmod +x "$place/module-setup.sh" "$place/aoe-discover.sh"
 [ -n "${DESTDIR:-}" ] || dracut --force

@@ -1,21 +1,21 @@
 #!/bin/sh
-# initramfs-tools (Debian, Ubuntu): an initramfs that finds its root on the AoE disk
-# @ADDRESS@. Run this on the client, or on a machine with the client's disk:
+# initramfs-tools (Debian, Ubuntu): make the initramfs find its root file system on the
+# AoE disk @ADDRESS@. Run this script on the client, or where the client's disk is mounted:
 #
 #   DESTDIR=/mnt sh initramfs-tools.sh && chroot /mnt update-initramfs -u
 #
-# It writes two files, which take the place of those that Debian's aoetools bring: they
-# do not wait for the disk. The client boots with
+# It installs two files that replace those of Debian's package aoetools, which do not
+# wait for the disk. Boot the client with this kernel command line:
 #
 #   @CMDLINE@
 #
-# and must never switch off the interface that its disk is behind, not even when it shuts
-# down: ifupdown and NetworkManager have to leave that one alone.
+# The interface to the disk must stay up at all times, also during shutdown: exclude it
+# from ifupdown and NetworkManager.
 set -eu
 place=${DESTDIR:-}/etc/initramfs-tools
 mkdir -p "$place/hooks" "$place/scripts/local-top"
 
-# What goes into the initramfs: the driver, those of all Ethernet cards, and ip.
+# Contents of the initramfs: the aoe module, modules of all Ethernet NICs, and ip.
 cat >"$place/hooks/aoe" <<'END'
 #!/bin/sh
 [ "${1:-}" != prereqs ] || exit 0
@@ -26,14 +26,14 @@ auto_add_modules net
 copy_exec /sbin/ip
 END
 
-# What it does before the root is mounted.
+# Runs before the root file system is mounted.
 cat >"$place/scripts/local-top/aoe" <<'END'
 #!/bin/sh
 [ "${1:-}" != prereqs ] || exit 0
 # shellcheck source=/dev/null
 . /scripts/functions
 
-# The disk is the one that root= names; with root=UUID=... it is this one.
+# Wait for the disk that root= names, or for this one with root=UUID=...
 disk=@ADDRESS@
 case ${ROOT:-} in
 /dev/etherd/e*)
@@ -42,28 +42,28 @@ case ${ROOT:-} in
   ;;
 esac
 
-# Cards appear late, and links come up later still: all this is done again and again.
-look() {
-  for card in /sys/class/net/*; do
-    [ "$(cat "$card/type")" != 1 ] || ip link set "${card##*/}" up
+# Called repeatedly: NICs are detected and links come up late.
+discover() {
+  for nic in /sys/class/net/*; do
+    [ "$(cat "$nic/type")" != 1 ] || ip link set "${nic##*/}" up
   done
-  # The driver asks the network when it is loaded, and then once a minute.
+  # The driver itself queries the network when it is loaded and then once a minute.
   [ ! -c /dev/etherd/discover ] || echo >/dev/etherd/discover
 }
 
-look
+discover
 modprobe aoe
 log_begin_msg "Waiting for the AoE disk $disk"
-# Seconds; rootdelay=N on the command line is for slow switches.
+# Seconds; increase it with rootdelay=N on the kernel command line.
 left=${ROOTDELAY:-60}
 until [ -b "/dev/etherd/$disk" ] || [ "$left" -le 0 ]; do
   sleep 1
   left=$((left - 1))
-  look
+  discover
 done
 log_end_msg
 [ -b "/dev/etherd/$disk" ] ||
-  log_failure_msg "$disk does not answer: is it served, is this client in its mask list?"
+  log_failure_msg "$disk does not answer. Check that it is served, and its mask list"
 END
 
 chmod +x "$place/hooks/aoe" "$place/scripts/local-top/aoe"

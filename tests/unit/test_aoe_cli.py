@@ -1,4 +1,4 @@
-"""How the ``aoe`` command answers those who use it wrongly, before any network."""
+"""Help and usage errors of the ``aoe`` command, without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 import pytest
 
 from aoe.errors import DeviceError, NotFoundError, UnsupportedError
-from initiator.cli.commands import io as move
+from initiator.cli.commands import io
 from initiator.cli.main import ENTRIES, cli
 
 if TYPE_CHECKING:
@@ -39,35 +39,39 @@ def aoe(
 
 @pytest.mark.parametrize("time", ["nan", "inf", "-1", "1e300", "soon"])
 @pytest.mark.parametrize("option", ["--timeout", "--interval"])
-def test_a_time_is_a_number_of_seconds(option: str, time: str) -> None:
+def test_a_time_that_is_not_a_number_of_seconds_is_refused(
+    option: str, time: str
+) -> None:
     done = aoe("ping", "e0.0", f"{option}={time}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"{time}: not a time. Write seconds" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("-", "e0.0"), ("e0.0", "-")])
-def test_copy_makes_no_file_named_dash(words: tuple[str, str], tmp_path: Path) -> None:
+def test_copy_refuses_dash_and_creates_no_file(
+    words: tuple[str, str], tmp_path: Path
+) -> None:
     done = aoe("copy", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "Use aoe read, aoe write" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_looks_like_an_address_has_a_cure() -> None:
+def test_a_file_name_like_an_address_can_be_written_with_a_directory() -> None:
     done = aoe("copy", "e2fs.img", "e0.0")
     assert done.returncode == 2
-    assert done.stderr.endswith("if it is a file, as ./e2fs.img\n")
+    assert done.stderr.endswith(", or a file as ./e2fs.img\n")
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "ADDRESS: missing. Name a target, as e7.3, or --list"),
+        ([], "ADDRESS: missing. Give an address, as e7.3, or --list"),
         (["e7.3", "--only", "P24"], "P24: no check is about it. See them with: --list"),
         (["--only", "19x"], "19x: not a rule. Write P38,P52 or P61-P70"),
     ],
 )
-def test_check_wants_a_target_and_rules_that_exist(words: list[str], line: str) -> None:
+def test_check_needs_an_address_and_existing_rules(words: list[str], line: str) -> None:
     done = aoe("check", *words)
     assert done.returncode == 2
     assert line in done.stderr
@@ -76,21 +80,21 @@ def test_check_wants_a_target_and_rules_that_exist(words: list[str], line: str) 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["config", "set", "e0.0"], 'STRING: missing. Write one of STRING (""'),
+        (["config", "set", "e0.0"], 'STRING: missing. Give one of STRING (""'),
         (["config", "set", "e0.0", "a", "--hex", "00"], "STRING: given twice"),
         (["config", "set", "e0.0", "--hex", "0g"], "0g: not hexadecimal"),
-        (["config", "set", "e0.0", "x" * 1025], "1025 bytes, of 1024 at most"),
-        (["config", "set", "all", "x"], "all: cannot be claimed together"),
-        (["config", "read", "all", "--raw"], "--raw: is for one target"),
+        (["config", "set", "e0.0", "x" * 1025], "1025 bytes, at most 1024 are"),
+        (["config", "set", "all", "x"], "all: needs one target"),
+        (["config", "read", "all", "--raw"], "--raw: needs one target"),
         (["mask", "add", "e0.0", "52:54"], "52:54: not a MAC address"),
         (["mask", "add", "e0.0"], "Missing argument 'MAC...'"),
         (["smart", "e0.0", "--enable", "--disable"], "exclude each other"),
-        (["bench", "e0.0", "write"], "e0.0: write overwrites what is on the disk"),
-        (["trim", "e0.0"], "e0.0: what is trimmed is lost"),
-        (["bench", "e0.0", "mix"], "If that is what you want: --destroy"),
+        (["bench", "e0.0", "write"], "e0.0: write overwrites data on the disk"),
+        (["trim", "e0.0"], "e0.0: trim discards data on the disk"),
+        (["bench", "e0.0", "mix"], "To allow that, add --destroy"),
     ],
 )
-def test_what_cannot_be_meant_is_told_before_anybody_is_asked(
+def test_usage_errors_are_reported_before_any_frame_is_sent(
     words: list[str], line: str
 ) -> None:
     done = aoe(*words)
@@ -110,11 +114,11 @@ COMMANDS = dict(commands(cli))
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_what_speaks_aoe_records_it_and_tells_scripts(path: str) -> None:
+def test_commands_that_send_frames_have_pcap_and_json(path: str) -> None:
     options = {name for each in COMMANDS[path].params for name in each.opts}
     silent = ("aoe decode", "aoe completion", "aoe detach", "aoe rule")
-    speaks = path not in silent
-    if speaks and not path.startswith("aoe lab "):
+    sends_frames = path not in silent
+    if sends_frames and not path.startswith("aoe lab "):
         assert "--pcap" in options
         # What these move goes to standard output, or comes from it, or goes on.
         assert "--json" in options or path in ("aoe read", "aoe write", "aoe attach")
@@ -127,13 +131,13 @@ def test_help_lists_every_command_once() -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_help_lists_a_command_as_it_speaks_of_itself(name: str) -> None:
+def test_the_summary_of_a_command_is_the_first_sentence_of_its_help(name: str) -> None:
     command = cli.commands[name]
-    said = (command.name, command.get_short_help_str(limit=100))
-    assert said == (name, ENTRIES[name].summary)
+    found = (command.name, command.get_short_help_str(limit=100))
+    assert found == (name, ENTRIES[name].summary)
 
 
-def test_help_is_there_at_once_since_no_command_is_imported_for_it() -> None:
+def test_help_imports_no_command() -> None:
     probe = (
         "import sys, initiator.cli.main as c\n"
         "c.cli.main(['--help'], standalone_mode=False)\n"
@@ -152,7 +156,7 @@ def test_no_command_shows_the_help() -> None:
     assert "aoe --help" not in done.stderr
 
 
-def test_output_that_takes_nothing_is_one_line() -> None:
+def test_a_full_standard_output_is_a_one_line_error() -> None:
     with Path("/dev/full").open("w") as full:
         done = aoe("--version", stdout=full)
     assert done.returncode == 1
@@ -172,16 +176,16 @@ class Unflushed:
 
 
 @pytest.mark.parametrize("kind", [DeviceError, NotFoundError])
-def test_data_that_may_be_lost_is_no_success(kind: type[Exception]) -> None:
+def test_a_failed_flush_after_a_write_is_an_error(kind: type[Exception]) -> None:
     disk = cast("Disk", Unflushed(kind("e0.0", "device fault", "")))
     with pytest.raises(kind, match="written, but not flushed: device fault"):
-        move.flush(disk)
+        io.flush(disk)
 
 
-def test_a_target_without_flush_is_warned_of(
+def test_a_target_without_flush_gives_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    move.flush(cast("Disk", Unflushed(UnsupportedError("e0.0", "aborted", ""))))
+    io.flush(cast("Disk", Unflushed(UnsupportedError("e0.0", "aborted", ""))))
     assert "warning: not flushed: aborted" in capsys.readouterr().err
 
 
@@ -191,23 +195,29 @@ def test_a_target_without_flush_is_warned_of(
         (
             [],
             (
-                "attach: no place to attach it to. "
-                "Name one: --nbd SOCKET, --mount DIR, --loop or --fuse FILE"
+                "attach: no option says how to attach. "
+                "Add one of --nbd SOCKET, --mount DIR, --loop and --fuse FILE"
             ),
         ),
-        (["--nbd", "s", "--loop"], "--nbd: goes alone. Attach the disk once more"),
-        (["--loop", "--fstype", "xfs"], "--fstype, --mount-options: no --mount DIR"),
         (
-            ["--loop", "--run", "true"],
-            "--run: no $uri for the command. Add --nbd SOCKET",
+            ["--nbd", "s", "--loop"],
+            (
+                "--nbd: excludes --mount, --loop and --fuse. "
+                "Attach the disk once more for these"
+            ),
         ),
         (
+            ["--loop", "--fstype", "xfs"],
+            "--fstype, --mount-options: need --mount. Add --mount DIR",
+        ),
+        (["--loop", "--run", "true"], "--run: needs --nbd. Add --nbd SOCKET"),
+        (
             ["--nbd", "s", "--run", "true", "--background"],
-            "attach: --run needs the foreground. Choose one of them",
+            "attach: --run and --background exclude each other. Choose one of them",
         ),
         (["--nbd", "h:99999"], "h:99999: no such port. Write HOST:PORT, 1 to 65535"),
     ],
 )
-def test_attach_says_what_is_missing(words: list[str], line: str) -> None:
+def test_usage_errors_of_attach_have_a_fix(words: list[str], line: str) -> None:
     done = aoe("attach", "e7.3", *words)
     assert (done.returncode, done.stderr) == (2, f"aoe: {line}\n")

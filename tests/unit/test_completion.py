@@ -1,4 +1,4 @@
-"""Shell completion, in the shells themselves."""
+"""Shell completion in bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_interfaces_are_completed(words: tuple[str, ...]) -> None:
     assert completed(*words, "no-such-interface") == []
 
 
-def test_several_interfaces_are_completed_one_after_the_other() -> None:
+def test_a_list_of_interfaces_is_completed_without_those_already_in_it() -> None:
     others = [name for name in INTERFACES if name != "lo"]
     offered = completed("aoe", "discover", "-i", "lo,")
     assert offered == [f"lo,{name}" for name in others]
@@ -97,26 +97,28 @@ def test_values_are_completed() -> None:
         ("doctor", "--path"),
     ],
 )
-def test_files_are_left_to_the_shell(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_files_are_completed_by_the_shell(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "mine.toml").touch()
     line = f"aoe-target {' '.join(words)} mine.toml "
     assert line in typed("aoe-target", f"{line[:-7]}\t", tmp_path, until=line)
 
 
-def test_a_copy_has_a_file_at_either_end(tmp_path: Path) -> None:
+def test_source_and_destination_of_a_copy_complete_to_files(tmp_path: Path) -> None:
     (tmp_path / "mine.img").touch()
     line = "aoe copy mine.img mine.img "
     assert line in typed("aoe", "aoe copy mi\tmi\t", tmp_path, until=line)
 
 
-def test_who_may_not_ask_is_offered_no_address_and_no_error() -> None:
+def test_without_the_capability_there_are_no_addresses_and_no_error() -> None:
     without = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
     assert completed("aoe", "read", "-i", "lo", "e", before=without) == []
     assert completed("aoe", "read", "-i", "no-such-interface", "e") == []
 
 
 @both
-def test_zsh_and_fish_understand_their_scripts(program: str) -> None:
+def test_zsh_and_fish_accept_their_scripts(program: str) -> None:
     for shell in ("zsh", "fish"):
         if not shutil.which(shell):
             pytest.skip(f"apt install {shell}")
@@ -142,12 +144,12 @@ def test_fish_completes(program: str) -> None:
         text=True,
         check=True,
     )
-    # The help is behind a tab.
+    # A tab separates the candidate from its help.
     assert done.stdout.partition("\t")[0] == "completion"
 
 
 @both
-def test_completing_takes_no_slow_library(program: str) -> None:
+def test_completion_imports_no_slow_library(program: str) -> None:
     package = {"aoe": "initiator", "aoe-target": "target"}[program]
     variable = f"_{program}_COMPLETE".replace("-", "_").upper()
     words = {"aoe": "aoe read -i lo e", "aoe-target": "aoe-target clear-mask e"}

@@ -1,4 +1,4 @@
-"""A short run of scripts/fuzz, what it has found so far, and what it would find."""
+"""A short run of scripts/fuzz, its earlier finds, and defects that it must detect."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_no_frame_breaks_a_rule(campaign: fuzz.Campaign) -> None:
     assert campaign.frames == FRAMES
 
 
-def test_every_command_is_executed_and_every_way_of_refusing_is_met(
+def test_every_command_succeeds_and_every_error_occurs(
     campaign: fuzz.Campaign,
 ) -> None:
     table = fuzz.tabulate(campaign.outcomes())
-    undone = {name for name, row in table.items() if not row["done"]}
-    assert undone == {
+    never_done = {name for name, row in table.items() if not row["done"]}
+    assert never_done == {
         "ATA, other opcodes",
         "ATA, too short",
         "other commands",
@@ -50,15 +50,21 @@ def test_every_command_is_executed_and_every_way_of_refusing_is_met(
     }
     executed = {outcome.opcode for outcome in campaign.outcomes()}
     assert executed >= set(ata.OPERATIONS)
-    met = {answer for row in table.values() for answer in row}
-    assert met >= {"done", "aborted", "not_found", "uncorrectable", "device fault"}
-    assert met >= {f"error {code}" for code in ErrorCode} | {fuzz.SILENCE}
-    assert {*frames.Drop, "stray"} <= set(campaign.dropped())
+    responses = {response for row in table.values() for response in row}
+    assert responses >= {
+        "done",
+        "aborted",
+        "not_found",
+        "uncorrectable",
+        "device fault",
+    }
+    assert responses >= {f"error {code}" for code in ErrorCode} | {fuzz.NO_RESPONSE}
+    assert {*frames.Drop, "no_target"} <= set(campaign.dropped())
 
 
-# What broke a rule once, by the words of the rule: the MTU, and the frames.
+# Frames that once broke a rule: a description of the defect, the MTU, and the frames.
 FINDS: dict[str, tuple[int, list[str]]] = {
-    "a write cache goes off although the flush that follows fails": (
+    "disabling the write cache takes effect although the flush fails": (
         1500,
         ["5254007a26e7525400c11e4788a210000007030000000120408200ef0000000000000000"],
     ),
@@ -66,17 +72,17 @@ FINDS: dict[str, tuple[int, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FINDS)
-def test_what_was_found_is_no_more(name: str, tmp_path: Path) -> None:
+def test_earlier_find_is_fixed(name: str, tmp_path: Path) -> None:
     mtu, frames_ = FINDS[name]
     run_all(tmp_path / "port", mtu, map(bytes.fromhex, frames_))
 
 
-def test_the_same_seed_makes_the_same_frames() -> None:
+def test_same_seed_gives_the_same_frames() -> None:
     first, second = Mutator(5), Mutator(5)
     assert [next(first) for _ in range(500)] == [next(second) for _ in range(500)]
 
 
-def test_memory_stays_as_it_is(tmp_path: Path) -> None:
+def test_memory_does_not_grow(tmp_path: Path) -> None:
     port, source = FuzzedPort(tmp_path / "port", 1500), Mutator(3)
     tracemalloc.start()
     try:
@@ -89,23 +95,23 @@ def test_memory_stays_as_it_is(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
         port.close()
-    # The first round fills counters, caches and clusters of the overlay.
+    # The first round fills counters, caches and the clusters of the overlay.
     assert sizes[2] - sizes[1] < 100_000
 
 
-# --- would it find anything? --------------------------------------------------------
+# --- defects that must be detected --------------------------------------------------
 
 
 def no_padding(_reply: memoryview, length: int) -> int:
     return max(length, 60)
 
 
-def forget_the_end(*arguments: int) -> int:
+def no_bounds_check(*arguments: int) -> int:
     _target, _aflags, _count, _opcode, low, high, *_ = arguments
     return (high << 32 | low) * 512
 
 
-def write_all_there_is(
+def write_all_data(
     target: core.Target, fields: frames.Fields, request: memoryview, _reply: object
 ) -> tuple[int, int]:
     data = request[36 : len(request) - (len(request) - 36) % 512]
@@ -114,11 +120,11 @@ def write_all_there_is(
     return 0, 0
 
 
-def trip(*_: object) -> int:
+def raise_key_error(*_: object) -> int:
     raise KeyError("no such thing")
 
 
-def answer_twice(port: Port, _link: object, request: memoryview, now: float) -> None:
+def respond_twice(port: Port, _link: object, request: memoryview, now: float) -> None:
     link = port.link
     assert link is not None
     for target in port.targets * 2:
@@ -127,47 +133,47 @@ def answer_twice(port: Port, _link: object, request: memoryview, now: float) -> 
             link.commit(length)
 
 
-def obey_strangers(_target: object, _src: bytes, _asked: object) -> None:
+def ignore_reservation(_target: object, _src: bytes, _request: object) -> None:
     return None
 
 
-SABOTAGE: dict[str, tuple[object, str, object]] = {
-    "old bytes behind a short reply": (commands, "pad", no_padding),
-    "old bytes behind an error": (core, "pad", no_padding),
-    "no end of the disk": (transfers, "_byte_offset", forget_the_end),
-    "the frame's length instead of the count": (
+DEFECTS: dict[str, tuple[object, str, object]] = {
+    "old bytes after a short response": (commands, "pad", no_padding),
+    "old bytes after an error": (core, "pad", no_padding),
+    "no bounds check": (transfers, "_byte_offset", no_bounds_check),
+    "length of the frame instead of the sector count": (
         ata.OPERATIONS,
         "52",
-        write_all_there_is,
+        write_all_data,
     ),
-    "an exception": (lists, "_apply_directive", trip),
-    "every target twice": (Port, "_serve_all", answer_twice),
-    "a reservation that is not set": (lists, "_set_holders", obey_strangers),
-    "flush before write": (ata.OPERATIONS, "53", transfers.flush),
-    "success for what failed": (ata, "_FAULT", 0x40),
-    "trim that trims nothing": (ata.OPERATIONS, "6", transfers.flush),
-    "the wrong error": (core, "unknown_command", commands.unknown_version),
+    "an exception": (lists, "_apply_directive", raise_key_error),
+    "two responses of each target": (Port, "_serve_broadcast", respond_twice),
+    "a reservation that is not set": (lists, "_set_holders", ignore_reservation),
+    "FLUSH instead of WRITE": (ata.OPERATIONS, "53", transfers.flush),
+    "success instead of device fault": (ata, "_FAULT", 0x40),
+    "TRIM without an effect": (ata.OPERATIONS, "6", transfers.flush),
+    "a wrong AoE error": (core, "unknown_command", commands.unknown_version),
 }
 
 
-@pytest.mark.parametrize("how", SABOTAGE)
-def test_a_target_that_breaks_a_rule_is_found_out(
-    how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defect_is_detected(
+    defect: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    where, name, what = SABOTAGE[how]
-    if isinstance(where, dict):
-        monkeypatch.setitem(where, int(name), what)
+    owner, name, replacement = DEFECTS[defect]
+    if isinstance(owner, dict):
+        monkeypatch.setitem(owner, int(name), replacement)
     else:
-        monkeypatch.setattr(where, name, what)
+        monkeypatch.setattr(owner, name, replacement)
     with fuzz.Campaign(tmp_path) as campaign:
         campaign.run("mutation", Mutator(1), 8_000)
     assert campaign.find is not None
 
 
-def test_a_find_is_shortened_and_can_be_replayed(
+def test_find_is_shortened_and_replayed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(transfers, "_byte_offset", forget_the_end)
+    monkeypatch.setattr(transfers, "_byte_offset", no_bounds_check)
     with fuzz.Campaign(tmp_path) as campaign:
         campaign.run("mutation", Mutator(1), 8_000)
     assert campaign.find is not None

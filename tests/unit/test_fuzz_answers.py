@@ -1,10 +1,10 @@
-"""A short run of scripts/fuzz_answers, and what it would find."""
+"""A short run of scripts/fuzz_answers, and defects that it must detect."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from initiator.driver import responses as answers
+from initiator.driver import responses
 from initiator.driver.aoedev import AoeDev
 from scripts import fuzz_answers
 from tests.answer_fuzz import AnswerFuzz
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FRAMES = 30_000
 
 
-def test_no_answer_breaks_a_rule() -> None:
+def test_no_response_breaks_a_rule() -> None:
     fuzz = AnswerFuzz(seed=3)
     assert fuzz_answers.run(fuzz, FRAMES) == ""
     assert fuzz.frames == FRAMES
@@ -29,22 +29,22 @@ def test_no_answer_breaks_a_rule() -> None:
     assert len(fuzz.world.device.targets) == 2
 
 
-def test_it_finds_a_driver_that_believes_anybody() -> None:
+def test_detects_a_driver_that_accepts_responses_of_other_targets() -> None:
     fuzz = AnswerFuzz(seed=3, check_responses=False)
     assert "AssertionError" in fuzz_answers.run(fuzz, FRAMES)
 
 
-def test_it_finds_a_driver_that_takes_short_data(
+def test_detects_a_driver_that_accepts_short_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers, "is_runt", lambda *_: False)
+    monkeypatch.setattr(responses, "is_runt", lambda *_: False)
     assert "AssertionError" in fuzz_answers.run(AnswerFuzz(seed=3), FRAMES)
 
 
-def test_it_finds_a_driver_that_takes_stale_answers(
+def test_detects_a_driver_that_accepts_stale_responses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An answer to an earlier read of the same frame object, for example."""
+    """For example a response to an earlier read of the same frame object."""
     match = AoeDev.match
 
     def matches_loosely(d: AoeDev, tag: int, now: float) -> Frame | None:
@@ -55,7 +55,7 @@ def test_it_finds_a_driver_that_takes_stale_answers(
     assert "AssertionError" in fuzz_answers.run(AnswerFuzz(seed=3), FRAMES)
 
 
-def test_its_command_counts_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz_answers.main(["--frames", "500", "--seed", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "500 frames, seed 4, no rule broken" in said
+    output = capsys.readouterr().out
+    assert "500 frames, seed 4, no rule broken" in output

@@ -1,4 +1,4 @@
-"""What the commands say of themselves: all of it, in the same words, and it is true."""
+"""The help of all commands: form, examples, and equal texts of shared options."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.command_lines import CLIS, ours, parse
 
 CONTEXTS = [ctx for program, cli in CLIS.items() for ctx in walk(cli, program)]
 EXAMPLES = [line for ctx in CONTEXTS for line in read_help(ctx.command).examples]
-SAME_EVERYWHERE = (
+SHARED_OPTIONS = (
     *("--control", "--deadsecs", "--interface", "--json", "--pad", "--pcap", "--pid"),
     *("--timeout", "--timing", "--policy", "--nic"),
 )
-MEANT_OTHERWISE = {
+OTHER_MEANING = {
     ("aoe lab run", "--interface"),
     ("aoe-target serve", "--control"),
 }
@@ -26,7 +26,7 @@ every_command = pytest.mark.parametrize(
 
 
 @every_command
-def test_a_command_begins_with_one_sentence_and_something_to_try(
+def test_help_begins_with_one_sentence_and_an_example(
     ctx: click.Context,
 ) -> None:
     first, second = str(ctx.command.help).strip().split("\n\n")[:2]
@@ -35,7 +35,7 @@ def test_a_command_begins_with_one_sentence_and_something_to_try(
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_what_there_is_to_try_is_understood(line: str) -> None:
+def test_examples_are_accepted_by_the_parser(line: str) -> None:
     found = ours(line)
     assert found
     for stage in found:
@@ -45,20 +45,22 @@ def test_what_there_is_to_try_is_understood(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["aoe discovr", "aoe discover --al", "aoe ping", "x | aoe copy e0.0 | y"]
 )
-def test_what_is_wrong_to_try_would_be_noticed(line: str) -> None:
+def test_a_wrong_example_is_rejected_by_the_parser(line: str) -> None:
     (found,) = ours(line)
     with pytest.raises(click.UsageError):
         parse(found)
 
 
 @every_command
-def test_every_option_says_what_it_does(ctx: click.Context) -> None:
+def test_every_option_has_a_description_that_ends_with_a_full_stop(
+    ctx: click.Context,
+) -> None:
     for names, text in options_of(ctx):
         assert re.match(r"[A-Z]", text), names
         assert re.search(r"\.($|  \[)", text), names
 
 
-def test_the_options_of_serve_stand_under_headings() -> None:
+def test_the_options_of_serve_are_listed_in_sections() -> None:
     (ctx,) = (each for each in CONTEXTS if each.command_path == "aoe-target serve")
     sections = re.split(r"^(\S.*):$", ctx.get_help(), flags=re.MULTILINE)[1:]
     titles, bodies = sections[::2], sections[1::2]
@@ -70,7 +72,9 @@ def test_the_options_of_serve_stand_under_headings() -> None:
 
 
 @every_command
-def test_the_list_of_commands_is_not_cut_short(ctx: click.Context) -> None:
+def test_summaries_in_the_list_of_commands_are_not_truncated(
+    ctx: click.Context,
+) -> None:
     if isinstance(ctx.command, click.Group):
         page = click.Context(ctx.command, info_name=ctx.info_name, terminal_width=78)
         listed = page.get_help().partition("Show this message")[2]
@@ -78,14 +82,14 @@ def test_the_list_of_commands_is_not_cut_short(ctx: click.Context) -> None:
         assert "..." not in listed
 
 
-@pytest.mark.parametrize("name", SAME_EVERYWHERE)
-def test_an_option_is_told_in_the_same_words_everywhere(name: str) -> None:
-    told = {
+@pytest.mark.parametrize("name", SHARED_OPTIONS)
+def test_a_shared_option_has_the_same_description_in_all_commands(name: str) -> None:
+    descriptions = {
         parameter.help
         for ctx in CONTEXTS
         for parameter in ctx.command.params
         if isinstance(parameter, click.Option)
         and name in parameter.opts
-        and (ctx.command_path, name) not in MEANT_OTHERWISE
+        and (ctx.command_path, name) not in OTHER_MEANING
     }
-    assert len(told) == 1
+    assert len(descriptions) == 1

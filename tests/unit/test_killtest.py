@@ -1,4 +1,4 @@
-"""The book that scripts/killtest keeps, and what it finds wrong with a disk."""
+"""The ledger of scripts/killtest, and the faults that it finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECTORS = 16
 
 
 def disk_with(**sectors: bytes) -> bytes:
-    """Make a disk of original sectors but for some: s5=... is the sixth."""
+    """Return a disk of original sectors, except those given: s5=... is sector 5."""
     parts = [make_sector(ORIGINAL, lba) for lba in range(SECTORS)]
     for name, raw in sectors.items():
         parts[int(name[1:])] = raw
@@ -31,7 +31,7 @@ def ledger() -> Ledger:
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_the_newest_answered_write_may_be_there_or_one_in_flight(
+def test_newest_acknowledged_write_or_one_in_flight_is_no_fault(
     ledger: Ledger, number: int
 ) -> None:
     assert ledger.faults(disk_with(s5=make_sector(number, 5))) == []
@@ -50,13 +50,13 @@ def test_the_newest_answered_write_may_be_there_or_one_in_flight(
         ),
     ],
 )
-def test_what_was_answered_and_is_not_there_is_a_fault(
+def test_missing_acknowledged_write_is_a_fault(
     ledger: Ledger, found: bytes, words: str
 ) -> None:
     assert ledger.faults(disk_with(s5=found)) == [words]
 
 
-def test_a_flush_promises_what_was_answered_before_it_and_sync_everything(
+def test_durable_are_writes_before_a_flush_and_with_sync_all(
     ledger: Ledger,
 ) -> None:
     assert (len(ledger.answered), ledger.promised) == (2, 1)
@@ -71,7 +71,7 @@ def test_a_flush_promises_what_was_answered_before_it_and_sync_everything(
     assert book.faults(disk_with(s0=whole[:SECTOR], s1=whole[SECTOR:])) == []
 
 
-def test_a_trim_leaves_zeros_and_nothing_else_does() -> None:
+def test_only_trimmed_sectors_may_be_zero() -> None:
     book = Ledger()
     book.answer(book.send(5, 1, is_trim=True).number)
     assert book.faults(disk_with(s5=bytes(SECTOR))) == []
@@ -81,21 +81,21 @@ def test_a_trim_leaves_zeros_and_nothing_else_does() -> None:
     ]
 
 
-def test_a_sector_in_flight_is_written_by_nobody_else(ledger: Ledger) -> None:
+def test_sectors_in_flight_are_not_free(ledger: Ledger) -> None:
     assert not ledger.is_free(4, 2)
     assert ledger.is_free(6, 2)
     ledger.answer(3)
     assert ledger.is_free(4, 2)
 
 
-def test_the_same_seed_plans_the_same_rounds() -> None:
-    def said(*words: str) -> str:
+def test_same_seed_gives_the_same_plans() -> None:
+    def plans(*words: str) -> str:
         result = CliRunner().invoke(killtest.killtest, ["--list", *words])
         assert result.exit_code == 0
         return result.output
 
-    assert said("--seed", "7") == said("--seed", "7")
-    assert said("--seed", "7") != said("--seed", "8")
-    assert len(said().splitlines()) == 200
+    assert plans("--seed", "7") == plans("--seed", "7")
+    assert plans("--seed", "7") != plans("--seed", "8")
+    assert len(plans().splitlines()) == 200
     modes = {plan.mode for plan in killtest.plans(4, 1)}
     assert modes == set(killtest.MODES)

@@ -22,7 +22,7 @@ ROOT = ("--root", "UUID=8b4e")
 choices = pytest.mark.parametrize(
     "words", [(), CLIENT, SERVER, (*CLIENT, *SERVER, *ROOT)], ids=len
 )
-# What administrators run is not on everybody's PATH.
+# Programs of administrators are not on the PATH of other users.
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
@@ -37,7 +37,7 @@ def settings(text: str) -> list[str]:
 
 
 def run(package: str, program: str, *words: object) -> None:
-    """Run a program that judges a file, and show what it says if it finds fault."""
+    """Run a program that checks a file, and show its output if it fails."""
     if not (path := shutil.which(program, path=PATH)):
         pytest.skip(f"apt install {package}")
     command = [path, *map(str, words)]
@@ -47,7 +47,7 @@ def run(package: str, program: str, *words: object) -> None:
         text=True,
         check=False,
         timeout=60,
-        # Whatever the place has set for a shell that is being installed from.
+        # Without the rest of the environment, such as SHELLCHECK_OPTS.
         env={"PATH": PATH},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def run(package: str, program: str, *words: object) -> None:
 
 @choices
 @pytest.mark.parametrize("form", FILES)
-def test_nothing_is_left_to_fill_in(form: str, words: tuple[str, ...]) -> None:
+def test_all_placeholders_are_replaced(form: str, words: tuple[str, ...]) -> None:
     text = netboot("e7.3", "-f", form, *words)
     assert "@" not in text.replace('"$@"', "")
     assert "e7.3" in text or form == "cmdline"
@@ -64,32 +64,32 @@ def test_nothing_is_left_to_fill_in(form: str, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_a_file_that_is_redirected_is_what_is_shown(form: str) -> None:
+def test_one_format_prints_the_same_file_as_all(form: str) -> None:
     assert netboot("e7.3", "-f", form) in netboot("e7.3", *ROOT) + netboot("e7.3")
 
 
-def test_all_names_the_command_for_each_file() -> None:
+def test_all_shows_the_command_for_each_file() -> None:
     text = netboot("aoe:e7.3")
     for form in FILES:
         assert f"aoe-target netboot e7.3 -f {form} " in text
 
 
 @choices
-def test_dnsmasq_takes_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_dnsmasq_accepts_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     conf = tmp_path / "aoe.conf"
     conf.write_text(netboot("e7.3", "-f", "dnsmasq", *words))
     run("dnsmasq-base", "dnsmasq", "--test", f"--conf-file={conf}")
 
 
 @choices
-def test_dhcpd_takes_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_dhcpd_accepts_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     conf, leases = tmp_path / "dhcpd.conf", tmp_path / "leases"
     leases.touch()
     conf.write_text(netboot("e7.3", "-f", "dhcpd", *words))
     run("isc-dhcp-server", "dhcpd", "-t", "-cf", conf, "-lf", leases)
 
 
-def test_a_server_takes_the_files_for_two_clients(tmp_path: Path) -> None:
+def test_servers_accept_the_files_of_two_clients(tmp_path: Path) -> None:
     for form, suffix in (("dnsmasq", "dns"), ("dhcpd", "dhcp")):
         for slot in "23":
             mac = f"52:54:00:ae:00:0{slot}"
@@ -104,7 +104,7 @@ def test_a_server_takes_the_files_for_two_clients(tmp_path: Path) -> None:
     run("isc-dhcp-server", "dhcpd", "-t", *words)
 
 
-def test_dnsmasq_gives_the_disk_to_ipxe_and_ipxe_to_firmware() -> None:
+def test_dnsmasq_offers_ipxe_to_firmware_and_the_disk_to_ipxe() -> None:
     assert settings(netboot("e7.3", "-f", "dnsmasq", *CLIENT, *SERVER)) == [
         "dhcp-mac=set:aoe-e7.3,52:54:00:ae:00:02",
         "dhcp-match=set:ipxe,175",
@@ -116,13 +116,13 @@ def test_dnsmasq_gives_the_disk_to_ipxe_and_ipxe_to_firmware() -> None:
     ]
 
 
-def test_one_disk_for_everybody_comes_with_a_warning() -> None:
+def test_one_disk_for_all_clients_comes_with_a_warning() -> None:
     for form in ("dnsmasq", "dhcpd"):
-        assert "ruin it" in netboot("e7.3", "-f", form)
-        assert "ruin it" not in netboot("e7.3", "-f", form, *CLIENT)
+        assert "corrupt it" in netboot("e7.3", "-f", form)
+        assert "corrupt it" not in netboot("e7.3", "-f", form, *CLIENT)
 
 
-def test_ipxe_gets_a_script_that_knows_where_it_goes() -> None:
+def test_the_ipxe_script_jumps_only_to_existing_labels() -> None:
     text = netboot("e7.3", "-f", "ipxe", *SERVER)
     assert text.startswith("#!ipxe\n")
     lines = settings(text)
@@ -132,13 +132,13 @@ def test_ipxe_gets_a_script_that_knows_where_it_goes() -> None:
         "initrd --name initrd.img tftp://192.0.2.1/initrd.img || goto failed" in lines
     )
     labels = {line[1:] for line in lines if line.startswith(":")}
-    gone = {line.split("goto ")[1] for line in lines if "goto " in line}
-    assert gone - {"${how}"} == {"failed"}
+    targets = {line.split("goto ")[1] for line in lines if "goto " in line}
+    assert targets - {"${how}"} == {"failed"}
     assert labels == {"disk", "kernel", "install", "failed"}
     assert "set how disk" in lines
 
 
-def test_the_kernel_is_told_where_its_root_is() -> None:
+def test_the_kernel_command_line_names_the_root_device() -> None:
     text = netboot("e7.3", "-f", "cmdline")
     assert text == "root=/dev/etherd/e7.3p1 rootwait ro aoe.aoe_deadsecs=0\n"
     assert (
@@ -161,41 +161,39 @@ def test_the_kernel_is_told_where_its_root_is() -> None:
             "dracut",
             {
                 "usr/lib/dracut/modules.d/95aoe/module-setup.sh",
-                "usr/lib/dracut/modules.d/95aoe/aoe-look.sh",
+                "usr/lib/dracut/modules.d/95aoe/aoe-discover.sh",
             },
         ),
     ],
 )
-def test_a_script_installs_scripts_without_a_fault(
+def test_a_script_installs_executable_scripts_that_pass_shellcheck(
     tmp_path: Path, form: str, written: set[str]
 ) -> None:
     script = tmp_path / "install.sh"
     script.write_text(netboot("e7.3", "-f", form))
-    place = tmp_path / "root"
-    env = {"PATH": PATH, "DESTDIR": str(place)}
+    root = tmp_path / "root"
+    env = {"PATH": PATH, "DESTDIR": str(root)}
     subprocess.run(["sh", script], env=env, check=True, timeout=30)
-    files = {
-        str(each.relative_to(place)) for each in place.rglob("*") if each.is_file()
-    }
+    files = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
     assert files == written
     for each in files:
-        assert os.access(place / each, os.X_OK)
-        run("dash", "sh", "-n", place / each)
-    run("shellcheck", "shellcheck", script, *(place / each for each in files))
+        assert os.access(root / each, os.X_OK)
+        run("dash", "sh", "-n", root / each)
+    run("shellcheck", "shellcheck", script, *(root / each for each in files))
 
 
 @pytest.fixture
 def initramfs(tmp_path: Path) -> Path:
-    """Return the script that waits, in a world in which it takes no time.
+    """Install the script that waits for the disk, with a sleep that returns at once.
 
-    The disk is there when somebody has asked for it for the third time.
+    The disk appears after the third sleep.
     """
     text = netboot("e7.3", "-f", "initramfs-tools")
     _, _, rest = text.partition("scripts/local-top/aoe\" <<'END'\n")
     script, _, _ = rest.partition("END\n")
     for path in ("/dev/etherd", "/sys/class/net", "/scripts/functions"):
         script = script.replace(path, f"{tmp_path}{path}")
-    # A test may make no device; a file does as well.
+    # Regular files stand in for device nodes, which take root to create.
     script = script.replace("[ -b ", "[ -e ").replace("[ ! -c ", "[ ! -e ")
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/functions").write_text(
@@ -234,24 +232,26 @@ def wait(initramfs: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_an_initramfs_waits_until_the_disk_is_there(initramfs: Path) -> None:
-    said = wait(initramfs)
-    assert said[:2] == ["ip link set eth0 up", "modprobe aoe"]
-    assert said.count("slept") == 3
-    assert said[-1] == "end"
+def test_an_initramfs_waits_until_the_disk_appears(initramfs: Path) -> None:
+    output = wait(initramfs)
+    assert output[:2] == ["ip link set eth0 up", "modprobe aoe"]
+    assert output.count("slept") == 3
+    assert output[-1] == "end"
 
 
 def test_an_initramfs_waits_for_the_disk_that_root_names(initramfs: Path) -> None:
     root = f"{initramfs}/dev/etherd/e10.11p2"
-    said = wait(initramfs, ROOT=root, APPEARS="e10.11")
-    assert "begin Waiting for the AoE disk e10.11" in said
-    assert said[-1] == "end"
+    output = wait(initramfs, ROOT=root, APPEARS="e10.11")
+    assert "begin Waiting for the AoE disk e10.11" in output
+    assert output[-1] == "end"
 
 
-def test_an_initramfs_gives_up_and_says_so(initramfs: Path) -> None:
-    said = wait(initramfs, ROOTDELAY="2")
-    assert said.count("slept") == 2
-    assert said[-1].startswith("failure e7.3 does not answer: is it served")
+def test_an_initramfs_logs_a_failure_after_the_timeout(initramfs: Path) -> None:
+    output = wait(initramfs, ROOTDELAY="2")
+    assert output.count("slept") == 2
+    assert output[-1].startswith(
+        "failure e7.3 does not answer. Check that it is served"
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,20 +260,25 @@ def test_an_initramfs_gives_up_and_says_so(initramfs: Path) -> None:
         (("e7",), "e7: not an AoE address"),
         (("e7.3", "--client", "x"), "x: not a MAC address"),
         (("e7.3", "--server-ip", "server"), "server: not an IPv4 address"),
-        (("e7.3", "--root", "/dev/x y"), "--root /dev/x y: cannot stand on a kernel's"),
+        (
+            ("e7.3", "--root", "/dev/x y"),
+            "--root /dev/x y: not valid on a kernel command",
+        ),
         (("e7.3", "--root", "$(reboot)"), "Write it as /dev/etherd/e7.3p1 or UUID="),
         (("e7.3", "--format", "grub"), "'grub' is not one of 'all', 'ipxe'"),
     ],
 )
-def test_wrong_usage_is_told(words: tuple[str, ...], message: str) -> None:
+def test_wrong_usage_is_an_error_with_code_2(
+    words: tuple[str, ...], message: str
+) -> None:
     done = CliRunner().invoke(cli, ["netboot", *words])
-    problem = done.exception
-    told = str(problem) if isinstance(problem, UsageError) else done.output
-    assert message in told
-    assert getattr(problem, "exit_code", getattr(problem, "code", None)) == 2
+    error = done.exception
+    text = str(error) if isinstance(error, UsageError) else done.output
+    assert message in text
+    assert getattr(error, "exit_code", getattr(error, "code", None)) == 2
 
 
-def test_help_begins_with_something_to_copy() -> None:
+def test_help_begins_with_examples() -> None:
     command = [sys.executable, "-m", "target", "netboot", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "aoe-target netboot e0.0 | less" in done.stdout

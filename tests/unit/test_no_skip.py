@@ -1,3 +1,5 @@
+"""The pytest plugin that makes skipped tests fail."""
+
 from __future__ import annotations
 
 import subprocess
@@ -29,23 +31,23 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_a_skipped_test_fails_and_says_why(tmp_path: Path) -> None:
+def test_skipped_test_fails_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     result = run_pytest(tmp_path, "-p", "tests.no_skip")
     assert result.returncode == 1
-    # A mark skips before the test begins, which pytest calls an error.
+    # A skip mark takes effect during setup, where pytest reports a failure as an error.
     assert "1 failed, 1 passed, 1 xfailed, 1 error" in result.stdout
     assert "no such program" in result.stdout
     assert "not today" in result.stdout
 
 
-def test_a_skipped_module_fails_and_says_why(tmp_path: Path) -> None:
+def test_skipped_module_fails_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(SKIPPED_MODULE)
     result = run_pytest(tmp_path, "-p", "tests.no_skip")
     assert result.returncode != 0
     assert "no module" in result.stdout
 
 
-def test_without_the_plugin_a_skipped_test_is_let_pass(tmp_path: Path) -> None:
+def test_without_the_plugin_a_skipped_test_passes(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     assert run_pytest(tmp_path).returncode == 0

@@ -285,7 +285,7 @@ def test_the_commands_say_what_they_did(golden: Path, file: str) -> None:
     assert (found["schema_version"], found["used"], found["size"]) == (1, 1, SIZE)
     done = aoe_target("overlay", "commit", file)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{file}: 64 KiB (65,536 bytes) written back\n"
+    assert done.stdout == f"{file}: 64 KiB (65,536 bytes) committed\n"
     assert golden.read_bytes()[:512] == b"\xee" * 512
     assert aoe_target("overlay", "reset", file).stdout == f"{file}: empty\n"
 

@@ -16,7 +16,7 @@ from tests.accounts import (
     HAS_NOBODY,
     IS_ROOT,
     NOBODY,
-    SOMEBODY,
+    OTHER_USER,
     process_status,
     read_status,
 )
@@ -118,9 +118,9 @@ def test_a_place_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
     # Whoever is not root becomes nobody else, and may not write here either.
     tmp_path.chmod(0o555)
     kept = tmp_path / "disk.img.aoe.json"
-    refused = dropped(SOMEBODY, kept)["refused"]
+    refused = dropped(OTHER_USER, kept)["refused"]
     tmp_path.chmod(0o755)
-    user = SOMEBODY.partition(":")[0]
+    user = OTHER_USER.partition(":")[0]
     assert refused.startswith(f"4 {kept}: user {user} may not write this state file")
     assert f"--state-dir DIR with a directory of {user}, or chown" in refused
     assert refused.endswith(", or --no-state")
@@ -144,12 +144,12 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
     sticky: Path,
 ) -> None:
     kept = sticky / "e7.3.aoe.json"
-    assert "refused" not in dropped(SOMEBODY, kept)
+    assert "refused" not in dropped(OTHER_USER, kept)
     kept.touch()
     if HAS_NOBODY and IS_ROOT:
-        assert "may not write" in dropped(SOMEBODY, kept)["refused"]
+        assert "may not write" in dropped(OTHER_USER, kept)["refused"]
         os.chown(kept, NOBODY.pw_uid, NOBODY.pw_gid)
-    assert "refused" not in dropped(SOMEBODY, kept)
+    assert "refused" not in dropped(OTHER_USER, kept)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""The shell library of the scripts, get_pip, and shellcheck."""
+
 from __future__ import annotations
 
 import hashlib
@@ -25,7 +27,7 @@ SHELL = (
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """Return an index on disk with an empty page for pip."""
+    """Create an index in a directory, with an empty page for pip."""
     (tmp_path / "pip").mkdir()
     (tmp_path / "pip/index.html").touch()
     return tmp_path
@@ -38,7 +40,7 @@ def offer(index: Path, name: str, attributes: str = "") -> None:
 
 
 def run_lib(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of scripts/lib.sh, which a script would source."""
+    """Run a command in a shell that has sourced scripts/lib.sh."""
     return subprocess.run(
         ["bash", "-euc", f'. "{CHECKOUT}/scripts/lib.sh"; {command}'],
         env={"PATH": os.environ["PATH"], **variables},
@@ -48,7 +50,7 @@ def run_lib(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_pip_is_the_newest_release(index: Path) -> None:
+def test_newest_release_of_pip_is_selected(index: Path) -> None:
     for version in ("9.0.3", "25.1", "26.3", "27.0b1", "26.2.1"):
         offer(index, f"pip-{version}-py3-none-any.whl")
     offer(index, "pip-99.0.tar.gz")
@@ -57,29 +59,29 @@ def test_pip_is_the_newest_release(index: Path) -> None:
     assert wheel.url == f"{index.as_uri()}/files/pip-26.3-py3-none-any.whl"
 
 
-def test_pip_is_one_that_was_not_withdrawn_and_runs_here(index: Path) -> None:
+def test_yanked_and_incompatible_releases_are_ignored(index: Path) -> None:
     offer(index, "pip-25.1-py3-none-any.whl", 'data-requires-python="&gt;=3.9"')
     offer(index, "pip-26.0-py3-none-any.whl", 'data-yanked="broken"')
     offer(index, "pip-27.0-py3-none-any.whl", 'data-requires-python="&gt;=3.99"')
     assert get_pip.newest_wheel(index.as_uri()).version == (25, 1)
 
 
-def test_an_index_without_pip_is_refused(index: Path) -> None:
+def test_index_without_pip_is_an_error(index: Path) -> None:
     with pytest.raises(ValueError, match="no pip for this Python"):
         get_pip.newest_wheel(index.as_uri())
 
 
-def test_a_wheel_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+def test_wheel_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "pip-26.3-py3-none-any.whl"
     wheel.write_bytes(b"as published")
     digest = hashlib.sha256(b"as published").hexdigest()
-    assert get_pip.fetch(f"{wheel.as_uri()}#sha256={digest}") == b"as published"
-    wheel.write_bytes(b"as tampered with")
+    assert get_pip.download(f"{wheel.as_uri()}#sha256={digest}") == b"as published"
+    wheel.write_bytes(b"modified")
     with pytest.raises(ValueError, match="checksum"):
-        get_pip.fetch(f"{wheel.as_uri()}#sha256={digest}")
+        get_pip.download(f"{wheel.as_uri()}#sha256={digest}")
 
 
-def test_the_index_is_the_one_that_pip_is_configured_for(
+def test_configured_index_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_INDEX_URL", raising=False)
@@ -93,8 +95,8 @@ def test_the_index_is_the_one_that_pip_is_configured_for(
     assert get_pip.setting("index-url") == "https://from.environment/simple"
 
 
-def test_without_an_index_one_line_tells_the_cure(tmp_path: Path) -> None:
-    # A bare environment takes no pip to make; its Python is what get_pip wants.
+def test_unreachable_index_is_a_one_line_error_with_a_fix(tmp_path: Path) -> None:
+    # get_pip runs with the Python of an environment; this one is created without pip.
     command = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")]
     subprocess.run(command, check=True)
     result = subprocess.run(
@@ -107,18 +109,18 @@ def test_without_an_index_one_line_tells_the_cure(tmp_path: Path) -> None:
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(
-        f"get_pip: cannot fetch pip from file://{tmp_path}/nowhere: "
+        f"get_pip: cannot download pip from file://{tmp_path}/nowhere: "
     )
     assert line.endswith("Or install ensurepip with: apt install python3-venv")
 
 
-def test_a_step_that_went_well_is_one_line() -> None:
+def test_successful_step_prints_one_line() -> None:
     result = run_lib("step lint echo much to say")
     assert result.returncode == 0
     assert re.fullmatch(r"lint +ok +\d+\.\d s\n", result.stdout)
 
 
-def test_a_step_that_failed_shows_what_it_said() -> None:
+def test_failed_step_prints_its_output() -> None:
     result = run_lib("step lint sh -c 'echo here; echo there >&2; exit 3'")
     assert result.returncode == 3
     line, *output = result.stdout.splitlines()
@@ -126,20 +128,20 @@ def test_a_step_that_failed_shows_what_it_said() -> None:
     assert output == ["here", "there"]
 
 
-def test_a_place_of_ones_own_is_in_the_cache(tmp_path: Path) -> None:
-    place = run_lib("own_place", HOME=str(tmp_path)).stdout.strip()
-    assert Path(place).is_dir()
-    assert Path(place).parent == tmp_path / ".cache/pyaoe"
-    moved = run_lib("own_place", HOME="/", XDG_CACHE_HOME=str(tmp_path)).stdout.strip()
-    assert Path(moved).parent == tmp_path / "pyaoe"
+def test_user_cache_is_in_the_cache_directory(tmp_path: Path) -> None:
+    cache = run_lib("user_cache", HOME=str(tmp_path)).stdout.strip()
+    assert Path(cache).is_dir()
+    assert Path(cache).parent == tmp_path / ".cache/pyaoe"
+    result = run_lib("user_cache", HOME="/", XDG_CACHE_HOME=str(tmp_path))
+    assert Path(result.stdout.strip()).parent == tmp_path / "pyaoe"
 
 
-def test_there_is_no_place_of_ones_own_without_a_home() -> None:
-    result = run_lib("own_place")
+def test_user_cache_fails_without_a_home() -> None:
+    result = run_lib("user_cache")
     assert (result.returncode, result.stdout) == (1, "")
 
 
-def test_an_environment_is_stale_when_what_it_came_from_has_changed(
+def test_environment_is_stale_after_python_or_requirements_changed(
     tmp_path: Path,
 ) -> None:
     root, venv = tmp_path / "checkout", tmp_path / "venv"

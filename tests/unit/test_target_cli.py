@@ -27,7 +27,7 @@ def aoe_target(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), ("serve", "--help")])
-def test_help_begins_with_something_to_copy(words: tuple[str, ...]) -> None:
+def test_help_begins_with_an_example(words: tuple[str, ...]) -> None:
     done = aoe_target(*words)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -86,7 +86,7 @@ def test_help_begins_with_something_to_copy(words: tuple[str, ...]) -> None:
         ),
     ],
 )
-def test_wrong_usage_is_one_line_with_the_cure_and_code_2(
+def test_a_usage_error_is_one_line_with_a_fix_and_code_2(
     words: tuple[str, ...], message: str
 ) -> None:
     done = aoe_target(*words)
@@ -95,19 +95,19 @@ def test_wrong_usage_is_one_line_with_the_cure_and_code_2(
     assert done.stdout == ""
 
 
-def test_an_interface_that_is_not_there_is_code_3(tmp_path: Path) -> None:
+def test_a_missing_interface_exits_with_3(tmp_path: Path) -> None:
     done = aoe_target("serve", "e0.0", "nope0", str(tmp_path / "disk.img"))
     assert done.stderr.startswith("aoe-target: nope0: no such interface (have: ")
     assert done.returncode == 3
 
 
 def parse(*words: str) -> Settings:
-    # As the command does it, up to where it would open something.
+    # As the command does, up to opening the disk.
     from target.cli.commands.serve import build_settings, serve
 
     with serve.make_context("serve", list(words)) as context:
         parameters = dict(context.params)
-        return build_settings(parameters.pop("words"), parameters)
+        return build_settings(parameters.pop("arguments"), parameters)
 
 
 def test_the_defaults_serve_the_whole_disk_for_writing() -> None:
@@ -120,11 +120,11 @@ def test_the_defaults_serve_the_whole_disk_for_writing() -> None:
 
 
 @pytest.mark.parametrize("name", ["7.3", "e7.3", "aoe:e7.3", "/dev/etherd/e7.3"])
-def test_an_address_may_be_written_in_many_ways(name: str) -> None:
+def test_all_notations_of_an_address_are_accepted(name: str) -> None:
     assert parse(name, "eth0", "disk.img").exports[0].address == Address(7, 3)
 
 
-def test_a_command_line_of_vblade_is_understood() -> None:
+def test_a_command_line_of_vblade_is_accepted() -> None:
     chosen = parse(
         *("-r", "-d", "-s", "-b", "16", "-o", "8", "-l", "100"),
         *("7", "3", "eth0,eth1", "disk.img"),
@@ -133,18 +133,18 @@ def test_a_command_line_of_vblade_is_understood() -> None:
     assert export.address == Address(7, 3)
     assert export.interfaces == ("eth0", "eth1")
     assert export.buffers == 16
-    # Its numbers are sectors.
+    # As in vblade, plain numbers are sectors.
     assert export.disk == OpenFlags(
         read_only=True, direct=True, sync=True, offset=4096, length=51200
     )
 
 
-def test_a_suffix_makes_offset_and_length_bytes() -> None:
+def test_offset_and_length_with_a_suffix_are_bytes() -> None:
     disk = parse("e0.0", "eth0", "d", "-o", "1M", "-l", "1024B").exports[0].disk
     assert (disk.offset, disk.length) == (1 << 20, 1024)
 
 
-def test_the_other_options_arrive() -> None:
+def test_options_set_the_settings_of_disk_and_process() -> None:
     chosen = parse(
         *("e0.0", "eth0", "d", "--create", "1G", "--force", "--plain"),
         *("--serial", "S1", "--model", "M1", "--pcap", "frames.pcapng"),
@@ -157,7 +157,7 @@ def test_the_other_options_arrive() -> None:
     assert chosen.capture == Path("frames.pcapng")
 
 
-def test_what_clients_are_told_and_who_they_are_arrives() -> None:
+def test_options_set_the_identity_and_the_mask_list() -> None:
     export = parse(
         *("e0.0", "eth0", "d", "-m", "525400000001", "--no-state"),
         *("--wwn", "0x5000000000000001", "--rotation", "7200"),
@@ -169,20 +169,20 @@ def test_what_clients_are_told_and_who_they_are_arrives() -> None:
     assert (export.rotation, export.physical_block) == (7200, 4096)
 
 
-def test_filters_arrive_in_the_order_given() -> None:
+def test_filters_keep_their_order() -> None:
     words = ("--filter", "drop:probability=2e-2", "--filter", "log", "--filter", "drop")
     filters = parse("e0.0", "eth0", "d", *words).exports[0].filters
     assert [str(each) for each in filters] == ["drop:probability=0.02", "log", "drop"]
 
 
 @pytest.mark.parametrize("rotation", [2, 1024, 65535, -1])
-def test_a_rotation_that_clients_cannot_be_told_is_refused(rotation: int) -> None:
+def test_a_rotation_rate_that_ata_cannot_report_is_refused(rotation: int) -> None:
     with pytest.raises(UsageError, match="not a valid rotation rate"):
         msgspec.structs.replace(PLACE, rotation=rotation)
 
 
 @pytest.mark.parametrize("wwn", ["", "0", "0" * 16, "x" * 16, "1" * 17])
-def test_a_world_wide_name_is_16_digits(wwn: str) -> None:
+def test_a_world_wide_name_other_than_16_hex_digits_is_refused(wwn: str) -> None:
     done = aoe_target("serve", "e0.0", "eth0", "d", "--wwn", wwn)
     assert done.returncode == 2
     assert "not a world wide name. Write 16 hexadecimal digits" in done.stderr
@@ -197,14 +197,14 @@ def test_a_world_wide_name_is_16_digits(wwn: str) -> None:
         ("model", "a\nb"),
     ],
 )
-def test_texts_that_do_not_fit_the_identity_page_are_refused(
+def test_texts_that_do_not_fit_into_the_identify_page_are_refused(
     name: str, text: str
 ) -> None:
     with pytest.raises(UsageError, match="does not fit in the IDENTIFY data"):
         msgspec.structs.replace(PLACE, **{name: text})
 
 
-def test_two_disks_at_one_address_need_two_interfaces() -> None:
+def test_two_disks_at_one_address_need_different_interfaces() -> None:
     there = msgspec.structs.replace(PLACE, interfaces=("eth1",))
     both = Settings(exports=(PLACE, there))
     assert both.frames() == {"eth0": 256, "eth1": 256}
@@ -215,7 +215,7 @@ def test_two_disks_at_one_address_need_two_interfaces() -> None:
     )
 
 
-def test_help_loads_nothing_that_takes_long() -> None:
+def test_help_imports_no_slow_module() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import target.cli, sys; print(*sys.modules)"],
         capture_output=True,

@@ -108,8 +108,8 @@ def test_each_disk_names_its_file_and_what_was_left_behind(directory: Path) -> N
     lines = import_vblade(directory).stdout.splitlines()
     here = lines.index(f"# From {path}")
     assert lines[here + 1 : here + 4] == [
-        "# colour means nothing here.",
-        "# ionice is for systemd: see IOSchedulingClass= in systemd.exec(5).",
+        "# colour: has no equivalent, ignored.",
+        "# ionice: use IOSchedulingClass= of the systemd unit, systemd.exec(5).",
         "[[export]]",
     ]
 
@@ -120,7 +120,7 @@ def test_what_vblade_ignores_is_no_mistake(directory: Path) -> None:
     write(directory, "README", "`reboot`")
     done = import_vblade(directory)
     assert done.exit_code == 0
-    assert f"# {skeleton} sets no shelf, slot, filename: vblade" in done.stdout
+    assert f"# {skeleton} has no shelf, slot, filename: vblade" in done.stdout
     assert len(reread(done.stdout, directory)) == 1
 
 
@@ -187,8 +187,8 @@ def test_what_does_more_than_to_set_is_refused_and_never_run(
     done = import_vblade(directory)
     fix = "Use plain values: the file is parsed, not executed"
     assert done.stderr == f"aoe-target: {path}:{line}: {why}. {fix}\n"
-    assert str(done.exception) == f"{directory}: 1 of 2 files were left out"
-    assert f"# {path} is left out." in done.stdout
+    assert str(done.exception) == f"{directory}: 1 of 2 files were skipped"
+    assert f"# Skipped: {path}" in done.stdout
     assert len(reread(done.stdout, directory)) == 1
 
 
@@ -223,7 +223,7 @@ def test_two_disks_at_one_address_are_one_too_many(directory: Path) -> None:
     second = write(directory, "c.conf", LEAST)
     done = import_vblade(directory)
     assert done.stderr == (
-        f"aoe-target: {second}: e1.2 on eth0 is already that of {first}. "
+        f"aoe-target: {second}: e1.2 on eth0 is already used by {first}. "
         "Give each disk an address of its own\n"
     )
     assert len(reread(done.stdout, directory)) == 1
@@ -252,8 +252,8 @@ def test_the_next_step_is_told_first(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ((), "holds no *.conf"),
-        (("skeleton.conf",), "nothing is served from there"),
+        ((), "has no *.conf files"),
+        (("skeleton.conf",), "its files define no disk"),
         (None, "no such directory"),
     ],
 )

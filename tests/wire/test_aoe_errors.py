@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong with ``aoe``: one line, the fix, the right exit code."""
+"""Common mistakes with ``aoe``: a one-line error with a fix, and the exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AOE = [sys.executable, "-m", "initiator"]
 
 
 def fails(wire: Wire, code: int, *words: str) -> str:
-    """Run ``aoe`` and return the one line that it complains in."""
+    """Run ``aoe``, check its exit code, and return its one-line error message."""
     done = wire.initiator.run([*AOE, *words], capture_output=True, text=True)
     line: str
     (line,) = done.stderr.splitlines()
@@ -64,7 +64,7 @@ def test_no_interface_is_up(wire: Wire) -> None:
 
 
 def test_no_raw_sockets(wire: Wire) -> None:
-    """Without CAP_NET_RAW; an ordinary user sees the same."""
+    """Root without CAP_NET_RAW gets the same error as other users."""
     dropped = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", "--"]
     done = wire.initiator.run(
         [*dropped, *AOE, "discover", "-i", "aoe0"], capture_output=True, text=True
@@ -82,7 +82,9 @@ def test_no_such_file(wire: Wire, tmp_path: Path) -> None:
     assert line == f"{missing}: no such file or directory"
 
 
-def test_an_image_that_is_no_multiple_of_512(wire: Wire, tmp_path: Path) -> None:
+def test_an_image_size_that_is_not_a_multiple_of_512(
+    wire: Wire, tmp_path: Path
+) -> None:
     odd = tmp_path / "odd"
     odd.write_bytes(bytes(1000))
     line = fails(wire, 2, "copy", str(odd), "e0.0", "-i", "aoe0")
@@ -92,24 +94,27 @@ def test_an_image_that_is_no_multiple_of_512(wire: Wire, tmp_path: Path) -> None
     )
 
 
-def test_nobody_answers(wire: Wire) -> None:
+def test_no_target_answers(wire: Wire) -> None:
     line = fails(wire, 3, "read", "e5.1", "-i", "aoe0", "-t", "0.2")
     assert line == (
         "e5.1: no answer on aoe0 within 0.2 s. "
         "List the targets with: aoe discover -i aoe0"
     )
     assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (
-        "discover: nobody answered on aoe0. See what is in the way: aoe doctor -i aoe0"
+        "discover: no target answered on aoe0. Find the cause: aoe doctor -i aoe0"
     )
 
 
 @pytest.mark.parametrize("command", ["config", "mask", "reserve"])
-def test_a_verb_that_was_forgotten(wire: Wire, command: str) -> None:
+def test_a_missing_subcommand(wire: Wire, command: str) -> None:
     line = fails(wire, 2, command, "e7.3", "-i", "aoe0")
-    assert line == f"e7.3: a verb comes first. To look: aoe {command} read e7.3"
+    assert line == (
+        "e7.3: missing command before the address. "
+        f"For example: aoe {command} read e7.3"
+    )
 
 
-def test_a_question_ends_with_its_mark(wire: Wire) -> None:
+def test_a_suggestion_ends_with_a_question_mark(wire: Wire) -> None:
     line = fails(wire, 2, "discovr", "-i", "aoe0")
     assert "? Try: aoe --help" in line or "?) Try: aoe --help" in line
 

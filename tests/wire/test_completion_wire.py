@@ -1,4 +1,4 @@
-"""What a shell offers of what is on the wire, and of what runs here."""
+"""Shell completion of the addresses and targets that are running."""
 
 from __future__ import annotations
 

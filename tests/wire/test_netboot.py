@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from target.cli.main import cli
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ _IP = 0x0800
 
 @contextmanager
 def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
-    """Run dnsmasq at the target's end with the file that netboot prints."""
+    """Run dnsmasq in the target's namespace with the file that netboot prints."""
     if shutil.which("dnsmasq") is None:
         pytest.skip("needs dnsmasq: apt install dnsmasq-base")
     done = CliRunner().invoke(cli, ["netboot", "e7.3", "-f", "dnsmasq", *options])
@@ -60,14 +60,16 @@ def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-            server.communicate(timeout=PATIENCE)
+            server.communicate(timeout=TIMEOUT)
 
 
-def ask(wire: Wire, mac: str, options: list[tuple[int, bytes]]) -> tuple[str, str, str]:
-    """Ask for an address as a network card does.
+def discover(
+    wire: Wire, mac: str, options: list[tuple[int, bytes]]
+) -> tuple[str, str, str]:
+    """Send a DHCPDISCOVER as boot firmware does.
 
     Returns:
-        The file, the root path and the TFTP server that are offered.
+        The boot file, root path and TFTP server of the offer.
     """
     request = (
         Ether(src=mac, dst="ff:ff:ff:ff:ff:ff")
@@ -84,54 +86,52 @@ def ask(wire: Wire, mac: str, options: list[tuple[int, bytes]]) -> tuple[str, st
         )
     )
     with wire.initiator.enter():
-        wires = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IP))
-    with wires:
-        wires.bind((wire.interface, _IP))
-        wires.settimeout(PATIENCE)
-        end = time.monotonic() + PATIENCE
-        wires.send(bytes(request))
+        packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IP))
+    with packets:
+        packets.bind((wire.interface, _IP))
+        packets.settimeout(TIMEOUT)
+        end = time.monotonic() + TIMEOUT
+        packets.send(bytes(request))
         while time.monotonic() < end:
-            answer = Ether(wires.recv(2048))
-            if DHCP in answer and answer[BOOTP].op == 2:
-                return _what_was_said(answer)
+            response = Ether(packets.recv(2048))
+            if DHCP in response and response[BOOTP].op == 2:
+                return _parse_offer(response)
     raise AssertionError("no offer")
 
 
-def _what_was_said(answer: Ether) -> tuple[str, str, str]:
-    said = dict(
+def _parse_offer(offer: Ether) -> tuple[str, str, str]:
+    options = dict(
         pair
-        for pair in answer[DHCP].options
+        for pair in offer[DHCP].options
         if isinstance(pair, tuple) and len(pair) == 2
     )
-    file = said.get("boot-file-name", b"") or answer[BOOTP].file
-    root = said.get("root_disk_path", b"")
+    file = options.get("boot-file-name", b"") or offer[BOOTP].file
+    root = options.get("root_disk_path", b"")
     return (
         bytes(file).rstrip(b"\0").decode(),
         root.decode() if isinstance(root, bytes) else str(root),
-        answer[BOOTP].siaddr,
+        offer[BOOTP].siaddr,
     )
 
 
-def test_any_client_is_led_to_ipxe_and_ipxe_to_the_disk(
+def test_firmware_is_offered_ipxe_and_ipxe_the_disk(wire: Wire, tmp_path: Path) -> None:
+    with dnsmasq(wire, tmp_path):
+        assert discover(wire, CLIENT, BIOS) == ("undionly.kpxe", "", "192.0.2.1")
+        assert discover(wire, CLIENT, UEFI) == ("ipxe.efi", "", "192.0.2.1")
+        assert discover(wire, CLIENT, [*BIOS, *IPXE])[:2] == ("", "aoe:e7.3")
+        assert discover(wire, CLIENT, [*UEFI, *IPXE])[:2] == ("", "aoe:e7.3")
+
+
+def test_clients_that_do_not_boot_from_the_network_get_no_boot_file(
     wire: Wire, tmp_path: Path
 ) -> None:
     with dnsmasq(wire, tmp_path):
-        assert ask(wire, CLIENT, BIOS) == ("undionly.kpxe", "", "192.0.2.1")
-        assert ask(wire, CLIENT, UEFI) == ("ipxe.efi", "", "192.0.2.1")
-        assert ask(wire, CLIENT, [*BIOS, *IPXE])[:2] == ("", "aoe:e7.3")
-        assert ask(wire, CLIENT, [*UEFI, *IPXE])[:2] == ("", "aoe:e7.3")
+        assert discover(wire, CLIENT, [(60, b"systemd-networkd")])[:2] == ("", "")
 
 
-def test_who_does_not_boot_from_the_network_is_left_alone(
-    wire: Wire, tmp_path: Path
-) -> None:
-    with dnsmasq(wire, tmp_path):
-        assert ask(wire, CLIENT, [(60, b"systemd-networkd")])[:2] == ("", "")
-
-
-def test_one_client_is_led_to_its_disk_and_no_other(wire: Wire, tmp_path: Path) -> None:
+def test_only_the_given_client_is_offered_the_disk(wire: Wire, tmp_path: Path) -> None:
     with dnsmasq(wire, tmp_path, "--client", CLIENT, "--server-ip", "192.0.2.7"):
-        assert ask(wire, CLIENT, BIOS) == ("undionly.kpxe", "", "192.0.2.7")
-        assert ask(wire, CLIENT, [*BIOS, *IPXE])[:2] == ("", "aoe:e7.3")
-        assert ask(wire, OTHER, BIOS)[:2] == ("", "")
-        assert ask(wire, OTHER, [*BIOS, *IPXE])[:2] == ("", "")
+        assert discover(wire, CLIENT, BIOS) == ("undionly.kpxe", "", "192.0.2.7")
+        assert discover(wire, CLIENT, [*BIOS, *IPXE])[:2] == ("", "aoe:e7.3")
+        assert discover(wire, OTHER, BIOS)[:2] == ("", "")
+        assert discover(wire, OTHER, [*BIOS, *IPXE])[:2] == ("", "")

@@ -1,4 +1,4 @@
-"""``aoe config``, ``mask`` and ``reserve`` on our target, and on Debian's vblade."""
+"""``aoe config``, ``mask`` and ``reserve`` with aoe-target and Debian's vblade."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLAIMS = [
 ]
 
 
-def test_aoecfg_and_ours_say_the_same(served: Wire) -> None:
+def test_config_prints_the_same_as_aoecfg(served: Wire) -> None:
     aoecfg = program("aoecfg", "aoetools")
 
     def theirs(verb: str, string: str | None) -> str:
@@ -61,18 +61,18 @@ def test_aoecfg_and_ours_say_the_same(served: Wire) -> None:
         return call(served.initiator, "config", verb, "e7.3", *words, *about).stdout
 
     assert [theirs(*each) for each in CLAIMS] == [ours(*each) for each in CLAIMS]
-    # And each reads what the other one has set.
+    # Each reads the string that the other has set.
     assert theirs("set", "theirs") == "theirs\n" == ours("read", None)
     assert ours("fset", "ours") == "ours\n" == theirs("read", None)
 
 
 @pytest.mark.parametrize("server", ["served", "vblade"])
-def test_p54_a_claim_is_refused_with_the_owners_string(
+def test_p54_set_fails_with_the_string_of_a_claimed_target(
     server: str, request: pytest.FixtureRequest
 ) -> None:
     wire: Wire = request.getfixturevalue(server)
     assert aoe(wire, "config", "set", "e7.3", "the owner") == (0, "the owner\n")
-    code, text = aoe(wire, "config", "set", "e7.3", "somebody else")
+    code, text = aoe(wire, "config", "set", "e7.3", "another owner")
     assert code == 5
     assert text.startswith('aoe: e7.3: claimed, its config string is "the owner". ')
     assert aoe(wire, "config", "fset", "e7.3", "") == (0, "\n")
@@ -81,7 +81,7 @@ def test_p54_a_claim_is_refused_with_the_owners_string(
 @pytest.mark.parametrize(
     ("server", "verb"), [("served", "test"), ("served", "prefix"), ("vblade", "test")]
 )
-def test_p52_silence_is_told_apart(
+def test_p52_no_match_and_no_target_have_different_exit_codes(
     server: str, verb: str, request: pytest.FixtureRequest
 ) -> None:
     wire: Wire = request.getfixturevalue(server)
@@ -95,7 +95,7 @@ def test_p52_silence_is_told_apart(
     assert text.startswith("aoe: e9.9: no answer on aoe0 within 0.3 s. ")
 
 
-def test_p58_a_string_is_any_bytes(served: Wire, tmp_path: Path) -> None:
+def test_p58_a_config_string_may_have_any_bytes(served: Wire, tmp_path: Path) -> None:
     odd = bytes(range(256)) * 4
     (tmp_path / "string").write_bytes(odd)
     code, _ = aoe(served, "config", "set", "e7.3", "--file", tmp_path / "string")
@@ -106,7 +106,7 @@ def test_p58_a_string_is_any_bytes(served: Wire, tmp_path: Path) -> None:
     (found,) = aoe_json(served, "config", "read", "all", "-t", "0.5")["targets"]
     assert found["config_string_hex"] == odd.hex()
     assert aoe(served, "config", "test", "e7.3", "--hex", odd.hex())[0] == 0
-    # What is shown on a terminal does nothing to it.
+    # Control characters are escaped for the terminal.
     shown = aoe(served, "config", "fset", "e7.3", "--hex", "1b5b324a")
     assert shown == (0, "\\x1b[2J\n")
 
@@ -132,16 +132,16 @@ def test_all_targets_are_listed_with_their_addresses(
 
 
 @pytest.mark.parametrize("server", ["served", "vblade"])
-def test_p70_nobody_shuts_himself_out_by_mistake(
+def test_p70_masking_out_this_host_is_refused(
     server: str, request: pytest.FixtureRequest
 ) -> None:
     wire: Wire = request.getfixturevalue(server)
-    assert aoe(wire, "mask", "read", "e7.3") == (0, "e7.3       everybody\n")
+    assert aoe(wire, "mask", "read", "e7.3") == (0, "e7.3       all clients\n")
     code, text = aoe(wire, "mask", "add", "e7.3", OTHER)
     assert code == 2
     assert text == (
-        "aoe: e7.3: would hear us no longer on aoe0. "
-        f"Have {OURS} on its list too, or --force\n"
+        "aoe: e7.3: would ignore this host on aoe0. "
+        f"Keep {OURS} on its list, or use --force\n"
     )
     assert aoe(wire, "mask", "add", "e7.3", OTHER, OURS)[0] == 0
     listed = aoe_json(wire, "mask", "read", "e7.3")
@@ -149,46 +149,46 @@ def test_p70_nobody_shuts_himself_out_by_mistake(
     assert listed["own_macs"] == [OURS]
 
 
-def test_p63_clients_are_put_on_the_list_and_taken_off(served: Wire) -> None:
+def test_p63_addresses_are_added_and_deleted(served: Wire) -> None:
     many = [f"02:00:00:00:00:{number:02x}" for number in range(150)]
     added = aoe_json(served, "mask", "add", "e7.3", *many, OURS)
     assert set(added["macs"]) == {*many, OURS}
     left = aoe_json(served, "mask", "del", "e7.3", *many)
     assert left["macs"] == [OURS]
-    assert aoe(served, "mask", "del", "e7.3", OURS) == (0, "e7.3       everybody\n")
+    assert aoe(served, "mask", "del", "e7.3", OURS) == (0, "e7.3       all clients\n")
 
 
-def test_p61_who_wants_to_shut_himself_out_may(served: Wire) -> None:
+def test_p61_masking_out_this_host_is_allowed_with_force(served: Wire) -> None:
     assert aoe(served, "mask", "add", "e7.3", OTHER, "--force")[0] == 0
     assert aoe(served, "mask", "read", "e7.3", "-t", "0.3")[0] == 3
 
 
-def test_p64_a_full_list_is_told(served: Wire) -> None:
+def test_p64_a_full_mask_list_is_an_error(served: Wire) -> None:
     many = [f"02:00:00:00:01:{number:02x}" for number in range(256)]
     code, text = aoe(served, "mask", "add", "e7.3", OURS, *many)
     assert code == 1
-    # As many as an answer of 1514 bytes has room for.
+    # As many as fit into a response of 1514 bytes.
     held = len(aoe_json(served, "mask", "read", "e7.3")["macs"])
     assert held == (1514 - 28) // 8
-    assert f"its mask list is full at {many[held - 1]}; those before it are" in text
+    assert f"its mask list is full at {many[held - 1]}; the addresses before it" in text
 
 
-def test_a_vblade_is_spared_what_kills_it(vblade: Wire) -> None:
+def test_mask_del_is_refused_for_vblade_25_which_it_would_crash(vblade: Wire) -> None:
     aoe(vblade, "mask", "add", "e7.3", OURS, OTHER)
     code, text = aoe(vblade, "mask", "del", "e7.3", OTHER)
     assert code == 2
-    assert "seems to be a vblade 25" in text
+    assert "seems to be vblade 25" in text
     assert aoe(vblade, "mask", "read", "e7.3")[0] == 0
 
 
 @pytest.mark.parametrize("server", ["served", "vblade"])
-def test_p72_a_reservation_and_who_holds_it(
+def test_p72_a_target_is_reserved_and_released(
     server: str, request: pytest.FixtureRequest
 ) -> None:
     wire: Wire = request.getfixturevalue(server)
     ours = (0, f"e7.3       {OURS}  aoe0\n")
-    nobody = (0, "e7.3       nobody\n")
-    assert aoe(wire, "reserve", "read", "e7.3") == nobody
+    not_reserved = (0, "e7.3       not reserved\n")
+    assert aoe(wire, "reserve", "read", "e7.3") == not_reserved
     assert aoe(wire, "reserve", "set", "e7.3") == ours
     both = aoe_json(wire, "reserve", "set", "e7.3", OTHER, THIRD)
     assert both["macs"] == [OTHER, THIRD]
@@ -197,6 +197,6 @@ def test_p72_a_reservation_and_who_holds_it(
         assert code == 5
         assert text.startswith(f"aoe: e7.3: reserved for {OTHER}, {THIRD}. ")
     assert aoe(wire, "reserve", "force", "e7.3") == ours
-    assert aoe(wire, "reserve", "release", "e7.3") == nobody
+    assert aoe(wire, "reserve", "release", "e7.3") == not_reserved
     aoe(wire, "reserve", "force", "e7.3", OTHER)
-    assert aoe(wire, "reserve", "release", "e7.3", "--force") == nobody
+    assert aoe(wire, "reserve", "release", "e7.3", "--force") == not_reserved

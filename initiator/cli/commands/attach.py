@@ -1,4 +1,4 @@
-"""``aoe attach``: a disk for programs that know no AoE."""
+"""``aoe attach``: export a disk to programs that do not support AoE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from aoe.common.commandline import ADDRESS, json_option, print_json
 from aoe.errors import UsageError, from_os_error
 from initiator.cli.commands.detach import attached_line
-from initiator.cli.common import Connection, connects
+from initiator.cli.common import Connection, connection_options
 from initiator.disk.disk import Disk
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
-    # libfuse goes to the root directory, and so does a process in the background.
+    # libfuse and a daemon change to the root directory.
     return None if value is None else Path(os.path.realpath(value))
 
 
@@ -32,26 +32,30 @@ def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path |
 @click.option(
     "--nbd",
     metavar="SOCKET|HOST:PORT",
-    help="Serve it to NBD clients, at a Unix socket or a TCP port.",
+    help="Serve it to NBD clients, on a Unix socket or a TCP port.",
 )
 @click.option(
     "--fuse",
     "file",
     callback=_resolve,
     metavar="FILE",
-    help="Show it as a file, through FUSE; made if it is not there.",
+    help="Make it available as this file, through FUSE; created if it does not exist.",
 )
-@click.option("--loop", is_flag=True, help="Make it a block device, /dev/loopN.")
+@click.option(
+    "--loop", is_flag=True, help="Make it available as a block device, /dev/loopN."
+)
 @click.option(
     "--mount",
     "directory",
     type=click.Path(exists=True, file_okay=False),
     callback=_resolve,
     metavar="DIR",
-    help="Mount the file system that is on it.",
+    help="Mount its file system on this directory.",
 )
-@click.option("--fstype", default="", help="What file system, if mount cannot tell.")
-@click.option("--mount-options", "options", default="", help="As of mount -o.")
+@click.option("--fstype", default="", help="Type of the file system; default: detect.")
+@click.option(
+    "--mount-options", "options", default="", help="Mount options, as of mount -o."
+)
 @click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
 @click.option(
     "--run",
@@ -59,15 +63,18 @@ def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path |
     default="",
     metavar="CMD",
     help="Serve NBD while this shell command runs, with $uri in its environment; exit "
-    "as it does.",
+    "with its exit code.",
 )
 @click.option(
-    "--background", is_flag=True, help="Return when it is ready, and go on serving."
+    "--background", is_flag=True, help="Run as a daemon: return when it is ready."
 )
 @click.option(
-    "--ready-fd", type=int, metavar="N", help="Write READY=1 there when it is ready."
+    "--ready-fd",
+    type=int,
+    metavar="N",
+    help="Write READY=1 to this file descriptor when ready.",
 )
-@connects(3.0, moves_data=True)
+@connection_options(3.0, uses_driver=True)
 @json_option
 def attach(
     *,
@@ -79,9 +86,9 @@ def attach(
     background: bool,
     ready_fd: int | None,
     as_json: bool,
-    **place: Any,  # noqa: ANN401 - the other fields of a Place, as their options say
+    **spec: Any,  # noqa: ANN401 - the other fields of an AttachSpec
 ) -> None:
-    """Attach a disk for programs that know no AoE.
+    """Attach a disk as a block device, mount, file or NBD.
 
     \b
     Try:  aoe attach e0.0 -i eth0 --nbd /run/e0.0.sock
@@ -90,50 +97,55 @@ def attach(
           aoe attach e0.0 -i eth0 --loop
           aoe attach e0.0 -i eth0 --fuse disk.img --read-only
 
-    It is there until Ctrl-C, SIGTERM or `aoe detach`; what is under way is then
-    finished, and the disk flushed. Served by NBD, a second signal ends it at once.
-    Otherwise who uses it keeps it, and umount is enough to detach what is mounted.
+    The disk stays attached until Ctrl-C, SIGTERM, aoe detach, or umount of a mounted
+    disk. Outstanding requests are then finished and the disk is flushed. While a
+    process uses the mount, device or file, the disk stays attached. With --nbd, clients
+    are disconnected, and a second signal does not wait for outstanding requests.
 
-    --loop and --mount take root, they and --fuse mfusepy: pip install 'pyaoe[fuse]'.
+    --loop and --mount need root, and with --fuse they need mfusepy: pip install
+    'pyaoe[fuse]'.
     """
-    _check(nbd, command, place, background=background)
-    life = _Life([] if ready_fd is None else [ready_fd])
+    _check(nbd, command, spec, background=background)
+    process = _Process([] if ready_fd is None else [ready_fd])
     if command:
         from initiator.export.nbd.listener import planned_uri
 
-        life.run_supervised(command, planned_uri(str(nbd), str(address)))
+        process.run_supervised(command, planned_uri(str(nbd), str(address)))
     elif background:
-        life.daemonize()
-    say = _Announcer(life, as_json=as_json, quiet=bool(command))
+        process.daemonize()
+    announcer = _Announcer(process, as_json=as_json, quiet=bool(command))
     if nbd is not None:
-        _serve_nbd(address, connection, nbd, say, read_only=read_only)
+        _serve_nbd(address, connection, nbd, announcer, read_only=read_only)
         return
     from initiator.export.attachment import AttachSpec
 
-    _show(address, connection, AttachSpec(read_only=read_only, **place), say)
+    attach_spec = AttachSpec(read_only=read_only, **spec)
+    _attach(address, connection, attach_spec, announcer)
 
 
 def _check(
-    nbd: str | None, command: str, place: dict[str, Any], *, background: bool
+    nbd: str | None, command: str, spec: dict[str, Any], *, background: bool
 ) -> None:
-    places = "--nbd SOCKET, --mount DIR, --loop or --fuse FILE"
-    if nbd is None and not any(place.values()):
-        raise UsageError("attach", "no place to attach it to", f"Name one: {places}")
-    if nbd is not None and any(place.values()):
-        raise UsageError("--nbd", "goes alone", "Attach the disk once more")
-    if not place["directory"] and (place["fstype"] or place["options"]):
-        raise UsageError("--fstype, --mount-options", "no --mount DIR")
+    if nbd is None and not any(spec.values()):
+        fix = "Add one of --nbd SOCKET, --mount DIR, --loop and --fuse FILE"
+        raise UsageError("attach", "no option says how to attach", fix)
+    if nbd is not None and any(spec.values()):
+        why = "excludes --mount, --loop and --fuse"
+        raise UsageError("--nbd", why, "Attach the disk once more for these")
+    if not spec["directory"] and (spec["fstype"] or spec["options"]):
+        raise UsageError("--fstype, --mount-options", "need --mount", "Add --mount DIR")
     if command and nbd is None:
-        raise UsageError("--run", "no $uri for the command", "Add --nbd SOCKET")
+        raise UsageError("--run", "needs --nbd", "Add --nbd SOCKET")
     if command and background:
-        raise UsageError("attach", "--run needs the foreground", "Choose one of them")
+        why = "--run and --background exclude each other"
+        raise UsageError("attach", why, "Choose one of them")
 
 
 def _serve_nbd(
     address: Address,
     connection: Connection,
     nbd: str,
-    say: _Announcer,
+    announcer: _Announcer,
     *,
     read_only: bool,
 ) -> None:
@@ -142,27 +154,28 @@ def _serve_nbd(
     from initiator.export.nbd.frontend import NbdFrontend
     from initiator.export.nbd.listener import Listener
 
-    def end(_: object) -> None:
+    def terminate(_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with ExitStack() as stack:
-        # First, since this fails without a network; who calls early is kept waiting.
+        # First, because its errors need no network access to detect. Clients that
+        # connect early wait in the backlog.
         listener = stack.enter_context(closing(Listener(nbd)))
         host = stack.enter_context(connection.host(address))
         disk = stack.enter_context(Disk(host, address, connection.timeout))
         ended = stack.enter_context(catch_termination(host))
-        front = NbdFrontend(disk, listener, read_only=read_only, report=_report)
-        stack.enter_context(closing(front))
+        frontend = NbdFrontend(disk, listener, read_only=read_only, report=_report)
+        stack.enter_context(closing(frontend))
         about = _describe(
-            disk, read_only=read_only, uri=front.uri, socket=listener.path
+            disk, read_only=read_only, uri=frontend.uri, socket=listener.path
         )
-        stack.enter_context(serve_control(about, end))
-        say.ready(about)
-        front.run(ended)
+        stack.enter_context(serve_control(about, terminate))
+        announcer.ready(about)
+        frontend.run(ended)
 
 
-def _show(
-    address: Address, connection: Connection, place: AttachSpec, say: _Announcer
+def _attach(
+    address: Address, connection: Connection, spec: AttachSpec, announcer: _Announcer
 ) -> None:
     from initiator.export.attachment import Attachment
     from initiator.export.detach import Detacher, detach_on_signals, flush
@@ -173,31 +186,37 @@ def _show(
     detacher = Detacher(_report)
     with ExitStack() as stack:
         host = stack.enter_context(connection.host(address))
-        disk = Disk(host, address, connection.timeout, read_only=place.read_only)
+        disk = Disk(host, address, connection.timeout, read_only=spec.read_only)
         stack.enter_context(disk)
         stack.enter_context(detach_on_signals(detacher))
         thread = stack.enter_context(DiskThread(disk, _report))
-        if not place.read_only and not flush(thread):
-            _report(f"{address}: warning: the target knows no flush")
-        attachment = Attachment(thread, place, detacher.request_detach)
+        if not spec.read_only and not flush(thread):
+            _report(f"{address}: warning: the target does not support FLUSH")
+        attachment = Attachment(thread, spec, detacher.request_detach)
         attachment.attach()
         about = _describe(
             disk,
-            read_only=place.read_only,
-            file=place.file,
+            read_only=spec.read_only,
+            file=spec.file,
             device=attachment.device,
-            directory=place.directory,
+            directory=spec.directory,
         )
-        say.ready(about)
+        announcer.ready(about)
         detacher.wait(thread, attachment, about)
 
 
 def _describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any]:
-    """Say of an attached disk what scripts and ``aoe detach`` want to know."""
-    named = {name: None if each is None else str(each) for name, each in places.items()}
+    """Return the description of an attached disk, for JSON and ``aoe detach``.
+
+    Args:
+        disk: the disk.
+        read_only: whether writes are refused.
+        places: where it is attached: uri, socket, file, device, directory.
+    """
+    texts = {name: None if each is None else str(each) for name, each in places.items()}
     return {
         "address": str(disk.address),
-        **named,
+        **texts,
         "size_bytes": disk.size,
         "read_only": read_only,
         "pid": os.getpid(),
@@ -205,15 +224,16 @@ def _describe(disk: Disk, *, read_only: bool, **places: object) -> dict[str, Any
 
 
 def _report(line: str) -> None:
-    """Show a line, behind our name."""
+    """Print a message on standard error."""
     click.echo(f"aoe: {line}", err=True)
 
 
 class _Announcer:
-    # Says that it is attached; not where standard output is a command's.
+    # Reports that the disk is attached. With --run it prints nothing, because standard
+    # output belongs to the command.
 
-    def __init__(self, life: _Life, *, as_json: bool, quiet: bool) -> None:
-        self._life = life
+    def __init__(self, process: _Process, *, as_json: bool, quiet: bool) -> None:
+        self._process = process
         self._as_json = as_json
         self._quiet = quiet
 
@@ -223,36 +243,36 @@ class _Announcer:
         elif not self._quiet:
             click.echo(attached_line(about))
         sys.stdout.flush()
-        self._life.is_ready()
+        self._process.signal_ready()
 
 
-class _Life:
-    # Who waits for us to be ready, and what becomes of us then.
+class _Process:
+    # The descriptors that get READY=1, and whether this is a daemon.
 
     def __init__(self, ready_fds: list[int]) -> None:
         self._ready_fds = ready_fds
-        self._leaves_terminal = False
+        self._is_daemon = False
 
     def run_supervised(self, command: str, uri: str) -> None:
         from aoe.common.daemon import run_supervised
 
-        beside = run_supervised(command, {"uri": uri}, self._ready_fds)
-        self._ready_fds.append(beside.ready_fd)
+        supervised = run_supervised(command, {"uri": uri}, self._ready_fds)
+        self._ready_fds.append(supervised.ready_fd)
 
     def daemonize(self) -> None:
         from aoe.common.daemon import daemonize
 
         self._ready_fds.append(daemonize(self._ready_fds))
-        self._leaves_terminal = True
+        self._is_daemon = True
 
-    def is_ready(self) -> None:
+    def signal_ready(self) -> None:
         for fd in self._ready_fds:
             try:
                 os.write(fd, b"READY=1\n")
                 os.close(fd)
             except OSError as error:
                 raise from_os_error(f"--ready-fd {fd}", error) from error
-        if self._leaves_terminal:
+        if self._is_daemon:
             from aoe.common.daemon import close_terminal
 
             close_terminal()

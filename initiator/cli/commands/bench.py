@@ -1,4 +1,4 @@
-"""``aoe bench``: how fast is a disk?"""
+"""``aoe bench``: measure throughput and latency of a disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aoe.ata import SECTOR
 from aoe.common.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
 from aoe.common.sizes import format_count, short_size
 from aoe.errors import UsageError
-from initiator.cli.common import Connection, connects, progress
+from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address
 from initiator.driver.bio import Op
 
@@ -23,7 +23,7 @@ _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 class _LoadOptions(TypedDict):
-    """What ``Load`` is told by options, in their units."""
+    """The command-line options from which a ``Load`` is made."""
 
     sectors: int
     depth: int
@@ -44,33 +44,43 @@ class _LoadOptions(TypedDict):
     type=click.IntRange(1, 65536),
     default=8,
     show_default=True,
-    help="Of each operation.",
+    help="Size of an operation in sectors of 512 bytes.",
 )
 @click.option(
     "--depth",
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Operations in flight.",
+    help="Queue depth: operations in flight.",
 )
 @click.option(
     "--seconds",
     type=SECONDS,
     default=10.0,
     show_default=True,
-    help="How long.",
+    help="Duration in seconds.",
 )
-@click.option("-o", "--offset", type=SIZE, default="0", help="Where to begin.")
-@click.option("--size", type=SIZE, help="How much of the disk; all of it by default.")
+@click.option(
+    "-o",
+    "--offset",
+    type=SIZE,
+    default="0",
+    help="Start of the tested range, in bytes.",
+)
+@click.option(
+    "--size",
+    type=SIZE,
+    help="Size of the tested range in bytes; default: up to the end of the disk.",
+)
 @click.option(
     "--read-percent",
     type=click.IntRange(0, 100),
     default=70,
     show_default=True,
-    help="How many of a mix are reads.",
+    help="Percentage of reads, for the pattern mix.",
 )
-@click.option("--destroy", is_flag=True, help="Yes, overwrite what is on the disk.")
-@connects(3.0, moves_data=True)
+@click.option("--destroy", is_flag=True, help="Allow overwriting data on the disk.")
+@connection_options(3.0, uses_driver=True)
 @json_option
 def bench(
     *,
@@ -82,17 +92,16 @@ def bench(
     as_json: bool,
     **load_options: Unpack[_LoadOptions],
 ) -> None:
-    """Measure how fast a disk reads or writes.
+    """Measure throughput and latency of a disk.
 
     \b
     Try:  aoe bench e0.0 -i eth0
           aoe bench e0.0 read -i eth0 --sectors 256 --depth 8
           aoe bench e0.0 mix -i eth0 --size 100M --destroy
 
-    The pattern is randread unless you say otherwise. write, randwrite
-    and mix DESTROY what is on the disk, from --offset on for --size, and want to be
-    told so. A latency is the time from asking for an operation to its end, the wait
-    for its turn included.
+    The default pattern is randread. The patterns write, randwrite and mix DESTROY the
+    data in the tested range, and need --destroy. Latency is the time from submitting an
+    operation to its completion, including the time that it is queued.
     """
     from initiator.disk.bench import Load, run_bench
     from initiator.disk.disk import Disk
@@ -106,8 +115,8 @@ def bench(
         read_share=load_options["read_percent"] / 100,
     )
     if load.writes and not destroy:
-        why = f"{pattern} overwrites what is on the disk"
-        raise UsageError(str(address), why, "If that is what you want: --destroy")
+        why = f"{pattern} overwrites data on the disk"
+        raise UsageError(str(address), why, "To allow that, add --destroy")
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
         rest = max(0, disk.size - load.offset)
@@ -164,7 +173,7 @@ def _print(address: Address, result: Result) -> None:
     click.echo(
         f"{address}: {load.pattern}, {short_size(load.length)} each, {load.depth} in "
         f"flight, {result.seconds:.2f} s, {format_count(result.retransmits, 'frame')} "
-        "sent again"
+        "retransmitted"
     )
     names = ("min", "mean", *_SHARES, "max")
     heads = " ".join(f"{name:>8}" for name in names)

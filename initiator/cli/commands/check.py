@@ -1,4 +1,4 @@
-"""``aoe check``: does a target keep the rules of the protocol?"""
+"""``aoe check``: check whether a target conforms to the protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from initiator.check.runner import Session, drive
 from initiator.check.subject import Subject, probe
 from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireExchange
-from initiator.cli.common import Connection, connects
+from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
 from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
@@ -36,49 +36,51 @@ _COLOURS = {Verdict.PASSED: "green", Verdict.DEVIATES: "red", Verdict.SKIPPED: "
 
 
 _OTHERS = Needs.MASK | Needs.HAZARD
-"""What takes a second client, and so an interface that hears replies to it."""
+"""Checks that act as a second client, and so receive frames for another MAC address."""
 
 
 @click.command()
 @click.argument(
     "address", type=ADDRESS, required=False, shell_complete=complete_address
 )
-@click.option("--list", "is_list", is_flag=True, help="List the checks, ask nobody.")
+@click.option("--list", "is_list", is_flag=True, help="List the checks; send nothing.")
 @click.option(
     "--only",
     type=Parsed("rules", parse_rules),
     default=frozenset[int](),
     metavar="RULES",
-    help="Only what is about these rules: P38,P52 or P61-P70.",
+    help="Run only the checks of these rules: P38,P52 or P61-P70.",
 )
-@click.option("--strict", is_flag=True, help="Advice that is not taken is a failure.")
-@click.option("--write", is_flag=True, help="Also write to sectors, and restore them.")
+@click.option("--strict", is_flag=True, help="Exit with 1 also for advice deviations.")
+@click.option(
+    "--write", is_flag=True, help="Also write to some sectors, and restore them."
+)
 @click.option(
     "--lba",
     type=click.IntRange(min=0),
-    help="The first of those sectors; by default they are the last of the disk.",
+    help="The first of these sectors; default: the last sectors of the disk.",
 )
 @click.option(
     "--sectors",
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="How many sectors.",
+    help="Number of these sectors.",
 )
 @click.option(
     "--claim",
     is_flag=True,
-    help="Also set config string, reservation and write cache, and restore them. Other "
-    "clients are fenced out for moments.",
+    help="Also change config string, reservation and write cache, and restore them. "
+    "Other clients may get errors in the meantime.",
 )
 @click.option(
     "--hazardous",
     is_flag=True,
-    help="Also ask what does harm where a target gets it wrong: with --write, writes "
-    "beyond the end and to broadcast addresses; with --claim, edits of the mask list, "
-    "which vblade 25 does not survive, on an interface made promiscuous.",
+    help="Also run checks that can do harm if the target is faulty: with --write, "
+    "writes beyond the end of the disk and to broadcast addresses; with --claim, edits "
+    "of the mask list, which crash vblade 25. Makes the interface promiscuous.",
 )
-@connects(1.0)
+@connection_options(1.0)
 @json_option
 def check(
     *,
@@ -92,7 +94,7 @@ def check(
     as_json: bool,
     **options: bool,
 ) -> None:
-    """Check whether a target keeps the rules of the protocol.
+    """Check whether a target conforms to the protocol.
 
     \b
     Try:  aoe check e7.3 -i eth0
@@ -100,66 +102,80 @@ def check(
           aoe check e7.3 -i eth0 --only P61-P70 --claim
           aoe check --list
 
-    Nothing on the target changes without --write or --claim. What they change is put
-    back after each check, also when you interrupt it; not when this program is killed.
-    Deviations are of two kinds: must, where the specification says so or data is at
-    stake, and advice, where it is silent and clients fare better otherwise. A rule is
-    printed in full by aoe rule P38.
+    Without --write and --claim, nothing on the target is changed. What these options
+    change is restored after each check, also on Ctrl-C, but not if the program is
+    killed. A deviation is either a must, which violates the specification or endangers
+    data, or advice, where the specification is silent and clients depend on the usual
+    behaviour. aoe rule prints the text of a rule, such as aoe rule P38.
 
-    Exit codes: 0 no deviation, 1 one that is a must, 3 nobody answers.
+    Exit codes: 0 no must deviations, 1 at least one, 3 no target answers.
     """
     checks = choose(only)
     if is_list:
         _print_list(checks, as_json=as_json)
         return
     if address is None:
-        raise UsageError("ADDRESS", "missing", "Name a target, as e7.3, or --list")
+        raise UsageError("ADDRESS", "missing", "Give an address, as e7.3, or --list")
     allowed = Needs.NOTHING
     for name, needs in OPTIONS.items():
         if options[name.removeprefix("--")]:
             allowed |= needs
     with (
         connection.links(promiscuous=_OTHERS in allowed) as links,
-        _met(links, address, connection.timeout) as (t, ask, answer),
+        _subject(links, address, connection.timeout) as (t, exchange, response),
     ):
         t.scratch = _scratch(t, lba, sectors)
         if not as_json:
-            click.echo(_introduction(t, answer))
-        results = _play(t, ask, checks, allowed, quiet=as_json)
+            click.echo(_introduction(t, response))
+        results = _run(t, exchange, checks, allowed, quiet=as_json)
     if as_json:
-        _print_json(t, answer, results)
+        _print_json(t, response, results)
     else:
         click.echo(_summary(results))
-    weighty = Level if strict else (Level.MUST,)
-    failed = any(_deviations(results, level) for level in weighty)
+    fatal_levels = Level if strict else (Level.MUST,)
+    failed = any(_deviations(results, level) for level in fatal_levels)
     click.get_current_context().exit(int(failed))
 
 
 @contextmanager
-def _met(
-    links: Sequence[Link], address: Address, patience: float
+def _subject(
+    links: Sequence[Link], address: Address, timeout: float
 ) -> Iterator[tuple[Subject, WireExchange, QueryResponse]]:
-    """Find a target and learn what the checks have to know of it."""
-    answers = discover(links, address, patience, enough=bool)
-    answers = [answer for answer in answers if answer.error is None]
-    if not answers:
+    """Find a target and probe what the checks need to know about it.
+
+    Args:
+        links: the interfaces.
+        address: the target's address.
+        timeout: seconds to wait for its first response.
+
+    Yields:
+        The target, the means to exchange frames with it, and its first response.
+
+    Raises:
+        NotFoundError: it does not respond.
+        UsageError: the MTU of the interface is too small for a sector.
+    """
+    responses = discover(links, address, timeout, enough=bool)
+    responses = [each for each in responses if each.error is None]
+    if not responses:
         names = ",".join(link.name for link in links)
-        why = f"no answer on {names} within {patience:g} s"
+        why = f"no answer on {names} within {timeout:g} s"
         raise NotFoundError(
             str(address), why, f"List the targets with: aoe discover -i {names}"
         )
-    answer = answers[0]
-    link = next(link for link in links if link.name == answer.interface)
+    response = responses[0]
+    link = next(link for link in links if link.name == response.interface)
     if not sectors_per_frame(link.mtu):
-        why = f"an MTU of {link.mtu} has no room for a sector"
+        why = f"an MTU of {link.mtu} is too small for a sector"
         raise UsageError(link.name, why, f"Raise it: ip link set {link.name} mtu 1500")
     with ExitStack() as stack:
         tag_base, holder = claim_tag_base()
         stack.callback(os.close, holder)
-        t = Subject(address, answer.mac, link.mac, link.mtu, answer.config, tag_base)
-        ask = WireExchange(link, t, patience)
-        drive(probe(t), t, ask)
-        yield t, ask, answer
+        config = response.config
+        t = Subject(address, response.mac, link.mac, link.mtu, config, tag_base)
+        exchange = WireExchange(link, t, timeout)
+        drive(probe(t), t, exchange)
+        yield t, exchange, response
 
 
 def _scratch(t: Subject, lba: int | None, sectors: int) -> range:
@@ -172,27 +188,27 @@ def _scratch(t: Subject, lba: int | None, sectors: int) -> range:
         raise UsageError(
             f"--lba {first} --sectors {sectors}",
             f"{t.address} has {size} sectors",
-            "Choose some that are on the disk",
+            "Choose a range within the disk",
         )
     return range(first, end)
 
 
-def _play(
+def _run(
     t: Subject,
-    ask: WireExchange,
+    exchange: WireExchange,
     checks: Sequence[Check],
     allowed: Needs,
     *,
     quiet: bool,
 ) -> list[Result]:
-    """Play the checks and print what comes of each; put back what they change.
+    """Run the checks, print their results, and restore what they change.
 
     Raises:
-        AoEError: something could not be put back.
+        AoEError: something could not be restored.
     """
     results = []
     with Interrupts() as interrupts:
-        session = Session(t, ask, allowed, interrupts.held)
+        session = Session(t, exchange, allowed, interrupts.held)
         try:
             for result in session.run(checks):
                 results.append(result)
@@ -209,7 +225,7 @@ def _play(
 
 
 class Interrupts:
-    """Ctrl-C and its like end the checks in order, but not the restoring."""
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP; deferred in ``held``."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -223,7 +239,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let nothing interrupt what is inside; it counts afterwards."""
+        """Defer interrupts until the end of the block."""
         self._is_held, self._is_due = True, False
         try:
             yield
@@ -243,11 +259,11 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def _introduction(t: Subject, answer: QueryResponse) -> str:
+def _introduction(t: Subject, response: QueryResponse) -> str:
     size = f"{t.identity.sectors} sectors" if t.identity else "size unknown"
     return (
-        f"{t.address} at {format_mac(t.mac)} on {answer.interface}: {size}, "
-        f"{answer.config.buffer_count} buffers, {t.advertised} sectors a frame"
+        f"{t.address} at {format_mac(t.mac)} on {response.interface}: {size}, "
+        f"{response.config.buffer_count} buffers, {t.advertised} sectors a frame"
     )
 
 
@@ -263,8 +279,8 @@ def _print(result: Result) -> None:
         for rule in _rules_of([check]):
             click.echo(f"{'':17}{'rule':<9} {rule.number} {rule.title}")
         for why in result.why:
-            kind, _, words = why.partition(" ")
-            click.echo(f"{'':17}{kind:<9} {words}")
+            kind, _, text = why.partition(" ")
+            click.echo(f"{'':17}{kind:<9} {text}")
 
 
 def _rules_of(checks: Iterable[Check]) -> list[Rule]:
@@ -280,22 +296,22 @@ def _summary(results: Sequence[Result]) -> str:
         f"{must + advice} deviate ({must} must, {advice} advice), "
         f"{_count(results, Verdict.SKIPPED)} skipped"
     )
-    wanting = Counter(
+    missing_options = Counter(
         why.removeprefix("needs ")
         for result in results
         for why in result.why
         if why.startswith("needs --")
     )
-    needs = ", ".join(f"{count} need {what}" for what, count in wanting.items())
+    needs = ", ".join(f"{count} need {what}" for what, count in missing_options.items())
     return f"{line}: {needs}" if needs else line
 
 
-def _print_json(t: Subject, answer: QueryResponse, results: Sequence[Result]) -> None:
+def _print_json(t: Subject, response: QueryResponse, results: Sequence[Result]) -> None:
     print_json(
         "check",
         address=str(t.address),
         mac=format_mac(t.mac),
-        interface=answer.interface,
+        interface=response.interface,
         checks=[
             {
                 **_fields(result.check),

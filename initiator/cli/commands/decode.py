@@ -1,4 +1,4 @@
-"""``aoe decode``: frames in words."""
+"""``aoe decode``: decode AoE frames to text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}[\s:.-]*)+")
 _HEX_START: Final = re.compile(rb"[0-9a-fA-F\s]*")
 _PCAPNG: Final = b"\n\r\r\n"
-"""What a capture begins with, and a file of hexadecimal digits does not."""
-_WAYS: Final = {Direction.IN: "in", Direction.OUT: "out", Direction.UNKNOWN: "-"}
+"""The block type of a pcapng section header, which is white space in ASCII."""
+_DIRECTIONS: Final = {Direction.IN: "in", Direction.OUT: "out", Direction.UNKNOWN: "-"}
 
 
 @click.command()
@@ -33,16 +33,17 @@ _WAYS: Final = {Direction.IN: "in", Direction.OUT: "out", Direction.UNKNOWN: "-"
 @click.option("-v", "--verbose", is_flag=True, help="Show all fields of each frame.")
 @json_option
 def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
-    """Say in words what frames ask and answer.
+    """Decode AoE frames to readable text.
 
     \b
     Try:  aoe decode capture.pcapng
           tcpdump -i eth0 -w - ether proto 0x88a2 | aoe decode -
           aoe decode ffffffffffff525400ae000288a210000000000100000007
 
-    FILE is a capture, pcap or pcapng, by gzip or not; HEX the digits of a frame from
-    its first Ethernet byte. - reads either from standard input: a capture, or a frame
-    of digits in each line. Frames that are not AoE are counted, not shown.
+    FILE is a pcap or pcapng capture, optionally compressed by gzip. HEX is a frame in
+    hexadecimal, beginning with the Ethernet header. - reads a capture, or a frame in
+    hexadecimal per line, from standard input. Frames other than AoE are counted but not
+    printed.
     """
     frames = (frame for source in sources for frame in _frames(source))
     others = 0
@@ -58,7 +59,7 @@ def decode(*, sources: tuple[str, ...], verbose: bool, as_json: bool) -> None:
         else:
             click.echo(_line(number, frame, frame.time - first))
             if verbose:
-                # It takes a quarter of a second to come.
+                # Imported here because it takes a quarter of a second.
                 from aoe.capture.dissection import dissect
 
                 click.echo(dissect(frame.data))
@@ -78,8 +79,8 @@ def _frames(source: str) -> Iterator[CapturedFrame]:
     elif _HEX.fullmatch(source.strip()):
         yield _from_hex(source)
     else:
-        fix = "Write a capture's path, or two hexadecimal digits for each byte"
-        raise NotFoundError(source, "no such file, and no frame in hexadecimal", fix)
+        fix = "Give the path of a capture, or two hexadecimal digits per byte"
+        raise NotFoundError(source, "no such file, and not hexadecimal", fix)
 
 
 def _standard_input() -> Iterator[CapturedFrame]:
@@ -113,7 +114,7 @@ def _is_aoe(data: bytes) -> bool:
 def _line(number: int, frame: CapturedFrame, seconds: float) -> str:
     data = frame.data
     return (
-        f"{number:>6} {seconds:>12.6f} {_WAYS[frame.direction]:<3} "
+        f"{number:>6} {seconds:>12.6f} {_DIRECTIONS[frame.direction]:<3} "
         f"{format_mac(data[6:12])} > {format_mac(data[:6])}  {describe(data)}"
     )
 

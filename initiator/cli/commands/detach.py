@@ -1,4 +1,4 @@
-"""``aoe detach``: what ``aoe attach`` made, undone."""
+"""``aoe detach``: detach disks that ``aoe attach`` has attached."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from aoe.errors import AccessError, NotFoundError, UsageError
 
 _PLACES: Final = ("uri", "file", "device", "directory")
 _NAMES: Final = ("address", "socket", *_PLACES)
-_GOODBYE: Final = 60.0
-"""Seconds that a process gets to end; it has next to nothing left to do."""
+_EXIT_TIMEOUT: Final = 60.0
+"""Seconds to wait for the process to exit after it has detached the disk."""
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--lazy", is_flag=True, help="Out of sight now, gone with its last user.")
-@click.option("--list", "listing", is_flag=True, help="Show what is attached.")
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="Unmount now, and detach when the last process stops using it.",
+)
+@click.option("--list", "listing", is_flag=True, help="List the attached disks.")
 @json_option
 def detach(*, name: str | None, lazy: bool, listing: bool, as_json: bool) -> None:
-    """Detach a disk from where it was attached, and flush it.
+    """Detach an attached disk.
 
     \b
     Try:  aoe detach e0.0
           aoe detach /mnt
           aoe detach --list
 
-    NAME is its address, or its place: the directory, file, device or socket. It is
-    unmounted first, and given up last. Who still uses it is named, and it stays.
+    NAME is the address of the disk, or the directory, file, device or socket where it
+    is attached. The disk is unmounted and flushed. If processes still use it, they are
+    printed and the disk stays attached.
     """
     from initiator.export.detach import send_command
 
@@ -59,11 +64,11 @@ def _list(documents: list[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def attached_line(about: dict[str, Any]) -> str:
-    """Say in a line where a disk is attached."""
-    at = [each for each in map(about.get, _PLACES) if each]
+    """Return a line that says where a disk is attached."""
+    places = [each for each in map(about.get, _PLACES) if each]
     flags = " [read-only]" if about["read_only"] else ""
     size = short_size(about["size_bytes"])
-    return f"{about['address']} {size} as {', '.join(at)}{flags}"
+    return f"{about['address']} {size} as {', '.join(places)}{flags}"
 
 
 def _attached() -> list[tuple[str, dict[str, Any]]]:
@@ -71,7 +76,7 @@ def _attached() -> list[tuple[str, dict[str, Any]]]:
 
     found = []
     for _, socket in find_attachments():
-        # One that ends just now is none; another user's is none of ours.
+        # Skip a process that has just exited, or that belongs to another user.
         with suppress(NotFoundError, AccessError):
             found.append((socket, send_command(socket, "status")))
     return found
@@ -80,9 +85,9 @@ def _attached() -> list[tuple[str, dict[str, Any]]]:
 def _find(
     name: str | None, attached: list[tuple[str, dict[str, Any]]]
 ) -> tuple[str, dict[str, Any]]:
-    have = ", ".join(about["address"] for _, about in attached) or "nothing"
+    addresses = ", ".join(about["address"] for _, about in attached) or "nothing"
     if name is None:
-        raise UsageError("aoe detach", "which one?", f"Attached: {have}")
+        raise UsageError("aoe detach", "no NAME", f"Attached disks: {addresses}")
     names = {name, os.path.realpath(name)}
     with suppress(UsageError):
         names.add(str(Address.parse(name)))
@@ -92,21 +97,21 @@ def _find(
         if names & {about.get(key) for key in _NAMES}
     ]
     if not found:
-        raise NotFoundError(name, f"not attached here (attached: {have})")
+        raise NotFoundError(name, f"not attached here (attached: {addresses})")
     if len(found) > 1:
         raise UsageError(
             name,
             f"attached {len(found)} times",
-            "Name the directory, file or device: aoe detach --list",
+            "Give the directory, file or device: aoe detach --list",
         )
     return found[0]
 
 
 def _wait_for_end(pid: int) -> None:
-    # It has nothing left to do; what it held of the machine is free when it is gone.
+    # The process responds before it exits; its lock and sockets are free only then.
     with suppress(OSError):
         process = os.pidfd_open(pid)
         try:
-            select.select([process], [], [], _GOODBYE)
+            select.select([process], [], [], _EXIT_TIMEOUT)
         finally:
             os.close(process)

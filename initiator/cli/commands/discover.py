@@ -1,4 +1,4 @@
-"""``aoe discover``, ``stat`` and ``ping``: who is there, and how are they."""
+"""``aoe discover``, ``stat`` and ``ping``: find targets and show their state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import SECTOR
 from aoe.common.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
-from initiator.cli.common import Connection, connects
+from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
 from initiator.client.discover import Query, QueryResponse, discover
 from initiator.driver.aoedev import State
@@ -40,7 +40,7 @@ def _answer_fields(answer: QueryResponse) -> dict[str, object]:
 
 
 @click.command("discover")
-@connects(0.5)
+@connection_options(0.5)
 @json_option
 def discover_command(*, connection: Connection, as_json: bool) -> None:
     """List the targets that answer.
@@ -62,8 +62,8 @@ def discover_command(*, connection: Connection, as_json: bool) -> None:
         )
     if not answers:
         names = ",".join(link.name for link in links)
-        fix = f"See what is in the way: aoe doctor -i {names}"
-        raise NotFoundError("discover", f"nobody answered on {names}", fix)
+        fix = f"Find the cause: aoe doctor -i {names}"
+        raise NotFoundError("discover", f"no target answered on {names}", fix)
 
 
 def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:
@@ -99,9 +99,9 @@ def _interfaces(device: AoeDev) -> list[str]:
     shell_complete=complete_address,
 )
 @click.option(
-    "--probe", is_flag=True, help="Also find out what the path to each carries."
+    "--probe", is_flag=True, help="Also measure the largest frame on each path."
 )
-@connects(1.0)
+@connection_options(1.0)
 @json_option
 def stat(
     *,
@@ -116,8 +116,8 @@ def stat(
     Try:  aoe stat e0.0 -i eth0
           aoe stat e0.0 -i eth0 --probe
 
-    Without ADDRESS, all that answer. The columns are address, size, interfaces, bytes
-    in a frame and state.
+    Without ADDRESS, all disks that answer are shown. The columns are address, size,
+    interfaces, bytes of data per frame, and state.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)
@@ -131,17 +131,17 @@ def stat(
             f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
             f"{device.maxbcnt:<5} {device.status}"
         )
-        for _, words in paths.get(device.address, ()):
-            click.echo(words)
+        for _, line in paths.get(device.address, ()):
+            click.echo(line)
     missing = set(addresses) - {device.address for device in devices}
     if missing or not devices:
-        who = ", ".join(map(str, sorted(missing))) or "stat"
+        what = ", ".join(map(str, sorted(missing))) or "stat"
         why = f"no answer on {names} within {connection.timeout:g} s"
-        raise NotFoundError(who, why)
+        raise NotFoundError(what, why)
 
 
 def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
-    """Measure the paths to each device, one by one; the driver rests meanwhile."""
+    """Measure the paths to each device in turn, while the driver is not running."""
     from aoe.common.doctor.report import describe_finding
     from initiator.cli.commands.doctor import path_fields
     from initiator.client.remote import open_targets
@@ -160,7 +160,13 @@ def _probe(host: Host, devices: Sequence[AoeDev], timeout: float) -> Paths:
 
 
 def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[AoeDev]:
-    """Let everybody asked for come up; three queries, then what is there is it."""
+    """Discover devices with three queries, and return those found.
+
+    Args:
+        host: runs the driver.
+        addresses: wait only until these are up; all devices if empty.
+        timeout: seconds in all.
+    """
     devices = host.driver.devices
 
     def are_up() -> bool:
@@ -192,7 +198,7 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
     show_default=True,
     help="Seconds from one query to the next.",
 )
-@connects(1.0)
+@connection_options(1.0)
 @json_option
 def ping(
     *,
@@ -202,10 +208,12 @@ def ping(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Measure how fast a target answers config queries.
+    """Measure the response time of a target.
 
     \b
     Try:  aoe ping e0.0 -i eth0
+
+    Sends query config requests and prints the round-trip time of each.
     """
     say = (lambda _: None) if as_json else click.echo
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""``aoe identify``, ``smart``, ``flush`` and ``trim``: the disk behind a target."""
+"""``aoe identify``, ``smart``, ``flush`` and ``trim``: ATA commands of a disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aoe.common.sizes import format_size, short_size
 from aoe.errors import UnsupportedError, UsageError
 from aoe.identify import FeatureSet, Identity
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
-from initiator.cli.common import Connection, connects, progress
+from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address
 
 if TYPE_CHECKING:
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from initiator.client.remote import RemoteTarget
 
 _TRIM_STEP: Final = 1 << 30
-"""Bytes between two looks at how far it is."""
+"""Bytes per TRIM, after each of which the progress bar is updated."""
 
 
 @click.command()
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
-@click.option("--raw", is_flag=True, help="Write the 512 bytes, and nothing else.")
-@connects(1.0)
+@click.option("--raw", is_flag=True, help="Write the 512 bytes and nothing else.")
+@connection_options(1.0)
 @json_option
 def identify(
     *, address: Address, connection: Connection, raw: bool, as_json: bool
 ) -> None:
-    """Show what a disk says of itself: its IDENTIFY page.
+    """Show the IDENTIFY data of a disk.
 
     \b
     Try:  aoe identify e0.0 -i eth0
           aoe identify e0.0 -i eth0 --raw | hdparm --Istdin
 
-    A target that is reserved for others tells it all the same.
+    This also works while the target is reserved for other clients.
     """
     with connection.target(address) as target:
         page = target.identity_page()
@@ -72,7 +72,7 @@ def _identity_fields(identity: Identity, page: bytes) -> dict[str, object]:
 
 
 def _identity_lines(identity: Identity, page: bytes) -> list[tuple[str, str]]:
-    turns = {0: "not told", 1: "none"}.get(identity.rotation)
+    rotation = {0: "not reported", 1: "non-rotating"}.get(identity.rotation)
     block = short_size(identity.physical_block)
     return [
         ("size", format_size(identity.sectors * 512)),
@@ -82,9 +82,9 @@ def _identity_lines(identity: Identity, page: bytes) -> list[tuple[str, str]]:
         ("wwn", f"{identity.wwn:#018x}" if identity.wwn else "-"),
         ("addresses", "48 bits" if identity.lba48 else "28 bits"),
         ("physical block", block),
-        ("rotation", turns or f"{identity.rotation} a minute"),
+        ("rotation", rotation or f"{identity.rotation} rpm"),
         ("feature sets", ", ".join(_names(identity.feature_sets)) or "-"),
-        ("switched on", ", ".join(_names(identity.enabled)) or "-"),
+        ("enabled", ", ".join(_names(identity.enabled)) or "-"),
         ("checksum", _checksum(page)),
     ]
 
@@ -101,9 +101,9 @@ def _checksum(page: bytes) -> str:
 
 @click.command()
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
-@click.option("--enable", is_flag=True, help="Switch SMART on before.")
-@click.option("--disable", is_flag=True, help="Switch SMART off, and show nothing.")
-@connects(1.0)
+@click.option("--enable", is_flag=True, help="Enable SMART first.")
+@click.option("--disable", is_flag=True, help="Disable SMART and show nothing.")
+@connection_options(1.0)
 @json_option
 def smart(
     *,
@@ -113,12 +113,12 @@ def smart(
     disable: bool,
     as_json: bool,
 ) -> None:
-    """Show how well a disk says it is.
+    """Show SMART health.
 
     \b
     Try:  aoe smart e0.0 -i eth0
 
-    Exit codes: 0 all is well, 1 the disk foretells its failure, or knows no SMART.
+    Exit codes: 0 passed, 1 the disk predicts its failure, or does not support SMART.
     """
     if enable and disable:
         raise UsageError("--enable --disable", "exclude each other")
@@ -126,48 +126,51 @@ def smart(
         _check_smart(target, enable=enable or disable)
         if disable:
             _smart(target, SmartFeature.DISABLE)
-            _tell_off(address, as_json=as_json)
+            _print_disabled(address, as_json=as_json)
             return
         if enable:
             _smart(target, SmartFeature.ENABLE)
-        health, _ = _smart(target, SmartFeature.RETURN_STATUS)
+        key, _ = _smart(target, SmartFeature.RETURN_STATUS)
         _, page = _smart(target, SmartFeature.READ_DATA)
     attributes = unpack_attributes(page)
-    word = {SMART_KEY: "well", SMART_FAILING: "failing"}.get(health, "unknown")
+    health = {SMART_KEY: "passed", SMART_FAILING: "failing"}.get(key, "unknown")
     if as_json:
         fields = [_attribute_fields(each) for each in attributes]
         print_json(
             "smart",
             address=str(address),
             enabled=True,
-            health=word,
+            health=health,
             attributes=fields,
         )
     else:
-        _print_smart(word, attributes)
-    if word == "failing":
+        _print_smart(health, attributes)
+    if health == "failing":
         raise click.exceptions.Exit(1)
 
 
-def _tell_off(address: Address, *, as_json: bool) -> None:
+def _print_disabled(address: Address, *, as_json: bool) -> None:
     if as_json:
         print_json("smart", address=str(address), enabled=False)
     else:
-        click.echo("SMART is switched off")
+        click.echo("SMART is disabled")
 
 
 def _check_smart(target: RemoteTarget, *, enable: bool) -> None:
     identity = Identity.unpack(target.identity_page())
-    who = str(target.address)
+    address = str(target.address)
     if FeatureSet.SMART not in identity.feature_sets:
-        raise UnsupportedError(who, "its disk knows no SMART")
+        raise UnsupportedError(address, "its disk does not support SMART")
     if FeatureSet.SMART not in identity.enabled and not enable:
-        fix = f"Switch it on: aoe smart {who} --enable"
-        raise UnsupportedError(who, "SMART is switched off", fix)
+        fix = f"Enable it: aoe smart {address} --enable"
+        raise UnsupportedError(address, "SMART is disabled", fix)
 
 
 def _smart(target: RemoteTarget, feature: SmartFeature) -> tuple[int, bytes]:
-    """Send a SMART command; return the key that comes back, and the data."""
+    """Send a SMART command, and return LBA mid and high of the response, and the data.
+
+    After RETURN STATUS the two LBA registers hold ``SMART_KEY`` or ``SMART_FAILING``.
+    """
     count = int(feature is SmartFeature.READ_DATA)
     request = target.builder.ata(
         Opcode.SMART, SMART_KEY << 8, count, feature=int(feature)
@@ -183,12 +186,12 @@ def _attribute_fields(attribute: Attribute) -> dict[str, object]:
         "value": attribute.value,
         "worst": attribute.worst,
         "raw": attribute.raw,
-        "foretells": attribute.is_prefailure,
+        "prefailure": attribute.is_prefailure,
     }
 
 
 def _print_smart(health: str, attributes: tuple[Attribute, ...]) -> None:
-    click.echo(f"the disk says that it is {health}")
+    click.echo(f"SMART health: {health}")
     if not attributes:
         return
     click.echo(f"{'id':>3} {'name':<24} {'value':>5} {'worst':>5} {'raw':>15}")
@@ -201,15 +204,17 @@ def _print_smart(health: str, attributes: tuple[Attribute, ...]) -> None:
 
 @click.command()
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
-@connects(3.0, moves_data=True)
+@connection_options(3.0, uses_driver=True)
 @json_option
 def flush(*, address: Address, connection: Connection, as_json: bool) -> None:
-    """Make durable what a target has taken so far, from anybody.
+    """Flush the write cache of a disk.
 
     \b
     Try:  aoe flush e0.0 -i eth0
 
-    Exit codes: 0 it says that all is on stable storage, 1 it cannot, or it failed.
+    All acknowledged writes, also those of other clients, are then on stable storage.
+
+    Exit codes: 0 flushed, 1 the flush failed or is not supported.
     """
     import time
 
@@ -229,11 +234,16 @@ def flush(*, address: Address, connection: Connection, as_json: bool) -> None:
 @click.command()
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.option(
-    "-o", "--offset", type=SIZE, default="0", help="Where to begin on the disk."
+    "-o", "--offset", type=SIZE, default="0", help="Start of the range, in bytes."
 )
-@click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
-@click.option("--destroy", is_flag=True, help="Yes, lose what is on the disk there.")
-@connects(3.0, moves_data=True)
+@click.option(
+    "-l",
+    "--length",
+    type=SIZE,
+    help="Length of the range in bytes; default: up to the end of the disk.",
+)
+@click.option("--destroy", is_flag=True, help="Allow discarding data on the disk.")
+@connection_options(3.0, uses_driver=True)
 @json_option
 def trim(
     *,
@@ -244,19 +254,19 @@ def trim(
     destroy: bool,
     as_json: bool,
 ) -> None:
-    """Tell a disk which of its contents nobody wants any more.
+    """Discard a range of a disk (ATA TRIM).
 
     \b
     Try:  aoe trim e0.0 -i eth0 --offset 1G --length 1G --destroy
 
-    A target gives the room back to its file system. What was there is LOST, and what
-    reads from there afterwards is the disk's affair, zeroes with most.
+    The data in the range is LOST. aoe-target deallocates the range of its image. Later
+    reads of the range return zeroes from most disks, but this is not guaranteed.
     """
     from initiator.disk.disk import Disk
 
     if not destroy:
-        why = "what is trimmed is lost"
-        raise UsageError(str(address), why, "If that is what you want: --destroy")
+        why = "trim discards data on the disk"
+        raise UsageError(str(address), why, "To allow that, add --destroy")
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
         whole = max(0, disk.size - offset) if length is None else length

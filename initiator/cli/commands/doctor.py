@@ -1,4 +1,4 @@
-"""``aoe doctor`` and ``aoe sancheck``: what is wrong between here and the targets."""
+"""``aoe doctor`` and ``aoe sancheck``: diagnose host, interfaces and paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from aoe.address import BROADCAST, format_mac
 from aoe.ata import SECTOR
 from aoe.common.commandline import json_option, print_json
-from initiator.cli.common import Connection, connects
+from initiator.cli.common import Connection, connection_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@connects(0.5)
+@connection_options(0.5)
 @json_option
 def doctor(*, connection: Connection, as_json: bool) -> None:
-    """Say what is wrong here and on the wire, and how to mend it.
+    """Check host, network and targets for problems.
 
     \b
     Try:  aoe doctor
           aoe doctor -i eth0
 
-    Rights, the kernel's own driver, interfaces, MTU, losses, buffers, the targets on
-    the wire, and what the path to each of them carries. Nothing is changed, and nothing
-    written to any disk.
+    Checks capabilities, the Linux aoe driver, interfaces, MTU, frame loss, buffers, the
+    targets that answer, and the largest frame on the path to each. A problem is printed
+    with its fix. Nothing is changed or written.
 
-    Exit codes: 0 nothing has failed, 1 something has.
+    Exit codes: 0 no failures, 1 at least one check failed.
     """
     from aoe.common.doctor.report import report
     from initiator.doctor import run_checks
@@ -47,19 +47,19 @@ def doctor(*, connection: Connection, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-v", "--verbose", is_flag=True, help="Tell what is well, too.")
-@connects(0.5)
+@click.option("-v", "--verbose", is_flag=True, help="Also print checks that passed.")
+@connection_options(0.5)
 @json_option
 def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
-    """Check the interfaces at both ends, and what paths carry.
+    """Check the interfaces and paths to all targets.
 
     \b
     Try:  aoe sancheck -i eth0,eth1
 
-    What a path carries is found out by IDENTIFY with up to a frame's worth of bytes
-    behind it, and by READs of the first sectors. Nothing is written.
+    The largest frame on a path is measured with padded IDENTIFY requests and with READs
+    of the first sectors. Nothing is written.
 
-    Exit codes: 0 all is well or could be better, 1 a path loses frames, 3 no target.
+    Exit codes: 0 no failures, 1 at least one check failed, 3 no target answers.
     """
     from aoe.common.doctor.report import describe_finding, exit_if_failed
     from aoe.net.interfaces import find_interface
@@ -84,9 +84,9 @@ def sancheck(*, connection: Connection, verbose: bool, as_json: bool) -> None:
             devices=[
                 {
                     "address": str(address),
-                    "paths": [path_fields(*each) for each in several],
+                    "paths": [path_fields(*each) for each in device_paths],
                 }
-                for address, several in _by_address(paths).items()
+                for address, device_paths in _by_address(paths).items()
             ],
             findings=[asdict(each) for each in findings],
         )
@@ -125,7 +125,7 @@ def _state(interface: Interface) -> str:
 
 
 def _pci_id(name: str) -> str:
-    """Return vendor and device of the card, empty where there is none."""
+    """Return vendor and device ID of the NIC, or an empty string if it has none."""
     device = Path("/sys/class/net", name, "device")
     try:
         ids = [(device / part).read_text("ascii") for part in ("vendor", "device")]
@@ -136,10 +136,10 @@ def _pci_id(name: str) -> str:
 
 def _print_devices(paths: Sequence[tuple[RemoteTarget, PathMtu]]) -> None:
     click.echo(f"{'device':<10} {'macs':>4} {'payload':>7}  interfaces")
-    for address, several in _by_address(paths).items():
-        macs = {target.mac for target, _ in several}
-        names = ",".join(dict.fromkeys(target.link.name for target, _ in several))
-        payload = min(path.sectors for _, path in several) * SECTOR
+    for address, device_paths in _by_address(paths).items():
+        macs = {target.mac for target, _ in device_paths}
+        names = ",".join(dict.fromkeys(target.link.name for target, _ in device_paths))
+        payload = min(path.sectors for _, path in device_paths) * SECTOR
         click.echo(f"{address!s:<10} {len(macs):>4} {payload:>7}  {names}")
     click.echo()
 
@@ -154,7 +154,7 @@ def _by_address(
 
 
 def path_fields(target: RemoteTarget, path: PathMtu) -> dict[str, object]:
-    """Return the JSON of a path; bytes of data that a frame carries on it."""
+    """Return the JSON of a path, with frame sizes in bytes of data."""
     from_target = path.from_target
     return {
         "interface": target.link.name,

@@ -1,4 +1,4 @@
-"""``aoe lab explore``: every order of events, or the shortest that breaks a policy."""
+"""``aoe lab explore``: search all orders of events for one that violates a policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
-# What the lab needs is imported where it is used: `aoe discover` does without.
+# Modules of the lab are imported on use, so that other commands start faster.
 
 
 def _bound(
@@ -40,14 +40,14 @@ def _bound(
     "--policy",
     required=True,
     shell_complete=complete_axis("policy"),
-    help="Who counts page references.",
+    help="Policy for page references.",
 )
 @click.option(
     "-n",
     "--nic",
     required=True,
     shell_complete=complete_axis("nic"),
-    help="The kind of card: SG, NOSG or COW.",
+    help="Type of NIC: SG, NOSG or COW.",
 )
 @click.option(
     "-s",
@@ -56,31 +56,32 @@ def _bound(
     required=True,
     multiple=True,
     shell_complete=complete_axis("submitter"),
-    help="Whose memory is written. Repeat it, and bios take turns.",
+    help="Submitter of the bios, which owns their memory. If repeated, the submitters "
+    "alternate.",
 )
-@_bound("bios", "Writes that are submitted.", least=1)
-@_bound("buffers", "Buffers in each of them.", least=1)
-@_bound("retransmissions", "How often each frame may be sent again.")
-@_bound("duplicates", "How many answers come twice.")
-@_bound("reallocations", "How often somebody else allocates memory.")
-@_bound("failures", "How often the device fails.", most=1)
+@_bound("bios", "Number of writes submitted.", least=1)
+@_bound("buffers", "Buffers per bio.", least=1)
+@_bound("retransmissions", "Maximum retransmissions per frame.")
+@_bound("duplicates", "Maximum number of duplicated responses.")
+@_bound("reallocations", "Maximum allocations of memory by other users.")
+@_bound("failures", "Maximum number of device failures.", most=1)
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Longest order that is tried."
+    "--steps", type=click.IntRange(min=1), help="Maximum number of events in an order."
 )
 @click.option(
     "--states",
     type=click.IntRange(min=1),
     default=2_000_000,
     show_default=True,
-    help="Give up after so many states.",
+    help="Stop after this many states.",
 )
 @click.option(
     "--violation",
     "violations",
     multiple=True,
     metavar="FAULT",
-    help="What to look for; by default all that harms memory: BUG, double-free, "
-    "premature-free, leak, underflow. Also known: wrong-bytes, bad-page.",
+    help="Fault to search for; may be repeated. Default: BUG, double-free, "
+    "premature-free, leak, underflow; others: wrong-bytes, bad-page.",
 )
 @json_option
 def explore(
@@ -94,20 +95,20 @@ def explore(
     as_json: bool,
     **bounds: int,
 ) -> None:
-    """Try every order of events, for one that breaks the policy.
+    """Search all orders of events for one that violates a policy.
 
     \b
     Try:  aoe lab explore -p a -n COW -s rawalloc_highorder_tail
           aoe lab explore -p e -n COW -s xfs_kmalloc_subpage --bios 2 --steps 12
           aoe lab explore -p b -n SG -s xfs_kmalloc_subpage --violation wrong-bytes
 
-    From every state of the modelled machine, each thing that can come next is tried: a
-    bio is submitted; a clone leaves its queue, is sent, is lost, is freed; an answer
-    comes, or comes twice; a frame times out; the device fails; an owner frees its
-    buffer or writes into it; somebody else allocates memory. Equal states count once.
-    The shortest one that breaks the policy is shown.
+    A breadth-first search over the states of the modelled machine. The events are: a
+    bio is submitted; a clone leaves its queue, is sent, lost or freed; a response
+    arrives, or arrives twice; a frame times out; the device fails; the owner of a
+    buffer frees it or writes to it; another user allocates memory. Equal states are
+    visited once. The shortest order of events that violates the policy is printed.
 
-    Exit codes: 0 safe within the bounds, 1 a way to break it was found.
+    Exit codes: 0 safe within the bounds, 1 a violation was found.
     """
     from initiator.lab.explorer.explore import VIOLATIONS, parse_faults
     from initiator.lab.explorer.explore import explore as search
@@ -131,7 +132,7 @@ def explore(
 
 
 def record(found: Exploration) -> dict[str, object]:
-    """Return an exploration as plain values, for JSON."""
+    """Return the JSON of an exploration."""
     from initiator.lab.reports.tables import event_record
 
     setting = found.config
@@ -181,8 +182,8 @@ def _print(found: Exploration) -> None:
             f"Not safe: {name} after {found.steps} step(s); no shorter order has one.",
             fg="red",
         )
-        for number, words in enumerate(found.counterexample or (), 1):
-            click.echo(f"  {number:>3}. {words}")
+        for number, text in enumerate(found.counterexample or (), 1):
+            click.echo(f"  {number:>3}. {text}")
         click.echo()
         for line, is_fault in event_lines(found.journal.entries):
             click.secho(line, fg="red" if is_fault else None, bold=is_fault)
@@ -203,7 +204,7 @@ def _extent(found: Exploration) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Show on a terminal how far it is, nothing elsewhere."""
+    """Show the depth and the number of states if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

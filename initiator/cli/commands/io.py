@@ -1,4 +1,4 @@
-"""``aoe read``, ``write`` and ``copy``: moving what is on a disk."""
+"""``aoe read``, ``write`` and ``copy``: transfer data between disks and files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from aoe.address import Address
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.common.sizes import format_count, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
-from initiator.cli.common import Connection, connects, progress
-from initiator.cli.complete import complete_address, complete_end
+from initiator.cli.common import Connection, connection_options, progress
+from initiator.cli.complete import complete_address, complete_copy_argument
 from initiator.disk.copy import DiskEndpoint, Outcome, copy, verify
 from initiator.disk.disk import Disk
 from initiator.disk.files import FileEndpoint, StreamEndpoint, open_endpoint
 
 
 def flush(disk: Disk) -> None:
-    """Make what was written durable.
+    """Flush a disk after writing to it.
 
-    A target that knows no FLUSH has taken the data as well as it can: that is a
-    warning. Any other failure may have lost some.
+    A target that does not support FLUSH is a warning only. After any other error,
+    data may be lost.
 
     Raises:
         AoEError: as ``Disk.flush``.
@@ -43,7 +43,7 @@ _offset = click.option(
     type=SIZE,
     default="0",
     show_default=True,
-    help="Where to begin on the disk.",
+    help="Start of the range on the disk, in bytes.",
 )
 
 
@@ -51,8 +51,13 @@ _offset = click.option(
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
-@click.option("-l", "--length", type=SIZE, help="How much; all there is by default.")
-@connects(3.0, moves_data=True)
+@click.option(
+    "-l",
+    "--length",
+    type=SIZE,
+    help="Length of the range in bytes; default: up to the end of the disk.",
+)
+@connection_options(3.0, uses_driver=True)
 def read(
     *,
     address: Address,
@@ -67,7 +72,7 @@ def read(
     Try:  aoe read e0.0 -i eth0 --length 512 | hexdump -C
           aoe read e0.0 boot.img -i eth0 --offset 1M --length 64M
 
-    Any byte will do to begin and to end at.
+    Offset and length need not be multiples of the sector size.
     """
     with connection.host(address) as host:
         source = DiskEndpoint(Disk(host, address, connection.timeout), offset, length)
@@ -84,19 +89,20 @@ def read(
 @click.argument("address", type=ADDRESS, shell_complete=complete_address)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
-@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
-@connects(3.0, moves_data=True)
+@click.option("--pad", is_flag=True, help="Pad the last sector with zeroes.")
+@connection_options(3.0, uses_driver=True)
 def write(
     *, address: Address, file: Path, connection: Connection, offset: int, pad: bool
 ) -> None:
-    """Write a file or standard input to a disk, and flush it.
+    """Write a file or standard input to a disk.
 
     \b
     Try:  aoe write e0.0 boot.img -i eth0 --offset 1M
           zcat disk.img.gz | aoe write e0.0 -i eth0
 
-    Any byte will do to begin and to end at. Of a sector that is only written in part,
-    the rest is read first and stays as it was, unless somebody else writes to it.
+    Offset and length need not be multiples of the sector size: partial sectors are
+    written by read-modify-write, which is not atomic towards other clients. The disk is
+    flushed at the end.
     """
     source = (
         StreamEndpoint(sys.stdin.fileno(), "standard input", pad=pad)
@@ -118,22 +124,24 @@ def _as_address(name: str) -> Address | None:
         try:
             return Address.parse(name)
         except UsageError as error:
-            fix = f"{error.fix}; if it is a file, as ./{name}"
+            fix = f"{error.fix}, or a file as ./{name}"
             raise UsageError(error.what, error.why, fix) from None
     return None
 
 
 @click.command("copy")
-@click.argument("source", shell_complete=complete_end)
-@click.argument("destination", shell_complete=complete_end)
-@connects(3.0, moves_data=True)
-@click.option("--verify", "check", is_flag=True, help="Read both again and compare.")
+@click.argument("source", shell_complete=complete_copy_argument)
+@click.argument("destination", shell_complete=complete_copy_argument)
+@connection_options(3.0, uses_driver=True)
+@click.option(
+    "--verify", "check", is_flag=True, help="Read both again and compare them."
+)
 @click.option(
     "--target-is-zero",
     is_flag=True,
-    help="The disk copied to holds only zeroes: write none.",
+    help="Assume that the destination disk is all zeroes, and do not write zeroes.",
 )
-@click.option("--pad", is_flag=True, help="Fill up the last sector with zeroes.")
+@click.option("--pad", is_flag=True, help="Pad the last sector with zeroes.")
 @json_option
 def copy_command(
     *,
@@ -152,9 +160,9 @@ def copy_command(
           aoe copy e0.0 backup.img -i eth0
           aoe copy e0.0 e0.1 -i eth0
 
-    Addresses are written e0.0; anything else is a file (./e0.0 if it looks like an
-    address). A file copied to is emptied first and gets holes where there are zeroes. A
-    disk copied to is flushed at the end.
+    An argument such as e0.0 is a disk, anything else a file; use ./e0.0 for a file with
+    such a name. A destination file is truncated first and gets holes where the source
+    has zeroes. A destination disk is flushed at the end.
     """
     from_address, to_address = _addresses(source, destination)
     file = None if from_address else FileEndpoint(Path(source), pad=pad)
@@ -201,7 +209,7 @@ def copy_command(
 def _details(
     outcome: Outcome, seconds: float, retransmits: int, *, check: bool
 ) -> list[str]:
-    """What a copy has to say for itself, in words."""
+    """Return the parts of the line that summarizes a copy."""
     details = [
         f"{format_size(outcome.copied)} in {seconds:.2f} s",
         f"{outcome.copied / max(seconds, 1e-6) / 1e6:.0f} MB/s",
@@ -209,7 +217,7 @@ def _details(
     if outcome.written < outcome.copied:
         details.append(f"{format_size(outcome.written)} of it not zero")
     if retransmits:
-        details.append(f"{format_count(retransmits, 'frame')} sent again")
+        details.append(f"{format_count(retransmits, 'frame')} retransmitted")
     if check:
         details.append("verified")
     return details
@@ -218,7 +226,7 @@ def _details(
 def _addresses(source: str, destination: str) -> tuple[Address | None, Address | None]:
     if "-" in (source, destination):
         raise UsageError(
-            "-", "cannot copy from or to a pipe", "Use aoe read, aoe write, or ./-"
+            "-", "copy does not support pipes", "Use aoe read, aoe write, or ./-"
         )
     addresses = _as_address(source), _as_address(destination)
     if addresses == (None, None):

@@ -1,4 +1,4 @@
-"""``aoe lab``: what block I/O on a network does to page counts, case by case."""
+"""``aoe lab``: simulate the page reference counts of block I/O over AoE."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
-# What the lab needs is imported where it is used: `aoe discover` does without.
+# Modules of the lab are imported on use, so that other commands start faster.
 
 
 @click.group()
 def lab() -> None:
-    """Play what AoE does to memory pages, under ten policies.
+    """Simulate the page reference counts of AoE block I/O.
 
     \b
     Try:  aoe lab matrix
           aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
 
-    A case is policy/submitter/event/nic: who counts page references, whose memory is
-    written, what happens on the way, and what kind of card it leaves by. Each runs on
-    a modelled machine of its own, with the driver of everyday use.
+    A case is policy/submitter/event/nic: the policy for page references, the submitter
+    that owns the memory, the event that happens to the frame, and the type of NIC. Each
+    case runs on a modelled machine of its own, with the driver that aoe uses.
     """
 
 
@@ -63,11 +63,11 @@ def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
 
 
 @lab.command()
-@_axis("policy", "Who counts page references.")
-@_axis("submitter", "Whose memory is written.")
-@_axis("event", "What happens on the way.")
-@_axis("nic", "The kind of card: SG, NOSG or COW.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each case.")
+@_axis("policy", "Policy for page references.")
+@_axis("submitter", "Submitter of the bio, which owns its memory.")
+@_axis("event", "Event that happens to the frame.")
+@_axis("nic", "Type of NIC: SG, NOSG or COW.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line per case.")
 @json_option
 def matrix(
     *,
@@ -78,21 +78,21 @@ def matrix(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Play all 1,890 cases, or some, and show what comes of it.
+    """Run all 1,890 cases, or some of them, and show the outcomes.
 
     \b
     Try:  aoe lab matrix
           aoe lab matrix -p a -p e -s rawalloc_highorder_tail
           aoe lab matrix --csv >cases.csv
 
-    Each option may be repeated. Besides the seven submitters there are the fixes
-    xfs_get_free_page and jbd_get_free_page, which run when they are named.
+    Each option may be repeated. The fixed submitters xfs_get_free_page and
+    jbd_get_free_page are not among the seven of the matrix, and run only if given.
     """
     from initiator.lab.cases import all_cases, run_case
     from initiator.lab.reports.tables import record, write_csv
 
     cases = list(all_cases(policies, submitters, events, nics))
-    with _counting("playing", len(cases)) as advance:
+    with _counting("running", len(cases)) as advance:
         results = [advance(run_case(case)) for case in cases]
     if as_json:
         print_json("lab matrix", cases=[record(result) for result in results])
@@ -113,7 +113,7 @@ def _print_tables(results: list[Result], *, cells: bool) -> None:
         outcome_table,
     )
 
-    # Into a file or a pipe it goes as wide as it likes.
+    # A file or pipe has no width; this one fits all tables.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(outcome_table(results))
     console.print(cost_table(results))
@@ -125,7 +125,7 @@ def _print_tables(results: list[Result], *, cells: bool) -> None:
 
 @contextmanager
 def _counting(what: str, total: int) -> Iterator[Callable[[Result], Result]]:
-    """Show on a terminal how many are done, nothing elsewhere."""
+    """Show the number of finished cases if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda result: result
         return
@@ -167,8 +167,8 @@ def _file(option: str, help_text: str) -> Callable[[Command], Command]:
 
 @lab.command()
 @_case_argument
-@_file("--html", "Draw it: write one page that needs nothing but a browser.")
-@_file("--trace", "Write a Chrome trace, for ui.perfetto.dev.")
+@_file("--html", "Write a self-contained HTML page with a timeline to this file.")
+@_file("--trace", "Write a Chrome trace to this file, for ui.perfetto.dev.")
 @json_option
 def explain(
     *,
@@ -177,7 +177,7 @@ def explain(
     trace: IO[str] | None,
     as_json: bool,
 ) -> None:
-    """Play one case and tell it step by step.
+    """Run one case and print its events step by step.
 
     \b
     Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
@@ -185,8 +185,8 @@ def explain(
     """
     from initiator.lab.cases import run_case
     from initiator.lab.reports.tables import (
+        describe_case,
         event_record,
-        in_words,
         named_rules,
         record,
     )
@@ -207,20 +207,25 @@ def explain(
         print_json(
             "lab explain",
             **record(result),
-            meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
-            first_broken=next(map(event_record, result.journal.faults), None),
+            meanings={axis: meaning for axis, _, meaning in describe_case(result.case)},
+            first_fault=next(map(event_record, result.journal.faults), None),
             events=[event_record(entry) for entry in result.journal.entries],
             rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
         )
     else:
-        _tell(result)
+        _print_events(result)
 
 
-def _tell(result: Result) -> None:
-    from initiator.lab.reports.tables import event_lines, in_words, rule_lines, verdict
+def _print_events(result: Result) -> None:
+    from initiator.lab.reports.tables import (
+        describe_case,
+        event_lines,
+        rule_lines,
+        verdict,
+    )
 
     click.secho(str(result.case), bold=True)
-    for axis, name, meaning in in_words(result.case):
+    for axis, name, meaning in describe_case(result.case):
         click.echo(f"  {axis:<10} {name:<24} {meaning}")
     click.echo()
     for line, is_fault in event_lines(result.journal.entries):
@@ -235,13 +240,15 @@ def _tell(result: Result) -> None:
 
 @lab.command("run")
 @_case_argument
-@click.option("--wire", is_flag=True, help="Send real frames to a target of ours.")
+@click.option(
+    "--wire", is_flag=True, help="Send real frames to aoe-target on a veth pair."
+)
 @click.option(
     "-i",
     "--interface",
     metavar="IFACE",
     shell_complete=complete_interfaces,
-    help="Send them to a target on this interface.",
+    help="Send real frames to a target on this interface.",
 )
 @click.option(
     "--address",
@@ -249,9 +256,11 @@ def _tell(result: Result) -> None:
     default="e0.0",
     show_default=True,
     shell_complete=complete_address,
-    help="Which target that is.",
+    help="Address of this target.",
 )
-@click.option("--overwrite", is_flag=True, help="Its first sectors may be overwritten.")
+@click.option(
+    "--overwrite", is_flag=True, help="Allow overwriting the first sectors of its disk."
+)
 @json_option
 def run_command(
     *,
@@ -262,23 +271,24 @@ def run_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Play one case, and look at what landed on the disk.
+    """Run one case, and compare the disk with the submitted data.
 
     \b
     Try:  aoe lab run none@2.6.21/pagecache/stale_clone+rewrite_in_place/SG --wire
           aoe lab run e/pagecache/clean/SG -i eth0 --address e0.0 --overwrite
 
-    It is compared with what was submitted. Without options target and disk are in
-    memory. With --wire a target of ours serves a file at the other end of a veth pair,
-    which takes root or user namespaces; with -i any target on your network will do. Its
-    outcome must be that in memory; exit code 1 if it is not.
+    Without options, target and disk are in memory. With --wire, aoe-target serves a
+    file at the other end of a veth pair, which needs root or user namespaces. With -i,
+    any target on the network can be used. The outcome must be the same as in memory.
+
+    Exit codes: 0 same outcome as in memory, 1 another outcome.
     """
     from initiator.lab.wire import run_and_read_back
 
     case = _case(words)
     if interface is not None and wire:
         raise UsageError(
-            "--wire", "is a wire of our own, -i one of yours", "Choose one"
+            "--wire", "excludes -i: it creates its own interfaces", "Choose one"
         )
     if interface is not None and not overwrite:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""``aoe-target check``: is a configuration file one that can be served?"""
+"""``aoe-target check``: check a configuration file without serving it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def check(config: Path, *, as_json: bool) -> None:
-    """Say whether a configuration file can be served.
+    """Check whether a configuration file can be served.
 
     \b
     Try:  aoe-target check /etc/aoe-target.toml
 
-    The TOML file CONFIG is read, and the disks and interfaces that it names are looked
-    at. Nothing is opened for writing, made or locked, and nothing is sent.
+    Reads the TOML file CONFIG and checks the disks and interfaces that it names.
+    Nothing is opened for writing, created or locked, and no frame is sent.
     """
     from target.config.toml import load_settings
 
@@ -63,8 +63,8 @@ def _problems(chosen: ExportSettings) -> list[str]:
 
 def _line(chosen: ExportSettings, problems: list[str]) -> str:
     where = ",".join(chosen.interfaces)
-    words = "".join(f"\n    {problem}" for problem in problems) or "  ok"
-    return f"{chosen.address}  {where}  {chosen.path}{words}"
+    result = "".join(f"\n    {problem}" for problem in problems) or "  ok"
+    return f"{chosen.address}  {where}  {chosen.path}{result}"
 
 
 def _fields(chosen: ExportSettings, problems: list[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""``aoe-target doctor``: what is wrong here, and how to mend it."""
+"""``aoe-target doctor``: diagnose the host, its network and disk images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from aoe.common.completion import complete_file, complete_interfaces
     multiple=True,
     metavar="PATH",
     shell_complete=complete_file,
-    help="Look at this disk image, block device or NBD export too.",
+    help="Also check this disk image, block device or NBD URI; may be repeated.",
 )
 @json_option
 def doctor(
     interfaces: tuple[str, ...], paths: tuple[str, ...], *, as_json: bool
 ) -> None:
-    """Find what is wrong here, and say how to mend it.
+    """Check host, network and disks for problems.
 
     \b
     Try:  aoe-target doctor
           aoe-target doctor eth0 --path disk.img
 
-    It looks at rights, interfaces, MTU, losses, buffers, other targets on the wire and
-    those that run here; without IFACE at every Ethernet interface that is up. Nothing
-    is changed; queries are broadcast on each.
+    Checks capabilities, interfaces, MTU, frame loss, buffers, other targets on the
+    network and the targets that run on this host. Without IFACE, all Ethernet
+    interfaces that are up are checked. Nothing is changed; query config requests are
+    broadcast on each interface.
 
-    Exit codes: 0 nothing keeps AoE from working, 1 something does.
+    Exit codes: 0 no failures, 1 at least one check failed.
     """
     from aoe.common.doctor.report import report
     from target.doctor import run_checks

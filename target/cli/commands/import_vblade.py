@@ -1,4 +1,4 @@
-"""``aoe-target import-vblade``: what vblade serves, as our configuration file."""
+"""``aoe-target import-vblade``: convert the configuration of vblade to TOML."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 _DIRECTORY: Final = "/etc/vblade.conf.d"
 _TITLE: Final = """\
-# What vblade serves, by aoe-target import-vblade. Kept as /etc/aoe-target.toml:
+# Converted from the configuration of vblade. Save it as /etc/aoe-target.toml, then:
 #
-#   aoe-target check /etc/aoe-target.toml      says what is wrong with it, if anything
+#   aoe-target check /etc/aoe-target.toml      reports problems
 #   systemctl disable --now vblade             stops vblade
-#   systemctl enable --now aoe-target
+#   systemctl enable --now aoe-target          starts aoe-target
 """
 _NOTES: Final = {
-    "ionice": "ionice is for systemd: see IOSchedulingClass= in systemd.exec(5)."
+    "ionice": "ionice: use IOSchedulingClass= of the systemd unit, systemd.exec(5)."
 }
 
 
@@ -33,23 +33,23 @@ _NOTES: Final = {
     default=_DIRECTORY,
 )
 def import_vblade(directory: Path) -> None:
-    """Print what vblade serves as a TOML file.
+    """Convert the configuration of vblade to a TOML file.
 
     \b
     Try:  aoe-target import-vblade >aoe-target.toml
           aoe-target check aoe-target.toml
 
-    DIRECTORY is /etc/vblade.conf.d, where Debian has it, if not given. Its files,
-    *.conf, are read and not run: one that does more than to set variables is left out,
-    is named on standard error, and makes the exit code 1. Files that differ in nothing
-    but the interface become one disk on all of them.
+    Reads the *.conf files of DIRECTORY, by default /etc/vblade.conf.d as on Debian, and
+    prints the result. The files are parsed, not executed: a file that does more than
+    set variables is skipped, reported on standard error, and the exit code is 1. Files
+    that differ only in the interface become one disk on all of these interfaces.
     """
     paths = sorted(directory.glob("*.conf"))
     if not paths:
         raise NotFoundError(
             str(directory),
-            "holds no *.conf" if directory.is_dir() else "no such directory",
-            "Name the one where they are: aoe-target import-vblade DIRECTORY",
+            "has no *.conf files" if directory.is_dir() else "no such directory",
+            "Give the right one: aoe-target import-vblade DIRECTORY",
         )
     problems: list[AoEError] = []
     paragraphs: list[_Paragraph] = []
@@ -58,21 +58,22 @@ def import_vblade(directory: Path) -> None:
             _add(paragraphs, _read(path))
         except AoEError as error:
             problems.append(error)
-            paragraphs.append(_Paragraph([f"{_name(path)} is left out."]))
+            paragraphs.append(_Paragraph([f"Skipped: {_name(path)}"]))
     click.echo(_TITLE)
     click.echo("\n\n".join(map(str, paragraphs)))
     for problem in problems:
         click.echo(f"aoe-target: {problem}", err=True)
     if problems:
-        why = f"{len(problems)} of {len(paths)} files were left out"
+        why = f"{len(problems)} of {len(paths)} files were skipped"
         raise AoEError(str(directory), why)
     if not any(paragraph.settings for paragraph in paragraphs):
-        raise NotFoundError(str(directory), "nothing is served from there")
+        raise NotFoundError(str(directory), "its files define no disk")
 
 
 @dataclass(slots=True)
 class _Paragraph:
-    # Comments; what they are about, if it is a disk; by interface whose disk that is.
+    # A disk with its comments, and the file that defines it on each interface; or
+    # comments alone, about a file that defines no disk.
     comments: list[str]
     settings: ExportSettings | None = None
     sources: dict[str, Path] = field(default_factory=dict)
@@ -80,12 +81,12 @@ class _Paragraph:
     def __str__(self) -> str:
         from target.config.vblade import to_toml
 
-        said = [f"# {comment}" for comment in self.comments]
-        return "\n".join(said + ([to_toml(self.settings)] if self.settings else []))
+        lines = [f"# {comment}" for comment in self.comments]
+        return "\n".join(lines + ([to_toml(self.settings)] if self.settings else []))
 
 
 def _name(path: Path) -> str:
-    # A comment is one line, whatever a file is called.
+    # A newline in a file name would end the comment.
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
@@ -95,10 +96,11 @@ def _read(path: Path) -> _Paragraph:
     fragment = read_fragment(path)
     if fragment.missing:
         missing = ", ".join(fragment.missing)
-        return _Paragraph([f"{_name(path)} sets no {missing}: vblade ignores it."])
+        return _Paragraph([f"{_name(path)} has no {missing}: vblade ignores it."])
     settings = to_settings(fragment)
     notes = [
-        _NOTES.get(each, f"{each} means nothing here.") for each in fragment.ignored
+        _NOTES.get(each, f"{each}: has no equivalent, ignored.")
+        for each in fragment.ignored
     ]
     sources = {settings.interfaces[0]: path}
     return _Paragraph([f"From {_name(path)}", *notes], settings, sources)
@@ -115,11 +117,12 @@ def _add(paragraphs: list[_Paragraph], new: _Paragraph) -> None:
         for name in old.sources.keys() & new.sources.keys():
             raise UsageError(
                 str(new.sources[name]),
-                f"{new.settings.address} on {name} is already that of "
+                f"{new.settings.address} on {name} is already used by "
                 f"{old.sources[name]}",
                 "Give each disk an address of its own",
             )
-        # vblade has a process for each interface; one of ours holds the disk's lock.
+        # vblade has a process per interface. Two exports of one disk would conflict
+        # over its lock, so that one export must have all interfaces.
         names = old.settings.interfaces + new.settings.interfaces
         both = replace(old.settings, interfaces=names)
         if both == replace(new.settings, interfaces=names):

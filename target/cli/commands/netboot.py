@@ -1,4 +1,4 @@
-"""``aoe-target netboot``: what else it takes to boot from a disk that is served."""
+"""``aoe-target netboot``: configuration files to boot clients from an AoE disk."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ALL: Final = "all"
 
 
 def parse_ip(text: str) -> IPv4Address:
-    """Read an IPv4 address.
+    """Parse an IPv4 address.
 
     Raises:
-        UsageError: it is none.
+        UsageError: not an IPv4 address.
     """
     from ipaddress import IPv4Address
 
@@ -46,29 +46,29 @@ IP: Final = Parsed("address", parse_ip)
     type=click.Choice([_ALL, *FILES]),
     default=_ALL,
     show_default=True,
-    help="The one file to print, ready for use; all are to be read.",
+    help="The file to print; all of them is for reading, one is ready for use.",
 )
 @click.option(
     "--client",
     type=MAC,
     default=b"",
-    help="The one client that boots from this disk; everybody where not given.",
+    help="MAC address of the only client to boot from this disk; default: any client.",
 )
 @click.option(
     "--server-ip",
     type=IP,
-    help="The TFTP server; the DHCP server where not given.",
+    help="IPv4 address of the TFTP server; default: the DHCP server.",
 )
 @click.option(
     "--root",
     default="",
     metavar="DEVICE",
-    help="The root for the kernel; the first partition of the disk where not given.",
+    help="Root device for the kernel; default: the first partition of the disk.",
 )
 def netboot(
     address: Address, form: str, client: bytes, server_ip: IPv4Address | None, root: str
 ) -> None:
-    """Print files to boot from the disk at ADDRESS.
+    """Print configuration files to boot from the disk at ADDRESS.
 
     \b
     Try:  aoe-target netboot e0.0 | less
@@ -76,13 +76,13 @@ def netboot(
           aoe-target netboot e0.0 -f initramfs-tools | ssh root@client sh
 
     \b
-    ipxe             a script for iPXE: boot the disk, a kernel, or an installer
-    dnsmasq, dhcpd   a part for the configuration of the DHCP server
-    cmdline          the kernel's command line
-    initramfs-tools  a script that makes the initramfs wait for the disk
+    ipxe             iPXE script that boots the disk, a kernel or an installer
+    dnsmasq, dhcpd   configuration fragment for the DHCP server
+    cmdline          kernel command line
+    initramfs-tools  script that makes the initramfs wait for the disk
     dracut           the same for dracut
 
-    Nothing is asked or changed, and ADDRESS need not be served yet.
+    Nothing is sent or changed, and ADDRESS need not be served yet.
     """
     boot = Netboot(address=address, root=root, client=client, server=server_ip)
     if form != _ALL:

@@ -1,4 +1,4 @@
-"""``aoe-target overlay``: what was written over an image, seen, kept or dropped."""
+"""``aoe-target overlay``: show, commit and reset copy-on-write overlays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def overlay() -> None:
-    """Look at overlays, write them back, empty them.
+    """Show, commit or reset copy-on-write overlays.
 
     \b
     Try:  aoe-target serve e0.3 eth0 golden.img --overlay client3.ovl
@@ -30,7 +30,7 @@ def overlay() -> None:
 @click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 @json_option
 def status(path: str, *, as_json: bool) -> None:
-    """Say how much OVERLAY holds and whether its base is still the same.
+    """Show how much an overlay holds and whether its base is unchanged.
 
     \b
     Try:  aoe-target overlay status client3.ovl --json
@@ -61,19 +61,20 @@ def _describe(found: OverlayStatus) -> str:
 
 @overlay.command()
 @click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
-@click.option("--force", is_flag=True, help="Write it although the base was changed.")
+@click.option("--force", is_flag=True, help="Commit even if the base has changed.")
 def commit(path: str, *, force: bool) -> None:
-    """Write what OVERLAY holds into its base, and empty it.
+    """Write the data of an overlay to its base, and empty the overlay.
 
     \b
     Try:  aoe-target overlay commit client3.ovl
 
-    Neither may be in use. Other overlays over the same base are refused afterwards.
+    Neither may be in use. Other overlays of the same base are refused afterwards,
+    because their base has changed.
     """
     from target.disks.overlay.files import commit_overlay
 
     done = commit_overlay(path, _show_progress, force=force)
-    click.echo(f"{path}: {format_size(done)} written back")
+    click.echo(f"{path}: {format_size(done)} committed")
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -87,12 +88,12 @@ def _show_progress(done: int, total: int) -> None:
 @overlay.command()
 @click.argument("path", metavar="OVERLAY", shell_complete=complete_file)
 def reset(path: str) -> None:
-    """Drop all that OVERLAY holds.
+    """Discard the data of an overlay.
 
     \b
     Try:  aoe-target overlay reset client3.ovl
 
-    It must not be in use. What clients see is the base again.
+    The overlay must not be in use. Clients then read the contents of the base again.
     """
     from target.disks.overlay.files import reset_overlay
 

@@ -1,4 +1,4 @@
-"""``aoe-target status``, ``reload``, ``stop`` and ``clear-*``: ask those that run."""
+"""``aoe-target status``, ``reload``, ``stop``, ``clear-*``: control running targets."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ if TYPE_CHECKING:
     from aoe.address import Address
 
 _RATES: Final = ("reads", "writes", "read_bytes", "written_bytes", "flushes")
+"""Counters that ``--watch`` shows as rates."""
 _INTERVAL: Final = 1.0
+"""Seconds."""
 _CLEAR_SCREEN: Final = "\x1b[H\x1b[J"
 
 
-def _where(command: Callable[..., None]) -> Callable[..., None]:
+def _target_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             "--pid",
             type=int,
             shell_complete=complete_pid,
-            help="Ask the target with this process id.",
+            help="Select the target with this process ID.",
         ),
         click.option(
             "--control",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Ask the target that listens at this socket.",
+            help="Select the target that listens on this control socket.",
         ),
     ):
         option(command)
     return command
 
 
-def _find(pid: int | None, control: Path | None) -> list[str]:
-    # The sockets to ask. One at a path is in no table, and may be in any namespace.
+def _find_sockets(pid: int | None, control: Path | None) -> list[str]:
+    # A socket at a path can belong to a target in another network namespace, which
+    # find_targets does not list.
     from target.admin.control import find_targets
 
     if control is not None:
@@ -58,83 +61,86 @@ def _find(pid: int | None, control: Path | None) -> list[str]:
     return found
 
 
-def _only(pid: int | None, control: Path | None) -> str:
-    found = _find(pid, control)
-    if len(found) > 1:
-        pids = ", ".join(str(answer["pid"]) for answer, _ in _survey(pid, control))
-        why = f"{len(found)} targets run"
-        raise UsageError("aoe-target", why, f"Name one: --pid {pids}")
-    return found[0]
+def _find_only_socket(pid: int | None, control: Path | None) -> str:
+    sockets = _find_sockets(pid, control)
+    if len(sockets) > 1:
+        pids = ", ".join(str(each["pid"]) for each, _ in _query_status(pid, control))
+        why = f"{len(sockets)} targets run"
+        raise UsageError("aoe-target", why, f"Select one: --pid {pids}")
+    return sockets[0]
 
 
-def _survey(pid: int | None, control: Path | None) -> list[tuple[dict[str, Any], str]]:
-    # What each says, and its socket.
+def _query_status(
+    pid: int | None, control: Path | None
+) -> list[tuple[dict[str, Any], str]]:
+    # Return the status of each target and its socket.
     from target.admin.control import send_command
 
-    answers = []
-    problem: AoEError | None = None
-    for name in _find(pid, control):
+    found = []
+    last_error: AoEError | None = None
+    for name in _find_sockets(pid, control):
         try:
-            answers.append((send_command(name, "status"), name))
+            found.append((send_command(name, "status"), name))
         except AoEError as error:
-            # One that has just ended, or is somebody else's, hides no other.
-            problem = error
-    if not answers and problem is not None:
-        raise problem
-    return answers
+            # Not fatal if another target responds: this one may just have exited, or
+            # belong to another user.
+            last_error = error
+    if not found and last_error is not None:
+        raise last_error
+    return found
 
 
 @click.command()
-@_where
+@_target_options
 @json_option
-@click.option("--watch", is_flag=True, help="Show it again every second, with rates.")
+@click.option("--watch", is_flag=True, help="Repeat every second, with rates.")
 def status(
     *, pid: int | None, control: Path | None, as_json: bool, watch: bool
 ) -> None:
-    """Show what is served here, to whom, and how much.
+    """Show the disks, clients and counters of running targets.
 
     \b
     Try:  aoe-target status --watch
           aoe-target status --json
 
-    All targets of this network namespace are asked.
+    Without --pid or --control, all targets of this network namespace are shown.
     """
-    before: list[dict[str, Any]] = []
+    previous: list[dict[str, Any]] = []
     while True:
-        answers = [answer for answer, _ in _survey(pid, control)]
+        targets = [each for each, _ in _query_status(pid, control)]
         if as_json:
-            print_json("status", targets=answers)
+            print_json("status", targets=targets)
         else:
-            text = "\n\n".join(_describe(answer, before) for answer in answers)
+            text = "\n\n".join(_describe(each, previous) for each in targets)
             click.echo(f"{_CLEAR_SCREEN}{text}" if watch else text)
         if not watch:
             return
-        before = answers
+        previous = targets
         time.sleep(_INTERVAL)
 
 
-def _describe(target: dict[str, Any], before: list[dict[str, Any]]) -> str:
-    earlier = next((each for each in before if each["pid"] == target["pid"]), {})
+def _describe(target: dict[str, Any], previous: list[dict[str, Any]]) -> str:
+    earlier = next((each for each in previous if each["pid"] == target["pid"]), {})
     uptime = timedelta(seconds=int(target["uptime_seconds"]))
     source = f", from {target['config']}" if target["config"] else ""
     lines = [f"process {target['pid']}, up {uptime}{source}"]
     lines += map(_describe_interface, target["interfaces"])
     for export in target["exports"]:
-        was = _named(earlier.get("exports", []), "address", export["address"])
+        was = _lookup(earlier.get("exports", []), "address", export["address"])
         lines.append(_describe_export(export))
         lines += [
-            _describe_counters(place, _named(was.get("interfaces", []), "name", place))
-            for place in export["interfaces"]
+            _describe_counters(
+                interface,
+                _lookup(was.get("interfaces", []), "name", interface["name"]),
+            )
+            for interface in export["interfaces"]
         ]
         lines += map(_describe_filter, export["filters"])
     return "\n".join(lines)
 
 
-def _named(
-    those: list[dict[str, Any]], key: str, like: str | dict[str, Any]
-) -> dict[str, Any]:
-    name = like if isinstance(like, str) else like[key]
-    return next((each for each in those if each[key] == name), {})
+def _lookup(entries: list[dict[str, Any]], key: str, value: str) -> dict[str, Any]:
+    return next((each for each in entries if each[key] == value), {})
 
 
 def _describe_interface(interface: dict[str, Any]) -> str:
@@ -151,7 +157,7 @@ def _describe_interface(interface: dict[str, Any]) -> str:
 def _describe_export(export: dict[str, Any]) -> str:
     flags = [name for name in ("read_only", "sync", "direct") if export[name]]
     flags = [flag.replace("_", "-") for flag in flags]
-    for name, words in (
+    for name, label in (
         ("overlay", "overlay {}"),
         ("config_string", "config string {}"),
         ("mask", "mask {}"),
@@ -159,10 +165,10 @@ def _describe_export(export: dict[str, Any]) -> str:
     ):
         value = export[name]
         text = ",".join(value) if isinstance(value, list) else value
-        flags += [words.format(text)] if text else []
-    words = f"  [{', '.join(flags)}]" if flags else ""
+        flags += [label.format(text)] if text else []
+    notes = f"  [{', '.join(flags)}]" if flags else ""
     size = short_size(export["size_bytes"])
-    return f"{export['address']:<10} {size:>10}  {export['path']}{words}"
+    return f"{export['address']:<10} {size:>10}  {export['path']}{notes}"
 
 
 def _describe_filter(filtering: dict[str, Any]) -> str:
@@ -172,12 +178,12 @@ def _describe_filter(filtering: dict[str, Any]) -> str:
     return f"  filter {filtering['filter']}{triggered}"
 
 
-def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:
-    counters = place["statistics"]
+def _describe_counters(interface: dict[str, Any], previous: dict[str, Any]) -> str:
+    counters = interface["statistics"]
     if not counters:
-        return f"  {place['name']:<8} is being opened anew"
-    if was := before.get("statistics"):
-        # A second between the two, or what comes near it.
+        return f"  {interface['name']:<8} is being reopened"
+    if was := previous.get("statistics"):
+        # Differences are shown as rates: the interval is about a second.
         counters = {
             **counters,
             **{name: counters[name] - was.get(name, 0) for name in _RATES},
@@ -193,73 +199,77 @@ def _describe_counters(place: dict[str, Any], before: dict[str, Any]) -> str:
         parts += (
             [f"{title}: " + " ".join(f"{k} {n}" for k, n in kinds)] if kinds else []
         )
-    return f"  {place['name']:<8} {', '.join(parts)}"
+    return f"  {interface['name']:<8} {', '.join(parts)}"
 
 
 @click.command()
-@_where
+@_target_options
 def reload(*, pid: int | None, control: Path | None) -> None:
-    """Have a target read its configuration again.
+    """Make a target read its configuration again.
 
     \b
     Try:  aoe-target reload
 
-    The sizes of its disks are looked at too. What stays the same is served on without a
-    pause. If anything cannot be opened, nothing changes.
+    It also checks the sizes of its disks. Disks that have not changed are served
+    without interruption. If anything cannot be opened, nothing changes.
     """
     from target.admin.control import send_command
 
-    done = send_command(_only(pid, control), "reload")
-    parts = [f"{name} {', '.join(those)}" for name, those in done.items() if those]
+    changes = send_command(_find_only_socket(pid, control), "reload")
+    parts = [f"{name} {', '.join(items)}" for name, items in changes.items() if items]
     click.echo("; ".join(parts) or "nothing has changed")
 
 
 @click.command()
-@_where
+@_target_options
 def stop(*, pid: int | None, control: Path | None) -> None:
-    """Have a target answer what it has received, and end.
+    """Stop a target after it has answered all received requests.
 
     \b
     Try:  aoe-target stop --pid 4242
     """
     from target.admin.control import send_command
 
-    send_command(_only(pid, control), "stop")
+    send_command(_find_only_socket(pid, control), "stop")
 
 
-def _clearing(name: str, what: str, why: str) -> click.Command:
-    @click.command(name, help=f"{what}\n\n\b\nTry:  aoe-target {name} e0.0\n\n{why}")
+def _clear_command(name: str, summary: str, description: str) -> click.Command:
+    @click.command(
+        name, help=f"{summary}\n\n\b\nTry:  aoe-target {name} e0.0\n\n{description}"
+    )
     @click.argument("address", type=ADDRESS, shell_complete=complete_served)
-    @_where
+    @_target_options
     def clear(*, address: Address, pid: int | None, control: Path | None) -> None:
         from target.admin.control import send_command
 
-        send_command(_serving(address, pid, control), name, address=str(address))
+        send_command(_find_serving(address, pid, control), name, address=str(address))
 
     return clear
 
 
-def _serving(address: Address, pid: int | None, control: Path | None) -> str:
-    for answer, name in _survey(pid, control):
-        if _named(answer["exports"], "address", str(address)):
+def _find_serving(address: Address, pid: int | None, control: Path | None) -> str:
+    for status, name in _query_status(pid, control):
+        if _lookup(status["exports"], "address", str(address)):
             return name
     raise NotFoundError(
-        str(address), "served by no target here", "See: aoe-target status"
+        str(address), "not served by a target on this host", "See: aoe-target status"
     )
 
 
-clear_config: Final = _clearing(
+clear_config: Final = _clear_command(
     "clear-config",
-    "Empty the config string of ADDRESS.",
-    "It is where clients note who has claimed the disk.",
+    "Clear the config string of ADDRESS.",
+    "Clients store the name of the host that has claimed the disk in it.",
 )
-clear_mask: Final = _clearing(
+clear_mask: Final = _clear_command(
     "clear-mask",
-    "Empty the MAC mask list of ADDRESS.",
-    "All clients are served again, also where none of those listed is left.",
+    "Clear the MAC mask list of ADDRESS.",
+    "All clients are served again. Use it when no client on the list is available to "
+    "edit it.",
 )
-clear_reserve: Final = _clearing(
+clear_reserve: Final = _clear_command(
     "clear-reserve",
-    "Lift the reservation of ADDRESS.",
-    "All clients are served again, also where the one that reserved it is gone.",
+    "Clear the reservation of ADDRESS.",
+    "All clients are served again. Use it when the client that made the reservation is "
+    "gone.",
 )

@@ -1,4 +1,4 @@
-"""``aoe-target serve``: from the command line to a service that runs."""
+"""``aoe-target serve``: build settings from the command line and run the service."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
 
 
 def parse_filter(text: str) -> FilterSettings:
-    """Read a filter, ``name`` or ``name:key=value,...``.
+    """Parse a filter, ``name`` or ``name:key=value,...``.
 
     Raises:
-        UsageError: no such filter, key or value.
+        UsageError: unknown filter or key, or a bad value.
     """
     from target.filters import settings
 
@@ -53,18 +53,18 @@ ENDPOINT: Final = Parsed("[address:]port", parse_endpoint)
 class _Serve(SectionedCommand):
     headings = MappingProxyType(
         {
-            "config": "What is served",
-            "buffers": "What clients are told",
-            "mask": "What clients may do, and what is kept of it",
-            "filters": "For tests",
-            "force": "How it runs",
+            "config": "Disk",
+            "buffers": "Device parameters reported to clients",
+            "mask": "Access control and client state",
+            "filters": "Testing",
+            "force": "Process",
         }
     )
 
 
 @click.command(cls=_Serve)
 @click.argument(
-    "words",
+    "arguments",
     nargs=-1,
     metavar="[ADDRESS IFACE PATH]",
     shell_complete=complete_export,
@@ -73,45 +73,58 @@ class _Serve(SectionedCommand):
     "-c",
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Serve what this TOML file says; HUP, or aoe-target reload, reads it again.",
+    help="Serve the disks of this TOML file; SIGHUP and aoe-target reload read it "
+    "again.",
 )
 @click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
 @click.option(
-    "-s", "--sync", is_flag=True, help="Answer writes when they are on stable storage."
+    "-s",
+    "--sync",
+    is_flag=True,
+    help="Acknowledge a write only when it is on stable storage.",
 )
 @click.option(
-    "-d", "--direct", is_flag=True, help="Read and write around the page cache."
+    "-d", "--direct", is_flag=True, help="Bypass the page cache, with O_DIRECT."
 )
 @click.option(
     "-o",
     "--offset",
     type=WINDOW,
     default=0,
-    help="Where the disk begins in PATH: a plain number counts sectors as it does for "
-    "vblade, a suffix makes it bytes: 1M.",
+    help="Where the disk begins in PATH: in sectors, as for vblade, or with a suffix "
+    "in bytes, such as 1M.",
 )
-@click.option("-l", "--length", type=WINDOW, help="How long it is, in the same units.")
 @click.option(
-    "--create", type=SIZE, metavar="SIZE", help="Make PATH, sparse, if there is none."
+    "-l",
+    "--length",
+    type=WINDOW,
+    help="Length of the disk, in the same units; default: up to the end of PATH.",
+)
+@click.option(
+    "--create",
+    type=SIZE,
+    metavar="SIZE",
+    help="Create PATH as a sparse file of this size if it does not exist.",
 )
 @click.option(
     "--overlay",
     default="",
     metavar="FILE",
     shell_complete=complete_file,
-    help="Keep there what is written to PATH.",
+    help="Copy-on-write: store writes in this file and leave PATH unchanged.",
 )
 @click.option(
     "-b",
     "--buffers",
     default=64,
     show_default=True,
-    help="Requests that a client may have outstanding, at least 2.",
+    help="Buffer count: requests that clients may have outstanding, 2 to 65535.",
 )
 @click.option(
     "--serial",
     default="",
-    help="Serial number, at most 20 characters; made of address and host by default.",
+    help="Serial number, at most 20 characters; default: made from address and host "
+    "name.",
 )
 @click.option(
     "--model",
@@ -122,50 +135,52 @@ class _Serve(SectionedCommand):
 @click.option(
     "--wwn",
     type=WWN,
-    help="World wide name, 16 hex digits; made of address and serial by default.",
+    help="World wide name, 16 hex digits; default: made from address and serial "
+    "number.",
 )
 @click.option(
     "--rotation",
     default=1,
     show_default=True,
     metavar="RPM",
-    help="Turns a minute that clients are told, 1 for a disk that does not turn.",
+    help="Rotation rate in revolutions per minute; 1 means non-rotating (SSD).",
 )
 @click.option(
     "--physical-block",
     type=click.Choice([512, 4096]),
     default=512,
     show_default=True,
-    help="Bytes that clients are told to write at a time.",
+    help="Physical block size in bytes.",
 )
 @click.option(
     "-m",
     "--mask",
     type=MACS,
     default=(),
-    help="Serve these clients alone, whatever list was kept; clients may edit it.",
+    help="Mask list: serve only clients with these MAC addresses. Replaces a stored "
+    "list; clients may edit it.",
 )
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep there what clients set; by default beside PATH where that is an image, "
-    "in /var/lib/aoe-target where not.",
+    help="Store config string, mask list, reservation and write cache setting in this "
+    "directory; default: that of PATH for an image, otherwise /var/lib/aoe-target.",
 )
-@click.option("--no-state", is_flag=True, help="Keep nothing of what clients set.")
+@click.option("--no-state", is_flag=True, help="Do not store them.")
 @click.option(
     "--filter",
     "filters",
     type=FILTER,
     multiple=True,
     shell_complete=complete_filter,
-    help="Misbehave on purpose: delay, error, drop, duplicate, reorder, corrupt; also "
-    "log and readonly. Repeat it to stack them; the first is nearest to the wire. "
-    "aoe-target.toml(5) has their keys.",
+    help="Inject faults: delay, error, drop, duplicate, reorder, corrupt; also log and "
+    "readonly. May be repeated; the first filter is the closest to the network. "
+    "See aoe-target.toml(5) for the parameters.",
 )
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Record all frames, annotated, as pcapng.",
+    help="Capture all frames to this pcapng file, with comments.",
 )
 @click.option(
     "--run",
@@ -173,52 +188,52 @@ class _Serve(SectionedCommand):
     default="",
     metavar="CMD",
     help="Serve while this shell command runs, with $aoe and $iface in its "
-    "environment; exit as it does.",
+    "environment; exit with its exit code.",
 )
 @click.option(
-    "--force", is_flag=True, help="Serve although address or disk seem to be in use."
+    "--force", is_flag=True, help="Serve even if address or disk seem to be in use."
 )
-@click.option("--plain", is_flag=True, help="Do without packet rings.")
+@click.option("--plain", is_flag=True, help="Do not use packet rings.")
 @click.option(
     "--control",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Listen at this socket too, for aoe-target status and the like.",
+    help="Also listen on this Unix socket for aoe-target status and other commands.",
 )
 @click.option(
     "--metrics",
     type=ENDPOINT,
-    help="Show statistics to Prometheus there; ADDRESS is 127.0.0.1 by default.",
+    help="Serve Prometheus metrics on this port; default address: 127.0.0.1.",
 )
 @click.option(
     "--user",
     default="",
     metavar="NAME[:GROUP]",
-    help="Become this user once everything is open.",
+    help="Change to this user when everything is open.",
 )
 @click.option(
-    "--exit-with-parent", is_flag=True, help="End when whoever started this ends."
+    "--exit-with-parent", is_flag=True, help="Exit when the parent process exits."
 )
 @click.option(
     "--pidfile",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Keep the process id there, from when it is ready.",
+    help="Write the process ID to this file when ready; it is removed on exit.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(("text", "json")),
     default="text",
     show_default=True,
-    help="How messages on standard error are written.",
+    help="Format of the messages on standard error.",
 )
 @click.option(
     "--ready-fd",
     type=int,
     metavar="N",
-    help="Write READY=1 to this file descriptor once it is ready.",
+    help="Write READY=1 to this file descriptor when ready.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log statistics at the end.")
-def serve(words: tuple[str, ...], **options: object) -> None:
-    """Serve a disk under an address on an interface.
+@click.option("-v", "--verbose", is_flag=True, help="Log statistics on exit.")
+def serve(arguments: tuple[str, ...], **options: object) -> None:
+    """Serve a disk at an AoE address on one or more interfaces.
 
     \b
     Try:  aoe-target serve e0.0 eth0 disk.img --create 1G
@@ -229,28 +244,32 @@ def serve(words: tuple[str, ...], **options: object) -> None:
           aoe-target serve --config /etc/aoe-target.toml
           aoe-target serve e0.0 eth0 disk.img --run './test-with "$aoe" "$iface"'
 
-    ADDRESS is a shelf and a slot, e0.0. IFACE is an Ethernet interface, or several with
-    commas between them. PATH is a disk image, a block device, or an NBD export:
-    nbd://host/name or nbd+unix:///name?socket=/path. It is served in the foreground
-    until Ctrl-C or SIGTERM; SIGUSR1 logs statistics. See aoe-target status for how it
-    is doing.
+    ADDRESS is a shelf and a slot, e0.0. IFACE is an Ethernet interface, or several
+    separated by commas. PATH is a disk image, a block device, or an NBD export:
+    nbd://host/name or nbd+unix:///name?socket=/path. The target runs in the foreground
+    until Ctrl-C or SIGTERM. SIGUSR1 logs statistics; aoe-target status shows them.
 
-    A write is answered when it is in the page cache, with --sync when it is on stable
-    storage.
+    A write is acknowledged when it is in the page cache, or with --sync when it is on
+    stable storage.
     """
     from target.admin.logs import logging_to_stderr
 
     with logging_to_stderr(str(options["log_format"])):
-        serve_until_stopped(build_settings(words, options), build_life(options))
+        serve_until_stopped(
+            build_settings(arguments, options), build_process_options(options)
+        )
 
 
-def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
-    """Make settings of the command line of ``serve``.
+def build_settings(arguments: tuple[str, ...], options: dict[str, Any]) -> Settings:
+    """Return the settings for the command line of ``serve``.
+
+    Args:
+        arguments: ADDRESS IFACE PATH, SHELF SLOT IFACE PATH, or nothing with --config.
+        options: the options, by their Python names.
 
     Raises:
-        UsageError: neither ADDRESS IFACE PATH, SHELF SLOT IFACE PATH nor --config FILE,
-            or a bad value.
-        AoEError: the file cannot be read.
+        UsageError: wrong number of arguments, or a bad value.
+        AoEError: the configuration file cannot be read.
     """
     from msgspec.structs import replace
 
@@ -258,9 +277,10 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
     from target.config.toml import load_settings
 
     if options["config"] is None:
-        settings = Settings(exports=(_build_export(words, options),))
-    elif words:
-        raise UsageError("serve", "there is --config too", "Say it all in the file")
+        settings = Settings(exports=(_build_export(arguments, options),))
+    elif arguments:
+        why = "ADDRESS IFACE PATH and --config exclude each other"
+        raise UsageError("serve", why, "Define all disks in the file")
     else:
         settings = load_settings(options["config"])
     return replace(
@@ -273,17 +293,19 @@ def build_settings(words: tuple[str, ...], options: dict[str, Any]) -> Settings:
     )
 
 
-def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSettings:
+def _build_export(
+    arguments: tuple[str, ...], options: dict[str, Any]
+) -> ExportSettings:
     from target.config.settings import ExportSettings
     from target.disks import OpenFlags
 
-    if len(words) not in (3, 4):
+    if len(arguments) not in (3, 4):
         raise UsageError(
             "serve",
             "needs ADDRESS IFACE PATH",
             f"Try: {PROGRAM} serve e0.0 eth0 disk.img",
         )
-    *address, interfaces, path = words
+    *address, interfaces, path = arguments
     disk = OpenFlags(
         read_only=options["read_only"],
         sync=options["sync"],
@@ -313,16 +335,16 @@ def _build_export(words: tuple[str, ...], options: dict[str, Any]) -> ExportSett
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """How the process begins and ends.
+class ProcessOptions:
+    """Options of the process rather than of what it serves.
 
     Args:
-        user: whom to become, ``NAME[:GROUP]``; empty stays whoever we are.
-        command: a shell command to serve for as long as it runs; empty for ever.
-        exit_with_parent: end when the process ends that started us.
-        pidfile: where to keep the process id.
-        ready_fd: where to write ``READY=1``.
-        verbose: log the statistics at the end.
+        user: the user to change to, ``NAME[:GROUP]``; empty keeps the current one.
+        command: a shell command; serve until it exits. Empty serves until a signal.
+        exit_with_parent: exit when the parent process exits.
+        pidfile: a file for the process ID.
+        ready_fd: a file descriptor that gets ``READY=1``.
+        verbose: log statistics on exit.
     """
 
     user: str = ""
@@ -333,34 +355,36 @@ class Life:
     verbose: bool = False
 
 
-def build_life(options: dict[str, Any]) -> Life:
-    """Take out of the command line what is about the process."""
-    return Life(**{field.name: options[field.name] for field in fields(Life)})
+def build_process_options(options: dict[str, Any]) -> ProcessOptions:
+    """Return the process options of the command line."""
+    return ProcessOptions(
+        **{field.name: options[field.name] for field in fields(ProcessOptions)}
+    )
 
 
-def serve_until_stopped(settings: Settings, life: Life) -> None:
-    """Open everything, give up what rights are left over, say it is ready, and serve.
+def serve_until_stopped(settings: Settings, process: ProcessOptions) -> None:
+    """Open disks and interfaces, drop privileges, signal readiness, and serve.
 
     Args:
-        settings: what to serve.
-        life: how the process begins and ends.
+        settings: the exports.
+        process: the process options.
 
     Raises:
-        AoEError: something could not be opened.
-        SystemExit: the command has ended, with its exit code.
+        AoEError: a disk, interface or socket could not be opened.
+        SystemExit: in the supervisor, with the exit code of the command.
     """
     from target.admin.control import ControlServer
     from target.admin.notify import Notifier
     from target.admin.operations import Operations
     from target.admin.privileges import drop, find_account
-    from target.cli.captive import end_with_parent, pidfile
+    from target.cli.captive import exit_with_parent, pidfile
     from target.server.service import signals
     from target.server.startup import open_service, ready_lines
 
-    account = find_account(life.user) if life.user else None
+    account = find_account(process.user) if process.user else None
     with ExitStack() as stack:
         notifier = stack.enter_context(Notifier.from_environment())
-        ready_fds, parent = _beside_command(settings, life)
+        ready_fds, parent = _fork_command(settings, process)
         inventory = open_service(settings, stack)
         service = inventory.service
         operations = Operations(inventory, settings, notifier)
@@ -369,41 +393,43 @@ def serve_until_stopped(settings: Settings, life: Life) -> None:
         metrics = _open_metrics(settings, operations.status, stack)
         drop(account, _state_files(settings))
         if parent is not None:
-            end_with_parent(parent)
+            exit_with_parent(parent)
         service.reload = partial(control.schedule, "reload")
         service.timers.append(notifier)
         stack.enter_context(signals(service))
         control.start()
         if metrics is not None:
             metrics.start()
-        if life.pidfile is not None:
-            stack.enter_context(pidfile(life.pidfile))
+        if process.pidfile is not None:
+            stack.enter_context(pidfile(process.pidfile))
         lines = ready_lines(inventory)
-        # With a command, standard output is the command's.
-        _say_ready([] if life.command else lines, ready_fds)
+        # With --run, standard output belongs to the command.
+        _announce_ready([] if process.command else lines, ready_fds)
         notifier.ready(lines[0] if len(lines) == 1 else f"{len(lines)} disks")
         inventory.go_live()
         service.run()
         notifier.stopping()
-        if life.verbose:
+        if process.verbose:
             service.log_statistics()
 
 
-def _beside_command(settings: Settings, life: Life) -> tuple[list[int], int | None]:
-    # Who waits for us to be ready, and with whom we end.
+def _fork_command(
+    settings: Settings, process: ProcessOptions
+) -> tuple[list[int], int | None]:
+    # Return the descriptors that get READY=1, and the process to exit with, if any.
     from aoe.common.daemon import run_supervised
-    from target.cli.captive import end_with_parent
+    from target.cli.captive import exit_with_parent
 
-    ready_fds = [] if life.ready_fd is None else [life.ready_fd]
-    parent = os.getppid() if life.exit_with_parent else None
-    if not life.command:
+    ready_fds = [] if process.ready_fd is None else [process.ready_fd]
+    parent = os.getppid() if process.exit_with_parent else None
+    if not process.command:
         return ready_fds, parent
     if parent is not None:
-        end_with_parent(parent)
+        exit_with_parent(parent)
     first = settings.exports[0]
     variables = {"aoe": str(first.address), "iface": first.interfaces[0]}
-    beside = run_supervised(life.command, variables, ready_fds)
-    return [*ready_fds, beside.ready_fd], beside.parent
+    supervised = run_supervised(process.command, variables, ready_fds)
+    return [*ready_fds, supervised.ready_fd], supervised.parent
 
 
 def _open_metrics(
@@ -417,13 +443,13 @@ def _open_metrics(
 
 
 def _state_files(settings: Settings) -> list[Path]:
-    # Looked up while all of the path can still be seen.
+    # Before dropping privileges, after which a directory may not be searchable.
     from target.server.client_state import state_path
 
     return [state_path(each) for each in settings.exports if each.keep_state]
 
 
-def _say_ready(lines: list[str], fds: list[int]) -> None:
+def _announce_ready(lines: list[str], fds: list[int]) -> None:
     for line in lines:
         click.echo(line)
     for fd in fds:
