@@ -85,7 +85,7 @@ class AoeTgt:
         taint: responses required until the target counts as untainted. While it is not
             0, other targets are preferred.
         nout_probes: probes outstanding (K57).
-        heard: time of the last response.
+        last_response: time of the last response.
         rpkts, wpkts: read and write frames completed.
     """
 
@@ -97,7 +97,7 @@ class AoeTgt:
     minbcnt: int = DEFAULT_BCNT
     taint: int = 0
     nout_probes: int = 0
-    heard: float = float("-inf")
+    last_response: float = float("-inf")
     rpkts: int = 0
     wpkts: int = 0
 
@@ -202,7 +202,7 @@ class AoeDev:
         self.tgt = 0
         self.factive: dict[int, Frame] = {}
         self.rexmitq: dict[int, Frame] = {}
-        self.rests: deque[Followup] = deque()
+        self.followups: deque[Followup] = deque()
         self.bios: deque[Bio] = deque()
         self.buf: Buf | None = None
         self.skbpool: deque[Skb] = deque()
@@ -291,7 +291,10 @@ class AoeDev:
                     out += target.window.nout
                 elif not tainted_too:
                     continue
-                if target.can_send and (frame := self.frame_of(target)) is not None:
+                if (
+                    target.can_send
+                    and (frame := self.new_target_frame(target)) is not None
+                ):
                     target.rotate()
                     self.tgt = index
                     return frame
@@ -302,7 +305,7 @@ class AoeDev:
             self.kickme = True
         return None
 
-    def frame_of(self, target: AoeTgt) -> Frame | None:
+    def new_target_frame(self, target: AoeTgt) -> Frame | None:
         """Return the target's most recently freed frame, or None (``newtframe``, K43).
 
         The frame's skb must not be shared: while a clone exists, header and fragments
@@ -310,7 +313,7 @@ class AoeDev:
         the pool's head if that is unshared, else by a new skb. If the pool is full,
         there is no frame (K7).
         """
-        frame = target.ffree.pop() if target.ffree else self.frame_for(target)
+        frame = target.ffree.pop() if target.ffree else self.alloc_frame(target)
         if frame.skb.dataref != 1:
             pool = self.skbpool
             if pool and pool[0].dataref == 1:
@@ -324,7 +327,7 @@ class AoeDev:
             frame.skb = free
         return frame
 
-    def frame_for(self, target: AoeTgt) -> Frame:
+    def alloc_frame(self, target: AoeTgt) -> Frame:
         """Allocate a frame of this target's pool."""
         frame = Frame()
         frame.target = target
@@ -339,9 +342,9 @@ class AoeDev:
 
         ``followups``, ``buf`` or ``bios`` must not be empty.
         """
-        if self.rests:
-            buf, op, position = self.rests[0]
-        elif self.cut_whole(f):
+        if self.followups:
+            buf, op, position = self.followups[0]
+        elif self.assign_whole(f):
             return
         else:
             buf = self.buf = self.buf or Buf(self.bios.popleft())
@@ -357,13 +360,13 @@ class AoeDev:
         buf.nframesout += 1
         if position.size:
             return
-        if self.rests:
-            self.rests.popleft()
+        if self.followups:
+            self.followups.popleft()
             buf.nframesout -= 1
         else:
             self.buf = None
 
-    def cut_whole(self, f: Frame) -> bool:
+    def assign_whole(self, f: Frame) -> bool:
         """Assign the next bio to a frame if it fits into one; return True if it did.
 
         FUA writes and DISCARDs are left to ``assign``.
@@ -381,7 +384,7 @@ class AoeDev:
         f.segments, f.fua = bio.vecs, False
         return True
 
-    def cut_piece(self, f: Frame) -> bool:
+    def assign_part(self, f: Frame) -> bool:
         """Assign the next part of a plain READ or WRITE; return False for others."""
         buf = self.buf
         if buf is None:
@@ -409,7 +412,7 @@ class AoeDev:
         """Queue a further command of a bio, which ends only after it."""
         # Counts as an outstanding frame until it has been split into frames.
         buf.nframesout += 1
-        self.rests.append(Followup(buf, op, position))
+        self.followups.append(Followup(buf, op, position))
 
     @property
     def is_identifying(self) -> bool:
@@ -432,12 +435,12 @@ class AoeDev:
     def match(self, tag: int, now: float) -> Frame | None:
         """Remove and return the frame with this tag, active or deferred (K51).
 
-        The window, the RTT estimate and the target's ``heard`` are updated.
+        The window, the RTT estimate and the target's ``last_response`` are updated.
         """
         f = self.factive.pop(tag, None)
         if f is not None:
             target = f.target
-            target.window.answered()
+            target.window.on_response()
             target.window.nout -= 1
             target.nout_probes -= f.is_probe
         else:
@@ -445,7 +448,7 @@ class AoeDev:
             if f is None:
                 return None
             target = f.target
-        target.heard = now
+        target.last_response = now
         self.timing.sample(now - f.sent)
         return f
 

@@ -36,7 +36,7 @@ from aoe.header import (
 from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.frame import NEVER
+from initiator.driver.frame import SLOW_PATH_ONLY
 from initiator.driver.options import Options
 from initiator.driver.requests import (
     TAG_COUNTER,
@@ -178,9 +178,9 @@ class Driver:
         if d.buf is not None:
             bios[d.buf.bio] = None
             d.buf = None
-        bios |= dict.fromkeys((*(each.buf.bio for each in d.rests), *d.bios))
+        bios |= dict.fromkeys((*(each.buf.bio for each in d.followups), *d.bios))
         bios |= dict.fromkeys(d.write_locks.clear_queue())
-        d.rests.clear()
+        d.followups.clear()
         d.bios.clear()
         for frame in frames:
             if frame.buf is not None:
@@ -384,7 +384,7 @@ class Driver:
             )
         _end_bio(bio, error)
 
-    def go_on(self, d: AoeDev, now: float) -> None:
+    def resume(self, d: AoeDev, now: float) -> None:
         """Schedule work that the window may admit after responses."""
         if d.bios or d.buf is not None or d.rexmitq or d.wants_identify:
             self.schedule(d, now)
@@ -395,7 +395,7 @@ class Driver:
         if d.write_locks.queued:
             d.bios.extend(d.write_locks.grant(now))
             self.schedule(d, now)
-        elif d.rests:
+        elif d.followups:
             self.schedule(d, now)
 
     # --- frames out -------------------------------------------------------------
@@ -413,7 +413,7 @@ class Driver:
             self._rexmit.resend_deferred(d, now)
         if d.wants_identify:
             self._identify(d, now)
-        while d.rests or d.buf is not None or d.bios:
+        while d.followups or d.buf is not None or d.bios:
             f = d.new_frame()
             if f is None:
                 return
@@ -466,7 +466,7 @@ class Driver:
         put_header(f.skb, target.addr, netdev.mac, d.address, _ATA, tag)
         f.sent = now
         f.due = now + d.timing.timeout(f.attempts)
-        f.everyday = NEVER
+        f.min_response = SLOW_PATH_ONLY
         d.factive[tag] = f
         target.window.nout += 1
         netdev.xmit(f.skb)

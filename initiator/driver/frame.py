@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeIf, AoeTgt
     from initiator.driver.bio import BioVec
 
-NEVER: Final = 1 << 30
-"""More bytes than any answer has."""
+SLOW_PATH_ONLY: Final = 1 << 30
+"""A value of ``Frame.min_response`` that no response has."""
 FIRST_GRACE: Final = 0.25
 """Maximum of a frame's first grace period, in seconds."""
 
@@ -68,8 +68,8 @@ class Frame:
         segments: the memory to read into or write from.
         is_probe: a READ to learn whether a tainted target responds; its data is
             discarded.
-        everyday: minimum length of the response, if ``initiator.io.fast_path`` sent the
-            frame and did not fill in the skb; otherwise ``NEVER``.
+        min_response: minimum length of the response, if ``initiator.io.fast_path`` sent
+            the frame and did not fill in the skb; otherwise ``SLOW_PATH_ONLY``.
     """
 
     __slots__ = (
@@ -77,13 +77,13 @@ class Frame:
         "buf",
         "due",
         "earlier",
-        "everyday",
         "fua",
         "graced",
         "graces",
         "ifp",
         "is_probe",
         "length",
+        "min_response",
         "op",
         "sector",
         "segments",
@@ -106,7 +106,7 @@ class Frame:
         self.graces = self.graced = 0
         self.sent = self.due = self.waited = self.waited_total = 0.0
         self.is_probe = False
-        self.everyday = NEVER
+        self.min_response = SLOW_PATH_ONLY
         self.target: AoeTgt
         self.ifp: AoeIf
 

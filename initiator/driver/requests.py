@@ -68,11 +68,11 @@ def put_header(
     skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
 ) -> None:
     """Write the Ethernet and AoE headers, for each transmission anew (K52)."""
-    _TAGGED.pack_into(skb.head, 0, untagged(dst, src, address, command), tag)
+    _TAGGED.pack_into(skb.head, 0, untagged_header(dst, src, address, command), tag)
 
 
 @lru_cache(maxsize=256)
-def untagged(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
+def untagged_header(dst: bytes, src: bytes, address: Address, command: int) -> bytes:
     """Build a header without its tag; cached, since it is the same for each path."""
     shelf, slot = address
     fields = dst, src, ETH_P_AOE, VERSION << 4, 0, shelf, slot, command, 0
@@ -100,7 +100,7 @@ def put_command(
     )
 
 
-def everyday_registers(length: int, *, writes: bool) -> bytes:
+def read_write_registers(length: int, *, writes: bool) -> bytes:
     """Build aflags, feature, count and opcode of a READ or WRITE EXT (K34, K35)."""
     aflags, opcode = _COMMANDS[Op.WRITE if writes else Op.READ, True]
     return bytes((aflags, 0, length // SECTOR, opcode))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
-from initiator.driver.frame import NEVER
+from initiator.driver.frame import SLOW_PATH_ONLY
 from initiator.driver.requests import put_command, put_header
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Rexmit:
                 why = f"no answer for {waited} s, device is down"
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
-            if f.everyday < NEVER:
+            if f.min_response < SLOW_PATH_ONLY:
                 self._materialize_skb(d, f)
             self._record_loss(d, f, now)
             del d.factive[f.tag]
@@ -67,7 +67,7 @@ class Rexmit:
 
     def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
         # The fast path builds frames in the ring and leaves the skb empty.
-        f.everyday = NEVER
+        f.min_response = SLOW_PATH_ONLY
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
         self._driver.fill(d, f)
@@ -76,11 +76,11 @@ class Rexmit:
         """Record a loss at the frame's target and interface (K50)."""
         target, timing = f.target, d.timing
         waited = f.waited + now - f.sent
-        unanswered = f.attempts + 1 if target.heard <= now - waited else 0
+        unanswered = f.attempts + 1 if target.last_response <= now - waited else 0
         deadsecs = self._driver.options.deadsecs
         if timing.should_taint(waited, unanswered, deadsecs, len(d.targets)):
             target.raise_taint(timing.max_taint)
-        target.window.lost(f.attempts + 1, f.sent, now)
+        target.window.on_loss(f.attempts + 1, f.sent, now)
         if f.is_probe:
             target.nout_probes -= 1
             return
@@ -169,7 +169,7 @@ class Rexmit:
 
     def _probe(self, d: AoeDev, target: AoeTgt, now: float) -> None:
         """Send a probe, regardless of the window (``probe``, K57a)."""
-        f = d.frame_of(target)
+        f = d.new_target_frame(target)
         if f is None:
             return
         target.rotate()

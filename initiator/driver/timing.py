@@ -60,13 +60,13 @@ class Window:
         self.ssthresh = self.nframes // 2
         self.next_cwnd = self.nframes
 
-    def lost(self, _attempts: int, _sent: float, _now: float) -> None:
+    def on_loss(self, _attempts: int, _sent: float, _now: float) -> None:
         """Collapse the window after a frame has expired."""
         if self.maxout != 1:
             self.ssthresh = self.maxout // 2
             self.maxout = 1
 
-    def answered(self) -> None:
+    def on_response(self) -> None:
         """Widen the window after a response; called before ``nout`` is lowered."""
         if self.maxout >= self.nframes:
             return
@@ -95,14 +95,14 @@ class PromptWindow(Window):
         """Set the buffer count; 0 is treated as 1."""
         super().resize(max(nframes, 1))
 
-    def lost(self, attempts: int, sent: float, now: float) -> None:
+    def on_loss(self, attempts: int, sent: float, now: float) -> None:
         """Halve the window, once for all frames lost in the same burst.
 
         If a frame expires twice, the target or the path probably stalls: collapse the
         window to one frame.
         """
         if attempts > 1:
-            super().lost(attempts, sent, now)
+            super().on_loss(attempts, sent, now)
         elif sent > self._collapsed_at:
             self.maxout = self.ssthresh = max(1, self.maxout // 2)
         else:

@@ -1,19 +1,19 @@
-"""The everyday frames of a whole batch at one go, between rings and the memory of bios.
+"""The fast path: plain reads and writes, a batch at a time, between rings and bios.
 
-Reads and writes of a device with one target on one interface, and answers that say that
-all went well, are most of what an initiator ever sees. Here their headers are packed
-and unpacked where they lie in the rings. The rules are not here: they are in the
-``Driver``, which gets whatever is not so simple, and which could do the rest as well.
+Requests of a device with one target and one interface, and successful responses, are
+nearly all frames of an initiator. Their headers are packed and unpacked in the slots of
+the rings, without an skb. The fast path does not implement the rules of the protocol:
+other work goes to the slow path, the ``Driver``, which must give the same result.
 
 ::
 
-    bios --> READ, WRITE? one path? room? --> slot to send from    --> wire
-                  | no                                                   |
-                  +-> Driver.work                                        |
-                                                                         v
-    bio ends <-- data copied <-- whole, expected, no error? <-- slot received in
-                  | no
-                  +-> Driver.receive
+    bios --> READ or WRITE, one path, window open? --> slot of the send ring --> wire
+                  | no                                                            |
+                  +--> Driver.work (slow path)                                    |
+                                                                                  v
+    bio ends <-- copy <-- outstanding, complete, no error? <-- slot of the receive ring
+                               | no
+                               +--> Driver.receive (slow path)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aoe.net.rings import (
     TPACKET2_HEADER,
 )
 from initiator.driver.bio import Op
-from initiator.driver.requests import TAG_COUNTER, everyday_registers, untagged
+from initiator.driver.requests import TAG_COUNTER, read_write_registers, untagged_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,48 +43,48 @@ if TYPE_CHECKING:
     from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
 
-_ANSWER: Final = Struct(">4x10s462x6x6sQIxxxB")
-"""A slot up to the registers. Of the ring: the shape. Of the frame: src, the lane, tag
-and status."""
-_SHAPE: Final = Struct("=IIH")
-"""Length on the wire, in the slot, offset of the frame."""
-_LANE: Final = Struct("!HBBHBB")
-"""What an answer of one device has in common with the next: EtherType, version and R
+_RESPONSE: Final = Struct(">4x10s462x6x6sQIxxxB")
+"""A slot up to the registers: the frame geometry of the ring's header; src, flow key,
+tag and ATA status of the frame."""
+_GEOMETRY: Final = Struct("=IIH")
+"""Frame geometry: length on the wire, length in the slot, offset of the frame."""
+_FLOW_KEY: Final = Struct("!HBBHBB")
+"""The bytes common to all successful responses of a device: EtherType, version and R
 flag, no error, shelf, slot, command 0."""
 _REQUEST: Final = Struct(">16s460x20sI4s8s")
-"""A slot up to its data: the ring's header, ``untagged``, tag, registers, LBA."""
+"""A slot up to its data: the ring's header, header without tag, tag, registers, LBA."""
 _PADDED: Final = Struct(_REQUEST.format + "24x")
-"""The same without data (P19)."""
-_SHAPES_LIMIT: Final = 64
-"""Lengths of answers that are known; the rest is looked at with care."""
+"""The same without data, padded to 60 bytes (P19)."""
+_GEOMETRIES_LIMIT: Final = 64
+"""Maximum number of frame geometries; frames with others take the slow path."""
 _IS_BAD: Final = int(STATUS_BAD)
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
 
 
-class _Order:
-    """What requests of one kind and length have in common.
+class _RequestTemplate:
+    """The fields that all requests of one kind and length have in common.
 
     Args:
-        op: the kind, READ or WRITE.
+        op: READ or WRITE.
         length: bytes of data.
 
     Attributes:
-        size: ``length``.
-        slot: header of the slot.
+        size: bytes of data.
+        slot_header: the ring's header of the slot.
         registers: aflags, feature, count and opcode.
         length: bytes of the frame.
-        everyday: bytes of an answer, at least.
+        min_response: minimum length of a response.
     """
 
     __slots__ = (
-        "everyday",
         "length",
+        "min_response",
         "op",
         "pack",
         "registers",
         "size",
-        "slot",
+        "slot_header",
         "writes",
     )
 
@@ -92,21 +92,26 @@ class _Order:
         self.op, self.size = op, length
         self.writes = op is _WRITE
         self.length = ATA_DATA + length if self.writes else FRAME_MINIMUM
-        self.everyday = ATA_DATA if self.writes else ATA_DATA + length
-        self.slot = TPACKET2_HEADER.pack(
+        self.min_response = ATA_DATA if self.writes else ATA_DATA + length
+        self.slot_header = TPACKET2_HEADER.pack(
             TP_STATUS_SEND_REQUEST, self.length, 0, FRAME_OFFSET, 0
         )
-        self.registers = everyday_registers(length, writes=self.writes)
+        self.registers = read_write_registers(length, writes=self.writes)
         self.pack = (_REQUEST if self.writes else _PADDED).pack_into
 
 
-class _Streak:
-    """Answers behind each other that came from one target, on one interface.
+class _AckBatch:
+    """Consecutive responses of one target, whose effects are committed together.
 
     Args:
         d: the device.
-        f: the frame that the first of them is for.
-        netdev: the interface.
+        f: the frame of the first response.
+        netdev: the interface on which they are received.
+
+    Attributes:
+        mac: the source MAC that they must have; empty if the slow path is required.
+        sent: transmission times of their frames. Frames sent in one batch have the same
+            time and count as one RTT sample.
     """
 
     __slots__ = ("d", "free", "ifp", "mac", "reads", "sent", "target", "writes")
@@ -114,40 +119,38 @@ class _Streak:
     def __init__(self, d: AoeDev, f: Frame, netdev: NetDevice) -> None:
         self.d, self.target, self.ifp = d, f.target, f.ifp
         self.free = f.target.ffree
-        is_everyday = not f.target.taint and f.ifp.netdev is netdev
-        self.mac = f.target.addr if is_everyday else b""
-        """Whom they have to be from; nobody is right where all take care."""
+        is_plain = not f.target.taint and f.ifp.netdev is netdev
+        self.mac = f.target.addr if is_plain else b""
         self.reads = self.writes = 0
         self.sent: dict[float, None] = {}
-        """When their frames were sent: those of one turn count as one."""
 
-    def settle(self, now: float) -> None:
-        """Take note of them where each alone would be taken note of."""
+    def commit(self, now: float) -> None:
+        """Update window, RTT estimate and counters, as the driver does per response."""
         target, window = self.target, self.target.window
-        answers = self.reads + self.writes
-        if not answers:
+        responses = self.reads + self.writes
+        if not responses:
             return
-        # The window was as full for each: what goes out for them goes out later.
-        for _ in range(answers if window.maxout < window.nframes else 0):
-            window.answered()
-        window.nout -= answers
+        # No request is sent before the commit, so nout is the same for each response.
+        for _ in range(responses if window.maxout < window.nframes else 0):
+            window.on_response()
+        window.nout -= responses
         for sent in self.sent:
             self.d.timing.sample(now - sent)
         self.ifp.lost = 0
-        target.heard = now
+        target.last_response = now
         target.rpkts += self.reads
         target.wpkts += self.writes
         if self.writes:
             self.d.read_only = False
 
 
-class Express:
-    """Takes and sends the everyday frames of one interface, while its link is open.
+class FastPath:
+    """The fast path of one interface, for as long as its link is open.
 
     Args:
-        driver: does everything else.
+        driver: the slow path.
         netdev: the interface.
-        rings: where its frames are.
+        rings: the rings of the link.
         receive: returns the next frame for the slow path; see ``Link.receive``.
     """
 
@@ -162,82 +165,86 @@ class Express:
         self._netdev = netdev
         self._rings = rings
         self._receive = receive
-        self._lanes: dict[int, AoeDev] = {}
-        self._shapes: dict[bytes, int] = {}
-        self._orders: dict[tuple[Op | None, int], _Order] = {}
-        self._order = _Order(_READ, 0)
-        self._streaks: list[_Streak] = []
+        self._flows: dict[int, AoeDev] = {}
+        self._geometries: dict[bytes, int] = {}
+        self._templates: dict[tuple[Op | None, int], _RequestTemplate] = {}
+        self._template = _RequestTemplate(_READ, 0)
+        self._batches: list[_AckBatch] = []
         self._ended: deque[tuple[AoeDev, Buf]] = deque()
         self._is_empty = False
 
-    # --- answers --------------------------------------------------------------------
+    # --- responses ------------------------------------------------------------------
 
     def receive(self, limit: int, now: float) -> int:
-        """Take what has come, so many frames at most, and return how many it were.
+        """Process up to ``limit`` received frames; return how many were processed.
 
         Raises:
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface has disappeared.
         """
-        taken = 0
-        driver, netdev, receive = self._driver, self._netdev, self._receive
-        while taken < limit:
-            taken += self._rush(min(limit - taken, self._rings.rx.slots.count))
-            self._finish(now)
-            if self._is_empty and taken:
+        received = 0
+        driver, netdev, receive_one_slow = self._driver, self._netdev, self._receive
+        slots = self._rings.rx.slots.count
+        while received < limit:
+            received += self.process_batch(min(limit - received, slots))
+            self._end_batch(now)
+            if self._is_empty and received:
                 break
-            # Whoever learns something has a look at the same frame again.
-            if taken < limit and not self._learn():
-                frame = receive()
+            # After a new flow or geometry, the fast path tries the same frame again.
+            if received < limit and not self._install_flow():
+                frame = receive_one_slow()
                 if frame is None:
                     break
                 driver.receive(frame, netdev, now)
-                taken += 1
-        return taken
+                received += 1
+        return received
 
-    def _rush(self, limit: int) -> int:
-        # Up to the first frame that is no everyday answer. No code of the user's runs
-        # in between. All that the loop needs more than once is a local variable.
-        rings, lanes, shapes = self._rings, self._lanes, self._shapes
-        memory, status, unpack = rings.memory, rings.status, _ANSWER.unpack_from
-        netdev, ended, streak, lane = self._netdev, self._ended, None, 0
+    def process_batch(self, limit: int) -> int:
+        """Process responses up to the first one for the slow path; return the number.
+
+        No callback runs in between: ended bios are queued for ``_end_batch``.
+        """
+        # The hot loop: attributes that are used more than once are local variables.
+        rings, flows, geometries = self._rings, self._flows, self._geometries
+        memory, status, unpack = rings.memory, rings.status, _RESPONSE.unpack_from
+        netdev, ended, batch, flow_key = self._netdev, self._ended, None, 0
         first, starts = rings.rx.begin_batch(), rings.rx.slots.offsets
         self._is_empty = False
         count = 0
         try:
             for count in range(limit):
-                start = starts[first + count]
-                if not memory[start]:
+                slot = starts[first + count]
+                if not memory[slot]:
                     self._is_empty = True
                     break
-                shape, src, key, tag, outcome = unpack(memory, start)
-                if key != lane:
-                    d, lane, streak = lanes[key], key, None
+                geometry, src, key, tag, ata_status = unpack(memory, slot)
+                if key != flow_key:
+                    d, flow_key, batch = flows[key], key, None
                     factive = d.factive
                 f = factive[tag]
-                if streak is None or f.ifp is not streak.ifp:
-                    streak = _Streak(d, f, netdev)
-                    self._streaks.append(streak)
+                if batch is None or f.ifp is not batch.ifp:
+                    batch = _AckBatch(d, f, netdev)
+                    self._batches.append(batch)
                 if (
-                    shapes[shape] < f.everyday
-                    or outcome & _IS_BAD
-                    or src != streak.mac
+                    geometries[geometry] < f.min_response
+                    or ata_status & _IS_BAD
+                    or src != batch.mac
                     or (buf := f.buf) is None
                 ):
                     break
                 del factive[tag]
                 if f.op is _READ:
-                    at = start + DATA_OFFSET
+                    at = slot + DATA_OFFSET
                     for page, offset, length in f.segments:
                         end = at + length
                         page.data[offset : offset + length] = memory[at:end]
                         at = end
-                    streak.reads += 1
+                    batch.reads += 1
                 else:
-                    streak.writes += 1
-                status[start >> 2] = TP_STATUS_KERNEL
-                streak.sent[f.sent] = None
+                    batch.writes += 1
+                status[slot >> 2] = TP_STATUS_KERNEL
+                batch.sent[f.sent] = None
                 f.buf = None
-                streak.free.append(f)
+                batch.free.append(f)
                 buf.nframesout -= 1
                 if not (buf.nframesout or buf.iter.size):
                     ended.append((d, buf))
@@ -248,12 +255,12 @@ class Express:
         rings.rx.end_batch(count)
         return count
 
-    def _finish(self, now: float) -> None:
-        # Who is told of an end may take turns himself: then this goes on in there.
+    def _end_batch(self, now: float) -> None:
+        # end_io may call Host.run_once, whose nested call then ends the other bios.
         driver, ended = self._driver, self._ended
-        streaks, self._streaks = self._streaks, []
-        for streak in streaks:
-            streak.settle(now)
+        batches, self._batches = self._batches, []
+        for batch in batches:
+            batch.commit(now)
         try:
             while ended:
                 d, buf = ended.popleft()
@@ -263,75 +270,81 @@ class Express:
                 else:
                     driver.buf_done(d, buf)
         finally:
-            for streak in streaks:
-                driver.go_on(streak.d, now)
+            for batch in batches:
+                driver.resume(batch.d, now)
 
-    def _learn(self) -> bool:
-        # Whether the frame at hand has a device or a length that was not known.
+    def _install_flow(self) -> bool:
+        # Installs a flow or geometry for the next frame; returns True if one is new.
         rx, memory = self._rings.rx, self._rings.memory
-        start = rx.slots.offsets[rx.begin_batch()]
-        if not memory[start]:
+        slot = rx.slots.offsets[rx.begin_batch()]
+        if not memory[slot]:
             return False
-        shape, _, key, _, _ = _ANSWER.unpack_from(memory, start)
-        length, stored, at = _SHAPE.unpack(shape)
+        geometry, _, key, _, _ = _RESPONSE.unpack_from(memory, slot)
+        length, stored, at = _GEOMETRY.unpack(geometry)
         if length != stored or at != FRAME_OFFSET or length < ATA_DATA:
             return False
-        known = shape in self._shapes or len(self._shapes) == _SHAPES_LIMIT
-        if not known:
-            self._shapes[shape] = length
-        if key in self._lanes:
-            return not known
+        geometries = self._geometries
+        is_new = geometry not in geometries and len(geometries) < _GEOMETRIES_LIMIT
+        if is_new:
+            geometries[geometry] = length
+        if key in self._flows:
+            return is_new
         for address, d in self._driver.devices.items():
             head = VERSION << 4 | Flag.RESPONSE, 0, *address, Command.ATA
-            if key == int.from_bytes(_LANE.pack(ETH_P_AOE, *head)):
-                self._lanes[key] = d
+            if key == int.from_bytes(_FLOW_KEY.pack(ETH_P_AOE, *head)):
+                self._flows[key] = d
                 return True
-        return not known
+        return is_new
 
     # --- requests -------------------------------------------------------------------
 
     def send(self, d: AoeDev, now: float) -> None:
-        """Send what is everyday among a device's bios, as far as there is room."""
-        if d.rexmitq or d.rests or d.wants_identify or not d.ext:
+        """Send plain reads and writes of a device, as far as window and ring allow."""
+        if d.rexmitq or d.followups or d.wants_identify or not d.ext:
             return
         target = d.targets[0]
         window = target.window
-        room = min(window.maxout - window.nout, self._rings.tx.slots.count - 1)
-        if room <= 0 or target.taint or target.ifp >= len(target.ifs):
+        limit = min(window.maxout - window.nout, self._rings.tx.slots.count - 1)
+        if limit <= 0 or target.taint or target.ifp >= len(target.ifs):
             return
-        sent, length = self._put(d, target, room, now)
+        sent, length = self._fill_slots(d, target, limit, now)
         window.nout += sent
         self._rings.tx.end_batch(sent, length)
 
-    def _put(self, d: AoeDev, target: AoeTgt, room: int, now: float) -> tuple[int, int]:
+    def _fill_slots(
+        self, d: AoeDev, target: AoeTgt, limit: int, now: float
+    ) -> tuple[int, int]:
+        # Returns the number of frames, and the sum of their lengths.
         tx, factive, free, bios = self._rings.tx, d.factive, target.ffree, d.bios
-        memory, cut_whole = self._rings.memory, d.cut_whole
+        memory, assign_whole = self._rings.memory, d.assign_whole
         [ifp] = target.ifs
-        head = untagged(target.addr, self._netdev.mac, d.address, Command.ATA)
+        head = untagged_header(target.addr, self._netdev.mac, d.address, Command.ATA)
         due = now + d.timing.timeout(0)
         base, lasttag = self._driver.tag_base, d.lasttag
         first, starts = tx.begin_batch(), tx.slots.offsets
         total = count = 0
-        order = self._order
-        for count in range(room):
-            space = starts[first + count]
-            if memory[space] or not (bios or d.buf is not None):
+        template = self._template
+        for count in range(limit):
+            slot = starts[first + count]
+            if memory[slot] or not (bios or d.buf is not None):
                 return count, total
-            f = free.pop() if free else d.frame_for(target)
-            if not (cut_whole(f) or d.cut_piece(f)):
+            f = free.pop() if free else d.alloc_frame(target)
+            if not (assign_whole(f) or d.assign_part(f)):
                 free.append(f)
                 return count, total
-            if f.length != order.size or f.op is not order.op:
-                order = self._order_for(f)
+            if f.length != template.size or f.op is not template.op:
+                template = self._template_for(f)
             while True:
                 lasttag += 1
                 tag = base | lasttag & TAG_COUNTER
                 if tag not in factive:
                     break
             lba = f.sector.to_bytes(8, "little")
-            order.pack(memory, space, order.slot, head, tag, order.registers, lba)
-            if order.writes:
-                at = space + DATA_OFFSET
+            template.pack(
+                memory, slot, template.slot_header, head, tag, template.registers, lba
+            )
+            if template.writes:
+                at = slot + DATA_OFFSET
                 for page, offset, length in f.segments:
                     end = at + length
                     memory[at:end] = page.data[offset : offset + length]
@@ -339,16 +352,16 @@ class Express:
             if f.earlier or f.attempts or f.is_probe:
                 f.begin()
             f.tag, f.ifp, f.sent, f.due = tag, ifp, now, due
-            f.everyday = order.everyday
+            f.min_response = template.min_response
             factive[tag] = f
             d.lasttag = lasttag
-            total += order.length
-        return room, total
+            total += template.length
+        return limit, total
 
-    def _order_for(self, f: Frame) -> _Order:
+    def _template_for(self, f: Frame) -> _RequestTemplate:
         kind = f.op, f.length
-        order = self._orders.get(kind)
-        if order is None:
-            order = self._orders[kind] = _Order(f.op, f.length)
-        self._order = order
-        return order
+        template = self._templates.get(kind)
+        if template is None:
+            template = self._templates[kind] = _RequestTemplate(f.op, f.length)
+        self._template = template
+        return template

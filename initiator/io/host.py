@@ -1,4 +1,4 @@
-"""A host that talks AoE: its links, one driver, and the loop that runs them."""
+"""Run one driver over the links of a host: the initiator's event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aoe.net.netdevice import get_link_info
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
 from initiator.driver.options import Options
-from initiator.io.fast_path import Express
+from initiator.io.fast_path import FastPath
 from initiator.io.link_device import LinkDevice
 from initiator.io.tags import claim_tag_base
 
@@ -29,39 +29,38 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
     from initiator.driver.netdev import NetDevice
 
-_AWAY = 0.1
-"""Who takes no turn for longer, in seconds, was busy with something else."""
+_STALL = 0.1
+"""A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
 _TIMER_SLACK = 0.005
-"""While frames keep coming, the timer is asked this often, in seconds."""
+"""Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
-"""Frames taken in one go, before anything else has its turn."""
-_LOOK_INTERVAL = 0.2
-"""Seconds between looks at the interfaces: whether they are there, and as they were."""
+"""Maximum frames received from one interface per call of ``run_once``."""
+_CHECK_INTERVAL = 0.2
+"""Seconds between checks whether interfaces have disappeared, returned or changed."""
 _QUERY_INTERVAL = 10.0
-"""Seconds between questions for more ways to the open devices; the kernel takes 60."""
+"""Seconds between queries for further paths to open devices; the kernel's is 60."""
 
 
 class Host:
-    """Runs a driver over real links, in the caller's thread.
+    """An event loop that runs a driver over links, in the caller's thread.
 
-    Nothing happens in the background: frames move while one of the methods waits.
-    Retransmissions too wait for the next call, and the driver's clock stands still
-    until then.
+    There is no background thread: frames are sent, received and retransmitted only
+    while a method of the host runs. The driver's clock stops between calls.
 
-    An interface may go, and come back under its name, or get another MTU or address:
-    frames are lost meanwhile, and sent again on others if there are any.
+    An interface may disappear and return, or change its MTU or MAC address. Frames that
+    are lost meanwhile are retransmitted, on other interfaces if there are any.
 
-    Other files may be watched beside the links, in the same thread.
+    Further file descriptors can be watched in the same loop.
 
     Args:
-        links: open links; the host closes them when it is closed.
-        options: how the driver behaves.
-        opener: opens an interface anew that came back or has changed; without it, one
-            that goes is gone for good.
+        links: open links, which the host closes in ``close``.
+        options: options of the driver.
+        opener: opens an interface again that has returned or changed. With None, an
+            interface that disappears is not used again.
 
     Raises:
-        UsageError: an interface's MTU has no room for one sector.
-        BusyError: there are too many hosts on this machine.
+        UsageError: an interface's MTU has no room for a sector.
+        BusyError: too many initiators run on this machine.
     """
 
     def __init__(
@@ -71,17 +70,17 @@ class Host:
         opener: Callable[[str], Link] | None = None,
     ) -> None:
         self._opener = opener
-        self._look_due = 0.0
+        self._check_due = 0.0
         self._query_due = time.monotonic() + _QUERY_INTERVAL
         self.ports = [LinkDevice(link) for link in links]
         self._poll = select.poll()
         self._watched: dict[int, Callable[[int], None]] = {}
-        self._timer_asked = 0.0
+        self._timer_check_due = 0.0
         self._busy_poller = BusyPoller()
         self._ring_checks: list[Callable[[], bool]] = []
-        self._away = 0.0
-        self._seen = time.monotonic()
-        self._tags = -1
+        self._stalled = 0.0
+        self._last_run = time.monotonic()
+        self._tag_claim = -1
         for port in self.ports:
             if sectors_per_frame(port.mtu) == 0:
                 raise UsageError(
@@ -92,15 +91,15 @@ class Host:
         self.driver = Driver(self._with_tags(options or Options()))
         self._run_queue: dict[AoeDev, None] = {}
         self.driver.run_queue = self._run_queue
-        self._express: dict[NetDevice, Express] = {}
+        self._fast_paths: dict[NetDevice, FastPath] = {}
         for port in self.ports:
             self.driver.add_netdev(port)
-            self._listen(port)
+            self._add_link(port)
 
     def _with_tags(self, options: Options) -> Options:
         if options.tags != "user" or options.tag_base is not None:
             return options
-        base, self._tags = claim_tag_base()
+        base, self._tag_claim = claim_tag_base()
         return replace(options, tag_base=base)
 
     @classmethod
@@ -117,7 +116,7 @@ class Host:
             interfaces: their names.
             options: as for the class.
             rings: as for ``open_link``.
-            opener: what opens them, now and later, instead of that.
+            opener: opens an interface, instead of ``open_link``.
         """
         opener = opener or partial(open_link, rings=rings, responses=True)
         links: list[Link] = []
@@ -132,14 +131,15 @@ class Host:
     def watch(
         self, fd: int, callback: Callable[[int], None], events: int = select.POLLIN
     ) -> None:
-        """Call ``callback(events)`` in a turn whenever a file descriptor is ready.
+        """Call ``callback(events)`` from ``run_once`` when a file descriptor is ready.
 
-        It may submit bios, watch and unwatch; what it raises comes out of the turn.
-        Whoever watches what is watched already replaces callback and events.
+        The callback may submit bios, watch and unwatch. Its exceptions propagate from
+        ``run_once``. For a descriptor that is already watched, callback and events are
+        replaced.
 
         Args:
-            fd: the descriptor, which stays the caller's to close.
-            callback: told which events there are. POLLERR and POLLHUP come unasked.
+            fd: the descriptor, which the caller has to close.
+            callback: called with the events, which may include POLLERR and POLLHUP.
             events: as for ``select.poll``.
         """
         self._watched[fd] = callback
@@ -151,58 +151,59 @@ class Host:
             self._poll.unregister(fd)
 
     def filenos(self) -> set[int]:
-        """Return the descriptors that wake a turn when they are ready to be read.
+        """Return the descriptors to wait on for input before calling ``run_once``.
 
-        They may be others after each turn.
+        They may change with each call.
         """
         links = (port.link for port in self.ports)
         return {link.fileno() for link in links if link is not None} | {*self._watched}
 
     def now(self) -> float:
-        """Tell the time that the driver goes by, in seconds.
+        """Return the time of the driver's clock, in seconds.
 
-        It leaves out the time in which nobody took turns, for a slow pipe say: answers
-        that came meanwhile were not late, and no target was silent.
+        It leaves out gaps in which ``run_once`` was not called, for example while the
+        caller was blocked on a pipe: responses were received, but not processed, and
+        must not count as late.
         """
         present = time.monotonic()
-        if present - self._seen > _AWAY:
-            self._away += present - self._seen
-        self._seen = present
-        return present - self._away
+        if present - self._last_run > _STALL:
+            self._stalled += present - self._last_run
+        self._last_run = present
+        return present - self._stalled
 
     def submit(self, d: AoeDev, bio: Bio) -> None:
-        """Take a bio, as ``Driver.submit``; its frames leave with the next turn."""
-        # Time of the last turn: nothing that an earlier time allows is wrong later.
-        self.driver.submit(d, bio, self._seen - self._away)
+        """Submit a bio (``Driver.submit``); ``run_once`` sends its frames."""
+        # The time of the last run is conservative: no quarantine ends early by it.
+        self.driver.submit(d, bio, self._last_run - self._stalled)
 
     def run_once(self, wait: float | None = None) -> None:
-        """Deliver what has come, send what is due; if there was nothing, wait once.
+        """Send, receive and run the timer; if nothing was received, wait for an event.
 
-        What is watched is looked at in every turn, however many frames keep coming.
+        Watched descriptors are polled in each call, even under a load of frames.
 
         Args:
-            wait: seconds to wait at most; None waits for as long as it takes, which is
+            wait: maximum seconds to wait; None waits until there is an event, which is
                 for ever if no frame is outstanding.
         """
         now = self.now()
-        # What is waiting goes out before answers are looked at: others can work then.
+        # Sent first, so that targets work while responses are processed.
         self._send(now)
-        received = self._hear(now)
-        if now >= self._look_due:
-            self._look_around(now)
-        due: float | None = self._timer_asked
-        if now >= self._timer_asked:
-            self._timer_asked = now + _TIMER_SLACK
+        received = self._receive_all(now)
+        if now >= self._check_due:
+            self._check_interfaces(now)
+        due: float | None = self._timer_check_due
+        if now >= self._timer_check_due:
+            self._timer_check_due = now + _TIMER_SLACK
             due = self.driver.next_timeout()
             if due is not None and due <= now:
                 self.driver.handle_timer(now)
-                # Bios may have ended by it, with nothing left that would wake us.
+                # Bios may have ended, and nothing be left to wake up for: do not wait.
                 received = True
         received = received or bool(self._run_queue)
-        # To be woken takes longer than an answer, where answers take microseconds.
+        # On a fast network, a wake-up takes longer than the response.
         may_poll = not received and wait != 0 and self._ring_checks
         if may_poll and self._busy_poller.poll(self._ring_checks):
-            received = self._hear(self.now())
+            received = self._receive_all(self.now())
         self._send(now)
         if not received:
             self._wait(wait, due)
@@ -210,44 +211,44 @@ class Host:
             self._dispatch(0)
 
     def _send(self, now: float) -> None:
-        """Send what is to be sent, the everyday part of it fast."""
-        driver, later = self.driver, self._run_queue
-        while later:
-            d, _ = later.popitem()
+        """Run the devices of the run queue, on the fast path first; flush the links."""
+        driver, run_queue = self.driver, self._run_queue
+        while run_queue:
+            d, _ = run_queue.popitem()
             if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
-                express = self._express.get(d.targets[0].ifs[0].netdev)
-                if express is not None:
-                    express.send(d, now)
+                fast_path = self._fast_paths.get(d.targets[0].ifs[0].netdev)
+                if fast_path is not None:
+                    fast_path.send(d, now)
             driver.work(d, now)
         for port in self.ports:
             if port.link is not None:
                 try:
                     port.link.flush()
                 except NotFoundError as error:
-                    port.gone = error
+                    port.error = error
 
-    def _hear(self, now: float) -> bool:
+    def _receive_all(self, now: float) -> bool:
         received = False
         for port in self.ports:
-            received = self._hear_on(port, now) or received
+            received = self._receive_on(port, now) or received
         return received
 
-    def _hear_on(self, port: LinkDevice, now: float) -> bool:
+    def _receive_on(self, port: LinkDevice, now: float) -> bool:
         count = 0
         try:
-            if port.gone is None:
-                express = self._express.get(port)
-                if express is not None:
-                    count = express.receive(_BATCH, now)
+            if port.error is None:
+                fast_path = self._fast_paths.get(port)
+                if fast_path is not None:
+                    count = fast_path.receive(_BATCH, now)
                 elif port.link is not None:
-                    count = self._receive(port, port.link, now)
+                    count = self._receive_slow(port, port.link, now)
         except NotFoundError as error:
-            port.gone = error
-        if port.gone is not None:
-            self._let_go(port)
+            port.error = error
+        if port.error is not None:
+            self._remove_link(port)
         return count > 0
 
-    def _receive(self, port: LinkDevice, link: Link, now: float) -> int:
+    def _receive_slow(self, port: LinkDevice, link: Link, now: float) -> int:
         receive, take = link.receive, self.driver.receive
         for count in range(_BATCH):
             frame = receive()
@@ -258,18 +259,20 @@ class Host:
 
     # --- interfaces that change ---------------------------------------------------
 
-    def _listen(self, port: LinkDevice) -> None:
+    def _add_link(self, port: LinkDevice) -> None:
         link = port.link
         if link is not None:
             self._poll.register(link.fileno(), select.POLLIN)
             rings = link.rings
             if rings is not None and self.driver.options.allows_fast_path:
-                self._express[port] = Express(self.driver, port, rings, link.receive)
+                self._fast_paths[port] = FastPath(
+                    self.driver, port, rings, link.receive
+                )
         self._update_ring_checks()
 
-    def _let_go(self, port: LinkDevice) -> None:
+    def _remove_link(self, port: LinkDevice) -> None:
         if port.link is not None:
-            self._express.pop(port, None)
+            self._fast_paths.pop(port, None)
             self._poll.unregister(port.link.fileno())
             port.close()
         self._update_ring_checks()
@@ -278,19 +281,19 @@ class Host:
         links = (port.link for port in self.ports)
         self._ring_checks = ring_checks(link for link in links if link is not None)
 
-    def _look_around(self, now: float) -> None:
-        self._look_due = now + _LOOK_INTERVAL
+    def _check_interfaces(self, now: float) -> None:
+        self._check_due = now + _CHECK_INTERVAL
         if self._opener is not None:
             for port in self.ports:
-                self._follow(port, self._opener, now)
+                self._reopen(port, self._opener, now)
         if now >= self._query_due:
             self._query_due = now + _QUERY_INTERVAL
             self.driver.discover_open()
 
-    def _follow(
+    def _reopen(
         self, port: LinkDevice, opener: Callable[[str], Link], now: float
     ) -> None:
-        """Open an interface anew if it is another than it was."""
+        """Open an interface again if index, MAC address or MTU have changed."""
         link = port.link
         try:
             facts = get_link_info(port.name)
@@ -300,11 +303,11 @@ class Host:
                 return
             another = opener(port.name)
         except AoEError:
-            # Away, or down: if it was there, its link finds out which.
+            # Missing or down: an open link will report that it has disappeared.
             return
-        self._let_go(port)
+        self._remove_link(port)
         port.attach(another)
-        self._listen(port)
+        self._add_link(port)
         self.driver.netdev_changed(port, now)
 
     def _wait(self, wait: float | None, due: float | None) -> None:
@@ -312,24 +315,24 @@ class Host:
             until_due = max(0.0, due - self.now())
             wait = until_due if wait is None else min(wait, until_due)
         if not all(port.link is not None and port.link.up for port in self.ports):
-            # That an interface comes back or goes for good wakes nobody.
-            wait = _LOOK_INTERVAL if wait is None else min(wait, _LOOK_INTERVAL)
+            # An interface that returns or disappears does not wake up poll().
+            wait = _CHECK_INTERVAL if wait is None else min(wait, _CHECK_INTERVAL)
         self._dispatch(None if wait is None else wait * 1000)
 
     def _dispatch(self, milliseconds: float | None) -> None:
-        asleep = time.monotonic()
+        start = time.monotonic()
         ready = self._poll.poll(milliseconds)
-        self._seen = time.monotonic()
+        self._last_run = time.monotonic()
         if ready and milliseconds != 0:
-            self._busy_poller.record_sleep(self._seen - asleep)
+            self._busy_poller.record_sleep(self._last_run - start)
         calls = [(fd, self._watched.get(fd), events) for fd, events in ready]
         for fd, callback, events in calls:
-            # An earlier one may have ended this one's watch.
+            # An earlier callback may have unwatched or replaced this one.
             if callback is not None and self._watched.get(fd) is callback:
                 callback(events)
 
     def run_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Take turns until ``done()`` holds; tell whether it did within ``timeout``."""
+        """Call ``run_once`` until ``done()`` is true; return False on timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not done():
             left = None if deadline is None else deadline - time.monotonic()
@@ -339,19 +342,19 @@ class Host:
         return True
 
     def find(self, address: Address, timeout: float = 3.0) -> AoeDev:
-        """Discover one device and wait until it is up.
+        """Query a device and wait until it is up.
 
         Args:
-            address: the one that is wanted.
-            timeout: seconds to go on asking for.
+            address: the device.
+            timeout: seconds after which to give up.
 
         Raises:
-            NotFoundError: nothing answered in time.
-            DeviceError: it answered, but refused IDENTIFY.
+            NotFoundError: there was no response.
+            DeviceError: the target responded, but rejected IDENTIFY.
         """
         driver = self.driver
         deadline = time.monotonic() + timeout
-        patience = 0.05
+        interval = 0.05
 
         def is_up() -> bool:
             d = driver.devices.get(address)
@@ -362,19 +365,19 @@ class Host:
             if left <= 0:
                 raise self.not_found(address, timeout)
             driver.discover(address)
-            self.run_until(is_up, min(patience, left))
-            patience *= 2
+            self.run_until(is_up, min(interval, left))
+            interval *= 2
         return driver.devices[address]
 
     def not_found(self, address: Address, timeout: float) -> AoEError:
-        """Make the error of a search that has found no disk for ``timeout`` seconds."""
+        """Return the error of ``find`` for a device that is not up in time."""
         names = ",".join(port.name for port in self.ports)
-        gone = [port.gone for port in self.ports if port.gone is not None]
-        if len(gone) == len(self.ports):
-            return gone[0]
+        errors = [port.error for port in self.ports if port.error is not None]
+        if len(errors) == len(self.ports):
+            return errors[0]
         if address in self.driver.devices:
             why = self.driver.log[-1] if self.driver.log else "no answer to IDENTIFY"
-            return DeviceError(str(address), f"target found, but not its disk: {why}")
+            return DeviceError(str(address), f"target found, but no disk: {why}")
         return NotFoundError(
             str(address),
             f"no answer on {names} within {timeout:g} s",
@@ -382,12 +385,12 @@ class Host:
         )
 
     def close(self) -> None:
-        """Close the links. Bios that are not done never end. Safe to call twice."""
+        """Close the links; outstanding bios never end. Safe to call twice."""
         for port in self.ports:
             port.close()
-        if self._tags >= 0:
-            os.close(self._tags)
-            self._tags = -1
+        if self._tag_claim >= 0:
+            os.close(self._tag_claim)
+            self._tag_claim = -1
 
     def __enter__(self) -> Self:
         return self

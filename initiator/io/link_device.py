@@ -22,10 +22,10 @@ class LinkDevice:
     Attributes:
         link: the open link; None while the interface is missing.
         tx_dropped: frames dropped because the ring was full even after a flush.
-        gone: the link's error after the interface disappeared.
+        error: the link's error after the interface disappeared.
     """
 
-    __slots__ = ("gone", "link", "mac", "mtu", "name", "tx_dropped")
+    __slots__ = ("error", "link", "mac", "mtu", "name", "tx_dropped")
 
     def __init__(self, link: Link) -> None:
         self.name = link.name
@@ -37,7 +37,7 @@ class LinkDevice:
         self.link: Link | None = link
         self.mac = link.mac
         self.mtu = link.mtu
-        self.gone: NotFoundError | None = None
+        self.error: NotFoundError | None = None
 
     def close(self) -> None:
         """Close the link, if any."""
@@ -60,7 +60,7 @@ class LinkDevice:
             else:
                 link.commit(_copy(skb, slot))
         except NotFoundError as error:
-            self.gone = error
+            self.error = error
 
 
 def _copy(skb: Skb, slot: memoryview) -> int:

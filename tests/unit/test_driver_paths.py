@@ -137,9 +137,9 @@ def test_a_device_that_fails_takes_what_was_cut_off_with_it(connect: Connect) ->
     world.target.config = replace(world.target.config, sector_count=2)
     world.deliver(world.target.announce())
     world.wait(0.001)
-    assert world.device.rests
+    assert world.device.followups
     world.driver.fail(world.device, DeviceError("e1.2", "is gone"))
-    assert not world.device.rests
+    assert not world.device.followups
     assert world.ended == [bio]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aoe.errors import AoEError, DeviceError
 from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op
-from tests.platters import Platter
+from tests.bio_disk import BioDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ SECTORS = 8
 SIZE = SECTORS * 512
 
 
-def filled(*, at_once: bool = False) -> Platter:
-    platter = Platter(SECTORS, at_once=at_once)
+def filled(*, at_once: bool = False) -> BioDisk:
+    platter = BioDisk(SECTORS, at_once=at_once)
     platter.data[:] = random.Random(0).randbytes(SIZE)
     return platter
 
@@ -157,7 +157,7 @@ def test_many_who_wait_all_fail_and_none_is_forgotten() -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
-    platter = Platter(3 << 11, at_once=at_once)
+    platter = BioDisk(3 << 11, at_once=at_once)
     platter.data[:] = b"\xff" * len(platter.data)
     ends, done = ending()
     view = ReadModifyWriteView(platter.submit)
@@ -171,7 +171,7 @@ def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
 
 
 def test_zeroes_end_with_the_first_piece_that_fails() -> None:
-    platter = Platter(3 << 11)
+    platter = BioDisk(3 << 11)
     ends, done = ending()
     ReadModifyWriteView(platter.submit).write_zeroes(0, 3 << 20, done)
     platter.failure = failure = DeviceError("e7.3", "no")

@@ -61,7 +61,7 @@ def test_k45_a_loss_leaves_one_frame_and_halves_the_threshold_once(
     maxout: int, ssthresh: int, after: tuple[int, int]
 ) -> None:
     each = window(16, maxout=maxout, ssthresh=ssthresh)
-    each.lost(1, 0.0, 1.0)
+    each.on_loss(1, 0.0, 1.0)
     assert (each.maxout, each.ssthresh) == after
 
 
@@ -82,7 +82,7 @@ def test_k45_an_answer_widens_the_window(
 ) -> None:
     maxout, ssthresh, next_cwnd = before
     each = window(16, maxout=maxout, ssthresh=ssthresh, next_cwnd=next_cwnd, nout=nout)
-    each.answered()
+    each.on_response()
     assert figures(each) == after
 
 
@@ -90,7 +90,7 @@ def test_k45_from_8_to_9_of_16_it_takes_17_answers() -> None:
     each = window(16, nout=8)
     answers = 0
     while each.maxout == 8:
-        each.answered()
+        each.on_response()
         answers += 1
     assert answers == 17
 
@@ -103,13 +103,13 @@ def test_k45_a_window_never_exceeds_the_buffers(
     for event in events:
         each.nout = each.maxout
         if event == "l" and each.nout:
-            each.lost(1, 0.0, 1.0)
+            each.on_loss(1, 0.0, 1.0)
         elif event == "d":
             each.resize(each.nframes // 2)
         elif event == "r":
             each.reset()
         else:
-            each.answered()
+            each.on_response()
         assert 0 <= each.maxout <= max(each.nframes, 1)
 
 
@@ -254,40 +254,40 @@ def test_i4_prompt_still_sends_to_a_target_without_buffers(nframes: int) -> None
     assert each.is_open
     each.resize(nframes)
     assert each.is_open
-    each.lost(1, 0.0, 1.0)
-    each.lost(2, 2.0, 3.0)
+    each.on_loss(1, 0.0, 1.0)
+    each.on_loss(2, 2.0, 3.0)
     assert each.is_open
 
 
 def test_prompt_window_halves_once_for_a_burst() -> None:
     each = PromptWindow(64)
     for sent in (1.0, 1.1, 1.2):
-        each.lost(1, sent, 1.3)
+        each.on_loss(1, sent, 1.3)
     assert (each.maxout, each.ssthresh) == (16, 16)
 
 
 def test_prompt_window_halves_again_for_what_was_sent_since() -> None:
     each = PromptWindow(64)
-    each.lost(1, 1.0, 1.3)
-    each.lost(1, 1.3, 1.6)
+    each.on_loss(1, 1.0, 1.3)
+    each.on_loss(1, 1.3, 1.6)
     assert each.maxout == 16
-    each.lost(1, 1.4, 1.7)
+    each.on_loss(1, 1.4, 1.7)
     assert each.maxout == 8
 
 
 def test_prompt_window_falls_to_one_when_a_frame_is_lost_twice() -> None:
     each = PromptWindow(64)
-    each.lost(1, 1.0, 1.3)
-    each.lost(2, 1.3, 1.8)
+    each.on_loss(1, 1.0, 1.3)
+    each.on_loss(2, 1.3, 1.8)
     assert (each.maxout, each.ssthresh) == (1, 8)
 
 
 def test_prompt_window_opens_again_as_the_kernels_does() -> None:
     each = PromptWindow(64)
-    each.lost(1, 1.0, 1.3)
-    each.lost(2, 1.3, 1.8)
+    each.on_loss(1, 1.0, 1.3)
+    each.on_loss(2, 1.3, 1.8)
     for _ in range(7):
-        each.answered()
+        each.on_response()
     assert each.maxout == 8
 
 
@@ -301,7 +301,7 @@ def test_prompt_window_is_never_shut_for_good(
     each = PromptWindow(nframes)
     for attempts, sent in events:
         if attempts:
-            each.lost(attempts, sent, sent + 0.5)
+            each.on_loss(attempts, sent, sent + 0.5)
         else:
-            each.answered()
+            each.on_response()
         assert 1 <= each.maxout <= max(nframes, 1)

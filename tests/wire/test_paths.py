@@ -25,7 +25,7 @@ from initiator.driver.bio import Bio, Op
 from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.nbd_servers import program
-from tests.serving import PATIENCE, finish, ready_line, start
+from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ class Copying:
         self.disk.submit(op, offset, buffer, ended)
 
     def drain(self) -> None:
-        assert self.disk.host.run_until(lambda: not self._running, PATIENCE)
+        assert self.disk.host.run_until(lambda: not self._running, TIMEOUT)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def two_paths(wire: Wire, tmp_path: Path) -> Iterator[Copying]:
     with wire.initiator.enter(), Host.on("aoe0", "aoe1") as host:
         disk = Disk(host, E73)
         copying = Copying(disk)
-        assert copying.run(lambda: copying.pieces >= SIZE // PIECE, PATIENCE)
+        assert copying.run(lambda: copying.pieces >= SIZE // PIECE, TIMEOUT)
         yield copying
         copying.drain()
     finish(target, signal.SIGTERM)
@@ -133,7 +133,7 @@ def both_carry(copying: Copying) -> bool:
         after = frames("aoe0", "aoe1")
         return all(b - a > SHARE for a, b in zip(before, after, strict=True))
 
-    return copying.run(do_they, PATIENCE)
+    return copying.run(do_they, TIMEOUT)
 
 
 def goes_on_over(copying: Copying, name: str) -> None:
@@ -170,14 +170,14 @@ def test_a_frozen_target_is_as_good_as_new_when_it_goes_on(
     options = Options(timing=timing)
     with wire.initiator.enter(), Host.on("aoe0", options=options) as host:
         copying = Copying(Disk(host, E73))
-        assert copying.run(lambda: copying.pieces >= 4 * SIZE // PIECE, 3 * PATIENCE)
+        assert copying.run(lambda: copying.pieces >= 4 * SIZE // PIECE, 3 * TIMEOUT)
         target.send_signal(signal.SIGSTOP)
         copying.run(seconds=2)
         frozen = copying.pieces
         copying.run(seconds=0.5)
         assert copying.pieces == frozen
         target.send_signal(signal.SIGCONT)
-        assert copying.run(lambda: copying.pieces > frozen + 100, 3 * PATIENCE)
+        assert copying.run(lambda: copying.pieces > frozen + 100, 3 * TIMEOUT)
         copying.drain()
     finish(target, signal.SIGTERM)
     assert (tmp_path / "disk.img").read_bytes() == copying.data
@@ -230,11 +230,11 @@ def test_what_is_attached_on_both_goes_on_over_either(
     command += ["--nbd", str(tmp_path / "socket"), "--run", copy]
     program("nbdcopy", "libnbd-bin")
     process = wire.initiator.popen(command)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while image.stat().st_blocks < (4 << 20) // 512:
         assert time.monotonic() < until
         time.sleep(0.005)
     set_down("aoe0", wire.initiator.pid)
-    assert process.wait(3 * PATIENCE) == 0
+    assert process.wait(3 * TIMEOUT) == 0
     finish(target, signal.SIGTERM)
     assert image.read_bytes() == source.read_bytes()

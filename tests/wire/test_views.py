@@ -16,7 +16,7 @@ from aoe.errors import AccessError, NotFoundError, UnsupportedError, UsageError
 from initiator.disk.async_disk import AsyncDisk
 from initiator.disk.disk import Disk
 from initiator.disk.file_view import DiskFile
-from tests.serving import PATIENCE, serving
+from tests.serving import TIMEOUT, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +133,7 @@ def test_a_disk_is_a_file_for_what_takes_files(wire: Wire, tmp_path: Path) -> No
         assert image.read_bytes() == content
         with DiskFile(disk) as raw:
             raw.seek(0, os.SEEK_END)
-            with pytest.raises(UsageError, match="ends here"):
+            with pytest.raises(UsageError, match="beyond the end of the disk"):
                 raw.write(b"x")
 
 
@@ -161,7 +161,7 @@ def test_many_operations_at_once_with_asyncio(wire: Wire, tmp_path: Path) -> Non
             assert await disk.read(0, 512) == bytes(512)
 
     with serving(wire, image, "--create", "1M"), wire.initiator.enter():
-        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
     assert image.read_bytes()[512 : len(content)] == content[512:]
 
 
@@ -182,9 +182,9 @@ def test_errors_reach_the_coroutine(wire: Wire, tmp_path: Path) -> None:
         serving(wire, tmp_path / "disk.img", "--read-only"),
         wire.initiator.enter(),
     ):
-        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
         with pytest.raises(NotFoundError, match="no answer"):
-            asyncio.run(asyncio.wait_for(search(), PATIENCE))
+            asyncio.run(asyncio.wait_for(search(), TIMEOUT))
 
 
 def test_a_frame_that_is_lost_is_sent_again_with_asyncio(
@@ -203,7 +203,7 @@ def test_a_frame_that_is_lost_is_sent_again_with_asyncio(
         serving(wire, image, "--create", "1M", *filters),
         wire.initiator.enter(),
     ):
-        asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), 3 * TIMEOUT))
     assert image.read_bytes()[: 20 * 512 : 512] == bytes(range(20))
 
 
@@ -220,7 +220,7 @@ def test_a_trim_that_the_disk_has_not_is_unsupported(
     try:
         with (
             wire.initiator.enter(),
-            Disk.open("e7.3", wire.interface, timeout=PATIENCE) as disk,
+            Disk.open("e7.3", wire.interface, timeout=TIMEOUT) as disk,
         ):
             assert not disk.can_trim
             with pytest.raises(UnsupportedError):
