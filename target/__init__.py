@@ -3,12 +3,12 @@
 The names below are the public interface; modules below this package may change with any
 release. Each name is imported when it is first used.
 
-    Target              the protocol core: a request frame becomes a reply, no I/O
-    Export              a disk, its address, and what clients set on it
+    Target              the protocol core: maps a request frame to a response, no I/O
+    Export              a disk, its address, and the state that clients set
     Disk                the interface that a disk implements
     MemoryDisk, open_disk   a disk in memory; a disk by path, device or NBD URI
     Settings, ExportSettings, load_settings   what a server serves; the same from TOML
-    open_service        opens everything that settings name
+    open_service        opens all disks and interfaces of the settings
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames for a target that are put together by hand, and what should come back."""
+"""Requests and expected responses, built without the code under test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECTORS = 2048
 
 
 def make_target(disk: Disk | None = None, mtu: int = 1500) -> Target:
-    """Return the target 7.3 of 1 MiB, each sector of which differs from the others."""
+    """Return a target 7.3 of 1 MiB in which all sectors differ."""
     if disk is None:
         disk = MemoryDisk(b"".join(sector(number) for number in range(SECTORS)))
     export = Export(Address(7, 3), disk, buffer_count=16, firmware_number=0x4019)
@@ -28,7 +28,7 @@ def make_target(disk: Disk | None = None, mtu: int = 1500) -> Target:
 
 
 def sector(number: int) -> bytes:
-    """Return the bytes that a sector of the disk begins with."""
+    """Return the initial contents of a sector."""
     return struct.pack("<Q", number) * 64
 
 
@@ -44,7 +44,7 @@ def frame(
     slot: int = 3,
     tag: int = TAG,
 ) -> bytes:
-    """Put a request together."""
+    """Build a request."""
     head = struct.pack("!HBBHBBI", ethertype, verfl, error, shelf, slot, command, tag)
     return dst + CLIENT + head + argument
 
@@ -59,26 +59,26 @@ def ata(
     data: bytes = b"",
     **header: int,
 ) -> bytes:
-    """Put an ATA request together."""
+    """Build an ATA request."""
     registers = bytes((aflags, feature, count, opcode)) + lba.to_bytes(6, "little")
     return frame(0, registers + bytes(2) + data, dst=TARGET, **header)
 
 
 def config(ccmd: int, string: bytes = b"", length: int | None = None) -> bytes:
-    """Put a query config request together."""
+    """Build a query config request."""
     declared = len(string) if length is None else length
     return frame(1, struct.pack("!HHBBH", 0, 0, 0, ccmd, declared) + string)
 
 
-def answer(
+def response_frame(
     command: int, argument: bytes, *, verfl: int = 0x18, error: int = 0
 ) -> bytes:
-    """Put the whole reply together that is expected, zeroes at its end included."""
+    """Build an expected response, padding included."""
     head = struct.pack("!HBBHBBI", 0x88A2, verfl, error, 7, 3, command, TAG)
     return (CLIENT + TARGET + head + argument).ljust(60, b"\0")
 
 
-def registers(
+def ata_response(
     status: int,
     error: int = 0,
     *,
@@ -87,62 +87,62 @@ def registers(
     aflags: int = 0x40,
     data: bytes = b"",
 ) -> bytes:
-    """Put the reply to an ATA request together that is expected."""
-    said = bytes((aflags, error, count, status)) + lba.to_bytes(6, "little")
-    return answer(0, said + bytes(2) + data)
+    """Build the expected response to an ATA request."""
+    registers = bytes((aflags, error, count, status)) + lba.to_bytes(6, "little")
+    return response_frame(0, registers + bytes(2) + data)
 
 
-def settings(
+def config_response(
     ccmd: int, string: bytes = b"", *, code: int = 0, sectors: int = 2
 ) -> bytes:
-    """Put the reply to a query config request together that is expected."""
+    """Build the expected response to a query config request."""
     argument = struct.pack("!HHBBH", 16, 0x4019, sectors, 0x10 | ccmd, len(string))
     verfl = 0x1C if code else 0x18
-    return answer(1, argument + string, verfl=verfl, error=code)
+    return response_frame(1, argument + string, verfl=verfl, error=code)
 
 
-def directives(*those: tuple[int, bytes]) -> bytes:
-    """Put directives of a mask list together."""
-    return b"".join(bytes((0, dcmd)) + mac for dcmd, mac in those)
+def directives(*entries: tuple[int, bytes]) -> bytes:
+    """Build the directives of a mask list."""
+    return b"".join(bytes((0, dcmd)) + mac for dcmd, mac in entries)
 
 
-def mask(mcmd: int, *those: tuple[int, bytes], count: int | None = None) -> bytes:
-    """Put a MAC mask list request together."""
-    declared = len(those) if count is None else count
-    return frame(2, bytes((0, mcmd, 0, declared)) + directives(*those))
+def mask(mcmd: int, *entries: tuple[int, bytes], count: int | None = None) -> bytes:
+    """Build a MAC mask list request."""
+    declared = len(entries) if count is None else count
+    return frame(2, bytes((0, mcmd, 0, declared)) + directives(*entries))
 
 
-def mask_is(*macs: bytes, mcmd: int = 0, code: int = 0) -> bytes:
-    """Put the reply to a mask list request together that is expected."""
+def mask_response(*macs: bytes, mcmd: int = 0, code: int = 0) -> bytes:
+    """Build the expected response to a MAC mask list request."""
     argument = bytes((0, mcmd, 0, len(macs)))
     argument += directives(*((0, mac) for mac in macs))
-    return answer(2, argument, verfl=0x1C if code else 0x18, error=code)
+    return response_frame(2, argument, verfl=0x1C if code else 0x18, error=code)
 
 
 def reserve(rcmd: int, *macs: bytes, count: int | None = None) -> bytes:
-    """Put a reserve/release request together."""
+    """Build a reserve/release request."""
     declared = len(macs) if count is None else count
     return frame(3, bytes((rcmd, declared)) + b"".join(macs))
 
 
-def holders_are(*macs: bytes, rcmd: int = 0, code: int = 0) -> bytes:
-    """Put the reply to a reserve/release request together that is expected."""
+def reserve_response(*macs: bytes, rcmd: int = 0, code: int = 0) -> bytes:
+    """Build the expected response to a reserve/release request."""
     argument = bytes((rcmd, len(macs))) + b"".join(macs)
-    return answer(3, argument, verfl=0x1C if code else 0x18, error=code)
+    return response_frame(3, argument, verfl=0x1C if code else 0x18, error=code)
 
 
-def from_(src: bytes, request: bytes) -> bytes:
-    """Let another client ask."""
+def sent_by(src: bytes, request: bytes) -> bytes:
+    """Return a request with another source address."""
     return request[:6] + src + request[12:]
 
 
-def to(dst: bytes, reply: bytes) -> bytes:
-    """Let another client be answered."""
+def sent_to(dst: bytes, reply: bytes) -> bytes:
+    """Return a response with another destination address."""
     return dst + reply[6:]
 
 
 def ask(target: Target, request: bytes, now: float = 0.0) -> bytes:
-    """Hand a request over, with a reply slot that somebody has used before."""
+    """Pass a request to a target, with a slot that has old contents."""
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
     length = target.handle(memoryview(request), slot, now)
     return bytes(slot[:length])

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.accounts import IS_ROOT
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ class Attached:
 
     def wait(self) -> int:
         """Wait until it exits, and return its exit code."""
-        return self.process.wait(PATIENCE * 3)
+        return self.process.wait(TIMEOUT * 3)
 
 
 def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
@@ -105,7 +105,7 @@ def attached(wire: Wire, *words: object) -> Iterator[Attached]:
     lines = []
     while (line := process.stdout.readline()) not in ("", "}\n"):
         lines.append(line)
-    assert line, process.communicate(timeout=PATIENCE)[1]
+    assert line, process.communicate(timeout=TIMEOUT)[1]
     attachment = Attached(process, json.loads("".join((*lines, line))))
     try:
         yield attachment

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def completed(*words: str, before: Sequence[str] = ()) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert done.stderr == ""
     return done.stdout.split()
@@ -81,7 +81,7 @@ def typed(program: str, keys: str, directory: Path, until: str) -> str:
     shown = ""
     try:
         os.write(terminal, f'eval "$({program} completion bash)"\n{keys}'.encode())
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while until not in shown and (left := end - time.monotonic()) > 0:
             if select.select([terminal], [], [], left)[0]:
                 shown += os.read(terminal, 4096).decode()

@@ -1,4 +1,4 @@
-"""Targets and disks behind filters, for tests that turn the clock themselves."""
+"""Targets and disks behind filters, for tests that control the clock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from target.disks import Disk
 
 
-class Rig:
-    """What filters need of the world around them.
+class FilterRig:
+    """Filters with a simulated file system and log.
 
     Args:
-        filters: as the command line has them.
-        files: the files that exist; add and remove some at any time.
+        filters: filters in the command line's syntax.
+        files: names of the files that exist; may be changed at any time.
     """
 
     def __init__(self, *filters: str, files: Sequence[str] = ()) -> None:
@@ -41,18 +41,18 @@ class Rig:
 
 
 def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
-    """Hand a request over, and return what is answered at once."""
+    """Pass a request to a target, and return the response that is sent at once."""
     memory = bytearray(request)
     slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
     length = target.handle(memoryview(memory), slot, now)
     assert memory == request
-    # The next frame comes where this one was.
+    # The memory of the request is reused for the next frame.
     memory[:] = b"\xdb" * len(memory)
     return bytes(slot[:length])
 
 
-def due(target: FilteredTarget, now: float) -> list[bytes]:
-    """Return all replies that are due."""
+def due_responses(target: FilteredTarget, now: float) -> list[bytes]:
+    """Return all responses that are due."""
     replies = []
     slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
     while length := target.handle_due(slot, now):
@@ -62,16 +62,16 @@ def due(target: FilteredTarget, now: float) -> list[bytes]:
 
 
 def ask_all(target: FilteredTarget, request: bytes, now: float = 0.0) -> list[bytes]:
-    """Hand a request over, and return all that is sent now."""
+    """Pass a request to a target, and return all responses that are sent now."""
     reply = ask(target, request, now)
-    return [reply] * bool(reply) + due(target, now)
+    return [reply] * bool(reply) + due_responses(target, now)
 
 
-def settle(target: FilteredTarget) -> list[tuple[float, bytes]]:
-    """Let time pass until nothing waits, and return what is sent, and when."""
+def run_until_idle(target: FilteredTarget) -> list[tuple[float, bytes]]:
+    """Advance the clock until no frame is queued; return the responses with times."""
     replies: list[tuple[float, bytes]] = []
     while (now := target.next_timeout()) is not None:
-        replies += [(now, reply) for reply in due(target, now)]
+        replies += [(now, reply) for reply in due_responses(target, now)]
         later = target.next_timeout()
         assert later is None or later > now
     return replies

@@ -24,9 +24,9 @@ from tests.asking import (
     config,
     directives,
     frame,
-    from_,
     mask,
     reserve,
+    sent_by,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def valid_frames() -> list[bytes]:
     frames = [at(address, request) for address, request in product(ADDRESSES, requests)]
     for address in BROADCASTS:
         frames += [at(address, request) for request in requests[::3]]
-    return frames + [from_(OTHER, request) for request in frames[::7]]
+    return frames + [sent_by(OTHER, request) for request in frames[::7]]
 
 
 def _transfers() -> Iterator[bytes]:
@@ -336,7 +336,7 @@ def _requests() -> SearchStrategy[bytes]:
     )
     tails = st.sampled_from((b"", bytes(512), bytes(8704), b"owner")) | st.binary()
     requests = st.builds(
-        lambda address, verfl, src, body, tail: from_(
+        lambda address, verfl, src, body, tail: sent_by(
             src, at(address, frame(body[0], body[1] + tail, dst=TARGET, verfl=verfl))
         ),
         st.sampled_from((*ADDRESSES, *BROADCASTS)),

@@ -194,7 +194,7 @@ class FuzzedPort:
             self._serve(Address(9, 1), "stable", OpenFlags(sync=True)),
         ]
         # Makes the port reopen its link, as after a change of the MTU.
-        self._port.widen(1)
+        self._port.ensure_buffers(1)
 
     def _serve(
         self, address: Address, name: str, flags: OpenFlags, overlay: str = ""
@@ -251,7 +251,7 @@ class FuzzedPort:
             target, disk = each.target, each.disk
             must_report = disk.flush_failed and needs_flush(request)
             has_fault = disk.failed or self._is_state_lost or must_report
-            address = target.reply_head[10:13]
+            address = target.response_head[10:13]
             own = [reply for reply in replies if reply[16:19] == address]
             assert len(own) <= 1, "two responses of one target"
             if len(request) < 24 or not each.is_addressed(request):
@@ -303,7 +303,7 @@ class FuzzedPort:
     @property
     def dropped(self) -> Counter[str]:
         """Return the counts of frames without a response, by reason."""
-        counts = Counter({"no_target": self._port.strays})
+        counts = Counter({"no_target": self._port.unmatched})
         for each in self.served:
             counts.update(each.target.statistics().dropped)
         return counts

@@ -1,4 +1,4 @@
-"""Real NBD servers, and one that says whatever a test wants."""
+"""Real NBD servers, and a fake one with replies of the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 SIZE = 4 << 20
-PATIENCE = 10.0
+TIMEOUT = 10.0
 GREETING = b"NBDMAGICIHAVEOPT" + struct.pack("!H", 3)
 CLIENTS = ("own", "libnbd")
 
@@ -37,7 +37,7 @@ def program(name: str, package: str) -> str:
 
 
 def use_client(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one of the clients used, by programs that are started as well."""
+    """Select the NBD client, for child processes as well."""
     if name == "libnbd":
         need_libnbd()
     monkeypatch.setenv(CLIENT_VARIABLE, name)
@@ -58,14 +58,14 @@ def is_listening(path: Path) -> bool:
 
 @contextmanager
 def server(command: Sequence[object], path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server from when its socket is there until the test is through.
+    """Run a server; return when it listens, and kill it at the end.
 
-    It is killed then: what it has not written by itself is lost.
+    Data that it has not written by then is lost.
     """
     path.unlink(missing_ok=True)
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not is_listening(path):
             assert time.monotonic() < end
             assert process.poll() is None
@@ -93,10 +93,10 @@ def make_qcow2(path: Path, size: int = SIZE) -> Path:
 
 
 def raw_bytes(source: Path | str) -> bytes:
-    """Return what qemu-img finds in an image, or at a URI."""
+    """Return the contents of an image or a URI, read by qemu-img."""
     tool = program("qemu-img", "qemu-utils")
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw"
+    with tempfile.TemporaryDirectory() as directory:
+        raw = Path(directory) / "raw"
         subprocess.run([tool, "convert", "-O", "raw", source, raw], check=True)
         return raw.read_bytes()
 
@@ -106,33 +106,33 @@ def exported(path: Path, name: str = "") -> str:
 
 
 def option_reply(kind: int, data: bytes = b"", option: int = 7) -> list[bytes]:
-    """Return a server's answer to an option, in the pieces that a client reads."""
+    """Return an option reply, in the pieces that a client reads."""
     head = struct.pack("!QIII", 0x3E889045565A9, option, kind, len(data))
     return [head, data] if data else [head]
 
 
 class FakeServer:
-    """A server that shakes hands as it should, and then says what it is told to.
+    """A server with a valid handshake, and replies that the test provides.
 
     Args:
-        place: its socket.
-        answer: makes an answer of a request's header; an empty one hangs up.
-        flags: what it says that it can.
-        size: bytes of its disk.
+        path: the path of its socket.
+        reply: returns the reply to a request's header; empty closes the connection.
+        flags: the transmission flags.
+        size: the size of the export in bytes.
     """
 
     def __init__(
         self,
-        place: Path,
-        answer: Callable[[bytes], bytes],
+        path: Path,
+        reply: Callable[[bytes], bytes],
         *,
         flags: int = 1,
         size: int = SIZE,
     ) -> None:
-        self._answer = answer
+        self._reply = reply
         self.flags, self.size = flags, size
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(place))
+        self._listener.bind(str(path))
         self._listener.listen()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -159,19 +159,19 @@ class FakeServer:
         while option != 7:
             _, option, length = struct.unpack("!8sII", take(16))
             take(length)
-            # All but GO is unknown here.
+            # Options other than GO are unknown.
             pieces = option_reply(1 << 31 | 1, option=option)
             if option == 7:
                 export = struct.pack("!HQH", 0, self.size, self.flags)
                 pieces = [*option_reply(3, export), *option_reply(1)]
             peer.sendall(b"".join(pieces))
-        while answer := self._answer(take(28)):
-            peer.sendall(answer)
+        while reply := self._reply(take(28)):
+            peer.sendall(reply)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -181,5 +181,5 @@ class FakeServer:
 
 
 def simple_reply(request: bytes, error: int = 0, data: bytes = b"") -> bytes:
-    """Return an answer to a request, given its header."""
+    """Return a simple reply to a request, given its header."""
     return struct.pack("!II8s", 0x67446698, error, request[8:16]) + data

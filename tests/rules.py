@@ -1,6 +1,6 @@
-"""Rules of the wire as steps: what is sent, and each byte of what comes back.
+"""Tests of protocol rules as steps: a request, and each byte of the response.
 
-A rule is a list of steps, and no step is put together by the code that is tested.
+Steps are built without the code under test.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from aoe.net.netns import Wire
 from tests.asking import (
     SECTORS,
     TARGET,
-    answer,
     ata,
+    ata_response,
     config,
+    config_response,
     frame,
-    from_,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
+    response_frame,
     sector,
-    settings,
+    sent_by,
 )
-from tests.serving import AT_ONCE, PATIENCE, Client, client, serving
+from tests.serving import NO_PROBE, TIMEOUT, Client, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 
     Step: TypeAlias = tuple[bytes, bytes]
 
-SILENCE = b""
-QUIET = 0.15
-"""Seconds after which no reply is to be expected any more."""
+NO_RESPONSE = b""
+QUIET_TIME = 0.15
+"""Seconds without a frame after which no response is expected."""
 ME = Wire.initiator_mac
 OTHER, THIRD = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 BROADCAST = b"\xff" * 6
 DISK = b"".join(sector(number) for number in range(SECTORS))
 VERSION = ".".join(re.findall(r"\d+", importlib.metadata.version("pyaoe"))[:2])
-"""Ours, as the identity page says it; a query config reply has a byte for each part."""
+"""The firmware version in IDENTIFY; query config responses have a byte per part."""
 ABORTED, NOT_FOUND = (0x41, 0x04), (0x41, 0x10)
 UNCORRECTABLE, FAULT = (0x41, 0x40), (0x61, 0x04)
 
 
-def told(
+def query_response(
     ccmd: int,
     string: bytes = b"",
     *,
@@ -59,74 +59,74 @@ def told(
     sectors: int = 2,
     buffers: int = 16,
 ) -> bytes:
-    """Put the reply to a query config request together, with our own version."""
-    reply = settings(ccmd, string, code=code, sectors=sectors)
+    """Build the expected response to a query config request, with the real version."""
+    reply = config_response(ccmd, string, code=code, sectors=sectors)
     firmware = bytes(int(number) for number in VERSION.split("."))
     return reply[:24] + buffers.to_bytes(2, "big") + firmware + reply[28:]
 
 
-def bad(request: bytes, code: int, length: int | None = None) -> bytes:
-    """Put the error reply together that begins as its request does."""
-    return answer(request[19], request[24:length], verfl=0x1C, error=code)
+def error_response(request: bytes, code: int, length: int | None = None) -> bytes:
+    """Build the expected error response, which echoes the request."""
+    return response_frame(request[19], request[24:length], verfl=0x1C, error=code)
 
 
-def poke(message: bytes, offset: int, what: bytes) -> bytes:
-    """Write over some bytes of a message."""
+def patch(message: bytes, offset: int, what: bytes) -> bytes:
+    """Return a message with some bytes replaced."""
     return message[:offset] + what + message[offset + len(what) :]
 
 
-def flagged(request: bytes, verfl: int, error: int = 0) -> bytes:
-    """Ask with other flags, and with something where a reply has its error."""
-    return poke(request, 14, bytes((verfl, error)))
+def with_flags(request: bytes, verfl: int, error: int = 0) -> bytes:
+    """Return a request with other version and flags, and an error field."""
+    return patch(request, 14, bytes((verfl, error)))
 
 
-def tagged(message: bytes, tag: int) -> bytes:
-    """Exchange the tag of a request or a reply."""
-    return poke(message, 20, tag.to_bytes(4, "big"))
+def with_tag(message: bytes, tag: int) -> bytes:
+    """Return a message with another tag."""
+    return patch(message, 20, tag.to_bytes(4, "big"))
 
 
 def write(lba: int, data: bytes, opcode: int = 0x34, aflags: int = 0x41) -> bytes:
-    """Put a request to write whole sectors together."""
+    """Build a WRITE request."""
     return ata(opcode, lba, len(data) // 512, aflags=aflags, data=data)
 
 
-def written(lba: int, aflags: int = 0x41) -> bytes:
-    """Put the reply of a write that succeeded together."""
-    return registers(0x40, lba=lba, aflags=aflags)
+def write_response(lba: int, aflags: int = 0x41) -> bytes:
+    """Build the expected response to a successful WRITE."""
+    return ata_response(0x40, lba=lba, aflags=aflags)
 
 
 def trim(*ranges: tuple[int, int], feature: int = 1, aflags: int = 0x41) -> bytes:
-    """Put a request together to trim ranges: the first sector, and how many."""
+    """Build a TRIM request; a range is the first LBA and the sector count."""
     block = b"".join(struct.pack("<Q", lba | count << 48) for lba, count in ranges)
     data = block.ljust(512, b"\0")
     return ata(0x06, 0, 1, aflags=aflags, feature=feature, data=data)
 
 
 def refused(request: bytes, status: tuple[int, int] = ABORTED) -> Step:
-    """Expect the registers back as they were sent, and no data (P32)."""
+    """Return a step whose response has the request's registers and no data (P32)."""
     aflags, _, count = request[24:27]
     lba = int.from_bytes(request[28:34], "little")
-    return request, registers(*status, count=count, lba=lba, aflags=aflags)
+    return request, ata_response(*status, count=count, lba=lba, aflags=aflags)
 
 
 def read_back(lba: int, data: bytes) -> Step:
-    """Look whether these sectors are there."""
-    return ata(0x24, lba, len(data) // 512), registers(0x40, lba=lba, data=data)
+    """Return a step that reads sectors and compares them."""
+    return ata(0x24, lba, len(data) // 512), ata_response(0x40, lba=lba, data=data)
 
 
-AWAKE = (ata(0xE5, count=0), registers(0x40, count=0xFF))
+AWAKE = (ata(0xE5, count=0), ata_response(0x40, count=0xFF))
 ONE_OF_EACH = (
     AWAKE,
-    (config(0), told(0)),
-    (mask(0), mask_is()),
-    (reserve(0), holders_are()),
+    (config(0), query_response(0)),
+    (mask(0), mask_response()),
+    (reserve(0), reserve_response()),
 )
-"""For each of the four commands a step that changes nothing."""
-UNKNOWN = (frame(9, b"what"), answer(9, b"what", verfl=0x1C, error=1))
+"""A step without side effects for each of the four commands."""
+UNKNOWN = (frame(9, b"what"), response_frame(9, b"what", verfl=0x1C, error=1))
 
 
-class Others:
-    """Other clients at the same end: a socket that hears replies to any address."""
+class OtherClients:
+    """Other clients at the same end: a socket that receives frames to any address."""
 
     def __init__(self, wire: Wire) -> None:
         with wire.initiator.enter():
@@ -134,7 +134,7 @@ class Others:
             self._socket.bind((wire.interface, 0x88A2))
 
     def ask(self, request: bytes, timeout: float) -> bytes:
-        """Send as the client that the request comes from; return what comes for it."""
+        """Send with the request's source address; return the response to it."""
         dst = Wire.target_mac if request[:6] == TARGET else request[:6]
         self._socket.send(dst + request[6:])
         end = time.monotonic() + timeout
@@ -143,8 +143,8 @@ class Others:
                 break
         return reply
 
-    def receive(self, timeout: float = PATIENCE) -> bytes:
-        """Return the next reply, whomever it is for; a starting target asks, too."""
+    def receive(self, timeout: float = TIMEOUT) -> bytes:
+        """Return the next response to any address; ignore queries of the target."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
@@ -153,56 +153,58 @@ class Others:
                 if reply[14] & 0x08:
                     assert reply[6:12] == Wire.target_mac
                     return reply[:6] + TARGET + reply[12:]
-        return SILENCE
+        return NO_RESPONSE
 
     def close(self) -> None:
         self._socket.close()
 
 
 class Clients:
-    """All who ask one target: ``me``, and who else a request says it comes from."""
+    """The clients of one target: ``me``, and others, by source address."""
 
-    def __init__(self, wire: Wire, me: Client, others: Others, image: Path) -> None:
+    def __init__(
+        self, wire: Wire, me: Client, others: OtherClients, image: Path
+    ) -> None:
         self.wire = wire
         self.me = me
         self.others = others
         self.image = image
 
-    def ask(self, request: bytes, timeout: float = PATIENCE) -> bytes:
+    def ask(self, request: bytes, timeout: float = TIMEOUT) -> bytes:
         is_other = request[6:12] in (OTHER, THIRD)
         return (self.others.ask if is_other else self.me.ask)(request, timeout)
 
-    def begin(self) -> None:
-        """Let everything be as it was, whoever has shut out whom."""
+    def reset(self) -> None:
+        """Reset lists, config string and disk, even if ``me`` is not in the mask."""
         delete = mask(1, (2, ME), (2, OTHER), (2, THIRD))
         for mac in (OTHER, ME):
-            self.ask(from_(mac, delete), 0.1)
-        assert self.ask(mask(0)) == mask_is()
-        assert self.ask(reserve(2)) == holders_are(rcmd=2)
-        assert self.ask(config(4)) == told(4)
+            self.ask(sent_by(mac, delete), 0.1)
+        assert self.ask(mask(0)) == mask_response()
+        assert self.ask(reserve(2)) == reserve_response(rcmd=2)
+        assert self.ask(config(4)) == query_response(4)
         with self.image.open("r+b") as file:
             file.write(DISK)
 
-    def take(self, steps: Sequence[Step]) -> None:
-        """Take the steps, and compare all that comes with all that should."""
-        has_silence = False
+    def run_steps(self, steps: Sequence[Step]) -> None:
+        """Run the steps, and compare all responses with the expected ones."""
+        has_drop = False
         for request, expected in steps:
             if expected:
-                # What should have been met with silence would come before it.
+                # A response to a request that is to be dropped would come first.
                 assert self.ask(request) == expected
             else:
                 self.me.send(request)
-                has_silence = True
-        assert not has_silence or self.me.receive(QUIET) == SILENCE
+                has_drop = True
+        assert not has_drop or self.me.receive(QUIET_TIME) == NO_RESPONSE
 
 
 @contextlib.contextmanager
 def serve_clients(image: Path, *words: str) -> Iterator[Clients]:
-    """Serve a disk, each sector of which differs, for many tests.
+    """Serve a disk in which all sectors differ, for many tests.
 
     Args:
         image: the disk's file.
-        words: more of them for ``aoe-target serve``.
+        words: further arguments of ``aoe-target serve``.
 
     Raises:
         AccessError: namespaces need root or a user namespace.
@@ -210,8 +212,8 @@ def serve_clients(image: Path, *words: str) -> Iterator[Clients]:
     image.write_bytes(DISK)
     with (
         Wire(1500) as wire,
-        serving(wire, image, AT_ONCE, "-b", "16", *words),
+        serving(wire, image, NO_PROBE, "-b", "16", *words),
         client(wire) as me,
-        contextlib.closing(Others(wire)) as others,
+        contextlib.closing(OtherClients(wire)) as others,
     ):
         yield Clients(wire, me, others, image)

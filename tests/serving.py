@@ -1,4 +1,4 @@
-"""A real ``aoe-target`` at one end of a wire, and somebody asking at the other."""
+"""A real ``aoe-target`` at one end of a wire, and a client at the other."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from aoe.net.link import Link
     from aoe.net.netns import Namespace, Wire
 
-PATIENCE = 30.0
-"""Seconds that a busy machine gets for anything; what goes well takes far less."""
-AT_ONCE = "--force"
-"""Where nobody else is on the wire, a target need not search for another there."""
-UNASKED = bytes(4)
-"""The tag of what a target says of its own accord."""
+TIMEOUT = 30.0
+"""Seconds to wait for any event, even on a busy machine."""
+NO_PROBE = "--force"
+"""The option that skips the probe for other targets, to save time."""
+ANNOUNCEMENT_TAG = bytes(4)
+"""The tag of announcements."""
 
 
 def start(where: Namespace, *words: object, **options: object) -> subprocess.Popen[str]:
-    """Start ``aoe-target`` with these words after it."""
+    """Start ``aoe-target`` with these arguments."""
     command = [sys.executable, "-m", "target", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process: subprocess.Popen[str] = where.popen(command, **{**pipes, **options})
@@ -34,23 +34,23 @@ def start(where: Namespace, *words: object, **options: object) -> subprocess.Pop
 
 
 def ready_line(process: subprocess.Popen[str]) -> str:
-    """Wait until a target is ready and return what it says."""
+    """Wait until a target is ready, and return its first line of output."""
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, process.communicate(timeout=PATIENCE)[1]
+    assert line, process.communicate(timeout=TIMEOUT)[1]
     return line
 
 
 def finish(process: subprocess.Popen[str], number: int | None = None) -> str:
-    """Send a signal, wait for the end, and return what was said on standard error."""
+    """Send a signal, wait for the end, and return the output on standard error."""
     if number is not None:
         process.send_signal(number)
-    return process.communicate(timeout=PATIENCE)[1]
+    return process.communicate(timeout=TIMEOUT)[1]
 
 
 @contextmanager
 def serving(wire: Wire, *words: object) -> Iterator[subprocess.Popen[str]]:
-    """Serve 7.3 on the wire with these words after the interface."""
+    """Serve 7.3 on the wire with these arguments after the interface."""
     process = start(wire.target, "serve", "e7.3", wire.interface, *words)
     ready_line(process)
     try:
@@ -61,9 +61,9 @@ def serving(wire: Wire, *words: object) -> Iterator[subprocess.Popen[str]]:
 
 
 class Client:
-    """Sends frames that ``tests.asking`` puts together, and returns what comes back.
+    """A client that sends frames of ``tests.asking`` and returns the responses.
 
-    Their MAC addresses are exchanged for the wire's on the way out and back again.
+    It replaces their MAC addresses by those of the wire, and vice versa.
     """
 
     def __init__(self, link: Link, target_mac: bytes) -> None:
@@ -75,8 +75,8 @@ class Client:
             dst = self._target_mac if request[:6] == TARGET else request[:6]
             assert self.link.send(dst + self.link.mac + request[12:])
 
-    def receive(self, timeout: float = PATIENCE) -> bytes:
-        """Return the next reply, nothing at all when none comes in time."""
+    def receive(self, timeout: float = TIMEOUT) -> bytes:
+        """Return the next response, empty if there is none before the timeout."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             if self.link.wait(left) and (reply := self.link.receive()) is not None:
@@ -85,33 +85,33 @@ class Client:
         return b""
 
     def _restore(self, reply: bytes) -> bytes:
-        mine = reply[:6] == self.link.mac
-        return (CLIENT if mine else reply[:6]) + TARGET + reply[12:]
+        is_ours = reply[:6] == self.link.mac
+        return (CLIENT if is_ours else reply[:6]) + TARGET + reply[12:]
 
-    def ask(self, request: bytes, timeout: float = PATIENCE) -> bytes:
-        """Send a request and return what comes back, but for announcements (P48)."""
+    def ask(self, request: bytes, timeout: float = TIMEOUT) -> bytes:
+        """Send a request and return the response, ignoring announcements (P48)."""
         self.send(request)
         reply = self.receive(timeout)
-        while reply[20:24] == UNASKED and request[20:24] != UNASKED:
+        while reply[20:24] == ANNOUNCEMENT_TAG and request[20:24] != ANNOUNCEMENT_TAG:
             reply = self.receive(timeout)
         return reply
 
-    def announced(self) -> bytes:
-        """Return the next announcement, whatever else comes before it."""
-        end = time.monotonic() + PATIENCE
-        while (frame := self.receive())[20:24] not in (UNASKED, b""):
+    def receive_announcement(self) -> bytes:
+        """Return the next announcement, ignoring other frames."""
+        end = time.monotonic() + TIMEOUT
+        while (frame := self.receive())[20:24] not in (ANNOUNCEMENT_TAG, b""):
             assert time.monotonic() < end
         return frame
 
     def ask_all(self, requests: Sequence[bytes]) -> list[bytes]:
-        """Send them all at once and return as many replies."""
+        """Send all requests at once and return as many responses."""
         self.send(*requests)
         return [self.receive() for _ in requests]
 
 
 @contextmanager
 def client(wire: Wire) -> Iterator[Client]:
-    """Ask from the initiator's end of the wire."""
+    """Open a client at the initiator's end of the wire."""
     with wire.initiator.enter():
         link = open_link(wire.interface, responses=True)
     with link:

@@ -53,7 +53,7 @@ STATUS: dict[str, Any] = {
                 "dropped": 7,
                 "truncated": 1,
                 "unsent": 2,
-                "strays": 3,
+                "unmatched": 3,
             },
         }
     ],

@@ -1,4 +1,4 @@
-"""A device of the driver (drivers/block/aoe/aoe.h), and how its objects relate.
+"""The driver's data structures (drivers/block/aoe/aoe.h): devices, targets, frames.
 
 ::
 
@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
+from aoe.header import sectors_per_frame
 from aoe.identify import Identity
-from initiator.driver.aoetgt import DEFAULT_BCNT, AoeTgt
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.frame import Buf, Followup, Frame
 from initiator.driver.requests import TRIM_BLOCK
@@ -31,8 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.address import Address
-    from initiator.driver.timing import Timing
+    from initiator.driver.netdev import NetDevice
+    from initiator.driver.timing import Timing, Window
 
+DEFAULT_BCNT: Final = 2 * SECTOR
+"""Data bytes per frame until a target has announced its limits (DEFAULTBCNT)."""
+FRAMES_LIMIT: Final = 512
+"""Maximum number of frames in one target's pool (K7)."""
+IFS_LIMIT: Final = 8
+"""Maximum number of interfaces per target (NAOEIFS, K7)."""
 _EXHAUSTED: Final = BioIter([], 0)
 """The iterator of a bio that has been split into frames completely."""
 _READ: Final = Op.READ
@@ -50,6 +58,101 @@ class State(Enum):
     CLOSEWAIT = "down,closewait"
 
 
+@dataclass(slots=True, eq=False)
+class AoeIf:
+    """``struct aoeif``: a local interface on which a target has responded (K4).
+
+    Attributes:
+        bcnt: data bytes per frame that the interface and the target can carry.
+        lost: losses since the last successful response received on it.
+        lost_at: time at which the last loss was detected.
+    """
+
+    netdev: NetDevice
+    bcnt: int
+    lost: int = 0
+    lost_at: float = float("-inf")
+
+
+@dataclass(slots=True, eq=False)
+class AoeTgt:
+    """``struct aoetgt``: one MAC address that serves a device (K3).
+
+    Attributes:
+        ifp: index in ``ifs`` of the interface used last; ``len(ifs)`` after the last
+            one was ejected.
+        minbcnt: data bytes per frame that all its interfaces can carry (K18).
+        taint: responses required until the target counts as untainted. While it is not
+            0, other targets are preferred.
+        nout_probes: probes outstanding (K57).
+        last_response: time of the last response.
+        rpkts, wpkts: read and write frames completed.
+    """
+
+    addr: bytes
+    window: Window
+    ifs: list[AoeIf] = field(default_factory=list)
+    ifp: int = 0
+    ffree: list[Frame] = field(default_factory=list)
+    minbcnt: int = DEFAULT_BCNT
+    taint: int = 0
+    nout_probes: int = 0
+    last_response: float = float("-inf")
+    rpkts: int = 0
+    wpkts: int = 0
+
+    @property
+    def can_send(self) -> bool:
+        """Whether the window has room and there is an interface to send on (K41)."""
+        window = self.window
+        return window.nout < window.maxout and self.ifp < len(self.ifs)
+
+    def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
+        """Add an interface on which the target has responded, or update its ``bcnt``.
+
+        ``bcnt`` is the smaller of what the MTU and the target's ``sector_count`` allow.
+        If either is 0, it is 1024 bytes (K17, K18).
+
+        Returns:
+            False if the target already has eight interfaces (K7).
+        """
+        bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
+        ifp = self.find_if(netdev)
+        if ifp is not None:
+            ifp.bcnt = bcnt or DEFAULT_BCNT
+        elif len(self.ifs) < IFS_LIMIT:
+            self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
+        else:
+            return False
+        self.update_minbcnt()
+        return True
+
+    def find_if(self, netdev: NetDevice) -> AoeIf | None:
+        """Return the target's interface for ``netdev``, if any (``getif``)."""
+        return next((ifp for ifp in self.ifs if ifp.netdev is netdev), None)
+
+    def rotate(self) -> None:
+        """Advance to the next interface (``ifrotate``, K42)."""
+        ifp = self.ifp + 1
+        self.ifp = ifp if ifp < len(self.ifs) else 0
+
+    def eject(self, ifp: AoeIf) -> None:
+        """Remove an interface after too many losses (``ejectif``, K50).
+
+        The index ``ifp`` is not changed. If it is now beyond the end, no new frame is
+        sent until a retransmission rotates it, as in the kernel.
+        """
+        self.ifs.remove(ifp)
+
+    def update_minbcnt(self) -> None:
+        """Set ``minbcnt`` to the smallest ``bcnt`` of all interfaces (K18)."""
+        self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
+
+    def raise_taint(self, limit: int) -> None:
+        """Raise the taint to 3, 12, 39, 120 ..., at most ``limit`` (``scorn``, K57)."""
+        self.taint = min((self.taint + 1) * 3, limit)
+
+
 class AoeDev:
     """``struct aoedev``: one AoE device, created by its first config response (K1).
 
@@ -64,8 +167,7 @@ class AoeDev:
         buf: the bio that is being split into frames.
         skbpool: skbs whose clones were not freed when their frame was reused.
         kickme: no frame could be allocated and none is outstanding, so that only the
-            timer restarts transmission (K44).
-        kicked: how often ``kickme`` was set.
+            timer restarts transmission (K44); ``kicked``, how often this happened.
         retransmits: frames retransmitted since the device was created.
         takes_fua: WRITE DMA FUA EXT has not been rejected yet.
         trim_blocks: 512-byte blocks of ranges per TRIM; 0 means no TRIM.
@@ -126,12 +228,7 @@ class AoeDev:
         return self.state.value
 
     def check_bio(self, bio: Bio, *, trims: bool) -> AoEError | None:
-        """Return the error that a bio must end with, or None if it is acceptable.
-
-        Args:
-            bio: the bio.
-            trims: whether the driver's options allow TRIM.
-        """
+        """Return the error of an invalid bio, or None; ``trims`` allows DISCARD."""
         size = bio.size
         if self.state is not State.UP:
             return DeviceError(str(self.address), "device is not up")
@@ -256,10 +353,7 @@ class AoeDev:
             self.buf = None
 
     def assign_whole(self, f: Frame) -> bool:
-        """Assign the next bio to a frame if it fits into one; return True if it did.
-
-        FUA writes and DISCARDs are left to ``assign``.
-        """
+        """Assign the next bio if it fits into a frame; return False for others."""
         if self.buf is not None:
             return False
         bio = self.bios[0]
@@ -395,11 +489,7 @@ class AoeDev:
         return f.op is not None and f.length > self.max_length(f.op)
 
     def truncate(self, f: Frame) -> bool:
-        """Truncate a frame that is longer than ``maxbcnt``, queueing the remainder.
-
-        Returns:
-            True if it was truncated, so that its header has to be built again.
-        """
+        """Truncate a frame that is too long, and queue the rest; return True if it was."""
         if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
         position = BioIter(f.segments, f.sector, f.length)

@@ -11,7 +11,7 @@ from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.skbuff import Skb
 
 if TYPE_CHECKING:
-    from initiator.driver.aoetgt import AoeIf, AoeTgt
+    from initiator.driver.aoedev import AoeIf, AoeTgt
     from initiator.driver.bio import BioVec
 
 SLOW_PATH_ONLY: Final = 1 << 30

@@ -24,8 +24,7 @@ from initiator.driver.frame import SLOW_PATH_ONLY
 from initiator.driver.requests import put_command, put_header
 
 if TYPE_CHECKING:
-    from initiator.driver.aoedev import AoeDev
-    from initiator.driver.aoetgt import AoeTgt
+    from initiator.driver.aoedev import AoeDev, AoeTgt
     from initiator.driver.driver import Driver
     from initiator.driver.frame import Frame
 

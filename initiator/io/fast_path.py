@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.net.rings import Rings
-    from initiator.driver.aoedev import AoeDev
-    from initiator.driver.aoetgt import AoeTgt
+    from initiator.driver.aoedev import AoeDev, AoeTgt
     from initiator.driver.driver import Driver
     from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice

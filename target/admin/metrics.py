@@ -48,7 +48,7 @@ _FRAME_COUNTERS: Final = {
     "dropped": "Frames that arrived while the receive buffers were full.",
     "truncated": "Frames longer than a receive buffer.",
     "unsent": "Frames that could not be sent: interface down, or its MTU reduced.",
-    "strays": "Frames addressed to none of the exports.",
+    "unmatched": "Frames addressed to none of the exports.",
 }
 _FLAGS: Final = ("read_only", "sync", "direct")
 

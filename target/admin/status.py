@@ -79,12 +79,12 @@ def _counters(port: Port, served: Served, now: float) -> dict[str, Any]:
 
 
 def _interface(port: Port) -> dict[str, Any]:
-    link = port.last
+    link = port.last_link
     return {
         "name": link.name,
         "mac": format_mac(link.mac),
         "mtu": link.mtu,
         "state": port.state,
         "sectors_per_frame": sectors_per_frame(link.mtu),
-        "statistics": {**asdict(port.statistics()), "strays": port.strays},
+        "statistics": {**asdict(port.statistics()), "unmatched": port.unmatched},
     }

@@ -63,8 +63,8 @@ def execute_ata(
     if len(request) < ATA_DATA:
         return target.drop(Drop.SHORT)
     src, _, _, _, _, _, tag, aflags, requested, opcode, low, high = fields
-    members = target.export.state.members
-    if members and src not in members and opcode != _IDENTIFY:
+    holder_set = target.export.state.holder_set
+    if holder_set and src not in holder_set and opcode != _IDENTIFY:
         return target.refuse(request, response, ErrorCode.RESERVED, ATA_DATA)  # P74
     status, error = _READY, 0
     try:
@@ -83,7 +83,7 @@ def execute_ata(
         response,
         0,
         src,
-        target.reply_head,
+        target.response_head,
         tag,
         aflags & _AFLAGS,
         error,

@@ -83,9 +83,9 @@ class ClientState:
     mask: tuple[bytes, ...] = ()
     holders: tuple[bytes, ...] = ()
     write_cache: bool | None = None
-    listed: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    mask_set: frozenset[bytes] = field(init=False, repr=False, compare=False)
     """The mask as a set, for lookups."""
-    members: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    holder_set: frozenset[bytes] = field(init=False, repr=False, compare=False)
     """The holders as a set, for lookups."""
 
     def __post_init__(self) -> None:
@@ -102,8 +102,8 @@ class ClientState:
                     f"{len(macs)} addresses are too many",
                     f"List at most {LIST_LIMIT}",
                 )
-        object.__setattr__(self, "listed", frozenset(self.mask))
-        object.__setattr__(self, "members", frozenset(self.holders))
+        object.__setattr__(self, "mask_set", frozenset(self.mask))
+        object.__setattr__(self, "holder_set", frozenset(self.holders))
 
 
 class FilterStack(Protocol):
@@ -258,7 +258,7 @@ class Export:
         return self.state.config_string
 
     @property
-    def audience(self) -> tuple[bytes, ...]:
+    def announcement_targets(self) -> tuple[bytes, ...]:
         """The destinations of announcements: the mask list, or broadcast (P48)."""
         return self.state.mask or (MAC_BROADCAST,)
 

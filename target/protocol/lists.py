@@ -128,7 +128,7 @@ def _set_holders(target: Target, src: bytes, received: Reserve) -> ErrorCode | N
     if (
         received.rcmd == ReserveCommand.SET
         and state.holders
-        and src not in state.members
+        and src not in state.holder_set
     ):
         return ErrorCode.RESERVED  # P72
     try:

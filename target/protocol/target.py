@@ -89,7 +89,7 @@ class Target:
         self.shelf, self.slot = export.address
         self.largest_advertised = 0
         """The largest sector count advertised so far, before an MTU reduction."""
-        self.adapt(mac, mtu)
+        self.reconfigure(mac, mtu)
         self._shelves = frozenset({swap16(self.shelf), SHELF_ALL})
         self._slots = frozenset({self.slot, SLOT_ALL})
         self.requests = 0
@@ -103,7 +103,7 @@ class Target:
         self.now = 0.0
         """Time of the current request, seconds."""
 
-    def adapt(self, mac: bytes, mtu: int) -> None:
+    def reconfigure(self, mac: bytes, mtu: int) -> None:
         """Apply a new address or MTU of the interface.
 
         Args:
@@ -123,7 +123,7 @@ class Target:
         # A transfer above the advertised count is served if the response fits (P37).
         room = (self.frame_limit - ATA_DATA) // SECTOR
         self.sector_limit = min(room, _SECTORS_LIMIT)
-        self.reply_head = RESPONSE_HEAD.pack(
+        self.response_head = RESPONSE_HEAD.pack(
             mac,
             ETH_P_AOE,
             VERSION << 4 | Flag.RESPONSE,
@@ -162,8 +162,8 @@ class Target:
             return self.drop(Drop.ADDRESS)
         self.requests += 1
         self.now = now
-        listed = self.export.state.listed
-        if listed and fields[0] not in listed:
+        mask_set = self.export.state.mask_set
+        if mask_set and fields[0] not in mask_set:
             return self.drop(Drop.MASKED)  # P61
         if fields[2] >> 4 == VERSION:
             execute = COMMANDS.get(fields[5], unknown_command)

@@ -1,18 +1,18 @@
-"""The everyday commands of a whole batch at one go, from ring to ring.
+"""The fast path: plain READs and WRITEs, a batch at a time, from ring to ring.
 
-A READ or WRITE of a plain file that anybody may use is most of what a target ever gets.
-Here it is recognised by the bytes of its header, looked up in two tables, and answered
-with one call for the disk and none for the wire. The rules are not here: they are in
-``Target.handle``, which gets every frame that is not in the tables, and whose answer
-is as good for those that are.
+READs and WRITEs of a plain file, with neither mask list nor reservation, are nearly all
+of a target's load. The fast path recognizes such a request by the bytes of its header,
+looks up its flow, and answers it with one system call for the disk and none for the
+network. It does not implement the rules of the protocol: a frame without a valid flow
+goes to the slow path, ``Target.handle``, which must give the same result.
 
 ::
 
-    header --> lane: shelf, slot --> plan: aflags, count, opcode --> disk --> reply
-                 |                     |                              |
-                 + not there           + not there, masked,           + failed
-                 v                     v beyond the end ...           v
-                 +-------------------- Target.handle -----------------+-----> reply
+    header --> target key --> registers --> flow --> disk --> response
+                 |              |            |         |
+                 | no such      | no flow    | invalid | failed
+                 v              v            v         v
+                 +------------ Target.handle (slow path) ------> response
 """
 
 from __future__ import annotations
@@ -40,60 +40,64 @@ if TYPE_CHECKING:
     from target.protocol.target import Target
 
 _REQUEST: Final = Struct("<4x10s462x6x6sQIIQ")
-"""A slot up to its data. Of the ring: the shape. Of the frame: src, the lane, tag, the
-plan, the LBA and two reserved bytes."""
-_SHAPE: Final = Struct("<IIH")
-"""Length on the wire, in the slot, offset of the frame."""
-_DATA_REPLY: Final = Struct("<16s460x6s14sIIQ")
-"""A slot up to its data: the ring's header, dst, ``Target.reply_head``, tag, registers,
-LBA."""
-_REPLY: Final = Struct(_DATA_REPLY.format + "24x")
-"""The same without data (P19)."""
-_LANE: Final = Struct("!HBBHBB")
-"""What a request to one target has in common with the next: EtherType, version and no
-flags, no error, shelf, slot, command 0."""
+"""A slot up to its data: the frame geometry of the ring's header; src, target key, tag,
+registers, and LBA with two reserved bytes of the frame."""
+_GEOMETRY: Final = Struct("<IIH")
+"""Frame geometry: length on the wire, length in the slot, offset of the frame."""
+_DATA_RESPONSE: Final = Struct("<16s460x6s14sIIQ")
+"""A slot up to its data: the ring's header, dst, ``Target.response_head``, tag,
+registers, LBA."""
+_RESPONSE: Final = Struct(_DATA_RESPONSE.format + "24x")
+"""The same without data, padded to 60 bytes (P19)."""
+_TARGET_KEY: Final = Struct("!HBBHBB")
+"""The bytes common to all plain requests to a target: EtherType, version without flags,
+no error, shelf, slot, command 0."""
 _REGISTERS: Final = Struct("BBBB")
 """aflags, error/feature, count, status/opcode."""
-_PLANS_LIMIT: Final = 512
-"""Kinds of request that are known for each target; the rest is done with care."""
-_SHAPES_LIMIT: Final = 8
-"""Lengths of such a request that are known: clients pad, or do not."""
-_CAREFUL: Final = 8
-"""Frames that are answered with care before something everyday is looked for again."""
+_FLOWS_LIMIT: Final = 512
+"""Most flows of a target; requests of further flows take the slow path."""
+_GEOMETRIES_LIMIT: Final = 8
+"""Most frame geometries of a flow: clients pad requests to different lengths."""
+_SLOW_BURST: Final = 8
+"""Frames that take the slow path before the next attempt to process a batch."""
 _AFLAGS: Final = int(AFlag.EXTENDED | AFlag.DEVICE | AFlag.ASYNC | AFlag.WRITE)
 _EXTENDED: Final = int(AFlag.EXTENDED)
 _WRITE: Final = int(AFlag.WRITE)
 _READY: Final = int(Status.READY)
 
 
-class Plan:
-    """What is done for requests to one target whose registers are the same but the LBA.
+class Flow:
+    """Requests to one target with equal registers, except for the LBA.
+
+    The flow key is target key and registers. A flow has the frame geometries of valid
+    requests, the response template, and what the disk access needs.
 
     Args:
-        target: whose requests they are.
-        disk: its disk.
+        target: the target of the requests.
+        disk: the target's disk.
         registers: aflags, feature, count and opcode.
-        data: memory for the data, of each slot to send from, or that was received in.
+        data: views of the sector data by slot, of the send ring for a READ and of the
+            receive ring for a WRITE.
     """
 
     __slots__ = (
-        "count",
         "data",
         "disk",
         "fd",
-        "head",
-        "last",
+        "geometries",
+        "is_read",
+        "last_lba",
         "length",
-        "move",
-        "needed",
         "offset",
-        "order",
         "pack",
-        "reads",
         "registers",
-        "replied",
-        "shapes",
+        "request_minimum",
+        "response_head",
+        "response_length",
+        "slot_header",
         "target",
+        "transfer",
+        "uncounted",
     )
 
     def __init__(
@@ -105,59 +109,64 @@ class Plan:
     ) -> None:
         aflags, _, sectors, opcode = registers
         self.target, self.disk = target, disk
-        self.reads = OPERATIONS[opcode] is read
+        self.is_read = OPERATIONS[opcode] is read
         self.data = data
         self.fd, self.offset = disk.fd, disk.offset
-        self.move = os.preadv if self.reads else os.pwritev
+        self.transfer = os.preadv if self.is_read else os.pwritev
         self.length = sectors * SECTOR
-        self.needed = ATA_DATA if self.reads else ATA_DATA + self.length
-        """Bytes that a whole request has at least."""
-        self.replied = ATA_DATA + self.length if self.reads else FRAME_MINIMUM
-        """Bytes of the reply."""
+        self.request_minimum = ATA_DATA if self.is_read else ATA_DATA + self.length
+        """Minimum length of a complete request, bytes."""
+        self.response_length = ATA_DATA + self.length if self.is_read else FRAME_MINIMUM
+        """Length of the response, bytes."""
         is_long = aflags & _EXTENDED or opcode in LBA48_OPCODES
         end = target.export.sectors
-        self.last = (end if is_long else min(end, LBA28_LIMIT)) - sectors
-        """The last LBA that is within the disk. Device bits and reserved bytes that are
-        not zero are beyond it, too."""
-        self.head = target.reply_head
+        self.last_lba = (end if is_long else min(end, LBA28_LIMIT)) - sectors
+        """The largest LBA at which the transfer is within the disk. An LBA with device
+        bits or reserved bytes set is larger."""
+        self.response_head = target.response_head
         self.registers = int.from_bytes(_REGISTERS.pack(aflags, 0, 0, _READY), "little")
-        self.order = TPACKET2_HEADER.pack(
-            TP_STATUS_SEND_REQUEST, self.replied, 0, FRAME_OFFSET, 0
+        self.slot_header = TPACKET2_HEADER.pack(
+            TP_STATUS_SEND_REQUEST, self.response_length, 0, FRAME_OFFSET, 0
         )
-        self.pack = (_DATA_REPLY if self.reads else _REPLY).pack_into
-        self.shapes: set[bytes] = set()
-        self.count = 0
-        """Requests that were answered and not yet counted."""
+        self.pack = (_DATA_RESPONSE if self.is_read else _RESPONSE).pack_into
+        self.geometries: set[bytes] = set()
+        self.uncounted = 0
+        """Requests that were answered since the last ``commit_counters``."""
 
-    def learn(self, shape: bytes) -> bool:
-        """Take note of what a whole request can look like; tell whether that is new."""
-        length, stored, at = _SHAPE.unpack(shape)
-        is_whole = length == stored and at == FRAME_OFFSET and length >= self.needed
-        if not is_whole or shape in self.shapes or len(self.shapes) == _SHAPES_LIMIT:
+    def add_geometry(self, geometry: bytes) -> bool:
+        """Add the geometry of a complete frame; return True if it was added."""
+        length, stored, at = _GEOMETRY.unpack(geometry)
+        if (
+            length != stored
+            or at != FRAME_OFFSET
+            or length < self.request_minimum
+            or geometry in self.geometries
+            or len(self.geometries) == _GEOMETRIES_LIMIT
+        ):
             return False
-        self.shapes.add(shape)
+        self.geometries.add(geometry)
         return True
 
-    def applies(self) -> bool:
-        """Tell whether nobody has arranged for something else meanwhile."""
+    def is_valid(self) -> bool:
+        """Return True if the target still handles these requests as the flow does."""
         target = self.target
         export = target.export
         return not (
-            export.state.listed
-            or export.state.members
+            export.state.mask_set
+            or export.state.holder_set
             or export.uncorrectable
             or export.disk is not self.disk
-            or target.reply_head is not self.head
-            or (export.write_through and not self.reads)
+            or target.response_head is not self.response_head
+            or (export.write_through and not self.is_read)
         )
 
-    def settle(self, now: float) -> None:
-        """Add what was answered to the target's counters."""
-        target, count = self.target, self.count
-        self.count = 0
+    def commit_counters(self, now: float) -> None:
+        """Add the requests that were answered to the target's counters."""
+        target, count = self.target, self.uncounted
+        self.uncounted = 0
         target.now = now
         target.requests += count
-        if self.reads:
+        if self.is_read:
             target.reads += count
             target.read_bytes += count * self.length
         else:
@@ -165,145 +174,156 @@ class Plan:
             target.written_bytes += count * self.length
 
 
-class Express:
-    """Answers the everyday commands of one interface, as long as its link is open.
+class FastPath:
+    """The fast path of one interface, for as long as its link is open.
 
     Args:
-        rings: where the frames are.
-        answer_next: answers the next frame with care, if there is one and memory for
-            its reply; tells whether there was.
+        rings: the rings of the link.
+        serve_one_slow: handles the next frame on the slow path, if there is one and
+            memory for its response; returns True if it did.
     """
 
-    def __init__(self, rings: Rings, answer_next: Callable[[float], bool]) -> None:
+    def __init__(self, rings: Rings, serve_one_slow: Callable[[float], bool]) -> None:
         self._rings = rings
-        self._answer_next = answer_next
+        self._serve_one_slow = serve_one_slow
         self._targets: dict[int, Target] = {}
-        self._lanes: dict[int, dict[int, Plan]] = {}
-        self._used: list[Plan] = []
+        self._flows: dict[int, dict[int, Flow]] = {}
+        self._active: list[Flow] = []
         self._is_empty = False
-        self._slots = rings.rx.slots.count
+        self._batch_limit = rings.rx.slots.count
 
     def add(self, target: Target) -> None:
-        """Serve a target from now on."""
-        lane = _lane(target)
-        self._targets[lane] = target
-        self._lanes[lane] = {}
+        """Start to serve a target."""
+        key = _target_key(target)
+        self._targets[key] = target
+        self._flows[key] = {}
 
     def remove(self, target: Target) -> None:
-        """Serve it no longer."""
-        lane = _lane(target)
-        del self._targets[lane], self._lanes[lane]
+        """Stop serving a target."""
+        key = _target_key(target)
+        del self._targets[key], self._flows[key]
 
     def serve(self, limit: int, now: float) -> int:
-        """Answer what waits, so many frames at most, and return how many it were."""
-        taken = 0
-        while taken < limit:
-            rushed = self._rush(min(limit - taken, self._slots))
-            self._settle(now)
-            taken += rushed
-            if self._is_empty and taken:
+        """Handle up to ``limit`` frames; return the number of frames handled."""
+        served = 0
+        while served < limit:
+            processed = self.process_batch(min(limit - served, self._batch_limit))
+            self._commit_counters(now)
+            served += processed
+            if self._is_empty and served:
                 break
-            if self._learn():
+            if self._install_flow():
                 continue
-            # Where there is nothing everyday, it is not worth a look each time.
-            for _ in range(1 if rushed else _CAREFUL):
-                if taken == limit or not self._answer_next(now):
-                    return taken
-                taken += 1
-        return taken
+            # Without a frame for the fast path, do not try it again for each frame.
+            for _ in range(1 if processed else _SLOW_BURST):
+                if served == limit or not self._serve_one_slow(now):
+                    return served
+                served += 1
+        return served
 
-    def _rush(self, limit: int) -> int:
-        # Up to the first frame that there is no plan for, or that has more to it. All
-        # that the loop needs more than once is a local variable.
-        rings, lanes, used = self._rings, self._lanes, self._used
+    def process_batch(self, limit: int) -> int:
+        """Answer frames up to the first one without a valid flow; return the number."""
+        # The hot loop: attributes that are used more than once are local variables.
+        rings, flows, active = self._rings, self._flows, self._active
         memory, status = rings.memory, rings.status
         consumer, producer = rings.rx.begin_batch(), rings.tx.begin_batch()
-        starts, spaces = rings.rx.slots.offsets, rings.tx.slots.offsets
+        rx_offsets, tx_offsets = rings.rx.slots.offsets, rings.tx.slots.offsets
         unpack = _REQUEST.unpack_from
         self._is_empty = False
         count = 0
         try:
             for count in range(limit):
-                start, space = starts[consumer + count], spaces[producer + count]
-                if not memory[start]:
+                rx, tx = rx_offsets[consumer + count], tx_offsets[producer + count]
+                if not memory[rx]:
                     self._is_empty = True
                     break
-                shape, src, key, tag, registers, lba = unpack(memory, start)
-                plan = lanes[key][registers]
+                geometry, src, target_key, tag, registers, lba = unpack(memory, rx)
+                flow = flows[target_key][registers]
                 if (
-                    lba > plan.last
-                    or shape not in plan.shapes
-                    or memory[space]
-                    or not (plan.count or plan.applies())
+                    lba > flow.last_lba
+                    or geometry not in flow.geometries
+                    or memory[tx]
+                    or not (flow.uncounted or flow.is_valid())
                 ):
                     break
-                data = plan.data[space if plan.reads else start]
-                if plan.move(plan.fd, data, plan.offset + lba * SECTOR) != plan.length:
+                data = flow.data[tx if flow.is_read else rx]
+                if (
+                    flow.transfer(flow.fd, data, flow.offset + lba * SECTOR)
+                    != flow.length
+                ):
                     break
-                plan.pack(
-                    memory, space, plan.order, src, plan.head, tag, plan.registers, lba
+                flow.pack(
+                    memory,
+                    tx,
+                    flow.slot_header,
+                    src,
+                    flow.response_head,
+                    tag,
+                    flow.registers,
+                    lba,
                 )
-                status[start >> 2] = TP_STATUS_KERNEL
-                if not plan.count:
-                    used.append(plan)
-                plan.count += 1
+                status[rx >> 2] = TP_STATUS_KERNEL
+                if not flow.uncounted:
+                    active.append(flow)
+                flow.uncounted += 1
             else:
                 count = limit
         except (KeyError, OSError):
             pass
         rings.rx.end_batch(count)
-        rings.tx.end_batch(count, sum(plan.count * plan.replied for plan in used))
+        length = sum(flow.uncounted * flow.response_length for flow in active)
+        rings.tx.end_batch(count, length)
         return count
 
-    def _settle(self, now: float) -> None:
-        for plan in self._used:
-            plan.settle(now)
-        self._used.clear()
+    def _commit_counters(self, now: float) -> None:
+        for flow in self._active:
+            flow.commit_counters(now)
+        self._active.clear()
 
-    def _learn(self) -> bool:
-        # Whether there is a plan for the frame at hand that there was not before.
+    def _install_flow(self) -> bool:
+        # Installs a flow or a geometry for the next frame; returns True if one is new.
         rx, memory = self._rings.rx, self._rings.memory
         start = rx.slots.offsets[rx.begin_batch()]
-        shape, _, key, _, packed, _ = _REQUEST.unpack_from(memory, start)
-        if not memory[start] or key not in self._lanes:
+        geometry, _, target_key, _, packed, _ = _REQUEST.unpack_from(memory, start)
+        if not memory[start] or target_key not in self._flows:
             return False
-        lane = self._lanes[key]
-        plan = lane.get(packed)
-        if plan is None and len(lane) < _PLANS_LIMIT:
+        flows = self._flows[target_key]
+        flow = flows.get(packed)
+        if flow is None and len(flows) < _FLOWS_LIMIT:
             registers = _REGISTERS.unpack(packed.to_bytes(4, "little"))
-            plan = self._plan(self._targets[key], registers)
-        if plan is None or not plan.learn(shape):
+            flow = self._make_flow(self._targets[target_key], registers)
+        if flow is None or not flow.add_geometry(geometry):
             return False
-        lane[packed] = plan
+        flows[packed] = flow
         return True
 
-    def _plan(
+    def _make_flow(
         self, target: Target, registers: tuple[int, int, int, int]
-    ) -> Plan | None:
-        # Only for what `Target.handle` would do, and without another word.
+    ) -> Flow | None:
+        # Only for requests that `Target.handle` would execute without further checks.
         aflags, feature, sectors, opcode = registers
         operation, disk = OPERATIONS.get(opcode), target.export.disk
-        reads = operation is read
+        is_read = operation is read
         if (
             operation not in (read, write)
             or type(disk) is not FileDisk
             or feature
             or aflags & ~_AFLAGS
-            or bool(aflags & _WRITE) is reads
+            or bool(aflags & _WRITE) is is_read
             or not 0 < sectors <= target.sector_limit
-            # A disk that is stable at once tells of a failure once: it is not asked
-            # again by those who take more care.
-            or (not reads and (disk.read_only or target.export.sync))
+            # O_DSYNC reports a write-back error only once: the slow path must not
+            # repeat a write that has failed here.
+            or (not is_read and (disk.read_only or target.export.sync))
         ):
             return None
         rings = self._rings
-        slots = rings.tx.slots if reads else rings.rx.slots
+        slots = rings.tx.slots if is_read else rings.rx.slots
         data = slots.data_views(sectors * SECTOR)
-        return None if data is None else Plan(target, disk, registers, data)
+        return None if data is None else Flow(target, disk, registers, data)
 
 
-def _lane(target: Target) -> int:
-    head = _LANE.pack(
+def _target_key(target: Target) -> int:
+    key = _TARGET_KEY.pack(
         ETH_P_AOE, VERSION << 4, 0, target.shelf, target.slot, Command.ATA
     )
-    return int.from_bytes(head, "little")
+    return int.from_bytes(key, "little")

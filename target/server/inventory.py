@@ -215,7 +215,7 @@ class Inventory:
         for name, frames in settings.frames().items():
             port = self.ports.get(name)
             if port is not None:
-                self._run(partial(port.widen, frames))
+                self._run(partial(port.ensure_buffers, frames))
                 continue
             self.ports[name] = port = self._opener.port(name, frames)
             undo.callback(self._close_port, name)

@@ -79,7 +79,7 @@ class Opener:
             BusyError: another process on this host serves it there.
         """
         for name in () if self.force else settings.interfaces:
-            stack.enter_context(claim(ports[name].last, settings.address))
+            stack.enter_context(claim(ports[name].last_link, settings.address))
 
     def probe(
         self, ports: Mapping[str, Port], exports: Iterable[ExportSettings]

@@ -1,14 +1,14 @@
-"""One interface, and the targets that are served on it, for as long as both like.
+"""A port: one interface and the targets that are served on it.
 
-The interface may go down, change its MTU or its address, get another name, or vanish
-and come back: the port follows, and the targets stay.
+The interface can go down, change its MTU, address or name, or disappear and reappear.
+The port follows; its targets are kept.
 
 ::
 
-    up --- MTU or address changed: opened anew ---> up, announced
+    up --- MTU or address changed: link reopened ---> up, announced
      | \\
-     |  +-- no room for a sector, or gone ---> away --- there again ---> up, announced
-     +-- down, or its carrier lost ---> waiting --- back ---> up, announced
+     |  +-- gone, or MTU too small ---> no link --- usable again ---> up, announced
+     +-- down, or no carrier ---> waiting --- up again ---> up, announced
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aoe.net.base import LinkStatistics
 from target.filters.stack import with_filters
 from target.filters.target import FilteredTarget
 from target.protocol.target import Target
-from target.server.fast_path import Express
+from target.server.fast_path import FastPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,26 +42,26 @@ log: Final = logging.getLogger("aoe-target")
 _BATCH: Final = 64
 _BATCH_LONG: Final = 8
 _BATCH_BYTES: Final = 512 << 10
-"""Frames between two flushes, at most, where they are long, and what is long: the first
-of them waits for the last, and so does the client."""
-_FULL_PAUSE: Final = 0.001
-"""Seconds to wait when an interface takes no more replies."""
+"""Limits of a batch: frames, frames of a large MTU, and bytes. The first response of a
+batch is sent together with the last one, so that a large batch adds latency."""
+_FULL_DELAY: Final = 0.001
+"""Seconds to sleep when the send ring is full."""
 _DRAIN_LIMIT: Final = 64
-"""Batches that are still answered on a link that is about to be closed."""
+"""Batches that are served on a link before it is closed."""
 _ADDRESS: Final = Struct("!16xHB")
-"""Shelf and slot, where they lie in a frame."""
+"""Shelf and slot of a frame."""
 
 
 class Port:
-    """One interface, and the targets that are served on it.
+    """One interface and the targets that are served on it.
 
     Args:
-        link: the interface; the port closes it when it opens another in its stead, and
-            with ``close``.
-        exports: what is served there, no address twice.
-        reopen: opens the interface of this name, with receive buffers for so many
-            frames; without it, an interface that has changed or is gone is given up.
-        frames: receive buffers that ``link`` has.
+        link: the open interface; the port closes it when it is replaced, and in
+            ``close``.
+        exports: the exports; each address at most once.
+        reopen: opens an interface, given its name and the number of receive buffers;
+            None if an interface that has changed or is gone cannot be reopened.
+        frames: number of receive buffers of ``link``.
 
     Raises:
         UsageError: the interface's MTU has no room for a sector.
@@ -76,61 +76,61 @@ class Port:
     ) -> None:
         check_mtu(link)
         self.name = link.name
-        """As it was called when the port was made, and will be when it comes back."""
+        """The name at first; an interface that reappears is expected to have it."""
         self.link: Link | None = link
-        self.last = link
-        """The link, or the one before it went away."""
+        self.last_link = link
+        """The link, or the last one if there is none."""
         self.targets: list[Target] = []
-        self.strays = 0
-        """Frames that were for none of the targets."""
-        self._reopen = reopen or _no_other
+        self.unmatched = 0
+        """Frames addressed to none of the targets."""
+        self._reopen = reopen or _cannot_reopen
         self._frames = frames
-        self._ready = True
-        self._before = LinkStatistics()
+        self._is_up = True
+        self._closed_statistics = LinkStatistics()
         self._by_address: dict[tuple[int, int], Target | FilteredTarget] = {}
         self._filtered: list[FilteredTarget] = []
-        self._express = self._make_express(link)
+        self._fast_path = self._make_fast_path(link)
         for export in exports:
             self.add(export)
 
-    # --- what is served -----------------------------------------------------------
+    # --- targets ------------------------------------------------------------------
 
     def add(self, export: Export) -> Target:
-        """Serve an export from now on; ``announce`` tells others."""
-        target = Target(export, self.last.mac, self.last.mtu)
+        """Start to serve an export, without an announcement."""
+        target = Target(export, self.last_link.mac, self.last_link.mtu)
         self.targets.append(target)
         served = self._by_address[export.address] = with_filters(target)
         if isinstance(served, FilteredTarget):
             self._filtered.append(served)
-        elif self._express is not None:
-            self._express.add(target)
+        elif self._fast_path is not None:
+            self._fast_path.add(target)
         return target
 
     def remove(self, address: Address) -> None:
-        """Serve it no longer: frames for it are strays from now on."""
+        """Stop serving an export."""
         served = self._by_address.pop(address)
         if isinstance(served, FilteredTarget):
             self._filtered.remove(served)
             served = served.target
-        elif self._express is not None:
-            self._express.remove(served)
+        elif self._fast_path is not None:
+            self._fast_path.remove(served)
         self.targets.remove(served)
 
     def target(self, address: Address) -> Target | None:
-        """Return what serves an address here; None in the moment of an exchange."""
+        """Return the target of an address; None while its export is replaced."""
         served = self._by_address.get(address)
         return served.target if isinstance(served, FilteredTarget) else served
 
     def announce(self, targets: Iterable[Target] | None = None) -> None:
-        """Tell everybody whom they serve that the targets are ready (P48)."""
+        """Send announcements of the targets, by default of all (P48)."""
         link = self.link
         if link is None:
             return
         for target in self.targets if targets is None else targets:
-            for mac in target.export.audience:
+            for mac in target.export.announcement_targets:
                 frame = link.reserve()
                 if frame is None:
-                    # More of them than there is room for at once.
+                    # The send ring is full.
                     link.flush()
                     frame = link.reserve()
                 if frame is not None:
@@ -139,20 +139,20 @@ class Port:
 
     # --- frames -------------------------------------------------------------------
 
-    def _make_express(self, link: Link) -> Express | None:
+    def _make_fast_path(self, link: Link) -> FastPath | None:
         rings = link.rings
         if rings is None or sys.byteorder != "little":
             return None
-        express = Express(rings, self._answer_next)
+        fast_path = FastPath(rings, self._serve_one_slow)
         for served in self._by_address.values():
             if not isinstance(served, FilteredTarget):
-                express.add(served)
-        return express
+                fast_path.add(served)
+        return fast_path
 
     def serve(self, now: float) -> bool:
-        """Answer a batch of frames, and tell whether there were any.
+        """Serve a batch of frames; return True if there were any.
 
-        A frame is taken only when there is memory for its reply; until then frames wait
+        A frame is consumed only if there is memory for its response; otherwise it stays
         in the receive ring.
 
         Raises:
@@ -162,190 +162,196 @@ class Port:
         if link is None:
             return False
         batch = max(_BATCH_LONG, min(_BATCH, _BATCH_BYTES // link.mtu))
-        if self._express is not None:
-            count = self._express.serve(batch, now)
+        if self._fast_path is not None:
+            count = self._fast_path.serve(batch, now)
         else:
             count = 0
-            while count < batch and self._answer_next(now):
+            while count < batch and self._serve_one_slow(now):
                 count += 1
         for served in self._filtered:
             self._serve_due(link, served, now)
         link.flush()
         return count > 0
 
-    def _answer_next(self, now: float) -> bool:
-        # Whether there was a frame, and memory for a reply.
-        link = self.last
-        reply = link.reserve()
-        if reply is None:
-            time.sleep(_FULL_PAUSE)
+    def _serve_one_slow(self, now: float) -> bool:
+        # Returns True if there was a frame, and memory for a response.
+        link = self.last_link
+        response = link.reserve()
+        if response is None:
+            time.sleep(_FULL_DELAY)
             return False
         request = link.receive()
         if request is None:
             return False
         if len(request) < HEADER_LENGTH:
-            self.strays += 1
+            self.unmatched += 1
         elif (target := self._by_address.get(_ADDRESS.unpack_from(request))) is None:
-            self._serve_all(link, request, now)
-        elif length := target.handle(request, reply, now):
+            self._serve_broadcast(link, request, now)
+        elif length := target.handle(request, response, now):
             link.commit(length)
         return True
 
     def _serve_due(self, link: Link, served: FilteredTarget, now: float) -> None:
-        # What finds no slot stays due.
-        while (reply := link.reserve()) is not None:
-            length = served.handle_due(reply, now)
+        # Without a free slot, responses stay queued.
+        while (response := link.reserve()) is not None:
+            length = served.handle_due(response, now)
             if not length:
                 break
             link.commit(length)
 
     def next_timeout(self) -> float | None:
-        """Return the ``now`` at which ``serve`` has something to do without a frame."""
+        """Return the time at which a delayed frame is due, None if there is none."""
         if self.link is None:
             return None
-        times = [served.next_timeout() for served in self._filtered]
-        return min((time for time in times if time is not None), default=None)
+        deadlines = [served.next_timeout() for served in self._filtered]
+        return min((time for time in deadlines if time is not None), default=None)
 
-    def _serve_all(self, link: Link, request: memoryview, now: float) -> None:
-        # A broadcast address is for every target that it matches (P9).
+    def _serve_broadcast(self, link: Link, request: memoryview, now: float) -> None:
+        # A broadcast address selects every target that it matches (P9).
         shelf, slot = _ADDRESS.unpack_from(request)
         if shelf != SHELF_ALL and slot != SLOT_ALL:
-            self.strays += 1
+            self.unmatched += 1
             return
         for target in self._by_address.values():
-            reply = link.reserve()
-            if reply is None:
+            response = link.reserve()
+            if response is None:
                 return
-            if length := target.handle(request, reply, now):
+            if length := target.handle(request, response, now):
                 link.commit(length)
 
-    # --- the interface's life -----------------------------------------------------
+    # --- the interface ------------------------------------------------------------
 
-    def look(self, interfaces: Sequence[Interface]) -> None:
-        """Follow what has become of the interface, one of all that there are."""
+    def update_interface(self, interfaces: Sequence[Interface]) -> None:
+        """Apply changes of the interface, given all interfaces of the host."""
         if self.link is None:
-            self._look_for_return(interfaces)
+            self._try_reopen(interfaces)
             return
         link = self.link
-        here = next((each for each in interfaces if each.index == link.index), None)
-        if here is None:
-            self.lose("interface is gone, waiting for it to come back")
+        interface = next(
+            (each for each in interfaces if each.index == link.index), None
+        )
+        if interface is None:
+            self.detach_link("interface is gone, waiting for it to reappear")
             return
-        if here.name != link.name:
-            log.warning("%s: is now called %s", link.name, here.name)
-            link.name = here.name
-        changed = (here.mtu, here.mac) != (link.mtu, link.mac)
-        if changed and here.up:
-            self._change(here)
-        ready = here.up and here.carrier
-        if ready and not self._ready:
-            log.info("%s: is up", here.name)
+        if interface.name != link.name:
+            log.warning("%s: renamed to %s", link.name, interface.name)
+            link.name = interface.name
+        changed = (interface.mtu, interface.mac) != (link.mtu, link.mac)
+        if changed and interface.up:
+            self._apply_change(interface)
+        is_up = interface.up and interface.carrier
+        if is_up and not self._is_up:
+            log.info("%s: is up", interface.name)
             self.announce()
-        elif self._ready and not ready:
-            log.warning("%s: %s", here.name, "no carrier" if here.up else "is down")
-        self._ready = ready
+        elif self._is_up and not is_up:
+            log.warning(
+                "%s: %s", interface.name, "no carrier" if interface.up else "is down"
+            )
+        self._is_up = is_up
 
-    def widen(self, frames: int) -> None:
-        """Have receive buffers for so many frames at least (P60).
+    def ensure_buffers(self, frames: int) -> None:
+        """Reopen the interface if it has fewer than ``frames`` receive buffers (P60).
 
         Raises:
-            AoEError: the interface could not be opened anew.
+            AoEError: the interface could not be reopened.
         """
         if frames > self._frames:
             self._frames = frames
             if self.link is not None:
-                self._replace(self._reopen(self.link.name, frames))
+                self._replace_link(self._reopen(self.link.name, frames))
 
-    def lose(self, why: str) -> None:
-        """Do without the interface until it is there again."""
+    def detach_link(self, why: str) -> None:
+        """Close the link, until the interface can be used again."""
         if self.link is None:
             return
         log.warning("%s: %s", self.link.name, why)
         for served in self._filtered:
             served.clear_queue()
-        self._retire(self.link)
+        self._close_link(self.link)
         self.link = None
 
-    def _look_for_return(self, interfaces: Sequence[Interface]) -> None:
-        # One of its name, or itself by another, which it got meanwhile.
-        like = [e for e in interfaces if self.last.index == e.index]
-        like += [e for e in interfaces if e.name == self.name]
-        usable = [e for e in like if e.up and sectors_per_frame(e.mtu)]
+    def _try_reopen(self, interfaces: Sequence[Interface]) -> None:
+        # The same interface, perhaps renamed, or a new one with the same name.
+        candidates = [e for e in interfaces if self.last_link.index == e.index]
+        candidates += [e for e in interfaces if e.name == self.name]
+        usable = [e for e in candidates if e.up and sectors_per_frame(e.mtu)]
         if not usable:
             return
         try:
-            self._begin(self._reopen(usable[0].name, self._frames))
+            self._attach_link(self._reopen(usable[0].name, self._frames))
         except AoEError as error:
             log.warning("%s", error)
             return
-        log.info("%s: is back, MTU %d", self.last.name, self.last.mtu)
+        log.info("%s: available again, MTU %d", self.last_link.name, self.last_link.mtu)
 
-    def _change(self, here: Interface) -> None:
-        if not sectors_per_frame(here.mtu):
-            self.lose(f"an MTU of {here.mtu} has no room for a sector, waiting")
+    def _apply_change(self, interface: Interface) -> None:
+        if not sectors_per_frame(interface.mtu):
+            self.detach_link(
+                f"an MTU of {interface.mtu} has no room for a sector, waiting"
+            )
             return
         try:
-            link = self._reopen(here.name, self._frames)
+            link = self._reopen(interface.name, self._frames)
         except AoEError as error:
-            self.lose(f"{error.why}, waiting")
+            self.detach_link(f"{error.why}, waiting")
             return
         log.info("%s: MTU %d, address %s", link.name, link.mtu, link.mac.hex(":"))
-        self._replace(link)
+        self._replace_link(link)
 
-    def _replace(self, link: Link) -> None:
-        # What the old one has received is answered, then the new one takes over; what
-        # both have received is executed twice, as any frame may be (P2).
+    def _replace_link(self, link: Link) -> None:
+        # Frames in the old receive ring are served before the old link is closed. A
+        # frame that both links have received is executed twice, which P2 allows.
         with contextlib.suppress(NotFoundError):
             for _ in range(_DRAIN_LIMIT):
                 if not self.serve(time.monotonic()):
                     break
         if self.link is not None:
-            self._retire(self.link)
-        self._begin(link)
+            self._close_link(self.link)
+        self._attach_link(link)
 
-    def _begin(self, link: Link) -> None:
+    def _attach_link(self, link: Link) -> None:
         check_mtu(link)
-        self.link = self.last = link
-        self._ready = True
+        self.link = self.last_link = link
+        self._is_up = True
         for target in self.targets:
-            target.adapt(link.mac, link.mtu)
-        self._express = self._make_express(link)
+            target.reconfigure(link.mac, link.mtu)
+        self._fast_path = self._make_fast_path(link)
         self.announce()
 
-    def _retire(self, link: Link) -> None:
-        # It has views of the link's memory.
-        self._express = None
+    def _close_link(self, link: Link) -> None:
+        # The fast path has views of the link's memory.
+        self._fast_path = None
         link.close()
-        self._before += link.statistics()
+        self._closed_statistics += link.statistics()
 
     def statistics(self) -> LinkStatistics:
-        """Return what all links of this port have counted."""
+        """Return the sum of the counters of all links of this port."""
         now = LinkStatistics() if self.link is None else self.link.statistics()
-        return self._before + now
+        return self._closed_statistics + now
 
     @property
     def state(self) -> str:
-        """``up``, ``down`` (switched off, or without carrier) or ``gone``."""
+        """``up``, ``down`` (administratively, or no carrier) or ``gone``."""
         if self.link is None:
             return "gone"
-        return "up" if self._ready and self.link.up else "down"
+        return "up" if self._is_up and self.link.up else "down"
 
     def close(self) -> None:
         """Close the link. Safe to call twice."""
         if self.link is not None:
-            self._retire(self.link)
+            self._close_link(self.link)
             self.link = None
 
 
-def _no_other(name: str, _frames: int) -> Link:
-    raise AoEError(name, "cannot be opened anew")
+def _cannot_reopen(name: str, _frames: int) -> Link:
+    raise AoEError(name, "cannot be reopened")
 
 
 def check_mtu(link: Link) -> None:
-    """Make sure that frames on this interface have room for a sector.
+    """Check that the MTU of an interface is large enough for a sector.
 
     Raises:
-        UsageError: they have not.
+        UsageError: it is not.
     """
     if not sectors_per_frame(link.mtu):
         raise UsageError(

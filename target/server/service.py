@@ -1,13 +1,13 @@
-"""The event loop: frames from the interfaces to the targets, and replies back.
+"""The event loop: passes frames from the interfaces to the targets, and responses back.
 
 ::
 
     link --> receive --> shelf.slot --> Target.handle --> reserved slot --> flush
       ^                                                                       |
-      +------------- poll, when no interface had anything -------------------+
+      +--------------- poll, when no interface has frames -------------------+
 
-Everything else that happens to a target waits for its turn between two batches: news
-of the interfaces, timers, signals, and what other threads want done (``call``).
+All other events are handled between two batches: changes of interfaces, timers,
+signals, and calls from other threads (``call``).
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("aoe-target")
 
 _DOWN_INTERVAL: Final = 0.2
-"""Seconds between looks at an interface that is down."""
-_NEWS_INTERVAL: Final = 0.1
-"""Seconds that news of the interfaces may wait while there are frames all the time."""
+"""Seconds between checks of an interface that is down."""
+_MONITOR_INTERVAL: Final = 0.1
+"""Longest delay of interface changes under continuous load, seconds."""
 _Result = TypeVar("_Result")
 
 
 class Timer(Protocol):
-    """Something that wants to be called when its time has come."""
+    """A timer of the event loop."""
 
     def next_timeout(self) -> float | None:
-        """When ``tick`` is wanted, in seconds as ``now`` is; None for not at all."""
+        """Return the time at which ``tick`` is to be called, None for never."""
         ...
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Handle the timeout."""
         ...
 
 
 class Service:
-    """Serves ports until it is told to stop.
+    """The event loop that serves a set of ports.
 
     Args:
-        ports: the interfaces at first; ``ports`` may be changed, in the loop's thread.
-        watch: tells of changes to the interfaces, where it shall be followed.
+        ports: the initial ports; change ``ports`` only in the loop's thread.
+        monitor: reports changes of the interfaces; None if they are not followed.
     """
 
     def __init__(
-        self, ports: Iterable[Port] = (), watch: InterfaceMonitor | None = None
+        self, ports: Iterable[Port] = (), monitor: InterfaceMonitor | None = None
     ) -> None:
         self.ports = list(ports)
         self.timers: list[Timer] = []
-        """What is called between two batches when its time has come."""
+        """The timers, called between two batches when they are due."""
         self.reload: Callable[[], None] = lambda: log.warning("nothing to reload")
-        """What a HUP asks for; it is called in the loop and must not take long."""
-        self._interfaces = watch
+        """The handler of SIGHUP, called in the loop's thread; it must not block."""
+        self._monitor = monitor
         self._stopping = False
         self._ended = False
         self._signals: set[int] = set()
@@ -84,39 +84,39 @@ class Service:
         self._polled: dict[Port, int] = {}
         self._busy_poller = BusyPoller()
         self._ring_checks: list[Callable[[], bool]] = []
-        self._awake, self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup_fd, self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The pipe that ends a poll; ``signal.set_wakeup_fd`` takes ``wakeup``."""
 
-    # --- from anywhere ------------------------------------------------------------
+    # --- from any thread ----------------------------------------------------------
 
     def stop(self) -> None:
-        """End ``run`` once the frames at hand are answered."""
+        """End ``run`` after the frames that have been received are answered."""
         self._stopping = True
         self._wake()
 
-    def report(self) -> None:
-        """Have ``run`` log the statistics."""
-        self.note(signal.SIGUSR1)
+    def request_statistics(self) -> None:
+        """Make ``run`` log the statistics."""
+        self.queue_signal(signal.SIGUSR1)
 
-    def note(self, number: int) -> None:
-        """Have ``run`` do what a signal asks for: USR1 or HUP."""
+    def queue_signal(self, number: int) -> None:
+        """Make ``run`` handle a signal, SIGUSR1 or SIGHUP."""
         self._signals.add(number)
         self._wake()
 
     def call(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function in the loop's thread, and return what it returns.
+        """Run a function in the loop's thread, and return its result.
 
-        For other threads: the loop's own would wait for itself. Until the loop runs,
-        the caller waits.
+        Call it only from another thread: the loop's own would deadlock. It blocks
+        until the loop runs.
 
         Raises:
-            AoEError: the service has ended, or the function says so.
+            AoEError: the service has ended, or the function raised it.
         """
         future: Future[_Result] = Future()
         self._calls.append((function, future))
         self._wake()
         if self._ended:
-            self._answer_calls()
+            self._run_calls()
         return future.result()
 
     def _wake(self) -> None:
@@ -126,38 +126,38 @@ class Service:
     # --- in the loop's thread -----------------------------------------------------
 
     def remove(self, port: Port) -> None:
-        """Serve an interface no longer, and close it."""
+        """Stop serving an interface, and close it."""
         self.ports.remove(port)
         port.close()
-        self._watch_ports()
+        self._register_ports()
 
     # --- the loop -----------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until ``stop``, whatever becomes of the interfaces."""
-        # What exists by now stays: the collector need not look at it again.
+        """Serve until ``stop``; interfaces may disappear and reappear."""
+        # The objects that exist now are long-lived: exclude them from collection.
         gc.freeze()
-        self._poller.register(self._awake, select.POLLIN)
-        if self._interfaces is not None:
-            self._poller.register(self._interfaces, select.POLLIN)
-            self._look()
-        self._watch_ports()
+        self._poller.register(self._wakeup_fd, select.POLLIN)
+        if self._monitor is not None:
+            self._poller.register(self._monitor, select.POLLIN)
+            self._update_interfaces()
+        self._register_ports()
         tick = polled = 0.0
         while not self._stopping:
             now = time.monotonic()
             busy = self._serve_ports(now)
             if now >= tick:
-                tick = self._tick(now)
+                tick = self._run_timers(now)
             busy = busy or self._busy_poller.poll(self._ring_checks)
-            if not busy or now - polled > _NEWS_INTERVAL:
-                self._poll(0 if busy else self._due(tick) - time.monotonic())
-                # Whatever came of it, there may be new timers.
+            if not busy or now - polled > _MONITOR_INTERVAL:
+                self._poll(0 if busy else self._next_deadline(tick) - time.monotonic())
+                # The events may have changed the timers: run them again.
                 polled, tick = now, 0.0
             if self._calls or self._signals:
-                self._attend()
+                self._handle_requests()
         self._serve_ports(time.monotonic())
         self._ended = True
-        self._answer_calls()
+        self._run_calls()
 
     def _serve_ports(self, now: float) -> bool:
         busy = False
@@ -165,26 +165,25 @@ class Service:
             try:
                 busy = port.serve(now) or busy
             except NotFoundError as error:
-                port.lose(f"{error.why}, waiting for it to come back")
-                self._watch_ports()
+                port.detach_link(f"{error.why}, waiting for it to reappear")
+                self._register_ports()
         return busy
 
-    def _tick(self, now: float) -> float:
-        # Do what is due, and tell when something is next.
+    def _run_timers(self, now: float) -> float:
+        # Runs the timers that are due, and returns the time of the next one.
         due = math.inf
         for timer in self.timers:
-            time_of_it = timer.next_timeout()
-            if time_of_it is not None and time_of_it <= now:
+            deadline = timer.next_timeout()
+            if deadline is not None and deadline <= now:
                 timer.tick(now)
-                time_of_it = timer.next_timeout()
-            due = min(due, math.inf if time_of_it is None else time_of_it)
+                deadline = timer.next_timeout()
+            due = min(due, math.inf if deadline is None else deadline)
         return due
 
-    def _due(self, tick: float) -> float:
-        # When to wake up: for timers, and for what ports hold back, which any batch of
-        # frames may have changed.
-        times = [port.next_timeout() for port in self.ports]
-        return min(tick, *(time for time in times if time is not None), math.inf)
+    def _next_deadline(self, tick: float) -> float:
+        # When to wake up: for timers, and for delayed frames, which any batch can add.
+        deadlines = [port.next_timeout() for port in self.ports]
+        return min(tick, *(time for time in deadlines if time is not None), math.inf)
 
     def _poll(self, wait: float) -> None:
         if not all(port.link.up for port in self.ports if port.link is not None):
@@ -194,25 +193,25 @@ class Service:
         ready = {fd for fd, _ in self._poller.poll(timeout)}
         if timeout and ready:
             self._busy_poller.record_sleep(time.monotonic() - asleep)
-        if self._awake in ready:
-            os.read(self._awake, 4096)
-        if self._interfaces is not None and self._interfaces.fileno() in ready:
-            self._look()
+        if self._wakeup_fd in ready:
+            os.read(self._wakeup_fd, 4096)
+        if self._monitor is not None and self._monitor.fileno() in ready:
+            self._update_interfaces()
 
-    def _look(self) -> None:
-        if self._interfaces is None:
+    def _update_interfaces(self) -> None:
+        if self._monitor is None:
             return
         try:
-            interfaces = self._interfaces.refresh()
+            interfaces = self._monitor.refresh()
         except (AoEError, OSError) as error:
             log.warning("interfaces: %s", error)
             return
         for port in self.ports:
-            port.look(interfaces)
-        self._watch_ports()
+            port.update_interface(interfaces)
+        self._register_ports()
 
-    def _watch_ports(self) -> None:
-        # Links come and go: poll those that there are.
+    def _register_ports(self) -> None:
+        # Ports open and close links: register exactly the current ones.
         links = {port: port.link for port in self.ports if port.link is not None}
         for port, fd in list(self._polled.items()):
             if port not in links or links[port].fileno() != fd:
@@ -224,17 +223,17 @@ class Service:
                 self._polled[port] = link.fileno()
         self._ring_checks = ring_checks(links.values())
 
-    def _attend(self) -> None:
+    def _handle_requests(self) -> None:
         while self._signals:
             if self._signals.pop() == signal.SIGHUP:
                 self.reload()
             else:
                 self.log_statistics()
-        self._answer_calls()
-        self._watch_ports()
+        self._run_calls()
+        self._register_ports()
 
-    def _answer_calls(self) -> None:
-        # After the end, callers come here too: only one of them gets a call.
+    def _run_calls(self) -> None:
+        # After the end, calling threads run this, too; each call is popped only once.
         while call := self._next_call():
             function, future = call
             if self._ended:
@@ -242,7 +241,7 @@ class Service:
                 continue
             try:
                 future.set_result(function())
-            except Exception as error:  # noqa: BLE001 - it is the caller's
+            except Exception as error:  # noqa: BLE001 - raised again in the caller
                 future.set_exception(error)
 
     def _next_call(self) -> tuple[Callable[[], Any], Future[Any]] | None:
@@ -251,10 +250,10 @@ class Service:
         except IndexError:
             return None
 
-    # --- what it says -------------------------------------------------------------
+    # --- statistics ---------------------------------------------------------------
 
     def log_statistics(self) -> None:
-        """Log a line for each target on each interface, and one for the interface."""
+        """Log a line for each interface, each target on it, and each filter."""
         for port in self.ports:
             for target in port.targets:
                 log.info(
@@ -269,29 +268,28 @@ class Service:
     def _log_filters(self) -> None:
         exports = {t.export.address: t.export for p in self.ports for t in p.targets}
         for export in exports.values():
-            for name, times in (
+            for name, triggers in (
                 export.filters.trigger_counts() if export.filters else ()
             ):
-                if times is not None:
-                    often = format_count(times, "time")
-                    log.info("%s: filter %s triggered %s", export.address, name, often)
+                if triggers is not None:
+                    count = format_count(triggers, "time")
+                    log.info("%s: filter %s triggered %s", export.address, name, count)
 
     def close(self) -> None:
         """Close the pipe and the ports."""
         for port in self.ports:
             port.close()
-        if self._interfaces is not None:
-            self._interfaces.close()
-        os.close(self._awake)
+        if self._monitor is not None:
+            self._monitor.close()
+        os.close(self._wakeup_fd)
         os.close(self.wakeup)
 
 
 @contextlib.contextmanager
 def signals(service: Service) -> Iterator[None]:
-    """Let signals rule a service: TERM and INT stop it, HUP reloads, USR1 reports.
+    """Handle signals: TERM and INT stop a service, HUP reloads, USR1 logs statistics.
 
-    A second TERM or INT ends the process at once, whatever it is busy with. For the
-    main thread only.
+    A second TERM or INT kills the process at once. Use it only in the main thread.
     """
     endings = (signal.SIGTERM, signal.SIGINT)
 
@@ -300,11 +298,11 @@ def signals(service: Service) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         service.stop()
 
-    def note(number: int, _frame: object) -> None:
-        service.note(number)
+    def queue_signal(number: int, _frame: object) -> None:
+        service.queue_signal(number)
 
     handlers: dict[int, Handler] = dict.fromkeys(endings, end)
-    handlers |= dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), note)
+    handlers |= dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), queue_signal)
     before = {number: signal.signal(number, how) for number, how in handlers.items()}
     wakeup = signal.set_wakeup_fd(service.wakeup, warn_on_full_buffer=False)
     try:
@@ -316,7 +314,7 @@ def signals(service: Service) -> Iterator[None]:
 
 
 def describe_target(counters: TargetStatistics) -> str:
-    """Write a target's statistics as one line."""
+    """Format the counters of a target as one line."""
     parts = [
         f"{counters.requests} requests",
         f"{counters.reads} reads ({short_size(counters.read_bytes)})",
@@ -331,7 +329,7 @@ def describe_target(counters: TargetStatistics) -> str:
 
 
 def describe_link(counters: LinkStatistics) -> str:
-    """Write an interface's statistics as one line."""
+    """Format the counters of an interface as one line."""
     return (
         f"{counters.received} received, {counters.sent} sent, "
         f"{counters.dropped} dropped, {counters.truncated} truncated, "

@@ -29,7 +29,7 @@ def open_service(settings: Settings, stack: ExitStack) -> Inventory:
     Raises:
         AoEError: something cannot be opened, or an address is in use.
     """
-    service = Service(watch=InterfaceMonitor())
+    service = Service(monitor=InterfaceMonitor())
     stack.callback(service.close)
     inventory = Inventory(service, Opener(settings, stack))
     stack.callback(inventory.close)
@@ -42,7 +42,7 @@ def ready_lines(inventory: Inventory) -> list[str]:
     return [
         f"{served.settings.address} {short_size(served.export.disk.size)} on "
         + ", ".join(
-            _describe_link(inventory.ports[name].last)
+            _describe_link(inventory.ports[name].last_link)
             for name in served.settings.interfaces
         )
         + f" from {served.settings.path}"

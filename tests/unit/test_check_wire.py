@@ -13,7 +13,7 @@ from initiator.check.runner import Session, UnreachableError, drive
 from initiator.check.subject import Subject, probe
 from initiator.check.suite import CHECKS
 from initiator.check.wire import WireExchange
-from tests.asking import CLIENT, TARGET, settings
+from tests.asking import CLIENT, TARGET, config_response
 from tests.links import TargetLink
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_silence_is_detected_without_waiting_for_the_timeout() -> None:
 
 def test_a_response_where_silence_is_expected_is_returned() -> None:
     def always_respond(request: bytes, response: bytes) -> list[bytes]:
-        wrong = settings(0)[:20] + request[20:24] + settings(0)[24:]
+        wrong = config_response(0)[:20] + request[20:24] + config_response(0)[24:]
         return [response or wrong]
 
     _, t, exchange = connect(always_respond, LONG)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from target.disks.memory import MemoryDisk
-from tests.asking import answer, ata, registers, sector
-from tests.filtering import Rig, ask
+from tests.asking import ata, ata_response, response_frame, sector
+from tests.filtering import FilterRig, ask
 
 if TYPE_CHECKING:
     from target.disks import Disk
@@ -42,12 +42,12 @@ ASKED = {
 
 def failed(call: str, status: int, error: int) -> bytes:
     count, lba, aflags = ASKED[call]
-    return registers(status, error, count=count, lba=lba, aflags=aflags)
+    return ata_response(status, error, count=count, lba=lba, aflags=aflags)
 
 
 @pytest.mark.parametrize("on", REQUESTS)
 def test_an_error_on_one_call_leaves_the_others_alone_p41(on: str) -> None:
-    target = Rig(f"error:on={on}").target()
+    target = FilterRig(f"error:on={on}").target()
     for call, request in REQUESTS.items():
         reply = ask(target, request)
         if call != on:
@@ -60,7 +60,7 @@ def test_an_error_on_one_call_leaves_the_others_alone_p41(on: str) -> None:
 
 @pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EROFS"])
 def test_any_errno_of_a_write_is_a_device_fault_p41(name: str) -> None:
-    target = Rig(f"error:on=write,errno={name}").target()
+    target = FilterRig(f"error:on=write,errno={name}").target()
     assert ask(target, write(5)) == failed("write", 0x61, 0x04)
     assert ask(target, ata(READ, 5))[36:] == sector(5)
 
@@ -68,19 +68,19 @@ def test_any_errno_of_a_write_is_a_device_fault_p41(name: str) -> None:
 @pytest.mark.parametrize("name", ["ENODEV", "ENXIO"])
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_a_disk_that_is_gone_is_aoe_error_3_p41(name: str, request_: bytes) -> None:
-    target = Rig(f"error:errno={name}").target()
-    expected = answer(0, request_[24:36], verfl=0x1C, error=3)
+    target = FilterRig(f"error:errno={name}").target()
+    expected = response_frame(0, request_[24:36], verfl=0x1C, error=3)
     assert ask(target, request_) == expected
 
 
 def test_errors_end_after_their_count_and_begin_after_the_first_few() -> None:
-    target = Rig("error:on=read,after=2,count=3").target()
+    target = FilterRig("error:on=read,after=2,count=3").target()
     statuses = [ask(target, ata(READ))[27] for _ in range(8)]
     assert statuses == [0x40, 0x40, 0x41, 0x41, 0x41, 0x40, 0x40, 0x40]
 
 
 def test_a_filter_is_on_only_while_its_file_exists() -> None:
-    rig = Rig("error:on=read,file=/run/fail")
+    rig = FilterRig("error:on=read,file=/run/fail")
     target = rig.target()
     assert ask(target, ata(READ))[27] == 0x40
     rig.files.add("/run/fail")
@@ -91,7 +91,7 @@ def test_a_filter_is_on_only_while_its_file_exists() -> None:
 
 def test_a_seed_makes_the_same_calls_fail_in_each_run() -> None:
     def run(seed: int) -> list[int]:
-        target = Rig(f"error:probability=0.5,seed={seed}").target()
+        target = FilterRig(f"error:probability=0.5,seed={seed}").target()
         return [ask(target, ata(READ))[27] for _ in range(64)]
 
     assert run(1) == run(1)
@@ -105,20 +105,20 @@ def bits_between(a: bytes, b: bytes) -> int:
 
 def test_corrupt_reads_differ_by_one_bit_and_the_disk_by_none() -> None:
     disk = MemoryDisk(bytes(1 << 20))
-    target = Rig("corrupt:seed=1").target(disk)
+    target = FilterRig("corrupt:seed=1").target(disk)
     replies = {ask(target, ata(READ, 8, 2)) for _ in range(8)}
     assert len(replies) > 1
     for reply in replies:
-        assert reply[:36] == registers(0x40, lba=8)[:36]
+        assert reply[:36] == ata_response(0x40, lba=8)[:36]
         assert bits_between(reply[36:], bytes(1024)) == 1
     assert disk.data == bytes(1 << 20)
 
 
 def test_corrupt_writes_are_one_bit_wrong_on_the_disk() -> None:
     disk = MemoryDisk(bytes(1 << 20))
-    target = Rig("corrupt:on=write,count=1").target(disk)
+    target = FilterRig("corrupt:on=write,count=1").target(disk)
     data = b"\x5a" * 512
-    assert ask(target, write(3, data)) == registers(0x40, lba=3, aflags=WRITING)
+    assert ask(target, write(3, data)) == ata_response(0x40, lba=3, aflags=WRITING)
     stored = ask(target, ata(READ, 3))[36:]
     assert bits_between(stored, data) == 1
     ask(target, write(3, data))
@@ -126,7 +126,7 @@ def test_corrupt_writes_are_one_bit_wrong_on_the_disk() -> None:
 
 
 def test_readonly_refuses_what_changes_the_disk_and_serves_the_rest_p40() -> None:
-    target = Rig("readonly").target()
+    target = FilterRig("readonly").target()
     assert ask(target, write(5)) == failed("write", 0x41, 0x04)
     assert ask(target, trim(5)) == failed("discard", 0x41, 0x04)
     assert ask(target, REQUESTS["flush"])[27] == 0x40
@@ -134,7 +134,7 @@ def test_readonly_refuses_what_changes_the_disk_and_serves_the_rest_p40() -> Non
 
 
 def test_readonly_comes_and_goes_with_its_file_p40() -> None:
-    rig = Rig("readonly:file=/run/ro")
+    rig = FilterRig("readonly:file=/run/ro")
     target = rig.target()
     assert ask(target, write(5))[27] == 0x40
     rig.files.add("/run/ro")
@@ -145,11 +145,11 @@ def test_readonly_comes_and_goes_with_its_file_p40() -> None:
 
 def test_a_disk_that_is_read_only_by_itself_stays_so() -> None:
     disk = MemoryDisk(1 << 20, read_only=True)
-    assert Rig("readonly:file=/run/ro", "error").filters.wrap_disk(disk).read_only
+    assert FilterRig("readonly:file=/run/ro", "error").filters.wrap_disk(disk).read_only
 
 
 def test_each_call_of_the_disk_is_a_line_of_keys_and_values() -> None:
-    rig = Rig("log:where=disk", "error:on=write,errno=ENOSPC")
+    rig = FilterRig("log:where=disk", "error:on=write,errno=ENOSPC")
     target = rig.target()
     for request in REQUESTS.values():
         ask(target, request)
@@ -163,13 +163,13 @@ def test_each_call_of_the_disk_is_a_line_of_keys_and_values() -> None:
 
 def test_the_first_filter_is_the_outermost() -> None:
     # Behind the one that fails, nothing is asked.
-    rig = Rig("error:on=read", "log:where=disk")
+    rig = FilterRig("error:on=read", "log:where=disk")
     ask(rig.target(), ata(READ))
     assert rig.lines == []
 
 
 def test_logged_calls_can_be_picked() -> None:
-    rig = Rig("log:where=disk,on=flush")
+    rig = FilterRig("log:where=disk,on=flush")
     target = rig.target()
     for request in REQUESTS.values():
         ask(target, request)
@@ -188,7 +188,7 @@ ALL = ("error:probability=0", "corrupt:probability=0", "log:where=disk")
 
 def test_a_disk_may_grow_behind_its_filters_and_is_closed_through_them() -> None:
     inside = GrowingDisk(1 << 20)
-    disk: Disk = Rig(*ALL, "readonly:file=/nowhere").filters.wrap_disk(inside)
+    disk: Disk = FilterRig(*ALL, "readonly:file=/nowhere").filters.wrap_disk(inside)
     assert (disk.size, disk.read_only) == (1 << 20, False)
     inside.size = 2 << 20
     inside.read_only = True
@@ -199,11 +199,13 @@ def test_a_disk_may_grow_behind_its_filters_and_is_closed_through_them() -> None
 
 def test_filters_of_frames_leave_the_disk_as_it_is() -> None:
     disk = MemoryDisk(1 << 20)
-    assert Rig("drop", "corrupt:where=wire", "log").filters.wrap_disk(disk) is disk
+    assert (
+        FilterRig("drop", "corrupt:where=wire", "log").filters.wrap_disk(disk) is disk
+    )
 
 
 def test_it_is_known_how_often_each_filter_struck() -> None:
-    rig = Rig("error:on=read,count=2", "drop:on=write", "readonly")
+    rig = FilterRig("error:on=read,count=2", "drop:on=write", "readonly")
     target = rig.target()
     for _ in range(3):
         ask(target, ata(READ))
@@ -216,7 +218,7 @@ def test_it_is_known_how_often_each_filter_struck() -> None:
 
 
 def test_an_error_is_an_oserror_with_the_number_asked_for() -> None:
-    disk = Rig("error:errno=ESTALE").filters.wrap_disk(MemoryDisk(512))
+    disk = FilterRig("error:errno=ESTALE").filters.wrap_disk(MemoryDisk(512))
     with pytest.raises(OSError, match="injected error") as caught:
         disk.flush()
     assert caught.value.errno == errno.ESTALE

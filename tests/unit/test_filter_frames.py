@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from target.filters.stack import with_filters
 from target.filters.target import QUEUE_LIMIT, FilteredTarget
 from tests import asking
-from tests.asking import SECTORS, ata, config, frame, make_target, registers, sector
-from tests.filtering import Rig, ask, ask_all, due, settle
+from tests.asking import SECTORS, ata, ata_response, config, frame, make_target, sector
+from tests.filtering import FilterRig, ask, ask_all, due_responses, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def plain(request: bytes) -> bytes:
 
 @pytest.mark.parametrize("direction", ["in", "out", "both"])
 def test_a_dropped_frame_is_not_answered(direction: str) -> None:
-    target = Rig(f"drop:count=1,direction={direction}").target()
+    target = FilterRig(f"drop:count=1,direction={direction}").target()
     assert ask_all(target, read()) == []
     assert ask_all(target, read()) == [plain(read())]
     assert target.next_timeout() is None
@@ -42,7 +42,7 @@ def test_a_dropped_frame_is_not_answered(direction: str) -> None:
 def test_a_dropped_request_is_not_executed_and_one_whose_reply_is_dropped_is() -> None:
     data = b"\x77" * 512
     for direction, stored in (("in", sector(5)), ("out", data)):
-        target = Rig(f"drop:on=write,direction={direction}").target()
+        target = FilterRig(f"drop:on=write,direction={direction}").target()
         assert ask_all(target, write(5, data)) == []
         assert ask(target, read(5))[36:] == stored
 
@@ -58,7 +58,7 @@ def test_a_dropped_request_is_not_executed_and_one_whose_reply_is_dropped_is() -
     ],
 )
 def test_on_selects_by_the_opcode(on: str, opcodes: set[int]) -> None:
-    target = Rig(f"drop:on={on}").target()
+    target = FilterRig(f"drop:on={on}").target()
     dropped = {op for op in range(256) if not ask_all(target, ata(op))}
     assert dropped == opcodes
     # A query config is none of them.
@@ -66,70 +66,70 @@ def test_on_selects_by_the_opcode(on: str, opcodes: set[int]) -> None:
 
 
 def test_a_duplicated_reply_comes_twice_and_is_executed_once() -> None:
-    target = Rig("duplicate:direction=out").target()
+    target = FilterRig("duplicate:direction=out").target()
     assert ask_all(target, read(7)) == [plain(read(7))] * 2
     assert target.target.statistics().reads == 1
 
 
 def test_a_duplicated_request_is_executed_twice() -> None:
-    target = Rig("duplicate:direction=in").target()
+    target = FilterRig("duplicate:direction=in").target()
     assert ask_all(target, read(7)) == [plain(read(7))] * 2
     assert target.target.statistics().reads == 2
 
 
 def test_duplicates_multiply() -> None:
-    target = Rig("duplicate", "duplicate:direction=out").target()
+    target = FilterRig("duplicate", "duplicate:direction=out").target()
     assert ask_all(target, read(7)) == [plain(read(7))] * 8
 
 
 def test_a_delayed_reply_comes_later_and_is_executed_at_once() -> None:
-    target = Rig("delay:seconds=50ms,on=write").target()
+    target = FilterRig("delay:seconds=50ms,on=write").target()
     request = write(5, b"\x77" * 512)
     assert ask_all(target, request, 1.0) == []
     assert ask(target, read(5), 1.0)[36:] == b"\x77" * 512
     assert target.next_timeout() == 1.05
-    assert due(target, 1.04) == []
-    assert due(target, 1.05) == [plain(request)]
+    assert due_responses(target, 1.04) == []
+    assert due_responses(target, 1.05) == [plain(request)]
     assert target.next_timeout() is None
 
 
 def test_a_delayed_request_is_executed_later() -> None:
-    target = Rig("delay:seconds=0.05,on=write,direction=in").target()
+    target = FilterRig("delay:seconds=0.05,on=write,direction=in").target()
     request = write(5, b"\x77" * 512)
     assert ask_all(target, request, 1.0) == []
     assert ask(target, read(5), 1.04)[36:] == sector(5)
-    assert due(target, 1.06) == [plain(request)]
+    assert due_responses(target, 1.06) == [plain(request)]
     assert ask(target, read(5), 1.06)[36:] == b"\x77" * 512
 
 
 def test_both_directions_are_two_delays() -> None:
-    target = Rig("delay:seconds=1,direction=both").target()
+    target = FilterRig("delay:seconds=1,direction=both").target()
     ask(target, read())
-    assert settle(target) == [(2.0, plain(read()))]
+    assert run_until_idle(target) == [(2.0, plain(read()))]
 
 
 def test_delayed_frames_keep_their_order_among_each_other() -> None:
-    target = Rig("delay:seconds=1").target()
+    target = FilterRig("delay:seconds=1").target()
     requests = [read(lba) for lba in range(100)]
     for number, request in enumerate(requests):
         assert ask_all(target, request, number // 10 / 100) == []
-    sent = settle(target)
+    sent = run_until_idle(target)
     assert [reply for _, reply in sent] == [plain(request) for request in requests]
     assert [now for now, _ in sent] == [1 + number // 10 / 100 for number in range(100)]
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_a_reordered_frame_is_overtaken_by_the_next_one(direction: str) -> None:
-    target = Rig(f"reorder:direction={direction}").target()
+    target = FilterRig(f"reorder:direction={direction}").target()
     sent = [ask_all(target, read(lba)) for lba in range(5)]
     first, second, third, fourth, _ = (plain(read(lba)) for lba in range(5))
     assert sent == [[], [second, first], [], [fourth, third], []]
 
 
 def test_a_reordered_frame_that_nobody_overtakes_goes_on_by_itself() -> None:
-    target = Rig("reorder:hold=20ms,direction=out").target()
+    target = FilterRig("reorder:hold=20ms,direction=out").target()
     assert ask_all(target, read(), 1.0) == []
-    assert settle(target) == [(1.02, plain(read()))]
+    assert run_until_idle(target) == [(1.02, plain(read()))]
 
 
 def bits_between(a: bytes, b: bytes) -> int:
@@ -137,7 +137,7 @@ def bits_between(a: bytes, b: bytes) -> int:
 
 
 def test_corrupt_replies_have_one_wrong_bit_behind_the_ethernet_header() -> None:
-    target = Rig("corrupt:where=wire,seed=3").target()
+    target = FilterRig("corrupt:where=wire,seed=3").target()
     good = plain(read(8))
     for _ in range(50):
         (reply,) = ask_all(target, read(8))
@@ -146,7 +146,7 @@ def test_corrupt_replies_have_one_wrong_bit_behind_the_ethernet_header() -> None
 
 
 def test_corrupt_data_leaves_headers_and_frames_without_data_alone() -> None:
-    target = Rig("corrupt:where=wire,what=data,direction=both,count=20").target()
+    target = FilterRig("corrupt:where=wire,what=data,direction=both,count=20").target()
     for request in (config(0), ata(FLUSH, count=0), frame(9, bytes(600))):
         assert ask(target, request) == plain(request)
     for _ in range(20):
@@ -157,7 +157,7 @@ def test_corrupt_data_leaves_headers_and_frames_without_data_alone() -> None:
 
 
 def test_corrupt_requests_reach_the_disk() -> None:
-    target = Rig("corrupt:where=wire,what=data,direction=in").target()
+    target = FilterRig("corrupt:where=wire,what=data,direction=in").target()
     data = b"\x5a" * 1024
     assert ask(target, ata(WRITE, 4, 2, aflags=0x41, data=data))[27] == 0x40
     assert bits_between(ask(target, ata(READ, 4, 2))[36:], data) == 1
@@ -166,13 +166,13 @@ def test_corrupt_requests_reach_the_disk() -> None:
 @given(st.integers(0, 2**32), st.binary(max_size=600))
 @settings(max_examples=300, deadline=None)
 def test_no_corrupt_request_makes_the_target_raise(seed: int, tail: bytes) -> None:
-    target = Rig(f"corrupt:where=wire,direction=both,seed={seed}").target()
+    target = FilterRig(f"corrupt:where=wire,direction=both,seed={seed}").target()
     for request in (read(), config(3, tail), frame(2, tail), frame(3, tail), tail):
         ask_all(target, request)
 
 
 def test_each_frame_is_a_line_of_keys_and_values() -> None:
-    rig = Rig("log")
+    rig = FilterRig("log")
     target = rig.target()
     ask(target, read(8))
     ask(target, config(3, b"a b"))
@@ -194,16 +194,16 @@ def test_each_frame_is_a_line_of_keys_and_values() -> None:
 
 def test_the_first_filter_is_the_nearest_to_the_wire_both_ways() -> None:
     # The log sees what the drop behind it loses, and no reply to it.
-    rig = Rig("log", "drop:direction=in")
+    rig = FilterRig("log", "drop:direction=in")
     ask(rig.target(), read())
     assert [line.split()[0] for line in rig.lines] == ["wire=in"]
-    rig = Rig("drop:direction=out", "log")
+    rig = FilterRig("drop:direction=out", "log")
     ask(rig.target(), read())
     assert [line.split()[0] for line in rig.lines] == ["wire=in", "wire=out"]
 
 
 def test_frames_for_others_are_not_met_by_filters_p8() -> None:
-    rig = Rig("log")
+    rig = FilterRig("log")
     target = rig.target()
     for request in (frame(1, bytes(8), slot=4), frame(1, bytes(8), shelf=8), b"short"):
         assert ask_all(target, request) == []
@@ -213,22 +213,22 @@ def test_frames_for_others_are_not_met_by_filters_p8() -> None:
 
 @pytest.mark.parametrize(("shelf", "slot"), [(0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)])
 def test_broadcast_requests_are_met_by_filters_p9(shelf: int, slot: int) -> None:
-    target = Rig("drop:direction=in").target()
+    target = FilterRig("drop:direction=in").target()
     assert ask_all(target, frame(1, bytes(8), shelf=shelf, slot=slot)) == []
     assert target.target.statistics().requests == 0
 
 
 def test_what_waits_is_bounded_and_the_rest_is_lost() -> None:
-    target = Rig("delay:seconds=1").target()
+    target = FilterRig("delay:seconds=1").target()
     for number in range(QUEUE_LIMIT + 5):
         ask(target, ata(0xE5, count=0, tag=number))
     assert target.queue_drops == 5
-    tags = [int.from_bytes(reply[20:24], "big") for _, reply in settle(target)]
+    tags = [int.from_bytes(reply[20:24], "big") for _, reply in run_until_idle(target)]
     assert tags == list(range(QUEUE_LIMIT))
 
 
 def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
-    target = Rig("delay:seconds=1").target()
+    target = FilterRig("delay:seconds=1").target()
     ask(target, ata(READ, 0, 2))
     ask(target, read(1))
     slot = memoryview(bytearray(14 + 600))
@@ -238,7 +238,7 @@ def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
 
 
 def test_a_count_holds_for_all_interfaces_of_an_export() -> None:
-    rig = Rig("drop:count=1,direction=in")
+    rig = FilterRig("drop:count=1,direction=in")
     here, there = rig.target(), rig.target()
     assert ask_all(here, read()) == []
     assert ask_all(there, read()) == [plain(read())]
@@ -247,9 +247,9 @@ def test_a_count_holds_for_all_interfaces_of_an_export() -> None:
 def test_a_target_without_filters_of_frames_stands_alone() -> None:
     target = make_target()
     assert with_filters(target) is target
-    target.export.filters = Rig("error", "corrupt", "readonly").filters
+    target.export.filters = FilterRig("error", "corrupt", "readonly").filters
     assert with_filters(target) is target
-    target.export.filters = Rig("error", "delay").filters
+    target.export.filters = FilterRig("error", "delay").filters
     behind = with_filters(target)
     assert isinstance(behind, FilteredTarget)
     assert behind.target is target
@@ -289,9 +289,9 @@ def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
     sent = []
     for number, request in enumerate(requests):
         now = number * 0.03
-        sent += due(target, now)
+        sent += due_responses(target, now)
         sent += ask_all(target, request, now)
-    return sent + [reply for _, reply in settle(target)]
+    return sent + [reply for _, reply in run_until_idle(target)]
 
 
 @settings(max_examples=400, deadline=None)
@@ -301,7 +301,7 @@ def test_whatever_is_lost_doubled_or_late_nothing_is_invented(
 ) -> None:
     requests = [request_of(number, tag) for tag, number in enumerate(numbers)]
     expected = [plain(request) for request in requests]
-    rig = Rig(*filters)
+    rig = FilterRig(*filters)
     sent = play(rig.target(), requests)
 
     assert set(sent) <= set(expected) - {b""}
@@ -332,7 +332,7 @@ ANY = st.builds(
 def test_filters_that_are_not_triggered_change_nothing(
     filters: list[str], numbers: list[int]
 ) -> None:
-    target = Rig(*filters, "readonly:file=/nowhere").target()
+    target = FilterRig(*filters, "readonly:file=/nowhere").target()
     for tag, number in enumerate(numbers):
         request = request_of(number, tag)
         assert ask(target, request) == plain(request)
@@ -340,7 +340,7 @@ def test_filters_that_are_not_triggered_change_nothing(
 
 
 def test_a_write_that_fails_is_told_so_however_late_p41() -> None:
-    target = Rig("delay:seconds=1,direction=in", "error:on=write").target()
+    target = FilterRig("delay:seconds=1,direction=in", "error:on=write").target()
     ask(target, write(5, bytes(512)))
-    failed = registers(0x61, 0x04, count=1, lba=5, aflags=0x41)
-    assert settle(target) == [(1.0, failed)]
+    failed = ata_response(0x61, 0x04, count=1, lba=5, aflags=0x41)
+    assert run_until_idle(target) == [(1.0, failed)]

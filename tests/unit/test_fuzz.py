@@ -147,7 +147,7 @@ DEFECTS: dict[str, tuple[object, str, object]] = {
         write_all_data,
     ),
     "an exception": (lists, "_apply_directive", raise_key_error),
-    "two responses of each target": (Port, "_serve_all", respond_twice),
+    "two responses of each target": (Port, "_serve_broadcast", respond_twice),
     "a reservation that is not set": (lists, "_set_holders", ignore_reservation),
     "FLUSH instead of WRITE": (ata.OPERATIONS, "53", transfers.flush),
     "success instead of device fault": (ata, "_FAULT", 0x40),

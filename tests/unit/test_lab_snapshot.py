@@ -137,7 +137,7 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext fw_ver ident on_resize rests takes_fua targets timing "
+    "AoeDev": "address ext followups fw_ver ident on_resize takes_fua targets timing "
     "trim_blocks wants_identify write_locks",
     "AoeIf": "netdev",
     "AoeTgt": "addr ifs window",
@@ -149,7 +149,7 @@ CONSTANT = {
     "Clone": "number",
     "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
     "options page_hooks run_queue runts tag_base",
-    "Frame": "everyday fua",
+    "Frame": "fua min_response",
     "Journal": "_numbers costs keep_entries",
     "Memory": "arena journal pages rules",
     "ModelledNic": "_ops _wire kind mtu taps",

@@ -48,7 +48,7 @@ def test_a_scrape_has_all_counters() -> None:
     assert found[("aoe_export_reserved", here)] == 1
     assert found[("aoe_target_info", ("0.1.0",))] == 1
     assert found[("aoe_interface_frames_dropped_total", ("eth0",))] == 7
-    assert found[("aoe_interface_frames_strays_total", ("eth0",))] == 3
+    assert found[("aoe_interface_frames_unmatched_total", ("eth0",))] == 3
     assert found[("aoe_interface_up", ("eth0",))] == 1
     assert found[("aoe_interface_mtu_bytes", ("eth0",))] == 9000
     assert found[("aoe_interface_sectors_per_frame", ("eth0",))] == 17

@@ -18,6 +18,7 @@ from initiator.export.nbd.handshake import NbdExport
 from initiator.export.nbd.listener import Listener, planned_uri
 from initiator.export.nbd.server import NbdServer
 from initiator.io.host import Host
+from tests.bio_disk import BioDisk
 from tests.links import QueueLink
 from tests.nbd_clients import (
     ABORT,
@@ -34,7 +35,6 @@ from tests.nbd_clients import (
     parse_replies,
     request,
 )
-from tests.platters import Platter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Served:
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
-        self.platter = Platter(SIZE // 512, at_once=True)
+        self.platter = BioDisk(SIZE // 512, at_once=True)
         self.platter.data[:] = random.Random(0).randbytes(SIZE)
         self.host = stack.enter_context(Host([QueueLink()]))
         export = NbdExport(name="e7.3", size=SIZE)

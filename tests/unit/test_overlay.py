@@ -15,7 +15,7 @@ from target.disks.overlay.format import (
     OverlayHeader,
     find_header,
 )
-from tests.platter import SECTOR, Platter
+from tests.volatile_disk import SECTOR, VolatileDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,8 @@ steps = st.tuples(
 )
 
 
-def platter() -> Platter:
-    store = Platter(HEADER.file_size)
+def platter() -> VolatileDisk:
+    store = VolatileDisk(HEADER.file_size)
     at, raw = HEADER.pack()
     store.write_from(at, memoryview(raw))
     store.flush()
@@ -44,7 +44,7 @@ def platter() -> Platter:
 
 
 def overlay(
-    store: Platter,
+    store: VolatileDisk,
     boot: str = "first",
     *,
     sync: bool = False,

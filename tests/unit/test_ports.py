@@ -58,7 +58,7 @@ class Cable:
     def change(self, **facts: object) -> None:
         """Let the interface be otherwise, and the port see it."""
         self.facts = replace(self.facts, **facts)  # type: ignore[arg-type] # as given
-        self.port.look([self.facts])
+        self.port.update_interface([self.facts])
 
 
 def export() -> Export:
@@ -152,7 +152,7 @@ def test_another_name_is_no_other_interface(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     cable.change(name="lan0")
-    assert caplog.messages == ["eth0: is now called lan0"]
+    assert caplog.messages == ["eth0: renamed to lan0"]
     assert len(cable.opened) == 1
     # An MTU that changes then is the renamed one's.
     cable.change(mtu=9000)
@@ -164,7 +164,7 @@ def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
     port = cable.port
-    port.look([])
+    port.update_interface([])
     assert (port.state, port.link) == ("gone", None)
     assert not port.serve(0.0)
     port.announce()
@@ -175,8 +175,8 @@ def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
     assert port.state == "up"
     assert announced(cable.link) == [17]
     assert caplog.messages == [
-        "eth0: interface is gone, waiting for it to come back",
-        "eth0: is back, MTU 9000",
+        "eth0: interface is gone, waiting for it to reappear",
+        "eth0: available again, MTU 9000",
     ]
 
 
@@ -187,8 +187,8 @@ def test_one_that_was_given_up_is_known_by_another_name(
     cable.change(mtu=500)
     assert cable.port.state == "gone"
     cable.change(name="lan0", mtu=1500)
-    assert (cable.port.state, cable.port.last.name) == ("up", "lan0")
-    assert caplog.messages[-1] == "lan0: is back, MTU 1500"
+    assert (cable.port.state, cable.port.last_link.name) == ("up", "lan0")
+    assert caplog.messages[-1] == "lan0: available again, MTU 1500"
 
 
 def test_an_interface_that_cannot_be_opened_again_is_waited_for(
@@ -197,10 +197,10 @@ def test_an_interface_that_cannot_be_opened_again_is_waited_for(
     cable.refuses = True
     cable.change(mtu=9000)
     assert cable.port.state == "gone"
-    cable.port.look([cable.facts])
+    cable.port.update_interface([cable.facts])
     assert caplog.messages == ["eth0: refused, waiting", "eth0: refused"]
     cable.refuses = False
-    cable.port.look([cable.facts])
+    cable.port.update_interface([cable.facts])
     assert cable.port.state == "up"
 
 
@@ -213,9 +213,9 @@ def test_an_mtu_without_room_for_a_sector_is_waited_out(cable: Cable) -> None:
 
 
 def test_more_buffers_are_had_by_opening_it_again_p60(cable: Cable) -> None:
-    cable.port.widen(256)
+    cable.port.ensure_buffers(256)
     assert len(cable.opened) == 1
-    cable.port.widen(1024)
+    cable.port.ensure_buffers(1024)
     assert cable.wanted == [1024]
     cable.change(mtu=9000)
     assert cable.wanted == [1024, 1024]
@@ -224,5 +224,5 @@ def test_more_buffers_are_had_by_opening_it_again_p60(cable: Cable) -> None:
 def test_counters_of_a_link_outlive_it(cable: Cable) -> None:
     cable.link.deliver(config(0), config(0))
     cable.port.serve(0.0)
-    cable.port.look([])
+    cable.port.update_interface([])
     assert cable.port.statistics() == LinkStatistics(sent=2)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aoe.errors import AoEError, DeviceError
 from initiator.disk.read_modify_write import ReadModifyWriteView
 from initiator.driver.bio import Bio, Op
-from tests.platters import Platter
+from tests.bio_disk import BioDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +22,10 @@ SECTORS = 8
 SIZE = SECTORS * 512
 
 
-def filled_platter(*, at_once: bool = False) -> Platter:
-    platter = Platter(SECTORS, at_once=at_once)
-    platter.data[:] = random.Random(0).randbytes(SIZE)
-    return platter
+def filled_disk(*, at_once: bool = False) -> BioDisk:
+    disk = BioDisk(SECTORS, at_once=at_once)
+    disk.data[:] = random.Random(0).randbytes(SIZE)
+    return disk
 
 
 def make_done() -> tuple[list[AoEError | None], Callable[[AoEError | None], None]]:
@@ -39,14 +39,14 @@ ranges = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)
 @given(bounds=ranges, at_once=st.booleans())
 def test_a_read_of_any_range_is_one_bio(*, bounds: list[int], at_once: bool) -> None:
     start, end = bounds
-    platter = filled_platter(at_once=at_once)
+    disk = filled_disk(at_once=at_once)
     buffer = bytearray(end - start)
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).read(start, buffer, done)
-    platter.end_all()
+    ReadModifyWriteView(disk.submit).read(start, buffer, done)
+    disk.end_all()
     assert errors == [None]
-    assert buffer == platter.data[start:end]
-    assert len(platter.done) == 1
+    assert buffer == disk.data[start:end]
+    assert len(disk.done) == 1
 
 
 @given(bounds=ranges, at_once=st.booleans())
@@ -54,17 +54,17 @@ def test_a_write_of_any_range_changes_nothing_else(
     *, bounds: list[int], at_once: bool
 ) -> None:
     start, end = bounds
-    platter = filled_platter(at_once=at_once)
-    expected = bytearray(platter.data)
+    disk = filled_disk(at_once=at_once)
+    expected = bytearray(disk.data)
     data = random.Random(1).randbytes(end - start)
     expected[start:end] = data
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).write(start, data, done)
-    platter.end_all()
+    ReadModifyWriteView(disk.submit).write(start, data, done)
+    disk.end_all()
     assert errors == [None]
-    assert platter.data == expected
+    assert disk.data == expected
     partial = {sector for sector in (start, end) if sector % 512 and start < end}
-    reads = [each for each in platter.done if each[0] is Op.READ]
+    reads = [each for each in disk.done if each[0] is Op.READ]
     assert len(reads) == len({at // 512 for at in partial})
 
 
@@ -76,9 +76,9 @@ def test_adjacent_writes_are_all_kept(
     boundaries: list[int], rng: random.Random
 ) -> None:
     """They share sectors but no bytes, and are outstanding together in any order."""
-    platter = filled_platter()
-    view = ReadModifyWriteView(platter.submit)
-    expected = bytearray(platter.data)
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
+    expected = bytearray(disk.data)
     pieces = list(pairwise(boundaries))
     rng.shuffle(pieces)
     errors, done = make_done()
@@ -86,56 +86,56 @@ def test_adjacent_writes_are_all_kept(
         data = rng.randbytes(end - start)
         expected[start:end] = data
         view.write(start, data, done)
-    platter.end_all(rng)
+    disk.end_all(rng)
     assert errors == [None] * len(pieces)
-    assert platter.data == expected
+    assert disk.data == expected
 
 
 def test_a_whole_sector_write_is_queued_behind_a_partial_write() -> None:
-    platter = filled_platter()
-    view = ReadModifyWriteView(platter.submit)
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
     errors, done = make_done()
     view.write(510, b"four", done)
     view.write(0, b"x" * 512, done)
     view.write(1024, b"y" * 512, done)
-    assert [(bio.op, bio.sector) for bio in platter.bios] == [
+    assert [(bio.op, bio.sector) for bio in disk.bios] == [
         (Op.READ, 0),
         (Op.READ, 1),
         (Op.WRITE, 2),
     ]
-    platter.end_all()
+    disk.end_all()
     assert errors == [None] * 3
-    assert platter.data[:514] == b"x" * 512 + b"ur"
+    assert disk.data[:514] == b"x" * 512 + b"ur"
 
 
 def test_a_partial_write_is_queued_behind_whole_sector_writes() -> None:
-    platter = filled_platter()
-    view = ReadModifyWriteView(platter.submit)
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
     errors, done = make_done()
     view.write(0, b"x" * 512, done)
     view.write(1, b"abc", done)
     view.write(0, b"z", done)
-    assert len(platter.bios) == 1
-    platter.end_all()
+    assert len(disk.bios) == 1
+    disk.end_all()
     assert errors == [None] * 3
-    assert platter.data[:512] == b"zabc" + b"x" * 508
+    assert disk.data[:512] == b"zabc" + b"x" * 508
 
 
 def test_a_failed_read_fails_the_write_and_releases_the_lock() -> None:
-    platter = filled_platter()
-    before = bytes(platter.data)
-    view = ReadModifyWriteView(platter.submit)
+    disk = filled_disk()
+    before = bytes(disk.data)
+    view = ReadModifyWriteView(disk.submit)
     errors, done = make_done()
     view.write(510, b"four", done)
     view.write(500, b"waits", done)
-    platter.failure = failure = DeviceError("e7.3", "no such sector")
-    platter.end()
+    disk.failure = failure = DeviceError("e7.3", "no such sector")
+    disk.end()
     assert errors == []
-    platter.end()
+    disk.end()
     assert errors == [failure]
-    platter.end_all()
+    disk.end_all()
     assert errors == [failure, None]
-    assert platter.data[:512] == before[:500] + b"waits" + before[505:512]
+    assert disk.data[:512] == before[:500] + b"waits" + before[505:512]
 
 
 def test_2000_queued_writes_fail_without_recursion() -> None:
@@ -157,52 +157,52 @@ def test_2000_queued_writes_fail_without_recursion() -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
-    platter = Platter(3 << 11, at_once=at_once)
-    platter.data[:] = b"\xff" * len(platter.data)
+    disk = BioDisk(3 << 11, at_once=at_once)
+    disk.data[:] = b"\xff" * len(disk.data)
     errors, done = make_done()
-    view = ReadModifyWriteView(platter.submit)
+    view = ReadModifyWriteView(disk.submit)
     view.write_zeroes(700, 5 << 19, done, fua=True)
     view.write_zeroes(3 << 20, 0, done)
-    platter.end_all()
+    disk.end_all()
     assert errors == [None, None]
-    assert platter.data.count(0) == 5 << 19
-    assert not any(platter.data[700 : 700 + (5 << 19)])
-    assert max(sectors for _, _, sectors in platter.done) == 1 << 11
+    assert disk.data.count(0) == 5 << 19
+    assert not any(disk.data[700 : 700 + (5 << 19)])
+    assert max(sectors for _, _, sectors in disk.done) == 1 << 11
 
 
 def test_zeroing_stops_at_the_first_failed_piece() -> None:
-    platter = Platter(3 << 11)
+    disk = BioDisk(3 << 11)
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).write_zeroes(0, 3 << 20, done)
-    platter.failure = failure = DeviceError("e7.3", "no")
-    platter.end_all()
+    ReadModifyWriteView(disk.submit).write_zeroes(0, 3 << 20, done)
+    disk.failure = failure = DeviceError("e7.3", "no")
+    disk.end_all()
     assert errors == [failure]
-    assert len(platter.done) == 1
+    assert len(disk.done) == 1
 
 
 def test_fua_applies_to_whole_and_partial_sectors() -> None:
-    platter = filled_platter(at_once=True)
+    disk = filled_disk(at_once=True)
     errors, done = make_done()
-    view = ReadModifyWriteView(platter.submit)
+    view = ReadModifyWriteView(disk.submit)
     view.write(512, b"x" * 512, done, fua=True)
     view.write(3, b"x", done, fua=True)
-    assert platter.stable == 2
+    assert disk.stable == 2
     view.write(3, b"x", done)
-    assert platter.stable == 2
+    assert disk.stable == 2
     assert errors == [None] * 3
 
 
 @given(ranges)
 def test_trim_discards_only_whole_sectors(bounds: list[int]) -> None:
     start, end = bounds
-    platter = filled_platter(at_once=True)
-    expected = bytearray(platter.data)
+    disk = filled_disk(at_once=True)
+    expected = bytearray(disk.data)
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
     expected[inner] = b"\xdb" * len(expected[inner])
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).trim(start, end - start, done)
+    ReadModifyWriteView(disk.submit).trim(start, end - start, done)
     assert errors == [None]
-    assert platter.data == expected
+    assert disk.data == expected
 
 
 @given(bounds=ranges, at_once=st.booleans())
@@ -210,37 +210,37 @@ def test_punch_trims_whole_sectors_and_zeroes_the_rest(
     *, bounds: list[int], at_once: bool
 ) -> None:
     start, end = bounds
-    platter = filled_platter(at_once=at_once)
-    expected = bytearray(platter.data)
+    disk = filled_disk(at_once=at_once)
+    expected = bytearray(disk.data)
     expected[start:end] = bytes(end - start)
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
     expected[inner] = b"\xdb" * len(expected[inner])
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).punch(start, end - start, done, fua=True)
-    platter.end_all()
+    ReadModifyWriteView(disk.submit).punch(start, end - start, done, fua=True)
+    disk.end_all()
     assert errors == [None]
-    assert platter.data == expected
+    assert disk.data == expected
     trimmed = inner.start < inner.stop
-    assert not trimmed or platter.done[-1][0] is Op.FLUSH
+    assert not trimmed or disk.done[-1][0] is Op.FLUSH
 
 
 def test_a_failed_punch_reports_one_error() -> None:
-    platter = filled_platter()
+    disk = filled_disk()
     errors, done = make_done()
-    ReadModifyWriteView(platter.submit).punch(500, 1024, done, fua=True)
-    platter.failure = failure = DeviceError("e7.3", "no such sector")
-    platter.end_all()
+    ReadModifyWriteView(disk.submit).punch(500, 1024, done, fua=True)
+    disk.failure = failure = DeviceError("e7.3", "no such sector")
+    disk.end_all()
     assert errors == [failure]
-    assert Op.FLUSH not in {operation for operation, _, _ in platter.done}
+    assert Op.FLUSH not in {operation for operation, _, _ in disk.done}
 
 
 def test_a_write_is_queued_behind_an_overlapping_trim() -> None:
-    platter = filled_platter()
-    view = ReadModifyWriteView(platter.submit)
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
     errors, done = make_done()
     view.trim(0, 1024, done)
     view.write(512, b"x" * 512, done)
-    assert len(platter.bios) == 1
-    platter.end_all()
+    assert len(disk.bios) == 1
+    disk.end_all()
     assert errors == [None] * 2
-    assert platter.data[:1024] == b"\xdb" * 512 + b"x" * 512
+    assert disk.data[:1024] == b"\xdb" * 512 + b"x" * 512

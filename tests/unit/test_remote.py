@@ -11,7 +11,7 @@ from aoe.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
 from aoe.macmask import Directive, DirectiveCommand, MaskError
 from initiator.client.discover import QueryResponse
 from initiator.client.remote import RemoteTarget
-from tests.asking import CLIENT, TARGET, ask, config, from_, reserve
+from tests.asking import CLIENT, TARGET, ask, config, reserve, sent_by
 from tests.links import TargetLink
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_p72_reserving_for_others_succeeds_if_the_request_was_executed_twice() -
 
 def test_p72_the_error_of_a_reserved_target_lists_the_holders() -> None:
     link, target = make_remote()
-    ask(link.target, from_(A, reserve(1, A, B)))
+    ask(link.target, sent_by(A, reserve(1, A, B)))
     with pytest.raises(BusyError) as caught:
         target.reserve([CLIENT], force=False)
     assert caught.value.why == f"reserved for {A.hex(':')}, {B.hex(':')}"
@@ -102,7 +102,7 @@ def test_p72_the_error_of_a_reserved_target_lists_the_holders() -> None:
 
 def test_p74_the_error_of_an_ata_command_lists_the_holders() -> None:
     link, target = make_remote()
-    ask(link.target, from_(A, reserve(1, A)))
+    ask(link.target, sent_by(A, reserve(1, A)))
     assert len(target.identity_page()) == 512
     with pytest.raises(BusyError, match=A.hex(":")):
         target.ata(target.builder.ata(0xE7), "FLUSH")

@@ -10,11 +10,11 @@ from aoe.identify import Identity
 from target.disks.memory import MemoryDisk
 from tests.asking import (
     SECTORS,
-    answer,
     ask,
     ata,
+    ata_response,
     make_target,
-    registers,
+    response_frame,
     sector,
 )
 
@@ -64,20 +64,20 @@ def test_read_ext_sends_registers_and_exactly_the_sectors_p21_p26_p35(
 ) -> None:
     data = b"".join(sector(number) for number in range(lba, lba + count))
     reply = ask(make_target(), ata(READ_EXT, lba, count))
-    assert reply == registers(0x40, lba=lba, data=data)
+    assert reply == ata_response(0x40, lba=lba, data=data)
     assert len(reply) == 36 + 512 * count
 
 
 def test_read_takes_28_bits_and_no_device_bits_p30() -> None:
     lba = 0xE000_0000 | 5
     reply = ask(make_target(), ata(READ, lba, aflags=0))
-    assert reply == registers(0x40, lba=lba, aflags=0, data=sector(5))
+    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
 def test_read_ignores_what_is_above_its_28_bits_p31() -> None:
     lba = 0xFFFF_E000_0005
     reply = ask(make_target(), ata(READ, lba, aflags=0))
-    assert reply == registers(0x40, lba=lba, aflags=0, data=sector(5))
+    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
 @pytest.mark.parametrize(("opcode", "aflags"), [(READ_EXT, 0), (READ, 0x40)])
@@ -86,13 +86,13 @@ def test_either_the_opcode_or_the_flag_makes_it_48_bits_p31(
 ) -> None:
     lba = 0xE000_0005
     reply = ask(make_target(), ata(opcode, lba, aflags=aflags))
-    assert reply == registers(*NOT_FOUND, count=1, lba=lba, aflags=aflags)
+    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=aflags)
 
 
 def test_all_six_bytes_of_a_48_bit_lba_count_p31() -> None:
     lba = 0x0100_0000_0005
     reply = ask(make_target(), ata(READ_EXT, lba))
-    assert reply == registers(*NOT_FOUND, count=1, lba=lba)
+    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba)
 
 
 @pytest.mark.parametrize("opcode", [WRITE, WRITE_EXT])
@@ -104,7 +104,7 @@ def test_write_puts_the_sectors_where_they_belong_p34_p35(
     data = bytes(range(256)) * 2 * count
     request = ata(opcode, 7, count, aflags=0x01, data=data + b"trailing junk")
     reply = ask(make_target(disk), request)
-    assert reply == registers(0x40, lba=7, aflags=0x01)
+    assert reply == ata_response(0x40, lba=7, aflags=0x01)
     assert len(reply) == 60
     expected = bytes(7 * 512) + data
     assert disk.data == expected.ljust(SECTORS * 512, b"\0")
@@ -112,20 +112,20 @@ def test_write_puts_the_sectors_where_they_belong_p34_p35(
 
 def test_the_async_flag_changes_nothing_and_reserved_ones_are_cleared_p3_p42() -> None:
     request = ata(WRITE_EXT, aflags=0xFF, data=bytes(512))
-    assert ask(make_target(), request) == registers(0x40, aflags=0x53)
+    assert ask(make_target(), request) == ata_response(0x40, aflags=0x53)
 
 
 def test_write_without_the_write_flag_is_aborted_p28() -> None:
     disk = MemoryDisk(SECTORS * 512)
     reply = ask(make_target(disk), ata(WRITE_EXT, data=b"\xff" * 512))
-    assert reply == registers(*ABORTED, count=1)
+    assert reply == ata_response(*ABORTED, count=1)
     assert disk.data == bytes(SECTORS * 512)
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, 0xEC])
 def test_reading_with_the_write_flag_is_aborted_p28(opcode: int) -> None:
     reply = ask(make_target(), ata(opcode, aflags=0x41, data=bytes(512)))
-    assert reply == registers(*ABORTED, count=1, aflags=0x41)
+    assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, WRITE, WRITE_EXT])
@@ -136,7 +136,7 @@ def test_no_sectors_and_too_many_are_aborted_p36_p37(opcode: int, count: int) ->
     data = b"\xff" * 512 * count if aflags & 1 else b""
     request = ata(opcode, 0, count, aflags=aflags, data=data)
     reply = ask(make_target(disk), request)
-    assert reply == registers(*ABORTED, count=count, aflags=aflags)
+    assert reply == ata_response(*ABORTED, count=count, aflags=aflags)
     assert disk.data == bytes(SECTORS * 512)
 
 
@@ -146,8 +146,8 @@ def test_whatever_fits_the_frame_is_served_though_not_advertised_p22_p37() -> No
     target = make_target(mtu=1560)
     assert target.advertised_sectors == 2
     data = sector(0) + sector(1) + sector(2)
-    assert ask(target, ata(READ_EXT, 0, 3)) == registers(0x40, data=data)
-    assert ask(target, ata(READ_EXT, 0, 4)) == registers(*ABORTED, count=4)
+    assert ask(target, ata(READ_EXT, 0, 3)) == ata_response(0x40, data=data)
+    assert ask(target, ata(READ_EXT, 0, 4)) == ata_response(*ABORTED, count=4)
 
 
 @pytest.mark.parametrize(("mtu", "sectors"), [(1500, 2), (4200, 8), (9000, 17)])
@@ -178,7 +178,7 @@ def test_beyond_the_end_is_not_found_also_when_only_partly_p38(
     data = b"\xff" * 512 * count if opcode == WRITE_EXT else b""
     request = ata(opcode, lba, count, aflags=aflags, data=data)
     reply = ask(make_target(disk), request)
-    assert reply == registers(*NOT_FOUND, count=count, lba=lba, aflags=aflags)
+    assert reply == ata_response(*NOT_FOUND, count=count, lba=lba, aflags=aflags)
     assert disk.data == bytes(SECTORS * 512)
 
 
@@ -192,14 +192,14 @@ def test_a_write_with_too_little_data_leaves_the_disk_alone_p39() -> None:
     for length in (0, 511, 1023):
         request = ata(WRITE_EXT, 0, 2, aflags=0x41, data=b"\xff" * length)
         reply = ask(make_target(disk), request)
-        assert reply == registers(*ABORTED, count=2, aflags=0x41)
+        assert reply == ata_response(*ABORTED, count=2, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
 
 
 def test_a_read_only_disk_refuses_to_be_written_p40() -> None:
     disk = MemoryDisk(SECTORS * 512, read_only=True)
     reply = ask(make_target(disk), ata(WRITE_EXT, aflags=0x41, data=b"\xff" * 512))
-    assert reply == registers(*ABORTED, count=1, aflags=0x41)
+    assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
     assert ask(make_target(disk), ata(READ_EXT))[27] == 0x40
 
@@ -208,7 +208,9 @@ def test_a_read_only_disk_refuses_to_be_written_p40() -> None:
 def test_a_disk_that_cannot_be_read_is_uncorrectable_p41(number: int) -> None:
     # None of the half that was read goes out.
     target = make_target(BadDisk(number))
-    assert ask(target, ata(READ_EXT, 4, 2)) == registers(*UNCORRECTABLE, count=2, lba=4)
+    assert ask(target, ata(READ_EXT, 4, 2)) == ata_response(
+        *UNCORRECTABLE, count=2, lba=4
+    )
     assert target.statistics().errors == {"uncorrectable": 1}
     assert target.statistics().reads == 0
 
@@ -217,7 +219,7 @@ def test_a_disk_that_cannot_be_read_is_uncorrectable_p41(number: int) -> None:
 def test_a_disk_that_cannot_be_written_has_a_fault_p41(number: int) -> None:
     target = make_target(BadDisk(number))
     reply = ask(target, ata(WRITE_EXT, 4, aflags=0x41, data=bytes(512)))
-    assert reply == registers(*FAULT, count=1, lba=4, aflags=0x41)
+    assert reply == ata_response(*FAULT, count=1, lba=4, aflags=0x41)
     assert target.statistics().errors == {"device_fault": 1}
     assert target.statistics().writes == 0
 
@@ -229,7 +231,7 @@ def test_a_disk_that_is_gone_is_unavailable_p41(number: int, opcode: int) -> Non
     request = ata(opcode, 4, 1, aflags=aflags, data=b"\xff" * 512)
     reply = ask(make_target(BadDisk(number)), request)
     # The request's own registers come back, none of its data.
-    assert reply == answer(0, request[24:36], verfl=0x1C, error=3)
+    assert reply == response_frame(0, request[24:36], verfl=0x1C, error=3)
 
 
 @pytest.mark.parametrize(("shelf", "slot"), [(0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)])
@@ -239,11 +241,11 @@ def test_broadcast_addresses_may_identify_and_read_but_not_write_p44(
     disk = MemoryDisk(SECTORS * 512)
     target = make_target(disk)
     request = ata(WRITE_EXT, aflags=0x41, data=b"\xff" * 512, shelf=shelf, slot=slot)
-    assert ask(target, request) == registers(*ABORTED, count=1, aflags=0x41)
+    assert ask(target, request) == ata_response(*ABORTED, count=1, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
-    page = registers(0x40, data=target.export.identity_page)
+    page = ata_response(0x40, data=target.export.identity_page)
     assert ask(target, ata(0xEC, shelf=shelf, slot=slot)) == page
-    data = registers(0x40, data=bytes(512))
+    data = ata_response(0x40, data=bytes(512))
     assert ask(target, ata(READ_EXT, shelf=shelf, slot=slot)) == data
 
 
@@ -253,7 +255,7 @@ def test_identify_sends_the_page_p45() -> None:
     for lba, aflags in ((0xA000_0000, 0), (0, 0x40)):
         reply = ask(target, ata(0xEC, lba, aflags=aflags))
         page = target.export.identity_page
-        assert reply == registers(0x40, lba=lba, aflags=aflags, data=page)
+        assert reply == ata_response(0x40, lba=lba, aflags=aflags, data=page)
     identity = Identity.unpack(ask(target, ata(0xEC))[36:])
     assert (identity.sectors, identity.serial) == (SECTORS, "7.3")
 
@@ -261,28 +263,28 @@ def test_identify_sends_the_page_p45() -> None:
 @pytest.mark.parametrize("count", [0, 2, 255])
 def test_identify_is_one_sector_p45(count: int) -> None:
     reply = ask(make_target(), ata(0xEC, count=count))
-    assert reply == registers(*ABORTED, count=count)
+    assert reply == ata_response(*ABORTED, count=count)
 
 
 @pytest.mark.parametrize("opcode", [0xE7, 0xEA])
 @pytest.mark.parametrize("count", [0, 1])
 def test_flush_answers_after_the_disk_has_p46(opcode: int, count: int) -> None:
     disk = BadDisk()
-    assert ask(make_target(disk), ata(opcode, count=count)) == registers(0x40)
+    assert ask(make_target(disk), ata(opcode, count=count)) == ata_response(0x40)
     assert disk.flushes == 1
 
 
 @pytest.mark.parametrize("opcode", [0xE7, 0xEA])
 def test_a_flush_that_fails_is_not_called_a_success_p46(opcode: int) -> None:
     target = make_target(BadDisk(errno.EIO))
-    assert ask(target, ata(opcode, count=0)) == registers(*FAULT)
+    assert ask(target, ata(opcode, count=0)) == ata_response(*FAULT)
     assert target.statistics().flushes == 0
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_power_mode_is_active_p47(count: int) -> None:
     reply = ask(make_target(), ata(0xE5, count=count, aflags=0))
-    assert reply == registers(0x40, count=0xFF, aflags=0)
+    assert reply == ata_response(0x40, count=0xFF, aflags=0)
 
 
 @pytest.mark.parametrize(
@@ -290,4 +292,4 @@ def test_the_power_mode_is_active_p47(count: int) -> None:
 )
 def test_unknown_opcodes_are_aborted_and_no_aoe_error_p14_p43(opcode: int) -> None:
     request = ata(opcode, 0x4F, 9, feature=0xD0, data=b"\xff" * 512)
-    assert ask(make_target(), request) == registers(*ABORTED, count=9, lba=0x4F)
+    assert ask(make_target(), request) == ata_response(*ABORTED, count=9, lba=0x4F)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import ask, config, make_target, settings
+from tests.asking import ask, config, config_response, make_target
 
 if TYPE_CHECKING:
     from target.protocol.target import Target
@@ -21,7 +21,7 @@ def owned(string: bytes) -> Target:
 
 @pytest.mark.parametrize("string", [b"", b"hello", b"a\0b", b"\0", LONGEST])
 def test_read_tells_the_string_and_what_the_target_can_p50_p58(string: bytes) -> None:
-    assert ask(owned(string), config(READ)) == settings(READ, string)
+    assert ask(owned(string), config(READ)) == config_response(READ, string)
 
 
 def test_the_exact_vector_of_a_read() -> None:
@@ -38,13 +38,13 @@ def test_read_ignores_the_string_that_it_carries_p51() -> None:
         config(READ, b"", length=1024),
         config(READ, b"xy", length=0xFFFF),
     ):
-        assert ask(target, request) == settings(READ, b"hello")
+        assert ask(target, request) == config_response(READ, b"hello")
 
 
 def test_requests_need_not_leave_the_targets_fields_empty_p49() -> None:
     request = bytearray(config(READ))
     request[24:30] = b"\xff\xff\xff\xff\xff\xf0"
-    assert ask(make_target(), bytes(request)) == settings(READ)
+    assert ask(make_target(), bytes(request)) == config_response(READ)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_test_answers_only_if_it_is_the_same_p52(
     has: bytes, asked: bytes, *, is_same: bool
 ) -> None:
     target = owned(has)
-    expected = settings(TEST, has) if is_same else b""
+    expected = config_response(TEST, has) if is_same else b""
     assert ask(target, config(TEST, asked)) == expected
     assert target.statistics().dropped == ({} if is_same else {"config_differs": 1})
 
@@ -83,7 +83,7 @@ def test_test_answers_only_if_it_is_the_same_p52(
 def test_prefix_answers_only_if_it_is_one_p53(
     has: bytes, asked: bytes, *, is_prefix: bool
 ) -> None:
-    expected = settings(PREFIX, has) if is_prefix else b""
+    expected = config_response(PREFIX, has) if is_prefix else b""
     assert ask(owned(has), config(PREFIX, asked)) == expected
 
 
@@ -93,14 +93,14 @@ def test_set_takes_an_unclaimed_target_and_may_say_so_twice_p2_p54(
 ) -> None:
     target = make_target()
     for _ in range(2):
-        assert ask(target, config(SET, string)) == settings(SET, string)
-    assert ask(target, config(READ)) == settings(READ, string)
+        assert ask(target, config(SET, string)) == config_response(SET, string)
+    assert ask(target, config(READ)) == config_response(READ, string)
 
 
 @pytest.mark.parametrize("string", [b"other", b"", b"hell", b"hello!"])
 def test_set_on_a_claimed_target_says_whose_it_is_p54(string: bytes) -> None:
     target = owned(b"hello")
-    assert ask(target, config(SET, string)) == settings(SET, b"hello", code=4)
+    assert ask(target, config(SET, string)) == config_response(SET, b"hello", code=4)
     assert target.export.config_string == b"hello"
     assert target.statistics().errors == {"config_present": 1}
 
@@ -110,7 +110,7 @@ def test_force_takes_any_target_and_the_empty_string_frees_it_p55(
     string: bytes,
 ) -> None:
     target = owned(b"hello")
-    assert ask(target, config(FORCE, string)) == settings(FORCE, string)
+    assert ask(target, config(FORCE, string)) == config_response(FORCE, string)
     assert target.export.config_string == string
 
 
@@ -129,12 +129,12 @@ def test_a_string_that_is_too_long_or_not_all_there_is_refused_p56(
 ) -> None:
     target = owned(b"hello")
     reply = ask(target, config(ccmd, string, length=length))
-    assert reply == settings(ccmd, b"hello", code=2)
+    assert reply == config_response(ccmd, b"hello", code=2)
     assert target.export.config_string == b"hello"
 
 
 @pytest.mark.parametrize("ccmd", range(5, 16))
 def test_unknown_config_commands_are_refused_p57(ccmd: int) -> None:
     target = owned(b"hello")
-    assert ask(target, config(ccmd, b"x")) == settings(ccmd, b"hello", code=2)
+    assert ask(target, config(ccmd, b"x")) == config_response(ccmd, b"hello", code=2)
     assert target.statistics().errors == {"bad_argument": 1}

@@ -20,8 +20,8 @@ from tests.asking import (
     TARGET,
     ask,
     ata,
+    ata_response,
     make_target,
-    registers,
     sector,
 )
 
@@ -98,22 +98,22 @@ def ranges(*those: tuple[int, int]) -> bytes:
 def test_read_dma_reads(opcode: int, aflags: int) -> None:
     reply = ask(make_target(), ata(opcode, 5, 2, aflags=aflags))
     data = sector(5) + sector(6)
-    assert reply == registers(0x40, lba=5, aflags=aflags, data=data)
+    assert reply == ata_response(0x40, lba=5, aflags=aflags, data=data)
 
 
 def test_only_the_ext_ones_have_48_bits_of_themselves_p31() -> None:
     lba = 0xE000_0005
     reply = ask(make_target(), ata(0xC8, lba, aflags=0))
-    assert reply == registers(0x40, lba=lba, aflags=0, data=sector(5))
+    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
     reply = ask(make_target(), ata(0x25, lba, aflags=0))
-    assert reply == registers(*NOT_FOUND, count=1, lba=lba, aflags=0)
+    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=0)
 
 
 @pytest.mark.parametrize("opcode", [0xCA, 0x35, 0x3D])
 def test_write_dma_writes(opcode: int) -> None:
     target = make_target()
     reply = ask(target, ata(opcode, 7, aflags=0x01, data=DATA))
-    assert reply == registers(0x40, lba=7, aflags=0x01)
+    assert reply == ata_response(0x40, lba=7, aflags=0x01)
     assert ask(target, ata(0x24, 7))[36:] == DATA
 
 
@@ -128,7 +128,7 @@ def test_a_forced_write_is_stable_before_it_is_answered() -> None:
 def test_a_forced_write_whose_flush_fails_is_no_success() -> None:
     target = target_of(NotingDisk(failing="flush"), sync=False)
     reply = ask(target, ata(0x3D, aflags=0x41, data=DATA))
-    assert reply == registers(*FAULT, count=1, aflags=0x41)
+    assert reply == ata_response(*FAULT, count=1, aflags=0x41)
 
 
 def test_a_disk_that_is_stable_by_itself_is_not_flushed_for_it() -> None:
@@ -144,18 +144,18 @@ def test_a_disk_that_is_stable_by_itself_is_not_flushed_for_it() -> None:
 def test_verify_reads_and_sends_nothing(opcode: int, count: int) -> None:
     disk = NotingDisk()
     reply = ask(target_of(disk, sync=False), ata(opcode, 4, count))
-    assert reply == registers(0x40, lba=4)
+    assert reply == ata_response(0x40, lba=4)
     assert disk.calls == ["read"]
 
 
 @pytest.mark.parametrize("opcode", [VERIFY, VERIFY_EXT])
 def test_verify_tells_what_cannot_be_read_p38_p41(opcode: int) -> None:
     target = target_of(NotingDisk(failing="read"), sync=False)
-    assert ask(target, ata(opcode, 4)) == registers(*UNCORRECTABLE, count=1, lba=4)
+    assert ask(target, ata(opcode, 4)) == ata_response(*UNCORRECTABLE, count=1, lba=4)
     last = SECTORS - 1
-    beyond = registers(*NOT_FOUND, count=2, lba=last)
+    beyond = ata_response(*NOT_FOUND, count=2, lba=last)
     assert ask(target, ata(opcode, last, 2)) == beyond
-    assert ask(target, ata(opcode, count=0)) == registers(*ABORTED)
+    assert ask(target, ata(opcode, count=0)) == ata_response(*ABORTED)
 
 
 # Sectors that cannot be read.
@@ -165,9 +165,9 @@ def test_verify_tells_what_cannot_be_read_p38_p41(opcode: int) -> None:
 def test_spoilt_sectors_fail_until_they_are_written(opcode: int) -> None:
     target = make_target()
     reply = ask(target, ata(SPOIL, 10, 2, feature=0x55))
-    assert reply == registers(0x40, lba=10)
+    assert reply == ata_response(0x40, lba=10)
     for lba, count in ((10, 1), (11, 1), (9, 2), (11, 2)):
-        failed = registers(*UNCORRECTABLE, count=count, lba=lba)
+        failed = ata_response(*UNCORRECTABLE, count=count, lba=lba)
         assert ask(target, ata(opcode, lba, count)) == failed
     assert ask(target, ata(opcode, 9))[27] == 0x40
     assert ask(target, ata(opcode, 12))[27] == 0x40
@@ -179,7 +179,7 @@ def test_spoilt_sectors_fail_until_they_are_written(opcode: int) -> None:
 @pytest.mark.parametrize("feature", [0, 1, 0xFF])
 def test_spoiling_wants_to_be_meant(feature: int) -> None:
     reply = ask(make_target(), ata(SPOIL, feature=feature))
-    assert reply == registers(*ABORTED, count=1)
+    assert reply == ata_response(*ABORTED, count=1)
 
 
 def test_spoiling_stays_on_the_disk_and_within_bounds() -> None:
@@ -199,7 +199,7 @@ def test_what_is_trimmed_reads_as_zeroes_and_nothing_else_does() -> None:
     target = make_target()
     payload = ranges((3, 2), (0, 0), (100, 60), (SECTORS - 1, 1))
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
-    assert ask(target, request) == registers(0x40, aflags=0x41)
+    assert ask(target, request) == ata_response(0x40, aflags=0x41)
     gone = {3, 4, *range(100, 160), SECTORS - 1}
     for number in range(SECTORS):
         expected = bytes(512) if number in gone else sector(number)
@@ -219,7 +219,7 @@ def test_trim_beyond_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
     payload = ranges((0, 8), beyond)
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
     reply = ask(target_of(disk, sync=False), request)
-    assert reply == registers(*NOT_FOUND, count=1, aflags=0x41)
+    assert reply == ata_response(*NOT_FOUND, count=1, aflags=0x41)
     assert disk.calls == []
 
 
@@ -242,7 +242,7 @@ def test_a_trim_that_is_none_is_aborted(request_: bytes) -> None:
 def test_a_trim_that_fails_is_a_fault_p41() -> None:
     target = target_of(NotingDisk(failing="discard"), sync=False)
     request = ata(TRIM, aflags=0x41, feature=1, data=ranges((0, 8)))
-    assert ask(target, request) == registers(*FAULT, count=1, aflags=0x41)
+    assert ask(target, request) == ata_response(*FAULT, count=1, aflags=0x41)
 
 
 def test_trimming_makes_spoilt_sectors_readable() -> None:
@@ -263,7 +263,7 @@ def test_nothing_changes_a_read_only_disk_or_all_of_them_p40_p44(
     feature = 0x55 if opcode == SPOIL else 1
     data = ranges((0, 8))
     request = ata(opcode, aflags=0x41, feature=feature, data=data, **address)
-    assert ask(target, request) == registers(*ABORTED, count=1, aflags=0x41)
+    assert ask(target, request) == ata_response(*ABORTED, count=1, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
     assert not target.export.uncorrectable
 
@@ -282,14 +282,14 @@ def test_the_write_cache_is_on_and_a_write_need_not_be_stable() -> None:
 def test_without_a_write_cache_answers_are_stable_and_what_came_before_is() -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
-    assert features(target, 0x82) == registers(0x40)
+    assert features(target, 0x82) == ata_response(0x40)
     assert disk.calls == ["flush"]
     assert words(target)[82] & 0x20
     assert not words(target)[85] & 0x20
     ask(target, ata(0x34, aflags=0x41, data=DATA))
     ask(target, ata(TRIM, aflags=0x41, feature=1, data=ranges((0, 1))))
     assert disk.calls[1:] == ["write", "flush", "discard", "flush"]
-    assert features(target, 0x02) == registers(0x40)
+    assert features(target, 0x02) == ata_response(0x40)
     assert words(target)[85] & 0x20
     ask(target, ata(0x34, aflags=0x41, data=DATA))
     assert disk.calls[5:] == ["write"]
@@ -299,7 +299,7 @@ def test_a_write_without_cache_that_does_not_get_stable_is_no_success() -> None:
     state = ClientState(write_cache=False)
     target = target_of(NotingDisk(failing="flush"), state, sync=False)
     reply = ask(target, ata(0x34, aflags=0x41, data=DATA))
-    assert reply == registers(*FAULT, count=1, aflags=0x41)
+    assert reply == ata_response(*FAULT, count=1, aflags=0x41)
     assert target.statistics().writes == 0
 
 
@@ -328,7 +328,7 @@ def test_a_stable_disk_has_no_cache_unless_a_client_wants_to_know_of_one(
 def test_look_ahead_goes_off_and_on() -> None:
     target = make_target()
     for feature, bit in ((0x55, 0), (0xAA, 0x40)):
-        assert features(target, feature) == registers(0x40)
+        assert features(target, feature) == ata_response(0x40)
         assert words(target)[82] & 0x40
         assert words(target)[85] & 0x40 == bit
 
@@ -340,7 +340,7 @@ def test_look_ahead_goes_off_and_on() -> None:
 def test_a_transfer_mode_can_be_selected(mode: int, multiword: int, ultra: int) -> None:
     target = make_target()
     assert words(target)[88] == 0x407F
-    assert features(target, 0x03, count=mode) == registers(0x40)
+    assert features(target, 0x03, count=mode) == ata_response(0x40)
     assert words(target)[63] == multiword << 8 | 0x07
     assert words(target)[88] == ultra << 8 | 0x7F
 
@@ -351,7 +351,7 @@ def test_a_transfer_mode_can_be_selected(mode: int, multiword: int, ultra: int) 
 def test_other_features_are_aborted(feature: int, count: int) -> None:
     target = make_target()
     before = target.export.identity_page
-    assert features(target, feature, count) == registers(*ABORTED, count=count)
+    assert features(target, feature, count) == ata_response(*ABORTED, count=count)
     assert target.export.identity_page == before
 
 
@@ -360,15 +360,15 @@ def test_other_features_are_aborted(feature: int, count: int) -> None:
 def test_before_a_rest_what_is_written_becomes_stable(opcode: int, count: int) -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
-    assert ask(target, ata(opcode, count=count)) == registers(0x40)
+    assert ask(target, ata(opcode, count=count)) == ata_response(0x40)
     assert disk.calls == ["flush"]
     assert ask(target, ata(0x24))[27] == 0x40
-    assert ask(target, ata(0xE5, count=0)) == registers(0x40, count=0xFF)
+    assert ask(target, ata(0xE5, count=0)) == ata_response(0x40, count=0xFF)
 
 
 @pytest.mark.parametrize("opcode", [0xE1, 0xE3])
 def test_idling_is_nothing_new(opcode: int) -> None:
-    assert ask(make_target(), ata(opcode, count=9)) == registers(0x40)
+    assert ask(make_target(), ata(opcode, count=9)) == ata_response(0x40)
 
 
 # SMART.
@@ -386,7 +386,7 @@ def test_smart_data_tells_what_went_over_this_interface() -> None:
     ask(target, ata(SPOIL, 9, feature=0x55))
     ask(target, ata(0x24, 9))
     reply = smart(target, 0xD0)
-    assert reply == registers(0x40, lba=KEY, data=reply[36:])
+    assert reply == ata_response(0x40, lba=KEY, data=reply[36:])
     assert attributes(reply[36:]) == {187: 1, 241: 1, 242: 2}
     assert len(reply) == 548
     assert sum(reply[36:]) % 256 == 0
@@ -394,18 +394,18 @@ def test_smart_data_tells_what_went_over_this_interface() -> None:
 
 def test_smart_status_is_well_p26() -> None:
     reply = smart(make_target(), 0xDA)
-    assert reply == registers(0x40, lba=KEY)
+    assert reply == ata_response(0x40, lba=KEY)
     assert reply[29:31] == b"\x4f\xc2"
 
 
 def test_smart_goes_off_and_on() -> None:
     target = make_target()
-    assert smart(target, 0xD9) == registers(0x40, lba=KEY)
+    assert smart(target, 0xD9) == ata_response(0x40, lba=KEY)
     assert words(target)[82] & 1
     assert not words(target)[85] & 1
     for feature in (0xD0, 0xDA, 0xD9):
-        assert smart(target, feature) == registers(*ABORTED, count=1, lba=KEY)
-    assert smart(target, 0xD8) == registers(0x40, lba=KEY)
+        assert smart(target, feature) == ata_response(*ABORTED, count=1, lba=KEY)
+    assert smart(target, 0xD8) == ata_response(0x40, lba=KEY)
     assert words(target)[85] & 1
     assert smart(target, 0xDA)[27] == 0x40
 
@@ -413,13 +413,13 @@ def test_smart_goes_off_and_on() -> None:
 @pytest.mark.parametrize("feature", [0x00, 0xD1, 0xD4, 0xD5, 0xD6])
 def test_other_smart_features_are_aborted(feature: int) -> None:
     reply = smart(make_target(), feature)
-    assert reply == registers(*ABORTED, count=1, lba=KEY)
+    assert reply == ata_response(*ABORTED, count=1, lba=KEY)
 
 
 @pytest.mark.parametrize("lba", [0, 0x4FC200, 0xC200, 0x4F00])
 def test_smart_without_its_key_is_aborted(lba: int) -> None:
     reply = smart(make_target(), 0xD0, lba)
-    assert reply == registers(*ABORTED, count=1, lba=lba)
+    assert reply == ata_response(*ABORTED, count=1, lba=lba)
 
 
 # The identity page.

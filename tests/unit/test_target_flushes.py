@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from target.disks.memory import MemoryDisk
-from tests.asking import ask, ata, make_target, registers
+from tests.asking import ask, ata, ata_response, make_target
 
 
 class Forgetful(MemoryDisk):
@@ -24,7 +24,7 @@ class Forgetful(MemoryDisk):
 
 
 FLUSH = ata(0xE7, count=0)
-GOOD, FAULT = registers(0x40), registers(0x61, 0x04)
+GOOD, FAULT = ata_response(0x40), ata_response(0x61, 0x04)
 
 
 def test_p2_p46_a_flush_that_failed_fails_again_for_five_seconds() -> None:

@@ -10,22 +10,22 @@ import pytest
 from tests.asking import (
     CLIENT,
     TARGET,
-    answer,
     ask,
     ata,
+    ata_response,
     config,
+    config_response,
     directives,
     frame,
-    from_,
-    holders_are,
     make_target,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
+    response_frame,
     sector,
-    settings,
-    to,
+    sent_by,
+    sent_to,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def fail_to_keep(_state: ClientState) -> None:
 
 
 def test_p61_an_empty_list_serves_everybody() -> None:
-    assert ask(make_target(), mask(READ)) == mask_is()
-    assert ask(make_target(), from_(OTHER, ata(0x24)))[27] == 0x40
+    assert ask(make_target(), mask(READ)) == mask_response()
+    assert ask(make_target(), sent_by(OTHER, ata(0x24)))[27] == 0x40
 
 
 @pytest.mark.parametrize("request_", [*ALL_COMMANDS, mask(READ), reserve(READ)])
@@ -77,7 +77,7 @@ def test_p61_whoever_is_not_listed_gets_silence_to_every_command(
     asked = request_[:14] + bytes((verfl,)) + request_[15:]
     assert ask(target, asked) == b""
     assert target.statistics().dropped == {"not_in_mask": 1}
-    assert ask(target, from_(OTHER, asked)) != b""
+    assert ask(target, sent_by(OTHER, asked)) != b""
 
 
 def test_p61_it_is_a_set_of_at_most_255_and_keeps_its_order() -> None:
@@ -85,12 +85,14 @@ def test_p61_it_is_a_set_of_at_most_255_and_keeps_its_order() -> None:
     macs = [CLIENT, *(number(n) for n in range(300, 554))]
     assert len(macs) == 255
     half = [(ADD, mac) for mac in macs[:130]], [(ADD, mac) for mac in macs[100:]]
-    assert ask(target, mask(EDIT, *half[0])) == mask_is(*macs[:130], mcmd=EDIT)
-    assert ask(target, mask(EDIT, *half[1])) == mask_is(*macs, mcmd=EDIT)
-    assert ask(target, mask(READ)) == mask_is(*macs)
-    full = answer(2, bytes((0, EDIT, 3, 1)) + directives((ADD, macs[9]), (ADD, OTHER)))
+    assert ask(target, mask(EDIT, *half[0])) == mask_response(*macs[:130], mcmd=EDIT)
+    assert ask(target, mask(EDIT, *half[1])) == mask_response(*macs, mcmd=EDIT)
+    assert ask(target, mask(READ)) == mask_response(*macs)
+    full = response_frame(
+        2, bytes((0, EDIT, 3, 1)) + directives((ADD, macs[9]), (ADD, OTHER))
+    )
     assert ask(target, mask(EDIT, (ADD, macs[9]), (ADD, OTHER))) == full
-    assert ask(target, mask(READ)) == mask_is(*macs)
+    assert ask(target, mask(READ)) == mask_response(*macs)
 
 
 def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
@@ -98,7 +100,7 @@ def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
     room = (1514 - 28) // 8
     macs = [number(n) for n in range(room - 1)]
     reply = ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
-    assert reply == mask_is(CLIENT, *macs, mcmd=EDIT)
+    assert reply == mask_response(CLIENT, *macs, mcmd=EDIT)
     request = mask(EDIT, (ADD, OTHER))
     assert ask(target, request)[24:28] == bytes((0, EDIT, 3, 0))
 
@@ -107,8 +109,8 @@ def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
 def test_p62_read_tells_the_list_and_ignores_directives(count: int | None) -> None:
     target = masked(CLIENT, OTHER)
     request = mask(READ, (ADD, THIRD), (7, THIRD), count=count)
-    assert ask(target, request) == mask_is(CLIENT, OTHER)
-    assert ask(target, mask(READ)) == mask_is(CLIENT, OTHER)
+    assert ask(target, request) == mask_response(CLIENT, OTHER)
+    assert ask(target, mask(READ)) == mask_response(CLIENT, OTHER)
 
 
 def test_p63_directives_are_followed_in_order() -> None:
@@ -118,7 +120,7 @@ def test_p63_directives_are_followed_in_order() -> None:
         *((ADD, THIRD), (NONE, b"\xff" * 6), (ADD, OTHER), (DELETE, THIRD)),
         *((ADD, CLIENT), (ADD, OTHER), (DELETE, b"\xee" * 6), (ADD, THIRD)),
     )
-    after = mask_is(CLIENT, OTHER, THIRD, mcmd=EDIT)
+    after = mask_response(CLIENT, OTHER, THIRD, mcmd=EDIT)
     assert ask(target, request) == after
     assert ask(target, request) == after  # P2
 
@@ -126,40 +128,40 @@ def test_p63_directives_are_followed_in_order() -> None:
 def test_p64_p65_p66_a_bad_directive_ends_it_and_what_was_done_stays() -> None:
     target = make_target()
     those = ((ADD, CLIENT), (ADD, OTHER), (3, THIRD), (ADD, THIRD))
-    expected = answer(2, bytes((0, EDIT, 2, 2)) + directives(*those))
+    expected = response_frame(2, bytes((0, EDIT, 2, 2)) + directives(*those))
     assert ask(target, mask(EDIT, *those)) == expected
     assert expected[14:16] == b"\x18\0"
-    assert ask(target, mask(READ)) == mask_is(CLIENT, OTHER)
+    assert ask(target, mask(READ)) == mask_response(CLIENT, OTHER)
     assert target.statistics().errors == {"mask_bad_directive": 1}
 
 
 def test_p67_an_edit_that_does_nothing_tells_the_list_too() -> None:
-    assert ask(masked(CLIENT), mask(EDIT)) == mask_is(CLIENT, mcmd=EDIT)
+    assert ask(masked(CLIENT), mask(EDIT)) == mask_response(CLIENT, mcmd=EDIT)
 
 
 @pytest.mark.parametrize("mcmd", [2, 255])
 def test_p68_another_command_is_a_bad_argument(mcmd: int) -> None:
     target = make_target()
     request = mask(mcmd, (ADD, OTHER))
-    assert ask(target, request) == answer(2, request[24:], verfl=0x1C, error=2)
-    assert ask(target, mask(READ)) == mask_is()
+    assert ask(target, request) == response_frame(2, request[24:], verfl=0x1C, error=2)
+    assert ask(target, mask(READ)) == mask_response()
 
 
 @pytest.mark.parametrize("count", [2, 5, 255])
 def test_p69_fewer_directives_than_the_count_says_change_nothing(count: int) -> None:
     target = make_target()
     request = mask(EDIT, (ADD, OTHER), count=count)
-    assert ask(target, request) == answer(2, request[24:], verfl=0x1C, error=2)
-    assert ask(target, mask(READ)) == mask_is()
+    assert ask(target, request) == response_frame(2, request[24:], verfl=0x1C, error=2)
+    assert ask(target, mask(READ)) == mask_response()
 
 
 def test_p70_whoever_shuts_himself_out_still_hears_of_it() -> None:
     target = make_target()
-    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_is(OTHER, mcmd=EDIT)
+    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_response(OTHER, mcmd=EDIT)
     assert ask(target, mask(READ)) == b""
-    reply = ask(target, from_(OTHER, mask(EDIT, (DELETE, OTHER))))
-    assert reply == to(OTHER, mask_is(mcmd=EDIT))
-    assert ask(target, mask(READ)) == mask_is()
+    reply = ask(target, sent_by(OTHER, mask(EDIT, (DELETE, OTHER))))
+    assert reply == sent_to(OTHER, mask_response(mcmd=EDIT))
+    assert ask(target, mask(READ)) == mask_response()
 
 
 @pytest.mark.parametrize("length", [24, 27])
@@ -171,16 +173,18 @@ def test_p17_half_a_mask_message_is_dropped(length: int) -> None:
 
 def test_p20_padding_behind_the_directives_is_none() -> None:
     request = mask(EDIT, (ADD, CLIENT)) + directives((ADD, OTHER)) + b"\xee" * 20
-    assert ask(make_target(), request) == mask_is(CLIENT, mcmd=EDIT)
+    assert ask(make_target(), request) == mask_response(CLIENT, mcmd=EDIT)
 
 
 def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
     target = masked(CLIENT, OTHER)
-    assert target.export.audience == (CLIENT, OTHER)
-    assert make_target().export.audience == (b"\xff" * 6,)
+    assert target.export.announcement_targets == (CLIENT, OTHER)
+    assert make_target().export.announcement_targets == (b"\xff" * 6,)
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
     length = target.announce(slot, OTHER)
-    expected = OTHER + TARGET + settings(0)[12:20] + bytes(4) + settings(0)[24:]
+    expected = (
+        OTHER + TARGET + config_response(0)[12:20] + bytes(4) + config_response(0)[24:]
+    )
     assert bytes(slot[:length]) == expected
 
 
@@ -188,56 +192,56 @@ def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
 
 
 def test_p71_a_target_is_nobodys_at_first() -> None:
-    assert ask(make_target(), reserve(READ)) == holders_are()
+    assert ask(make_target(), reserve(READ)) == reserve_response()
 
 
 def test_p72_a_free_target_can_be_reserved_also_for_others() -> None:
     target = make_target()
     reply = ask(target, reserve(SET, THIRD, OTHER))
-    assert reply == holders_are(THIRD, OTHER, rcmd=SET)
+    assert reply == reserve_response(THIRD, OTHER, rcmd=SET)
 
 
 def test_p72_a_holder_may_pass_it_on_or_release_it() -> None:
     target = reserved(CLIENT, OTHER)
-    assert ask(target, reserve(SET, OTHER)) == holders_are(OTHER, rcmd=SET)
-    refused = holders_are(OTHER, rcmd=SET, code=6)
+    assert ask(target, reserve(SET, OTHER)) == reserve_response(OTHER, rcmd=SET)
+    refused = reserve_response(OTHER, rcmd=SET, code=6)
     assert ask(target, reserve(SET, CLIENT)) == refused
     assert ask(target, reserve(SET)) == refused
     assert target.statistics().errors == {"reserved": 2}
-    released = to(OTHER, holders_are(rcmd=SET))
-    assert ask(target, from_(OTHER, reserve(SET))) == released
+    released = sent_to(OTHER, reserve_response(rcmd=SET))
+    assert ask(target, sent_by(OTHER, reserve(SET))) == released
 
 
 def test_p73_force_always_succeeds_and_so_does_reading() -> None:
     target = reserved(OTHER)
-    assert ask(target, reserve(READ)) == holders_are(OTHER)
-    assert ask(target, reserve(FORCE, CLIENT)) == holders_are(CLIENT, rcmd=FORCE)
-    assert ask(target, reserve(FORCE)) == holders_are(rcmd=FORCE)
+    assert ask(target, reserve(READ)) == reserve_response(OTHER)
+    assert ask(target, reserve(FORCE, CLIENT)) == reserve_response(CLIENT, rcmd=FORCE)
+    assert ask(target, reserve(FORCE)) == reserve_response(rcmd=FORCE)
 
 
 @pytest.mark.parametrize("opcode", [0x20, 0x24, 0x30, 0x34, 0xE5, 0xE7, 0xEA, 0x00])
 def test_p74_a_stranger_may_send_no_ata_command(opcode: int) -> None:
     target = reserved(OTHER)
     request = ata(opcode, 5, aflags=0x41, data=b"\xff" * 512)
-    expected = answer(0, request[24:36], verfl=0x1C, error=6)
+    expected = response_frame(0, request[24:36], verfl=0x1C, error=6)
     assert ask(target, request) == expected
     assert ask(target, ata(0x24, 5, shelf=0xFFFF, slot=0xFF))[14:16] == b"\x1c\x06"
-    served = registers(0x40, lba=5, data=sector(5))
-    assert ask(target, from_(OTHER, ata(0x24, 5))) == to(OTHER, served)
+    served = ata_response(0x40, lba=5, data=sector(5))
+    assert ask(target, sent_by(OTHER, ata(0x24, 5))) == sent_to(OTHER, served)
 
 
 def test_p74_a_stranger_may_identify_and_use_the_other_commands() -> None:
     target = reserved(OTHER)
-    page = registers(0x40, data=target.export.identity_page)
+    page = ata_response(0x40, data=target.export.identity_page)
     assert ask(target, ata(0xEC)) == page
-    assert ask(target, config(4, b"mine")) == settings(4, b"mine")  # P58
-    assert ask(target, mask(EDIT, (ADD, CLIENT))) == mask_is(CLIENT, mcmd=EDIT)
-    assert ask(target, reserve(READ)) == holders_are(OTHER)
+    assert ask(target, config(4, b"mine")) == config_response(4, b"mine")  # P58
+    assert ask(target, mask(EDIT, (ADD, CLIENT))) == mask_response(CLIENT, mcmd=EDIT)
+    assert ask(target, reserve(READ)) == reserve_response(OTHER)
 
 
 @pytest.mark.parametrize("rcmd", [3, 255])
 def test_p75_another_command_is_a_bad_argument(rcmd: int) -> None:
-    expected = holders_are(CLIENT, rcmd=rcmd, code=2)
+    expected = reserve_response(CLIENT, rcmd=rcmd, code=2)
     assert ask(reserved(CLIENT), reserve(rcmd, OTHER)) == expected
 
 
@@ -246,24 +250,24 @@ def test_p75_another_command_is_a_bad_argument(rcmd: int) -> None:
 def test_p75_fewer_addresses_than_the_count_says_change_nothing(
     rcmd: int, count: int
 ) -> None:
-    expected = holders_are(CLIENT, rcmd=rcmd, code=2)
+    expected = reserve_response(CLIENT, rcmd=rcmd, code=2)
     assert ask(reserved(CLIENT), reserve(rcmd, OTHER, count=count)) == expected
 
 
 def test_p76_255_addresses_in_any_order_and_none_twice() -> None:
     target = make_target(mtu=9000)
     macs = [CLIENT, *(number(n) for n in range(254, 0, -1))]
-    assert ask(target, reserve(SET, *macs)) == holders_are(*macs, rcmd=SET)
+    assert ask(target, reserve(SET, *macs)) == reserve_response(*macs, rcmd=SET)
     for mac in macs:
-        assert ask(target, from_(mac, ata(0xE5, count=0)))[14] == 0x18
-    doubled = holders_are(OTHER, CLIENT, rcmd=SET)
+        assert ask(target, sent_by(mac, ata(0xE5, count=0)))[14] == 0x18
+    doubled = reserve_response(OTHER, CLIENT, rcmd=SET)
     assert ask(target, reserve(SET, OTHER, CLIENT, OTHER)) == doubled
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xee" * 6, b"\xee" * 40])
 def test_p79_padding_behind_the_addresses_is_none(junk: bytes) -> None:
     reply = ask(make_target(), reserve(SET, OTHER) + junk)
-    assert reply == holders_are(OTHER, rcmd=SET)
+    assert reply == reserve_response(OTHER, rcmd=SET)
 
 
 @pytest.mark.parametrize("length", [24, 25])
@@ -299,10 +303,10 @@ def test_what_cannot_be_kept_is_not_set_and_called_error_3() -> None:
     target.export.force(b"before")
     before = target.export.state
     target.export.on_change = fail_to_keep
-    refused = settings(4, b"before", code=3)
+    refused = config_response(4, b"before", code=3)
     assert ask(target, config(4, b"after")) == refused
-    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_is(mcmd=EDIT, code=3)
-    assert ask(target, reserve(SET, OTHER)) == holders_are(rcmd=SET, code=3)
+    assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_response(mcmd=EDIT, code=3)
+    assert ask(target, reserve(SET, OTHER)) == reserve_response(rcmd=SET, code=3)
     assert target.export.state is before
     assert ask(target, ata(0x24))[27] == 0x40
     assert target.statistics().errors == {"device_unavailable": 3}

@@ -16,18 +16,18 @@ from target.disks.overlay.format import BaseIdentity, OverlayHeader, find_header
 from target.protocol.exports import Export
 from target.protocol.target import Target
 from tests.asking import TARGET, ask, make_target
-from tests.platter import SECTOR, DurablePlatter, Platter
-from tests.promises import (
+from tests.durable_contents import (
     CACHE_OFF,
     CACHE_ON,
+    FLUSHING_OPCODES,
     FUA,
     SET_FEATURES,
-    STABILISERS,
     WRITE,
     Requests,
+    durable_contents,
     missing,
-    promises,
 )
+from tests.volatile_disk import SECTOR, VolatileDisk, WriteThroughDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ steps = st.tuples(
     st.sampled_from(["write"] * 4 + ["fua", "trim", "flush", "on", "off"]),
     st.integers(0, SECTORS - 2),
     st.integers(1, 2),
-    st.sampled_from(STABILISERS),
+    st.sampled_from(FLUSHING_OPCODES),
 )
 
 
@@ -66,17 +66,17 @@ def conversation(plan: list[tuple[str, int, int, int]]) -> list[bytes]:
     return asked.frames
 
 
-def platter(size: int, *, is_sync: bool) -> Platter:
-    return (DurablePlatter if is_sync else Platter)(size)
+def platter(size: int, *, is_sync: bool) -> VolatileDisk:
+    return (WriteThroughDisk if is_sync else VolatileDisk)(size)
 
 
-def plain(*, is_sync: bool) -> tuple[Platter, Disk]:
+def plain(*, is_sync: bool) -> tuple[VolatileDisk, Disk]:
     """Make a disk as ``FileDisk`` is one, opened with O_DSYNC or not."""
     store = platter(SIZE, is_sync=is_sync)
     return store, store
 
 
-def overlay(*, is_sync: bool) -> tuple[Platter, Disk]:
+def overlay(*, is_sync: bool) -> tuple[VolatileDisk, Disk]:
     """Make an overlay over a golden image, in a file of which the same holds."""
     store = platter(HEADER.file_size, is_sync=is_sync)
     at, raw = HEADER.pack()
@@ -85,13 +85,13 @@ def overlay(*, is_sync: bool) -> tuple[Platter, Disk]:
     return store, opened(store, "first", is_sync=is_sync)
 
 
-def opened(store: Platter, boot: str, *, is_sync: bool = False) -> OverlayDisk:
+def opened(store: VolatileDisk, boot: str, *, is_sync: bool = False) -> OverlayDisk:
     base = MemoryDisk(GOLDEN, read_only=True)
     header = find_header(bytes(store.cached))
     return OverlayDisk(base, store, header, boot=boot, sync=is_sync, clock=float)
 
 
-def after_power_failure(store: Platter, luck: random.Random) -> bytes:
+def after_power_failure(store: VolatileDisk, luck: random.Random) -> bytes:
     survivor = deepcopy(store)
     survivor.lose_power(luck)
     if survivor.size == SIZE:
@@ -116,7 +116,7 @@ class Unlucky(random.Random):
 )
 @settings(deadline=None, max_examples=300)
 def test_p46_what_an_answer_promises_survives_a_power_failure_right_behind_it(
-    make: Callable[..., tuple[Platter, Disk]],
+    make: Callable[..., tuple[VolatileDisk, Disk]],
     plan: list[tuple[str, int, int, int]],
     seed: int,
     *,
@@ -127,7 +127,9 @@ def test_p46_what_an_answer_promises_survives_a_power_failure_right_behind_it(
         Export(make_target().export.address, disk, sync=is_sync), TARGET, 1500
     )
     asked = conversation(plan)
-    for request, promised in zip(asked, promises(asked, is_sync=is_sync), strict=True):
+    for request, promised in zip(
+        asked, durable_contents(asked, is_sync=is_sync), strict=True
+    ):
         reply = ask(target, request)
         assert (reply[14], reply[27]) == (0x18, 0x40)
         for luck in (Unlucky(), random.Random(seed)):

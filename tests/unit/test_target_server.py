@@ -10,15 +10,15 @@ from tests.asking import (
     CLIENT,
     SECTORS,
     TARGET,
-    answer,
     ask,
     ata,
+    ata_response,
     config,
+    config_response,
     frame,
     make_target,
-    registers,
+    response_frame,
     sector,
-    settings,
 )
 
 IDENTIFY = 0xEC
@@ -30,7 +30,7 @@ IDENTIFY = 0xEC
 def test_each_part_of_the_address_may_be_broadcast_p8_p9(shelf: int, slot: int) -> None:
     # The answer names the real address.
     request = frame(1, bytes(8), shelf=shelf, slot=slot)
-    assert ask(make_target(), request) == settings(0)
+    assert ask(make_target(), request) == config_response(0)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_other_addresses_are_met_with_silence_p8(shelf: int, slot: int) -> None:
 def test_the_destination_mac_plays_no_part_p8_p12(dst: bytes) -> None:
     # The reply comes from the interface's own address whatever was asked.
     reply = ask(make_target(), frame(1, bytes(8), dst=dst))
-    assert reply == settings(0)
+    assert reply == config_response(0)
     assert reply[:12] == CLIENT + TARGET
 
 
@@ -73,7 +73,7 @@ def test_other_versions_are_refused_in_ours_p6(version: int, command: int) -> No
     target = make_target()
     argument = bytes(range(1, 60))
     reply = ask(target, frame(command, argument, verfl=version << 4))
-    assert reply == answer(command, argument, verfl=0x1C, error=5)
+    assert reply == response_frame(command, argument, verfl=0x1C, error=5)
     assert target.statistics().errors == {"bad_version": 1}
 
 
@@ -100,19 +100,19 @@ def test_unknown_commands_get_the_whole_request_back_p16_p18(command: int) -> No
     target = make_target()
     argument = bytes(range(200))
     reply = ask(target, frame(command, argument))
-    assert reply == answer(command, argument, verfl=0x1C, error=1)
+    assert reply == response_frame(command, argument, verfl=0x1C, error=1)
     assert target.statistics().errors == {"bad_command": 1}
 
 
 def test_what_is_echoed_is_cut_to_what_the_interface_sends_p16() -> None:
     argument = bytes(range(250)) * 8
     reply = ask(make_target(), frame(9, argument))
-    assert reply == answer(9, argument[: 1500 - 10], verfl=0x1C, error=1)
+    assert reply == response_frame(9, argument[: 1500 - 10], verfl=0x1C, error=1)
     assert len(reply) == 1514
 
 
 def test_a_bare_header_of_an_unknown_command_is_answered_and_padded_p16_p19() -> None:
-    assert ask(make_target(), frame(9)) == answer(9, b"", verfl=0x1C, error=1)
+    assert ask(make_target(), frame(9)) == response_frame(9, b"", verfl=0x1C, error=1)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_ready_target_announces_itself_p48() -> None:
     assert frame_[:6] == b"\xff" * 6
     assert frame_[6:12] == TARGET
     assert frame_[20:24] == bytes(4)
-    expected = settings(0, sectors=17)
+    expected = config_response(0, sectors=17)
     assert frame_[12:20] == expected[12:20]
     assert frame_[24:] == expected[24:]
 
@@ -179,7 +179,7 @@ def test_a_config_string_too_long_for_a_small_interface_is_cut() -> None:
     target.export.force(bytes(range(256)) * 4)
     reply = ask(target, config(0))
     string = (bytes(range(256)) * 4)[: 600 - 18]
-    assert reply == settings(0, string, sectors=1)
+    assert reply == config_response(0, string, sectors=1)
     assert len(reply) == 614
 
 
@@ -203,4 +203,4 @@ def test_statistics_tell_what_was_done() -> None:
 def test_an_mtu_without_room_for_a_sector_is_no_place_for_a_target() -> None:
     with pytest.raises(ValueError, match="an MTU of 547 has no room for a sector"):
         make_target(mtu=547)
-    assert ask(make_target(mtu=548), ata(0x24)) == registers(0x40, data=sector(0))
+    assert ask(make_target(mtu=548), ata(0x24)) == ata_response(0x40, data=sector(0))

@@ -16,8 +16,8 @@ from target.protocol.exports import Export
 from target.server.ports import Port
 from target.server.probe import probe
 from target.server.service import Service, describe_target, signals
-from tests.asking import answer, ata, config, frame, settings
-from tests.filtering import Rig
+from tests.asking import ata, config, config_response, frame, response_frame
+from tests.filtering import FilterRig
 from tests.links import QueueLink
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_frames_go_to_the_target_they_name(link: QueueLink) -> None:
         link.deliver(frame(1, bytes(8), shelf=shelf, slot=slot))
     assert port.serve(0.0)
     assert link.sent == [
-        at(settings(0), shelf, slot) for shelf, slot in ((7, 4), (8, 3), (7, 3))
+        at(config_response(0), shelf, slot) for shelf, slot in ((7, 4), (8, 3), (7, 3))
     ]
     assert not port.serve(0.0)
 
@@ -69,7 +69,7 @@ def test_a_broadcast_is_answered_by_each_target_that_it_matches_p9(
     port = Port(link, [export(7, 3), export(7, 4), export(8, 3)])
     link.deliver(frame(1, bytes(8), shelf=shelf, slot=slot))
     port.serve(0.0)
-    assert link.sent == [at(settings(0), *address) for address in answering]
+    assert link.sent == [at(config_response(0), *address) for address in answering]
 
 
 def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
@@ -77,7 +77,7 @@ def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
     link.deliver(frame(1, bytes(8), shelf=9), b"", b"\xff" * 20, config(0)[:18])
     port.serve(0.0)
     assert link.sent == []
-    assert port.strays == 4
+    assert port.unmatched == 4
 
 
 def test_a_batch_is_flushed_at_once(link: QueueLink) -> None:
@@ -147,14 +147,14 @@ def test_a_service_wakes_up_for_frames(link: QueueLink) -> None:
     for n in range(1, 4):
         link.deliver(ata(0xE5, count=0))
         wait_for(partial(has_sent, link, n))
-    assert link.sent[0] == answer(0, bytes((0x40, 0, 0xFF, 0x40)) + bytes(8))
+    assert link.sent[0] == response_frame(0, bytes((0x40, 0, 0xFF, 0x40)) + bytes(8))
 
 
 def test_a_service_reports_when_asked_even_if_nothing_else_happens(
     running: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
-    running.report()
+    running.request_statistics()
     wait_for(lambda: "eth0: 0 received" in caplog.text)
     assert "e7.3 on eth0: 0 requests" in caplog.text
 
@@ -164,7 +164,7 @@ def test_a_stopped_service_answers_what_it_has_received(link: QueueLink) -> None
     link.deliver(config(0))
     service.stop()
     service.run()
-    assert link.sent == [settings(0)]
+    assert link.sent == [config_response(0)]
     service.close()
 
 
@@ -190,7 +190,7 @@ def test_a_service_outlives_its_interfaces(
     link.deliver(config(0))
     wait_for(lambda: running.ports[0].state == "gone")
     assert caplog.messages == [
-        "eth0: interface is gone, waiting for it to come back",
+        "eth0: interface is gone, waiting for it to reappear",
     ]
     assert running.call(lambda: 7) == 7
 
@@ -246,7 +246,7 @@ def test_the_probe_asks_three_times_and_is_content_with_silence(
 
 def test_the_probe_finds_who_serves_the_address(link: QueueLink) -> None:
     other = bytes.fromhex("525400000009")
-    link.on_send = lambda _: b"\xff" * 6 + other + settings(0)[12:]
+    link.on_send = lambda _: b"\xff" * 6 + other + config_response(0)[12:]
     with pytest.raises(BusyError) as caught:
         probe(link, [Address(7, 3)])
     assert str(caught.value) == (
@@ -258,7 +258,7 @@ def test_the_probe_finds_who_serves_the_address(link: QueueLink) -> None:
 def test_the_probe_minds_only_its_own_addresses_and_only_responses(
     link: QueueLink,
 ) -> None:
-    link.deliver(at(settings(0), 7, 4), config(0), b"", b"\0" * 60)
+    link.deliver(at(config_response(0), 7, 4), config(0), b"", b"\0" * 60)
     probe(link, [Address(7, 3)])
     assert len(link.sent) == 3
 
@@ -281,7 +281,7 @@ def test_statistics_are_one_readable_line(link: QueueLink) -> None:
 
 def behind(*filters: str) -> Export:
     served = export(7, 3)
-    served.filters = Rig(*filters).filters
+    served.filters = FilterRig(*filters).filters
     return served
 
 
@@ -290,18 +290,18 @@ def test_a_port_sends_what_was_held_back_when_it_is_due(link: QueueLink) -> None
     assert port.next_timeout() is None
     link.deliver(config(0), frame(1, bytes(8), slot=4))
     port.serve(1.0)
-    assert link.sent == [at(settings(0), 7, 4)]
+    assert link.sent == [at(config_response(0), 7, 4)]
     assert port.next_timeout() == 3.0
     assert not port.serve(2.9)
     assert not port.serve(3.0)
-    assert link.sent[1:] == [settings(0)]
+    assert link.sent[1:] == [config_response(0)]
 
 
 def test_a_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> None:
     port = Port(link, [behind("drop:direction=out"), export(7, 4)])
     link.deliver(frame(1, bytes(8), shelf=0xFFFF, slot=0xFF))
     port.serve(0.0)
-    assert link.sent == [at(settings(0), 7, 4)]
+    assert link.sent == [at(config_response(0), 7, 4)]
     assert port.targets[0].statistics().requests == 1
 
 
@@ -311,7 +311,7 @@ def test_replies_that_find_no_slot_stay_due() -> None:
         link.deliver(config(0), config(0))
         for _ in range(3):
             port.serve(0.0)
-        assert link.sent == [settings(0)] * 4
+        assert link.sent == [config_response(0)] * 4
         assert max(link.flushes) == 2
         assert port.next_timeout() is None
 
@@ -323,7 +323,7 @@ def test_a_service_wakes_up_for_what_is_due(link: QueueLink) -> None:
     # It would wait for ever, but for the reply that it holds back.
     service.run()
     service.close()
-    assert link.sent == [settings(0)]
+    assert link.sent == [config_response(0)]
 
 
 def test_statistics_tell_how_often_a_filter_struck(
@@ -344,7 +344,7 @@ def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
     link.deliver(config(0), config(0))
     port.serve(0.0)
     assert port.next_timeout() == 2.0
-    port.lose("gone")
+    port.detach_link("gone")
     assert port.next_timeout() is None
     assert port.targets[0].statistics().requests == 0
 

@@ -8,7 +8,7 @@ import pytest
 
 from aoe.errors import AccessError
 from tests.rules import serve_clients
-from tests.serving import AT_ONCE, serving
+from tests.serving import NO_PROBE, serving
 from tests.tools import vblade_serving
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def served_for_rules(
 @pytest.fixture
 def clients(served_for_rules: Clients) -> Clients:
     """Begin with empty lists and the disk as it was, whatever was asked before."""
-    served_for_rules.begin()
+    served_for_rules.reset()
     return served_for_rules
 
 
@@ -54,7 +54,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def served(wire: Wire, image: Path) -> Iterator[Wire]:
     """Serve the image as e7.3."""
-    with serving(wire, image, AT_ONCE, "--no-state", "--serial", "S-7"):
+    with serving(wire, image, NO_PROBE, "--no-state", "--serial", "S-7"):
         yield wire
 
 

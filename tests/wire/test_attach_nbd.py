@@ -28,7 +28,7 @@ from tests.nbd_clients import (
     request,
 )
 from tests.nbd_servers import exported, program, raw_bytes
-from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
+from tests.serving import NO_PROBE, TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -384,7 +384,7 @@ def unread(client: socket.socket) -> int:
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not done():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -394,7 +394,7 @@ def test_k55_k56_requests_fail_while_the_target_is_down_and_work_after_it_restar
     wire: Wire, image: Path, path: Path
 ) -> None:
     uri = exported(path, "e7.3")
-    words = ("serve", "e7.3", wire.interface, image, AT_ONCE)
+    words = ("serve", "e7.3", wire.interface, image, NO_PROBE)
     first = start(wire.target, *words)
     ready_line(first)
     with attached(wire, path, "--deadsecs", 1):

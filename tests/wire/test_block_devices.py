@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import ata, registers
+from tests.asking import ata, ata_response
 from tests.nbd_servers import program
-from tests.serving import PATIENCE, client, serving, start
+from tests.serving import TIMEOUT, client, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def loop_device(image: Path) -> Iterator[str]:
 
 def refusal(wire: Wire, path: str) -> tuple[int, str]:
     process = start(wire.target, "serve", "e7.4", wire.interface, path)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert out == ""
     return process.returncode, err.rstrip("\n").removeprefix(f"aoe-target: {path}: ")
 
@@ -84,10 +84,10 @@ def test_block_device_is_served_for_reads_writes_flush_and_trim(
                 client(wire) as asking,
             ):
                 request = ata(WRITE, 5, 2, aflags=0x41, data=data)
-                assert asking.ask(request) == registers(0x40, lba=5, aflags=0x41)
+                assert asking.ask(request) == ata_response(0x40, lba=5, aflags=0x41)
                 request = ata(TRIM, aflags=0x41, feature=1, data=ranges)
                 assert asking.ask(request)[27] == 0x40
-                assert asking.ask(ata(FLUSH, count=0)) == registers(0x40)
+                assert asking.ask(ata(FLUSH, count=0)) == ata_response(0x40)
                 assert asking.ask(ata(READ, 2048))[36:] == bytes(512)
                 # O_EXCL keeps it from being mounted or served a second time.
                 code, why = refusal(wire, device)
@@ -132,7 +132,7 @@ def test_mounted_disk_is_refused_with_its_mount_point(
         ["unshare", "--mount", "sh", "-ec", script, "sh", *words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     if done.returncode:
         expect_permission_error(wire)

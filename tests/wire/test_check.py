@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aoe.capture.annotated import read_capture
-from tests.asking import config, frame, holders_are, mask, mask_is, reserve
-from tests.serving import PATIENCE, client, serving
+from tests.asking import config, frame, mask, mask_response, reserve, reserve_response
+from tests.serving import TIMEOUT, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +57,8 @@ def claim(wire: Wire) -> None:
 def assert_only_claimed(wire: Wire) -> None:
     with client(wire) as asking:
         assert asking.ask(config(1, b"an owner"))[32:40] == b"an owner"
-        assert asking.ask(mask(0)) == mask_is()
-        assert asking.ask(reserve(0)) == holders_are()
+        assert asking.ask(mask(0)) == mask_response()
+        assert asking.ask(reserve(0)) == reserve_response()
 
 
 @pytest.mark.parametrize("mtu", [1500, 9000])
@@ -115,7 +115,7 @@ def test_sectors_beyond_the_disk_are_rejected(wire: Wire, image: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "aoe: --lba 2047 --sectors 2: e7.3 has 2048 sectors. "
-        "Choose some that are on the disk\n"
+        "Choose a range within the disk\n"
     )
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_check_restores_the_target(
             if b"P58" in line:
                 process.send_signal(number)
                 break
-        assert process.communicate(timeout=PATIENCE)[1] == b"\naoe: interrupted\n"
+        assert process.communicate(timeout=TIMEOUT)[1] == b"\naoe: interrupted\n"
         assert process.returncode == 130
         assert_only_claimed(wire)
     assert image.read_bytes() == content
@@ -210,7 +210,7 @@ def vblade(wire: Wire, image: Path) -> Iterator[subprocess.Popen[bytes]]:
     peer.stdout.readline()
     yield peer
     peer.terminate()
-    peer.wait(PATIENCE)
+    peer.wait(TIMEOUT)
 
 
 @pytest.mark.usefixtures("vblade")
@@ -244,4 +244,4 @@ def test_p63_the_crash_of_vblade_at_an_emptied_mask_list_is_reported(
     ]
     assert "(the target is unreachable)" in done.stdout
     assert "aoe: e7.3: not restored: MAC mask list\n" in done.stderr
-    assert vblade.wait(PATIENCE) != 0
+    assert vblade.wait(TIMEOUT) != 0

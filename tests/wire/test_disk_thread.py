@@ -13,7 +13,7 @@ import pytest
 from aoe.errors import AoEError
 from initiator.disk.disk import Disk
 from initiator.export.disk_thread import DiskThread
-from tests.serving import AT_ONCE, PATIENCE, serving
+from tests.serving import NO_PROBE, TIMEOUT, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_concurrent_writes_to_shared_sectors_lose_no_data(
 ) -> None:
     pieces = [os.urandom(PIECE) for _ in range(PIECES)]
     with (
-        serving(wire, image, AT_ONCE),
+        serving(wire, image, NO_PROBE),
         running(wire) as disk,
         ThreadPoolExecutor(16) as pool,
     ):
@@ -60,7 +60,7 @@ def test_concurrent_writes_to_shared_sectors_lose_no_data(
 
 
 def test_close_fails_outstanding_and_new_operations(wire: Wire, image: Path) -> None:
-    with serving(wire, image, AT_ONCE) as target, running(wire) as disk:
+    with serving(wire, image, NO_PROBE) as target, running(wire) as disk:
         disk.read(0, 512)
         target.send_signal(signal.SIGSTOP)
         with ThreadPoolExecutor(4) as pool:
@@ -70,7 +70,7 @@ def test_close_fails_outstanding_and_new_operations(wire: Wire, image: Path) -> 
             disk.close()
             for each in waiting:
                 with pytest.raises(AoEError, match="is closed"):
-                    each.result(PATIENCE)
+                    each.result(TIMEOUT)
         with pytest.raises(AoEError, match="is closed"):
             disk.write(0, b"x")
         target.send_signal(signal.SIGCONT)

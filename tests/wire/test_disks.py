@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import ata, registers
+from tests.asking import ata, ata_response
 from tests.serving import client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def test_an_overlay_takes_what_is_written_and_survives_a_killed_target(
     process = start(wire.target, *words)
     assert ready_line(process).endswith(f" from {golden} [overlay {overlay}]\n")
     with client(wire) as asking:
-        assert asking.ask(write(5, data)) == registers(0x40, lba=5, aflags=0x41)
+        assert asking.ask(write(5, data)) == ata_response(0x40, lba=5, aflags=0x41)
     finish(process, 9)
     with serving(wire, golden, "--overlay", overlay), client(wire) as asking:
         assert asking.ask(ata(READ, 5, 2))[36:] == data

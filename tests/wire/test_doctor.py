@@ -10,7 +10,7 @@ import pytest
 
 from aoe.errors import AccessError
 from aoe.net.netns import Switch
-from tests.serving import PATIENCE, finish, ready_line, serving, start
+from tests.serving import TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,4 +165,4 @@ def test_vblade_is_found(wire: Wire, image: Path) -> None:
     found = doctor(wire.initiator)["e7.3", "targets"]
     assert "16 buffers, 1 KiB per frame" in found["text"]
     served.terminate()
-    served.wait(PATIENCE)
+    served.wait(TIMEOUT)

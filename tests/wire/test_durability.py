@@ -12,18 +12,18 @@ from target.disks.memory import MemoryDisk
 from target.disks.overlay.disk import OverlayDisk
 from target.disks.overlay.format import find_header
 from tests.asking import ata
-from tests.promises import (
+from tests.durable_contents import (
     CACHE_OFF,
     CACHE_ON,
     FLUSHES,
+    FLUSHING_OPCODES,
     FUA,
     SECTOR,
     SET_FEATURES,
-    STABILISERS,
     Requests,
     changes,
+    durable_contents,
     missing,
-    promises,
 )
 from tests.serving import client
 from tests.tracing import StableFile, calls_in, traced
@@ -51,7 +51,7 @@ MODES: dict[str, tuple[str, ...]] = {
 def requests() -> list[bytes]:
     """One after the other, each answered before the next is sent."""
     asked = Requests()
-    for place, opcode in enumerate(STABILISERS):
+    for place, opcode in enumerate(FLUSHING_OPCODES):
         asked.write(3)
         asked.write(200 * place + 7, 2)
         asked.trim(200 * place + 8, 3)
@@ -84,7 +84,7 @@ def test_p46_at_each_answer_all_that_it_promises_would_survive_a_power_failure(
     file = StableFile(written, written.read_bytes())
     asked, is_sync = requests(), "--sync" in options
     ask_all(wire, log, asked, image, *options)
-    promised = dict(enumerate(promises(asked, is_sync=is_sync), 1))
+    promised = dict(enumerate(durable_contents(asked, is_sync=is_sync), 1))
     unsafe = 0
     for tag in answers(log, file):
         disk = surviving(file, is_overlay=written is overlay)
@@ -111,7 +111,7 @@ def ask_all(wire: Wire, log: Path, asked: list[bytes], *words: object) -> None:
 def answers(log: Path, file: StableFile) -> Iterator[int]:
     """Play a trace back, and stop at each reply to an ATA command: yield its tag."""
     for call in calls_in(log):
-        file.play(call)
+        file.replay(call)
         if call.name == "send" and call.data[14:20] == b"\x18\0\0\x07\x03\0":
             yield int.from_bytes(call.data[20:24], "big")
 

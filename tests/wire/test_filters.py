@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import answer, ata, config, registers, sector
-from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+from tests.asking import ata, ata_response, config, response_frame, sector
+from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,16 +134,16 @@ def test_a_delayed_write_lets_others_pass_and_is_not_told_early(
         data = b"\x77" * 512
         began = time.monotonic()
         asking.send(write(5, data))
-        assert asking.ask(ata(READ, 5)) == registers(0x40, lba=5, data=sector(5))
-        assert asking.receive() == registers(0x40, lba=5, aflags=0x41)
+        assert asking.ask(ata(READ, 5)) == ata_response(0x40, lba=5, data=sector(5))
+        assert asking.receive() == ata_response(0x40, lba=5, aflags=0x41)
         assert time.monotonic() - began >= 0.5
-        assert asking.ask(ata(READ, 5)) == registers(0x40, lba=5, data=data)
+        assert asking.ask(ata(READ, 5)) == ata_response(0x40, lba=5, data=data)
 
 
 def test_a_duplicated_reply_comes_twice(wire: Wire, image: Path) -> None:
     served = serving(wire, image, "--filter", "duplicate:direction=out")
     with served, client(wire) as asking:
-        expected = registers(0x40, lba=9, data=sector(9))
+        expected = ata_response(0x40, lba=9, data=sector(9))
         assert asking.ask(ata(READ, 9)) == expected
         assert asking.receive() == expected
         assert asking.receive(SILENCE) == b""
@@ -155,8 +155,8 @@ def test_reordered_requests_are_answered_the_other_way_round(
     filters = with_filters("reorder:direction=in,hold=5,count=1")
     with serving(wire, image, *filters), client(wire) as asking:
         first, second = asking.ask_all([ata(READ, 1), ata(READ, 2)])
-        assert first == registers(0x40, lba=2, data=sector(2))
-        assert second == registers(0x40, lba=1, data=sector(1))
+        assert first == ata_response(0x40, lba=2, data=sector(2))
+        assert second == ata_response(0x40, lba=1, data=sector(1))
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_a_failing_disk_is_told_in_the_ata_registers_p15_p41(
     served = serving(wire, image, "--filter", f"error:on={on},errno=ENOSPC,count=1")
     with served, client(wire) as asking:
         aflags = request_[24]
-        assert asking.ask(request_) == registers(
+        assert asking.ask(request_) == ata_response(
             status, error, count=1, lba=5, aflags=aflags
         )
         # Of a flush that failed others are told for a while (P2).
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (again := asking.ask(request_)[27]) != 0x40:
             assert (on, again) == ("flush", status)
             assert time.monotonic() < end
@@ -188,9 +188,9 @@ def test_a_disk_that_is_gone_is_aoe_error_3_p41(wire: Wire, image: Path) -> None
     served = serving(wire, image, "--filter", "error:errno=ENODEV,count=1")
     with served, client(wire) as asking:
         request = ata(READ, 5)
-        expected = answer(0, request[24:36], verfl=0x1C, error=3)
+        expected = response_frame(0, request[24:36], verfl=0x1C, error=3)
         assert asking.ask(request) == expected
-        assert asking.ask(request) == registers(0x40, lba=5, data=sector(5))
+        assert asking.ask(request) == ata_response(0x40, lba=5, data=sector(5))
 
 
 def test_a_read_error_reaches_the_user_of_our_initiator_p41(
@@ -198,7 +198,7 @@ def test_a_read_error_reaches_the_user_of_our_initiator_p41(
 ) -> None:
     with serving(wire, image, "--filter", "error:on=read"):
         reading = start_aoe(wire, "read", "e7.3", "--length", "512")
-        out, err = reading.communicate(timeout=PATIENCE * 3)
+        out, err = reading.communicate(timeout=TIMEOUT * 3)
     assert reading.returncode == 1
     assert out == ""
     assert "uncorrectable data" in err
@@ -210,13 +210,13 @@ def test_readonly_is_switched_while_clients_write_p40(
     trigger = tmp_path / "read-only"
     served = serving(wire, image, "--filter", f"readonly:file={trigger}")
     request = write(5, b"\x77" * 512)
-    done = registers(0x40, lba=5, aflags=0x41)
-    refused = registers(0x41, 0x04, count=1, lba=5, aflags=0x41)
+    done = ata_response(0x40, lba=5, aflags=0x41)
+    refused = ata_response(0x41, 0x04, count=1, lba=5, aflags=0x41)
     with served, client(wire) as asking:
         assert asking.ask(request) == done
         trigger.touch()
         assert asking.ask(request) == refused
-        assert asking.ask(ata(READ, 6)) == registers(0x40, lba=6, data=sector(6))
+        assert asking.ask(ata(READ, 6)) == ata_response(0x40, lba=6, data=sector(6))
         trigger.unlink()
         assert asking.ask(request) == done
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from target.admin.control import find_targets, send_command
-from tests.asking import ata, registers
+from tests.asking import ata, ata_response
 from tests.fuzz_frames import Mutator
 from tests.serving import client, finish, ready_line, start
 
@@ -100,8 +100,8 @@ def test_target_survives_fuzzed_frames(wire: Wire, tmp_path: Path) -> None:
         clear_lists(wire)
         data = os.urandom(1024)
         written = asking.ask(ata(0x34, 5, 2, aflags=0x41, data=data))
-        assert written == registers(0x40, lba=5, aflags=0x41)
-        assert asking.ask(ata(0x24, 5, 2)) == registers(0x40, lba=5, data=data)
+        assert written == ata_response(0x40, lba=5, aflags=0x41)
+        assert asking.ask(ata(0x24, 5, 2)) == ata_response(0x40, lba=5, data=data)
     log = finish(process, 15).splitlines()
     assert set(log) == {
         f"aoe-target: {address}: {command}"

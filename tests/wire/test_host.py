@@ -25,7 +25,7 @@ from initiator.disk.disk import Disk
 from initiator.driver.bio import Bio, Op
 from initiator.driver.options import Options
 from initiator.io.host import Host
-from tests.serving import PATIENCE, ready_line, serving, start
+from tests.serving import TIMEOUT, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +137,7 @@ def test_an_interface_that_returns_is_used_again(
         assert port.mac == find_interface(interface).mac != Wire.initiator_mac
         assert disk.frame_size == 1024
         set_mtu(interface, 9000)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while disk.frame_size != 17 * 512 and time.monotonic() < end:
             assert disk.read(0, 65536)[:512] == b"x" * 512
         assert disk.frame_size == 17 * 512

@@ -17,7 +17,7 @@ import pytest
 from aoe.errors import AccessError
 from aoe.net.interfaces import rename, set_down, set_mtu, set_up
 from aoe.net.netns import Switch
-from tests.serving import PATIENCE, finish, ready_line, start
+from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,7 +151,7 @@ def log_of(rig: Rig) -> list[str]:
 
 
 def wait_until(rig: Rig, state: str, **facts: object) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         [interface] = rig.status()["interfaces"]
         if interface["state"] == state and interface.items() >= facts.items():
@@ -184,10 +184,10 @@ def test_what_becomes_of_an_interface_is_told_and_survived(rig: Rig) -> None:
         "aoe0: is down",
         "aoe0: is up",
         "an MTU of 500 has no room for a sector, waiting",
-        "aoe0: is back, MTU 4000",
-        "aoe0: is now called lan0",
-        "aoe0: interface is gone, waiting for it to come back",
-        "aoe0: is back, MTU 9000",
+        "aoe0: available again, MTU 4000",
+        "aoe0: renamed to lan0",
+        "aoe0: interface is gone, waiting for it to reappear",
+        "aoe0: available again, MTU 9000",
     ):
         assert words in log
     assert rig.served.returncode == 0

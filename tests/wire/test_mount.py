@@ -21,7 +21,7 @@ import pytest
 
 from tests.attaching import LONG, attached, may_mount, may_use_fuse, start_attach
 from tests.nbd_servers import program
-from tests.serving import AT_ONCE, PATIENCE, finish, ready_line, serving, start
+from tests.serving import NO_PROBE, TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ def directory(tmp_path: Path) -> Path:
 
 def expect_permission_error(wire: Wire, *words: object) -> None:
     process = start_attach(wire, *words)
-    out, err = process.communicate(timeout=PATIENCE * 3)
+    out, err = process.communicate(timeout=TIMEOUT * 3)
     assert out == ""
     assert process.returncode in (3, 4)
     line = err.splitlines()[-1]
@@ -89,7 +89,7 @@ def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 return
             wire = fixtures.get("wire") or fixtures["make_wire"](9000)
             arguments = [word.format_map(fixtures) for word in words]
-            with serving(wire, fixtures["disk"], AT_ONCE):
+            with serving(wire, fixtures["disk"], NO_PROBE):
                 expect_permission_error(wire, *arguments)
 
         return tested
@@ -144,7 +144,7 @@ def test_file_system_preserves_a_source_tree(
     make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, is_lossy: bool
 ) -> None:
     wire = make_wire(9000)
-    with serving(wire, disk, AT_ONCE, *(LOSSY if is_lossy else [])):
+    with serving(wire, disk, NO_PROBE, *(LOSSY if is_lossy else [])):
         with attached(wire, "--loop") as attachment:
             device = attachment.about["device"]
             attachment.run(program(f"mkfs.{kind}", PACKAGES), "-q", device)
@@ -165,7 +165,7 @@ def test_file_system_blocks_until_the_target_is_restarted(
 ) -> None:
     wire = make_wire(9000)
     make_filesystem(kind, disk)
-    words = ["serve", "e7.3", wire.interface, disk, AT_ONCE]
+    words = ["serve", "e7.3", wire.interface, disk, NO_PROBE]
     target = start(wire.target, *words)
     ready_line(target)
     with mounted(wire, directory) as attachment:
@@ -190,7 +190,7 @@ def test_file_system_blocks_until_the_target_is_restarted(
 def test_mount_in_use_is_not_detached(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("ext4", disk)
     with (
-        serving(wire, disk, AT_ONCE),
+        serving(wire, disk, NO_PROBE),
         attached(wire, "--mount", directory) as attachment,
     ):
         wait_there = f"cd {directory}; echo; exec sleep 999"
@@ -217,7 +217,7 @@ def test_mount_in_use_is_not_detached(wire: Wire, disk: Path, directory: Path) -
 def test_umount_detaches_the_disk(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("xfs", disk)
     with (
-        serving(wire, disk, AT_ONCE),
+        serving(wire, disk, NO_PROBE),
         attached(wire, "--mount", directory) as attachment,
     ):
         attachment.run("umount", directory)
@@ -236,7 +236,7 @@ def test_signal_unmounts_and_removes_the_loop_device(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         with attached(wire, "--mount", directory, "--loop") as attachment:
             device = Path(attachment.about["device"])
             ours = backing_file(device)
@@ -250,13 +250,13 @@ def test_killed_attach_leaves_no_loop_device(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         with attached(wire, "--mount", directory) as attachment:
             device = Path(attachment.about["device"])
             ours = backing_file(device)
             attachment.signal(signal.SIGKILL)
             assert attachment.wait() != 0
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while backing_file(device) == ours:
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -268,10 +268,10 @@ def test_killed_attach_leaves_no_loop_device(
 def test_failed_mount_leaves_nothing_behind(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         before = set(Path("/run").glob("aoe-*"))
         process = start_attach(wire, "--mount", directory)
-        out, err = process.communicate(timeout=PATIENCE * 3)
+        out, err = process.communicate(timeout=TIMEOUT * 3)
         assert (process.returncode, out) == (1, "")
         assert err.startswith(f"aoe: {directory}: not mounted: ")
         assert err.count("\n") == 1
@@ -283,7 +283,7 @@ def test_lazy_detach_completes_after_the_last_close(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     make_filesystem("ext4", disk)
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         with attached(wire, "--mount", directory) as attachment:
             write = f"cd {directory}; echo; read line; echo $line >late; sync late"
             user = subprocess.Popen(
@@ -297,7 +297,7 @@ def test_lazy_detach_completes_after_the_last_close(
             attachment.aoe("detach", directory, "--lazy")
             attachment.run("mountpoint", directory, code=32)
             assert attachment.process.poll() is None
-            user.communicate("written\n", timeout=PATIENCE * 3)
+            user.communicate("written\n", timeout=TIMEOUT * 3)
             assert user.returncode == 0
             assert attachment.wait() == 0
         fsck("ext4", disk)
@@ -312,7 +312,7 @@ def test_read_only_attach_makes_device_and_mount_read_only(
     make_filesystem("ext4", disk)
     before = disk.stat()
     with (
-        serving(wire, disk, AT_ONCE),
+        serving(wire, disk, NO_PROBE),
         mounted(wire, directory, "--read-only", "--loop") as attachment,
     ):
         device = attachment.about["device"]
@@ -325,7 +325,7 @@ def test_read_only_attach_makes_device_and_mount_read_only(
 @mounting("--loop", "--background")
 def test_detach_selects_one_of_several_by_path(wire: Wire, disk: Path) -> None:
     file, nbd = disk.with_name("again"), disk.with_name("socket")
-    with serving(wire, disk, AT_ONCE), attached(wire, "--loop") as first:
+    with serving(wire, disk, NO_PROBE), attached(wire, "--loop") as first:
         device = first.about["device"]
         words = ["attach", "e7.3", "-i", wire.interface, "--background"]
         second = first.aoe(*words, "--fuse", file, "--read-only")
@@ -348,7 +348,7 @@ def test_fuse_file_reads_and_writes_the_disk(
     content = os.urandom(4 * MIB)
     disk.write_bytes(content)
     file = tmp_path / "e7.3"
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         if not may_use_fuse():
             expect_permission_error(wire, "--fuse", file)
             return
@@ -374,7 +374,7 @@ def test_punch_hole_in_the_fuse_file_trims_the_disk(
 ) -> None:
     disk.write_bytes(os.urandom(4 * MIB))
     file = tmp_path / "e7.3"
-    with serving(wire, disk, AT_ONCE):
+    with serving(wire, disk, NO_PROBE):
         if not may_use_fuse():
             expect_permission_error(wire, "--fuse", file)
             return
@@ -393,7 +393,7 @@ def test_detach_of_an_unattached_disk_fails(wire: Wire) -> None:
         [sys.executable, "-m", "initiator", "detach", "e7.3"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE * 3,
+        timeout=TIMEOUT * 3,
     )
     assert done.returncode == 3
     assert done.stderr == "aoe: e7.3: not attached here (attached: nothing)\n"

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from target.disks import OpenFlags, open_disk
-from tests.asking import ata, registers
+from tests.asking import ata, ata_response
 from tests.nbd_servers import (
     CLIENTS,
     exported,
@@ -29,7 +29,7 @@ from tests.nbd_servers import (
     use_client,
 )
 from tests.serving import (
-    PATIENCE,
+    TIMEOUT,
     Client,
     client,
     finish,
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.netns
 
 READ, WRITE, FLUSH, TRIM = 0x24, 0x34, 0xE7, 0x06
 SIZE = 1 << 20
-GOOD, FAULT = registers(0x40), registers(0x61, 0x04)
+GOOD, FAULT = ata_response(0x40), ata_response(0x61, 0x04)
 DEVICE_GONE = bytes.fromhex("1c03")
 """Flags and error of a reply that says that the device is unavailable (P41)."""
 
@@ -143,7 +143,7 @@ def test_what_is_written_by_aoe_to_a_qcow2_is_in_it_and_trim_gives_clusters_back
         with served(wire, exported(place, "disk"), tmp_path) as asking:
             data = fill_trim_and_flush(asking)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert raw_bytes(qcow2) == data
     tool = program("qemu-img", "qemu-utils")
     command = [tool, "map", "--output=json", str(qcow2)]
@@ -165,7 +165,7 @@ def test_p41_what_was_flushed_to_a_qcow2_outlives_a_server_that_is_killed(
         assert asking.ask(ata(READ))[14:16] == DEVICE_GONE
         assert raw_bytes(qcow2) == data
         with server(command, place) as process:
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + TIMEOUT
             while (reply := asking.ask(ata(READ, 5, 2)))[14:16] == DEVICE_GONE:
                 assert time.monotonic() < end
             assert reply[36:] == data[5 * 512 : 7 * 512]
@@ -174,7 +174,7 @@ def test_p41_what_was_flushed_to_a_qcow2_outlives_a_server_that_is_killed(
             assert asking.ask(flush()) == GOOD
             stack.close()
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
     assert raw_bytes(qcow2) == data
 
 
@@ -234,8 +234,8 @@ def test_p41_what_fails_in_the_server_is_told_as_ata_tells_it(
         data = os.urandom(512)
         assert asking.ask(write(5, data))[27] == 0x40
         trigger.touch()
-        assert asking.ask(ata(READ, 5)) == registers(0x41, 0x40, count=1, lba=5)
-        refused = registers(0x61, 0x04, count=1, lba=5, aflags=0x41)
+        assert asking.ask(ata(READ, 5)) == ata_response(0x41, 0x40, count=1, lba=5)
+        refused = ata_response(0x61, 0x04, count=1, lba=5, aflags=0x41)
         assert asking.ask(write(5, bytes(512))) == refused
         assert asking.ask(trim(5, 1))[26:28] == b"\x01\x61"
         trigger.unlink()
@@ -276,7 +276,7 @@ class Load:
         return kind
 
     def until(self, kind: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while self.step() != kind:
             assert time.monotonic() < end
 
@@ -312,7 +312,7 @@ def test_p41_p46_a_server_killed_under_load_is_away_until_it_is_back(
             # What was answered before may be lost, and it is said more than once (P2).
             assert asking.ask(flush()) == FAULT
             assert asking.ask(flush()) == FAULT
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + TIMEOUT
             while (reply := asking.ask(flush())) != GOOD:
                 assert reply == FAULT
                 assert time.monotonic() < end
@@ -352,10 +352,10 @@ def test_a_disk_that_has_another_size_when_its_server_is_back_is_served_by_a_rel
         with server(nbdkit(place, "memory", 2 * SIZE), place):
             assert asking.ask(ata(READ))[14:16] == DEVICE_GONE
             reload = start(wire.target, "reload")
-            assert reload.communicate(timeout=PATIENCE)[1] == ""
+            assert reload.communicate(timeout=TIMEOUT)[1] == ""
             assert asking.receive()[:6] == b"\xff" * 6
             last = 2 * SIZE // 512 - 1
-            assert asking.ask(ata(READ, last)) == registers(
+            assert asking.ask(ata(READ, last)) == ata_response(
                 0x40, lba=last, data=bytes(512)
             )
         errors = finish(target, 15)
@@ -376,12 +376,12 @@ def test_a_server_that_is_away_leaves_the_disks_beside_it_alone(
         for lba in range(200):
             begin = time.monotonic()
             replies = asking.ask_all([ata(READ, lba), ata(READ, lba, slot=4)])
-            assert time.monotonic() - begin < PATIENCE
+            assert time.monotonic() - begin < TIMEOUT
             by_slot = {reply[18]: reply for reply in replies}
             assert by_slot[3][14:16] == DEVICE_GONE
             assert by_slot[4][36:] == before[lba * 512 : lba * 512 + 512]
         with server(nbdkit(place, "memory", SIZE), place):
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + TIMEOUT
             while asking.ask(ata(READ))[14:16] == DEVICE_GONE:
                 assert time.monotonic() < end
     finish(target, 15)
@@ -397,7 +397,7 @@ def test_nbd_over_tcp_with_a_name_that_needs_quoting(
     command = [name, "-f", "-i", "127.0.0.1", "-p", "1809", "-P", str(told)]
     process = wire.target.popen([*command, "info", "exportname"])
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not told.exists():
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -411,4 +411,4 @@ def test_nbd_over_tcp_with_a_name_that_needs_quoting(
         disk.close()
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)

@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from target.cli.main import cli
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-            server.communicate(timeout=PATIENCE)
+            server.communicate(timeout=TIMEOUT)
 
 
 def discover(
@@ -89,8 +89,8 @@ def discover(
         packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IP))
     with packets:
         packets.bind((wire.interface, _IP))
-        packets.settimeout(PATIENCE)
-        end = time.monotonic() + PATIENCE
+        packets.settimeout(TIMEOUT)
+        end = time.monotonic() + TIMEOUT
         packets.send(bytes(request))
         while time.monotonic() < end:
             response = Ether(packets.recv(2048))

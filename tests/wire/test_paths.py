@@ -25,7 +25,7 @@ from initiator.driver.bio import Bio, Op
 from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.nbd_servers import program
-from tests.serving import PATIENCE, finish, ready_line, start
+from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +93,7 @@ class Load:
         self.disk.submit(op, offset, buffer, end_io)
 
     def drain(self) -> None:
-        assert self.disk.host.run_until(lambda: not self._running, PATIENCE)
+        assert self.disk.host.run_until(lambda: not self._running, TIMEOUT)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def load_on_two_paths(wire: Wire, tmp_path: Path) -> Iterator[Load]:
     with wire.initiator.enter(), Host.on("aoe0", "aoe1") as host:
         disk = Disk(host, E73)
         load = Load(disk)
-        assert load.run(lambda: load.completed >= SIZE // PIECE, PATIENCE)
+        assert load.run(lambda: load.completed >= SIZE // PIECE, TIMEOUT)
         yield load
         load.drain()
     finish(target, signal.SIGTERM)
@@ -135,7 +135,7 @@ def uses_both(load: Load) -> bool:
         after = received_frames("aoe0", "aoe1")
         return all(b - a > SHARE for a, b in zip(before, after, strict=True))
 
-    return load.run(have_both_carried, PATIENCE)
+    return load.run(have_both_carried, TIMEOUT)
 
 
 def assert_continues_on(load: Load, name: str) -> None:
@@ -172,14 +172,14 @@ def test_a_stalled_target_is_used_again_when_it_continues(
     options = Options(timing=timing)
     with wire.initiator.enter(), Host.on("aoe0", options=options) as host:
         load = Load(Disk(host, E73))
-        assert load.run(lambda: load.completed >= 4 * SIZE // PIECE, 3 * PATIENCE)
+        assert load.run(lambda: load.completed >= 4 * SIZE // PIECE, 3 * TIMEOUT)
         target.send_signal(signal.SIGSTOP)
         load.run(seconds=2)
         frozen = load.completed
         load.run(seconds=0.5)
         assert load.completed == frozen
         target.send_signal(signal.SIGCONT)
-        assert load.run(lambda: load.completed > frozen + 100, 3 * PATIENCE)
+        assert load.run(lambda: load.completed > frozen + 100, 3 * TIMEOUT)
         load.drain()
     finish(target, signal.SIGTERM)
     assert (tmp_path / "disk.img").read_bytes() == load.data
@@ -232,11 +232,11 @@ def test_an_attached_disk_continues_on_the_other_path(
     command += ["--nbd", str(tmp_path / "socket"), "--run", copy]
     program("nbdcopy", "libnbd-bin")
     process = wire.initiator.popen(command)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while image.stat().st_blocks < (4 << 20) // 512:
         assert time.monotonic() < until
         time.sleep(0.005)
     set_down("aoe0", wire.initiator.pid)
-    assert process.wait(3 * PATIENCE) == 0
+    assert process.wait(3 * TIMEOUT) == 0
     finish(target, signal.SIGTERM)
     assert image.read_bytes() == source.read_bytes()

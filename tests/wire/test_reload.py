@@ -18,7 +18,7 @@ from aoe.net.link import open_link
 from aoe.net.netns import Switch
 from initiator.disk.disk import Disk
 from tests.asking import ata, config
-from tests.serving import PATIENCE, Client, finish, start
+from tests.serving import TIMEOUT, Client, finish, start
 
 if TYPE_CHECKING:
     import subprocess
@@ -117,7 +117,7 @@ def at(slot: int, request: bytes) -> bytes:
 
 def announced(client: Client, slot: int) -> bytes:
     """Return the next announcement of this slot."""
-    while (frame := client.announced())[18] != slot:
+    while (frame := client.receive_announcement())[18] != slot:
         pass
     return frame
 
@@ -223,7 +223,7 @@ def test_an_open_disk_follows_its_size(served: Served, switch: Switch) -> None:
         for size in (3 * MIB, MIB):
             os.truncate(image, size)
             assert served.reload() == "resized e7.0\n"
-            assert disk.host.run_until(lambda: disk.size == size, PATIENCE)  # noqa: B023 - called at once
+            assert disk.host.run_until(lambda: disk.size == size, TIMEOUT)  # noqa: B023 - called at once
             disk.write(size - 3, b"end")
         with pytest.raises(UsageError, match="beyond the disk's 1048576 bytes"):
             disk.write(2 * MIB, b"too far")

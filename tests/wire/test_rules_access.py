@@ -12,22 +12,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.asking import (
-    answer,
     ata,
+    ata_response,
     config,
     directives,
     frame,
-    from_,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
+    response_frame,
     sector,
-    to,
+    sent_by,
+    sent_to,
 )
-from tests.rules import BROADCAST, ME, OTHER, SILENCE, THIRD, bad, tagged, told
-from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+from tests.rules import (
+    BROADCAST,
+    ME,
+    NO_RESPONSE,
+    OTHER,
+    THIRD,
+    error_response,
+    query_response,
+    with_tag,
+)
+from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,75 +60,79 @@ def spare(tmp_path: Path) -> Path:
 SHORT_MASK = mask(EDIT, (ADD, OTHER), count=2)
 UNKNOWN_MASK = mask(2, (ADD, OTHER))
 WRONG = ((ADD, ME), (9, OTHER), (ADD, THIRD))
-ONLY_OTHER = (mask(EDIT, (ADD, OTHER)), mask_is(OTHER, mcmd=EDIT))
-FOR_OTHER = (reserve(SET, OTHER), holders_are(OTHER, rcmd=SET))
-SERVED = (ata(0x24, 5), registers(0x40, lba=5, data=sector(5)))
+ONLY_OTHER = (mask(EDIT, (ADD, OTHER)), mask_response(OTHER, mcmd=EDIT))
+FOR_OTHER = (reserve(SET, OTHER), reserve_response(OTHER, rcmd=SET))
+SERVED = (ata(0x24, 5), ata_response(0x40, lba=5, data=sector(5)))
 
 
 def kept_out(request: bytes) -> Step:
-    return request, answer(0, request[24:36], verfl=0x1C, error=6)
+    return request, response_frame(0, request[24:36], verfl=0x1C, error=6)
 
 
 RULES: dict[str, list[Step]] = {
     "p61 an empty list serves everybody": [
         SERVED,
-        (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
+        (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
     "p61 others get silence to every command": [
         ONLY_OTHER,
         *(
-            (request, SILENCE)
+            (request, NO_RESPONSE)
             for request in (ata(0x24), ata(0xEC), config(0), reserve(READ), frame(9))
         ),
-        (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
+        (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
     "p62 read ignores directives": [
-        (mask(EDIT, (ADD, ME), (ADD, OTHER)), mask_is(ME, OTHER, mcmd=EDIT)),
-        (mask(READ, (ADD, THIRD), (9, THIRD)), mask_is(ME, OTHER)),
-        (mask(READ, count=200), mask_is(ME, OTHER)),
+        (mask(EDIT, (ADD, ME), (ADD, OTHER)), mask_response(ME, OTHER, mcmd=EDIT)),
+        (mask(READ, (ADD, THIRD), (9, THIRD)), mask_response(ME, OTHER)),
+        (mask(READ, count=200), mask_response(ME, OTHER)),
     ],
     "p63 in order, no doubles, nothing missing": [
         (
             mask(EDIT, (ADD, THIRD), (NONE, OTHER), (ADD, ME), (DELETE, THIRD)),
-            mask_is(ME, mcmd=EDIT),
+            mask_response(ME, mcmd=EDIT),
         ),
-        (mask(EDIT, (ADD, ME), (DELETE, OTHER)), mask_is(ME, mcmd=EDIT)),
+        (mask(EDIT, (ADD, ME), (DELETE, OTHER)), mask_response(ME, mcmd=EDIT)),
     ],
     "p64 p65 p66 a bad directive": [
         (
             mask(EDIT, *WRONG),
-            answer(2, bytes((0, EDIT, 2, 1)) + directives(*WRONG)),
+            response_frame(2, bytes((0, EDIT, 2, 1)) + directives(*WRONG)),
         ),
-        (mask(READ), mask_is(ME)),
+        (mask(READ), mask_response(ME)),
     ],
-    "p67 an edit tells the whole list": [(mask(EDIT), mask_is(mcmd=EDIT))],
-    "p68 another mask command": [(UNKNOWN_MASK, bad(UNKNOWN_MASK, 2))],
+    "p67 an edit tells the whole list": [(mask(EDIT), mask_response(mcmd=EDIT))],
+    "p68 another mask command": [(UNKNOWN_MASK, error_response(UNKNOWN_MASK, 2))],
     "p69 fewer directives than said": [
-        (SHORT_MASK, bad(SHORT_MASK, 2)),
-        (mask(READ), mask_is()),
+        (SHORT_MASK, error_response(SHORT_MASK, 2)),
+        (mask(READ), mask_response()),
     ],
     "p70 shut out by oneself": [
         ONLY_OTHER,
-        (mask(READ), SILENCE),
+        (mask(READ), NO_RESPONSE),
         (
-            from_(OTHER, mask(EDIT, (DELETE, OTHER))),
-            to(OTHER, mask_is(mcmd=EDIT)),
+            sent_by(OTHER, mask(EDIT, (DELETE, OTHER))),
+            sent_to(OTHER, mask_response(mcmd=EDIT)),
         ),
-        (mask(READ), mask_is()),
+        (mask(READ), mask_response()),
     ],
     "p71 p73 reading, by anybody": [
-        (reserve(READ), holders_are()),
+        (reserve(READ), reserve_response()),
         FOR_OTHER,
-        (reserve(READ), holders_are(OTHER)),
+        (reserve(READ), reserve_response(OTHER)),
     ],
     "p72 set by a holder and by a stranger": [
-        (reserve(SET, ME), holders_are(ME, rcmd=SET)),
+        (reserve(SET, ME), reserve_response(ME, rcmd=SET)),
         FOR_OTHER,
-        (reserve(SET, ME), holders_are(OTHER, rcmd=SET, code=6)),
-        (reserve(SET), holders_are(OTHER, rcmd=SET, code=6)),
-        (from_(OTHER, reserve(SET)), to(OTHER, holders_are(rcmd=SET))),
+        (reserve(SET, ME), reserve_response(OTHER, rcmd=SET, code=6)),
+        (reserve(SET), reserve_response(OTHER, rcmd=SET, code=6)),
+        (sent_by(OTHER, reserve(SET)), sent_to(OTHER, reserve_response(rcmd=SET))),
     ],
-    "p73 force": [FOR_OTHER, (reserve(FORCE, ME), holders_are(ME, rcmd=FORCE)), SERVED],
+    "p73 force": [
+        FOR_OTHER,
+        (reserve(FORCE, ME), reserve_response(ME, rcmd=FORCE)),
+        SERVED,
+    ],
     "p74 no ata command for strangers": [
         FOR_OTHER,
         kept_out(ata(0x24, 5)),
@@ -127,60 +140,64 @@ RULES: dict[str, list[Step]] = {
         kept_out(ata(0xE5, count=0)),
         kept_out(ata(0xE7, count=0)),
         kept_out(ata(0x99)),
-        (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
+        (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
     "p74 the rest is for all": [
         FOR_OTHER,
-        (mask(READ), mask_is()),
-        (config(9), told(9, code=2)),
-        (reserve(READ), holders_are(OTHER)),
+        (mask(READ), mask_response()),
+        (config(9), query_response(9, code=2)),
+        (reserve(READ), reserve_response(OTHER)),
     ],
     "p75 another reserve command, and too few addresses": [
         FOR_OTHER,
-        (reserve(3, ME), holders_are(OTHER, rcmd=3, code=2)),
-        (reserve(FORCE, ME, count=2), holders_are(OTHER, rcmd=FORCE, code=2)),
-        (reserve(READ), holders_are(OTHER)),
+        (reserve(3, ME), reserve_response(OTHER, rcmd=3, code=2)),
+        (reserve(FORCE, ME, count=2), reserve_response(OTHER, rcmd=FORCE, code=2)),
+        (reserve(READ), reserve_response(OTHER)),
     ],
     "p76 order is kept": [
-        (reserve(SET, THIRD, ME, OTHER), holders_are(THIRD, ME, OTHER, rcmd=SET)),
+        (reserve(SET, THIRD, ME, OTHER), reserve_response(THIRD, ME, OTHER, rcmd=SET)),
         SERVED,
     ],
     "p77 all of a client's addresses": [
-        (reserve(SET, ME, OTHER), holders_are(ME, OTHER, rcmd=SET)),
+        (reserve(SET, ME, OTHER), reserve_response(ME, OTHER, rcmd=SET)),
         SERVED,
-        (from_(OTHER, SERVED[0]), to(OTHER, SERVED[1])),
+        (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
     "p79 padding is none": [
-        (reserve(SET, OTHER) + b"\xee" * 28, holders_are(OTHER, rcmd=SET)),
+        (reserve(SET, OTHER) + b"\xee" * 28, reserve_response(OTHER, rcmd=SET)),
     ],
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> None:
-    owner, nobody = (told(READ, string, buffers=64) for string in (b"owner", b""))
+    owner, nobody = (
+        query_response(READ, string, buffers=64) for string in (b"owner", b"")
+    )
     process = start(wire.target, "serve", "e7.3", wire.interface, spare)
     ready_line(process)
     with client(wire) as asking:
-        assert asking.ask(config(3, b"owner")) == told(3, b"owner", buffers=64)
-        both = mask_is(ME, OTHER, mcmd=EDIT)
+        assert asking.ask(config(3, b"owner")) == query_response(
+            3, b"owner", buffers=64
+        )
+        both = mask_response(ME, OTHER, mcmd=EDIT)
         assert asking.ask(mask(EDIT, (ADD, ME), (ADD, OTHER))) == both
-        assert asking.ask(reserve(SET, OTHER)) == holders_are(OTHER, rcmd=SET)
+        assert asking.ask(reserve(SET, OTHER)) == reserve_response(OTHER, rcmd=SET)
         finish(process, signal.SIGKILL)
         with serving(wire, spare):
-            assert asking.receive() == tagged(owner, 0)
+            assert asking.receive() == with_tag(owner, 0)
             assert asking.ask(config(READ)) == owner
-            assert asking.ask(mask(READ)) == mask_is(ME, OTHER)
-            assert asking.ask(reserve(READ)) == holders_are(OTHER)
+            assert asking.ask(mask(READ)) == mask_response(ME, OTHER)
+            assert asking.ask(reserve(READ)) == reserve_response(OTHER)
             request, reply = kept_out(ata(0x24))
             assert asking.ask(request) == reply
         with serving(wire, spare, "--no-state"):
-            assert asking.receive() == to(BROADCAST, tagged(nobody, 0))
-            assert asking.ask(reserve(READ)) == holders_are()
+            assert asking.receive() == sent_to(BROADCAST, with_tag(nobody, 0))
+            assert asking.ask(reserve(READ)) == reserve_response()
 
 
 def test_what_is_set_is_stable_before_it_is_answered(
@@ -199,9 +216,9 @@ def test_what_is_set_is_stable_before_it_is_answered(
     )
     ready_line(process)
     with client(wire) as asking:
-        assert asking.ask(reserve(SET, ME)) == holders_are(ME, rcmd=SET)
+        assert asking.ask(reserve(SET, ME)) == reserve_response(ME, rcmd=SET)
     finish(process, signal.SIGTERM)
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while "exited with 0" not in (text := log.read_text()):
         assert time.monotonic() < end
     names = [line.partition("(")[0] for line in text.splitlines()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import SECTORS, ata, registers, sector
+from tests.asking import SECTORS, ata, ata_response, sector
 from tests.rules import (
     ABORTED,
     AWAKE,
@@ -17,9 +17,9 @@ from tests.rules import (
     refused,
     trim,
     write,
-    written,
+    write_response,
 )
-from tests.serving import AT_ONCE, client, serving
+from tests.serving import NO_PROBE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +48,8 @@ def to_all(request: bytes, shelf: int, slot: int) -> bytes:
 
 RULES: dict[str, list[Step]] = {
     "p26 p27 data goes one way or the other": [
-        (write(9, ONE), written(9)),
-        (ata(0x24, 9), registers(0x40, lba=9, data=ONE)),
+        (write(9, ONE), write_response(9)),
+        (ata(0x24, 9), ata_response(0x40, lba=9, data=ONE)),
         AWAKE,
     ],
     "p28 the write flag says where data goes": [
@@ -61,7 +61,7 @@ RULES: dict[str, list[Step]] = {
     ],
     "p29 all of a command is in one frame": [
         *(
-            (ata(opcode, 5, 2), registers(0x40, lba=5, data=DISK[2560:3584]))
+            (ata(opcode, 5, 2), ata_response(0x40, lba=5, data=DISK[2560:3584]))
             for opcode in READS
         ),
         *(refused(ata(opcode, 5, 3)) for opcode in READS),
@@ -72,7 +72,7 @@ RULES: dict[str, list[Step]] = {
         *(
             (
                 ata(opcode, device << 24 | 0x0102, aflags=aflags),
-                registers(
+                ata_response(
                     0x40, lba=device << 24 | 0x0102, aflags=aflags, data=sector(0x102)
                 ),
             )
@@ -86,7 +86,7 @@ RULES: dict[str, list[Step]] = {
         for place, opcode in enumerate(SHORT_WRITES)
         for lba in [0xE000_0000 | place]
         for step in (
-            (write(lba, ONE, opcode, 0x01), written(lba, 0x01)),
+            (write(lba, ONE, opcode, 0x01), write_response(lba, 0x01)),
             read_back(place, ONE),
         )
     ],
@@ -106,7 +106,7 @@ RULES: dict[str, list[Step]] = {
         *(refused(ata(opcode, 0x0100_0000_0005), NOT_FOUND) for opcode in READS),
         (
             ata(0x20, 0xFFFF_E000_0005, aflags=0),
-            registers(0x40, lba=0xFFFF_E000_0005, aflags=0, data=sector(5)),
+            ata_response(0x40, lba=0xFFFF_E000_0005, aflags=0, data=sector(5)),
         ),
         UNTOUCHED,
     ],
@@ -118,25 +118,25 @@ RULES: dict[str, list[Step]] = {
     ],
     "p33 p35 a success is ready, nothing is left, the address as it was": [
         *(
-            (ata(opcode, 5, 2), registers(0x40, lba=5, data=DISK[2560:3584]))
+            (ata(opcode, 5, 2), ata_response(0x40, lba=5, data=DISK[2560:3584]))
             for opcode in READS
         ),
         *(
-            (ata(opcode, 5, count), registers(0x40, lba=5))
+            (ata(opcode, 5, count), ata_response(0x40, lba=5))
             for opcode in VERIFIES
             for count in (1, 2, 3, 255)
         ),
-        *((write(5, TWO, opcode), written(5)) for opcode in WRITES),
+        *((write(5, TWO, opcode), write_response(5)) for opcode in WRITES),
         read_back(5, TWO),
     ],
     "p34 a write's answer has none of its data": [
-        (write(5, ONE), registers(0x40, lba=5, aflags=0x41)[:60]),
-        (ata(0xE7, count=0, data=ONE), registers(0x40)),
+        (write(5, ONE), ata_response(0x40, lba=5, aflags=0x41)[:60]),
+        (ata(0xE7, count=0, data=ONE), ata_response(0x40)),
     ],
     "p36 no sectors are not 256": [
         *(refused(ata(opcode, 5, 0)) for opcode in READS + VERIFIES),
         *(refused(ata(opcode, 5, 0, aflags=0x41, data=TWO)) for opcode in WRITES),
-        *((ata(op, count=0), registers(0x40)) for op in (0xE7, 0xEA, 0xE1, 0xE3)),
+        *((ata(op, count=0), ata_response(0x40)) for op in (0xE7, 0xEA, 0xE1, 0xE3)),
         AWAKE,
         UNTOUCHED,
     ],
@@ -176,9 +176,9 @@ RULES: dict[str, list[Step]] = {
         UNTOUCHED,
     ],
     "p42 the async flag is sent back and changes nothing": [
-        (write(5, ONE, aflags=0x43), written(5, aflags=0x43)),
-        (ata(0x24, 5, aflags=0x42), registers(0x40, lba=5, aflags=0x42, data=ONE)),
-        (ata(0xE7, count=0, aflags=0x42), registers(0x40, aflags=0x42)),
+        (write(5, ONE, aflags=0x43), write_response(5, aflags=0x43)),
+        (ata(0x24, 5, aflags=0x42), ata_response(0x40, lba=5, aflags=0x42, data=ONE)),
+        (ata(0xE7, count=0, aflags=0x42), ata_response(0x40, aflags=0x42)),
     ],
     "p43 every other opcode is an aborted command": [
         refused(ata(opcode, 0x4F, 9, feature=0xD0, data=ONE))
@@ -203,11 +203,11 @@ RULES: dict[str, list[Step]] = {
         for request, reply in (
             UNTOUCHED,
             AWAKE,
-            (ata(0xE7, count=0), registers(0x40)),
+            (ata(0xE7, count=0), ata_response(0x40)),
         )
     ],
     "p44 the MAC address alone makes no broadcast": [
-        (BROADCAST + write(5, TWO)[6:], written(5)),
+        (BROADCAST + write(5, TWO)[6:], write_response(5)),
         read_back(5, TWO),
     ],
     "p45 an identity page is one sector": [
@@ -216,13 +216,13 @@ RULES: dict[str, list[Step]] = {
         for aflags in (0, 0x40)
     ],
     "p46 flushes": [
-        (ata(opcode, count=count, aflags=aflags), registers(0x40, aflags=aflags))
+        (ata(opcode, count=count, aflags=aflags), ata_response(0x40, aflags=aflags))
         for opcode in (0xE7, 0xEA)
         for count in (0, 1)
         for aflags in (0x00, 0x40)
     ],
     "p47 always awake": [
-        (ata(POWER, count=n, aflags=0), registers(0x40, count=0xFF, aflags=0))
+        (ata(POWER, count=n, aflags=0), ata_response(0x40, count=0xFF, aflags=0))
         for n in (0, 1, 255)
     ],
 }
@@ -230,19 +230,19 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p40_a_disk_that_is_not_to_be_written(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
-    with serving(wire, image, AT_ONCE, "--read-only"), client(wire) as asking:
+    with serving(wire, image, NO_PROBE, "--read-only"), client(wire) as asking:
         for request, reply in (
             *(refused(write(5, TWO, opcode)) for opcode in WRITES),
             refused(trim((5, 2))),
             refused(ata(SPOIL, 5, 2, feature=0x55)),
             UNTOUCHED,
-            (ata(0xE7, count=0), registers(0x40)),
+            (ata(0xE7, count=0), ata_response(0x40)),
         ):
             assert asking.ask(request) == reply
     assert image.read_bytes() == DISK

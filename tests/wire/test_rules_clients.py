@@ -23,20 +23,20 @@ from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.options import Options
 from initiator.io.host import Host
-from tests.asking import ata, config, registers
+from tests.asking import ata, ata_response, config
 from tests.rules import (
     BROADCAST,
     ME,
+    NO_RESPONSE,
     OTHER,
-    QUIET,
-    SILENCE,
-    bad,
-    flagged,
-    poke,
-    tagged,
-    told,
+    QUIET_TIME,
+    error_response,
+    patch,
+    query_response,
+    with_flags,
+    with_tag,
 )
-from tests.serving import PATIENCE
+from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,10 +58,10 @@ def tag(number: int) -> int:
 
 def asked(request: bytes, number: int, dst: bytes = Wire.target_mac) -> bytes:
     """Put together what an initiator should send: all zeroes up to 60 bytes."""
-    return (dst + ME + tagged(request, tag(number))[12:]).ljust(60, b"\0")
+    return (dst + ME + with_tag(request, tag(number))[12:]).ljust(60, b"\0")
 
 
-QUERY = (BROADCAST + ME + tagged(config(0), 0x8000_0000)[12:]).ljust(60, b"\0")
+QUERY = (BROADCAST + ME + with_tag(config(0), 0x8000_0000)[12:]).ljust(60, b"\0")
 IDENTIFY = ata(0xEC, 0xA000_0000, aflags=0)
 
 
@@ -87,27 +87,27 @@ class Peer:
     def say(self, reply: bytes, number: int | None = None, src: bytes = b"") -> None:
         """Send a reply, to a command if it has a number, and let it be heard."""
         if number is not None:
-            reply = tagged(reply, tag(number))
+            reply = with_tag(reply, tag(number))
         self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
-        self.host.run_once(QUIET)
+        self.host.run_once(QUIET_TIME)
         self.host.run_once(0)
 
-    def hear(self, timeout: float = PATIENCE) -> bytes:
+    def hear(self, timeout: float = TIMEOUT) -> bytes:
         """Return what the initiator sends next, to whichever address."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             self.host.run_once(0)
             with contextlib.suppress(TimeoutError):
                 return self._socket.recv(10000)
-        return SILENCE
+        return NO_RESPONSE
 
     def find(self, reply: bytes | None = None, *, lba48: bool = True) -> AoeDev:
         """Be found, answering the query with ``reply``."""
         self.host.driver.discover(E73)
         assert self.hear() == QUERY
-        self.say(tagged(reply or told(0), 0x8000_0000))
+        self.say(with_tag(reply or query_response(0), 0x8000_0000))
         assert self.hear() == asked(IDENTIFY, 1)
-        identity = registers(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
+        identity = ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
         self.say(identity, 1)
         device = self.host.driver.devices[E73]
         assert device.state is State.UP
@@ -148,15 +148,15 @@ def test_p3_p11_p19_p27_p30_what_a_client_sends(peer: Peer) -> None:
     peer.find()
     peer.submit(Op.READ, 0x01_2345, bytearray(1024))
     assert peer.hear() == asked(ata(0x24, 0x01_2345, 2), 2)
-    peer.say(registers(0x40, lba=0x01_2345, data=ONE * 2), 2)
+    peer.say(ata_response(0x40, lba=0x01_2345, data=ONE * 2), 2)
     peer.submit(Op.WRITE, 7, ONE)
     assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), 3)
-    peer.say(registers(0x40, lba=7, aflags=0x41), 3)
+    peer.say(ata_response(0x40, lba=7, aflags=0x41), 3)
     peer.submit(Op.FLUSH, 0, b"")
     assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), 4)
-    peer.say(registers(0x40, aflags=0), 4)
+    peer.say(ata_response(0x40, aflags=0), 4)
     assert [bio.error for bio in peer.ended] == [None] * 3
-    assert peer.hear(QUIET) == SILENCE
+    assert peer.hear(QUIET_TIME) == NO_RESPONSE
 
 
 def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> None:
@@ -165,11 +165,11 @@ def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> N
     for number in range(2, 602):
         peer.submit(Op.WRITE, 7, ONE)
         assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), number)
-        peer.say(registers(0x40, lba=7, aflags=0x41), number)
+        peer.say(ata_response(0x40, lba=7, aflags=0x41), number)
     for number in range(602, 1202):
         peer.submit(Op.FLUSH, 0, b"")
         assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), number)
-        peer.say(registers(0x40, aflags=0), number)
+        peer.say(ata_response(0x40, aflags=0), number)
 
 
 def test_p30_a_disk_of_28_bits_gets_device_bits(peer: Peer) -> None:
@@ -188,7 +188,7 @@ def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
     make_peer: Callable[..., Peer], mtu: int, sectors: int, most: int
 ) -> None:
     peer = make_peer(mtu)
-    peer.find(told(0, sectors=sectors))
+    peer.find(query_response(0, sectors=sectors))
     peer.submit(Op.READ, 0, bytearray(512 * 2 * most))
     peer.submit(Op.WRITE, 9, ONE * (most + 1))
     data = ONE * most
@@ -206,8 +206,8 @@ def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
 
 def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(9000)
-    peer.find(told(0, sectors=5))
-    peer.say(tagged(told(0, sectors=0), 0))
+    peer.find(query_response(0, sectors=5))
+    peer.say(with_tag(query_response(0, sectors=0), 0))
     assert peer.hear() == asked(IDENTIFY, 2)
     peer.submit(Op.READ, 0, bytearray(512 * 5))
     assert peer.hear() == asked(ata(0x24, 0, 2), 3)
@@ -215,8 +215,8 @@ def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) ->
 
 def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(9000)
-    peer.find(told(0, sectors=5))
-    peer.say(tagged(told(0, sectors=3), 0), src=OTHER)
+    peer.find(query_response(0, sectors=5))
+    peer.say(with_tag(query_response(0, sectors=3), 0), src=OTHER)
     assert peer.hear() == asked(IDENTIFY, 2, OTHER)
     peer.submit(Op.READ, 0, bytearray(512 * 6))
     assert peer.hear() == asked(ata(0x24, 0, 3), 3)
@@ -225,47 +225,47 @@ def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
 
 @pytest.mark.parametrize("verfl", [0x08, 0x18, 0x28])
 def test_p6_p48_an_announcement_of_any_version_is_heard(peer: Peer, verfl: int) -> None:
-    peer.say(flagged(tagged(told(0), 0), verfl))
+    peer.say(with_flags(with_tag(query_response(0), 0), verfl))
     assert peer.hear() == asked(IDENTIFY, 1)
 
 
 def test_p7_what_is_no_answer_is_not_heard(peer: Peer) -> None:
-    peer.say(flagged(tagged(told(0), 0), 0x10))
-    assert peer.hear(QUIET) == SILENCE
+    peer.say(with_flags(with_tag(query_response(0), 0), 0x10))
+    assert peer.hear(QUIET_TIME) == NO_RESPONSE
     peer.find()
     peer.submit(Op.WRITE, 7, ONE)
     assert peer.hear() == asked(ata(0x34, 7, aflags=0x41, data=ONE), 2)
-    peer.say(flagged(registers(0x40, lba=7, aflags=0x41), 0x10), 2)
+    peer.say(with_flags(ata_response(0x40, lba=7, aflags=0x41), 0x10), 2)
     assert peer.ended == []
 
 
 def test_p8_p9_an_answer_has_the_target_s_address(peer: Peer) -> None:
     for address in (b"\xff\xff\x03", b"\x00\x07\xff", b"\xff\xff\xff"):
-        peer.say(poke(tagged(told(0), 0), 16, address))
-    assert peer.hear(QUIET) == SILENCE
+        peer.say(patch(with_tag(query_response(0), 0), 16, address))
+    assert peer.hear(QUIET_TIME) == NO_RESPONSE
 
 
 def test_p10_p11_an_answer_has_the_tag_of_the_request(peer: Peer) -> None:
     # What a kernel driver asked for is not for us.
-    peer.say(tagged(told(0), 0x0001_0203))
-    assert peer.hear(QUIET) == SILENCE
+    peer.say(with_tag(query_response(0), 0x0001_0203))
+    assert peer.hear(QUIET_TIME) == NO_RESPONSE
     peer.find()
     peer.submit(Op.READ, 7, bytearray(512))
     assert peer.hear() == asked(ata(0x24, 7), 2)
-    reply = registers(0x40, lba=7, data=ONE)
+    reply = ata_response(0x40, lba=7, data=ONE)
     for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 19, 0):
-        peer.say(tagged(reply, other))
+        peer.say(with_tag(reply, other))
         assert peer.ended == []
     peer.say(reply, 2)
     assert [bio.error for bio in peer.ended] == [None]
 
 
 FAILURES = {
-    "reserved": bad(ata(0x24, 7), 6),
-    "unavailable": bad(ata(0x24, 7), 3),
-    "sector not found": registers(0x41, 0x10, count=1, lba=7),
-    "device fault": registers(0x61, 0x04, count=1, lba=7),
-    "busy": registers(0xC0, count=1, lba=7),
+    "reserved": error_response(ata(0x24, 7), 6),
+    "unavailable": error_response(ata(0x24, 7), 3),
+    "sector not found": ata_response(0x41, 0x10, count=1, lba=7),
+    "device fault": ata_response(0x61, 0x04, count=1, lba=7),
+    "busy": ata_response(0xC0, count=1, lba=7),
 }
 
 
@@ -287,7 +287,10 @@ def test_p2_p20_a_lost_request_is_sent_again_with_a_new_tag(
     peer = make_peer(options=Options(tag_base=BASE))
     peer.find()
     peer.submit(Op.WRITE, 7, ONE)
-    request, reply = ata(0x34, 7, aflags=0x41, data=ONE), registers(0x40, aflags=0x41)
+    request, reply = (
+        ata(0x34, 7, aflags=0x41, data=ONE),
+        ata_response(0x40, aflags=0x41),
+    )
     assert peer.hear() == asked(request, 2)
     # Where this takes long, there are more than two.
     for number in range(3, 50):
@@ -300,7 +303,7 @@ def test_p2_p20_a_lost_request_is_sent_again_with_a_new_tag(
 
 
 def test_p60_a_client_keeps_to_the_buffer_count(peer: Peer) -> None:
-    peer.find(told(0, buffers=4))
+    peer.find(query_response(0, buffers=4))
     for number in range(9):
         peer.submit(Op.READ, number, bytearray(512))
     heard = []
@@ -310,7 +313,7 @@ def test_p60_a_client_keeps_to_the_buffer_count(peer: Peer) -> None:
         number = answered - 2
         assert len(heard) - number <= 4
         assert heard[number] == asked(ata(0x24, number), answered)
-        peer.say(registers(0x40, lba=number, data=ONE), answered)
+        peer.say(ata_response(0x40, lba=number, data=ONE), answered)
     assert [bio.error for bio in peer.ended] == [None] * 9
 
 
@@ -319,33 +322,35 @@ def test_p60_linux_needs_two_buffers(
     make_peer: Callable[..., Peer], buffers: int, *, comes_up: bool
 ) -> None:
     peer = make_peer(options=Options.kernel())
-    peer.say(tagged(told(0, buffers=buffers), 0))
-    heard = peer.hear(QUIET)
+    peer.say(with_tag(query_response(0, buffers=buffers), 0))
+    heard = peer.hear(QUIET_TIME)
     assert bool(heard) is comes_up
     if comes_up:
         # P11: bit 31 is clear, the counter is above the clock.
         (number,) = struct.unpack_from("!I", heard, 20)
         assert number >> 16 == 1
-        assert heard == tagged(asked(IDENTIFY, 0), number)
+        assert heard == with_tag(asked(IDENTIFY, 0), number)
 
 
 def test_p6_p11_p19_p23_discover_asks_everybody(wire: Wire) -> None:
     with wire.target.enter(), open_link("aoe0", responses=False) as link:
         command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
         asking = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
-        assert link.wait(PATIENCE)
+        assert link.wait(TIMEOUT)
         query = bytes(link.receive() or b"")
         (number,) = struct.unpack_from("!I", query, 20)
         assert number >> 31 == 1
-        everybody = poke(QUERY, 16, b"\xff\xff\xff")
-        assert query == tagged(everybody, number)
-        reply = ME + Wire.target_mac + tagged(told(0, sectors=0), number)[12:]
+        everybody = patch(QUERY, 16, b"\xff\xff\xff")
+        assert query == with_tag(everybody, number)
+        reply = (
+            ME + Wire.target_mac + with_tag(query_response(0, sectors=0), number)[12:]
+        )
         for answer in (
-            flagged(poke(reply, 18, b"\x01"), 0x10),
-            tagged(poke(reply, 18, b"\x02"), number ^ 1 << 31),
-            flagged(reply, 0x08),
+            with_flags(patch(reply, 18, b"\x01"), 0x10),
+            with_tag(patch(reply, 18, b"\x02"), number ^ 1 << 31),
+            with_flags(reply, 0x08),
         ):
             assert link.send(answer)
-        said, _ = asking.communicate(timeout=PATIENCE)
+        said, _ = asking.communicate(timeout=TIMEOUT)
     (target,) = json.loads(said)["targets"]
     assert (target["address"], target["sectors_per_frame"]) == ("e7.3", 2)

@@ -12,30 +12,30 @@ import pytest
 
 from tests.asking import (
     ata,
+    ata_response,
     config,
-    from_,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
     sector,
-    to,
+    sent_by,
+    sent_to,
 )
 from tests.rules import (
     AWAKE,
     BROADCAST,
     ME,
+    NO_RESPONSE,
     OTHER,
-    QUIET,
-    SILENCE,
+    QUIET_TIME,
     THIRD,
-    Others,
-    poke,
-    tagged,
-    told,
+    OtherClients,
+    patch,
+    query_response,
+    with_tag,
 )
-from tests.serving import AT_ONCE, client, serving
+from tests.serving import NO_PROBE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,34 +51,34 @@ BINARY = b"a\0b\xff\0"
 
 
 def set_to(string: bytes) -> Step:
-    return config(FORCE, string), told(FORCE, string)
+    return config(FORCE, string), query_response(FORCE, string)
 
 
 OWNED = set_to(b"hello")
-STILL = (config(READ), told(READ, b"hello"))
+STILL = (config(READ), query_response(READ, b"hello"))
 
 RULES: dict[str, list[Step]] = {
     "p49 what the target fills is nothing in a request": [
         OWNED,
         *(
-            (poke(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))), reply)
+            (patch(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))), reply)
             for ccmd, string in enumerate((b"x", b"hello", b"he", b"hello", b"hello"))
             for request in [config(ccmd, string)]
-            for reply in [told(ccmd, b"hello")]
+            for reply in [query_response(ccmd, b"hello")]
         ),
     ],
     "p50 a reply has the command, and the string as it is now": [
-        (config(READ), told(READ)),
-        (config(SET, b"hello"), told(SET, b"hello")),
-        (config(TEST, b"hello"), told(TEST, b"hello")),
-        (config(PREFIX, b"he"), told(PREFIX, b"hello")),
-        (config(FORCE, b"other"), told(FORCE, b"other")),
-        (config(READ), told(READ, b"other")),
+        (config(READ), query_response(READ)),
+        (config(SET, b"hello"), query_response(SET, b"hello")),
+        (config(TEST, b"hello"), query_response(TEST, b"hello")),
+        (config(PREFIX, b"he"), query_response(PREFIX, b"hello")),
+        (config(FORCE, b"other"), query_response(FORCE, b"other")),
+        (config(READ), query_response(READ, b"other")),
     ],
     "p51 reading looks at no string and no length": [
         OWNED,
         *(
-            (config(READ, string, length), told(READ, b"hello"))
+            (config(READ, string, length), query_response(READ, b"hello"))
             for string, length in (
                 (b"", 5),
                 (b"", 1024),
@@ -89,43 +89,43 @@ RULES: dict[str, list[Step]] = {
         ),
     ],
     "p52 nothing is the same as nothing": [
-        (config(TEST), told(TEST)),
-        (config(TEST, b"\0"), SILENCE),
+        (config(TEST), query_response(TEST)),
+        (config(TEST, b"\0"), NO_RESPONSE),
         AWAKE,
     ],
     "p52 a test is answered if it is the same": [
         OWNED,
-        (config(TEST, b"hello"), told(TEST, b"hello")),
+        (config(TEST, b"hello"), query_response(TEST, b"hello")),
         *(
-            (config(TEST, string), SILENCE)
+            (config(TEST, string), NO_RESPONSE)
             for string in (b"hell", b"hello!", b"", b"Hello", b"hello\0", LONGEST)
         ),
         STILL,
     ],
     "p53 a prefix is answered if it is one": [
-        (config(PREFIX), told(PREFIX)),
-        (config(PREFIX, b"h"), SILENCE),
+        (config(PREFIX), query_response(PREFIX)),
+        (config(PREFIX, b"h"), NO_RESPONSE),
         OWNED,
         *(
-            (config(PREFIX, b"hello"[:length]), told(PREFIX, b"hello"))
+            (config(PREFIX, b"hello"[:length]), query_response(PREFIX, b"hello"))
             for length in range(6)
         ),
         *(
-            (config(PREFIX, string), SILENCE)
+            (config(PREFIX, string), NO_RESPONSE)
             for string in (b"hello!", b"ello", b"H", b"hello\0", LONGEST)
         ),
         STILL,
     ],
     "p54 who is first": [
-        (config(SET), told(SET)),
-        (config(SET, b"hello"), told(SET, b"hello")),
-        (config(SET, b"hello"), told(SET, b"hello")),
+        (config(SET), query_response(SET)),
+        (config(SET, b"hello"), query_response(SET, b"hello")),
+        (config(SET, b"hello"), query_response(SET, b"hello")),
         STILL,
     ],
     "p54 who is second is told by whom it is": [
         OWNED,
         *(
-            (config(SET, string), told(SET, b"hello", code=4))
+            (config(SET, string), query_response(SET, b"hello", code=4))
             for string in (b"other", b"", b"hell", b"hello!", LONGEST)
         ),
         STILL,
@@ -135,14 +135,17 @@ RULES: dict[str, list[Step]] = {
         *(
             step
             for string in (b"other", LONGEST, b"")
-            for step in (set_to(string), (config(READ), told(READ, string)))
+            for step in (
+                set_to(string),
+                (config(READ), query_response(READ, string)),
+            )
         ),
-        (config(SET, b"free"), told(SET, b"free")),
+        (config(SET, b"free"), query_response(SET, b"free")),
     ],
     "p56 longer than 1024, or than its frame": [
         OWNED,
         *(
-            (config(ccmd, string, length), told(ccmd, b"hello", code=2))
+            (config(ccmd, string, length), query_response(ccmd, b"hello", code=2))
             for ccmd in (TEST, PREFIX, SET, FORCE)
             for string, length in (
                 (b"\xee" * 1025, 1025),
@@ -156,7 +159,10 @@ RULES: dict[str, list[Step]] = {
     ],
     "p57 another config command": [
         OWNED,
-        *((config(ccmd, b"x"), told(ccmd, b"hello", code=2)) for ccmd in range(5, 16)),
+        *(
+            (config(ccmd, b"x"), query_response(ccmd, b"hello", code=2))
+            for ccmd in range(5, 16)
+        ),
         STILL,
     ],
     "p58 a string is any bytes": [
@@ -164,32 +170,34 @@ RULES: dict[str, list[Step]] = {
         for string in (b"\0", BINARY, b"\xff" * 1024, LONGEST)
         for step in (
             set_to(string),
-            (config(TEST, string), told(TEST, string)),
-            (config(TEST, string[:-1]), SILENCE),
-            (config(READ), told(READ, string)),
+            (config(TEST, string), query_response(TEST, string)),
+            (config(TEST, string[:-1]), NO_RESPONSE),
+            (config(READ), query_response(READ, string)),
         )
     ],
     "p58 a reservation does not protect it": [
         OWNED,
-        (reserve(1, OTHER), holders_are(OTHER, rcmd=1)),
-        (config(FORCE, b"mine"), told(FORCE, b"mine")),
-        (config(SET, b"other"), told(SET, b"mine", code=4)),
+        (reserve(1, OTHER), reserve_response(OTHER, rcmd=1)),
+        (config(FORCE, b"mine"), query_response(FORCE, b"mine")),
+        (config(SET, b"other"), query_response(SET, b"mine", code=4)),
     ],
-    "p60 it says how many requests it has room for": [(config(READ), told(READ))],
+    "p60 it says how many requests it has room for": [
+        (config(READ), query_response(READ))
+    ],
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p60_it_has_room_for_as_many_as_it_says(clients: Clients) -> None:
     for first in range(0, 2048, 16):
         lbas = range(first, first + 16)
-        requests = [tagged(ata(0x24, lba), lba) for lba in lbas]
+        requests = [with_tag(ata(0x24, lba), lba) for lba in lbas]
         assert clients.me.ask_all(requests) == [
-            tagged(registers(0x40, lba=lba, data=sector(lba)), lba) for lba in lbas
+            with_tag(ata_response(0x40, lba=lba, data=sector(lba)), lba) for lba in lbas
         ]
 
 
@@ -204,24 +212,26 @@ def image(tmp_path: Path) -> Path:
 def test_p48_p60_a_ready_target_tells_all_of_itself(
     wire: Wire, image: Path, options: tuple[str, int], buffers: int
 ) -> None:
-    with client(wire) as asking, serving(wire, image, AT_ONCE, *options):
-        expected = to(BROADCAST, tagged(told(READ, buffers=buffers), 0))
+    with client(wire) as asking, serving(wire, image, NO_PROBE, *options):
+        expected = sent_to(
+            BROADCAST, with_tag(query_response(READ, buffers=buffers), 0)
+        )
         assert asking.receive() == expected
-        assert asking.ask(config(READ)) == told(READ, buffers=buffers)
-        assert asking.receive(QUIET) == SILENCE
+        assert asking.ask(config(READ)) == query_response(READ, buffers=buffers)
+        assert asking.receive(QUIET_TIME) == NO_RESPONSE
 
 
 def test_p48_a_target_with_a_mask_tells_those_in_it(wire: Wire, image: Path) -> None:
-    words = (AT_ONCE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
+    words = (NO_PROBE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
     with (
-        contextlib.closing(Others(wire)) as everybody,
+        contextlib.closing(OtherClients(wire)) as everybody,
         client(wire) as asking,
         serving(wire, image, *words),
     ):
-        announcement = tagged(told(READ), 0)
-        assert everybody.receive() == to(OTHER, announcement)
-        assert everybody.receive() == to(ME, announcement)
-        assert everybody.receive(QUIET) == SILENCE
+        announcement = with_tag(query_response(READ), 0)
+        assert everybody.receive() == sent_to(OTHER, announcement)
+        assert everybody.receive() == sent_to(ME, announcement)
+        assert everybody.receive(QUIET_TIME) == NO_RESPONSE
         assert asking.receive() == announcement
-        assert asking.ask(mask(0)) == mask_is(OTHER, ME)
-        assert everybody.ask(from_(THIRD, config(READ)), QUIET) == SILENCE
+        assert asking.ask(mask(0)) == mask_response(OTHER, ME)
+        assert everybody.ask(sent_by(THIRD, config(READ)), QUIET_TIME) == NO_RESPONSE

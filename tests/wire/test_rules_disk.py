@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asking import SECTORS, ata, registers, sector
+from tests.asking import SECTORS, ata, ata_response, sector
 from tests.rules import (
     AWAKE,
     BROADCAST,
@@ -22,9 +22,9 @@ from tests.rules import (
     refused,
     trim,
     write,
-    written,
+    write_response,
 )
-from tests.serving import AT_ONCE, client, serving
+from tests.serving import NO_PROBE, client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
 IDENTIFY, FEATURES, SMART, SPOIL = 0xEC, 0xEF, 0xB0, 0x45
 KEY = 0xC24F00
 ONE, ZEROES = b"\xa5" * 512, bytes(512)
-TRIMMED = registers(0x40, aflags=0x41)
+TRIMMED = ata_response(0x40, aflags=0x41)
 
 
 def disk(first: int, count: int) -> Step:
@@ -58,7 +58,7 @@ def smart(feature: int, lba: int = KEY) -> bytes:
     return ata(SMART, lba, 1, feature=feature)
 
 
-SPOILT = (spoil(10, 2), registers(0x40, lba=10))
+SPOILT = (spoil(10, 2), ata_response(0x40, lba=10))
 RULES: dict[str, list[Step]] = {
     "what is trimmed is zeroes": [
         (trim((8, 1), (0, 0), (20, 2), (SECTORS - 1, 1)), TRIMMED),
@@ -67,7 +67,7 @@ RULES: dict[str, list[Step]] = {
         read_back(19, sector(19) + ZEROES),
         read_back(21, ZEROES + sector(22)),
         read_back(SECTORS - 2, sector(SECTORS - 2) + ZEROES),
-        (write(8, ONE), written(8)),
+        (write(8, ONE), write_response(8)),
         read_back(8, ONE + sector(9)),
     ],
     "what is trimmed twice, or not at all": [
@@ -105,7 +105,7 @@ RULES: dict[str, list[Step]] = {
         for opcode in WRITES
         for step in (
             SPOILT,
-            (write(10, ONE, opcode), written(10)),
+            (write(10, ONE, opcode), write_response(10)),
             read_back(10, ONE),
             refused(ata(0x24, 11), UNCORRECTABLE),
             (trim((11, 1)), TRIMMED),
@@ -121,7 +121,7 @@ RULES: dict[str, list[Step]] = {
     ],
     "idle, standby and sleep are answered, and the disk is awake": [
         *(
-            (ata(opcode, count=count), registers(0x40))
+            (ata(opcode, count=count), ata_response(0x40))
             for opcode in (0xE0, 0xE1, 0xE2, 0xE3, 0xE6)
             for count in (0, 241)
         ),
@@ -134,8 +134,8 @@ RULES: dict[str, list[Step]] = {
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
     # A sector that another rule spoilt is good again.
-    clients.take([(write(10, DISK[5120:6144]), written(10))])
-    clients.take(RULES[rule])
+    clients.run_steps([(write(10, DISK[5120:6144]), write_response(10))])
+    clients.run_steps(RULES[rule])
 
 
 def swapped(text: str, length: int) -> bytes:
@@ -174,7 +174,7 @@ SAID = (
 
 
 def identity(changes: dict[int, int] | None = None) -> Step:
-    return ata(IDENTIFY), registers(0x40, data=page(changes))
+    return ata(IDENTIFY), ata_response(0x40, data=page(changes))
 
 
 def test_p44_p45_p80_p82_the_identity_page_and_what_changes_it(
@@ -183,23 +183,23 @@ def test_p44_p45_p80_p82_the_identity_page_and_what_changes_it(
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
     request, whole = identity()
-    done = registers(0x40)
-    with serving(wire, image, AT_ONCE, *SAID), client(wire) as asking:
+    done = ata_response(0x40)
+    with serving(wire, image, NO_PROBE, *SAID), client(wire) as asking:
         for asked, reply in (
             (request, whole),
             (BROADCAST + request[6:16] + b"\xff\xff\xff" + request[19:], whole),
             (
                 ata(IDENTIFY, 0xA000_0000, aflags=0),
-                registers(0x40, lba=0xA000_0000, aflags=0, data=page()),
+                ata_response(0x40, lba=0xA000_0000, aflags=0, data=page()),
             ),
             (features(0x82), done),
             identity({85: 0x49}),
             (features(0x55), done),
             identity({85: 0x09}),
-            (smart(0xD9), registers(0x40, lba=KEY)),
+            (smart(0xD9), ata_response(0x40, lba=KEY)),
             identity({85: 0x08}),
             refused(smart(0xD0)),
-            (smart(0xD8), registers(0x40, lba=KEY)),
+            (smart(0xD8), ata_response(0x40, lba=KEY)),
             (features(0x02), done),
             (features(0xAA), done),
             identity(),
@@ -229,16 +229,16 @@ def test_smart_tells_what_went_over_the_wire(wire: Wire, tmp_path: Path) -> None
     image.write_bytes(DISK)
     before = smart_page((187, 0), (241, 0), (242, 0))
     after = smart_page((187, 1), (241, 3), (242, 2))
-    with serving(wire, image, AT_ONCE), client(wire) as asking:
+    with serving(wire, image, NO_PROBE), client(wire) as asking:
         for request, reply in (
-            (smart(0xD0), registers(0x40, lba=KEY, data=before)),
+            (smart(0xD0), ata_response(0x40, lba=KEY, data=before)),
             disk(5, 2),
-            (write(5, ONE), written(5)),
-            (write(5, ONE * 2), written(5)),
-            (spoil(9, 1), registers(0x40, lba=9)),
+            (write(5, ONE), write_response(5)),
+            (write(5, ONE * 2), write_response(5)),
+            (spoil(9, 1), ata_response(0x40, lba=9)),
             refused(ata(0x24, 9), UNCORRECTABLE),
-            (smart(0xD0), registers(0x40, lba=KEY, data=after)),
-            (smart(0xDA), registers(0x40, lba=KEY)),
+            (smart(0xD0), ata_response(0x40, lba=KEY, data=after)),
+            (smart(0xDA), ata_response(0x40, lba=KEY)),
             refused(smart(0xD1)),
             refused(smart(0xD0, lba=0)),
         ):

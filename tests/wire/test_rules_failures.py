@@ -13,20 +13,20 @@ import pytest
 
 from aoe.errors import AccessError
 from aoe.net.netns import Wire
-from tests.asking import ata, registers
+from tests.asking import ata, ata_response
 from tests.rules import (
     AWAKE,
     DISK,
     FAULT,
     UNCORRECTABLE,
-    bad,
+    error_response,
     read_back,
     refused,
     trim,
     write,
-    written,
+    write_response,
 )
-from tests.serving import AT_ONCE, PATIENCE, Client, client, finish, ready_line, serving
+from tests.serving import NO_PROBE, TIMEOUT, Client, client, finish, ready_line, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class FailingDisk:
         self._server = subprocess.Popen(
             [nbdkit, "-f", "-U", socket, "eval", *map(self._method, METHODS)]
         )
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not socket.exists():
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -90,7 +90,7 @@ class FailingDisk:
 
     def vanish(self) -> None:
         self._server.kill()
-        self._server.wait(PATIENCE)
+        self._server.wait(TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def asking(disk: FailingDisk) -> Iterator[Client]:
         wire = Wire(1500)
     except AccessError as error:
         pytest.skip(str(error))
-    with wire, serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
+    with wire, serving(wire, disk.uri, NO_PROBE, "--no-state"), client(wire) as asking:
         yield asking
 
 
@@ -143,7 +143,7 @@ FAILURES: dict[str, tuple[str, list[str], list[Step]]] = {
 @pytest.mark.parametrize("rule", FAILURES)
 def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
     method, errors, steps = FAILURES[rule]
-    good = (UNTOUCHED, (FORCED, written(9)))
+    good = (UNTOUCHED, (FORCED, write_response(9)))
     for error in errors:
         with disk.failing(method, error):
             for request, reply in (*steps, AWAKE):
@@ -151,9 +151,9 @@ def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
         for request, reply in good:
             assert asking.ask(request) == reply
     # Who got no answer asks again and hears the same, for a while (P2).
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     answers = [asking.ask(FLUSH)]
-    while answers[-1] != registers(0x40):
+    while answers[-1] != ata_response(0x40):
         assert time.monotonic() < end
         time.sleep(0.1)
         answers.append(asking.ask(FLUSH))
@@ -166,15 +166,15 @@ def test_p41_a_server_that_shuts_down_is_gone(
 ) -> None:
     for method, request in (("pread", ata(0x24, 5)), ("pwrite", write(5, ONE))):
         with disk.failing(method, "ESHUTDOWN"):
-            assert asking.ask(request) == bad(request, 3, 36)
-        end = time.monotonic() + PATIENCE
+            assert asking.ask(request) == error_response(request, 3, 36)
+        end = time.monotonic() + TIMEOUT
         while asking.ask(UNTOUCHED[0]) != UNTOUCHED[1]:
             assert time.monotonic() < end
 
 
 def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) -> None:
     disk = FailingDisk(tmp_path)
-    with serving(wire, disk.uri, AT_ONCE, "--no-state"), client(wire) as asking:
+    with serving(wire, disk.uri, NO_PROBE, "--no-state"), client(wire) as asking:
         disk.vanish()
         for request in (
             *(ata(opcode, 5, 2) for opcode in READS),
@@ -184,14 +184,14 @@ def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) 
             CACHE_OFF,
         ):
             # The registers as they were asked with, and none of the data.
-            assert asking.ask(request) == bad(request, 3, 36)
+            assert asking.ask(request) == error_response(request, 3, 36)
         assert asking.ask(AWAKE[0]) == AWAKE[1]
 
 
 def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
     served = f"{sys.executable} -m target serve e7.3 {wire.interface}"
-    image = f"{tmp_path}/disk.img --create 1M --no-state {AT_ONCE}"
+    image = f"{tmp_path}/disk.img --create 1M --no-state {NO_PROBE}"
     process = wire.target.popen(
         ["unshare", "--mount", "sh", "-c", f"{mount} && exec {served} {image}"],
         stdout=subprocess.PIPE,
@@ -199,7 +199,7 @@ def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
         text=True,
     )
     ready_line(process)
-    filling = [(write(lba, ONE), written(lba)) for lba in range(0, 128, 8)]
+    filling = [(write(lba, ONE), write_response(lba)) for lba in range(0, 128, 8)]
     with client(wire) as asking:
         for request, reply in (
             *filling,
@@ -207,8 +207,8 @@ def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
             read_back(256, bytes(512)),
             *(read_back(lba, ONE + bytes(512)) for lba in range(0, 128, 8)),
             # There is room again.
-            (trim((0, 8)), registers(0x40, aflags=0x41)),
-            (write(256, ONE), written(256)),
+            (trim((0, 8)), ata_response(0x40, aflags=0x41)),
+            (write(256, ONE), write_response(256)),
             read_back(256, ONE),
         ):
             assert asking.ask(request) == reply

@@ -9,36 +9,36 @@ import pytest
 from tests.asking import (
     SECTORS,
     ata,
+    ata_response,
     config,
     frame,
-    from_,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
     sector,
-    to,
+    sent_by,
+    sent_to,
 )
 from tests.rules import (
     ABORTED,
     AWAKE,
     BROADCAST,
     ME,
+    NO_RESPONSE,
     NOT_FOUND,
     ONE_OF_EACH,
     OTHER,
-    QUIET,
-    SILENCE,
+    QUIET_TIME,
     UNKNOWN,
-    bad,
-    flagged,
-    poke,
+    error_response,
+    patch,
+    query_response,
     read_back,
-    tagged,
-    told,
+    with_flags,
+    with_tag,
     write,
-    written,
+    write_response,
 )
 from tests.serving import client, finish, ready_line, serving, start
 
@@ -56,69 +56,72 @@ EVERYTHING = (*ONE_OF_EACH, UNKNOWN)
 HALVES = ((0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF))
 OTHER_ADDRESSES = ((8, 3), (7, 4), (0xFFFF, 4), (8, 0xFF), (0xFF07, 3), (3, 7), (0, 0))
 COMPLAINTS = (
-    (config(9, b"x"), told(9, code=2)),
-    (mask(2, (1, ME)), bad(mask(2, (1, ME)), 2)),
-    (reserve(3, ME), holders_are(rcmd=3, code=2)),
-    (config(3, b"owner"), told(3, b"owner")),
-    (config(3, b"other"), told(3, b"owner", code=4)),
-    (reserve(1, OTHER), holders_are(OTHER, rcmd=1)),
-    (reserve(1, ME), holders_are(OTHER, rcmd=1, code=6)),
-    (ata(0x24, 5), bad(ata(0x24, 5), 6)),
-    (write(5, DATA), bad(write(5, DATA), 6, 36)),
+    (config(9, b"x"), query_response(9, code=2)),
+    (mask(2, (1, ME)), error_response(mask(2, (1, ME)), 2)),
+    (reserve(3, ME), reserve_response(rcmd=3, code=2)),
+    (config(3, b"owner"), query_response(3, b"owner")),
+    (config(3, b"other"), query_response(3, b"owner", code=4)),
+    (reserve(1, OTHER), reserve_response(OTHER, rcmd=1)),
+    (reserve(1, ME), reserve_response(OTHER, rcmd=1, code=6)),
+    (ata(0x24, 5), error_response(ata(0x24, 5), 6)),
+    (write(5, DATA), error_response(write(5, DATA), 6, 36)),
 )
 """Each error but 1, 3 and 5; the argument keeps its layout (P18)."""
 
 
 def addressed(request: bytes, shelf: int, slot: int) -> bytes:
-    return poke(request, 16, shelf.to_bytes(2, "big") + bytes((slot,)))
+    return patch(request, 16, shelf.to_bytes(2, "big") + bytes((slot,)))
 
 
 def cut(request: bytes, shortest: int) -> list[Step]:
-    return [(request[:length], SILENCE) for length in range(shortest, len(request))]
+    return [(request[:length], NO_RESPONSE) for length in range(shortest, len(request))]
 
 
 RULES: dict[str, list[Step]] = {
     "p1 numbers have their high byte first": [
-        (addressed(config(0), 0x0700, 3), SILENCE),
-        (config(4, LONG), told(4, LONG)),
-        (tagged(config(0), 0x01020304), tagged(told(0, LONG), 0x01020304)),
+        (addressed(config(0), 0x0700, 3), NO_RESPONSE),
+        (config(4, LONG), query_response(4, LONG)),
+        (
+            with_tag(config(0), 0x01020304),
+            with_tag(query_response(0, LONG), 0x01020304),
+        ),
     ],
     "p2 every command may come twice": [
         step
         for step in (
-            (write(9, DATA), written(9)),
-            (config(3, b"owner"), told(3, b"owner")),
-            (mask(1, (1, ME)), mask_is(ME, mcmd=1)),
-            (reserve(1, ME), holders_are(ME, rcmd=1)),
+            (write(9, DATA), write_response(9)),
+            (config(3, b"owner"), query_response(3, b"owner")),
+            (mask(1, (1, ME)), mask_response(ME, mcmd=1)),
+            (reserve(1, ME), reserve_response(ME, rcmd=1)),
             read_back(9, DATA),
         )
         for _ in range(2)
     ],
     "p3 p4 reserved flags are ignored and not sent back": [
-        (flagged(request, verfl), reply)
+        (with_flags(request, verfl), reply)
         for request, reply in EVERYTHING
         for verfl in (0x11, 0x12, 0x13)
     ],
     "p3 p4 reserved bits and bytes of the argument": [
-        (write(9, DATA, aflags=0xFF), written(9, aflags=0x53)),
-        (ata(0x24, 9, aflags=0xEC), registers(0x40, lba=9, data=DATA)),
-        (poke(AWAKE[0], 34, b"\xee\xee"), AWAKE[1]),
-        (poke(mask(1, (1, ME)), 24, b"\xee"), mask_is(ME, mcmd=1)),
-        (poke(mask(1, (1, ME)), 26, b"\xee"), mask_is(ME, mcmd=1)),
-        (poke(mask(1, (1, ME)), 28, b"\xee"), mask_is(ME, mcmd=1)),
+        (write(9, DATA, aflags=0xFF), write_response(9, aflags=0x53)),
+        (ata(0x24, 9, aflags=0xEC), ata_response(0x40, lba=9, data=DATA)),
+        (patch(AWAKE[0], 34, b"\xee\xee"), AWAKE[1]),
+        (patch(mask(1, (1, ME)), 24, b"\xee"), mask_response(ME, mcmd=1)),
+        (patch(mask(1, (1, ME)), 26, b"\xee"), mask_response(ME, mcmd=1)),
+        (patch(mask(1, (1, ME)), 28, b"\xee"), mask_response(ME, mcmd=1)),
     ],
     "p5 p6 other versions are refused, in version 1": [
-        (flagged(request, version << 4), bad(request, 5))
+        (with_flags(request, version << 4), error_response(request, 5))
         for request, _ in EVERYTHING
         for version in range(16)
         if version != 1
     ],
     "p6 whatever else the request's flags say": [
-        (flagged(config(0), 0x27, 9), bad(config(0), 5)),
+        (with_flags(config(0), 0x27, 9), error_response(config(0), 5)),
     ],
     "p7 answers are not answered": [
         *(
-            (flagged(request, verfl), SILENCE)
+            (with_flags(request, verfl), NO_RESPONSE)
             for request, _ in EVERYTHING
             for verfl in (0x18, 0x1C, 0x1F, 0x08, 0x28)
         ),
@@ -131,7 +134,7 @@ RULES: dict[str, list[Step]] = {
     ],
     "p8 another address": [
         *(
-            (addressed(request, shelf, slot), SILENCE)
+            (addressed(request, shelf, slot), NO_RESPONSE)
             for request, _ in EVERYTHING
             for shelf, slot in OTHER_ADDRESSES
         ),
@@ -143,32 +146,32 @@ RULES: dict[str, list[Step]] = {
         for dst in (BROADCAST, bytes.fromhex("01005e000001"))
     ],
     "p10 tags come back bit for bit": [
-        (tagged(request, tag), tagged(reply, tag))
+        (with_tag(request, tag), with_tag(reply, tag))
         for request, reply in EVERYTHING
         for tag in (0, 1, 0x80000000, 0xFFFFFFFF, 0x01020304, 0x18AE0000)
     ],
     "p12 whoever asks is answered, by the interface": [
-        (BROADCAST + from_(OTHER, request)[6:], to(OTHER, reply))
+        (BROADCAST + sent_by(OTHER, request)[6:], sent_to(OTHER, reply))
         for request, reply in EVERYTHING
     ],
     "p13 an error in a request means nothing": [
-        (flagged(request, verfl, error=9), reply)
+        (with_flags(request, verfl, error=9), reply)
         for request, reply in EVERYTHING
         for verfl in (0x10, 0x14, 0x17)
     ],
     "p14 p15 plain reads and writes fail without an AoE error": [
-        (ata(0x24, SECTORS), registers(*NOT_FOUND, count=1, lba=SECTORS)),
-        (ata(0x24, 5, 3), registers(*ABORTED, count=3, lba=5)),
+        (ata(0x24, SECTORS), ata_response(*NOT_FOUND, count=1, lba=SECTORS)),
+        (ata(0x24, 5, 3), ata_response(*ABORTED, count=3, lba=5)),
         (
             ata(0x34, 5, 2, aflags=0x41, data=DATA),
-            registers(*ABORTED, count=2, lba=5, aflags=0x41),
+            ata_response(*ABORTED, count=2, lba=5, aflags=0x41),
         ),
-        (ata(0x99, 5), registers(*ABORTED, count=1, lba=5)),
+        (ata(0x99, 5), ata_response(*ABORTED, count=1, lba=5)),
         read_back(5, sector(5)),
     ],
     "p14 successes have neither flag nor code": list(ONE_OF_EACH),
     "p16 p18 unknown commands get the whole request back": [
-        (frame(command, argument), bad(frame(command, argument), 1))
+        (frame(command, argument), error_response(frame(command, argument), 1))
         for command in (4, 5, 0x7F, 0xF0, 0xFE, 0xFF)
         for argument in (b"", b"\x01", bytes(range(1, 201)), bytes(range(250)) * 5)
     ],
@@ -187,7 +190,7 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p9_as_many_answers_as_targets(wire: Wire, tmp_path: Path) -> None:
@@ -199,12 +202,12 @@ def test_p9_as_many_answers_as_targets(wire: Wire, tmp_path: Path) -> None:
         serving(wire, tmp_path / "disk.img", "--create", "1M", "-b", "16"),
         client(wire) as asking,
     ):
-        both = {told(0), poke(told(0), 18, b"\x04")}
+        both = {query_response(0), patch(query_response(0), 18, b"\x04")}
         for shelf, slot in ((0xFFFF, 0xFF), (7, 0xFF)):
             asking.send(BROADCAST + addressed(config(0), shelf, slot)[6:])
             assert {asking.receive(), asking.receive()} == both
-            assert asking.receive(QUIET) == SILENCE
+            assert asking.receive(QUIET_TIME) == NO_RESPONSE
         fourth = BROADCAST + addressed(config(0), 0xFFFF, 4)[6:]
-        assert asking.ask(fourth) == poke(told(0), 18, b"\x04")
-        assert asking.receive(QUIET) == SILENCE
+        assert asking.ask(fourth) == patch(query_response(0), 18, b"\x04")
+        assert asking.receive(QUIET_TIME) == NO_RESPONSE
     finish(other, 15)

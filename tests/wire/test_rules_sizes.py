@@ -11,15 +11,15 @@ import pytest
 from aoe.net.netns import Wire
 from tests.asking import (
     ata,
+    ata_response,
     config,
     frame,
-    holders_are,
     mask,
-    mask_is,
-    registers,
+    mask_response,
     reserve,
+    reserve_response,
     sector,
-    to,
+    sent_to,
 )
 from tests.rules import (
     ABORTED,
@@ -29,16 +29,16 @@ from tests.rules import (
     ME,
     ONE_OF_EACH,
     OTHER,
-    QUIET,
+    QUIET_TIME,
     UNKNOWN,
-    bad,
+    error_response,
+    query_response,
     read_back,
-    tagged,
-    told,
+    with_tag,
     write,
-    written,
+    write_response,
 )
-from tests.serving import AT_ONCE, PATIENCE, client, serving
+from tests.serving import NO_PROBE, TIMEOUT, client, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,23 +68,23 @@ RULES: dict[str, list[Step]] = {
     "p20 requests that are shorter than 60 bytes": [
         *ONE_OF_EACH,
         UNKNOWN,
-        (config(4, b"owner"), told(4, b"owner")),
-        (mask(1, (1, ME)), mask_is(ME, mcmd=1)),
-        (reserve(1, ME, OTHER), holders_are(ME, OTHER, rcmd=1)),
+        (config(4, b"owner"), query_response(4, b"owner")),
+        (mask(1, (1, ME)), mask_response(ME, mcmd=1)),
+        (reserve(1, ME, OTHER), reserve_response(ME, OTHER, rcmd=1)),
     ],
     "p20 what follows a message is no part of it": junk_behind(
         *ONE_OF_EACH,
-        (config(3, b"owner"), told(3, b"owner")),
-        (config(1, b"owner"), told(1, b"owner")),
-        (config(2, b"own"), told(2, b"owner")),
-        (mask(1, (1, ME)), mask_is(ME, mcmd=1)),
-        (reserve(1, ME), holders_are(ME, rcmd=1)),
-        (ata(0xE7, count=0), registers(0x40)),
-        (write(8, DATA[:512]), written(8)),
+        (config(3, b"owner"), query_response(3, b"owner")),
+        (config(1, b"owner"), query_response(1, b"owner")),
+        (config(2, b"own"), query_response(2, b"owner")),
+        (mask(1, (1, ME)), mask_response(ME, mcmd=1)),
+        (reserve(1, ME), reserve_response(ME, rcmd=1)),
+        (ata(0xE7, count=0), ata_response(0x40)),
+        (write(8, DATA[:512]), write_response(8)),
         read_back(8, DATA[:512] + sector(9)),
     ),
     "p21 p34 exactly the sectors behind 36 bytes": [
-        (ata(0x24, lba, count), registers(0x40, lba=lba, data=data))
+        (ata(0x24, lba, count), ata_response(0x40, lba=lba, data=data))
         for lba, count in ((0, 1), (0, 2), (5, 1), (2046, 2))
         for data in [DISK[lba * 512 : (lba + count) * 512]]
     ],
@@ -98,19 +98,19 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    clients.take(RULES[rule])
+    clients.run_steps(RULES[rule])
 
 
 def test_p23_probes_with_identify(clients: Clients) -> None:
     page = clients.ask(IDENTIFY)
     assert len(page) == 36 + 512
-    clients.take(junk_behind((IDENTIFY, page)))
+    clients.run_steps(junk_behind((IDENTIFY, page)))
 
 
 def test_p19_p34_padding_holds_nothing_of_earlier_frames(clients: Clients) -> None:
     # As many as there is memory for frames, several times over.
-    clients.take([(write(0, DATA), written(0)), read_back(0, DATA)] * 1200)
-    clients.take([*ONE_OF_EACH, UNKNOWN] * 300)
+    clients.run_steps([(write(0, DATA), write_response(0)), read_back(0, DATA)] * 1200)
+    clients.run_steps([*ONE_OF_EACH, UNKNOWN] * 300)
 
 
 # By the formula that everybody uses, and behind the Ethernet header.
@@ -127,15 +127,17 @@ def test_p21_p22_p25_p37_the_mtu_says_how_much_a_frame_holds(
     image.write_bytes(DISK)
     data = DISK[512 : 512 * (most + 1)]
     echoed = frame(9, bytes(range(1, 251)) * 300)[: mtu + 14]
-    with client(wire) as asking, serving(wire, image, AT_ONCE, "-b", "16"):
-        announced = to(BROADCAST, tagged(told(0, sectors=advertised), 0))
+    with client(wire) as asking, serving(wire, image, NO_PROBE, "-b", "16"):
+        announced = sent_to(
+            BROADCAST, with_tag(query_response(0, sectors=advertised), 0)
+        )
         assert asking.receive() == announced
         for request, reply in (
-            (config(0), told(0, sectors=advertised)),
-            (write(7, data), written(7)),
+            (config(0), query_response(0, sectors=advertised)),
+            (write(7, data), write_response(7)),
             read_back(7, data),
-            (ata(0x24, 7, most + 1), registers(*ABORTED, count=most + 1, lba=7)),
-            (echoed, bad(echoed, 1)),
+            (ata(0x24, 7, most + 1), ata_response(*ABORTED, count=most + 1, lba=7)),
+            (echoed, error_response(echoed, 1)),
         ):
             assert asking.ask(request) == reply
 
@@ -164,10 +166,10 @@ def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
     clients: Clients, raw: socket.socket, control: int
 ) -> None:
     raw.send(tagged_query(control))
-    clients.take([AWAKE])
+    clients.run_steps([AWAKE])
     # What the barrier was answered with is all that there is.
     assert raw.recv(2000) == ME + Wire.target_mac + AWAKE[1][12:]
-    raw.settimeout(QUIET)
+    raw.settimeout(QUIET_TIME)
     with pytest.raises(TimeoutError):
         raw.recv(2000)
 
@@ -176,7 +178,7 @@ def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
 def test_p24_a_priority_is_no_vlan(
     clients: Clients, raw: socket.socket, control: int
 ) -> None:
-    raw.settimeout(PATIENCE)
+    raw.settimeout(TIMEOUT)
     raw.send(tagged_query(control))
-    assert raw.recv(2000) == ME + Wire.target_mac + told(0)[12:]
-    assert clients.me.receive() == told(0)
+    assert raw.recv(2000) == ME + Wire.target_mac + query_response(0)[12:]
+    assert clients.me.receive() == query_response(0)

@@ -11,7 +11,7 @@ import pytest
 
 from aoe.capture.annotated import Direction, read_capture
 from tests.asking import ata, config
-from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def refused(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert out == ""
     assert err.startswith("aoe-target: ")
     assert err.count("\n") == 1
@@ -211,5 +211,5 @@ def test_a_reader_that_went_away_is_no_traceback(wire: Wire, image: Path) -> Non
     words = ("serve", "e7.3", wire.interface, image)
     process = start(wire.target, *words, stdout=writing)
     os.close(writing)
-    assert process.communicate(timeout=PATIENCE)[1] == ""
+    assert process.communicate(timeout=TIMEOUT)[1] == ""
     assert process.returncode == 1

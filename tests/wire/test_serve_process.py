@@ -21,7 +21,7 @@ from aoe.common.capabilities import Capability
 from aoe.net.interfaces import set_mtu
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, OTHER_USER, process_status
 from tests.asking import ata, config
-from tests.serving import PATIENCE, client, finish, ready_line, serving, start
+from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def place() -> Iterator[Path]:
 
 
 def until(is_so: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not is_so() and time.monotonic() < end:
         time.sleep(0.02)
     return is_so()
@@ -103,7 +103,7 @@ def test_a_user_who_cannot_keep_state_is_refused_at_the_start(
         os.chown(place, 0, 0)
     words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", OTHER_USER)
     process = start(wire.target, *words)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     place.chmod(0o755)
     assert (process.returncode, out) == (4, "")
     assert f"{place}/disk.img.aoe.json: " in err
@@ -125,7 +125,7 @@ def test_a_command_has_our_streams_and_its_exit_code_is_ours(
 ) -> None:
     command = 'echo "$aoe $iface"; cat; echo oops >&2; exit 7'
     process = captive(wire, place / "disk.img", command, stdin=subprocess.PIPE)
-    out, err = process.communicate("from outside\n", timeout=PATIENCE)
+    out, err = process.communicate("from outside\n", timeout=TIMEOUT)
     assert out == "e7.3 aoe0\nfrom outside\n"
     assert err == "oops\n"
     assert process.returncode == 7
@@ -135,7 +135,7 @@ def test_a_command_finds_its_disk_served(wire: Wire, place: Path) -> None:
     inside = wire.initiator.command([sys.executable, "-m", "initiator"])
     command = f'{" ".join(inside)} stat "$aoe" -i "$iface" --json'
     process = captive(wire, place / "disk.img", command)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert err == ""
     assert '"e7.3"' in out
     assert process.returncode == 0
@@ -148,7 +148,7 @@ def test_a_command_keeps_the_rights_that_the_target_gives_up(
     environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-nobody-listens"}
     words = ("--user", OTHER_USER)
     process = captive(wire, place / "disk.img", command, *words, env=environ)
-    out, _ = process.communicate(timeout=PATIENCE)
+    out, _ = process.communicate(timeout=TIMEOUT)
     mine = process_status("self")
     for name in ("Uid", "Groups", "CapPrm", "CapBnd", "NoNewPrivs"):
         assert f"{name}:\t{mine[name]}".split() in [x.split() for x in out.split("\n")]
@@ -159,13 +159,13 @@ def test_a_command_that_a_signal_ended_is_told_as_a_shell_does(
     wire: Wire, place: Path
 ) -> None:
     process = captive(wire, place / "disk.img", "kill -9 $$")
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + 9
 
 
 def test_a_target_that_cannot_start_runs_nothing(wire: Wire, place: Path) -> None:
     process = captive(wire, place / "none.img", "echo never")
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out) == (3, "")
     assert err.count("\n") == 1
 
@@ -175,7 +175,7 @@ def test_a_signal_is_passed_on_to_the_command(wire: Wire, place: Path) -> None:
     process = captive(wire, place / "disk.img", command)
     assert ready_line(process) == "up\n"
     process.terminate()
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out, err) == (5, "asked\n", "")
 
 
@@ -188,7 +188,7 @@ def test_a_command_that_will_not_end_is_ended_when_asked_twice(
     process.terminate()
     assert ready_line(process) == "no\n"
     process.terminate()
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + 9
 
 
@@ -211,7 +211,7 @@ def test_ctrl_c_is_for_the_command_and_its_disk_stays(wire: Wire, place: Path) -
         seen = b""
         while b"served" not in seen:
             seen += screen.read(100)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert process.returncode == 6
     assert not pidfile.exists()
 
@@ -222,7 +222,7 @@ def test_statistics_can_be_asked_for_beside_a_command(wire: Wire, place: Path) -
     process.send_signal(signal.SIGUSR1)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("aoe-target: e7.3 on aoe0: 0 requests")
-    process.communicate("\n", timeout=PATIENCE)
+    process.communicate("\n", timeout=TIMEOUT)
     assert process.returncode == 0
 
 
@@ -234,7 +234,7 @@ def test_a_target_that_ends_takes_its_command_along(wire: Wire, place: Path) -> 
     target = int(pidfile.read_text())
     assert target != process.pid
     os.kill(target, signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + 9
 
 
@@ -248,7 +248,7 @@ def test_ready_is_told_before_the_command_ends(wire: Wire, place: Path) -> None:
     with os.fdopen(listening) as file:
         # To the end of it: nobody else holds it open.
         assert file.read() == "READY=1\n"
-    process.communicate("\n", timeout=PATIENCE)
+    process.communicate("\n", timeout=TIMEOUT)
 
 
 # --- parents and process ids ----------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_parent_that_ends_takes_the_target_along(
     target = int(pidfile.read_text())
     assert not is_gone(target)
     parent.kill()
-    parent.wait(PATIENCE)
+    parent.wait(TIMEOUT)
     assert until(lambda: is_gone(target))
     # It ended in order.
     assert not pidfile.exists()
@@ -284,7 +284,7 @@ def test_without_being_told_to_a_target_outlives_its_parent(
     assert until(pidfile.exists)
     target = int(pidfile.read_text())
     parent.kill()
-    parent.wait(PATIENCE)
+    parent.wait(TIMEOUT)
     with client(wire) as asking:
         assert asking.ask(ata(0x24))
     os.kill(target, signal.SIGTERM)
@@ -309,7 +309,7 @@ def test_a_pidfile_that_another_has_taken_over_stays(wire: Wire, place: Path) ->
 def test_a_pidfile_that_cannot_be_written_is_told(wire: Wire, place: Path) -> None:
     words = ("serve", "e7.3", wire.interface, place / "disk.img", "--pidfile")
     process = start(wire.target, *words, place / "none" / "pid")
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out) == (3, "")
     assert err == (
         f"aoe-target: --pidfile {place}/none/pid: no such file or directory. "
@@ -326,7 +326,7 @@ def manager(place: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(place / "notify"))
         place.joinpath("notify").chmod(0o777)
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
         yield listener
 
 
@@ -382,7 +382,7 @@ def test_json_is_what_the_log_can_be(wire: Wire, place: Path) -> None:
     assert [line["level"] for line in lines] == ["info", "info"]
     assert lines[0]["message"].startswith("e7.3 on aoe0: 0 requests")
     refused = start(wire.target, *words[:3], place, "--log-format", "json")
-    out, err = refused.communicate(timeout=PATIENCE)
+    out, err = refused.communicate(timeout=TIMEOUT)
     assert (refused.returncode, out) == (2, "")
     assert json.loads(err)["why"] == "is a directory"
 

@@ -16,7 +16,7 @@ import pytest
 
 from aoe.ata import Opcode
 from tests.asking import ata, config
-from tests.serving import PATIENCE, client, finish, ready_line
+from tests.serving import TIMEOUT, client, finish, ready_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def _status(wire: Wire) -> str:
 
 
 def _until(happened: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not happened():
         assert time.monotonic() < end, what
         time.sleep(0.05)

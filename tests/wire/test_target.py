@@ -14,8 +14,8 @@ from aoe.header import sectors_per_frame
 from aoe.net.interfaces import VethEnd, create_veth
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
-from tests.asking import answer, ata, config, registers, settings
-from tests.serving import PATIENCE, Client, client, finish, ready_line, serving, start
+from tests.asking import ata, ata_response, config, config_response, response_frame
+from tests.serving import TIMEOUT, Client, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +47,14 @@ def test_a_disk_is_read_and_written_in_frames_as_large_as_the_mtu(
         data = b""
         for lba in starts:
             reply = asking.ask(ata(READ, lba, count))
-            assert reply == registers(0x40, lba=lba, data=reply[36:])
+            assert reply == ata_response(0x40, lba=lba, data=reply[36:])
             assert len(reply) == 36 + 512 * count
             data += reply[36:]
         assert data == before[: len(data)]
         changed = os.urandom(count * 512)
         for lba in (0, starts[-1]):
             request = ata(WRITE, lba, count, aflags=0x41, data=changed)
-            assert asking.ask(request) == registers(0x40, lba=lba, aflags=0x41)
+            assert asking.ask(request) == ata_response(0x40, lba=lba, aflags=0x41)
     after = bytearray(before)
     for lba in (0, starts[-1]):
         after[lba * 512 : (lba + count) * 512] = changed
@@ -66,7 +66,7 @@ def test_replies_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
     with serving(wire, image, "-b", "16"), client(wire) as asking:
         reply = asking.ask(config(0))
         assert len(reply) == 60
-        assert reply == settings(0)[:26] + reply[26:28] + settings(0)[28:]
+        assert reply == config_response(0)[:26] + reply[26:28] + config_response(0)[28:]
 
 
 def test_every_one_of_many_outstanding_requests_is_answered_p60(
@@ -97,7 +97,7 @@ def test_silence_where_the_rules_want_it(wire: Wire, image: Path) -> None:
     with serving(wire, image), client(wire) as asking:
         for request in (config(0)[:20], config(1, b"x"), ata(READ)[:35]):
             assert asking.ask(request, timeout=0.2) == b""
-        assert asking.ask(ata(0xE5, count=0)) == registers(0x40, count=0xFF)
+        assert asking.ask(ata(0xE5, count=0)) == ata_response(0x40, count=0xFF)
 
 
 def test_a_target_outlives_its_link_being_down(wire: Wire, image: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_target_outlives_its_link_being_down(wire: Wire, image: Path) -> None:
         end = time.monotonic() + 10
         while not (reply := asking.ask(ata(READ), timeout=0.2)):
             assert time.monotonic() < end
-        assert reply == registers(0x40, data=image.read_bytes()[:512])
+        assert reply == ata_response(0x40, data=image.read_bytes()[:512])
 
 
 def test_a_target_does_not_spin_while_its_link_is_down(wire: Wire, image: Path) -> None:
@@ -153,7 +153,7 @@ def test_one_disk_on_two_interfaces_is_one_disk(wire: Wire, image: Path) -> None
         wire.target.run(["ip", "link", "delete", second], check=True)
         assert here.ask(ata(READ))[27] == 0x40
     assert finish(process, 15) == (
-        "aoe-target: aoe1: interface is gone, waiting for it to come back\n"
+        "aoe-target: aoe1: interface is gone, waiting for it to reappear\n"
     )
     assert process.returncode == 0
 
@@ -163,7 +163,7 @@ def test_a_file_cut_short_is_an_error_for_its_reader_and_no_end_p41(
 ) -> None:
     with serving(wire, image), client(wire) as asking:
         os.truncate(image, 1024)
-        failed = registers(0x41, 0x40, count=1, lba=2)
+        failed = ata_response(0x41, 0x40, count=1, lba=2)
         assert asking.ask(ata(READ, 2)) == failed
         assert asking.ask(ata(READ, 1))[27] == 0x40
 
@@ -172,7 +172,7 @@ def test_a_read_only_disk_is_not_written_p40(wire: Wire, image: Path) -> None:
     before = image.read_bytes()
     with serving(wire, image, "--read-only"), client(wire) as asking:
         reply = asking.ask(ata(WRITE, aflags=0x41, data=bytes(512)))
-        assert reply == registers(0x41, 0x04, count=1, aflags=0x41)
+        assert reply == ata_response(0x41, 0x04, count=1, aflags=0x41)
     assert image.read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_a_window_of_a_file_is_served_alone(wire: Wire, image: Path) -> None:
         assert asking.ask(ata(READ, 0))[36:] == content[4096:4608]
         assert asking.ask(ata(READ, 15))[27] == 0x40
         reply = asking.ask(ata(READ, 16))
-        assert reply == registers(0x41, 0x10, count=1, lba=16)
+        assert reply == ata_response(0x41, 0x10, count=1, lba=16)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def traced(wire: Wire, image: Path, tmp_path: Path) -> Callable[..., list[str]]:
             for request in requests:
                 assert asking.ask(request)[27] == 0x40
         finish(process, signal.SIGTERM)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while "exited with 0" not in (text := log.read_text()):
             assert time.monotonic() < end
         lines = text.splitlines()
@@ -265,4 +265,4 @@ def test_an_unknown_command_is_echoed_up_to_the_mtu_p16(
     with serving(wire, image), client(wire) as asking:
         request = ata(0)[:19] + b"\x09" + ata(0)[20:24] + argument
         reply = asking.ask(request)
-        assert reply == answer(9, argument, verfl=0x1C, error=1)
+        assert reply == response_frame(9, argument, verfl=0x1C, error=1)

@@ -14,7 +14,7 @@ from aoe.capture.annotated import read_capture
 from aoe.describe import describe
 from aoe.errors import AccessError
 from aoe.net.netns import Switch
-from tests.serving import AT_ONCE, finish, ready_line, serving, start
+from tests.serving import NO_PROBE, finish, ready_line, serving, start
 from tests.tools import aoe, aoe_json, call, program, vblade_serving
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_unaligned_chunks_that_share_sectors_are_read_and_written(
     part, back = tmp_path / "part", tmp_path / "back"
     part.write_bytes(whole[:-1001][::-1])
     length = ("--offset", 1, "--length", part.stat().st_size)
-    with serving(wire, image, AT_ONCE, "--no-state"):
+    with serving(wire, image, NO_PROBE, "--no-state"):
         assert aoe(wire, "write", "e7.3", part, "--offset", 1) == (0, "")
         assert aoe(wire, "read", "e7.3", back, *length) == (0, "")
     assert image.read_bytes() == whole[:1] + part.read_bytes() + whole[-1000:]
@@ -218,7 +218,7 @@ def test_sancheck_prints_the_same_row_as_aoe_sancheck(
 ) -> None:
     sancheck = program("aoe-sancheck", "aoetools")
     wire = make_wire(4200)
-    with serving(wire, image, AT_ONCE, "--no-state"):
+    with serving(wire, image, NO_PROBE, "--no-state"):
         theirs = wire.initiator.run(
             [sancheck], capture_output=True, text=True, timeout=60
         ).stdout

@@ -16,7 +16,7 @@ from aoe.errors import AccessError, NotFoundError, UnsupportedError, UsageError
 from initiator.disk.async_disk import AsyncDisk
 from initiator.disk.disk import Disk
 from initiator.disk.file_view import DiskFile
-from tests.serving import PATIENCE, serving
+from tests.serving import TIMEOUT, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,7 +161,7 @@ def test_many_asyncio_operations_are_outstanding_at_once(
             assert await disk.read(0, 512) == bytes(512)
 
     with serving(wire, image, "--create", "1M"), wire.initiator.enter():
-        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
     assert image.read_bytes()[512 : len(content)] == content[512:]
 
 
@@ -182,9 +182,9 @@ def test_errors_are_raised_in_the_coroutine(wire: Wire, tmp_path: Path) -> None:
         serving(wire, tmp_path / "disk.img", "--read-only"),
         wire.initiator.enter(),
     ):
-        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
         with pytest.raises(NotFoundError, match="no answer"):
-            asyncio.run(asyncio.wait_for(search(), PATIENCE))
+            asyncio.run(asyncio.wait_for(search(), TIMEOUT))
 
 
 def test_a_lost_frame_is_retransmitted_with_asyncio(wire: Wire, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_lost_frame_is_retransmitted_with_asyncio(wire: Wire, tmp_path: Path) 
         serving(wire, image, "--create", "1M", *filters),
         wire.initiator.enter(),
     ):
-        asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+        asyncio.run(asyncio.wait_for(main(), 3 * TIMEOUT))
     assert image.read_bytes()[: 20 * 512 : 512] == bytes(range(20))
 
 
@@ -218,7 +218,7 @@ def test_trim_raises_unsupported_error_if_the_disk_lacks_it(
     try:
         with (
             wire.initiator.enter(),
-            Disk.open("e7.3", wire.interface, timeout=PATIENCE) as disk,
+            Disk.open("e7.3", wire.interface, timeout=TIMEOUT) as disk,
         ):
             assert not disk.can_trim
             with pytest.raises(UnsupportedError):

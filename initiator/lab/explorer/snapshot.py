@@ -212,7 +212,10 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     yield from ((_QUEUE, device.bios), (_QUEUE, device.skbpool))
     yield attributes("rttavg rttdev"), device.timing
     for target in device.targets:
-        yield attributes("ifp minbcnt taint nout_probes heard rpkts wpkts"), target
+        yield (
+            attributes("ifp minbcnt taint nout_probes last_response rpkts wpkts"),
+            target,
+        )
         yield _SEQUENCE, target.ffree
         yield attributes("nframes nout maxout ssthresh next_cwnd"), target.window
         for ifp in target.ifs:

@@ -1,4 +1,4 @@
-"""A disk for tests of what a power failure leaves."""
+"""A disk that simulates power failures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 SECTOR = 512
 
 
-class Platter:
-    """A disk that loses what was not flushed: any of it, sector by sector."""
+class VolatileDisk:
+    """A disk that loses a random subset of the sectors that were not flushed."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -44,9 +44,9 @@ class Platter:
         self.stable[:] = self.cached
         self.pending.clear()
 
-    def lose_power(self, luck: random.Random) -> None:
+    def lose_power(self, rng: random.Random) -> None:
         for offset, data in self.pending:
-            if luck.random() < 0.5:
+            if rng.random() < 0.5:
                 self.stable[offset : offset + len(data)] = data
         self.pending.clear()
         self.cached[:] = self.stable
@@ -55,8 +55,8 @@ class Platter:
         pass
 
 
-class DurablePlatter(Platter):
-    """The same with a write, and a discard, that is stable when it returns."""
+class WriteThroughDisk(VolatileDisk):
+    """The same without a write cache: writes and discards are stable on return."""
 
     def write_from(self, offset: int, data: memoryview) -> None:
         super().write_from(offset, data)

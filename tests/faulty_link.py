@@ -1,4 +1,4 @@
-"""A wire that loses, doubles and reorders frames."""
+"""A link that drops, duplicates and reorders frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Late:
-    """A frame that so many later ones are to overtake."""
+class DelayedFrame:
+    """A frame that is delivered after ``remaining`` later ones."""
 
-    overtakers: int
+    remaining: int
     frame: bytes
 
 
 class FaultyLink(Link):
-    """Loses, doubles and holds back 5 % of the frames each, in both directions.
+    """A link that drops, duplicates and delays 5 % of the frames each, in and out.
 
-    A frame that is held back is overtaken by up to eight later ones.
+    A delayed frame is delivered after up to eight later ones.
     """
 
     def __init__(self, link: Link, seed: int) -> None:
@@ -35,28 +35,28 @@ class FaultyLink(Link):
         self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
         self._random = random.Random(seed)
         self._slot = bytearray(link.mtu + 14)
-        self._leaving: list[Late] = []
-        self._arriving: list[Late] = []
+        self._leaving: list[DelayedFrame] = []
+        self._arriving: list[DelayedFrame] = []
         self._arrived: deque[bytes] = deque()
-        self.lost = self.doubled = self.overtaken = 0
+        self.dropped = self.duplicated = self.reordered = 0
 
-    def _pass(self, frame: bytes, late: list[Late]) -> Iterator[bytes]:
-        """Yield what comes out at the other end when this frame goes in."""
-        for waiting in list(late):
-            waiting.overtakers -= 1
-            if waiting.overtakers == 0:
-                late.remove(waiting)
-                yield waiting.frame
+    def _transfer(self, frame: bytes, delayed: list[DelayedFrame]) -> Iterator[bytes]:
+        """Yield the frames that are delivered when a frame is sent."""
+        for each in list(delayed):
+            each.remaining -= 1
+            if each.remaining == 0:
+                delayed.remove(each)
+                yield each.frame
         dice = self._random.random()
         if dice < 0.05:
-            self.lost += 1
+            self.dropped += 1
         elif dice < 0.10:
-            self.doubled += 1
+            self.duplicated += 1
             yield frame
             yield frame
         elif dice < 0.15:
-            self.overtaken += 1
-            late.append(Late(self._random.randint(1, 8), frame))
+            self.reordered += 1
+            delayed.append(DelayedFrame(self._random.randint(1, 8), frame))
         else:
             yield frame
 
@@ -64,25 +64,25 @@ class FaultyLink(Link):
         while not self._arrived:
             frame = self.link.receive()
             if frame is None:
-                # Nobody is coming who could overtake.
-                self._arrived.extend(waiting.frame for waiting in self._arriving)
+                # No later frame: deliver the delayed ones.
+                self._arrived.extend(each.frame for each in self._arriving)
                 self._arriving.clear()
                 break
-            self._arrived.extend(self._pass(bytes(frame), self._arriving))
+            self._arrived.extend(self._transfer(bytes(frame), self._arriving))
         return memoryview(self._arrived.popleft()) if self._arrived else None
 
     def reserve(self) -> memoryview | None:
         return memoryview(self._slot)
 
     def commit(self, length: int) -> None:
-        for frame in self._pass(bytes(self._slot[:length]), self._leaving):
+        for frame in self._transfer(bytes(self._slot[:length]), self._leaving):
             while not self.link.send(frame):
                 self.link.flush()
 
-    def settle(self) -> None:
-        """Let what is held back out."""
-        for waiting in self._leaving:
-            self.link.send(waiting.frame)
+    def deliver_delayed(self) -> None:
+        """Send all delayed frames."""
+        for each in self._leaving:
+            self.link.send(each.frame)
         self._leaving.clear()
 
     def fileno(self) -> int:

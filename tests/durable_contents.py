@@ -1,6 +1,6 @@
-"""What a target promises with its answers, as the README has it.
+"""A model of durability: what each response guarantees to be on stable storage.
 
-A disk's content is a dictionary here: sectors that matter, by their numbers.
+The contents of a disk are a dictionary of sectors by LBA.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 SECTOR = 512
 WRITE, FUA, TRIM, SET_FEATURES = 0x34, 0x3D, 0x06, 0xEF
 FLUSHES = (0xE7, 0xEA)
-STABILISERS = (*FLUSHES, 0xE0, 0xE2, 0xE6)
-"""FLUSH, STANDBY, SLEEP: all that was answered before is stable."""
+FLUSHING_OPCODES = (*FLUSHES, 0xE0, 0xE2, 0xE6)
+"""FLUSH, STANDBY, SLEEP: all completed writes become stable."""
 CACHE_OFF, CACHE_ON = 0x82, 0x02
 
 
 class Requests:
-    """Requests that are sent one after the other; tags count them from 1 on."""
+    """A sequence of requests, with tags from 1 on."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -31,24 +31,24 @@ class Requests:
     def put(
         self, opcode: int, lba: int = 0, data: bytes = b"", feature: int = 0
     ) -> None:
-        """Add a request of any kind."""
+        """Add an ATA request."""
         tag, count = len(self.frames) + 1, len(data) // SECTOR
         aflags = 0x41 if data else 0x40
         words = {"aflags": aflags, "feature": feature, "tag": tag}
         self.frames.append(ata(opcode, lba, count, data=data, **words))
 
     def write(self, lba: int, count: int = 1, opcode: int = WRITE) -> None:
-        """Add a write of bytes that few others write."""
+        """Add a write of bytes that depend on the request's number."""
         self.put(opcode, lba, bytes([len(self.frames) % 255 + 1]) * SECTOR * count)
 
     def trim(self, lba: int, count: int) -> None:
-        """Add a trim of one range."""
+        """Add a TRIM of one range."""
         entry = (lba | count << 48).to_bytes(8, "little")
         self.put(TRIM, data=entry.ljust(SECTOR, b"\0"), feature=1)
 
 
 def changes(request: bytes) -> Content:
-    """Say which sectors a request leaves with which contents."""
+    """Return the sectors that a request changes, with their new contents."""
     opcode, data = request[27], request[36:]
     if opcode in (WRITE, FUA):
         lba = int.from_bytes(request[28:34], "little")
@@ -60,29 +60,29 @@ def changes(request: bytes) -> Content:
     return {}
 
 
-def promises(asked: list[bytes], *, is_sync: bool) -> Iterator[Content]:
-    """Yield what must be stable at each answer, as the README has it."""
-    answered: Content = {}
+def durable_contents(requests: list[bytes], *, is_sync: bool) -> Iterator[Content]:
+    """Yield the contents that must be stable after each response."""
+    completed: Content = {}
     stable: Content = {}
     is_cached = not is_sync
-    for request in asked:
+    for request in requests:
         opcode, changed = request[27], changes(request)
         if opcode == SET_FEATURES:
             is_cached = request[25] == CACHE_ON and not is_sync
-        answered |= changed
+        completed |= changed
         for lba in changed:
-            # It may hold the one or the other from now on.
+            # Old or new contents may be on stable storage now.
             stable.pop(lba, None)
-        has_all = opcode in STABILISERS
-        if has_all or not is_cached:
-            stable = dict(answered)
+        is_flush = opcode in FLUSHING_OPCODES
+        if is_flush or not is_cached:
+            stable = dict(completed)
         elif opcode == FUA:
             stable |= changed
         yield dict(stable)
 
 
 def missing(wanted: Content, disk: bytes) -> list[int]:
-    """List the sectors that do not hold what they should."""
+    """Return the LBAs of sectors that do not have the wanted contents."""
     return [
         lba
         for lba, data in wanted.items()

@@ -1,4 +1,4 @@
-"""A device in memory whose bios end when, and as, a test says."""
+"""A block device in memory whose bios are completed by the test."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     import random
 
 
-class Platter:
-    """Keeps bios until they are told to end; reads and writes happen only then.
+class BioDisk:
+    """A device that queues bios; data is transferred when a bio is completed.
 
     Attributes:
-        data: what is on it.
-        bios: those that wait, oldest first.
-        done: the operations that have ended, with their sectors.
-        stable: the bios that were FUA.
-        failure: what the next bio fails with.
+        data: the contents.
+        bios: the queued bios, oldest first.
+        done: the completed operations, with LBA and sector count.
+        stable: the number of completed FUA bios.
+        failure: the error of the next bio.
     """
 
     def __init__(self, sectors: int, *, at_once: bool = False) -> None:
@@ -34,7 +34,7 @@ class Platter:
     def submit(self, bio: Bio) -> None:
         assert bio.size % SECTOR == 0
         if bio.sector * SECTOR + bio.size > len(self.data):
-            bio.error = UsageError("platter", "beyond the end of the device")
+            bio.error = UsageError("disk", "beyond the end of the device")
             bio.end_io(bio)
             return
         self.bios.append(bio)
@@ -42,7 +42,7 @@ class Platter:
             self.end()
 
     def end(self, index: int = 0) -> None:
-        """Do what a bio wants, and end it."""
+        """Execute a bio, and complete it."""
         bio = self.bios.pop(index)
         self.stable += bio.fua
         self.done.append((bio.op, bio.sector, bio.size // SECTOR))
@@ -58,7 +58,7 @@ class Platter:
             self.data[at : at + bio.size] = b"\xdb" * bio.size
         bio.end_io(bio)
 
-    def end_all(self, dice: random.Random | None = None) -> None:
-        """End all that wait and all that follow, in any order that the dice say."""
+    def end_all(self, rng: random.Random | None = None) -> None:
+        """Complete all bios, also new ones, in random order if ``rng`` is given."""
         while self.bios:
-            self.end(dice.randrange(len(self.bios)) if dice else 0)
+            self.end(rng.randrange(len(self.bios)) if rng else 0)

@@ -87,7 +87,7 @@ class Side:
 
     def counted(self) -> list[object]:
         counts = [asdict(each.statistics()) for each in self.port.targets]
-        return [*counts, self.port.strays, self.link.statistics()]
+        return [*counts, self.port.unmatched, self.link.statistics()]
 
 
 @pytest.fixture
