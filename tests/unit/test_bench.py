@@ -23,7 +23,7 @@ def places(load: Load, count: int) -> list[tuple[Op, int]]:
     st.integers(0, 1000),
     st.integers(0, 5000),
 )
-def test_operations_stay_within_the_part_that_is_used(
+def test_operations_stay_within_the_tested_range(
     pattern: str, sectors: int, first: int, more: int
 ) -> None:
     load = Load(
@@ -39,7 +39,7 @@ def test_operations_stay_within_the_part_that_is_used(
         assert offset + load.length <= load.offset + load.size
 
 
-def test_a_sequence_goes_round() -> None:
+def test_a_sequential_load_wraps_around() -> None:
     load = Load(pattern="write", length=KIB, offset=512, size=3 * KIB)
     assert places(load, 4) == [
         (Op.WRITE, 512),
@@ -49,7 +49,7 @@ def test_a_sequence_goes_round() -> None:
     ]
 
 
-def test_a_mix_reads_as_much_as_it_is_told() -> None:
+def test_a_mix_has_the_given_share_of_reads() -> None:
     kinds = [op for op, _ in places(Load(pattern="mix", read_share=0.7), 5000)]
     assert 0.65 < kinds.count(Op.READ) / len(kinds) < 0.75
     assert {op for op, _ in places(Load(pattern="mix", read_share=1), 99)} == {Op.READ}
@@ -66,7 +66,7 @@ def test_a_mix_reads_as_much_as_it_is_told() -> None:
         ("mix", True),
     ],
 )
-def test_what_destroys_is_known_as_such(pattern: str, writes: bool) -> None:  # noqa: FBT001 - a table's column
+def test_a_load_knows_whether_it_writes(pattern: str, writes: bool) -> None:  # noqa: FBT001 - a table's column
     load = Load(pattern=pattern, read_share=0.5)  # type: ignore[arg-type] # one of them
     assert load.writes is writes
     assert (Op.WRITE in {op for op, _ in places(load, 99)}) is writes
@@ -75,13 +75,13 @@ def test_what_destroys_is_known_as_such(pattern: str, writes: bool) -> None:  # 
 @pytest.mark.parametrize(
     "load", [Load(length=100), Load(offset=100), Load(length=4096, size=4095)]
 )
-def test_a_load_that_cannot_be_is_refused(load: Load) -> None:
+def test_an_invalid_load_is_refused(load: Load) -> None:
     with pytest.raises(UsageError):
         load.check()
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_what_so_many_do_not_exceed(
+def test_a_percentile_is_not_exceeded_by_its_share_of_values(
     values: list[float], share: float
 ) -> None:
     ordered = sorted(values)
@@ -92,5 +92,5 @@ def test_a_percentile_is_what_so_many_do_not_exceed(
     assert len(smaller) < share * len(ordered) + 1e-9
 
 
-def test_a_percentile_of_nothing_is_nothing() -> None:
+def test_a_percentile_of_no_values_is_zero() -> None:
     assert percentile([], 0.5) == 0.0
