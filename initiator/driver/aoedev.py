@@ -489,7 +489,7 @@ class AoeDev:
         return f.op is not None and f.length > self.max_length(f.op)
 
     def truncate(self, f: Frame) -> bool:
-        """Truncate a frame that is too long, and queue the rest; return True if it was."""
+        """Truncate a frame that is too long and queue the rest; return True if so."""
         if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
         position = BioIter(f.segments, f.sector, f.length)
