@@ -178,8 +178,8 @@ def full_list(t: Subject) -> Steps:
         macs = [t.invented(number) for number in range(first, first + AT_ONCE)]
         request = edit(t, *((ADD, mac) for mac in macs))
         response = yield request, ANY_MASK_LIST
-        answer = MaskList.unpack_from(response)
-        if answer.merror:
+        mask_list = MaskList.unpack_from(response)
+        if mask_list.merror:
             yield from check_full(t, held + first, macs)
             return
     yield t.mask_list(), Satisfies("a list of 255 at most", lambda _: False)
