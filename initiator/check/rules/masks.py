@@ -199,7 +199,7 @@ def check_full(t: Subject, held: int, macs: list[bytes]) -> Steps:
 
 @table.must("P69", CLAIM)
 def missing_directives(t: Subject) -> Steps:
-    """Fewer directives than the count add or remove no other address."""
+    """An edit with missing directives executes only those that it has."""
     yield from enable_list(t)
     before = tuple(dict.fromkeys((*t.mask, t.client)))
     request = t.mask_list((NONE, t.client), mcmd=EDIT, declared=200)
