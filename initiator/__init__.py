@@ -1,4 +1,4 @@
-"""The AoE initiator: block I/O requests become AoE frames as in the Linux driver.
+"""The AoE initiator: sends block I/O requests as AoE frames, as the Linux driver does.
 
 The names below are the public interface; modules below this package may change with any
 release. Each name is imported when it is first used.
@@ -6,7 +6,7 @@ release. Each name is imported when it is first used.
     Disk, AsyncDisk     one AoE device, for blocking code and for asyncio
     DiskFile            a ``Disk`` as a Python file
     Host                links, one driver and the loop that runs them
-    Options             how the driver behaves
+    Options             options of the driver
     Bio, Op, bio_for    block I/O requests, as ``Disk.submit_bio`` takes them
     Address             shelf and slot
     Wire                two network namespaces joined by a veth pair, for tests
@@ -59,7 +59,7 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on first use: a command or a test pays for what it uses."""
+    """Import a public name on first use, so that commands import only what they use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

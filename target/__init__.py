@@ -3,12 +3,12 @@
 The names below are the public interface; modules below this package may change with any
 release. Each name is imported when it is first used.
 
-    Target              the protocol core: maps a request frame to a response, no I/O
-    Export              a disk, its address, and the state that clients set
+    Target              the protocol without I/O: request frame in, response frame out
+    Export              a disk, its address, and the state that clients have set
     Disk                the interface that a disk implements
     MemoryDisk, open_disk   a disk in memory; a disk by path, device or NBD URI
-    Settings, ExportSettings, load_settings   what a server serves; the same from TOML
-    open_service        opens all disks and interfaces of the settings
+    Settings, ExportSettings, load_settings   what to serve; the same from a TOML file
+    open_service        opens the disks and interfaces of settings
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on first use: the protocol core needs no server."""
+    """Import a public name on first use, so that ``Target`` loads no server."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -1,8 +1,8 @@
-"""A real ``aoe-target`` under strace, and what would be left if the power failed.
+"""An ``aoe-target`` under strace, and the state of its files after a power failure.
 
-The trace has every write with its bytes and every frame that was sent. Played back, it
-tells what was on stable storage at the moment of each reply: what an ``O_DSYNC`` write
-or an ``fdatasync`` had put there by then, and of the rest nothing.
+The trace has every write with its data and every frame sent. Replaying it gives the
+contents of stable storage at the time of each response: the data of ``O_DSYNC`` writes
+and of writes before the last ``fdatasync``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _RANGE = re.compile(r", (\d+), (\d+)$")
 
 
 class Call(NamedTuple):
-    """A system call that went well.
+    """A successful system call.
 
     Args:
         name: ``open``, ``write``, ``zero``, ``sync`` or ``send``.
-        path: the file; what a socket is called for ``send``.
-        offset: where ``write`` and ``zero`` begin, bytes.
-        data: what was written or sent; as many zeros for ``zero``.
-        flags: of ``open``.
+        path: the file, or the name of the socket for ``send``.
+        offset: offset of ``write`` and ``zero``, in bytes.
+        data: bytes written or sent; zeros for ``zero``.
+        flags: flags of ``open``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
-    """Serve 7.3 under strace; the log is complete when this ends."""
+    """Serve e7.3 under strace; the log is complete when the context ends."""
     if not shutil.which("strace"):
         pytest.skip("no strace; apt install strace")
     strace = ["strace", "-D", "-y", "-xx", "-s", "70000", "-o", str(log), "-e", CALLS]
@@ -73,33 +73,33 @@ def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
 
 
 def calls_in(log: Path) -> Iterator[Call]:
-    """Yield the calls of a trace that went well, in their order."""
+    """Yield the successful calls of a trace in order."""
     for line in log.read_text().splitlines():
         match = _CALL.fullmatch(line)
         if match is not None and int(match[4]) >= 0:
-            call = _understand(match[1], _text(match[2] or ""), match[3], match[5])
+            call = _parse(match[1], _text(match[2] or ""), match[3], match[5])
             assert call.name != "write" or len(call.data) == int(match[4])
             yield call
 
 
-def _understand(name: str, path: str, words: str, opened: str | None) -> Call:
+def _parse(name: str, path: str, arguments: str, opened: str | None) -> Call:
     if name == "openat":
-        flags = words.rpartition('", ')[2]
+        flags = arguments.rpartition('", ')[2]
         return Call("open", _text(opened or ""), flags=flags)
     if name in ("fdatasync", "fsync"):
         return Call("sync", path)
     if name == "fallocate":
-        offset, length = map(int, _match(_RANGE, words).groups())
+        offset, length = map(int, _match(_RANGE, arguments).groups())
         return Call("zero", path, offset, bytes(length))
-    data = b"".join(_raw(part) for part in _BYTES.findall(words))
+    data = b"".join(_raw(part) for part in _BYTES.findall(arguments))
     if name == "sendto":
         return Call("send", path, data=data)
-    return Call("write", path, int(_match(_OFFSET, words)[1]), data)
+    return Call("write", path, int(_match(_OFFSET, arguments)[1]), data)
 
 
-def _match(pattern: re.Pattern[str], words: str) -> re.Match[str]:
-    match = pattern.search(words)
-    assert match is not None, words
+def _match(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    match = pattern.search(text)
+    assert match is not None, text
     return match
 
 
@@ -112,11 +112,11 @@ def _text(text: str) -> str:
 
 
 class StableFile:
-    """A file as it would be found if the power failed after the calls so far.
+    """The contents of a file after a power failure at this point of the trace.
 
     Args:
-        path: which file.
-        content: what was in it when the trace began.
+        path: the file.
+        content: its contents at the start of the trace.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -125,8 +125,8 @@ class StableFile:
         self.is_dsync = self.is_direct = False
         self._cached = bytearray(content)
 
-    def play(self, call: Call) -> None:
-        """Follow one call, which may be about another file."""
+    def replay(self, call: Call) -> None:
+        """Apply a call; calls on other files are ignored."""
         if call.path != self.path:
             return
         if call.name == "open" and "O_RDWR" in call.flags:

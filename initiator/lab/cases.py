@@ -120,7 +120,7 @@ class Case(NamedTuple):
             list(axis) for axis in (POLICIES, ALL_SUBMITTERS, EVENTS, Nic.__members__)
         ]
         if len(parts) != len(axes):
-            raise UsageError(text, "not a case", "Write it policy/submitter/event/nic")
+            raise UsageError(text, "not a case", "Write policy/submitter/event/nic")
         for part, axis in zip(parts, axes, strict=True):
             if part not in axis:
                 raise UsageError(part, f"unknown (have: {', '.join(axis)})")
@@ -286,6 +286,6 @@ def _describe(entry: Entry) -> str:
 def _why_ok(case: Case) -> str:
     return {
         Nic.SG: "K74 clones share data, no page count changes",
-        Nic.NOSG: "K75 get_page and put_page balance, no page was freed early",
-        Nic.COW: "K76 get_page and put_page balance, no page was freed early",
+        Nic.NOSG: "K75 gets and puts balance, no page was freed early",
+        Nic.COW: "K76 gets and puts balance, no page was freed early",
     }[Nic[case.nic]]

@@ -67,7 +67,10 @@ def test_a_file_name_like_an_address_can_be_written_with_a_directory() -> None:
     ("words", "line"),
     [
         ([], "ADDRESS: missing. Give an address, as e7.3, or --list"),
-        (["e7.3", "--only", "P24"], "P24: no check is about it. See them with: --list"),
+        (
+            ["e7.3", "--only", "P24"],
+            "P24: no check tests it. List the checks with: --list",
+        ),
         (["--only", "19x"], "19x: not a rule. Write P38,P52 or P61-P70"),
     ],
 )

@@ -115,7 +115,7 @@ def test_sectors_beyond_the_disk_are_rejected(wire: Wire, image: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "aoe: --lba 2047 --sectors 2: e7.3 has 2048 sectors. "
-        "Choose some that are on the disk\n"
+        "Choose a range within the disk\n"
     )
 
 

@@ -111,7 +111,7 @@ def ask_all(wire: Wire, log: Path, asked: list[bytes], *words: object) -> None:
 def answers(log: Path, file: StableFile) -> Iterator[int]:
     """Play a trace back, and stop at each reply to an ATA command: yield its tag."""
     for call in calls_in(log):
-        file.play(call)
+        file.replay(call)
         if call.name == "send" and call.data[14:20] == b"\x18\0\0\x07\x03\0":
             yield int.from_bytes(call.data[20:24], "big")
 

@@ -1,4 +1,4 @@
-"""Our initiator on real frames, against our target and against Debian's vblade."""
+"""The initiator on a veth pair, with aoe-target and with Debian's vblade."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ SERVERS = pytest.mark.parametrize(
 
 
 @SERVERS
-def test_disk_reads_what_it_wrote(
+def test_a_disk_reads_the_data_it_has_written(
     wire: Wire, tmp_path: Path, server: Callable[[Wire, Path], None]
 ) -> None:
     image = make_image(tmp_path / "disk.img", 4 * MIB)
@@ -91,7 +91,7 @@ def test_disk_reads_what_it_wrote(
 
 
 @SERVERS
-def test_copy_both_ways_with_the_commands(
+def test_an_image_is_copied_to_a_disk_and_back(
     wire: Wire, tmp_path: Path, server: Callable[[Wire, Path], None]
 ) -> None:
     image = make_image(tmp_path / "image", 8 * MIB)
@@ -109,7 +109,7 @@ def test_copy_both_ways_with_the_commands(
 
 
 @SERVERS
-def test_discover_and_stat_and_ping(
+def test_discover_stat_and_ping_show_a_target(
     wire: Wire, tmp_path: Path, server: Callable[[Wire, Path], None]
 ) -> None:
     image = make_image(tmp_path / "disk.img", MIB)
@@ -127,7 +127,9 @@ def test_discover_and_stat_and_ping(
     assert json.loads(ping.stdout)["received"] == 2
 
 
-def test_read_and_write_through_pipes(wire: Wire, tmp_path: Path) -> None:
+def test_a_range_is_written_from_a_file_and_read_to_a_pipe(
+    wire: Wire, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk.img"
     serve(wire, disk, "--create", "1M")
     written = os.urandom(1536)
@@ -142,7 +144,9 @@ def test_read_and_write_through_pipes(wire: Wire, tmp_path: Path) -> None:
     assert read.stdout == written == disk.read_bytes()[65536 : 65536 + 1536]
 
 
-def test_holes_stay_holes(make_wire: Callable[[int], Wire], tmp_path: Path) -> None:
+def test_copy_preserves_the_holes_of_a_file(
+    make_wire: Callable[[int], Wire], tmp_path: Path
+) -> None:
     wire = make_wire(9000)
     image = tmp_path / "sparse"
     with image.open("wb") as file:
@@ -161,7 +165,7 @@ def test_holes_stay_holes(make_wire: Callable[[int], Wire], tmp_path: Path) -> N
     assert (tmp_path / "back").stat().st_blocks * 512 < 3 * MIB
 
 
-def test_disk_to_disk(wire: Wire, tmp_path: Path) -> None:
+def test_a_disk_is_copied_to_another_disk(wire: Wire, tmp_path: Path) -> None:
     image = make_image(tmp_path / "a.img", 4 * MIB)
     serve(wire, image)
     other = tmp_path / "b.img"
@@ -174,17 +178,17 @@ def test_disk_to_disk(wire: Wire, tmp_path: Path) -> None:
 
 
 def test_verify_finds_a_difference(wire: Wire, tmp_path: Path) -> None:
-    """A disk that loses a write must not pass."""
+    """One bit of the disk is flipped after the copy."""
     image = make_image(tmp_path / "image", 2 * MIB)
-    liar = tmp_path / "disk.img"
-    liar.write_bytes(bytes(2 * MIB))
-    serve(wire, liar)
+    served = tmp_path / "disk.img"
+    served.write_bytes(bytes(2 * MIB))
+    serve(wire, served)
     with wire.initiator.enter():
         host = Host.on("aoe0")
     with host:
         disk = Disk(host, E00)
         copy(FileEndpoint(image), DiskEndpoint(disk))
-        with liar.open("r+b") as file:
+        with served.open("r+b") as file:
             file.seek(MIB + 700)
             byte = file.read(1)
             file.seek(MIB + 700)
@@ -203,10 +207,10 @@ def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "mtu", [1500, 9000, 65535, (9000, 1500), (1500, 9000)], ids=str
 )
-def test_a_gigabyte_both_ways(
+def test_a_gigabyte_is_copied_to_a_disk_and_back_at_any_mtu(
     mtu: int | tuple[int, int], gigabyte: Path, tmp_path: Path
 ) -> None:
-    """P22, P23: no MTU is assumed, and the two ends need not agree."""
+    """P22, P23: the MTU may have any value, and may differ at the two ends."""
     disk, back = tmp_path / "disk.img", tmp_path / "back"
     source = gigabyte
     if isinstance(mtu, tuple):
@@ -226,19 +230,19 @@ def test_a_gigabyte_both_ways(
     back.unlink()
 
 
-def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
-    """K25, K48-K53, P2: 256 MiB over a wire that loses, doubles and reorders."""
+def test_loss_duplication_and_reordering_corrupt_no_data(tmp_path: Path) -> None:
+    """K25, K48-K53, P2: 256 MiB over a link that drops, duplicates and reorders."""
     size, depth = 256 * MIB, 8
     content = os.urandom(size)
     disk_path = tmp_path / "disk.img"
-    dice = random.Random(2)
-    # AoE has no order between frames: a late duplicate of a write may land after a
-    # newer write to the same place. So each place is written once.
-    places = []
+    rng = random.Random(2)
+    # AoE does not order frames: a late duplicate of a write may be executed after a
+    # newer write to the same sectors. Therefore each range is written only once.
+    ranges = []
     start = 0
     while start < size:
-        length = min(512 * dice.randint(1, 256), size - start)
-        places.append((start, length))
+        length = min(512 * rng.randint(1, 256), size - start)
+        ranges.append((start, length))
         start += length
     with Wire(9000) as wire:
         serve(wire, disk_path, "--create", str(size))
@@ -248,10 +252,10 @@ def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
             disk = Disk(host, E00)
 
             def run(op: Op, buffers: dict[int, memoryview]) -> None:
-                todo = deque(dice.sample(places, len(places)))
+                todo = deque(rng.sample(ranges, len(ranges)))
                 ended: list[Bio] = []
                 started = 0
-                while len(ended) < len(places):
+                while len(ended) < len(ranges):
                     while todo and started - len(ended) < depth:
                         offset, _ = todo.popleft()
                         disk.submit(op, offset, buffers[offset], ended.append)
@@ -260,11 +264,11 @@ def test_a_bad_wire_changes_no_byte(tmp_path: Path) -> None:
                 assert [bio.error for bio in ended if bio.error] == []
 
             view = memoryview(content)
-            run(Op.WRITE, {at: view[at : at + n] for at, n in places})
+            run(Op.WRITE, {at: view[at : at + n] for at, n in ranges})
             link.deliver_delayed()
             read = bytearray(size)
             target = memoryview(read)
-            run(Op.READ, {at: target[at : at + n] for at, n in places})
+            run(Op.READ, {at: target[at : at + n] for at, n in ranges})
             assert disk.retransmits > 1000
     assert min(link.dropped, link.duplicated, link.reordered) > 1000
     assert read == content

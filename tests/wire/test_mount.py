@@ -334,7 +334,7 @@ def test_detach_selects_one_of_several_by_path(wire: Wire, disk: Path) -> None:
         listed = first.aoe("detach", "--list").splitlines(keepends=True)
         assert sorted(listed) == sorted((f"e7.3 300 MiB as {device}\n", second, third))
         refusal = first.aoe("detach", "e7.3", code=2)
-        assert "attached 3 times. Name the directory, file or device" in refusal
+        assert "attached 3 times. Give the directory, file or device" in refusal
         for name in (file, nbd, device):
             first.aoe("detach", name)
         assert first.wait() == 0

@@ -28,7 +28,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def refused(process: subprocess.Popen[str]) -> tuple[int, str]:
+def failure(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, err = process.communicate(timeout=TIMEOUT)
     assert out == ""
     assert err.startswith("aoe-target: ")
@@ -36,7 +36,9 @@ def refused(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err.removeprefix("aoe-target: ").rstrip("\n")
 
 
-def test_the_ready_line_says_all_that_matters(wire: Wire, tmp_path: Path) -> None:
+def test_the_ready_line_describes_disk_and_interface(
+    wire: Wire, tmp_path: Path
+) -> None:
     path = tmp_path / "new.img"
     words = ("serve", "0", "0", wire.interface, path, "--create", "64M", "-r", "-s")
     process = start(wire.target, *words)
@@ -49,7 +51,7 @@ def test_the_ready_line_says_all_that_matters(wire: Wire, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(
+def test_a_signal_stops_the_target_after_logging_statistics(
     wire: Wire, image: Path, number: signal.Signals
 ) -> None:
     with client(wire) as asking:
@@ -78,24 +80,25 @@ def test_usr1_logs_statistics_and_serving_goes_on(wire: Wire, image: Path) -> No
         assert asking.ask(config(0))
 
 
-def test_ready_is_told_to_whoever_waits(wire: Wire, image: Path) -> None:
-    listening, told = os.pipe()
-    words = ("serve", "e7.3", wire.interface, image, "--ready-fd", str(told))
-    process = start(wire.target, *words, pass_fds=[told])
-    os.close(told)
-    with os.fdopen(listening) as file:
-        # Closed afterwards, or this would wait for ever.
+def test_ready_fd_gets_ready_1_and_is_closed(wire: Wire, image: Path) -> None:
+    read_end, write_end = os.pipe()
+    words = ("serve", "e7.3", wire.interface, image, "--ready-fd", str(write_end))
+    process = start(wire.target, *words, pass_fds=[write_end])
+    os.close(write_end)
+    with os.fdopen(read_end) as file:
+        # Returns only when the target has closed its end.
         assert file.read() == "READY=1\n"
     finish(process, signal.SIGTERM)
 
 
-def test_an_address_taken_by_another_process_here_is_busy(
+def test_an_address_served_by_another_process_of_the_host_is_busy(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
-    # Neither hears the other, the wire cannot tell.
+    # A process does not receive the frames that its own host sends, so that a query
+    # would not find the other target.
     words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
     with serving(wire, image) as first:
-        assert refused(start(wire.target, *words)) == (
+        assert failure(start(wire.target, *words)) == (
             5,
             (
                 f"e7.3: already served on aoe0 by process {first.pid}. "
@@ -110,12 +113,12 @@ def test_an_address_taken_by_another_process_here_is_busy(
     finish(again, signal.SIGTERM)
 
 
-def test_an_address_taken_elsewhere_on_the_wire_is_busy(
+def test_an_address_served_by_another_host_is_busy(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
     with serving(wire, image):
-        assert refused(start(wire.initiator, *words)) == (
+        assert failure(start(wire.initiator, *words)) == (
             5,
             (
                 "e7.3: already served on aoe0 by 52:54:00:ae:00:01. "
@@ -127,25 +130,27 @@ def test_an_address_taken_elsewhere_on_the_wire_is_busy(
         finish(other, signal.SIGTERM)
 
 
-def test_a_vblade_is_noticed_too(wire: Wire, image: Path, tmp_path: Path) -> None:
+def test_an_address_served_by_vblade_is_busy(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
     vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
     if vblade is None:
         pytest.skip("no vblade; apt install vblade")
-    taken = wire.target.popen(
+    other = wire.target.popen(
         [vblade, "7", "3", wire.interface, str(image)], stdout=subprocess.PIPE
     )
-    assert taken.stdout is not None
-    taken.stdout.readline()
+    assert other.stdout is not None
+    other.stdout.readline()
     words = ("serve", "e7.3", wire.interface, tmp_path / "b.img", "--create", "1M")
-    code, message = refused(start(wire.initiator, *words))
+    code, message = failure(start(wire.initiator, *words))
     assert code == 5
     assert "already served on aoe0 by 52:54:00:ae:00:01" in message
 
 
-def test_an_image_served_already_is_busy(wire: Wire, image: Path) -> None:
+def test_an_image_that_is_served_already_is_busy(wire: Wire, image: Path) -> None:
     with serving(wire, image):
         process = start(wire.target, "serve", "e7.4", wire.interface, image)
-        assert refused(process) == (
+        assert failure(process) == (
             5,
             (
                 f"{image}: served or in use by another program. "
@@ -154,21 +159,19 @@ def test_an_image_served_already_is_busy(wire: Wire, image: Path) -> None:
         )
 
 
-def test_an_interface_that_is_down_is_told_how_to_get_up(
+def test_an_interface_that_is_down_is_refused_with_a_fix(
     wire: Wire, image: Path
 ) -> None:
     wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
-    assert refused(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
+    assert failure(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
         1,
         "aoe0: interface is down. Bring it up with: ip link set aoe0 up",
     )
 
 
-def test_an_interface_too_small_for_a_sector_is_refused(
-    wire: Wire, image: Path
-) -> None:
+def test_an_mtu_too_small_for_a_sector_is_refused(wire: Wire, image: Path) -> None:
     wire.target.run(["ip", "link", "set", wire.interface, "mtu", "500"], check=True)
-    assert refused(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
+    assert failure(start(wire.target, "serve", "e7.3", wire.interface, image)) == (
         2,
         (
             "aoe0: an MTU of 500 has no room for a sector. "
@@ -177,9 +180,7 @@ def test_an_interface_too_small_for_a_sector_is_refused(
     )
 
 
-def test_without_the_capability_it_says_what_is_missing(
-    wire: Wire, image: Path
-) -> None:
+def test_a_missing_capability_is_an_error_with_code_4(wire: Wire, image: Path) -> None:
     if not shutil.which("setpriv"):
         pytest.skip("no setpriv; apt install util-linux")
     serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
@@ -189,12 +190,12 @@ def test_without_the_capability_it_says_what_is_missing(
         stderr=subprocess.PIPE,
         text=True,
     )
-    code, message = refused(process)
+    code, message = failure(process)
     assert code == 4
     assert message.startswith("aoe0: raw sockets need CAP_NET_RAW. Run as root, ")
 
 
-def test_all_frames_can_be_recorded(wire: Wire, image: Path, tmp_path: Path) -> None:
+def test_pcap_records_all_frames(wire: Wire, image: Path, tmp_path: Path) -> None:
     path = tmp_path / "frames.pcapng"
     with serving(wire, image, "--pcap", path), client(wire) as asking:
         reply = asking.ask(ata(0x24, lba=5))
@@ -205,11 +206,13 @@ def test_all_frames_can_be_recorded(wire: Wire, image: Path, tmp_path: Path) -> 
     assert len(frames) == 3
 
 
-def test_a_reader_that_went_away_is_no_traceback(wire: Wire, image: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
+def test_a_closed_standard_output_exits_with_1_without_a_traceback(
+    wire: Wire, image: Path
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     words = ("serve", "e7.3", wire.interface, image)
-    process = start(wire.target, *words, stdout=writing)
-    os.close(writing)
+    process = start(wire.target, *words, stdout=write_end)
+    os.close(write_end)
     assert process.communicate(timeout=TIMEOUT)[1] == ""
     assert process.returncode == 1

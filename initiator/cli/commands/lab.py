@@ -185,8 +185,8 @@ def explain(
     """
     from initiator.lab.cases import run_case
     from initiator.lab.reports.tables import (
+        describe_case,
         event_record,
-        in_words,
         named_rules,
         record,
     )
@@ -207,8 +207,8 @@ def explain(
         print_json(
             "lab explain",
             **record(result),
-            meanings={axis: meaning for axis, _, meaning in in_words(result.case)},
-            first_broken=next(map(event_record, result.journal.faults), None),
+            meanings={axis: meaning for axis, _, meaning in describe_case(result.case)},
+            first_fault=next(map(event_record, result.journal.faults), None),
             events=[event_record(entry) for entry in result.journal.entries],
             rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
         )
@@ -217,10 +217,15 @@ def explain(
 
 
 def _print_events(result: Result) -> None:
-    from initiator.lab.reports.tables import event_lines, in_words, rule_lines, verdict
+    from initiator.lab.reports.tables import (
+        describe_case,
+        event_lines,
+        rule_lines,
+        verdict,
+    )
 
     click.secho(str(result.case), bold=True)
-    for axis, name, meaning in in_words(result.case):
+    for axis, name, meaning in describe_case(result.case):
         click.echo(f"  {axis:<10} {name:<24} {meaning}")
     click.echo()
     for line, is_fault in event_lines(result.journal.entries):

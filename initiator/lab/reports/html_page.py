@@ -1,7 +1,7 @@
-"""One HTML page about one case: in words, as a timeline, as a log, with its rules.
+"""An HTML page about a case: description, timeline, event log and rules.
 
-The page loads nothing from elsewhere: no script, font, image or style. It links to the
-rules that it cites, and these have the text of the documents.
+The page is self-contained: it loads no script, font, image or style sheet. It links to
+the rules that it cites and has their full text.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from initiator.lab.reports.history import build_history
 from initiator.lab.reports.legend import FLAGS, OUTCOMES
 from initiator.lab.reports.rule_html import RuleLinks
-from initiator.lab.reports.story import tell
-from initiator.lab.reports.tables import counts, in_words, verdict
+from initiator.lab.reports.tables import counts, describe_case, verdict
 from initiator.lab.reports.timeline import draw, tooltip
 
 if TYPE_CHECKING:
@@ -115,16 +115,16 @@ for (const each of document.querySelectorAll('[data-step]')) {
 """
 
 _KEY: Final = (
-    ('<path class="get" d="M8 2L14 13H2Z"/>', "get: a reference more"),
-    ('<path class="put" d="M8 14L2 3H14Z"/>', "put: a reference less"),
-    ('<circle class="dot" cx="8" cy="8" r="5"/>', "something else"),
-    ('<circle class="sent" cx="8" cy="8" r="5"/>', "the card sends it"),
-    ('<circle class="fault" cx="8" cy="8" r="7"/>', "a rule breaks"),
-    ('<path class="count" d="M1 12H8V4H15"/>', "the page's count"),
+    ('<path class="get" d="M8 2L14 13H2Z"/>', "get_page, page_ref_inc"),
+    ('<path class="put" d="M8 14L2 3H14Z"/>', "put_page, page_ref_dec, free_pages"),
+    ('<circle class="dot" cx="8" cy="8" r="5"/>', "other event"),
+    ('<circle class="sent" cx="8" cy="8" r="5"/>', "transmission by the NIC"),
+    ('<circle class="fault" cx="8" cy="8" r="7"/>', "violation of a rule"),
+    ('<path class="count" d="M1 12H8V4H15"/>', "page count"),
     ('<rect class="free" x="1" y="2" width="14" height="12"/>', "on the free list"),
     (
         '<rect class="free lost" x="1" y="2" width="14" height="12"/>',
-        "on the free list, and still in use",
+        "on the free list and still in use",
     ),
 )
 _MILD: Final = ("leak", "underflow", "bad-page")
@@ -134,11 +134,11 @@ def html_page(result: Result) -> str:
     """Return the page.
 
     Args:
-        result: of a case that was played with all entries kept.
+        result: of a case that was run with ``keep_entries``.
     """
-    story = tell(result.journal.entries, result.journal.worst)
-    first = None if story.first is None else story.first.step
-    links = RuleLinks({entry.rule for entry in story.entries})
+    history = build_history(result.journal.entries, result.journal.worst)
+    first = None if history.first is None else history.first.step
+    links = RuleLinks({entry.rule for entry in history.entries})
     return "\n".join(
         (
             "<!DOCTYPE html>",
@@ -147,17 +147,17 @@ def html_page(result: Result) -> str:
             f"<title>{escape(str(result.case))}</title>",
             f"<style>{_STYLE}</style></head><body>",
             *_top(result, links),
-            '<h2>What happened, step by step</h2><div class="card">',
-            draw(story),
+            '<h2>Timeline</h2><div class="card">',
+            draw(history),
             f'</div><div class="key">{"".join(_key())}</div>',
-            "<h2>The log</h2>",
-            '<div class="card"><table><thead><tr><th class="n">step</th><th>who</th>',
-            '<th>what</th><th class="n">page</th><th class="n">count</th>',
+            "<h2>Event log</h2>",
+            '<div class="card"><table><thead><tr><th class="n">step</th><th>actor</th>',
+            '<th>action</th><th class="n">page</th><th class="n">count</th>',
             "<th>rule</th><th>note</th></tr></thead><tbody>",
-            *(_row(entry, first, links) for entry in story.entries),
+            *(_row(entry, first, links) for entry in history.entries),
             "</tbody></table></div>",
-            *_rules("The rules", links, links.named),
-            *_rules("Rules that they cite", links, links.further),
+            *_rules("Rules", links, links.named),
+            *_rules("Further rules cited by these", links, links.further),
             f"<footer><code>aoe lab explain {escape(str(result.case))}</code></footer>",
             f"<script>{_SCRIPT}</script></body></html>",
             "",
@@ -177,7 +177,7 @@ def _top(result: Result, links: RuleLinks) -> Iterator[str]:
     title = escape(OUTCOMES[word])
     yield f'<span class="badge {kind}" title="{title}">{word}</span>{flags}</header>'
     yield "<dl>"
-    for axis, which, meaning in in_words(result.case):
+    for axis, which, meaning in describe_case(result.case):
         yield f'<dt>{axis}</dt><dd class="which">{escape(which)}</dd>'
         yield f"<dd>{escape(meaning)}</dd>"
     yield f'</dl><div class="verdict {kind}">'
@@ -196,7 +196,7 @@ def _key() -> Iterator[str]:
 def _row(entry: Entry, first: int | None, links: RuleLinks) -> str:
     note = links.link(entry.note)
     if entry.fault is not None:
-        lead = ", the first rule that broke" if entry.step == first else ""
+        lead = ", first violation" if entry.step == first else ""
         note = f"<strong>{entry.fault.value}{lead}</strong>: {note}"
     style = ' class="broken"' if entry.fault is not None else ""
     page = "" if entry.page is None else str(entry.page)

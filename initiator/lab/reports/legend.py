@@ -1,4 +1,4 @@
-"""What the words of a report mean: kinds of NIC, annotations and outcomes."""
+"""Meanings of the names in reports: NICs, annotations and outcomes."""
 
 from __future__ import annotations
 

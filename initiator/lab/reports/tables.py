@@ -1,6 +1,7 @@
-"""What came of cases, for people and for programs: tables, CSV, records, one story.
+"""Reports on cases as tables, CSV, JSON records and text.
 
-Words carry everything; colours only help. rich is imported where a table is made.
+All information is in the text; colors only emphasize. rich is imported where a table
+is built.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ COLUMNS: Final = (
     *COSTS,
     *("if_linearized_late", "if_bad_page_kept_out"),
 )
-"""Of the CSV, and the keys of a record."""
+"""Columns of the CSV and keys of a record."""
 
-COLOURS: Final = {
+COLORS: Final = {
     "BUG": "bold white on red",
     "double-free": "bold red",
     "premature-free": "red",
@@ -51,16 +52,16 @@ AXES: Final = {
     "event": tuple(EVENTS),
     "nic": tuple(Nic.__members__),
 }
-"""The names of each."""
+"""The names of each axis."""
 _CELL: Final = 16
-"""Columns of a terminal that a cell takes at most, its borders included."""
+"""Maximum width of a cell including its border, in terminal columns."""
 
 
 def check_names(axis: str, names: Iterable[str]) -> None:
-    """Refuse what is no name of an axis: policy, submitter, event or nic.
+    """Check names of an axis: policy, submitter, event or nic.
 
     Raises:
-        UsageError: with the names that there are.
+        UsageError: a name is unknown.
     """
     for name in names:
         if name not in AXES[axis]:
@@ -68,11 +69,11 @@ def check_names(axis: str, names: Iterable[str]) -> None:
             raise UsageError(name, f"no such {axis} (have: {have})")
 
 
-# --- for programs ---------------------------------------------------------------
+# --- records --------------------------------------------------------------------
 
 
 def record(result: Result) -> dict[str, object]:
-    """Return a result by the names of ``COLUMNS``; flags are a list."""
+    """Return a result as a record with the keys ``COLUMNS``; flags are a list."""
     return {
         **result.case._asdict(),
         "outcome": result.outcome,
@@ -85,7 +86,7 @@ def record(result: Result) -> dict[str, object]:
 
 
 def write_csv(results: Iterable[Result], file: IO[str]) -> None:
-    """Write a header and a line for each result; flags are separated by spaces."""
+    """Write a heading and a line per result; flags are separated by spaces."""
     lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     lines.writeheader()
     for result in results:
@@ -93,7 +94,7 @@ def write_csv(results: Iterable[Result], file: IO[str]) -> None:
 
 
 def event_record(entry: Entry) -> dict[str, object]:
-    """Return one event of a journal; what does not apply is null."""
+    """Return an entry of a journal as a record; fields that do not apply are null."""
     return {
         "step": entry.step,
         "actor": entry.actor,
@@ -119,15 +120,15 @@ def outcome_table(results: Sequence[Result]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="What comes of it: cases by outcome, worst first", box=_box())
+    table = Table(title="Outcomes: number of cases, worst first", box=_box())
     table.add_column("policy", no_wrap=True)
     for outcome in OUTCOMES:
-        heading = Text(outcome.replace("-", "\n"), style=COLOURS[outcome])
+        heading = Text(outcome.replace("-", "\n"), style=COLORS[outcome])
         table.add_column(heading, justify="right", no_wrap=True)
     for policy, mine in _by_policy(results):
         counts = Counter(result.outcome for result in mine)
         numbers = [
-            Text(str(counts[word]), style=COLOURS[word]) if counts[word] else Text("·")
+            Text(str(counts[word]), style=COLORS[word]) if counts[word] else Text("·")
             for word in OUTCOMES
         ]
         table.add_row(policy, *numbers)
@@ -135,14 +136,14 @@ def outcome_table(results: Sequence[Result]) -> Table:
 
 
 def cost_table(results: Sequence[Result]) -> Table:
-    """Add up what each policy costs."""
+    """Sum the costs of each policy."""
     from rich.table import Table
 
-    table = Table(title="What it costs: sums over the same cases", box=_box())
+    table = Table(title="Costs: sums over the same cases", box=_box())
     table.add_column("policy", no_wrap=True)
     for heading in (
         *("gets", "puts", "bytes\ncopied", "bytes\nwasted"),
-        *("bytes held\nafter the end", "objects\nput off"),
+        *("bytes\nheld", "objects\nquarantined"),
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for policy, mine in _by_policy(results):
@@ -152,9 +153,9 @@ def cost_table(results: Sequence[Result]) -> Table:
 
 
 def cell_tables(results: Sequence[Result], width: int) -> Iterator[Table]:
-    """Show the cells themselves, a column for each submitter.
+    """Yield tables of single outcomes with a column per submitter.
 
-    There are as many tables as it takes to fit them into ``width`` columns.
+    The columns are split over several tables to fit into ``width``.
     """
     axes = [Case._fields.index(name) for name in ("policy", "nic", "event")]
     several = [axis for axis in axes if len({r.case[axis] for r in results}) > 1]
@@ -199,7 +200,7 @@ def _policy_then_nic(result: Result) -> tuple[int, int]:
 
 
 def _unrepeated(names: list[str], last: list[str]) -> list[str]:
-    """Blank what is the same as in the row above, from the left on."""
+    """Blank names that are equal to the row above, from the left on."""
     shown = list(names)
     for index, (name, above) in enumerate(zip(names[:-1], last, strict=False)):
         if name != above:
@@ -214,7 +215,7 @@ def _cell(result: Result | None) -> Text:
     if result is None:
         return Text("")
     mark = "*" if result.if_linearized_late or result.if_bad_page_kept_out else ""
-    return Text(result.outcome + mark, style=COLOURS[result.outcome])
+    return Text(result.outcome + mark, style=COLORS[result.outcome])
 
 
 def _by_policy(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -231,38 +232,38 @@ def _box() -> Box:
 
 
 def legend(results: Sequence[Result], *, cells: bool) -> Iterator[str]:
-    """Explain the words of a table, a line each, and say how to go on."""
-    there = {result.outcome for result in results}
+    """Yield the meanings of the outcomes in a table, and a command to continue with."""
+    found = {result.outcome for result in results}
     for word, meaning in OUTCOMES.items():
-        if word in there:
+        if word in found:
             yield f"{word:<15} {meaning}"
     if cells and any(
         result.if_linearized_late or result.if_bad_page_kept_out for result in results
     ):
         yield (
-            f"{'*':<15} otherwise if 2.6.21 did not linearize early or kept bad pages "
-            "(K121)"
+            f"{'*':<15} differs if 2.6.21 linearized late or kept bad pages out of "
+            "circulation (K121)"
         )
     worst = min(results, key=lambda result: list(OUTCOMES).index(result.outcome))
-    yield f"\nOne case in full: aoe lab explain {worst.case}"
+    yield f"\nSteps of a case: aoe lab explain {worst.case}"
 
 
 # --- one case -------------------------------------------------------------------
 
 
-def in_words(case: Case) -> list[tuple[str, str, str]]:
-    """Return axis, name and meaning of each part of a case."""
+def describe_case(case: Case) -> list[tuple[str, str, str]]:
+    """Return axis, name and description of each part of a case."""
     submitter = ALL_SUBMITTERS[case.submitter]
     return [
         ("policy", case.policy, POLICIES[case.policy].summary),
         ("submitter", case.submitter, f"{submitter.owner}: {submitter.summary}"),
         ("event", case.event, EVENTS[case.event].summary),
-        ("card", case.nic, NICS[case.nic]),
+        ("nic", case.nic, NICS[case.nic]),
     ]
 
 
 def counts(entry: Entry) -> str:
-    """Return the page's count before and after, as far as the entry knows them."""
+    """Return the page count before and after an event, as far as known."""
     if entry.count is None:
         return ""
     if entry.before is None:
@@ -271,8 +272,8 @@ def counts(entry: Entry) -> str:
 
 
 def event_lines(entries: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
-    """Yield the log's lines, heading first, and whether each is a fault."""
-    rows = [("step", "who", "what", "page", "count", "rule", "note")]
+    """Yield the lines of the event log, heading first, and whether each is a fault."""
+    rows = [("step", "actor", "action", "page", "count", "rule", "note")]
     rows += [
         (
             f"{entry.step}",
@@ -307,26 +308,26 @@ def rule_lines(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def verdict(result: Result) -> Iterator[str]:
-    """Say which rule broke first, what came of it and what it cost."""
+    """Yield lines with the outcome, the first and worst violation, and the costs."""
     faults = result.journal.faults
     worst = result.journal.worst
     flags = f" ({', '.join(result.flags)})" if result.flags else ""
     yield f"Outcome: {result.outcome}{flags}"
     if not faults or worst is None:
-        yield f"No rule broke: {result.reason}"
+        yield f"No violation: {result.reason}"
     else:
-        yield f"The first rule that broke: {_broken(faults[0])}"
+        yield f"First violation: {_describe_fault(faults[0])}"
         if worst.fault is not faults[0].fault:
-            yield f"The worst that came of it: {_broken(worst)}"
-    paid = [f"{name} {number}" for name, number in result.costs.items() if number]
-    yield f"Costs: {', '.join(paid).replace('put_off', 'put off') or 'nothing'}"
+            yield f"Worst violation: {_describe_fault(worst)}"
+    costs = [f"{name} {number}" for name, number in result.costs.items() if number]
+    yield f"Costs: {', '.join(costs) or 'none'}"
     if result.if_linearized_late:
-        yield f"Linearized late instead of early (K121): {result.if_linearized_late}"
+        yield f"Outcome if linearized late (K121): {result.if_linearized_late}"
     if result.if_bad_page_kept_out:
-        yield f"Bad pages kept instead of freed (K121): {result.if_bad_page_kept_out}"
+        yield f"Outcome if bad pages are kept out (K121): {result.if_bad_page_kept_out}"
 
 
-def _broken(entry: Entry) -> str:
+def _describe_fault(entry: Entry) -> str:
     word = entry.fault.value if entry.fault else ""
     title = rule_title(entry.rule)
     return f"{entry.rule} at step {entry.step}, {word}. {title}: {entry.note}"
@@ -337,27 +338,27 @@ def _broken(entry: Entry) -> str:
 _ROW: Final = 16
 
 
-def dump_lines(submitted: bytes, landed: bytes) -> Iterator[tuple[str, bool]]:
-    """Yield a hex dump of what landed on a disk, and whether a line is amiss.
+def dump_lines(submitted: bytes, on_disk: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield lines of a hex dump of the disk, and whether each line differs.
 
-    Rows like the one before are left out. Where a row is not what was submitted, that
-    follows, and marks under the bytes that differ.
+    A row equal to the previous one is omitted. A row that differs from the submitted
+    bytes is followed by these and by marks under the different bytes.
     """
     last: tuple[bytes, bytes] | None = None
-    left_out = False
+    omitted = False
     for start in range(0, len(submitted), _ROW):
-        row = landed[start : start + _ROW], submitted[start : start + _ROW]
+        row = on_disk[start : start + _ROW], submitted[start : start + _ROW]
         if row == last:
-            if not left_out:
+            if not omitted:
                 yield "*", False
-            left_out = True
+            omitted = True
             continue
-        last, left_out = row, False
-        there, wanted = row
-        yield f"{start:08x}  on disk    {_hex(there)}", there != wanted
-        if there != wanted:
+        last, omitted = row, False
+        actual, expected = row
+        yield f"{start:08x}  on disk    {_hex(actual)}", actual != expected
+        if actual != expected:
             marks = ("^^" if a != b else "  " for a, b in zip(*row, strict=True))
-            yield f"          submitted  {_hex(wanted)}", True
+            yield f"          submitted  {_hex(expected)}", True
             yield f"                     {' '.join(marks)}".rstrip(), True
     yield f"{len(submitted):08x}", False
 

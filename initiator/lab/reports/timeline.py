@@ -1,8 +1,7 @@
-"""A case as a picture: pages, bios, skbs and clones over the steps of its journal.
+"""A timeline of a case as SVG: pages, bios, skbs and clones over the journal's steps.
 
-The picture is one SVG element, to stand in an HTML page
-(``initiator.lab.reports.html_page``), whose style sheet names its colours. Everything
-in it has a tooltip.
+The SVG element is embedded in an HTML page (``initiator.lab.reports.html_page``), whose
+style sheet defines the colors. Shapes have tooltips.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from initiator.lab.kernel.journal import Fault
-from initiator.lab.reports.story import GETS, PUTS, Period
+from initiator.lab.reports.history import GETS, PUTS, Interval
 from initiator.lab.reports.tables import counts
 from initiator.rules import rule_title
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from initiator.lab.kernel.journal import Entry
-    from initiator.lab.reports.story import Lane, Life, Story
+    from initiator.lab.reports.history import History, Lifetime, PageHistory
 
 _GUTTER: Final = 150
 _MARGIN: Final = 96
@@ -29,9 +28,9 @@ _BAND: Final = 20
 _OBJECTS: Final = 18
 _LEAST_WIDTH: Final = 760
 _UNIT: Final = 24
-"""Pixels that a reference more takes."""
+"""Pixels per reference on the count axis."""
 _CHARACTER: Final = 6.6
-"""Pixels that a character of a label takes, at most on average."""
+"""Average width of a character in a label, in pixels."""
 
 _OWNERS: Final = {"slab": "slab", "AoE": "aoe", "new owner": "other"}
 _PARENTS: Final = {"skb": "bio", "clone": "skb"}
@@ -45,7 +44,7 @@ _ACTORS: Final = {
 
 
 def tooltip(entry: Entry) -> str:
-    """Tell an event in up to three lines."""
+    """Return the description of an event in up to three lines."""
     page = "" if entry.page is None else f", page {entry.page}"
     count = f", count {counts(entry)}" if counts(entry) else ""
     lines = [f"step {entry.step}: {entry.actor} {entry.action}{page}{count}"]
@@ -54,16 +53,16 @@ def tooltip(entry: Entry) -> str:
     return "\n".join([*lines, *filter(None, (note, rule))])
 
 
-def draw(story: Story) -> str:
+def draw(history: History) -> str:
     """Return the SVG element."""
-    return _Picture(story).draw()
+    return _Picture(history).draw()
 
 
 class _Picture:
-    def __init__(self, story: Story) -> None:
-        self.story = story
-        self.width = max(22.0, min(66.0, 1070 / max(story.end, 1)))
-        self.right = _GUTTER + story.end * self.width
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.width = max(22.0, min(66.0, 1070 / max(history.end, 1)))
+        self.right = _GUTTER + history.end * self.width
         self.edge = max(self.right + _MARGIN, _LEAST_WIDTH)
         self.parts: list[str] = []
         self.middles: dict[tuple[str, int | None], float] = {}
@@ -85,14 +84,14 @@ class _Picture:
     # --- shapes -----------------------------------------------------------------
 
     def x(self, step: float) -> float:
-        """Where a step is."""
+        """Return the x coordinate of a step."""
         return _GUTTER + (step + 0.5) * self.width
 
     def _add(self, shape: str, title: str = "", step: int | None = None) -> None:
-        told = f"<title>{escape(title)}</title>" if title else ""
+        tip = f"<title>{escape(title)}</title>" if title else ""
         name, _, attributes = shape.partition(" ")
-        place = "" if step is None else f' data-step="{step}"'
-        self.parts.append(f"<{name}{place} {attributes}>{told}</{name}>")
+        link = "" if step is None else f' data-step="{step}"'
+        self.parts.append(f"<{name}{link} {attributes}>{tip}</{name}>")
 
     def _text(
         self, x: float, y: float, text: str, style: str, attributes: str = ""
@@ -109,10 +108,10 @@ class _Picture:
         )
 
     def _bar(
-        self, period: Period, y: float, height: float, style: str, title: str
+        self, interval: Interval, y: float, height: float, style: str, title: str
     ) -> tuple[float, float]:
-        left = self.x(period.start)
-        right = self.x(period.end) if period.ended else self.right
+        left = self.x(interval.start)
+        right = self.x(interval.end) if interval.ended else self.right
         self._add(
             f'rect class="{style}" x="{left:.1f}" y="{y:.1f}" rx="3" '
             f'width="{max(right - left, 2):.1f}" height="{height:.1f}"',
@@ -121,7 +120,7 @@ class _Picture:
         return left, right
 
     def _label(self, span: tuple[float, float], y: float, text: str) -> None:
-        """Write into a bar what has room in it."""
+        """Draw a label in a bar if it fits."""
         left, right = span
         if right - left > len(text) * _CHARACTER + 10:
             self._text(left + 7, y, text, "inside")
@@ -143,8 +142,8 @@ class _Picture:
     # --- the columns ------------------------------------------------------------
 
     def _steps(self, bottom: float) -> None:
-        """Draw a column for each step: band, line, number and what was done."""
-        for entry in self.story.entries:
+        """Draw a column for each step: band, line, number and action."""
+        for entry in self.history.entries:
             x = self.x(entry.step)
             style = "column broken" if entry.fault else "column"
             self._add(
@@ -159,18 +158,18 @@ class _Picture:
             middle = 'text-anchor="middle"'
             self._text(x, _HEADING - 12, str(entry.step), number, middle)
             actor = _ACTORS.get(entry.actor, "owner")
-            turn = f'transform="rotate(-45 {x - 2:.1f} {_HEADING - 30})"'
-            self._text(x - 2, _HEADING - 30, entry.action, f"action {actor}", turn)
+            slant = f'transform="rotate(-45 {x - 2:.1f} {_HEADING - 30})"'
+            self._text(x - 2, _HEADING - 30, entry.action, f"action {actor}", slant)
 
     def _flags(self, bottom: float) -> None:
-        """Say under the picture which step was fatal."""
-        first, worst = self.story.first, self.story.worst
+        """Draw flags for the first and the worst violation below the timeline."""
+        first, worst = self.history.first, self.history.worst
         if first is None or worst is None:
             return
-        flags = [("first rule that broke", first)]
+        flags = [("first violation", first)]
         if worst is not first and worst.fault is not first.fault:
             flags.append(("worst", worst))
-        told = [
+        texts = [
             f"{word}: {entry.rule}, {entry.fault.value if entry.fault else ''} "
             f"at step {entry.step}"
             for word, entry in flags
@@ -178,7 +177,7 @@ class _Picture:
         steps = [entry.step for _, entry in flags]
         self.y = bottom + 8
         for (step, text), to_the_left in _without_crossing(
-            list(zip(steps, told, strict=True)), self._reaches
+            list(zip(steps, texts, strict=True)), self._reaches
         ):
             x = self.x(step)
             self.y += 21
@@ -188,24 +187,24 @@ class _Picture:
         self.y += 6
 
     def _reaches(self, step: int, text: str, other: int | None) -> bool:
-        """Tell whether a text right of a step reaches another step, or the edge."""
+        """Return True if a text right of a step reaches another step or the edge."""
         end = self.x(step) + 8 + len(text) * (_CHARACTER + 1)
         return end > (self.edge if other is None else self.x(other))
 
     # --- the rows ---------------------------------------------------------------
 
     def _rows(self) -> None:
-        story = self.story
-        if story.others:
-            self._row_of("machine", story.others)
-        for life in story.lives:
-            self._life(life)
-        writes = [entry for entry in story.entries if entry.action == "transmit"]
+        history = self.history
+        if history.others:
+            self._row_of("machine", history.others)
+        for lifetime in history.lifetimes:
+            self._lifetime(lifetime)
+        writes = [entry for entry in history.entries if entry.action == "transmit"]
         if writes:
             self._disk(writes)
         self.y += 10
-        for lane in story.lanes:
-            self._lane(lane)
+        for page in history.pages:
+            self._page(page)
 
     def _name(self, y: float, name: str, more: str = "") -> None:
         right = 'text-anchor="end"'
@@ -221,17 +220,19 @@ class _Picture:
             self._mark(entry, middle)
         self.y += _ROW
 
-    def _life(self, life: Life) -> None:
+    def _lifetime(self, lifetime: Lifetime) -> None:
         top, height = self.y + 5, _ROW - 10
-        self._name(top + height - 5, life.period.text)
+        self._name(top + height - 5, lifetime.interval.text)
         middle = top + height / 2
         self._line(_GUTTER, middle, self.right, middle, "rail")
-        self._bar(life.period, top, height, f"life {life.kind}", _about(life))
-        self.middles[life.kind, life.number] = middle
-        parent = self.middles.get((_PARENTS.get(life.kind, ""), life.parent))
+        self._bar(
+            lifetime.interval, top, height, f"life {lifetime.kind}", _about(lifetime)
+        )
+        self.middles[lifetime.kind, lifetime.number] = middle
+        parent = self.middles.get((_PARENTS.get(lifetime.kind, ""), lifetime.parent))
         if parent is not None:
-            self._arrow(life.period.start, parent + 5, top)
-        for entry in life.marks:
+            self._arrow(lifetime.interval.start, parent + 5, top)
+        for entry in lifetime.marks:
             sent = entry.action == "transmit"
             self._mark(entry, middle, dot="sent" if sent else "dot")
         self.y += _ROW
@@ -242,9 +243,9 @@ class _Picture:
         self._add(f'path class="tip" d="M{x - 4:.1f} {end - 6:.1f}h8l-4 6Z"')
 
     def _disk(self, writes: list[Entry]) -> None:
-        """Say of each frame that left whether the disk got what was submitted."""
+        """Draw for each transmitted frame if its bytes are those submitted."""
         middle = self.y + _ROW / 2
-        self._name(middle + 4, "disk gets")
+        self._name(middle + 4, "on the wire")
         self._line(_GUTTER, middle, self.right, middle, "rail")
         for entry in writes:
             wrong = entry.fault is Fault.WRONG_BYTES
@@ -262,51 +263,51 @@ class _Picture:
 
     # --- pages ------------------------------------------------------------------
 
-    def _lane(self, lane: Lane) -> None:
+    def _page(self, page: PageHistory) -> None:
         top = self.y + 8
-        bands = _BAND + (_OBJECTS if lane.objects else 0)
+        bands = _BAND + (_OBJECTS if page.objects else 0)
         chart = top + bands + 14
-        numbers = [count for _, count in lane.counts]
+        numbers = [count for _, count in page.counts]
         least, most = min([0, *numbers]), max([1, *numbers])
         height = (most - least) * _UNIT
-        more = "" if lane.head is None else f"page {lane.head} counts for it"
-        self._name(top + 14, f"page {lane.page}", more)
-        self._free(lane, top, chart + most * _UNIT)
-        for period in lane.owners:
-            style = f"band o-{_OWNERS.get(period.text, 'own')}"
-            title = f"page {lane.page} belongs to {period.text}"
-            span = self._bar(period, top, _BAND - 3, style, title)
-            self._label(span, top + 12.5, period.text)
-        for period in lane.objects:
-            style = f"band o-{_OWNERS.get(period.text, 'own')}"
-            title = f"{period.text} has an object in page {lane.page}"
+        more = "" if page.head is None else f"counted in page {page.head}"
+        self._name(top + 14, f"page {page.pfn}", more)
+        self._free(page, top, chart + most * _UNIT)
+        for interval in page.owners:
+            style = f"band o-{_OWNERS.get(interval.text, 'own')}"
+            title = f"page {page.pfn}, owner {interval.text}"
+            span = self._bar(interval, top, _BAND - 3, style, title)
+            self._label(span, top + 12.5, interval.text)
+        for interval in page.objects:
+            style = f"band o-{_OWNERS.get(interval.text, 'own')}"
+            title = f"{interval.text} has an object in page {page.pfn}"
             y = top + _BAND - 1
-            span = self._bar(period, y, _OBJECTS - 3, style, title)
-            self._label(span, y + 11.5, f"{period.text}'s object")
-        self._counts(lane, chart, least, most)
+            span = self._bar(interval, y, _OBJECTS - 3, style, title)
+            self._label(span, y + 11.5, f"{interval.text}'s object")
+        self._counts(page, chart, least, most)
         self.y = chart + height + 20
 
-    def _free(self, lane: Lane, top: float, zero: float) -> None:
-        for period in lane.free:
-            until = lane.lost_until(period)
-            if until > period.start:
-                lost = Period("free, and still in use", period.start, until, True)
-                self._free_bar(lost, lane, top, zero, "lost")
-            if until < period.end:
-                start = max(until, period.start)
-                rest = Period("free", start, period.end, period.ended)
-                self._free_bar(rest, lane, top, zero, "unused")
+    def _free(self, page: PageHistory, top: float, zero: float) -> None:
+        for interval in page.free:
+            until = page.in_use_until(interval)
+            if until > interval.start:
+                lost = Interval("free and still in use", interval.start, until, True)
+                self._free_bar(lost, page, top, zero, "lost")
+            if until < interval.end:
+                start = max(until, interval.start)
+                rest = Interval("free", start, interval.end, interval.ended)
+                self._free_bar(rest, page, top, zero, "unused")
 
     def _free_bar(
-        self, period: Period, lane: Lane, top: float, zero: float, kind: str
+        self, interval: Interval, page: PageHistory, top: float, zero: float, kind: str
     ) -> None:
-        title = f"page {lane.page}: {period.text}, on the free list"
+        title = f"page {page.pfn}: {interval.text}, on the free list"
         height = zero + 12 - top
-        left, right = self._bar(period, top - 4, height, f"free {kind}", title)
-        if right - left > len(period.text) * _CHARACTER + 18:
-            self._text(left + 13, zero - 8, period.text, f"said {kind}")
+        left, right = self._bar(interval, top - 4, height, f"free {kind}", title)
+        if right - left > len(interval.text) * _CHARACTER + 18:
+            self._text(left + 13, zero - 8, interval.text, f"said {kind}")
 
-    def _counts(self, lane: Lane, top: float, least: int, most: int) -> None:
+    def _counts(self, page: PageHistory, top: float, least: int, most: int) -> None:
         def y(count: int) -> float:
             return top + (most - count) * _UNIT
 
@@ -316,16 +317,16 @@ class _Picture:
             self._text(_GUTTER - 5, y(count) + 4, str(count), "tick", _END)
         at: dict[int, int] = {}
         path, last = "", 0
-        for step, count in lane.counts:
+        for step, count in page.counts:
             x = self.x(step)
             path += f"H{x:.1f}" if path else f"M{x:.1f} {y(last):.1f}"
             path += f"V{y(count):.1f}"
             at[step] = last = count
         if path:
-            style = "count tail" if lane.head is not None else "count"
+            style = "count tail" if page.head is not None else "count"
             self._add(f'path class="{style}" d="{path}H{self.right:.1f}"')
         last = 0
-        marks = {entry.step: entry for entry in lane.marks}
+        marks = {entry.step: entry for entry in page.marks}
         for step in sorted(at.keys() | marks.keys()):
             last = at.get(step, last)
             if step in marks:
@@ -338,9 +339,9 @@ _END: Final = 'text-anchor="end"'
 def _without_crossing(
     flags: list[tuple[int, str]], reaches: Callable[[int, str, int | None], bool]
 ) -> list[tuple[tuple[int, str], bool]]:
-    """Order flags from above, and say which stand left of their lines.
+    """Order flags from top to bottom, and return which are left of their lines.
 
-    A line goes down to its own text and must cross no other.
+    The line down to a text must not cross another text.
     """
     sides = [reaches(step, text, None) for step, text in flags]
     if len(flags) == 1:
@@ -351,16 +352,20 @@ def _without_crossing(
     return [(first, sides[0] or reaches(*first, worst[0])), (worst, True)]
 
 
-def _triangle(x: float, y: float, size: float, way: int, style: str) -> str:
-    tip, base = y + way * size, y - way * size * 0.8
+def _triangle(x: float, y: float, size: float, direction: int, style: str) -> str:
+    tip, base = y + direction * size, y - direction * size * 0.8
     return (
         f'path class="{style}" d="M{x:.1f} {tip:.1f}L{x + size:.1f} {base:.1f}'
         f'H{x - size:.1f}Z"'
     )
 
 
-def _about(life: Life) -> str:
-    parent = _PARENTS.get(life.kind)
-    of = f" of {parent} {life.parent}" if parent and life.parent is not None else ""
-    until = f"to {life.period.end}" if life.period.ended else "on, to the end"
-    return f"{life.period.text}{of}, from step {life.period.start} {until}"
+def _about(lifetime: Lifetime) -> str:
+    parent = _PARENTS.get(lifetime.kind)
+    of = (
+        f" of {parent} {lifetime.parent}"
+        if parent and lifetime.parent is not None
+        else ""
+    )
+    until = f"to {lifetime.interval.end}" if lifetime.interval.ended else "to the end"
+    return f"{lifetime.interval.text}{of}, from step {lifetime.interval.start} {until}"
