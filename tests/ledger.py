@@ -1,8 +1,8 @@
-"""Sectors that say what they are, and the book of what was promised about them.
+"""A record of writes to a disk, and sectors that identify the write they are from.
 
-Each sector that is written holds the number of its write, its own address and a
-checksum. So whatever is found on a disk later, the book can tell whether that was
-written there at all, whether it is new enough, and whether it is whole.
+Each sector contains the number of its write, its LBA and a checksum. The contents of a
+disk can later be compared with the record: whether each sector was written there, is
+recent enough, and is not torn.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from zlib import crc32
 SECTOR = 512
 MAGIC = b"ledger\x01\n"
 ORIGINAL = 0
-"""The number of what was there before the first write."""
+"""The number of the contents before the first write."""
 _HEAD = struct.Struct("<8sQQ")
 _CHECKSUM = struct.Struct("<I")
 _ZEROS = bytes(SECTOR)
 
 
 def make_sector(number: int, lba: int) -> bytes:
-    """Make the sector that write ``number`` puts at ``lba``."""
+    """Return the sector that write ``number`` writes at ``lba``."""
     head = _HEAD.pack(MAGIC, number, lba)
     body = (head * (SECTOR // len(head) + 1))[: SECTOR - _CHECKSUM.size]
     return body + _CHECKSUM.pack(crc32(body))
 
 
 def make_sectors(number: int, lba: int, count: int) -> bytes:
-    """Make what a write of several sectors holds."""
+    """Return the data of a write of several sectors."""
     return b"".join(make_sector(number, lba + place) for place in range(count))
 
 
 def number_in(raw: bytes, lba: int) -> int | None:
-    """Return the number of the write that a sector is of; None for all zeros.
+    """Return the number of the write that a sector is from; None if it is all zeroes.
 
     Raises:
-        ValueError: it is of another place, or torn, or something else altogether.
+        ValueError: the sector is from another LBA, torn, or not from a write.
     """
     if raw == _ZEROS:
         return None
     magic, number, place = _HEAD.unpack_from(raw)
     if magic != MAGIC or place != lba or raw != make_sector(number, lba):
-        raise ValueError("nothing that was ever written there")
+        raise ValueError("not from a write to this sector")
     return int(number)
 
 
@@ -51,10 +51,10 @@ class Request(NamedTuple):
     """A write or trim that has been sent.
 
     Args:
-        number: from 1 on, in the order of sending.
+        number: from 1, in the order of sending.
         lba: the first sector.
-        sector_count: how many.
-        is_trim: it leaves zeros.
+        sector_count: number of sectors.
+        is_trim: a trim, after which sectors are zero.
     """
 
     number: int
@@ -69,27 +69,27 @@ class Request(NamedTuple):
 
 @dataclass(slots=True)
 class Ledger:
-    """What was sent and answered, of requests of which no two in flight overlap.
+    """A record of requests sent and answered; no two in flight overlap.
 
     Args:
-        is_sync: an answer to a write is the promise that it is stable.
+        is_sync: an answered write is on stable storage.
     """
 
     is_sync: bool = False
     sent: int = 0
     answered: list[Request] = field(default_factory=list)
     promised: int = 0
-    """How many of ``answered`` must be stable, from the first on."""
+    """How many of ``answered`` must be on stable storage, from the first."""
     in_flight: dict[int, Request] = field(default_factory=dict)
     busy: set[int] = field(default_factory=set)
     """Sectors of requests in flight."""
 
     def is_free(self, lba: int, count: int) -> bool:
-        """Tell whether a request may be sent without an older one in its way."""
+        """Return True if a request would overlap none in flight."""
         return self.busy.isdisjoint(range(lba, lba + count))
 
     def send(self, lba: int, count: int, *, is_trim: bool = False) -> Request:
-        """Enter a request that is about to be sent."""
+        """Record a request that is about to be sent."""
         self.sent += 1
         request = Request(self.sent, lba, count, is_trim)
         self.in_flight[request.number] = request
@@ -97,7 +97,7 @@ class Ledger:
         return request
 
     def answer(self, number: int) -> None:
-        """Enter the answer to a request: it has been done."""
+        """Record the response to a request."""
         request = self.in_flight.pop(number)
         self.busy.difference_update(request.sectors)
         self.answered.append(request)
@@ -105,14 +105,15 @@ class Ledger:
             self.promised = len(self.answered)
 
     def flushed(self, answered: int) -> None:
-        """Enter the answer to a FLUSH that was sent after so many other answers."""
+        """Record the response to a FLUSH that was sent after ``answered`` responses."""
         self.promised = max(self.promised, answered)
 
     def faults(self, disk: bytes) -> list[str]:
-        """Compare a disk with the book, and say of each sector what is wrong with it.
+        """Compare a disk with the record; describe each wrong sector.
 
-        A program that is killed loses nothing that it has answered, promised or not: it
-        has handed that to the system. Of what was in flight all, some or none is there.
+        A target that is killed must not lose requests that it has answered, flushed or
+        not, since their data is in the page cache. Of a request in flight all, some or
+        no sectors may have been written.
         """
         newest: dict[int, Request] = {}
         for request in self.answered:
@@ -137,8 +138,8 @@ def _fault(raw: bytes, lba: int, allowed: list[Request]) -> str:
     expected = [None if each.is_trim else each.number for each in allowed]
     if number in expected:
         return ""
-    wanted = " or ".join(map(_name, expected))
-    return f"holds {_name(number)}, not {wanted}"
+    allowed_names = " or ".join(map(_name, expected))
+    return f"holds {_name(number)}, not {allowed_names}"
 
 
 def _name(number: int | None) -> str:

@@ -1,7 +1,7 @@
 """Checks: a rule of the protocol, with requests and expected responses to test it.
 
 A check is a generator function. Its docstring is the title, which states the required
-behavior. It yields pairs of a request and an expectation and is sent the response; the
+behaviour. It yields pairs of a request and an expectation and is sent the response; the
 runner compares. It returns if the target conforms and raises ``Skip`` if the rule
 cannot be tested.
 """
@@ -72,7 +72,7 @@ class Check:
 
     Args:
         rules: numbers of the rules, 19 for P19.
-        title: the required behavior, from the docstring of the generator function.
+        title: the required behaviour, from the docstring of the generator function.
         level: weight of a deviation.
         needs: what the check changes.
         steps: the generator function.
@@ -132,13 +132,13 @@ class Table:
         self._checks: list[Check] = []
 
     def must(self, rules: str, needs: Needs = Needs.NOTHING) -> Callable[[Body], Body]:
-        """Add a check of behavior that the specification or data safety requires."""
+        """Add a check of behaviour that the specification or data safety requires."""
         return self._add(Level.MUST, rules, needs)
 
     def advice(
         self, rules: str, needs: Needs = Needs.NOTHING
     ) -> Callable[[Body], Body]:
-        """Add a check of unspecified behavior that clients benefit from."""
+        """Add a check of unspecified behaviour that clients benefit from."""
         return self._add(Level.ADVICE, rules, needs)
 
     def _add(self, level: Level, rules: str, needs: Needs) -> Callable[[Body], Body]:

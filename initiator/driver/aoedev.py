@@ -108,14 +108,10 @@ class AoeTgt:
         return window.nout < window.maxout and self.ifp < len(self.ifs)
 
     def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
-        """Add ``netdev`` to the target's interfaces, or update its ``bcnt``.
+        """Add an interface on which the target has responded, or update its ``bcnt``.
 
-        ``bcnt`` is the smaller of what the MTU and the target allow. If either is 0, as
-        with targets that announce 0 sectors and mean 2, it is 1024 bytes (K17, K18).
-
-        Args:
-            netdev: the interface on which the target has responded.
-            sector_count: sectors per frame that the target announces.
+        ``bcnt`` is the smaller of what the MTU and the target's ``sector_count`` allow.
+        If either is 0, it is 1024 bytes (K17, K18).
 
         Returns:
             False if the target already has eight interfaces (K7).
@@ -143,9 +139,8 @@ class AoeTgt:
     def eject(self, ifp: AoeIf) -> None:
         """Remove an interface after too many losses (``ejectif``, K50).
 
-        ``ifp`` is not changed, so it selects the interface that followed the removed
-        one. If there was none, no new frame is sent until a retransmission rotates to
-        the first interface, as in the kernel.
+        The index ``ifp`` is not changed. If it is now beyond the end, no new frame is
+        sent until a retransmission rotates it, as in the kernel.
         """
         self.ifs.remove(ifp)
 
@@ -154,10 +149,7 @@ class AoeTgt:
         self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
 
     def raise_taint(self, limit: int) -> None:
-        """Raise the taint to 3, 12, 39, 120, 363 ..., at most ``limit`` (K57).
-
-        ``scorn``.
-        """
+        """Raise the taint to 3, 12, 39, 120 ..., at most ``limit`` (``scorn``, K57)."""
         self.taint = min((self.taint + 1) * 3, limit)
 
 
@@ -175,8 +167,7 @@ class AoeDev:
         buf: the bio that is being split into frames.
         skbpool: skbs whose clones were not freed when their frame was reused.
         kickme: no frame could be allocated and none is outstanding, so that only the
-            timer restarts transmission (K44).
-        kicked: how often ``kickme`` was set.
+            timer restarts transmission (K44); ``kicked``, how often this happened.
         retransmits: frames retransmitted since the device was created.
         takes_fua: WRITE DMA FUA EXT has not been rejected yet.
         trim_blocks: 512-byte blocks of ranges per TRIM; 0 means no TRIM.
@@ -237,12 +228,7 @@ class AoeDev:
         return self.state.value
 
     def check_bio(self, bio: Bio, *, trims: bool) -> AoEError | None:
-        """Return the error that a bio must end with, or None if it is acceptable.
-
-        Args:
-            bio: the bio.
-            trims: whether the driver's options allow TRIM.
-        """
+        """Return the error of an invalid bio, or None; ``trims`` allows DISCARD."""
         size = bio.size
         if self.state is not State.UP:
             return DeviceError(str(self.address), "device is not up")
@@ -367,10 +353,7 @@ class AoeDev:
             self.buf = None
 
     def assign_whole(self, f: Frame) -> bool:
-        """Assign the next bio to a frame if it fits into one; return True if it did.
-
-        FUA writes and DISCARDs are left to ``assign``.
-        """
+        """Assign the next bio if it fits into a frame; return False for others."""
         if self.buf is not None:
             return False
         bio = self.bios[0]
@@ -506,11 +489,7 @@ class AoeDev:
         return f.op is not None and f.length > self.max_length(f.op)
 
     def truncate(self, f: Frame) -> bool:
-        """Truncate a frame that is longer than ``maxbcnt``, queueing the remainder.
-
-        Returns:
-            True if it was truncated, so that its header has to be built again.
-        """
+        """Truncate a frame that is too long and queue the rest; return True if so."""
         if f.buf is None or f.op is None or not self._is_too_long(f):
             return False
         position = BioIter(f.segments, f.sector, f.length)

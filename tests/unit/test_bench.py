@@ -13,7 +13,7 @@ from initiator.driver.bio import Op
 KIB = 1024
 
 
-def places(load: Load, count: int) -> list[tuple[Op, int]]:
+def first_operations(load: Load, count: int) -> list[tuple[Op, int]]:
     return list(itertools.islice(load.operations(), count))
 
 
@@ -23,25 +23,25 @@ def places(load: Load, count: int) -> list[tuple[Op, int]]:
     st.integers(0, 1000),
     st.integers(0, 5000),
 )
-def test_operations_stay_within_the_tested_range(
+def test_operations_stay_within_the_region(
     pattern: str, sectors: int, first: int, more: int
 ) -> None:
     load = Load(
-        pattern=pattern,  # type: ignore[arg-type] # sampled from them
+        pattern=pattern,  # type: ignore[arg-type] # is one of PATTERNS
         length=sectors * 512,
         offset=first * 512,
         size=sectors * 512 + more,
     )
     load.check()
-    for _, offset in places(load, 50):
+    for _, offset in first_operations(load, 50):
         assert offset % 512 == 0
         assert load.offset <= offset
         assert offset + load.length <= load.offset + load.size
 
 
-def test_a_sequential_load_wraps_around() -> None:
+def test_a_sequential_pattern_wraps() -> None:
     load = Load(pattern="write", length=KIB, offset=512, size=3 * KIB)
-    assert places(load, 4) == [
+    assert first_operations(load, 4) == [
         (Op.WRITE, 512),
         (Op.WRITE, 512 + KIB),
         (Op.WRITE, 512 + 2 * KIB),
@@ -49,11 +49,17 @@ def test_a_sequential_load_wraps_around() -> None:
     ]
 
 
-def test_a_mix_has_the_given_share_of_reads() -> None:
-    kinds = [op for op, _ in places(Load(pattern="mix", read_share=0.7), 5000)]
+def test_a_mix_has_the_configured_share_of_reads() -> None:
+    kinds = [
+        op for op, _ in first_operations(Load(pattern="mix", read_share=0.7), 5000)
+    ]
     assert 0.65 < kinds.count(Op.READ) / len(kinds) < 0.75
-    assert {op for op, _ in places(Load(pattern="mix", read_share=1), 99)} == {Op.READ}
-    assert {op for op, _ in places(Load(pattern="mix", read_share=0), 99)} == {Op.WRITE}
+    assert {
+        op for op, _ in first_operations(Load(pattern="mix", read_share=1), 99)
+    } == {Op.READ}
+    assert {
+        op for op, _ in first_operations(Load(pattern="mix", read_share=0), 99)
+    } == {Op.WRITE}
 
 
 @pytest.mark.parametrize(
@@ -66,22 +72,25 @@ def test_a_mix_has_the_given_share_of_reads() -> None:
         ("mix", True),
     ],
 )
-def test_a_load_knows_whether_it_writes(pattern: str, writes: bool) -> None:  # noqa: FBT001 - a table's column
-    load = Load(pattern=pattern, read_share=0.5)  # type: ignore[arg-type] # one of them
+def test_writes_is_true_if_contents_are_overwritten(
+    pattern: str,
+    writes: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    load = Load(pattern=pattern, read_share=0.5)  # type: ignore[arg-type] # is one of PATTERNS
     assert load.writes is writes
-    assert (Op.WRITE in {op for op, _ in places(load, 99)}) is writes
+    assert (Op.WRITE in {op for op, _ in first_operations(load, 99)}) is writes
 
 
 @pytest.mark.parametrize(
     "load", [Load(length=100), Load(offset=100), Load(length=4096, size=4095)]
 )
-def test_an_invalid_load_is_refused(load: Load) -> None:
+def test_an_invalid_load_is_rejected(load: Load) -> None:
     with pytest.raises(UsageError):
         load.check()
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_not_exceeded_by_its_share_of_values(
+def test_a_percentile_is_the_smallest_value_that_covers_its_share(
     values: list[float], share: float
 ) -> None:
     ordered = sorted(values)
@@ -92,5 +101,5 @@ def test_a_percentile_is_not_exceeded_by_its_share_of_values(
     assert len(smaller) < share * len(ordered) + 1e-9
 
 
-def test_a_percentile_of_no_values_is_zero() -> None:
+def test_a_percentile_of_no_values_is_0() -> None:
     assert percentile([], 0.5) == 0.0

@@ -23,7 +23,7 @@ def content(vecs: list[BioVec]) -> bytes:
     return b"".join(bytes(v.page.data[v.offset : v.offset + v.length]) for v in vecs)
 
 
-def test_a_bio_counts_the_bytes_of_all_its_pages() -> None:
+def test_the_size_of_a_bio_is_that_of_all_its_pages() -> None:
     bio = Bio(Op.WRITE, 8, ignore)
     bio.add_page(UserPages(bytes(4096)), 4096)
     bio.add_page(UserPages(bytes(4096)), 512, 3584)
@@ -32,7 +32,7 @@ def test_a_bio_counts_the_bytes_of_all_its_pages() -> None:
 
 
 @pytest.mark.parametrize("length", [0, -512])
-def test_a_piece_is_not_empty(length: int) -> None:
+def test_a_part_of_a_page_is_not_empty(length: int) -> None:
     bio = Bio(Op.WRITE, 0, ignore)
     with pytest.raises(UsageError, match="not positive"):
         bio.add_page(UserPages(bytes(4096)), length)
@@ -40,12 +40,12 @@ def test_a_piece_is_not_empty(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 511, 513])
-def test_a_buffer_is_whole_sectors(length: int) -> None:
+def test_bio_for_rejects_partial_sectors(length: int) -> None:
     with pytest.raises(UsageError, match="sectors"):
         bio_for(Op.WRITE, 0, bytes(length), ignore)
 
 
-def test_only_all_pieces_together_are_whole_sectors() -> None:
+def test_only_the_sum_of_parts_has_to_be_whole_sectors() -> None:
     bio = Bio(Op.WRITE, 8, ignore)
     bio.add_page(UserPages(b"a" * 4096), 960, 3136)
     bio.add_page(UserPages(b"b" * 4096), 64)
@@ -57,18 +57,18 @@ def test_only_all_pieces_together_are_whole_sectors() -> None:
 
 
 @pytest.mark.parametrize(("length", "offset"), [(4608, 0), (512, 4096), (512, -512)])
-def test_a_piece_lies_within_its_page(length: int, offset: int) -> None:
+def test_a_part_is_within_its_page(length: int, offset: int) -> None:
     bio = Bio(Op.WRITE, 0, ignore)
     with pytest.raises(UsageError, match="not within the page"):
         bio.add_page(UserPages(bytes(4096)), length, offset)
 
 
-def test_nothing_is_read_into_memory_that_is_read_only() -> None:
+def test_reading_into_read_only_memory_is_rejected() -> None:
     with pytest.raises(UsageError, match="read-only"):
         bio_for(Op.READ, 0, bytes(512), ignore)
 
 
-def test_a_bio_over_a_buffer_is_that_buffer() -> None:
+def test_bio_for_refers_to_the_buffer() -> None:
     buffer = bytearray(1024)
     bio = bio_for(Op.READ, 3, buffer, ignore)
     bio.vecs[0].page.data[0:5] = b"hello"
@@ -76,7 +76,7 @@ def test_a_bio_over_a_buffer_is_that_buffer() -> None:
     assert (bio.op, bio.sector, bio.size, bio.error) == (Op.READ, 3, 1024, None)
 
 
-def test_a_buffer_of_wider_items_is_taken_as_bytes() -> None:
+def test_bio_for_counts_bytes_of_a_buffer_of_wider_items() -> None:
     buffer = memoryview(bytearray(1024)).cast("I")
     assert bio_for(Op.READ, 0, buffer, ignore).size == 1024
 
@@ -85,7 +85,7 @@ def test_a_bio_without_memory_is_empty() -> None:
     assert bio_for(Op.FLUSH, 0, b"", ignore).vecs == []
 
 
-def test_k29_a_cut_goes_across_page_borders() -> None:
+def test_k29_advance_spans_pages() -> None:
     bio = Bio(Op.WRITE, 100, ignore)
     for number in range(3):
         bio.add_page(UserPages(bytes([number]) * 4096), 4096)
@@ -103,7 +103,7 @@ def test_k29_a_cut_goes_across_page_borders() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 8)), min_size=1, max_size=8),
     st.lists(st.integers(1, 9), min_size=64, max_size=64),
 )
-def test_k29_cuts_of_any_size_are_the_bio_in_order(
+def test_k29_advances_of_any_length_return_the_bio_in_order(
     pieces: list[tuple[int, int]], cuts: list[int]
 ) -> None:
     bio = Bio(Op.WRITE, 7, ignore)
@@ -129,7 +129,7 @@ def test_k29_cuts_of_any_size_are_the_bio_in_order(
     assert position.sector == 7 + len(whole) // SECTOR
 
 
-def test_k31_an_skb_is_its_head_and_then_its_fragments() -> None:
+def test_k31_an_skb_is_head_followed_by_fragments() -> None:
     page = UserPages(b"a" * 512 + b"b" * 512)
     bio = Bio(Op.WRITE, 0, ignore)
     bio.add_page(page, 512, 512)
@@ -140,7 +140,7 @@ def test_k31_an_skb_is_its_head_and_then_its_fragments() -> None:
     assert bytes(skb) == bytes(36) + b"b" * 512 + b"a" * 512
 
 
-def test_k72_an_skb_borrows_its_pages_and_copies_nothing() -> None:
+def test_k72_fragments_are_borrowed_without_a_copy() -> None:
     buffer = bytearray(512)
     skb = Skb()
     skb.frags = bio_for(Op.WRITE, 0, buffer, ignore).vecs

@@ -35,7 +35,7 @@ SPANS = st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, SIZE // 512)).
 
 
 @given(st.lists(st.tuples(SPANS, st.sampled_from("rwd")), max_size=8))
-def test_sectors_of_blocks_spare_their_neighbours(
+def test_read_modify_write_preserves_neighbouring_sectors(
     steps: list[tuple[tuple[int, int], str]],
 ) -> None:
     model = bytearray(os.urandom(SIZE))
@@ -56,7 +56,7 @@ def test_sectors_of_blocks_spare_their_neighbours(
     disk.close()
 
 
-def test_a_disk_of_broken_blocks_is_refused_with_a_cure() -> None:
+def test_size_that_is_not_a_multiple_of_the_block_is_refused() -> None:
     disk = MemoryDisk(SIZE + 512)
     with pytest.raises(UsageError) as caught:
         BlockDisk(disk, BLOCK, "disk")

@@ -75,7 +75,7 @@ def load(directory: Path, text: str) -> Settings:
     return load_settings(file)
 
 
-def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
+def test_all_keys_are_loaded(tmp_path: Path) -> None:
     settings = load(tmp_path, WHOLE)
     assert settings.force
     assert settings.source == tmp_path / "aoe.toml"
@@ -112,7 +112,7 @@ def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
     assert fourth.disk.create == 10 << 30
 
 
-def test_what_is_not_said_is_as_on_the_command_line(tmp_path: Path) -> None:
+def test_defaults_are_those_of_the_command_line(tmp_path: Path) -> None:
     [export] = load(tmp_path, MINIMAL).exports
     assert export == ExportSettings(
         address=Address(0, 0), interfaces=("eth0",), path=str(tmp_path / "disk.img")
@@ -160,7 +160,7 @@ def test_what_is_not_said_is_as_on_the_command_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_named_with_their_place(
+def test_error_message_has_the_position(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -170,7 +170,7 @@ def test_mistakes_are_named_with_their_place(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"aoe\.toml: no such file"):
         load_settings(tmp_path / "aoe.toml")
 
@@ -179,7 +179,7 @@ places = st.integers(0, len(WHOLE))
 
 
 @given(start=places, end=places, filling=st.text(max_size=20))
-def test_nonsense_is_refused_in_one_line(
+def test_invalid_toml_is_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, start: int, end: int, filling: str
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "nonsense.toml"
@@ -207,7 +207,7 @@ values = st.fixed_dictionaries(
 
 
 @given(shared=values, own=values)
-def test_defaults_hold_unless_an_export_says_otherwise(
+def test_export_overrides_defaults(
     tmp_path_factory: pytest.TempPathFactory,
     shared: dict[str, object],
     own: dict[str, object],
@@ -226,7 +226,7 @@ def table(title: str, content: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("kind", [Document, ExportTable, Export])
-def test_every_key_is_explained(kind: type[msgspec.Struct]) -> None:
+def test_every_key_is_documented(kind: type[msgspec.Struct]) -> None:
     # Python 3.13 and newer remove a docstring's indentation when they compile it.
     structs = (kind, ExportTable) if kind is Export else (kind,)
     text = "\n".join(inspect.cleandoc(struct.__doc__ or "") for struct in structs)

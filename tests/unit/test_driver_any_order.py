@@ -1,4 +1,4 @@
-"""The driver under any order of answers, losses, repetitions, delays and nonsense."""
+"""Stateful tests: any order of responses, losses, duplicates, delays and bad frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Connect, Sent, World
 
 READABLE = 256
-"""Sectors below are only read; each one from here on is written once."""
+"""Sectors below are only read; each one from here is written once."""
 MODES = {
     "user": Options(),
     "kernel": Options.kernel(),
@@ -38,12 +38,12 @@ MTUS = [(1500,), (4200,), (1500, 9000), (600, 4200, 1500)]
 
 
 def is_probe(frame: Sent) -> bool:
-    """Tell whether it is a READ that brings data (K57a)."""
+    """Return True for a READ with payload (K57a)."""
     return len(frame.raw) > ATA_DATA and not frame.registers.aflags & AFlag.WRITE
 
 
 def check_bookkeeping(world: World) -> None:
-    """Frames are where they belong, and counted (K3, K5, K51)."""
+    """Check that frames are in the right queues and counted (K3, K5, K51)."""
     for device in world.driver.devices.values():
         assert not device.factive.keys() & device.rexmitq.keys()
         for queue in (device.factive, device.rexmitq):
@@ -57,8 +57,8 @@ def check_bookkeeping(world: World) -> None:
         assert len(used) + len(free) == len(used | {*free})
 
 
-class AnyOrder(RuleBasedStateMachine):
-    """A device in use, and everything that can happen to it."""
+class DriverMachine(RuleBasedStateMachine):
+    """A state machine of a device, its users, the network and the clock."""
 
     def __init__(self, connect: Connect) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world = connect()
         self.wire: list[Sent] = []
         self.submitted: list[tuple[Bio, bytes | bytearray]] = []
-        self.harm = 0
+        self.errors = 0
         self.next_write = READABLE
         self.has_failed = False
 
@@ -78,7 +78,7 @@ class AnyOrder(RuleBasedStateMachine):
     def start(self, mode: str, mtus: tuple[int, ...], buffers: int) -> None:
         self.world = self.connect(MODES[mode], mtus=mtus, buffers=buffers)
 
-    # --- what a user does -------------------------------------------------------------
+    # --- users ------------------------------------------------------------------------
 
     @rule(sector=st.integers(0, READABLE - 1), count=st.integers(1, 40))
     def read(self, sector: int, count: int) -> None:
@@ -114,12 +114,12 @@ class AnyOrder(RuleBasedStateMachine):
         elif self.world.device.nopen:
             self.world.driver.close(self.world.device)
 
-    # --- what the wire does -----------------------------------------------------------
+    # --- the network ------------------------------------------------------------------
 
     @precondition(lambda self: self.wire)
     @rule(data=st.data(), keeps=st.booleans())
     def answer(self, data: st.DataObject, *, keeps: bool) -> None:
-        """Answer any frame on the wire; one that is kept is answered again (K64)."""
+        """Answer a frame in flight; one that is kept can be answered again (K64)."""
         frame = self._pick(data)
         self.world.reply(frame)
         if keeps:
@@ -135,22 +135,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.wire.clear()
 
     @precondition(lambda self: self.wire)
-    @rule(data=st.data(), how=st.sampled_from(["status", "error", "runt", "long"]))
-    def answer_badly(self, data: st.DataObject, how: str) -> None:
+    @rule(data=st.data(), kind=st.sampled_from(["status", "error", "runt", "long"]))
+    def answer_with_error(self, data: st.DataObject, kind: str) -> None:
         frame = self._pick(data)
         if frame.header.command == Command.CONFIG:
             return
         target = self.world.target
-        self.harm += how != "long"
-        if how == "status":
-            answer = target.report(frame.raw, 0x01, 0x04)
-        elif how == "error":
-            answer = target.refuse(frame.raw, data.draw(st.integers(0, 7)))
-        elif how == "runt":
-            answer = target.answer(frame.raw)[:-1]
+        self.errors += kind != "long"
+        if kind == "status":
+            response = target.report(frame.raw, 0x01, 0x04)
+        elif kind == "error":
+            response = target.refuse(frame.raw, data.draw(st.integers(0, 7)))
+        elif kind == "runt":
+            response = target.answer(frame.raw)[:-1]
         else:
-            answer = target.answer(frame.raw) + b"\xee" * 99
-        self.world.deliver(answer, frame.port)
+            response = target.answer(frame.raw) + b"\xee" * 99
+        self.world.deliver(response, frame.port)
 
     def _pick(self, data: st.DataObject) -> Sent:
         return self.wire.pop(data.draw(st.integers(0, len(self.wire) - 1)))
@@ -162,9 +162,9 @@ class AnyOrder(RuleBasedStateMachine):
         peer = data.draw(st.sampled_from([self.world.target, other]))
         self.world.deliver(peer.announce(), number)
 
-    @rule(junk=st.binary(max_size=80))
-    def hear_junk(self, junk: bytes) -> None:
-        self.world.deliver(junk)
+    @rule(data=st.binary(max_size=80))
+    def receive_bytes(self, data: bytes) -> None:
+        self.world.deliver(data)
 
     @rule(
         flags=st.sampled_from([0x10, 0x18, 0x1C]),
@@ -172,7 +172,9 @@ class AnyOrder(RuleBasedStateMachine):
         tag=st.integers(0, 0xFFFF_FFFF),
         rest=st.binary(max_size=40),
     )
-    def hear_a_stranger(self, flags: int, command: int, tag: int, rest: bytes) -> None:
+    def receive_unrelated(
+        self, flags: int, command: int, tag: int, rest: bytes
+    ) -> None:
         device = self.world.device
         if tag not in device.factive and tag not in device.rexmitq:
             address = self.world.target.address
@@ -180,7 +182,7 @@ class AnyOrder(RuleBasedStateMachine):
             frame = HEADER.pack(*macs, 0x88A2, flags, 1, *address, command, tag)
             self.world.deliver(frame + rest)
 
-    # --- what the clock does ----------------------------------------------------------
+    # --- the clock --------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.0, 0.0005, 0.01, 0.1, 0.3, 1.0, 16.0]))
     def time_passes(self, seconds: float) -> None:
@@ -192,27 +194,27 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.driver.handle_timer(self.world.now)
 
     @rule()
-    def an_age_passes(self) -> None:
+    def more_than_deadsecs_passes(self) -> None:
         self.world.wait(250)
 
-    # --- what holds always ------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------
 
     @invariant()
-    def all_is_accounted_for(self) -> None:
+    def check_state(self) -> None:
         sent = self.world.take()
-        # A probe goes out whether the window is open or not (K57a).
+        # A probe is sent even if the window is full (K57a).
         assert all(frame.room >= 0 or is_probe(frame) for frame in sent)
-        # Whatever is older than this is lost.
+        # Older frames are lost.
         self.wire = (self.wire + sent)[-60:]
         check_bookkeeping(self.world)
         ended = self.world.ended
         assert len(ended) == len({*ended})
         self.has_failed |= not self.world.is_up
         failed = [bio.error for bio in ended if bio.error is not None]
-        assert self.has_failed or len(failed) <= self.harm
+        assert self.has_failed or len(failed) <= self.errors
 
     def teardown(self) -> None:
-        """Answer everything from now on, so that every bio must end."""
+        """Check that every bio ends if everything is answered from now on."""
         self.world.reply(*self.wire)
         self.wire.clear()
         for _ in range(1000):
@@ -231,30 +233,32 @@ class AnyOrder(RuleBasedStateMachine):
         check_bookkeeping(self.world)
 
 
-def test_k63_every_bio_ends_once_and_rightly_in_any_order(connect: Connect) -> None:
-    class AnyOrderHere(AnyOrder):
+def test_k63_every_bio_ends_once_with_the_right_data_in_any_order(
+    connect: Connect,
+) -> None:
+    class Machine(DriverMachine):
         def __init__(self) -> None:
             super().__init__(connect)
 
     run_state_machine_as_test(
-        AnyOrderHere,
+        Machine,
         settings=settings(max_examples=50, stateful_step_count=40, deadline=None),
     )
 
 
-def test_k57_a_lost_frame_is_resent_after_a_thousand_probes(connect: Connect) -> None:
-    """The taint falls by 1 with each probe, and no time passes on this wire."""
-    run = AnyOrder(connect)
+def test_k57_a_lost_frame_is_retransmitted_after_1000_probes(connect: Connect) -> None:
+    """The taint falls by 1 with each probe, and responses take no time here."""
+    run = DriverMachine(connect)
     run.start(mode="kernel", mtus=(1500,), buffers=12)
     run.read(sector=0, count=11)
     run.time_passes(16.0)
-    run.all_is_accounted_for()
+    run.check_state()
     run.lose_all()
     world = run.world
     world.deliver(world.second_mac(buffers=4).announce())
     [tainted, _] = world.device.targets
     assert tainted.taint == 1000
-    run.all_is_accounted_for()
+    run.check_state()
     run.teardown()
     assert tainted.taint == 0
     assert [bio.error for bio in world.ended] == [None]
@@ -263,8 +267,8 @@ def test_k57_a_lost_frame_is_resent_after_a_thousand_probes(connect: Connect) ->
 # --- arbitrary bytes ------------------------------------------------------------------
 
 
-class Nonsense(NamedTuple):
-    """A frame whose fields may be anything; ``tag`` below 10 picks one in use."""
+class ArbitraryFrame(NamedTuple):
+    """A frame with arbitrary fields; a ``tag`` below 10 selects one in use."""
 
     ethertype: int
     verfl: int
@@ -295,8 +299,8 @@ class Nonsense(NamedTuple):
 
 KNOWN = b"\x52\x54\x00\xae\x00\x01"
 BYTE = st.integers(0, 0xFF)
-NONSENSE = st.builds(
-    Nonsense,
+ARBITRARY_FRAMES = st.builds(
+    ArbitraryFrame,
     ethertype=st.sampled_from([0x88A2] * 9 + [0x0800]),
     verfl=st.sampled_from([0x18] * 4 + [0x1C] * 2 + [0x10, 0x08, 0xFF]),
     error=BYTE,
@@ -313,17 +317,17 @@ in_all_modes = pytest.mark.parametrize("mode", MODES)
 
 @in_all_modes
 @settings(max_examples=50, deadline=None)
-@given(frames=st.lists(NONSENSE, max_size=12))
-def test_k13_no_frame_raises_and_no_frame_holds_a_bio_up(
-    connect: Connect, mode: str, frames: list[Nonsense]
+@given(frames=st.lists(ARBITRARY_FRAMES, max_size=12))
+def test_k13_no_frame_raises_or_keeps_a_bio_from_ending(
+    connect: Connect, mode: str, frames: list[ArbitraryFrame]
 ) -> None:
     world = connect(MODES[mode], buffers=8)
     for sector in range(0, 30, 5):
         world.read(sector, bytearray(5 * SECTOR))
     requests = world.take()
     live = [frame.tag for frame in requests]
-    for nonsense in frames:
-        world.deliver(nonsense.pack(live))
+    for arbitrary in frames:
+        world.deliver(arbitrary.pack(live))
         check_bookkeeping(world)
     world.reply(*requests)
     world.run_until_idle()

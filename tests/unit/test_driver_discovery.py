@@ -1,4 +1,4 @@
-"""Finding devices: queries, the answers to them, and IDENTIFY."""
+"""Discovery: queries, query config responses, and IDENTIFY."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ in_both_modes = pytest.mark.parametrize(
 
 
 def commands(frames: list[Sent]) -> list[int]:
-    """Return the AoE command of a query, the ATA opcode of everything else."""
+    """Return the AoE command of queries, and the ATA opcode of other frames."""
     return [
         f.registers.command if f.header.command == Command.ATA else f.header.command
         for f in frames
@@ -35,7 +35,7 @@ def commands(frames: list[Sent]) -> list[int]:
 
 
 @pytest.mark.parametrize(("options", "tag"), [(KERNEL, "00000000"), (USER, "80000000")])
-def test_k12_k130_a_query_is_32_bytes_for_everybody(
+def test_k12_k130_a_query_is_32_bytes_to_the_broadcast_address(
     connect: Connect, options: Options, tag: str
 ) -> None:
     world = connect(options, is_up=False)
@@ -46,7 +46,7 @@ def test_k12_k130_a_query_is_32_bytes_for_everybody(
     ).replace(" ", "")
 
 
-def test_k11_every_interface_carries_a_query_with_its_own_mac(connect: Connect) -> None:
+def test_k11_a_query_is_sent_on_every_interface_with_its_mac(connect: Connect) -> None:
     world = connect(mtus=(1500, 9000, 1500), is_up=False)
     world.driver.discover()
     sent = world.take()
@@ -62,7 +62,7 @@ def test_k10_a_query_for_one_device_is_broadcast_too(connect: Connect) -> None:
     assert query.header.dst == b"\xff" * 6
 
 
-def test_k10_only_the_last_close_asks_again(connect: Connect) -> None:
+def test_k10_only_the_last_close_sends_a_query(connect: Connect) -> None:
     world = connect()
     world.driver.open(world.device)
     world.driver.open(world.device)
@@ -74,13 +74,11 @@ def test_k10_only_the_last_close_asks_again(connect: Connect) -> None:
     assert (query.header.shelf, query.header.slot) == world.target.address
 
 
-# --- config answers -------------------------------------------------------------------
+# --- query config responses -----------------------------------------------------------
 
 
 @in_both_modes
-def test_a_device_is_up_once_it_is_identified(
-    connect: Connect, options: Options
-) -> None:
+def test_a_device_is_up_after_identify(connect: Connect, options: Options) -> None:
     world = connect(options, is_up=False)
     world.driver.discover()
     world.reply(*world.take())
@@ -109,7 +107,7 @@ def test_p48_an_announcement_needs_no_query(connect: Connect, options: Options) 
         (USER, 0x0001_0000, False),
     ],
 )
-def test_k13_p11_answers_to_the_tags_of_others_are_dropped(
+def test_k13_p11_responses_with_tags_of_other_initiators_are_dropped(
     connect: Connect, options: Options, tag: int, *, is_heard: bool
 ) -> None:
     world = connect(options, is_up=False)
@@ -121,7 +119,7 @@ def test_k13_p11_answers_to_the_tags_of_others_are_dropped(
 @pytest.mark.parametrize(
     ("shelf", "slot"), [(0xFFFF, 2), (1, 0xFF), (0x0FFF, 2), BROADCAST]
 )
-def test_k14_impossible_addresses_are_rejected_and_logged(
+def test_k14_invalid_addresses_are_rejected_and_logged(
     connect: Connect, options: Options, shelf: int, slot: int
 ) -> None:
     world = connect(options, is_up=False)
@@ -132,7 +130,7 @@ def test_k14_impossible_addresses_are_rejected_and_logged(
     assert f"e{shelf}.{slot}" in world.driver.log[-1]
 
 
-def test_k14_config_string_and_ccmd_are_not_looked_at(connect: Connect) -> None:
+def test_k14_config_string_and_ccmd_are_ignored(connect: Connect) -> None:
     world = connect(KERNEL, is_up=False)
     world.target.config = Config(
         buffer_count=16, sector_count=2, ccmd=9, string=b"", declared=60_000
@@ -141,7 +139,7 @@ def test_k14_config_string_and_ccmd_are_not_looked_at(connect: Connect) -> None:
     assert world.is_up
 
 
-def test_only_chosen_devices_are_taken_notice_of(connect: Connect) -> None:
+def test_devices_that_are_not_in_only_are_ignored(connect: Connect) -> None:
     world = connect(Options(only=[Address(1, 3)]), is_up=False)
     world.deliver(world.target.announce())
     assert world.driver.devices == {}
@@ -167,7 +165,7 @@ def test_only_chosen_devices_are_taken_notice_of(connect: Connect) -> None:
         ("prompt", 1000, 32),
     ],
 )
-def test_k15_k16_i4_buffers_decide_how_many_frames_are_out(
+def test_k15_k16_i4_the_buffer_count_limits_outstanding_frames(
     connect: Connect, timing: str, buffers: int, maxout: int
 ) -> None:
     world = connect(Options(timing=timing), buffers=buffers, is_up=False)
@@ -182,7 +180,7 @@ def test_k15_k16_i4_buffers_decide_how_many_frames_are_out(
 
 
 @in_both_modes
-def test_k15_fewer_buffers_shrink_the_window_of_a_known_target(
+def test_k15_a_lower_buffer_count_resets_the_window_of_a_known_target(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -212,7 +210,7 @@ def test_k20_k131_identify(connect: Connect) -> None:
     ).replace(" ", "")
 
 
-def test_k20_identify_starts_the_estimate_anew(connect: Connect) -> None:
+def test_k20_identify_resets_the_estimate(connect: Connect) -> None:
     world = connect(KERNEL)
     for _ in range(100):
         world.device.timing.sample(0.001)
@@ -221,7 +219,7 @@ def test_k20_identify_starts_the_estimate_anew(connect: Connect) -> None:
 
 
 @in_both_modes
-def test_k19_every_answer_of_a_closed_device_is_followed_by_identify(
+def test_k19_every_response_of_a_closed_device_is_followed_by_identify(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500))
@@ -230,7 +228,7 @@ def test_k19_every_answer_of_a_closed_device_is_followed_by_identify(
     assert commands(world.take()) == [0xEC, 0xEC]
 
 
-def test_k19_the_kernels_view_of_an_open_device_does_not_change(
+def test_k19_the_kernel_keeps_the_size_of_an_open_device(
     connect: Connect,
 ) -> None:
     world = connect(Options.kernel())
@@ -244,7 +242,7 @@ def test_k19_the_kernels_view_of_an_open_device_does_not_change(
 
 
 @in_both_modes
-def test_k22_a_closed_device_learns_its_new_size(
+def test_k22_a_closed_device_gets_its_new_size(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -256,23 +254,23 @@ def test_k22_a_closed_device_learns_its_new_size(
 
 @in_both_modes
 @pytest.mark.parametrize("length", [0, 24, 511])
-def test_k21_a_short_identify_answer_is_consumed_and_logged(
+def test_k21_a_short_identify_response_is_logged(
     connect: Connect, options: Options, length: int
 ) -> None:
     world = connect(options, is_up=False)
     world.deliver(world.target.announce())
     [identify] = world.take()
-    answer = world.target.answer(identify.raw)
-    world.deliver(answer[: 36 + length])
+    response = world.target.answer(identify.raw)
+    world.deliver(response[: 36 + length])
     assert not world.is_up
     assert "runt" in world.driver.log[-1]
-    world.deliver(answer)
+    world.deliver(response)
     assert world.driver.unexpected == 1
     assert not world.is_up
 
 
 @in_both_modes
-def test_k60_a_refused_identify_leaves_the_device_down(
+def test_k60_a_failed_identify_leaves_the_device_down(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, is_up=False)
@@ -297,12 +295,12 @@ def identify_page(**words: int) -> bytes:
         (identify_page(w60=0x5678, w61=0x0234, w100=9), False, 0x0234_5678),
         (identify_page(w83=1 << 10, w60=9, w100=1, w102=2), True, 0x2_0000_0001),
         (identify_page(w86=1 << 10, w60=9, w101=3), True, 0x3_0000),
-        # What the registers cannot name is not there.
+        # Sectors that cannot be addressed do not count.
         (identify_page(w60=1, w61=0xFFFF), False, 1 << 28),
         (identify_page(w83=1 << 10, w103=0xFFFF), True, 1 << 48),
     ],
 )
-def test_k21_k35_size_and_form_of_the_address(
+def test_k21_k35_size_with_and_without_lba48(
     connect: Connect, page: bytes, size: int, *, ext: bool
 ) -> None:
     world = connect(is_up=False)

@@ -1,4 +1,4 @@
-"""From bios to frames: their shape, their order, their tags."""
+"""Frames built from bios: contents, order and tags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ata_part(frame: Sent) -> str:
 
 
 def big_disk(connect: Connect, options: Options) -> World:
-    """Make a device of 2**48 sectors, of which none is ever answered for."""
+    """Return a device of 2**48 sectors whose frames are never answered."""
     world = connect(options, is_up=False)
     world.deliver(world.target.announce())
     [identify] = world.take()
@@ -44,7 +44,7 @@ def paged(op: Op, sector: int, data: bytearray, world: World) -> Bio:
     return bio
 
 
-# --- shapes ---------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------
 
 
 @in_both_modes
@@ -70,7 +70,7 @@ def test_k132_read_of_4_kib(
 
 
 @in_both_modes
-def test_k132_two_buffers_let_one_frame_out_at_a_time(
+def test_k132_with_two_buffers_one_frame_is_outstanding(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=2)
@@ -149,7 +149,7 @@ def test_k35_k36_write_of_one_sector(
 
 
 @in_both_modes
-def test_k29_k31_fragments_of_a_bio_in_scattered_sectors(
+def test_k29_k31_fragments_of_a_bio_with_scattered_pages(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=[4200])
@@ -193,10 +193,10 @@ def test_flush_is_flush_cache(
         (0x80, 0x00, DeviceError),
     ],
 )
-def test_a_flush_that_the_target_refuses_fails(
+def test_a_failed_flush_fails_its_bio(
     connect: Connect, status: int, error: int, kind: type[DeviceError]
 ) -> None:
-    """Not to know the command is one thing, to fail it another."""
+    """An unsupported command is distinguished from a failed one."""
     world = connect()
     world.flush()
     [request] = world.take()
@@ -204,8 +204,8 @@ def test_a_flush_that_the_target_refuses_fails(
     assert type(world.ended[0].error) is kind
 
 
-def test_a_write_that_is_aborted_is_known_but_failed(connect: Connect) -> None:
-    """Where writes were accepted before, this is no read-only disk."""
+def test_an_aborted_write_fails_but_is_not_unsupported(connect: Connect) -> None:
+    """If writes succeeded before, the disk is not taken for read-only."""
     world = connect()
     world.write(8, bytes(SECTOR))
     world.run_until_idle()
@@ -233,7 +233,7 @@ def test_k28_a_frame_never_spans_two_bios(connect: Connect, options: Options) ->
 
 
 @in_both_modes
-def test_k27_new_frames_leave_before_the_answers_bio_ends(
+def test_k27_new_frames_are_sent_before_the_bio_of_a_response_ends(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=2)
@@ -252,7 +252,7 @@ def test_k27_new_frames_leave_before_the_answers_bio_ends(
 
 
 @in_both_modes
-def test_k63_the_bio_ends_with_its_last_frame_in_whatever_order(
+def test_k63_a_bio_ends_with_its_last_frame_in_any_order(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -269,24 +269,24 @@ def test_k63_the_bio_ends_with_its_last_frame_in_whatever_order(
 
 
 @in_both_modes
-def test_a_bio_may_be_followed_by_another_from_its_end_io(
-    connect: Connect, options: Options
-) -> None:
+def test_end_io_may_submit_another_bio(connect: Connect, options: Options) -> None:
     world = connect(options, buffers=2)
     order: list[int] = []
 
-    def go_on(bio: Bio) -> None:
+    def submit_next(bio: Bio) -> None:
         order.append(bio.sector)
         if bio.sector < 3:
-            world.submit(bio_for(Op.READ, bio.sector + 1, bytearray(SECTOR), go_on))
+            world.submit(
+                bio_for(Op.READ, bio.sector + 1, bytearray(SECTOR), submit_next)
+            )
 
-    world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), go_on))
+    world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), submit_next))
     world.run_until_idle()
     assert order == [0, 1, 2, 3]
 
 
 @in_both_modes
-def test_k43_the_frame_that_was_used_last_is_used_next(
+def test_k43_the_most_recently_freed_frame_is_reused(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -316,7 +316,7 @@ def test_k24_kernel_tags_are_a_counter_and_jiffies(connect: Connect) -> None:
     ]
 
 
-def test_p11_user_tags_have_bit_31_and_the_base_of_their_driver(
+def test_p11_user_tags_have_bit_31_and_the_tag_base(
     connect: Connect,
 ) -> None:
     world = connect(Options(tag_base=0xABC))
@@ -331,13 +331,11 @@ def test_p11_user_tags_have_bit_31_and_the_base_of_their_driver(
 
 
 @in_both_modes
-def test_k26_a_tag_that_is_in_use_is_not_given_away(
-    connect: Connect, options: Options
-) -> None:
+def test_k26_a_tag_in_use_is_skipped(connect: Connect, options: Options) -> None:
     world = connect(options)
     world.read(0, bytearray(4096))
     old = world.take()
-    # As it is when the counter has come round.
+    # As after the counter has wrapped.
     world.device.lasttag -= 4
     world.write(8, bytes(4096))
     new = world.take()
@@ -346,14 +344,14 @@ def test_k26_a_tag_that_is_in_use_is_not_given_away(
     assert [bio.error for bio in world.ended] == [None, None]
 
 
-# --- what never becomes a frame -------------------------------------------------------
+# --- bios without frames --------------------------------------------------------------
 
 
 @in_both_modes
 @pytest.mark.parametrize(
     ("sector", "sectors"), [(511, 2), (512, 1), (-1, 1), (1 << 60, 1), (0, 513)]
 )
-def test_beyond_the_end_fails_at_once(
+def test_a_bio_beyond_the_end_fails_at_once(
     connect: Connect, options: Options, sector: int, sectors: int
 ) -> None:
     world = connect(options)
@@ -364,9 +362,7 @@ def test_beyond_the_end_fails_at_once(
 
 
 @in_both_modes
-def test_the_last_sector_is_not_beyond_the_end(
-    connect: Connect, options: Options
-) -> None:
+def test_a_bio_of_the_last_sector_succeeds(connect: Connect, options: Options) -> None:
     world = connect(options)
     buffer = bytearray(SECTOR)
     world.read(511, buffer)
@@ -375,7 +371,7 @@ def test_the_last_sector_is_not_beyond_the_end(
 
 
 @in_both_modes
-def test_k40_a_device_that_is_not_up_fails_bios_at_once(
+def test_k40_bios_for_a_device_that_is_down_fail_at_once(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, is_up=False)
@@ -399,7 +395,7 @@ def test_an_empty_bio_succeeds_without_a_frame(
 
 
 @in_both_modes
-def test_a_bio_that_failed_may_be_submitted_again(
+def test_a_failed_bio_may_be_submitted_again(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)

@@ -1,7 +1,7 @@
-"""The driver in kernel mode against what a Linux 6.1 initiator really sent.
+"""The driver in kernel mode compared with captures of a Linux 6.1 initiator.
 
-The captures (Debian 6.1.192, aoe v85, target vblade 25, both ends of one MTU) hold one
-direct read or write each and, behind it, what the last close of the device sends.
+The captures (Debian 6.1.192, aoe v85, target vblade 25, both ends with the same MTU)
+contain one direct read or write each, and the query that the last close sends.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def paged_bio(op: Op, sector: int, data: bytearray, ended: list[Bio]) -> Bio:
 
 
 def bring_up(driver: Driver, wire: Wire, frames: list[bytes]) -> None:
-    """Answer discovery and IDENTIFY with the answers in the capture."""
+    """Answer discovery and IDENTIFY with the responses of the capture."""
     replies = [f for f in frames if f[14] & Flag.RESPONSE]
     config = next(f for f in replies if f[19] == Command.CONFIG)
     page = next(f for f in replies if len(f) == 548)
@@ -89,7 +89,7 @@ def bring_up(driver: Driver, wire: Wire, frames: list[bytes]) -> None:
         ("07-write-64k-lba128", Op.WRITE, 128, 65536),
     ],
 )
-def test_frames_are_those_of_the_kernel(
+def test_frames_are_equal_to_the_kernels(
     capture: str, op: Op, sector: int, size: int, mtu: int
 ) -> None:
     """K10-K12, K17, K19, K20, K27-K29, K31, K33-K36."""
@@ -130,8 +130,8 @@ def test_frames_are_those_of_the_kernel(
         assert data == read
 
 
-def test_kernel_tags_count_and_carry_jiffies() -> None:
-    """K24: counter in the upper half from 1 on, jiffies in the lower."""
+def test_kernel_tags_have_a_counter_and_jiffies() -> None:
+    """K24: a counter from 1 in the upper half, jiffies in the lower half."""
     frames = list(read_frames("04-read-4k-lba8-mtu1500"))
     wire = Wire(1500)
     driver = Driver(Options.kernel())

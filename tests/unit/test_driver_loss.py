@@ -1,4 +1,4 @@
-"""Frames that are not answered in time, and answers that come too late."""
+"""Expired frames, retransmissions, device failure and late responses."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ in_both_modes = pytest.mark.parametrize(
     "options", [USER, KERNEL], ids=["user", "kernel"]
 )
 RTO = {USER: 0.25, KERNEL: 14.748}
-"""Seconds: a device that answered IDENTIFY in no time."""
+"""Seconds: the kernel's RTO after one sample of 0."""
 
 
-def lose(world: World, seconds: float) -> None:
-    """Let so much time pass that all frames out count as lost."""
+def expire_all(world: World, seconds: float) -> None:
+    """Let enough time pass for all outstanding frames to expire."""
     world.take()
     world.wait(seconds)
 
 
-# --- sending again --------------------------------------------------------------------
+# --- retransmission -------------------------------------------------------------------
 
 
 @in_both_modes
-def test_k48_a_frame_is_sent_again_once_its_timeout_has_passed(
+def test_k48_a_frame_is_retransmitted_after_its_rto(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -73,10 +73,10 @@ def test_i8_prompt_backs_off_to_half_a_second(connect: Connect) -> None:
     assert all(0.44 < gap <= 0.501 for gap in gaps[5:])
 
 
-def test_prompt_a_target_slower_than_any_timeout_is_not_drowned(
+def test_prompt_a_target_slower_than_the_rto_gets_few_retransmissions(
     connect: Connect,
 ) -> None:
-    """Answers to earlier tags do not count (K25), but tell us to wait."""
+    """Responses to earlier tags are not accepted (K25), but extend the timeout."""
     world = connect()
     ended: list[Bio] = []
     world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), ended.append))
@@ -91,10 +91,10 @@ def test_prompt_a_target_slower_than_any_timeout_is_not_drowned(
     assert world.now < start + 10
 
 
-def test_prompt_a_target_that_stood_still_is_asked_again_at_once(
+def test_prompt_a_target_that_stalled_gets_a_retransmission_soon(
     connect: Connect,
 ) -> None:
-    """It answers what it kept; but the last transmission may have found no room."""
+    """Its queued requests are answered, but the last transmission may be lost."""
     world = connect()
     world.read(0, bytearray(SECTOR))
     world.wait(4)
@@ -107,7 +107,7 @@ def test_prompt_a_target_that_stood_still_is_asked_again_at_once(
     assert world.now - start < 0.3
 
 
-def test_k48_kernel_timeouts_follow_the_estimate_of_the_moment(
+def test_k48_the_kernel_computes_the_rto_in_the_timer(
     connect: Connect,
 ) -> None:
     world = connect(KERNEL)
@@ -119,7 +119,7 @@ def test_k48_kernel_timeouts_follow_the_estimate_of_the_moment(
     assert len(world.take()) == 1
 
 
-def test_k48_the_kernels_timer_goes_on_every_100_ms(connect: Connect) -> None:
+def test_k48_the_kernels_timer_runs_every_100_ms(connect: Connect) -> None:
     world = connect(KERNEL)
     for _ in range(3):
         due = world.driver.next_timeout()
@@ -127,12 +127,12 @@ def test_k48_the_kernels_timer_goes_on_every_100_ms(connect: Connect) -> None:
         world.wait(0.1)
 
 
-def test_prompt_wants_no_timer_while_nothing_is_out(connect: Connect) -> None:
+def test_prompt_needs_no_timer_while_nothing_is_outstanding(connect: Connect) -> None:
     world = connect()
     assert world.driver.next_timeout() is None
 
 
-def test_k46_a_round_trip_begins_with_the_last_transmission(connect: Connect) -> None:
+def test_k46_a_round_trip_starts_with_the_last_transmission(connect: Connect) -> None:
     world = connect(KERNEL)
     world.read(0, bytearray(SECTOR))
     world.wait(15)
@@ -146,7 +146,7 @@ def test_k46_a_round_trip_begins_with_the_last_transmission(connect: Connect) ->
 
 
 @in_both_modes
-def test_k43_a_frame_that_is_used_again_starts_anew(
+def test_k43_a_reused_frame_has_no_retransmission_state(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -168,7 +168,7 @@ def test_k43_a_frame_that_is_used_again_starts_anew(
 
 
 @in_both_modes
-def test_k25_k52_k136_a_new_tag_in_the_same_frame(
+def test_k25_k52_k136_a_retransmission_has_a_new_tag_in_the_same_frame(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500), buffers=4)
@@ -179,8 +179,8 @@ def test_k25_k52_k136_a_new_tag_in_the_same_frame(
     assert again.skb is first.skb
     assert again.raw[24:] == first.raw[24:]
     assert again.tag != first.tag
-    # In the kernel, a first loss is one of more than 10 s: it looks for another target
-    # then, which takes a turn of the interfaces in vain (K57).
+    # The kernel's first loss is after more than 10 s and taints the target: it calls
+    # reassign_frame, which only rotates the interface (K57).
     assert (again.port is first.port) == (options is KERNEL)
     assert again.header.src == again.port.mac
     jiffies = int(again.time * 250)
@@ -191,7 +191,9 @@ def test_k25_k52_k136_a_new_tag_in_the_same_frame(
 
 
 @in_both_modes
-def test_k25_only_the_last_tag_counts(connect: Connect, options: Options) -> None:
+def test_k25_only_a_response_to_the_last_tag_is_accepted(
+    connect: Connect, options: Options
+) -> None:
     world = connect(options)
     buffer = bytearray(SECTOR)
     world.read(0, buffer)
@@ -209,7 +211,7 @@ def test_k25_only_the_last_tag_counts(connect: Connect, options: Options) -> Non
 def test_k45_k50_after_a_loss_the_kernel_sends_one_frame(connect: Connect) -> None:
     world = connect(KERNEL)
     world.read(0, bytearray(4096))
-    lose(world, 14.9)
+    expire_all(world, 14.9)
     [again] = world.take()
     window = world.device.targets[0].window
     assert (window.nout, window.maxout, window.ssthresh) == (1, 1, 4)
@@ -219,8 +221,8 @@ def test_k45_k50_after_a_loss_the_kernel_sends_one_frame(connect: Connect) -> No
     assert [f.registers.lba for f in world.take()] == [4, 0]
 
 
-def test_k49_the_kernel_sends_again_bucket_by_bucket(connect: Connect) -> None:
-    """Not in the order in which they were sent: by their tags, modulo 61."""
+def test_k49_the_kernel_retransmits_by_hash_bucket(connect: Connect) -> None:
+    """The order is that of the tags modulo 61, not that of transmission."""
     world = connect(KERNEL, buffers=16)
     world.read(0, bytearray(8 * 1024))
     sent = world.take()
@@ -234,7 +236,7 @@ def test_k49_the_kernel_sends_again_bucket_by_bucket(connect: Connect) -> None:
     assert [f.registers.lba for f in again] == order
 
 
-def test_prompt_sends_again_what_was_sent_first(connect: Connect) -> None:
+def test_prompt_retransmits_in_the_order_of_transmission(connect: Connect) -> None:
     world = connect(USER, buffers=8)
     world.read(0, bytearray(4 * 1024))
     world.take()
@@ -242,15 +244,15 @@ def test_prompt_sends_again_what_was_sent_first(connect: Connect) -> None:
     assert [f.registers.lba for f in world.take()] == [0, 2]
 
 
-def test_prompt_sends_half_of_a_lost_burst(connect: Connect) -> None:
+def test_prompt_retransmits_half_of_a_lost_burst(connect: Connect) -> None:
     world = connect()
     world.read(0, bytearray(8192))
-    lose(world, 0.25)
+    expire_all(world, 0.25)
     assert len(world.take()) == 4
 
 
 @in_both_modes
-def test_k51_a_deferred_frame_is_answered_by_its_last_tag(
+def test_k51_a_response_to_a_deferred_frame_is_accepted(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=4)
@@ -274,7 +276,7 @@ def test_k51_a_deferred_frame_is_answered_by_its_last_tag(
 
 
 @in_both_modes
-def test_k63_a_bio_that_is_not_all_cut_does_not_end(
+def test_k63_a_bio_that_is_not_completely_split_does_not_end(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=4)
@@ -283,7 +285,7 @@ def test_k63_a_bio_that_is_not_all_cut_does_not_end(
     bio = world.read(0, buffer)
     _, first = world.take()
     world.wait(RTO[options] + 0.1)
-    # The other bio's frame fills the window: the second frame cannot be built yet.
+    # The other bio's frame fills the window, so the second frame cannot be built yet.
     world.reply(first)
     assert world.ended == []
     world.run_until_idle()
@@ -292,20 +294,20 @@ def test_k63_a_bio_that_is_not_all_cut_does_not_end(
 
 
 @in_both_modes
-def test_k27_deferred_frames_go_before_new_ones(
+def test_k27_deferred_frames_are_sent_before_new_ones(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=4)
     world.read(0, bytearray(4 * SECTOR))
     world.read(8, bytearray(2 * SECTOR))
-    lose(world, RTO[options] + 0.1)
+    expire_all(world, RTO[options] + 0.1)
     [again] = world.take()
     world.reply(again)
     assert {again.registers.lba, world.frames[0].registers.lba} == {0, 2}
 
 
 @in_both_modes
-def test_k50_the_only_interface_is_never_left(
+def test_k50_the_only_interface_is_never_ejected(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=2)
@@ -315,16 +317,16 @@ def test_k50_the_only_interface_is_never_left(
     assert [bio.error for bio in world.ended] == [None]
 
 
-# --- giving up ------------------------------------------------------------------------
+# --- device failure -------------------------------------------------------------------
 
 
 def busy_world(connect: Connect, options: Options) -> World:
-    """Make a device with bios active, deferred, half cut and still waiting."""
+    """Return a device with active, deferred, partly split and queued bios."""
     world = connect(options, buffers=4)
     world.driver.open(world.device)
     for sector in range(0, 40, 8):
         world.read(sector, bytearray(4096))
-    lose(world, RTO[options] + 0.1)
+    expire_all(world, RTO[options] + 0.1)
     assert world.device.factive
     assert world.device.rexmitq
     assert world.device.buf
@@ -333,7 +335,7 @@ def busy_world(connect: Connect, options: Options) -> World:
 
 
 @in_both_modes
-def test_k54_after_deadsecs_every_bio_ends_once_with_an_error(
+def test_k54_after_deadsecs_every_bio_fails_once(
     connect: Connect, options: Options
 ) -> None:
     world = busy_world(connect, options)
@@ -347,7 +349,9 @@ def test_k54_after_deadsecs_every_bio_ends_once_with_an_error(
 
 
 @in_both_modes
-def test_k54_deadsecs_0_is_never(connect: Connect, options: Options) -> None:
+def test_k54_with_deadsecs_0_a_device_never_fails(
+    connect: Connect, options: Options
+) -> None:
     never = Options(tags=options.tags, timing=options.timing, deadsecs=0)
     world = connect(never)
     world.read(0, bytearray(SECTOR))
@@ -358,10 +362,10 @@ def test_k54_deadsecs_0_is_never(connect: Connect, options: Options) -> None:
 
 
 @in_both_modes
-def test_k54_a_target_that_answers_others_keeps_nobody_alive(
+def test_k54_responses_to_other_frames_do_not_prevent_failure(
     connect: Connect, options: Options
 ) -> None:
-    """Only the age of the frame counts."""
+    """Only the time since the frame was first sent counts."""
     world = connect(options)
     world.driver.open(world.device)
     stuck = world.read(0, bytearray(SECTOR))
@@ -374,7 +378,7 @@ def test_k54_a_target_that_answers_others_keeps_nobody_alive(
 
 
 @in_both_modes
-def test_k55_failing_a_device_ends_all_and_resets_the_windows(
+def test_k55_a_failed_device_ends_each_bio_once(
     connect: Connect, options: Options
 ) -> None:
     world = busy_world(connect, options)
@@ -398,7 +402,7 @@ def test_k55_failing_a_device_resets_its_windows(
     assert (window.nout, window.maxout, window.ssthresh) == (0, 1, 8)
 
 
-def test_k63_the_first_error_of_a_bio_stays_when_the_device_fails(
+def test_k63_a_bio_keeps_its_first_error_when_the_device_fails(
     connect: Connect,
 ) -> None:
     world = connect()
@@ -411,15 +415,15 @@ def test_k63_the_first_error_of_a_bio_stays_when_the_device_fails(
 
 
 @in_both_modes
-def test_k55_bios_submitted_while_it_fails_end_too(
+def test_k55_bios_submitted_during_the_failure_end_too(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
 
-    def go_on(_: Bio) -> None:
+    def submit_next(_: Bio) -> None:
         world.read(1, bytearray(SECTOR))
 
-    world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), go_on))
+    world.submit(bio_for(Op.READ, 0, bytearray(SECTOR), submit_next))
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     [second] = world.ended
     assert second.sector == 1

@@ -1,4 +1,4 @@
-"""What the kernel's driver has not: FUA, TRIM, and disks that take no writes."""
+"""Operations that the kernel's driver lacks: FUA, TRIM, and read-only disks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def opcodes(frames: list[Sent]) -> list[int]:
     return [frame.registers.command for frame in frames]
 
 
-def play(world: World) -> list[int]:
-    """Let the target answer everything, and tell the opcodes that it saw."""
+def answer_all(world: World) -> list[int]:
+    """Let the target answer everything; return the opcodes it received."""
     seen = []
     while frames := world.take():
         seen += opcodes(frames)
@@ -33,7 +33,7 @@ def play(world: World) -> list[int]:
 
 
 def ranges(frame: Sent) -> list[tuple[int, int]]:
-    """Return first sector and count of what a TRIM is about."""
+    """Return first sector and count of each range of a TRIM."""
     data = frame.raw[ATA_DATA:]
     assert len(data) == frame.registers.count * SECTOR
     entries = [entry for (entry,) in iter_unpack("<Q", data)]
@@ -43,7 +43,7 @@ def ranges(frame: Sent) -> list[tuple[int, int]]:
 # --- FUA ------------------------------------------------------------------------------
 
 
-def test_fua_is_one_frame_where_the_target_knows_the_command(connect: Connect) -> None:
+def test_fua_is_one_frame_if_the_target_supports_it(connect: Connect) -> None:
     world = connect()
     world.target.supports_fua = True
     for sector in (0, 8):
@@ -57,33 +57,37 @@ def test_fua_is_one_frame_where_the_target_knows_the_command(connect: Connect) -
     assert world.target.flushes == 0
 
 
-def test_fua_that_is_refused_is_a_write_and_a_flush_for_good(connect: Connect) -> None:
+def test_after_a_rejected_fua_write_and_flush_are_used(connect: Connect) -> None:
     world = connect()
     world.write(0, b"x" * SECTOR, fua=True)
-    assert play(world) == [Opcode.WRITE_DMA_FUA_EXT, Opcode.WRITE_EXT, Opcode.FLUSH]
+    assert answer_all(world) == [
+        Opcode.WRITE_DMA_FUA_EXT,
+        Opcode.WRITE_EXT,
+        Opcode.FLUSH,
+    ]
     world.write(1, b"y" * SECTOR, fua=True)
-    assert play(world) == [Opcode.WRITE_EXT, Opcode.FLUSH]
+    assert answer_all(world) == [Opcode.WRITE_EXT, Opcode.FLUSH]
     assert [bio.error for bio in world.ended] == [None, None]
     assert world.target.disk[: 2 * SECTOR] == b"x" * SECTOR + b"y" * SECTOR
 
 
-def test_fua_is_tried_again_when_the_disk_says_something_else_of_itself(
+def test_fua_is_tried_again_after_changed_identify_data(
     connect: Connect,
 ) -> None:
     world = connect()
     world.write(0, b"x" * SECTOR, fua=True)
-    play(world)
+    answer_all(world)
     world.bring_up()
     world.write(0, b"y" * SECTOR, fua=True)
-    assert Opcode.WRITE_DMA_FUA_EXT not in play(world)
+    assert Opcode.WRITE_DMA_FUA_EXT not in answer_all(world)
     world.target.supports_fua = True
     world.target.feature_sets = FeatureSet.DMA
     world.bring_up()
     world.write(0, b"z" * SECTOR, fua=True)
-    assert play(world) == [Opcode.WRITE_DMA_FUA_EXT]
+    assert answer_all(world) == [Opcode.WRITE_DMA_FUA_EXT]
 
 
-def test_fua_of_many_frames_costs_one_flush_behind_the_last(connect: Connect) -> None:
+def test_fua_of_several_frames_is_writes_and_one_flush(connect: Connect) -> None:
     world = connect()
     world.target.supports_fua = True
     data = bytes(range(256)) * 20
@@ -105,7 +109,7 @@ def test_fua_without_lba48_is_a_write_and_a_flush(connect: Connect) -> None:
     world = connect(lba48=False)
     world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
-    assert play(world) == [Opcode.WRITE, Opcode.FLUSH]
+    assert answer_all(world) == [Opcode.WRITE, Opcode.FLUSH]
 
 
 def test_fua_fails_when_its_flush_fails(connect: Connect) -> None:
@@ -118,7 +122,7 @@ def test_fua_fails_when_its_flush_fails(connect: Connect) -> None:
     assert "device fault" in str(bio.error)
 
 
-def test_fua_whose_write_failed_is_not_flushed(connect: Connect) -> None:
+def test_fua_with_a_failed_write_sends_no_flush(connect: Connect) -> None:
     world = connect()
     world.write(0, bytes(2048), fua=True)
     first, second = world.take()
@@ -128,7 +132,7 @@ def test_fua_whose_write_failed_is_not_flushed(connect: Connect) -> None:
     assert len(world.ended) == 1
 
 
-def test_fua_survives_lost_frames_of_every_kind(connect: Connect) -> None:
+def test_fua_succeeds_with_each_of_its_frames_lost_once(connect: Connect) -> None:
     world = connect()
     world.write(0, b"x" * 2048, fua=True)
     seen = []
@@ -142,14 +146,14 @@ def test_fua_survives_lost_frames_of_every_kind(connect: Connect) -> None:
     assert seen[-1] == Opcode.FLUSH
 
 
-def test_k37_the_kernel_knows_no_fua(connect: Connect) -> None:
+def test_k37_kernel_mode_ignores_fua(connect: Connect) -> None:
     world = connect(Options.kernel())
     world.target.supports_fua = True
     world.write(0, bytes(SECTOR), fua=True)
-    assert play(world) == [Opcode.WRITE_EXT]
+    assert answer_all(world) == [Opcode.WRITE_EXT]
 
 
-def test_fua_ends_with_the_device(connect: Connect) -> None:
+def test_fua_fails_with_the_device(connect: Connect) -> None:
     world = connect()
     bio = world.write(0, bytes(2048), fua=True)
     world.reply(*world.take())
@@ -169,7 +173,7 @@ def trimming(connect: Connect, sectors: int = 512) -> World:
     return world
 
 
-def test_a_discard_is_a_trim_of_its_sectors(connect: Connect) -> None:
+def test_a_discard_is_sent_as_trim(connect: Connect) -> None:
     world = trimming(connect)
     world.discard(3, 7)
     [frame] = world.take()
@@ -184,7 +188,7 @@ def test_a_discard_is_a_trim_of_its_sectors(connect: Connect) -> None:
     assert disk[3 * SECTOR : 10 * SECTOR] == bytes(7 * SECTOR)
 
 
-def test_a_large_discard_is_cut_to_what_ranges_and_frames_hold(
+def test_a_large_discard_is_split_by_ranges_and_frames(
     connect: Connect,
 ) -> None:
     world = connect(is_up=False)
@@ -201,18 +205,18 @@ def test_a_large_discard_is_cut_to_what_ranges_and_frames_hold(
     ends = [first + length for first, length in pieces]
     assert ends[:-1] == [first for first, _ in pieces[1:]]
     assert ends[-1] == 8 + count
-    # Blocks of 4096 bytes stay whole, so that a file system can free all of them.
+    # Blocks of 4096 bytes are not divided between ranges.
     assert all(end % 8 == 0 for end in ends[:-1])
 
 
-def test_a_discard_of_nothing_needs_no_frame(connect: Connect) -> None:
+def test_an_empty_discard_succeeds_without_a_frame(connect: Connect) -> None:
     world = trimming(connect)
     bio = world.discard(3, 0)
     assert world.ended == [bio]
     assert world.take() == []
 
 
-def test_a_discard_beyond_the_end_is_refused(connect: Connect) -> None:
+def test_a_discard_beyond_the_end_fails(connect: Connect) -> None:
     world = trimming(connect, 16)
     bio = world.discard(15, 2)
     assert isinstance(bio.error, UsageError)
@@ -232,7 +236,7 @@ def test_k38_a_discard_without_trim_is_unsupported_at_once(
     assert world.take() == []
 
 
-def test_a_trim_that_is_claimed_and_then_aborted_is_unsupported(
+def test_an_aborted_trim_is_unsupported(
     connect: Connect,
 ) -> None:
     world = trimming(connect)
@@ -243,7 +247,7 @@ def test_a_trim_that_is_claimed_and_then_aborted_is_unsupported(
     assert world.ended == [bio]
 
 
-def test_a_lost_trim_is_sent_again_as_it_was(connect: Connect) -> None:
+def test_a_lost_trim_is_retransmitted_unchanged(connect: Connect) -> None:
     world = trimming(connect)
     world.discard(0, 5)
     [lost] = world.take()
@@ -258,7 +262,7 @@ def test_a_lost_trim_is_sent_again_as_it_was(connect: Connect) -> None:
 # --- read-only disks ------------------------------------------------------------------
 
 
-def test_p40_a_write_to_a_read_only_disk_says_so(connect: Connect) -> None:
+def test_p40_a_write_to_a_read_only_disk_raises_access_error(connect: Connect) -> None:
     world = connect()
     world.target.read_only = True
     assert world.device.read_only is None
@@ -269,7 +273,9 @@ def test_p40_a_write_to_a_read_only_disk_says_so(connect: Connect) -> None:
     assert world.device.read_only is True
 
 
-def test_p40_fua_and_trim_say_so_too(connect: Connect) -> None:
+def test_p40_fua_and_trim_to_a_read_only_disk_raise_access_error(
+    connect: Connect,
+) -> None:
     world = trimming(connect)
     world.target.read_only = True
     written = world.write(0, bytes(SECTOR), fua=True)
@@ -280,7 +286,7 @@ def test_p40_fua_and_trim_say_so_too(connect: Connect) -> None:
     assert isinstance(trimmed.error, AccessError)
 
 
-def test_p40_a_disk_that_was_only_read_is_not_called_read_only(
+def test_p40_reads_do_not_set_read_only(
     connect: Connect,
 ) -> None:
     world = connect()
@@ -290,7 +296,7 @@ def test_p40_a_disk_that_was_only_read_is_not_called_read_only(
     assert world.device.read_only is None
 
 
-def test_p40_a_read_only_disk_that_takes_writes_again_is_found_out(
+def test_p40_a_successful_write_clears_read_only(
     connect: Connect,
 ) -> None:
     world = connect()
@@ -304,7 +310,7 @@ def test_p40_a_read_only_disk_that_takes_writes_again_is_found_out(
     assert world.device.read_only is False
 
 
-def test_p48_a_target_that_starts_anew_may_be_read_only_now(connect: Connect) -> None:
+def test_p48_an_announcement_clears_read_only(connect: Connect) -> None:
     world = connect()
     world.write(0, bytes(SECTOR))
     world.run_until_idle()
@@ -315,7 +321,7 @@ def test_p48_a_target_that_starts_anew_may_be_read_only_now(connect: Connect) ->
     assert isinstance(bio.error, AccessError)
 
 
-def test_an_empty_write_is_no_discard(connect: Connect) -> None:
+def test_an_empty_write_is_not_sent_as_discard(connect: Connect) -> None:
     world = connect()
     bio = world.submit(Bio(Op.WRITE, 0, world.ended.append))
     assert world.ended == [bio]

@@ -1,4 +1,4 @@
-"""The paths to a device: what a frame carries, which way it goes, what gets in."""
+"""Paths: frame sizes, choice of target and interface, checks of received frames."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ in_both_modes = pytest.mark.parametrize(
         (1500, 0, 2),
     ],
 )
-def test_k17_p23_a_frame_carries_what_both_ends_can(
+def test_k17_p23_frames_are_as_large_as_both_ends_allow(
     connect: Connect, options: Options, mtu: int, sector_count: int, sectors: int
 ) -> None:
     world = connect(options, mtus=[mtu], sector_count=sector_count)
@@ -58,14 +58,16 @@ def test_k17_p23_a_frame_carries_what_both_ends_can(
     assert world.device.maxbcnt == sectors * SECTOR
 
 
-def test_k18_no_frame_names_more_than_255_sectors(connect: Connect) -> None:
+def test_k18_frames_have_at_most_255_sectors(connect: Connect) -> None:
     world = connect(mtus=[1 << 20])
     world.read(0, bytearray(512 * SECTOR))
     assert [f.registers.count for f in world.take()] == [255, 255, 2]
 
 
 @in_both_modes
-def test_k18_the_smallest_path_decides(connect: Connect, options: Options) -> None:
+def test_k18_the_smallest_path_limits_all_frames(
+    connect: Connect, options: Options
+) -> None:
     world = connect(options, mtus=(9000, 1500))
     assert world.device.maxbcnt == 1024
     other = world.second_mac(sector_count=1)
@@ -74,7 +76,7 @@ def test_k18_the_smallest_path_decides(connect: Connect, options: Options) -> No
 
 
 @in_both_modes
-def test_k18_another_target_that_takes_more_changes_nothing(
+def test_k18_a_target_that_allows_more_does_not_raise_the_limit(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, sector_count=1)
@@ -82,7 +84,7 @@ def test_k18_another_target_that_takes_more_changes_nothing(
     assert world.device.maxbcnt == 512
 
 
-def test_k18_k52_frames_on_their_way_keep_their_size(connect: Connect) -> None:
+def test_k18_k52_outstanding_frames_keep_their_size(connect: Connect) -> None:
     world = connect(Options.kernel(), mtus=[9000], buffers=2)
     world.driver.open(world.device)
     world.read(0, bytearray(34 * SECTOR))
@@ -99,7 +101,7 @@ def test_k18_k52_frames_on_their_way_keep_their_size(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("op", [Op.READ, Op.WRITE])
-def test_frames_too_long_for_a_path_that_has_become_narrower_are_cut(
+def test_frames_are_truncated_when_a_path_becomes_narrower(
     connect: Connect, op: Op
 ) -> None:
     world = connect(Options(), mtus=[9000])
@@ -110,7 +112,7 @@ def test_frames_too_long_for_a_path_that_has_become_narrower_are_cut(
     assert [f.registers.count for f in world.take()] == [17, 17]
     world.target.config = replace(world.target.config, sector_count=5)
     world.deliver(world.target.announce())
-    # They are sent again at once: none of them can have arrived.
+    # They are retransmitted at once, since none of them can have arrived.
     world.wait(0.001)
     seen = []
     while sent := world.take():
@@ -130,7 +132,7 @@ def test_frames_too_long_for_a_path_that_has_become_narrower_are_cut(
     assert op is Op.WRITE or bytes(world.target.disk) == before
 
 
-def test_a_device_that_fails_takes_what_was_cut_off_with_it(connect: Connect) -> None:
+def test_remainders_of_truncated_frames_fail_with_the_device(connect: Connect) -> None:
     world = connect(Options(), mtus=[9000], buffers=2)
     world.driver.open(world.device)
     bio = world.read(0, bytearray(17 * SECTOR))
@@ -147,7 +149,7 @@ def test_a_device_that_fails_takes_what_was_cut_off_with_it(connect: Connect) ->
 
 
 @in_both_modes
-def test_k42_interfaces_take_turns_from_the_second_on(
+def test_k42_interfaces_rotate_from_the_second(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500))
@@ -160,13 +162,13 @@ def test_k42_interfaces_take_turns_from_the_second_on(
 
 
 @in_both_modes
-def test_k42_the_first_frame_for_two_interfaces_leaves_on_the_second(
+def test_k42_the_first_frame_is_sent_on_the_second_interface(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500), buffers=2, is_up=False)
     for port in (0, 1):
         world.deliver(world.target.announce(), port)
-    # One buffer's worth of window is taken by the IDENTIFY that went out on the first.
+    # The IDENTIFY, sent on the first interface, takes one place of the window.
     [identify] = world.take()
     assert identify.port.name == "eth0"
     world.reply(identify)
@@ -176,7 +178,7 @@ def test_k42_the_first_frame_for_two_interfaces_leaves_on_the_second(
 
 
 @in_both_modes
-def test_k41_targets_take_turns_as_far_as_their_windows_are_open(
+def test_k41_targets_with_an_open_window_are_used_round_robin(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=8)
@@ -193,7 +195,7 @@ def test_k41_targets_take_turns_as_far_as_their_windows_are_open(
     assert macs == [second, first, second, first, first, first]
 
 
-def test_i1_any_of_the_macs_may_answer(connect: Connect) -> None:
+def test_i1_responses_of_any_announced_mac_are_accepted(connect: Connect) -> None:
     world = connect()
     other = world.second_mac()
     world.deliver(other.announce())
@@ -206,33 +208,35 @@ def test_i1_any_of_the_macs_may_answer(connect: Connect) -> None:
     assert buffer == world.target.disk[SECTOR : 2 * SECTOR]
 
 
-# --- the gate -------------------------------------------------------------------------
+# --- received frames ------------------------------------------------------------------
 
 
-def cut(frame: bytearray, length: int) -> bytearray:
+def truncated(frame: bytearray, length: int) -> bytearray:
     return frame[:length]
 
 
-def altered(frame: bytearray, offset: int, value: int) -> bytearray:
+def with_byte(frame: bytearray, offset: int, value: int) -> bytearray:
     frame[offset] = value
     return frame
 
 
 @in_both_modes
-def test_k13_what_is_no_answer_is_ignored(connect: Connect, options: Options) -> None:
+def test_k13_frames_that_are_not_responses_are_ignored(
+    connect: Connect, options: Options
+) -> None:
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
+    response = world.target.answer(request.raw)
     lines = len(world.driver.log)
     for frame in (
         bytearray(),
-        cut(answer, 23),
-        cut(answer, 35),
-        altered(bytearray(answer), 12, 0x08),
-        altered(bytearray(answer), 14, 0x10),
-        altered(bytearray(answer), 19, 0xF0),
-        altered(bytearray(answer), 19, 0xFF),
+        truncated(response, 23),
+        truncated(response, 35),
+        with_byte(bytearray(response), 12, 0x08),
+        with_byte(bytearray(response), 14, 0x10),
+        with_byte(bytearray(response), 19, 0xF0),
+        with_byte(bytearray(response), 19, 0xFF),
     ):
         world.deliver(frame)
     assert (world.ended, world.take(), len(world.driver.log)) == ([], [], lines)
@@ -240,13 +244,13 @@ def test_k13_what_is_no_answer_is_ignored(connect: Connect, options: Options) ->
 
 @in_both_modes
 @pytest.mark.parametrize("command", [2, 3, 4, 0xEF])
-def test_k13_answers_to_commands_that_are_not_ours_are_logged(
+def test_k13_responses_to_other_commands_are_logged(
     connect: Connect, options: Options, command: int
 ) -> None:
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    world.deliver(altered(world.target.answer(request.raw), 19, command))
+    world.deliver(with_byte(world.target.answer(request.raw), 19, command))
     assert world.ended == []
     assert f"command {command}" in world.driver.log[-1]
 
@@ -267,17 +271,17 @@ def test_k13_answers_to_commands_that_are_not_ours_are_logged(
         pytest.param(28, 0xFF, id="LBA (K61)"),
     ],
 )
-def test_k13_what_is_not_checked(
+def test_k13_fields_that_are_not_checked(
     connect: Connect, options: Options, offset: int, value: int
 ) -> None:
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    world.deliver(altered(world.target.answer(request.raw), offset, value))
+    world.deliver(with_byte(world.target.answer(request.raw), offset, value))
     assert [bio.error for bio in world.ended] == [None]
 
 
-def test_k13_a_version_0_announcement_is_heard(connect: Connect) -> None:
+def test_k13_an_announcement_of_version_0_is_accepted(connect: Connect) -> None:
     world = connect(is_up=False)
-    world.deliver(altered(world.target.announce(), 14, int(Flag.RESPONSE)))
+    world.deliver(with_byte(world.target.announce(), 14, int(Flag.RESPONSE)))
     assert world.target.address in world.driver.devices

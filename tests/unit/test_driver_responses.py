@@ -1,4 +1,4 @@
-"""What answers say: status, data, AoE errors, and what nobody asked for."""
+"""Responses: ATA status, data, AoE errors, and unexpected ones."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_k60_any_other_status_is_success(
     world = connect(options)
     world.write(0, bytes(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    answer[25], answer[27] = 0xFF, status
-    world.deliver(answer)
+    response = world.target.answer(request.raw)
+    response[25], response[27] = 0xFF, status
+    world.deliver(response)
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -73,7 +73,9 @@ def test_k63_the_other_frames_of_a_failed_bio_still_run(
 
 
 @in_both_modes
-def test_k63_the_first_error_is_the_bios(connect: Connect, options: Options) -> None:
+def test_k63_a_bio_ends_with_its_first_error(
+    connect: Connect, options: Options
+) -> None:
     world = connect(options)
     world.read(0, bytearray(2048))
     first, second = world.take()
@@ -87,34 +89,34 @@ def test_k63_the_first_error_is_the_bios(connect: Connect, options: Options) -> 
 
 
 @pytest.mark.parametrize("missing", [1, 512, 513, 1024])
-def test_k61_a_runt_fails_the_kernels_read(connect: Connect, missing: int) -> None:
+def test_k61_a_runt_fails_a_read_in_kernel_mode(connect: Connect, missing: int) -> None:
     world = connect(Options.kernel())
     buffer = bytearray(1024)
     world.read(0, buffer)
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(answer[:-missing])
+    response = world.target.answer(request.raw)
+    world.deliver(response[:-missing])
     [bio] = world.ended
     assert f"runt: {1024 - missing} of 1024 bytes" in str(bio.error)
     assert buffer == bytes(1024)
 
 
-def test_k61_our_read_waits_for_a_better_answer_than_a_runt(connect: Connect) -> None:
+def test_k61_a_runt_is_ignored_by_default(connect: Connect) -> None:
     world = connect()
     buffer = bytearray(1024)
     world.read(0, buffer)
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(answer[:-1])
+    response = world.target.answer(request.raw)
+    world.deliver(response[:-1])
     assert world.ended == []
     assert world.driver.runts == 1
     assert buffer == bytes(1024)
-    world.deliver(answer)
+    world.deliver(response)
     assert [bio.error for bio in world.ended] == [None]
     assert buffer == world.target.disk[:1024]
 
 
-def test_k61_a_target_that_sends_nothing_but_runts_is_believed(
+def test_k61_the_third_runt_fails_a_read(
     connect: Connect,
 ) -> None:
     world = connect()
@@ -130,7 +132,7 @@ def test_k61_a_target_that_sends_nothing_but_runts_is_believed(
 
 @in_both_modes
 @pytest.mark.parametrize("excess", [1, 24, 512])
-def test_k61_a_longer_answer_is_as_good(
+def test_k61_excess_data_is_ignored(
     connect: Connect, options: Options, excess: int
 ) -> None:
     world = connect(options)
@@ -144,7 +146,7 @@ def test_k61_a_longer_answer_is_as_good(
 
 @in_both_modes
 @pytest.mark.parametrize("length", [ATA_DATA, 60, 36 + 512])
-def test_k61_any_length_answers_a_write(
+def test_k61_a_response_to_a_write_may_have_any_length(
     connect: Connect, options: Options, length: int
 ) -> None:
     world = connect(options)
@@ -156,7 +158,7 @@ def test_k61_any_length_answers_a_write(
 
 @in_both_modes
 @pytest.mark.parametrize("mtu", [1500, 9000])
-def test_k33_data_goes_where_the_bios_pages_are(
+def test_k33_data_is_copied_to_the_pages_of_the_bio(
     connect: Connect, options: Options, mtu: int
 ) -> None:
     world = connect(options, mtus=[mtu])
@@ -171,7 +173,7 @@ def test_k33_data_goes_where_the_bios_pages_are(
 
 
 @in_both_modes
-def test_frames_are_counted_by_what_they_did(
+def test_completed_reads_and_writes_are_counted(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -184,7 +186,7 @@ def test_frames_are_counted_by_what_they_did(
 
 
 @in_both_modes
-def test_k45_answers_at_a_full_window_widen_it(
+def test_k45_responses_at_a_full_window_widen_it(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=4)
@@ -232,7 +234,7 @@ def test_k62_an_aoe_error_ends_its_bio_at_once(
     assert world.take() == []
 
 
-def test_k27_after_an_aoe_error_the_rest_goes_on(connect: Connect) -> None:
+def test_k27_after_an_aoe_error_new_frames_are_sent(connect: Connect) -> None:
     world = connect(buffers=2)
     buffer = bytearray(2048)
     world.read(0, bytearray(2048))
@@ -259,7 +261,7 @@ def test_an_aoe_error_to_a_deferred_frame_ends_it(connect: Connect) -> None:
     assert isinstance(bio.error, BusyError)
 
 
-def test_an_identify_that_is_refused_is_logged_and_not_sent_again(
+def test_an_aoe_error_to_identify_is_logged_without_a_retransmission(
     connect: Connect,
 ) -> None:
     world = connect(is_up=False)
@@ -272,7 +274,7 @@ def test_an_identify_that_is_refused_is_logged_and_not_sent_again(
     assert not world.is_up
 
 
-def test_i3_an_aoe_error_without_a_frame_of_ours_changes_nothing(
+def test_i3_an_aoe_error_without_an_outstanding_frame_has_no_effect(
     connect: Connect,
 ) -> None:
     world = connect()
@@ -289,7 +291,7 @@ def test_i3_an_aoe_error_without_a_frame_of_ours_changes_nothing(
     assert [bio.error for bio in world.ended] == [None]
 
 
-def test_k62_the_kernel_ignores_an_aoe_error_until_the_timeout(
+def test_k62_kernel_mode_retransmits_after_an_aoe_error(
     connect: Connect,
 ) -> None:
     world = connect(KERNEL)
@@ -305,7 +307,7 @@ def test_k62_the_kernel_ignores_an_aoe_error_until_the_timeout(
     assert [bio.error for bio in world.ended] == [None]
 
 
-def test_k62_the_kernel_gives_up_on_aoe_errors_after_deadsecs(
+def test_k62_kernel_mode_fails_the_device_after_deadsecs_of_aoe_errors(
     connect: Connect,
 ) -> None:
     world = connect(KERNEL)
@@ -318,11 +320,11 @@ def test_k62_the_kernel_gives_up_on_aoe_errors_after_deadsecs(
     assert isinstance(world.ended[0].error, NotFoundError)
 
 
-# --- answers that nothing waits for ---------------------------------------------------
+# --- unexpected responses -------------------------------------------------------------
 
 
 @in_both_modes
-def test_k58_k64_the_second_answer_to_a_tag_is_unexpected(
+def test_k58_k64_the_second_response_to_a_tag_is_unexpected(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -342,15 +344,15 @@ def test_k58_k64_the_second_answer_to_a_tag_is_unexpected(
 
 
 @in_both_modes
-def test_k58_an_answer_of_an_unknown_device_is_logged(
+def test_k58_a_response_of_an_unknown_device_is_logged(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    answer[17] = 9
-    world.deliver(answer)
+    response = world.target.answer(request.raw)
+    response[17] = 9
+    world.deliver(response)
     assert world.ended == []
     assert "no such device e9.2" in world.driver.log[-1]
 
@@ -360,11 +362,11 @@ def test_k58_an_answer_of_an_unknown_device_is_logged(
     [
         (KERNEL, (20.0, 40.0)),
         (USER, (0.2, 0.3)),
-        # The tags of user space do not tell when they were sent.
+        # User tags do not contain the time of transmission.
         (Options(timing="kernel"), (12.0, 14.0)),
     ],
 )
-def test_k59_late_answers_inflate_the_estimate_in_kernel_mode_only(
+def test_k59_late_responses_inflate_the_estimate_in_kernel_mode_only(
     connect: Connect, options: Options, timeout: tuple[float, float]
 ) -> None:
     world = connect(options)
@@ -383,11 +385,11 @@ def test_k59_the_sample_is_the_tags_age_in_jiffies(connect: Connect) -> None:
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
     world.reply(request)
-    # The low half of the jiffies wraps in between.
+    # The low half of jiffies wraps in between.
     world.now += 10 / 250
     world.reply(request)
     expected = KernelTiming()
-    # Eleven ticks have begun since, though no more than ten have passed.
+    # Eleven ticks have begun since, but only ten have passed.
     for rtt in (0, 0, 0.044):
         expected.sample(rtt)
     assert world.device.timing.timeout(0) == expected.timeout(0)

@@ -1,4 +1,4 @@
-"""Devices that were given up and answer again."""
+"""Failed devices that respond again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def test_k56_an_open_device_stays_down_until_its_last_close(
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
 
-def test_k56_ours_uses_an_open_device_again_when_it_answers(connect: Connect) -> None:
+def test_k56_by_default_an_open_device_is_used_again_when_it_responds(
+    connect: Connect,
+) -> None:
     world = connect(Options())
     world.driver.open(world.device)
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
@@ -60,7 +62,7 @@ def test_k56_ours_uses_an_open_device_again_when_it_answers(connect: Connect) ->
     assert buffer == world.target.disk[3 * SECTOR : 4 * SECTOR]
 
 
-def test_one_that_was_opened_while_it_was_down_is_used_when_it_answers(
+def test_a_device_opened_while_down_is_used_when_it_responds(
     connect: Connect,
 ) -> None:
     world = connect(Options())
@@ -72,7 +74,7 @@ def test_one_that_was_opened_while_it_was_down_is_used_when_it_answers(
 
 
 @in_both_modes
-def test_a_closed_device_that_is_down_comes_back_with_any_announcement(
+def test_an_announcement_revives_a_closed_device(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)

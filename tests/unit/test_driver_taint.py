@@ -1,4 +1,4 @@
-"""Paths that fail: interfaces that are left, targets that are tainted and probed."""
+"""Failing paths: ejected interfaces, tainted targets and probes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ in_both_modes = pytest.mark.parametrize(
 # --- interfaces -----------------------------------------------------------------------
 
 
-def lose_on_the_second(world: World, *, answers: int = 0) -> list[str]:
-    """Read on two interfaces; on the second, only each so-many-th frame arrives."""
+def lose_on_second(world: World, *, responses: int = 0) -> list[str]:
+    """Read on two interfaces; on the second, all frames but every n-th are lost."""
     world.driver.open(world.device)
     for sector in range(40):
         world.read(sector, bytearray(SECTOR))
@@ -37,7 +37,7 @@ def lose_on_the_second(world: World, *, answers: int = 0) -> list[str]:
         for frame in world.take():
             used.append(frame.port.name)
             count = used.count("eth1")
-            if frame.port is world.ports[0] or (answers and not count % answers):
+            if frame.port is world.ports[0] or (responses and not count % responses):
                 world.reply(frame)
             world.now += 0.001
         if not world.frames:
@@ -46,35 +46,37 @@ def lose_on_the_second(world: World, *, answers: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize(("options", "bytes_a_frame"), [(USER, 8704), (KERNEL, 1024)])
-def test_k50_an_interface_that_loses_too_much_is_left(
+def test_k50_an_interface_is_ejected_after_too_many_losses(
     connect: Connect, options: Options, bytes_a_frame: int
 ) -> None:
-    """The kernel forgets about its MTU only when somebody announces himself."""
+    """The kernel changes the frame size only with the next announcement."""
     world = connect(options, mtus=(9000, 1500), buffers=2)
-    used = lose_on_the_second(world)
-    # The fifth loss is one too many; others may have left before it showed.
+    used = lose_on_second(world)
+    # The fifth loss ejects it; further frames may have been sent before.
     assert 5 <= used.count("eth1") <= 7
     assert set(used[-20:]) == {"eth0"}
     assert world.device.maxbcnt == bytes_a_frame
     world.deliver(world.target.announce(), 0)
     assert world.device.maxbcnt == 17 * SECTOR
-    # The next announcement that comes in there takes it up again (K4).
+    # The next announcement received on it adds it again (K4).
     world.deliver(world.target.announce(), 1)
     assert world.device.maxbcnt == 1024
 
 
 @in_both_modes
-def test_k50_an_answer_makes_good_an_interfaces_losses(
+def test_k50_a_response_clears_the_losses_of_an_interface(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(9000, 1500), buffers=2)
-    used = lose_on_the_second(world, answers=4)
+    used = lose_on_second(world, responses=4)
     assert used.count("eth1") > 20
     assert world.device.maxbcnt == 1024
 
 
 @in_both_modes
-def test_k50_an_announcement_alone_does_not(connect: Connect, options: Options) -> None:
+def test_k50_an_announcement_does_not_clear_losses(
+    connect: Connect, options: Options
+) -> None:
     world = connect(options, mtus=(9000, 1500), buffers=2)
     [target] = world.device.targets
     target.ifs[1].lost = 3
@@ -83,7 +85,7 @@ def test_k50_an_announcement_alone_does_not(connect: Connect, options: Options) 
 
 
 @in_both_modes
-def test_k50_the_next_interface_steps_into_the_place_of_one_that_is_left(
+def test_k50_the_interface_after_an_ejected_one_is_used(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500, 1500))
@@ -97,10 +99,10 @@ def test_k50_the_next_interface_steps_into_the_place_of_one_that_is_left(
     assert target.can_send
 
 
-# --- whom to avoid --------------------------------------------------------------------
+# --- when to taint --------------------------------------------------------------------
 
 
-def test_k57_scorn_goes_up_fast() -> None:
+def test_k57_taint_values_after_successive_penalties() -> None:
     target = AoeTgt(bytes(6), Window(16))
     seen = []
     for _ in range(7):
@@ -110,7 +112,7 @@ def test_k57_scorn_goes_up_fast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waited", "deadsecs", "targets", "scorned"),
+    ("waited", "deadsecs", "targets", "is_tainted"),
     [
         (10.9, 180, 1, False),
         (11.0, 180, 1, True),
@@ -121,16 +123,16 @@ def test_k57_scorn_goes_up_fast() -> None:
         (1000.0, 0, 1, False),
     ],
 )
-def test_k50_the_kernel_avoids_who_lets_a_frame_wait(
-    waited: float, deadsecs: float, targets: int, *, scorned: bool
+def test_k50_the_kernel_taints_after_a_long_wait(
+    waited: float, deadsecs: float, targets: int, *, is_tainted: bool
 ) -> None:
-    """More than deadsecs, divided by the targets, or 10 s; all in whole seconds."""
-    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == scorned
+    """More than deadsecs divided by the targets, or 10 s, in whole seconds."""
+    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == is_tainted
 
 
-def test_prompt_avoids_who_answers_nothing_after_a_frame_was_lost_twice() -> None:
+def test_prompt_taints_after_two_losses_without_a_response() -> None:
     timing = PromptTiming()
-    assert [timing.should_taint(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
+    assert [timing.should_taint(0.1, unanswered, 0, 1) for unanswered in (0, 1, 2)] == [
         False,
         False,
         True,
@@ -152,13 +154,13 @@ class TwoTargets:
         self.one, self.other = self.world.device.targets
 
     def sent_to(self, peer: FakeTarget) -> list[Sent]:
-        """Take what has left for one of them; what has for the other stays."""
+        """Take the frames sent to one of them, and leave those to the other."""
         frames = self.world.take()
         self.world.frames = [f for f in frames if f.header.dst != peer.mac]
         return [f for f in frames if f.header.dst == peer.mac]
 
     def taint_first(self, taint: int) -> None:
-        """Taint the first, whose answer then has a probe sent to it."""
+        """Taint the first and let it respond, so that a probe is sent to it."""
         self.world.read(0, bytearray(4 * SECTOR))
         [request] = self.sent_to(self.first)
         self.world.run_until_idle()
@@ -168,17 +170,17 @@ class TwoTargets:
     def run(
         self, seconds: float, *alive: FakeTarget, reads: bool = False
     ) -> list[Sent]:
-        """Let time pass while these answer at once; return what went to the others."""
+        """Let time pass while some respond at once; return the frames to the others."""
         world = self.world
         lost: list[Sent] = []
-        answers = {peer.mac: peer for peer in alive}
+        responses = {peer.mac: peer for peer in alive}
         end = world.now + seconds
         while world.now < end:
             if reads:
                 world.read(0, bytearray(8 * SECTOR))
             while frames := world.take():
                 for frame in frames:
-                    if peer := answers.get(frame.header.dst):
+                    if peer := responses.get(frame.header.dst):
                         world.deliver(peer.answer(frame.raw))
                     else:
                         lost.append(frame)
@@ -205,7 +207,7 @@ def test_k41_a_tainted_target_is_used_only_if_all_are(
     assert len(two.sent_to(two.first)) == len(two.sent_to(two.second)) == 1
 
 
-def test_k50_a_first_loss_in_the_kernel_is_one_of_more_than_10_s(
+def test_k50_the_kernels_first_loss_taints_the_target(
     connect: Connect,
 ) -> None:
     world = connect(KERNEL)
@@ -214,11 +216,11 @@ def test_k50_a_first_loss_in_the_kernel_is_one_of_more_than_10_s(
     assert world.device.targets[0].taint == 3
 
 
-# --- what becomes of its frames -------------------------------------------------------
+# --- frames of a tainted target -------------------------------------------------------
 
 
 @in_both_modes
-def test_k57_a_lost_frame_goes_to_another_target_and_a_probe_to_its_own(
+def test_k57_a_lost_frame_moves_to_another_target_and_its_own_is_probed(
     connect: Connect, options: Options
 ) -> None:
     two = TwoTargets(connect, options)
@@ -245,7 +247,7 @@ def test_k57_a_lost_frame_goes_to_another_target_and_a_probe_to_its_own(
 @pytest.mark.parametrize(
     ("mtu", "frags"), [(1500, [1024]), (9000, [4096, 4096, 512])], ids=str
 )
-def test_k57a_k135_a_probe_is_a_read_that_brings_zeroes(
+def test_k57a_k135_a_probe_is_a_read_with_zero_payload(
     connect: Connect, options: Options, mtu: int, frags: list[int]
 ) -> None:
     two = TwoTargets(connect, options, mtu=mtu)
@@ -258,10 +260,8 @@ def test_k57a_k135_a_probe_is_a_read_that_brings_zeroes(
 
 
 @in_both_modes
-def test_k57_each_answer_is_a_step_towards_trust(
-    connect: Connect, options: Options
-) -> None:
-    """One probe after the other, whatever they say."""
+def test_k57_each_response_lowers_the_taint(connect: Connect, options: Options) -> None:
+    """One probe after the other, whatever the responses contain."""
     two = TwoTargets(connect, options)
     two.taint_first(2)
     for left in (1, 0):
@@ -274,7 +274,7 @@ def test_k57_each_answer_is_a_step_towards_trust(
 
 
 @in_both_modes
-def test_k57_k58_a_lost_probe_is_repeated_the_later_the_more_it_is_tainted(
+def test_k57_k58_the_probe_interval_grows_with_the_taint(
     connect: Connect, options: Options
 ) -> None:
     two = TwoTargets(connect, options)
@@ -296,7 +296,7 @@ def test_k57_k58_a_lost_probe_is_repeated_the_later_the_more_it_is_tainted(
 
 
 @in_both_modes
-def test_k57_nobody_is_probed_while_there_is_no_other(
+def test_k57_no_probe_is_sent_if_all_targets_are_tainted(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options)
@@ -310,7 +310,7 @@ def test_k57_nobody_is_probed_while_there_is_no_other(
 
 
 @in_both_modes
-def test_k57_a_lost_probe_is_dropped_when_there_is_no_other_any_more(
+def test_k57_a_lost_probe_is_dropped_when_all_targets_are_tainted(
     connect: Connect, options: Options
 ) -> None:
     two = TwoTargets(connect, options)
@@ -325,7 +325,9 @@ def test_k57_a_lost_probe_is_dropped_when_there_is_no_other_any_more(
 
 
 @in_both_modes
-def test_k54_a_probe_may_wait_for_ever(connect: Connect, options: Options) -> None:
+def test_k54_a_probe_does_not_fail_the_device(
+    connect: Connect, options: Options
+) -> None:
     two = TwoTargets(connect, options)
     two.taint_first(9)
     two.run(400, two.second)
@@ -333,10 +335,10 @@ def test_k54_a_probe_may_wait_for_ever(connect: Connect, options: Options) -> No
     assert two.one.taint > 9
 
 
-def test_k42_k57_in_vain_the_kernel_looks_for_another_and_takes_a_turn(
+def test_k42_k57_reassign_with_one_target_rotates_its_interface(
     connect: Connect,
 ) -> None:
-    """So with one target and two interfaces, a lost frame goes the same way again."""
+    """With one target and two interfaces, the frame is sent on the same interface."""
     world = connect(KERNEL, mtus=(1500, 1500))
     world.read(0, bytearray(SECTOR))
     world.wait(100)
@@ -345,10 +347,12 @@ def test_k42_k57_in_vain_the_kernel_looks_for_another_and_takes_a_turn(
     assert len(set(ports)) == 1
 
 
-# --- ours: a path that has gone silent ------------------------------------------------
+# --- prompt: a path without responses -------------------------------------------------
 
 
-def test_prompt_a_silent_target_does_not_hold_up_the_device(connect: Connect) -> None:
+def test_prompt_a_target_without_responses_does_not_block_the_device(
+    connect: Connect,
+) -> None:
     two = TwoTargets(connect, USER, buffers=64)
     two.run(0.5, two.first, two.second, reads=True)
     two.run(1, two.second, reads=True)
@@ -359,7 +363,7 @@ def test_prompt_a_silent_target_does_not_hold_up_the_device(connect: Connect) ->
     assert two.one.taint == PromptTiming.max_taint
 
 
-def test_prompt_a_target_that_is_back_gets_its_share_within_a_second(
+def test_prompt_a_target_that_responds_again_is_used_within_a_second(
     connect: Connect,
 ) -> None:
     two = TwoTargets(connect, USER, buffers=64)
@@ -371,7 +375,7 @@ def test_prompt_a_target_that_is_back_gets_its_share_within_a_second(
     assert lost
 
 
-def test_prompt_a_loss_here_and_there_taints_nobody(connect: Connect) -> None:
+def test_prompt_sporadic_losses_do_not_taint(connect: Connect) -> None:
     two = TwoTargets(connect, USER)
     world = two.world
     for number in range(300):
@@ -384,7 +388,9 @@ def test_prompt_a_loss_here_and_there_taints_nobody(connect: Connect) -> None:
         assert two.one.taint == 0
 
 
-def test_prompt_both_silent_targets_are_asked_less_and_less(connect: Connect) -> None:
+def test_prompt_retransmissions_back_off_if_no_target_responds(
+    connect: Connect,
+) -> None:
     two = TwoTargets(connect, USER)
     two.run(0.5, two.first, two.second, reads=True)
     two.world.read(0, bytearray(8 * SECTOR))
@@ -394,14 +400,12 @@ def test_prompt_both_silent_targets_are_asked_less_and_less(connect: Connect) ->
     assert {bio.error for bio in two.world.ended} == {None}
 
 
-# --- kicked ---------------------------------------------------------------------------
+# --- KICKME ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kick", [True, False])
-def test_k44_the_timer_starts_what_found_no_frame(
-    connect: Connect, *, kick: bool
-) -> None:
-    """In the kernel, since blk-mq, it only looks whether there is another bio."""
+def test_k44_the_timer_restarts_transmission(connect: Connect, *, kick: bool) -> None:
+    """In the kernel, since blk-mq, the timer only checks for another bio."""
     world = connect(replace(KERNEL, kick=kick))
     device = world.device
     device.targets[0].ffree[0].skb.dataref = 2

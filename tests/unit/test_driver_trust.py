@@ -1,4 +1,4 @@
-"""Which answers count, and what an open disk may become meanwhile."""
+"""Checks of responses, and changes of an open device."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from initiator.driver.options import Options
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect
 
-STRANGER = b"\x52\x54\x00\xae\x00\x66"
+FOREIGN_MAC = b"\x52\x54\x00\xae\x00\x66"
 
 
-def spoof(answer: bytearray) -> bytearray:
-    """Put another sender into an answer that is good otherwise."""
-    answer[6:12] = STRANGER
-    return answer
+def spoof(response: bytearray) -> bytearray:
+    """Replace the source MAC of a response."""
+    response[6:12] = FOREIGN_MAC
+    return response
 
 
-# --- answers --------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", [Op.READ, Op.WRITE])
-def test_i1_an_answer_of_a_stranger_does_not_count(connect: Connect, op: Op) -> None:
+def test_i1_a_response_from_an_unknown_mac_is_ignored(connect: Connect, op: Op) -> None:
     world = connect()
     data = bytearray(b"\xee" * SECTOR)
     bio = world.submit(bio_for(op, 0, data, world.ended.append))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(spoof(bytearray(answer)))
+    response = world.target.answer(request.raw)
+    world.deliver(spoof(bytearray(response)))
     assert world.ended == []
     assert data == b"\xee" * SECTOR
     assert world.driver.foreign == 1
-    world.deliver(answer)
+    world.deliver(response)
     assert world.ended == [bio]
 
 
-def test_i1_nor_does_an_error_of_a_stranger(connect: Connect) -> None:
+def test_i1_an_aoe_error_from_an_unknown_mac_is_ignored(connect: Connect) -> None:
     world = connect()
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
@@ -50,7 +50,9 @@ def test_i1_nor_does_an_error_of_a_stranger(connect: Connect) -> None:
     assert world.ended == []
 
 
-def test_k13_the_kernel_believes_a_stranger(connect: Connect) -> None:
+def test_k13_kernel_mode_accepts_a_response_from_an_unknown_mac(
+    connect: Connect,
+) -> None:
     world = connect(Options.kernel())
     bio = world.read(0, bytearray(SECTOR))
     [request] = world.take()
@@ -58,10 +60,10 @@ def test_k13_the_kernel_believes_a_stranger(connect: Connect) -> None:
     assert world.ended == [bio]
 
 
-def test_k25_a_stale_answer_to_a_read_brings_no_old_data_to_a_new_one(
+def test_k25_a_late_response_does_not_complete_a_later_read(
     connect: Connect,
 ) -> None:
-    """The read was sent twice; the answer to the first comes when all is over."""
+    """The read was sent twice; the first transmission is answered after its end."""
     world = connect()
     old = bytearray(SECTOR)
     world.read(0, old)
@@ -87,7 +89,7 @@ def test_k25_a_stale_answer_to_a_read_brings_no_old_data_to_a_new_one(
 
 
 @pytest.mark.parametrize("sectors", [100, 2000])
-def test_k19_an_open_disk_of_ours_takes_its_new_size(
+def test_k19_by_default_an_open_device_gets_its_new_size(
     connect: Connect, sectors: int
 ) -> None:
     world = connect()
@@ -104,7 +106,7 @@ def test_k19_an_open_disk_of_ours_takes_its_new_size(
     assert told == [sectors]
 
 
-def test_a_size_is_asked_for_while_all_windows_are_full(connect: Connect) -> None:
+def test_identify_is_sent_as_soon_as_a_full_window_opens(connect: Connect) -> None:
     world = connect(buffers=1)
     world.driver.open(world.device)
     world.read(0, bytearray(8 * SECTOR))
@@ -124,7 +126,9 @@ def test_a_size_is_asked_for_while_all_windows_are_full(connect: Connect) -> Non
     assert len(world.ended) == 1
 
 
-def test_what_is_asked_while_open_leaves_the_estimate_alone(connect: Connect) -> None:
+def test_identify_of_an_open_device_does_not_reset_the_estimate(
+    connect: Connect,
+) -> None:
     world = connect()
     world.driver.open(world.device)
     for _ in range(50):
@@ -137,7 +141,7 @@ def test_what_is_asked_while_open_leaves_the_estimate_alone(connect: Connect) ->
     assert world.device.timing.timeout(0) == before
 
 
-def test_a_disk_that_shrank_fails_what_lies_beyond_its_end(connect: Connect) -> None:
+def test_bios_beyond_the_new_end_of_a_device_fail(connect: Connect) -> None:
     world = connect()
     world.driver.open(world.device)
     before = world.read(400, bytearray(SECTOR))

@@ -127,7 +127,7 @@ def traffic(seed: int) -> Iterator[bytes]:
     mtu=st.sampled_from((548, 1500, 9000)),
     cut=st.integers(0, 12),
 )
-def test_both_ways_give_the_same_replies_disks_and_counters(
+def test_fast_and_slow_path_give_the_same_responses_disks_and_counters(
     seed: int, batches: list[int], mtu: int, cut: int
 ) -> None:
     with ExitStack() as stack:
@@ -152,7 +152,7 @@ def never(*_: object) -> int:
     raise AssertionError
 
 
-def test_everyday_requests_go_from_ring_to_ring(
+def test_plain_requests_take_the_fast_path(
     rushing: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Target, "handle", never)
@@ -174,7 +174,7 @@ def test_everyday_requests_go_from_ring_to_ring(
     ],
     ids=["mask", "uncorrectable"],
 )
-def test_what_changes_an_export_holds_for_the_very_next_frame_p61(
+def test_change_of_an_export_applies_to_the_next_frame_p61(
     rushing: Side, before: bytes
 ) -> None:
     read = ata(READ, 0, 1)
@@ -183,7 +183,7 @@ def test_what_changes_an_export_holds_for_the_very_next_frame_p61(
     assert all(len(reply) == 60 for reply in replies[2:])
 
 
-def test_a_target_that_is_gone_is_silent_and_one_that_comes_is_heard(
+def test_removed_target_is_silent_and_added_one_responds(
     rushing: Side,
 ) -> None:
     read = ata(READ, 0, 1)
@@ -195,7 +195,7 @@ def test_a_target_that_is_gone_is_silent_and_one_that_comes_is_heard(
     assert len(rushing.serve(read)) == 1
 
 
-def test_frames_for_a_target_with_filters_meet_them(stack: ExitStack) -> None:
+def test_frames_to_a_target_with_filters_are_filtered(stack: ExitStack) -> None:
     rushing = Side(MemoryRingLink(), stack)
     disk = rushing.port.targets[0].export.disk
     export = Export(Address(8, 1), disk)
@@ -206,14 +206,14 @@ def test_frames_for_a_target_with_filters_meet_them(stack: ExitStack) -> None:
     assert rushing.serve(at((8, 1), ata(READ)), ata(READ))[0][16:19] == b"\0\x07\x03"
 
 
-def test_frames_that_were_cut_are_left_out(rushing: Side) -> None:
+def test_truncated_frames_are_ignored(rushing: Side) -> None:
     read = ata(READ, 0, 1)
     too_long = ata(READ, 1, 1, data=bytes(4000))
     assert len(rushing.serve(read, too_long, read)) == 2
     assert rushing.port.statistics().truncated == 1
 
 
-def test_more_requests_than_slots_are_all_answered_in_order(rushing: Side) -> None:
+def test_more_requests_than_slots_are_answered_in_order(rushing: Side) -> None:
     replies = rushing.serve(*[ata(READ, lba, 1) for lba in range(500)])
     assert [int.from_bytes(reply[28:34], "little") for reply in replies] == [
         *range(500)

@@ -1,4 +1,4 @@
-"""The ends of a copy that are no AoE disk."""
+"""Files, devices and streams as endpoints of a copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from initiator.disk.disk import Disk
 
 
-def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:
+def test_a_served_image_is_not_truncated(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(b"\xaa" * 4096)
     (tmp_path / "link").symlink_to(image)
@@ -31,68 +31,68 @@ def test_a_served_image_is_not_emptied(tmp_path: Path) -> None:
     assert image.read_bytes() == b"\xaa" * 4096
 
 
-def test_a_file_that_is_copied_to_is_not_served(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_cannot_be_served(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(4096))
-    end = FileEndpoint(image, writable=True)
-    # One process stands in its own way too: these are locks of two kinds.
+    endpoint = FileEndpoint(image, writable=True)
+    # Within one process too, since the two locks are of different kinds.
     with pytest.raises(BusyError):
         open_disk(image)
-    end.finish()
+    endpoint.finish()
     open_disk(image).close()
 
 
-def test_a_file_system_without_locks_is_copied_to(
+def test_a_file_system_without_locks_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "lockf", fail)
     FileEndpoint(tmp_path / "new", writable=True).finish()
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_a_directory_is_no_end_of_a_copy(tmp_path: Path, *, writable: bool) -> None:
+def test_a_directory_is_rejected(tmp_path: Path, *, writable: bool) -> None:
     with pytest.raises(UsageError, match="is a directory"):
         FileEndpoint(tmp_path, writable=writable)
 
 
-def test_a_pipe_is_not_waited_for_but_refused(tmp_path: Path) -> None:
+def test_a_pipe_is_rejected_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="aoe read"):
         FileEndpoint(tmp_path / "pipe")
 
 
-def test_a_device_that_swallows_everything_is_a_stream(tmp_path: Path) -> None:
+def test_a_character_device_is_a_stream(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 1536)
-    end = open_endpoint(tmp_path / "null", writable=True)
-    assert isinstance(end, FileEndpoint)
+    endpoint = open_endpoint(tmp_path / "null", writable=True)
+    assert isinstance(endpoint, FileEndpoint)
     (tmp_path / "link").symlink_to("/dev/null")
-    swallow = open_endpoint(tmp_path / "link", writable=True)
-    assert isinstance(swallow, StreamEndpoint)
-    assert copy(open_endpoint(image), swallow).copied == 1536
+    sink = open_endpoint(tmp_path / "link", writable=True)
+    assert isinstance(sink, StreamEndpoint)
+    assert copy(open_endpoint(image), sink).copied == 1536
 
 
-def test_a_full_device_is_told_in_our_words(tmp_path: Path) -> None:
+def test_enospc_of_a_device_is_an_aoe_error(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 512)
     with pytest.raises(AoEError, match=r"/dev/full: no space left on device"):
         copy(FileEndpoint(image), open_endpoint(Path("/dev/full"), writable=True))
 
 
-def test_a_file_that_cannot_grow_is_told_in_our_words(tmp_path: Path) -> None:
-    end = FileEndpoint(tmp_path / "new", writable=True)
+def test_a_failure_to_extend_a_file_is_an_aoe_error(tmp_path: Path) -> None:
+    endpoint = FileEndpoint(tmp_path / "new", writable=True)
     chunk = Chunk((1 << 63) - CHUNK, CHUNK, bytearray(b"\1" * CHUNK))
     with pytest.raises(AoEError, match="new: "):
-        end.write(chunk)
+        endpoint.write(chunk)
     with pytest.raises(AoEError, match="new: "):
-        end.prepare((1 << 63) - 1)
+        endpoint.prepare((1 << 63) - 1)
 
 
 class MiB:
-    """A disk of that size."""
+    """A disk of 1 MiB."""
 
     address = "e0.0"
     size = 1 << 20
@@ -108,7 +108,7 @@ class MiB:
         (-512, 512),
     ],
 )
-def test_a_window_lies_on_the_disk(start: int, length: int | None) -> None:
-    """Or nothing happens, least of all a success with no bytes in it."""
+def test_a_region_must_be_within_the_disk(start: int, length: int | None) -> None:
+    """A region beyond the end is an error, not an empty copy."""
     with pytest.raises(UsageError, match=r"e0\.0: "):
         DiskEndpoint(cast("Disk", MiB()), start, length)

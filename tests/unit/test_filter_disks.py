@@ -46,7 +46,7 @@ def failed(call: str, status: int, error: int) -> bytes:
 
 
 @pytest.mark.parametrize("on", REQUESTS)
-def test_an_error_on_one_call_leaves_the_others_alone_p41(on: str) -> None:
+def test_error_affects_only_the_selected_calls_p41(on: str) -> None:
     target = FilterRig(f"error:on={on}").target()
     for call, request in REQUESTS.items():
         reply = ask(target, request)
@@ -59,7 +59,7 @@ def test_an_error_on_one_call_leaves_the_others_alone_p41(on: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EROFS"])
-def test_any_errno_of_a_write_is_a_device_fault_p41(name: str) -> None:
+def test_any_errno_of_a_write_is_device_fault_p41(name: str) -> None:
     target = FilterRig(f"error:on=write,errno={name}").target()
     assert ask(target, write(5)) == failed("write", 0x61, 0x04)
     assert ask(target, ata(READ, 5))[36:] == sector(5)
@@ -67,19 +67,19 @@ def test_any_errno_of_a_write_is_a_device_fault_p41(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ENODEV", "ENXIO"])
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_a_disk_that_is_gone_is_aoe_error_3_p41(name: str, request_: bytes) -> None:
+def test_missing_device_is_aoe_error_3_p41(name: str, request_: bytes) -> None:
     target = FilterRig(f"error:errno={name}").target()
     expected = response_frame(0, request_[24:36], verfl=0x1C, error=3)
     assert ask(target, request_) == expected
 
 
-def test_errors_end_after_their_count_and_begin_after_the_first_few() -> None:
+def test_count_and_after() -> None:
     target = FilterRig("error:on=read,after=2,count=3").target()
     statuses = [ask(target, ata(READ))[27] for _ in range(8)]
     assert statuses == [0x40, 0x40, 0x41, 0x41, 0x41, 0x40, 0x40, 0x40]
 
 
-def test_a_filter_is_on_only_while_its_file_exists() -> None:
+def test_filter_is_enabled_while_its_file_exists() -> None:
     rig = FilterRig("error:on=read,file=/run/fail")
     target = rig.target()
     assert ask(target, ata(READ))[27] == 0x40
@@ -89,7 +89,7 @@ def test_a_filter_is_on_only_while_its_file_exists() -> None:
     assert ask(target, ata(READ))[27] == 0x40
 
 
-def test_a_seed_makes_the_same_calls_fail_in_each_run() -> None:
+def test_seed_makes_errors_reproducible() -> None:
     def run(seed: int) -> list[int]:
         target = FilterRig(f"error:probability=0.5,seed={seed}").target()
         return [ask(target, ata(READ))[27] for _ in range(64)]
@@ -103,7 +103,7 @@ def bits_between(a: bytes, b: bytes) -> int:
     return sum((x ^ y).bit_count() for x, y in zip(a, b, strict=True))
 
 
-def test_corrupt_reads_differ_by_one_bit_and_the_disk_by_none() -> None:
+def test_corrupt_read_flips_one_bit_and_leaves_the_disk() -> None:
     disk = MemoryDisk(bytes(1 << 20))
     target = FilterRig("corrupt:seed=1").target(disk)
     replies = {ask(target, ata(READ, 8, 2)) for _ in range(8)}
@@ -114,7 +114,7 @@ def test_corrupt_reads_differ_by_one_bit_and_the_disk_by_none() -> None:
     assert disk.data == bytes(1 << 20)
 
 
-def test_corrupt_writes_are_one_bit_wrong_on_the_disk() -> None:
+def test_corrupt_write_flips_one_bit_on_the_disk() -> None:
     disk = MemoryDisk(bytes(1 << 20))
     target = FilterRig("corrupt:on=write,count=1").target(disk)
     data = b"\x5a" * 512
@@ -125,7 +125,7 @@ def test_corrupt_writes_are_one_bit_wrong_on_the_disk() -> None:
     assert ask(target, ata(READ, 3))[36:] == data
 
 
-def test_readonly_refuses_what_changes_the_disk_and_serves_the_rest_p40() -> None:
+def test_readonly_refuses_changes_and_serves_reads_p40() -> None:
     target = FilterRig("readonly").target()
     assert ask(target, write(5)) == failed("write", 0x41, 0x04)
     assert ask(target, trim(5)) == failed("discard", 0x41, 0x04)
@@ -133,7 +133,7 @@ def test_readonly_refuses_what_changes_the_disk_and_serves_the_rest_p40() -> Non
     assert ask(target, ata(READ, 5))[36:] == sector(5)
 
 
-def test_readonly_comes_and_goes_with_its_file_p40() -> None:
+def test_readonly_follows_its_trigger_file_p40() -> None:
     rig = FilterRig("readonly:file=/run/ro")
     target = rig.target()
     assert ask(target, write(5))[27] == 0x40
@@ -143,12 +143,12 @@ def test_readonly_comes_and_goes_with_its_file_p40() -> None:
     assert ask(target, write(5))[27] == 0x40
 
 
-def test_a_disk_that_is_read_only_by_itself_stays_so() -> None:
+def test_read_only_disk_stays_read_only() -> None:
     disk = MemoryDisk(1 << 20, read_only=True)
     assert FilterRig("readonly:file=/run/ro", "error").filters.wrap_disk(disk).read_only
 
 
-def test_each_call_of_the_disk_is_a_line_of_keys_and_values() -> None:
+def test_log_has_a_key_value_line_for_each_disk_call() -> None:
     rig = FilterRig("log:where=disk", "error:on=write,errno=ENOSPC")
     target = rig.target()
     for request in REQUESTS.values():
@@ -161,14 +161,14 @@ def test_each_call_of_the_disk_is_a_line_of_keys_and_values() -> None:
     ]
 
 
-def test_the_first_filter_is_the_outermost() -> None:
+def test_first_filter_is_the_outermost() -> None:
     # Behind the one that fails, nothing is asked.
     rig = FilterRig("error:on=read", "log:where=disk")
     ask(rig.target(), ata(READ))
     assert rig.lines == []
 
 
-def test_logged_calls_can_be_picked() -> None:
+def test_log_can_select_calls() -> None:
     rig = FilterRig("log:where=disk,on=flush")
     target = rig.target()
     for request in REQUESTS.values():
@@ -186,7 +186,7 @@ class GrowingDisk(MemoryDisk):
 ALL = ("error:probability=0", "corrupt:probability=0", "log:where=disk")
 
 
-def test_a_disk_may_grow_behind_its_filters_and_is_closed_through_them() -> None:
+def test_filtered_disk_follows_size_and_close() -> None:
     inside = GrowingDisk(1 << 20)
     disk: Disk = FilterRig(*ALL, "readonly:file=/nowhere").filters.wrap_disk(inside)
     assert (disk.size, disk.read_only) == (1 << 20, False)
@@ -197,14 +197,14 @@ def test_a_disk_may_grow_behind_its_filters_and_is_closed_through_them() -> None
     assert inside.is_closed
 
 
-def test_filters_of_frames_leave_the_disk_as_it_is() -> None:
+def test_wire_filters_do_not_wrap_the_disk() -> None:
     disk = MemoryDisk(1 << 20)
     assert (
         FilterRig("drop", "corrupt:where=wire", "log").filters.wrap_disk(disk) is disk
     )
 
 
-def test_it_is_known_how_often_each_filter_struck() -> None:
+def test_trigger_counts() -> None:
     rig = FilterRig("error:on=read,count=2", "drop:on=write", "readonly")
     target = rig.target()
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_it_is_known_how_often_each_filter_struck() -> None:
     ]
 
 
-def test_an_error_is_an_oserror_with_the_number_asked_for() -> None:
+def test_error_raises_oserror_with_the_configured_errno() -> None:
     disk = FilterRig("error:errno=ESTALE").filters.wrap_disk(MemoryDisk(512))
     with pytest.raises(OSError, match="injected error") as caught:
         disk.flush()

@@ -32,14 +32,14 @@ def plain(request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("direction", ["in", "out", "both"])
-def test_a_dropped_frame_is_not_answered(direction: str) -> None:
+def test_dropped_frame_is_not_answered(direction: str) -> None:
     target = FilterRig(f"drop:count=1,direction={direction}").target()
     assert ask_all(target, read()) == []
     assert ask_all(target, read()) == [plain(read())]
     assert target.next_timeout() is None
 
 
-def test_a_dropped_request_is_not_executed_and_one_whose_reply_is_dropped_is() -> None:
+def test_dropped_request_is_not_executed_but_dropped_response_is() -> None:
     data = b"\x77" * 512
     for direction, stored in (("in", sector(5)), ("out", data)):
         target = FilterRig(f"drop:on=write,direction={direction}").target()
@@ -57,7 +57,7 @@ def test_a_dropped_request_is_not_executed_and_one_whose_reply_is_dropped_is() -
         ("all", set(range(256))),
     ],
 )
-def test_on_selects_by_the_opcode(on: str, opcodes: set[int]) -> None:
+def test_on_selects_by_opcode(on: str, opcodes: set[int]) -> None:
     target = FilterRig(f"drop:on={on}").target()
     dropped = {op for op in range(256) if not ask_all(target, ata(op))}
     assert dropped == opcodes
@@ -65,13 +65,13 @@ def test_on_selects_by_the_opcode(on: str, opcodes: set[int]) -> None:
     assert bool(ask(target, config(0))) == (on != "all")
 
 
-def test_a_duplicated_reply_comes_twice_and_is_executed_once() -> None:
+def test_duplicated_response_is_sent_twice_and_executed_once() -> None:
     target = FilterRig("duplicate:direction=out").target()
     assert ask_all(target, read(7)) == [plain(read(7))] * 2
     assert target.target.statistics().reads == 1
 
 
-def test_a_duplicated_request_is_executed_twice() -> None:
+def test_duplicated_request_is_executed_twice() -> None:
     target = FilterRig("duplicate:direction=in").target()
     assert ask_all(target, read(7)) == [plain(read(7))] * 2
     assert target.target.statistics().reads == 2
@@ -82,7 +82,7 @@ def test_duplicates_multiply() -> None:
     assert ask_all(target, read(7)) == [plain(read(7))] * 8
 
 
-def test_a_delayed_reply_comes_later_and_is_executed_at_once() -> None:
+def test_request_with_delayed_response_is_executed_at_once() -> None:
     target = FilterRig("delay:seconds=50ms,on=write").target()
     request = write(5, b"\x77" * 512)
     assert ask_all(target, request, 1.0) == []
@@ -93,7 +93,7 @@ def test_a_delayed_reply_comes_later_and_is_executed_at_once() -> None:
     assert target.next_timeout() is None
 
 
-def test_a_delayed_request_is_executed_later() -> None:
+def test_delayed_request_is_executed_when_due() -> None:
     target = FilterRig("delay:seconds=0.05,on=write,direction=in").target()
     request = write(5, b"\x77" * 512)
     assert ask_all(target, request, 1.0) == []
@@ -102,13 +102,13 @@ def test_a_delayed_request_is_executed_later() -> None:
     assert ask(target, read(5), 1.06)[36:] == b"\x77" * 512
 
 
-def test_both_directions_are_two_delays() -> None:
+def test_direction_both_delays_twice() -> None:
     target = FilterRig("delay:seconds=1,direction=both").target()
     ask(target, read())
     assert run_until_idle(target) == [(2.0, plain(read()))]
 
 
-def test_delayed_frames_keep_their_order_among_each_other() -> None:
+def test_delayed_frames_keep_their_order() -> None:
     target = FilterRig("delay:seconds=1").target()
     requests = [read(lba) for lba in range(100)]
     for number, request in enumerate(requests):
@@ -119,14 +119,14 @@ def test_delayed_frames_keep_their_order_among_each_other() -> None:
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_a_reordered_frame_is_overtaken_by_the_next_one(direction: str) -> None:
+def test_reordered_frame_is_sent_after_the_next_one(direction: str) -> None:
     target = FilterRig(f"reorder:direction={direction}").target()
     sent = [ask_all(target, read(lba)) for lba in range(5)]
     first, second, third, fourth, _ = (plain(read(lba)) for lba in range(5))
     assert sent == [[], [second, first], [], [fourth, third], []]
 
 
-def test_a_reordered_frame_that_nobody_overtakes_goes_on_by_itself() -> None:
+def test_reordered_frame_without_a_next_one_is_sent_after_hold() -> None:
     target = FilterRig("reorder:hold=20ms,direction=out").target()
     assert ask_all(target, read(), 1.0) == []
     assert run_until_idle(target) == [(1.02, plain(read()))]
@@ -136,7 +136,7 @@ def bits_between(a: bytes, b: bytes) -> int:
     return sum((x ^ y).bit_count() for x, y in zip(a, b, strict=True))
 
 
-def test_corrupt_replies_have_one_wrong_bit_behind_the_ethernet_header() -> None:
+def test_corrupt_response_has_one_flipped_bit_after_the_ethernet_header() -> None:
     target = FilterRig("corrupt:where=wire,seed=3").target()
     good = plain(read(8))
     for _ in range(50):
@@ -145,7 +145,7 @@ def test_corrupt_replies_have_one_wrong_bit_behind_the_ethernet_header() -> None
         assert bits_between(reply, good) == 1
 
 
-def test_corrupt_data_leaves_headers_and_frames_without_data_alone() -> None:
+def test_corrupt_data_changes_only_disk_data() -> None:
     target = FilterRig("corrupt:where=wire,what=data,direction=both,count=20").target()
     for request in (config(0), ata(FLUSH, count=0), frame(9, bytes(600))):
         assert ask(target, request) == plain(request)
@@ -156,7 +156,7 @@ def test_corrupt_data_leaves_headers_and_frames_without_data_alone() -> None:
     assert ask(target, read(8)) == plain(read(8))
 
 
-def test_corrupt_requests_reach_the_disk() -> None:
+def test_corrupted_request_is_written_to_the_disk() -> None:
     target = FilterRig("corrupt:where=wire,what=data,direction=in").target()
     data = b"\x5a" * 1024
     assert ask(target, ata(WRITE, 4, 2, aflags=0x41, data=data))[27] == 0x40
@@ -165,13 +165,13 @@ def test_corrupt_requests_reach_the_disk() -> None:
 
 @given(st.integers(0, 2**32), st.binary(max_size=600))
 @settings(max_examples=300, deadline=None)
-def test_no_corrupt_request_makes_the_target_raise(seed: int, tail: bytes) -> None:
+def test_corrupted_request_does_not_raise(seed: int, tail: bytes) -> None:
     target = FilterRig(f"corrupt:where=wire,direction=both,seed={seed}").target()
     for request in (read(), config(3, tail), frame(2, tail), frame(3, tail), tail):
         ask_all(target, request)
 
 
-def test_each_frame_is_a_line_of_keys_and_values() -> None:
+def test_log_has_a_key_value_line_for_each_frame() -> None:
     rig = FilterRig("log")
     target = rig.target()
     ask(target, read(8))
@@ -192,7 +192,7 @@ def test_each_frame_is_a_line_of_keys_and_values() -> None:
     ]
 
 
-def test_the_first_filter_is_the_nearest_to_the_wire_both_ways() -> None:
+def test_first_filter_is_nearest_to_the_wire_in_both_directions() -> None:
     # The log sees what the drop behind it loses, and no reply to it.
     rig = FilterRig("log", "drop:direction=in")
     ask(rig.target(), read())
@@ -202,7 +202,7 @@ def test_the_first_filter_is_the_nearest_to_the_wire_both_ways() -> None:
     assert [line.split()[0] for line in rig.lines] == ["wire=in", "wire=out"]
 
 
-def test_frames_for_others_are_not_met_by_filters_p8() -> None:
+def test_frames_to_other_addresses_bypass_the_filters_p8() -> None:
     rig = FilterRig("log")
     target = rig.target()
     for request in (frame(1, bytes(8), slot=4), frame(1, bytes(8), shelf=8), b"short"):
@@ -212,13 +212,13 @@ def test_frames_for_others_are_not_met_by_filters_p8() -> None:
 
 
 @pytest.mark.parametrize(("shelf", "slot"), [(0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)])
-def test_broadcast_requests_are_met_by_filters_p9(shelf: int, slot: int) -> None:
+def test_broadcast_requests_are_filtered_p9(shelf: int, slot: int) -> None:
     target = FilterRig("drop:direction=in").target()
     assert ask_all(target, frame(1, bytes(8), shelf=shelf, slot=slot)) == []
     assert target.target.statistics().requests == 0
 
 
-def test_what_waits_is_bounded_and_the_rest_is_lost() -> None:
+def test_queue_is_limited() -> None:
     target = FilterRig("delay:seconds=1").target()
     for number in range(QUEUE_LIMIT + 5):
         ask(target, ata(0xE5, count=0, tag=number))
@@ -227,7 +227,7 @@ def test_what_waits_is_bounded_and_the_rest_is_lost() -> None:
     assert tags == list(range(QUEUE_LIMIT))
 
 
-def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
+def test_delayed_response_larger_than_a_reduced_mtu_is_dropped_p19() -> None:
     target = FilterRig("delay:seconds=1").target()
     ask(target, ata(READ, 0, 2))
     ask(target, read(1))
@@ -237,14 +237,14 @@ def test_a_reply_that_waited_for_a_smaller_interface_is_lost_p19() -> None:
     assert target.queue_drops == 1
 
 
-def test_a_count_holds_for_all_interfaces_of_an_export() -> None:
+def test_count_is_shared_by_the_interfaces_of_an_export() -> None:
     rig = FilterRig("drop:count=1,direction=in")
     here, there = rig.target(), rig.target()
     assert ask_all(here, read()) == []
     assert ask_all(there, read()) == [plain(read())]
 
 
-def test_a_target_without_filters_of_frames_stands_alone() -> None:
+def test_target_without_wire_filters_is_not_wrapped() -> None:
     target = make_target()
     assert with_filters(target) is target
     target.export.filters = FilterRig("error", "corrupt", "readonly").filters
@@ -296,9 +296,7 @@ def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(FAITHFUL, max_size=4), st.lists(st.integers(0, 2**32), max_size=12))
-def test_whatever_is_lost_doubled_or_late_nothing_is_invented(
-    filters: list[str], numbers: list[int]
-) -> None:
+def test_filters_do_not_invent_frames(filters: list[str], numbers: list[int]) -> None:
     requests = [request_of(number, tag) for tag, number in enumerate(numbers)]
     expected = [plain(request) for request in requests]
     rig = FilterRig(*filters)
@@ -329,7 +327,7 @@ ANY = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(ANY, max_size=5), st.lists(st.integers(0, 2**32), max_size=8))
-def test_filters_that_are_not_triggered_change_nothing(
+def test_disabled_filters_change_nothing(
     filters: list[str], numbers: list[int]
 ) -> None:
     target = FilterRig(*filters, "readonly:file=/nowhere").target()
@@ -339,7 +337,7 @@ def test_filters_that_are_not_triggered_change_nothing(
         assert target.next_timeout() is None
 
 
-def test_a_write_that_fails_is_told_so_however_late_p41() -> None:
+def test_delayed_response_of_a_failed_write_reports_the_error_p41() -> None:
     target = FilterRig("delay:seconds=1,direction=in", "error:on=write").target()
     ask(target, write(5, bytes(512)))
     failed = ata_response(0x61, 0x04, count=1, lba=5, aflags=0x41)

@@ -61,19 +61,17 @@ if TYPE_CHECKING:
         ),
     ],
 )
-def test_a_filter_is_read_as_the_command_line_has_it(
-    text: str, meant: FilterSettings
-) -> None:
+def test_parse_filter(text: str, meant: FilterSettings) -> None:
     assert parse_filter(text) == meant
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_every_filter_works_by_its_bare_name(name: str) -> None:
+def test_every_filter_works_without_keys(name: str) -> None:
     assert isinstance(parse_filter(name), FILTERS[name])
     assert parse_filter(name).name == name
 
 
-def test_a_toml_table_has_the_same_keys() -> None:
+def test_toml_table_has_the_same_keys() -> None:
     table = tomllib.loads(
         'name = "delay"\nprobability = 1\nseconds = "50ms"\ndirection = "both"\n'
     )
@@ -182,7 +180,7 @@ def test_a_toml_table_has_the_same_keys() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_what_is_allowed(text: str, message: str) -> None:
+def test_invalid_filter_message_has_the_allowed_values(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_filter(text)
     assert str(caught.value) == message
@@ -204,7 +202,7 @@ def test_what_is_wrong_is_told_with_what_is_allowed(text: str, message: str) -> 
         {"name": "error", "errno": 5},
     ],
 )
-def test_a_value_of_another_type_is_a_usage_error(table: dict[str, object]) -> None:
+def test_value_of_wrong_type_is_a_usage_error(table: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         make_filter(table)
 
@@ -236,12 +234,12 @@ def tables(draw: st.DrawFn) -> dict[str, object]:
 
 
 @given(tables())
-def test_what_a_filter_says_of_itself_makes_it_again(table: dict[str, object]) -> None:
+def test_str_of_a_filter_can_be_parsed(table: dict[str, object]) -> None:
     made = make_filter(table)
     assert parse_filter(str(made)) == made
 
 
-def test_what_is_not_said_is_left_out() -> None:
+def test_str_omits_default_values() -> None:
     assert str(parse_filter("drop:probability=1,count=3,direction=both")) == (
         "drop:count=3"
     )
@@ -265,7 +263,7 @@ file = "fail"
 """
 
 
-def test_filters_of_a_configuration_file_arrive_in_order(tmp_path: Path) -> None:
+def test_filters_of_a_configuration_file_are_in_order(tmp_path: Path) -> None:
     # Like all paths in it, that of a trigger file is relative to it.
     path = tmp_path / "target.toml"
     path.write_text(FILE)
@@ -276,7 +274,7 @@ def test_filters_of_a_configuration_file_arrive_in_order(tmp_path: Path) -> None
     )
 
 
-def test_a_mistake_in_a_configuration_file_is_told_with_its_place(
+def test_error_in_a_configuration_file_has_its_position(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "target.toml"

@@ -21,9 +21,9 @@ def test_no_response_breaks_a_rule() -> None:
     fuzz = AnswerFuzz(seed=3)
     assert fuzz_answers.run(fuzz, FRAMES) == ""
     assert fuzz.frames == FRAMES
-    assert fuzz.verdicts.keys() == {"ignored", "done", "failed", "unknown"}
-    assert fuzz.ended.keys() == {"well", "failed", "refused"}
-    assert min(fuzz.ended["well"], fuzz.ended["failed"]) > FRAMES / 100
+    assert fuzz.verdicts.keys() == {"ignored", "done", "failed", "unsupported"}
+    assert fuzz.ended.keys() == {"succeeded", "failed", "rejected"}
+    assert min(fuzz.ended["succeeded"], fuzz.ended["failed"]) > FRAMES / 100
     driver = fuzz.world.driver
     assert min(driver.unexpected, driver.foreign, driver.runts) > FRAMES / 100
     assert len(fuzz.world.device.targets) == 2

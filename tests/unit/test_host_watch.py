@@ -1,4 +1,4 @@
-"""What a host watches beside its links."""
+"""File descriptors watched by a host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield stack.enter_context(closing(one)), stack.enter_context(closing(other))
 
 
-def test_what_is_ready_is_called_and_ends_the_wait(
+def test_a_ready_descriptor_ends_the_wait_and_its_callback_is_called(
     host: Host, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -51,7 +51,7 @@ def test_what_is_ready_is_called_and_ends_the_wait(
     assert events == [select.POLLIN, select.POLLOUT]
 
 
-def test_frames_that_keep_coming_starve_nobody(
+def test_watched_descriptors_are_polled_under_a_load_of_frames(
     host: Host, link: QueueLink, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -63,7 +63,7 @@ def test_frames_that_keep_coming_starve_nobody(
     assert events == [select.POLLIN]
 
 
-def test_who_is_unwatched_by_another_is_not_called(host: Host) -> None:
+def test_a_callback_unwatched_by_another_is_not_called(host: Host) -> None:
     with ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(2)]
         sockets = [stack.enter_context(closing(s)) for pair in pairs for s in pair]
@@ -85,7 +85,7 @@ def test_who_is_unwatched_by_another_is_not_called(host: Host) -> None:
     assert called[0] in ours
 
 
-def test_what_a_callback_raises_comes_out_of_the_turn(
+def test_an_exception_of_a_callback_propagates(
     host: Host, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     def fail(_events: int) -> None:

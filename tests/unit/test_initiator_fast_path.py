@@ -1,4 +1,4 @@
-"""What goes from rings to bios and back does as the driver's careful way does."""
+"""The initiator's fast path gives the same results as the slow path."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SECTORS = 2048
 BAD = 1900
 """Sectors from here on can be neither read nor written."""
 STEP = 0.01
-"""Seconds between two turns."""
+"""Seconds between two calls of ``Host.run_once``."""
 CONTENT = Random(0).randbytes(SECTORS * 512)
 
 
 class HostRings(MemoryRingLink):
-    """Rings that a host can poll."""
+    """A link with rings in memory, and a file descriptor to poll."""
 
     def __init__(self, mtu: int) -> None:
         super().__init__(mtu)
@@ -51,8 +51,8 @@ class HostRings(MemoryRingLink):
             os.close(end)
 
 
-class ShutRings(HostRings):
-    """The same link without access to its rings: everything takes the slow path."""
+class RingsOnSlowPath(HostRings):
+    """The same link, whose frames all take the slow path."""
 
     @property
     def rings(self) -> Rings | None:
@@ -60,12 +60,12 @@ class ShutRings(HostRings):
 
 
 class Wire:
-    """A host, a target, what lies between them, and the time.
+    """A host, a target, the network between them, and the clock.
 
     Args:
-        link: the host's.
-        trouble: of everything that goes wrong, how often; from 0 to 1.
-        seed: of what goes wrong.
+        link: the host's link.
+        trouble: probability of each fault, 0 to 1.
+        seed: for the faults.
     """
 
     def __init__(self, link: HostRings, trouble: float = 0, seed: int = 0) -> None:
@@ -74,7 +74,7 @@ class Wire:
         self.target = FakeTarget(self.disk, buffers=24)
         self.now = 1000.0
         self.requests: list[bytes] = []
-        self._chance, self._trouble = Random(seed), 0.0
+        self._random, self._trouble = Random(seed), 0.0
         self._held: deque[tuple[float, bytes]] = deque()
         with mock.patch("initiator.io.host.time", self):
             self.host = Host([link], Options(tag_base=7))
@@ -91,7 +91,7 @@ class Wire:
         return self.now
 
     def run_once(self) -> None:
-        """Let the host take a turn, and carry frames to and fro."""
+        """Run the host once, and deliver requests and responses."""
         with mock.patch("initiator.io.host.time", self):
             self.host.run_once(0)
         self.requests += self.link.sent
@@ -112,27 +112,27 @@ class Wire:
     def submit(self, bio: Bio) -> None:
         self.host.submit(self._device, bio)
 
-    def _happens(self) -> bool:
-        return self._chance.random() < self._trouble
+    def _is_faulty(self) -> bool:
+        return self._random.random() < self._trouble
 
     def _carry(self, request: bytes) -> None:
-        if self._happens():
+        if self._is_faulty():
             return
-        for _ in range(1 + self._happens()):
-            answer = bytes(self.answer(request))
-            if self._happens():
+        for _ in range(1 + self._is_faulty()):
+            response = bytes(self.answer(request))
+            if self._is_faulty():
                 continue
-            if self._happens():
-                self.link.deliver(answer[: self._chance.randrange(14, 36)])
-            if self._happens() and answer[19] == Command.ATA:
-                stranger = answer[:6] + b"\2\0\0\0\0\x99" + bytes(len(answer) - 12)
-                self.link.deliver(stranger[:12] + answer[12:36] + stranger[36:])
-            if self._happens():
-                late = self.now + self._chance.random()
-                self._held.append((late, answer))
+            if self._is_faulty():
+                self.link.deliver(response[: self._random.randrange(14, 36)])
+            if self._is_faulty() and response[19] == Command.ATA:
+                foreign = response[:6] + b"\2\0\0\0\0\x99" + bytes(len(response) - 12)
+                self.link.deliver(foreign[:12] + response[12:36] + foreign[36:])
+            if self._is_faulty():
+                late = self.now + self._random.random()
+                self._held.append((late, response))
                 self._held = deque(sorted(self._held))
             else:
-                self.link.deliver(answer)
+                self.link.deliver(response)
 
     def answer(self, request: bytes) -> bytearray:
         is_ata = Header.unpack_from(request).command == Command.ATA
@@ -150,50 +150,50 @@ def wire() -> Iterator[Wire]:
 
 
 class Script:
-    """Bios of all kinds, no two of which have a sector in common."""
+    """Bios of all kinds that do not overlap."""
 
     def __init__(self, wire: Wire, seed: int) -> None:
         self._wire = wire
-        self._chance = Random(seed)
+        self._random = Random(seed)
         self.ended: Counter[Bio] = Counter()
         self.bios: list[Bio] = []
         sector = 0
         while sector < SECTORS - 80:
-            sector += self._chance.choice((0, 1, 9))
-            count = self._chance.choice((1, 2, 8, 8, 17, 40, 64))
+            sector += self._random.choice((0, 1, 9))
+            count = self._random.choice((1, 2, 8, 8, 17, 40, 64))
             self.bios.append(self._bio(sector, count))
             sector += count
 
     def _bio(self, sector: int, count: int) -> Bio:
-        op = self._chance.choice((Op.READ, Op.READ, Op.WRITE, Op.WRITE, Op.FLUSH))
+        op = self._random.choice((Op.READ, Op.READ, Op.WRITE, Op.WRITE, Op.FLUSH))
         if op is Op.FLUSH:
             return Bio(op, 0, self._end)
         data = bytearray(count * 512)
         if op is Op.WRITE:
-            data[:] = self._chance.randbytes(len(data))
-        fua = op is Op.WRITE and self._chance.random() < 0.1
-        at = self._chance.randrange(1, len(data))
+            data[:] = self._random.randbytes(len(data))
+        fua = op is Op.WRITE and self._random.random() < 0.1
+        at = self._random.randrange(1, len(data))
         page = UserPages(data)
         vecs = [BioVec(page, 0, at), BioVec(page, at, len(data) - at)]
-        if self._chance.random() < 0.7:
+        if self._random.random() < 0.7:
             return bio_for(op, sector, data, self._end, fua=fua)
         return Bio(op, sector, self._end, vecs, fua=fua)
 
     def _end(self, bio: Bio) -> None:
         self.ended[bio] += 1
 
-    def play(self) -> list[tuple[str, bytes]]:
-        """Do it all, some at a time, and tell what came of each."""
+    def run_all(self) -> list[tuple[str, bytes]]:
+        """Submit all bios, several at a time; return error and memory of each."""
         for bio in self.bios:
             self._wire.submit(bio)
-            while self._chance.random() < 0.3:
+            while self._random.random() < 0.3:
                 self._wire.run_once()
         self._wire.run(lambda: len(self.ended) == len(self.bios))
         assert set(self.ended.values()) == {1}
         return [(str(bio.error), _memory(bio)) for bio in self.bios]
 
     def expected(self, disk: bytes) -> list[bytes]:
-        """Tell what reads bring from a disk that all this has been done to."""
+        """Return the data of successful bios, as the final disk has it."""
         return [
             disk[bio.sector * 512 :][: bio.size]
             for bio in self.bios
@@ -213,15 +213,13 @@ def _memory(bio: Bio) -> bytes:
     trouble=st.sampled_from((0.0, 0.02, 0.1)),
     mtu=st.sampled_from((1500, 9000)),
 )
-def test_both_ways_do_the_same_to_bios_and_disk(
-    seed: int, trouble: float, mtu: int
-) -> None:
+def test_both_paths_give_the_same_results(seed: int, trouble: float, mtu: int) -> None:
     outcomes, disks = [], []
-    for kind in (HostRings, ShutRings):
+    for kind in (HostRings, RingsOnSlowPath):
         link = kind(mtu)
         wire = Wire(link, trouble, seed)
         script = Script(wire, seed)
-        outcomes.append(script.play())
+        outcomes.append(script.run_all())
         good = [_memory(bio) for bio in script.bios if not bio.error and bio.size]
         assert good == script.expected(bytes(wire.disk))
         disks.append(bytes(wire.disk))
@@ -230,33 +228,33 @@ def test_both_ways_do_the_same_to_bios_and_disk(
     assert disks[0] == disks[1]
 
 
-def both_ways() -> Iterator[Wire]:
-    for kind in (HostRings, ShutRings):
+def on_both_paths() -> Iterator[Wire]:
+    for kind in (HostRings, RingsOnSlowPath):
         link = kind(9000)
         yield Wire(link)
         link.close()
 
 
-def test_without_trouble_the_very_same_frames_go_out() -> None:
+def test_without_faults_both_paths_send_the_same_frames() -> None:
     sent = []
-    for wire in both_ways():
+    for wire in on_both_paths():
         ended: list[Bio] = []
         for lba in range(0, 200, 8):
             op = Op.WRITE if lba % 3 else Op.READ
             wire.submit(bio_for(op, lba, bytearray(4096), ended.append))
         wire.submit(bio_for(Op.READ, 300, bytearray(100 * 512), ended.append))
-        wire.run(lambda ended=ended: len(ended) == 26)  # type: ignore[misc] # of this turn
+        wire.run(lambda ended=ended: len(ended) == 26)  # type: ignore[misc] # of this iteration
         sent.append(wire.requests)
     assert sent[0] == sent[1]
 
 
-def test_everyday_frames_do_not_go_through_the_driver(
+def test_plain_reads_and_writes_do_not_take_the_slow_path(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[Bio] = []
 
     def bios() -> list[Bio]:
-        # The first answers of their lengths are looked at with care.
+        # The first responses of each length take the slow path.
         pairs = [(Op.READ, 8 * number) for number in range(40)]
         pairs += [(Op.WRITE, 8 * number) for number in range(40, 80)]
         return [bio_for(op, at, bytearray(4096), ended.append) for op, at in pairs]
@@ -265,19 +263,19 @@ def test_everyday_frames_do_not_go_through_the_driver(
         wire.submit(bio)
     wire.run(lambda: len(ended) == 80)
 
-    def never(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError
 
     driver = wire.host.driver
-    monkeypatch.setattr(driver, "receive", never)
-    monkeypatch.setattr(driver, "transmit", never)
+    monkeypatch.setattr(driver, "receive", fail)
+    monkeypatch.setattr(driver, "transmit", fail)
     for bio in bios():
         wire.submit(bio)
     wire.run(lambda: len(ended) == 160)
     assert not any(bio.error for bio in ended)
 
 
-def test_a_lost_everyday_frame_is_sent_again_as_it_was_but_for_its_tag_k52(
+def test_a_frame_of_the_fast_path_is_retransmitted_with_a_new_tag_k52(
     wire: Wire,
 ) -> None:
     ended: list[Bio] = []
@@ -294,25 +292,27 @@ def test_a_lost_everyday_frame_is_sent_again_as_it_was_but_for_its_tag_k52(
     assert wire.disk[16 * 512 : 24 * 512] == data
 
 
-def test_an_answer_that_is_too_short_is_waited_for_again_k61(wire: Wire) -> None:
+def test_a_runt_is_left_to_the_slow_path_k61(wire: Wire) -> None:
     ended: list[Bio] = []
 
-    def cut_answer(request: bytes) -> bytearray:
+    def truncated_response(request: bytes) -> bytearray:
         return wire.target.answer(request)[:548]
 
     for number in range(2):
-        # The second time, their lengths are known.
+        # In the second round, the frame geometries are installed.
         buffers = [bytearray(4096) for _ in range(2)]
         for buffer in buffers:
             wire.submit(bio_for(Op.READ, 8 * number, buffer, ended.append))
-        with mock.patch.object(wire, "answer", cut_answer):
+        with mock.patch.object(wire, "answer", truncated_response):
             wire.run_once()
-        wire.run(lambda number=number: len(ended) == 2 * number + 2)  # type: ignore[misc] # of this turn
+        wire.run(lambda number=number: len(ended) == 2 * number + 2)  # type: ignore[misc] # of this iteration
         assert buffers == [CONTENT[number * 4096 :][:4096]] * 2
     assert wire.host.driver.runts == 4
 
 
-def test_a_strangers_answer_says_nothing_of_the_target_k13(wire: Wire) -> None:
+def test_a_response_from_an_unknown_mac_is_left_to_the_slow_path_k13(
+    wire: Wire,
+) -> None:
     ended: list[Bio] = []
     for number in range(2):
         wire.submit(bio_for(Op.READ, 0, bytearray(4096), ended.append))
@@ -320,20 +320,20 @@ def test_a_strangers_answer_says_nothing_of_the_target_k13(wire: Wire) -> None:
             wire.run_once()
         [ifp] = wire.host.driver.devices[ADDRESS].targets[0].ifs
         ifp.lost = 3
-        answer = wire.answer(wire.requests[-1])
-        answer[6:12] = b"\2\0\0\0\0\x99"
-        wire.link.deliver(bytes(answer))
+        response = wire.answer(wire.requests[-1])
+        response[6:12] = b"\2\0\0\0\0\x99"
+        wire.link.deliver(bytes(response))
         wire.run_once()
         assert (ifp.lost, len(ended), wire.host.driver.foreign) == (
             3,
             number,
             number + 1,
         )
-        wire.run(lambda number=number: len(ended) == number + 1)  # type: ignore[misc] # of this turn
+        wire.run(lambda number=number: len(ended) == number + 1)  # type: ignore[misc] # of this iteration
         assert ifp.lost == 0
 
 
-def test_who_is_told_of_an_end_may_wait_for_another(wire: Wire) -> None:
+def test_end_io_may_wait_for_another_bio(wire: Wire) -> None:
     ended: list[str] = []
     other = bio_for(Op.READ, 8, bytearray(4096), lambda _: ended.append("other"))
 
@@ -347,7 +347,7 @@ def test_who_is_told_of_an_end_may_wait_for_another(wire: Wire) -> None:
     assert ended == ["other", "first"]
 
 
-def test_what_an_end_raises_comes_out_of_the_turn_and_harms_no_other(
+def test_an_exception_of_end_io_propagates_and_other_bios_end(
     wire: Wire,
 ) -> None:
     ended: list[Bio] = []
@@ -364,12 +364,12 @@ def test_what_an_end_raises_comes_out_of_the_turn_and_harms_no_other(
     wire.run(lambda: len(ended) == 9)
 
 
-def test_windows_open_as_they_do_without_it() -> None:
+def test_windows_grow_as_on_the_slow_path() -> None:
     windows = []
-    for wire in both_ways():
+    for wire in on_both_paths():
         ended: list[Bio] = []
         for number in range(2000):
             wire.submit(bio_for(Op.READ, number % 100, bytearray(512), ended.append))
-        wire.run(lambda ended=ended: len(ended) == 2000)  # type: ignore[misc] # of this turn
+        wire.run(lambda ended=ended: len(ended) == 2000)  # type: ignore[misc] # of this iteration
         windows.append(wire.host.driver.devices[ADDRESS].targets[0].window.maxout)
     assert windows == [24, 24]

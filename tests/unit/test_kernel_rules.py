@@ -1,7 +1,7 @@
 """Rules of the kernel's driver, K1 to K64.
 
-Those that belong to a larger subject are beside it, in ``test_driver_*.py``,
-``test_timing.py`` and ``test_lab_*.py``.
+Further rules are tested in ``test_driver_*.py``, ``test_timing.py`` and
+``test_lab_*.py``.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ in_both_modes = pytest.mark.parametrize(
 
 
 @in_both_modes
-def test_k1_k3_k4_a_device_is_an_address_with_its_macs_and_their_interfaces(
+def test_k1_k3_k4_a_device_has_targets_by_mac_and_their_interfaces(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(1500, 1500))
     world.deliver(world.second_mac().announce(), 1)
     assert list(world.driver.devices) == [world.target.address]
-    ways = [
+    transmissions = [
         (target.addr, [ifp.netdev for ifp in target.ifs])
         for target in world.device.targets
     ]
-    assert ways == [
+    assert transmissions == [
         (world.target.mac, world.ports),
         (world.second_mac().mac, world.ports[1:]),
     ]
 
 
-def test_k2_k65_what_a_device_says_of_its_state(connect: Connect) -> None:
+def test_k2_k65_states_of_a_device(connect: Connect) -> None:
     world = connect(is_up=False)
     world.deliver(world.target.announce())
     device = world.device
@@ -64,9 +64,7 @@ def test_k2_k65_what_a_device_says_of_its_state(connect: Connect) -> None:
 
 
 @in_both_modes
-def test_k5_k54_a_frame_knows_how_long_it_has_waited(
-    connect: Connect, options: Options
-) -> None:
+def test_k5_k54_waited_times_of_a_frame(connect: Connect, options: Options) -> None:
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     world.wait(60)
@@ -76,7 +74,7 @@ def test_k5_k54_a_frame_knows_how_long_it_has_waited(
 
 
 @in_both_modes
-def test_k6_one_bio_at_a_time_is_cut_into_frames(
+def test_k6_one_bio_at_a_time_is_split_into_frames(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, buffers=4)
@@ -98,7 +96,7 @@ def test_k8_parameters() -> None:
     assert (KERNEL.deadsecs, KERNEL.maxout) == (USER.deadsecs, USER.maxout) == (180, 64)
 
 
-def test_k23_a_device_may_shrink_under_what_is_on_its_way(connect: Connect) -> None:
+def test_k23_a_device_may_shrink_while_frames_are_outstanding(connect: Connect) -> None:
     world = connect(KERNEL)
     last = world.read(511, bytearray(SECTOR))
     [request] = world.take()
@@ -114,16 +112,16 @@ def test_k23_a_device_may_shrink_under_what_is_on_its_way(connect: Connect) -> N
     assert isinstance(beyond.error, UsageError)
 
 
-def test_k37_the_kernel_calls_a_flush_done_without_a_frame(connect: Connect) -> None:
+def test_k37_a_flush_succeeds_without_a_frame_in_kernel_mode(connect: Connect) -> None:
     world = connect(KERNEL)
     bio = world.flush()
     assert (world.ended, bio.error, world.frames) == ([bio], None, [])
 
 
-# --- interfaces that change -----------------------------------------------------------
+# --- changed interfaces ---------------------------------------------------------------
 
 
-def test_what_an_interface_carries_less_is_cut_and_who_is_there_is_asked(
+def test_a_changed_mtu_applies_at_once_and_a_query_is_sent(
     connect: Connect,
 ) -> None:
     world = connect(USER, mtus=[9000])
@@ -143,7 +141,7 @@ def test_what_an_interface_carries_less_is_cut_and_who_is_there_is_asked(
     assert buffer == world.target.disk[: 17 * SECTOR]
 
 
-def test_nobody_asks_for_devices_that_are_closed(connect: Connect) -> None:
+def test_no_query_is_sent_for_closed_devices(connect: Connect) -> None:
     world = connect()
     world.driver.discover_open()
     assert world.frames == []
@@ -152,77 +150,77 @@ def test_nobody_asks_for_devices_that_are_closed(connect: Connect) -> None:
 # --- step by step ---------------------------------------------------------------------
 
 
-def figures(world: World) -> tuple[int, int, int, int, int]:
-    """Return what the window and the taint of the first target are."""
+def window_fields(world: World) -> tuple[int, int, int, int, int]:
+    """Return window, taint and outstanding frames of the first target."""
     target = world.device.targets[0]
     window = target.window
     return window.nout, window.maxout, window.ssthresh, window.next_cwnd, target.taint
 
 
-def ways(frames: list[Sent]) -> list[tuple[float, int, str]]:
-    """Say when which sector left on which interface."""
+def transmissions(frames: list[Sent]) -> list[tuple[float, int, str]]:
+    """Return time, sector and interface of each frame."""
     return [(round(f.time, 3), f.registers.lba, f.port.name) for f in frames]
 
 
 def test_k41_to_k57_losses_step_by_step(connect: Connect) -> None:
-    """Worked out by hand: two interfaces, eight buffers, twelve sectors."""
+    """Computed by hand: two interfaces, eight buffers, twelve sectors."""
     world = connect(KERNEL, mtus=(1500, 1500), buffers=8)
     world.driver.open(world.device)
     timing = world.device.timing
-    # K15, K46, K47: one answer, to IDENTIFY, in no time.
-    assert figures(world) == (0, 4, 4, 8, 0)
+    # K15, K46, K47: one response, to IDENTIFY, with a round-trip time of 0.
+    assert window_fields(world) == (0, 4, 4, 8, 0)
     assert timing.timeout(0) == pytest.approx(14.748046)
 
-    # K42, K45: half the buffers, on interfaces in turn.
+    # K42, K45: half the buffer count, on alternating interfaces.
     world.read(0, bytearray(12 * SECTOR))
     first = world.take()
-    assert ways(first) == [
+    assert transmissions(first) == [
         (0, 0, "eth0"),
         (0, 2, "eth1"),
         (0, 4, "eth0"),
         (0, 6, "eth1"),
     ]
 
-    # K45: one of eight answers to the next widening; K27: and room for one frame.
+    # K45: one of eight responses to the next widening; K27: room for one frame.
     world.wait(1)
     world.reply(first[0])
-    assert ways(world.take()) == [(1, 8, "eth0")]
-    assert figures(world) == (4, 4, 4, 7, 0)
+    assert transmissions(world.take()) == [(1, 8, "eth0")]
+    assert window_fields(world) == (4, 4, 4, 7, 0)
     assert timing.timeout(0) == pytest.approx(13.723640)
 
-    # K48-K50: the tick behind that. Three are lost, and the window is full with one.
+    # K48-K50: the next tick. Three frames expire, and the window is full with one.
     world.wait(12.85)
     assert world.take() == []
-    assert figures(world) == (1, 1, 2, 7, 39)
+    assert window_fields(world) == (1, 1, 2, 7, 39)
     assert [f.sector for f in world.device.rexmitq.values()] == [6, 2, 4]
-    # K44: three looked for another target, and nobody trusted has anything out.
+    # K44: three reassignments; no untainted target has a frame outstanding.
     assert world.device.kicked == 3
 
-    # K42, K57: the one is lost too. A turn to look for others, a turn to resend.
+    # K42, K57: the frame expires too. One rotation by reassign, one by resend.
     world.wait(1)
     [again] = world.take()
-    assert ways([again]) == [(14.8, 6, "eth0")]
-    assert figures(world) == (1, 1, 2, 7, 120)
+    assert transmissions([again]) == [(14.8, 6, "eth0")]
+    assert window_fields(world) == (1, 1, 2, 7, 120)
     assert [f.sector for f in world.device.rexmitq.values()] == [2, 4, 8]
     assert [ifp.lost for ifp in world.device.targets[0].ifs] == [2, 2]
 
-    # K45: slow start up to ssthresh; K50: a good answer clears its interface.
+    # K45: slow start up to ssthresh; K50: a response clears `lost` of its interface.
     world.wait(0.45)
     world.reply(again)
     third = world.take()
-    assert ways(third) == [(15.3, 2, "eth0"), (15.3, 4, "eth0")]
-    assert figures(world) == (2, 2, 2, 7, 119)
+    assert transmissions(third) == [(15.3, 2, "eth0"), (15.3, 4, "eth0")]
+    assert window_fields(world) == (2, 2, 2, 7, 119)
     assert [ifp.lost for ifp in world.device.targets[0].ifs] == [0, 2]
 
-    # K51: what waits to be sent again is answered all the same, the window as it is.
+    # K51: a deferred frame is answered; the window does not change.
     [waiting] = world.device.rexmitq.values()
     assert waiting.sector == 8
-    before = figures(world)
+    before = window_fields(world)
     stale = world.target.report(bytes(waiting.skb.head), data=bytes(1024))
     world.deliver(stale)
-    assert figures(world) == (*before[:4], 118)
+    assert window_fields(world) == (*before[:4], 118)
 
-    # K45: both answers came while the window was full: two of eight.
+    # K45: both responses arrived at a full window: two of eight.
     world.reply(*third)
-    assert ways(world.take()) == [(15.3, 10, "eth1")]
-    assert figures(world) == (1, 2, 2, 5, 116)
+    assert transmissions(world.take()) == [(15.3, 10, "eth1")]
+    assert window_fields(world) == (1, 2, 2, 5, 116)

@@ -43,10 +43,10 @@ def test_newest_acknowledged_write_or_one_in_flight_is_no_fault(
         (make_sector(1, 5), "sector 5: holds write 1, not write 2 or write 3"),
         (make_sector(ORIGINAL, 5), "sector 5: holds write 0, not write 2 or write 3"),
         (bytes(SECTOR), "sector 5: holds zeros, not write 2 or write 3"),
-        (make_sector(2, 6), "sector 5: nothing that was ever written there"),
+        (make_sector(2, 6), "sector 5: not from a write to this sector"),
         (
             make_sector(2, 5)[:256] + make_sector(3, 5)[256:],
-            "sector 5: nothing that was ever written there",
+            "sector 5: not from a write to this sector",
         ),
     ],
 )

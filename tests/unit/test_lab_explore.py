@@ -282,15 +282,15 @@ def test_equal_states_have_equal_futures(
 
 
 def test_progress_is_reported() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     explore(
         *("e", "COW", SUBPAGE),
         bios=2,
         max_steps=6,
-        progress=lambda steps, states: told.append((steps, states)),
+        progress=lambda steps, states: reported.append((steps, states)),
     )
-    assert told == sorted(told)
-    assert told
+    assert reported == sorted(reported)
+    assert reported
 
 
 def test_an_unknown_name_is_rejected_with_the_known_names() -> None:

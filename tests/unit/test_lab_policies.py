@@ -363,25 +363,25 @@ def read_and_write(target: FakeTarget) -> None:
     driver.add_netdev(netdev)
     now = 0.0
 
-    def answer() -> None:
+    def deliver_responses() -> None:
         while ring.sent:
             frame = target.answer(ring.sent.pop(0))
             driver.receive(memoryview(frame), netdev, now)
 
     driver.discover()
-    answer()
+    deliver_responses()
     (device,) = driver.devices.values()
     ended: list[object] = []
     data = bytes(range(256)) * 256
     driver.submit(device, bio_for(Op.WRITE, 0, data, ended.append), now)
     ring.sent.pop(0)
-    answer()
+    deliver_responses()
     now = driver.next_timeout() or now
     driver.handle_timer(now)
-    answer()
+    deliver_responses()
     buffer = bytearray(len(data))
     driver.submit(device, bio_for(Op.READ, 0, buffer, ended.append), now)
-    answer()
+    deliver_responses()
     assert len(ended) == 2
     assert buffer == data
     assert target.disk[: len(data)] == data

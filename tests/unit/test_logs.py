@@ -33,7 +33,7 @@ def record(
     return made
 
 
-def test_json_has_the_sentence_and_its_parts() -> None:
+def test_json_has_message_and_parts() -> None:
     line = JsonFormatter().format(record("%s", ERROR, level=logging.WARNING))
     assert json.loads(line) == {
         "time": "2023-11-14T22:13:20.123Z",
@@ -45,7 +45,7 @@ def test_json_has_the_sentence_and_its_parts() -> None:
     }
 
 
-def test_json_has_the_fields_of_a_call_and_keeps_the_message() -> None:
+def test_json_has_extra_fields_and_keeps_the_message() -> None:
     fields = {"export": "e7.3", "requests": 5, "message": "other", "path": ERROR}
     document = json.loads(JsonFormatter().format(record("5 requests", fields=fields)))
     assert document.pop("time")
@@ -58,7 +58,7 @@ def test_json_has_the_fields_of_a_call_and_keeps_the_message() -> None:
     }
 
 
-def test_json_stays_on_one_line_whatever_happens() -> None:
+def test_json_is_one_line() -> None:
     made = record("two\nlines", level=logging.ERROR)
     try:
         int("three")
@@ -81,12 +81,12 @@ def test_json_stays_on_one_line_whatever_happens() -> None:
         (logging.DEBUG, 7),
     ],
 )
-def test_the_journal_is_told_the_priority_of_each_line(level: int, number: int) -> None:
+def test_journal_lines_have_a_priority(level: int, number: int) -> None:
     text = JournalFormatter().format(record("one\ntwo", level=level))
     assert text == f"<{number}>one\n<{number}>two"
 
 
-def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
+def test_journal_is_detected_by_its_stream(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         found = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
@@ -98,7 +98,7 @@ def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
     assert not is_journal(stream, environ)
 
 
-def test_text_has_the_name_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_the_program_name(capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stderr():
         LOG.warning("%s", ERROR, extra={"fields": {"export": "e7.3"}})
     LOG.warning("afterwards nobody listens")
@@ -107,7 +107,7 @@ def test_text_has_the_name_of_the_program(capsys: pytest.CaptureFixture[str]) ->
     )
 
 
-def test_an_error_that_ends_the_program_is_left_to_it_in_text(
+def test_fatal_error_is_raised_with_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(BusyError), logging_to_stderr("text"):
@@ -115,7 +115,7 @@ def test_an_error_that_ends_the_program_is_left_to_it_in_text(
     assert capsys.readouterr().err == ""
 
 
-def test_an_error_that_ends_the_program_is_json_where_the_log_is(
+def test_fatal_error_is_logged_with_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as caught, logging_to_stderr("json"):

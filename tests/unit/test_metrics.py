@@ -34,7 +34,7 @@ def values(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-def test_a_scrape_has_all_counters() -> None:
+def test_scrape_has_all_counters() -> None:
     found = values(exposed())
     here = ("e0.0", "eth0")
     assert found[("aoe_target_requests_total", here)] == 17
@@ -54,13 +54,13 @@ def test_a_scrape_has_all_counters() -> None:
     assert found[("aoe_interface_sectors_per_frame", ("eth0",))] == 17
 
 
-def test_an_export_nobody_asked_has_no_age() -> None:
+def test_export_without_requests_has_no_age() -> None:
     found = values(exposed())
     name = "aoe_target_last_request_age_seconds"
     assert [labels for known, labels in found if known == name] == [("e0.0", "eth0")]
 
 
-def test_an_export_is_described_in_labels() -> None:
+def test_export_info_labels() -> None:
     families = {f.name: f for f in text_string_to_metric_families(exposed())}
     labels = families["aoe_export_info"].samples[0].labels
     assert labels == {
@@ -75,12 +75,12 @@ def test_an_export_is_described_in_labels() -> None:
     }
 
 
-def test_a_server_that_was_never_started_can_be_closed() -> None:
+def test_server_can_be_closed_without_start() -> None:
     with MetricsServer(("127.0.0.1", 0), lambda: STATUS) as server:
         assert server.port
 
 
-def test_a_port_in_use_is_busy() -> None:
+def test_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(BusyError) as caught:
@@ -91,12 +91,12 @@ def test_a_port_in_use_is_busy() -> None:
     assert caught.value.exit_code == 5
 
 
-def test_a_name_that_is_no_address_is_refused() -> None:
+def test_unknown_host_is_refused() -> None:
     with pytest.raises(UsageError, match="no such address"):
         MetricsServer(("no address", 0), lambda: STATUS)
 
 
-def test_without_the_extra_it_says_what_to_install(
+def test_missing_prometheus_client_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
@@ -118,16 +118,14 @@ def test_without_the_extra_it_says_what_to_install(
         ("[fe80::1%eth0]:0", ("fe80::1%eth0", 0)),
     ],
 )
-def test_an_endpoint_can_be_written_in_three_ways(
-    text: str, endpoint: tuple[str, int]
-) -> None:
+def test_endpoint_formats(text: str, endpoint: tuple[str, int]) -> None:
     assert parse_endpoint(text) == endpoint
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "65536", "-1", ":9468", "::1:9468", "[]:1", "host:", "1.5", "٣"]
 )
-def test_an_endpoint_that_is_none_is_refused(text: str) -> None:
+def test_invalid_endpoint_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_endpoint(text)
     assert str(caught.value) == (
@@ -136,7 +134,7 @@ def test_an_endpoint_that_is_none_is_refused(text: str) -> None:
     )
 
 
-def test_an_export_that_is_being_opened_anew_is_left_out() -> None:
+def test_export_that_is_being_reopened_is_omitted() -> None:
     status = copy.deepcopy(STATUS)
     status["exports"][0]["interfaces"][0]["statistics"] = {}
     registry = CollectorRegistry()
@@ -146,7 +144,7 @@ def test_an_export_that_is_being_opened_anew_is_left_out() -> None:
     assert [labels for known, labels in found if known == name] == [("e0.0", "eth1")]
 
 
-def test_a_status_is_not_asked_for_before_a_scrape() -> None:
+def test_status_is_requested_only_by_a_scrape() -> None:
     def snapshot() -> dict[str, Any]:
         raise NotFoundError("status", "nobody should ask yet")
 
@@ -162,7 +160,7 @@ def test_a_status_is_not_asked_for_before_a_scrape() -> None:
         ('metrics = "[::1]:9468"', ("::1", 9468)),
     ],
 )
-def test_a_configuration_file_can_ask_for_metrics(
+def test_metrics_in_a_configuration_file(
     said: str, endpoint: tuple[str, int] | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "target.toml"

@@ -52,9 +52,7 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_what_is_written_to_a_qcow2_is_in_it(
-    place: Path, qcow2: Path, *, sync: bool
-) -> None:
+def test_writes_are_in_the_qcow2_image(place: Path, qcow2: Path, *, sync: bool) -> None:
     data = os.urandom(256 << 10)
     with server(qemu_nbd(place, qcow2), place) as process:
         disk = open_disk(exported(place, "disk"), OpenFlags(sync=sync))
@@ -70,9 +68,7 @@ def test_what_is_written_to_a_qcow2_is_in_it(
     assert raw_bytes(qcow2)[512 : 512 + len(data)] == expected
 
 
-def test_a_flush_is_one_even_if_the_server_is_killed_after_it(
-    place: Path, qcow2: Path
-) -> None:
+def test_flushed_writes_survive_a_killed_server(place: Path, qcow2: Path) -> None:
     with server(qemu_nbd(place, qcow2), place) as process:
         disk = open_disk(exported(place, "disk"))
         disk.write_from(0, memoryview(b"x" * 512))
@@ -83,7 +79,7 @@ def test_a_flush_is_one_even_if_the_server_is_killed_after_it(
     disk.close()
 
 
-def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
+def test_p41_p46_dead_server_is_enodev_until_it_is_reachable_again(
     place: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -122,7 +118,7 @@ def test_p41_p46_a_server_that_dies_is_a_disk_away_until_it_is_back(
     ]
 
 
-def test_a_server_restarted_between_two_requests_is_not_even_noticed(
+def test_restarted_server_is_reconnected_transparently(
     place: Path, tmp_path: Path
 ) -> None:
     image = tmp_path / "disk.img"
@@ -136,7 +132,7 @@ def test_a_server_restarted_between_two_requests_is_not_even_noticed(
         disk.close()
 
 
-def test_a_server_that_hangs_holds_nobody_up_for_long(place: Path) -> None:
+def test_hanging_server_times_out(place: Path) -> None:
     command = nbdkit(place, "--filter=delay", "memory", "4M", "rdelay=30")
     with server(command, place):
         disk = open_disk(exported(place))
@@ -149,7 +145,7 @@ def test_a_server_that_hangs_holds_nobody_up_for_long(place: Path) -> None:
         disk.close()
 
 
-def test_an_error_of_the_server_is_an_error_of_the_disk(place: Path) -> None:
+def test_server_error_is_raised(place: Path) -> None:
     command = nbdkit(place, "--filter=error", "memory", "4M", "error-rate=100%")
     with server(command, place):
         disk = open_disk(exported(place))
@@ -159,7 +155,7 @@ def test_an_error_of_the_server_is_an_error_of_the_disk(place: Path) -> None:
         disk.close()
 
 
-def test_a_server_of_larger_blocks_is_served_in_sectors_all_the_same(
+def test_server_with_larger_blocks_is_served_in_sectors(
     place: Path, tmp_path: Path
 ) -> None:
     image = tmp_path / "disk.img"
@@ -178,14 +174,14 @@ def test_a_server_of_larger_blocks_is_served_in_sectors_all_the_same(
     assert image.read_bytes() == expected + before[16896:]
 
 
-def test_an_export_for_reading_only_is_served_so_or_not_at_all(place: Path) -> None:
+def test_read_only_export_needs_read_only(place: Path) -> None:
     with server(nbdkit(place, "-r", "memory", "4M"), place):
         with pytest.raises(AccessError, match="Use --read-only"):
             open_disk(exported(place))
         open_disk(exported(place), OpenFlags(read_only=True)).close()
 
 
-def test_an_overlay_stands_over_an_export_too(place: Path, tmp_path: Path) -> None:
+def test_overlay_over_an_nbd_export(place: Path, tmp_path: Path) -> None:
     with server(nbdkit(place, "-r", "pattern", "4M"), place):
         disk = open_disk(exported(place), overlay=str(tmp_path / "client.ovl"))
         disk.write_from(512, memoryview(b"x" * 512))
@@ -194,7 +190,7 @@ def test_an_overlay_stands_over_an_export_too(place: Path, tmp_path: Path) -> No
         disk.close()
 
 
-def test_what_cannot_be_served_says_why(place: Path, qcow2: Path) -> None:
+def test_refused_exports_and_options(place: Path, qcow2: Path) -> None:
     with pytest.raises(NotFoundError, match="Is the server running"):
         open_disk(exported(place))
     with (
@@ -206,7 +202,7 @@ def test_what_cannot_be_served_says_why(place: Path, qcow2: Path) -> None:
         open_disk(exported(place), OpenFlags(offset=512))
 
 
-def test_nonsense_from_the_server_ends_the_connection_not_the_process(
+def test_malformed_reply_closes_the_connection(
     place: Path,
 ) -> None:
     with FakeServer(place, lambda _: b"\xff" * 16):
@@ -227,7 +223,7 @@ def test_nonsense_from_the_server_ends_the_connection_not_the_process(
         (errno.ESHUTDOWN, errno.ENODEV),
     ],
 )
-def test_p41_what_the_server_says_is_told_apart_from_a_server_that_is_gone(
+def test_p41_server_error_differs_from_unreachable_server(
     place: Path, told: int, known: int
 ) -> None:
     with FakeServer(place, lambda request: simple_reply(request, told)):
@@ -238,7 +234,7 @@ def test_p41_what_the_server_says_is_told_apart_from_a_server_that_is_gone(
         disk.close()
 
 
-def test_p41_no_device_behind_the_server_is_an_error_of_the_disk(place: Path) -> None:
+def test_p41_enodev_of_the_server_is_eio(place: Path) -> None:
     with FakeServer(place, lambda request: simple_reply(request, errno.ENXIO)):
         disk = open_disk(exported(place))
         with pytest.raises(OSError, match=r"\[Errno") as caught:
@@ -247,7 +243,7 @@ def test_p41_no_device_behind_the_server_is_an_error_of_the_disk(place: Path) ->
         disk.close()
 
 
-def test_p41_an_answer_that_ends_too_early_is_no_success(place: Path) -> None:
+def test_p41_truncated_reply_is_an_error(place: Path) -> None:
     def answer(request: bytes) -> bytes:
         calls.append(request)
         return simple_reply(request, data=b"x" * 100) if len(calls) % 2 else b""
@@ -261,7 +257,7 @@ def test_p41_an_answer_that_ends_too_early_is_no_success(place: Path) -> None:
         disk.close()
 
 
-def test_a_buffer_that_was_given_up_is_not_written_to_any_more(place: Path) -> None:
+def test_abandoned_buffer_is_not_written(place: Path) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def answer(request: bytes) -> bytes:
@@ -291,7 +287,7 @@ def test_a_buffer_that_was_given_up_is_not_written_to_any_more(place: Path) -> N
         (SIZE, 0b001, "flags or block sizes have changed"),
     ],
 )
-def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
+def test_changed_export_is_not_used(
     place: Path, size: int, flags: int, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[bytes] = []
@@ -313,7 +309,7 @@ def test_another_disk_at_the_old_place_is_not_taken_for_the_old_one(
     assert line.endswith(f"{fix}; clients get AoE error 3 (device unavailable)")
 
 
-def test_a_disk_is_measured_anew_while_it_is_served(place: Path, qcow2: Path) -> None:
+def test_size_can_be_measured_while_served(place: Path, qcow2: Path) -> None:
     words = OpenFlags()
     with server(nbdkit(place, "memory", "4M"), place):
         disk = open_disk(exported(place))

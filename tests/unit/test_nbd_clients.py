@@ -77,17 +77,17 @@ def test_uri_is_parsed(uri: str, export: str, endpoints: list[object]) -> None:
         "nbd://127.0.0.1/a\udcffb",
     ],
 )
-def test_other_uris_are_refused_with_an_example(uri: str) -> None:
+def test_invalid_uri_is_refused_with_an_example(uri: str) -> None:
     with pytest.raises(UsageError, match="Write it as nbd://host/name"):
         NbdAddress.parse(uri)
 
 
-def test_a_host_without_an_address_is_an_error_with_a_cure() -> None:
+def test_unknown_host_message() -> None:
     with pytest.raises(AoEError, match="Check the host name"):
         NbdAddress.parse("nbd://" + "x" * 70 + ".invalid/")
 
 
-def test_a_host_with_several_addresses_is_tried_at_each(place: Path) -> None:
+def test_all_endpoints_are_tried(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
         listener.listen()
@@ -99,7 +99,7 @@ def test_a_host_with_several_addresses_is_tried_at_each(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_libnbd")
-def test_without_libnbd_our_own_client_does_what_it_can() -> None:
+def test_built_in_client_is_used_without_libnbd() -> None:
     assert choose_client(PLAIN) is SocketConnection
     with pytest.raises(NotFoundError, match=r"need libnbd.*apt install python3-libnbd"):
         choose_client(TLS)
@@ -107,13 +107,13 @@ def test_without_libnbd_our_own_client_does_what_it_can() -> None:
         choose_client(PLAIN, "libnbd")
 
 
-def test_libnbd_is_taken_where_there_is_one_and_nobody_said_otherwise() -> None:
+def test_libnbd_is_the_default_if_installed() -> None:
     need_libnbd()
     assert choose_client(PLAIN) is not SocketConnection
     assert choose_client(PLAIN, "own") is SocketConnection
 
 
-def test_a_client_that_does_not_exist_or_will_not_do_is_refused(
+def test_unknown_or_unsuitable_client_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UsageError, match="Unset AOE_NBD_CLIENT=own"):
@@ -138,7 +138,7 @@ def look_for_libnbd(folder: Path) -> str:
     ).stdout
 
 
-def test_another_program_called_nbd_is_not_taken_for_libnbd(tmp_path: Path) -> None:
+def test_other_module_named_nbd_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "nbd.py").write_text("raise SystemExit('never to be imported')\n")
     assert look_for_libnbd(tmp_path) == "None\n"
 
@@ -146,15 +146,13 @@ def test_another_program_called_nbd_is_not_taken_for_libnbd(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "name", ["libnbdmod.cpython-39-x86_64-linux-gnu.so", "libnbdmod.so"]
 )
-def test_a_binding_that_this_python_cannot_load_is_none(
-    tmp_path: Path, name: str
-) -> None:
+def test_binding_of_another_python_is_not_used(tmp_path: Path, name: str) -> None:
     (tmp_path / "nbd.py").write_text("import libnbdmod\n")
     (tmp_path / name).write_bytes(b"")
     assert look_for_libnbd(tmp_path) == "None\n"
 
 
-def test_a_binding_on_the_path_is_found_there(tmp_path: Path) -> None:
+def test_binding_on_sys_path_is_found(tmp_path: Path) -> None:
     need_libnbd()
     for name in ("nbd", "libnbdmod"):
         file = sys.modules[name].__file__
@@ -163,7 +161,7 @@ def test_a_binding_on_the_path_is_found_there(tmp_path: Path) -> None:
     assert str(tmp_path) in look_for_libnbd(tmp_path)
 
 
-def test_what_is_beside_the_systems_binding_stays_out_of_our_way() -> None:
+def test_other_system_packages_are_not_imported() -> None:
     need_libnbd()
     library = find_libnbd()
     assert library is not None
@@ -171,7 +169,7 @@ def test_what_is_beside_the_systems_binding_stays_out_of_our_way() -> None:
     assert library.__file__.rpartition("/")[0] not in sys.path
 
 
-def test_tls_with_keys_that_both_sides_have(place: Path, tmp_path: Path) -> None:
+def test_tls_with_matching_keys(place: Path, tmp_path: Path) -> None:
     need_libnbd()
     key = keys(tmp_path / "keys")
     uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={key}"
@@ -187,7 +185,7 @@ def test_tls_with_keys_that_both_sides_have(place: Path, tmp_path: Path) -> None
         disk.close()
 
 
-def test_tls_with_keys_that_differ_is_refused(place: Path, tmp_path: Path) -> None:
+def test_tls_with_different_keys_is_refused(place: Path, tmp_path: Path) -> None:
     need_libnbd()
     known, other = keys(tmp_path / "known"), keys(tmp_path / "other")
     command = nbdkit(place, "--tls=require", f"--tls-psk={known}", "memory", "4M")
@@ -199,7 +197,7 @@ def test_tls_with_keys_that_differ_is_refused(place: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_server_that_wants_tls_says_how_to_ask(
+def test_server_that_requires_tls_message(
     place: Path, tmp_path: Path, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_client(client, monkeypatch)
@@ -212,9 +210,7 @@ def test_a_server_that_wants_tls_says_how_to_ask(
         open_disk(exported(place))
 
 
-def test_a_server_without_tls_is_not_talked_to_where_tls_was_wanted(
-    place: Path, tmp_path: Path
-) -> None:
+def test_nbds_uri_refuses_a_server_without_tls(place: Path, tmp_path: Path) -> None:
     need_libnbd()
     uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={keys(tmp_path / 'keys')}"
     with (

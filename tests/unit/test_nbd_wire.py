@@ -42,7 +42,7 @@ def shake(*answers: bytes, name: str = "") -> tuple[list[bytes], NbdExport]:
             return sent, end.value
 
 
-def test_the_handshake_byte_for_byte() -> None:
+def test_handshake_bytes() -> None:
     size = option_reply(3, struct.pack("!HQH", 0, SIZE, 0b1101))
     blocks = option_reply(3, struct.pack("!HIII", 3, 512, 4096, 1 << 20))
     name = option_reply(3, b"\0\1ab")
@@ -58,7 +58,9 @@ def test_the_handshake_byte_for_byte() -> None:
     ("reason", "kind"),
     [(1, DecodeError), (2, AccessError), (5, AccessError), (6, NotFoundError)],
 )
-def test_a_refusal_says_what_it_is_about(reason: int, kind: type[AoEError]) -> None:
+def test_refused_option_raises_a_matching_error(
+    reason: int, kind: type[AoEError]
+) -> None:
     with pytest.raises(kind):
         shake(GREETING, *option_reply(1 << 31 | reason, b"because"))
 
@@ -72,12 +74,12 @@ def test_a_refusal_says_what_it_is_about(reason: int, kind: type[AoEError]) -> N
         [GREETING, *option_reply(1)],
     ],
 )
-def test_what_is_no_nbd_server_is_told_from_one(answers: list[bytes]) -> None:
+def test_malformed_handshake_is_a_decode_error(answers: list[bytes]) -> None:
     with pytest.raises(DecodeError):
         shake(*answers)
 
 
-def test_requests_and_replies_byte_for_byte() -> None:
+def test_request_and_reply_bytes() -> None:
     request = NbdRequest(
         command=NbdCommand.WRITE, offset=0x200, length=0x400, flags=NbdCommandFlag.FUA
     )
@@ -91,7 +93,7 @@ def test_requests_and_replies_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("number", [0xFFFF, 1 << 31, 0xFFFF_FFFF])
-def test_an_error_that_is_none_is_an_input_output_error(number: int) -> None:
+def test_unknown_error_number_is_eio(number: int) -> None:
     reply = struct.pack("!IIQ", 0x67446698, number, 1)
     assert parse_reply(reply, 1) == errno.EIO
 
@@ -105,7 +107,7 @@ def test_an_error_that_is_none_is_an_input_output_error(number: int) -> None:
         ((1 << 20, 0xFFFF_FFFF), (1 << 20, 32 << 20)),
     ],
 )
-def test_block_sizes_that_make_no_sense_are_bounded(
+def test_invalid_block_sizes_are_bounded(
     told: tuple[int, int], made_of_it: tuple[int, int]
 ) -> None:
     blocks = option_reply(3, struct.pack("!HIII", 3, told[0], 4096, told[1]))
@@ -115,7 +117,7 @@ def test_block_sizes_that_make_no_sense_are_bounded(
 
 
 @given(st.data())
-def test_no_bytes_make_the_handshake_fail_in_another_way_than_it_says(
+def test_random_bytes_raise_only_documented_errors(
     data: st.DataObject,
 ) -> None:
     # Near enough to the truth, often, to get beyond the greeting.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ring:
-    """A send ring of so many slots that still hold what was sent last."""
+    """A send ring with stale data in its slots."""
 
     name = "eth0"
     mac = b"\2\0\0\0\0\1"
@@ -52,7 +52,7 @@ def test_p19_a_short_frame_is_padded_with_zeroes(length: int) -> None:
     assert ring.sent == [b"h" * length + bytes(60 - length)]
 
 
-def test_a_write_leaves_as_head_and_fragments() -> None:
+def test_a_write_is_sent_as_head_and_fragments() -> None:
     ring = Ring(1)
     skb = Skb()
     for byte in b"ab":
@@ -61,7 +61,7 @@ def test_a_write_leaves_as_head_and_fragments() -> None:
     assert ring.sent == [bytes(36) + b"a" * 512 + b"b" * 512]
 
 
-def test_a_full_ring_is_flushed_and_tried_again() -> None:
+def test_a_full_ring_is_flushed_and_retried() -> None:
     ring = Ring(1)
     device = device_on(ring)
     device.xmit(Skb())
@@ -69,7 +69,7 @@ def test_a_full_ring_is_flushed_and_tried_again() -> None:
     assert (len(ring.sent), ring.flushes, device.tx_dropped) == (2, 1, 0)
 
 
-def test_a_frame_without_room_is_a_frame_lost_and_counted() -> None:
+def test_a_frame_without_a_slot_is_dropped_and_counted() -> None:
     ring = Ring(0, drains=False)
     device = device_on(ring)
     device.xmit(Skb())

@@ -45,9 +45,7 @@ def manager(address: str) -> Iterator[Manager]:
         yield manager
 
 
-def test_a_service_manager_hears_of_a_whole_life(
-    address: str, manager: Manager
-) -> None:
+def test_notifications_from_start_to_stop(address: str, manager: Manager) -> None:
     with Notifier(address) as notifier:
         notifier.ready("2 disks")
         notifier.reloading(12.000_001_5)
@@ -63,7 +61,7 @@ def test_a_service_manager_hears_of_a_whole_life(
     ]
 
 
-def test_the_watchdog_is_fed_when_it_is_due(address: str, manager: Manager) -> None:
+def test_keep_alive_is_sent_when_due(address: str, manager: Manager) -> None:
     with Notifier(address, watchdog_interval=5.0) as notifier:
         due = []
         for now in (100.0, 101.0, 104.9, 105.0, 111.0):
@@ -73,14 +71,14 @@ def test_the_watchdog_is_fed_when_it_is_due(address: str, manager: Manager) -> N
     assert manager.heard() == ["WATCHDOG=1"] * 3
 
 
-def test_a_watchdog_is_fed_at_once(address: str, manager: Manager) -> None:
+def test_first_keep_alive_is_sent_at_once(address: str, manager: Manager) -> None:
     with Notifier(address, watchdog_interval=5.0) as notifier:
         assert notifier.next_timeout() == 0.0
         notifier.tick(7.0)
     assert manager.heard() == ["WATCHDOG=1"]
 
 
-def test_nobody_is_told_where_nobody_asked() -> None:
+def test_nothing_is_sent_without_notify_socket() -> None:
     with Notifier("", watchdog_interval=1.0) as notifier:
         notifier.ready("here")
         notifier.tick(5.0)
@@ -88,7 +86,7 @@ def test_nobody_is_told_where_nobody_asked() -> None:
         assert notifier.next_timeout() is None
 
 
-def test_the_environment_is_read_and_cleared() -> None:
+def test_environment_is_read_and_cleared() -> None:
     environ = {
         "NOTIFY_SOCKET": "/run/x",
         "WATCHDOG_USEC": "3000000",
@@ -110,7 +108,7 @@ def test_the_environment_is_read_and_cleared() -> None:
         {},
     ],
 )
-def test_a_watchdog_of_somebody_else_or_none_is_not_fed(
+def test_watchdog_of_another_process_or_none_is_ignored(
     variables: dict[str, str],
 ) -> None:
     environ = {"NOTIFY_SOCKET": "/run/x", **variables}
@@ -119,14 +117,14 @@ def test_a_watchdog_of_somebody_else_or_none_is_not_fed(
 
 
 @pytest.mark.parametrize("address", ["relative", "@", "/"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(
         UsageError, match=r"^NOTIFY_SOCKET .*: neither an absolute path"
     ):
         Notifier(address)
 
 
-def test_a_manager_that_went_away_is_mentioned_once(
+def test_missing_manager_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Notifier(str(tmp_path / "gone"), watchdog_interval=1.0) as notifier:
@@ -137,7 +135,7 @@ def test_a_manager_that_went_away_is_mentioned_once(
     assert said.startswith("service manager: READY=1 not sent: ")
 
 
-def test_a_manager_that_does_not_read_stops_nothing(
+def test_full_socket_does_not_block(
     address: str, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Notifier(address) as notifier:
@@ -147,7 +145,7 @@ def test_a_manager_that_does_not_read_stops_nothing(
     assert manager.heard()
 
 
-def test_what_is_told_after_the_end_is_not_heard(
+def test_notifications_after_close_are_discarded(
     address: str, manager: Manager
 ) -> None:
     notifier = Notifier(address)

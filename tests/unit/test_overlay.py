@@ -67,7 +67,7 @@ def fill(number: int, count: int) -> memoryview:
 
 @given(plan=st.lists(steps, max_size=25))
 @settings(deadline=None)
-def test_an_overlay_behaves_like_the_disk_it_stands_for(
+def test_overlay_behaves_like_a_plain_disk(
     plan: list[tuple[str, tuple[int, int]]],
 ) -> None:
     store, model = platter(), bytearray(GOLDEN)
@@ -97,7 +97,7 @@ def test_an_overlay_behaves_like_the_disk_it_stands_for(
     sync=st.booleans(),
 )
 @settings(deadline=None, max_examples=300)
-def test_a_power_failure_loses_nothing_flushed_and_shows_nothing_that_never_was(
+def test_power_failure_loses_only_unflushed_writes(
     plan: list[tuple[str, tuple[int, int]]], seed: int, *, sync: bool
 ) -> None:
     store, luck = platter(), random.Random(seed)
@@ -133,14 +133,14 @@ def test_a_power_failure_loses_nothing_flushed_and_shows_nothing_that_never_was(
             assert after[sector * SECTOR : (sector + 1) * SECTOR] in allowed[sector]
 
 
-def test_with_sync_a_new_cluster_is_stable_when_the_write_returns() -> None:
+def test_sync_write_to_a_new_cluster_is_stable() -> None:
     store = platter()
     overlay(store, sync=True).write_from(SECTOR, fill(0, 2))
     store.lose_power(random.Random(1))
     assert content(overlay(store, "second"))[SECTOR : 3 * SECTOR] == fill(0, 2)
 
 
-def test_a_client_that_never_flushes_loses_seconds_not_days() -> None:
+def test_writes_are_flushed_after_five_seconds() -> None:
     store, now = platter(), 0.0
     disk = overlay(store, clock=lambda: now)
     disk.write_from(0, fill(1, 1))
@@ -153,7 +153,7 @@ def test_a_client_that_never_flushes_loses_seconds_not_days() -> None:
     assert after[8 * SECTOR : 9 * SECTOR] == fill(2, 1)
 
 
-def test_after_a_flush_that_failed_no_other_is_called_a_success() -> None:
+def test_flush_fails_until_reopened() -> None:
     store = platter()
     disk = overlay(store)
     disk.write_from(0, fill(1, 1))
@@ -174,7 +174,7 @@ def test_after_a_flush_that_failed_no_other_is_called_a_success() -> None:
 
 
 @pytest.mark.parametrize("torn", [0, HEADER_SLOT])
-def test_a_torn_header_leaves_the_other(torn: int) -> None:
+def test_torn_header_leaves_the_other_one(torn: int) -> None:
     store = platter()
     disk = overlay(store)
     disk.write_from(0, fill(1, 1))
@@ -185,7 +185,7 @@ def test_a_torn_header_leaves_the_other(torn: int) -> None:
     assert content(overlay(store, "second"))[:SECTOR] == fill(1, 1)
 
 
-def test_only_what_was_written_takes_space() -> None:
+def test_only_written_clusters_are_allocated() -> None:
     disk = overlay(platter())
     assert disk.allocated_count() == 0
     disk.write_from(5 * SECTOR, fill(1, 1))

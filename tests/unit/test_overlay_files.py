@@ -59,9 +59,7 @@ def aoe_target(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_eight_clients_write_over_one_image_and_it_stays_as_it_was(
-    golden: Path, tmp_path: Path
-) -> None:
+def test_eight_overlays_do_not_change_their_base(golden: Path, tmp_path: Path) -> None:
     before = golden.read_bytes()
     checksum = hashlib.sha256(before).digest()
     golden.chmod(0o444)
@@ -79,7 +77,7 @@ def test_eight_clients_write_over_one_image_and_it_stays_as_it_was(
     assert hashlib.sha256(golden.read_bytes()).digest() == checksum
 
 
-def test_an_overlay_takes_as_much_space_as_was_written(golden: Path, file: str) -> None:
+def test_overlay_is_sparse(golden: Path, file: str) -> None:
     write(golden, file, 3 * CLUSTER, b"\xee" * 512)
     found = overlay_status(file)
     assert (found.used, found.clusters, found.size) == (1, 6, SIZE)
@@ -88,9 +86,7 @@ def test_an_overlay_takes_as_much_space_as_was_written(golden: Path, file: str) 
     assert Path(file).stat().st_size > SIZE
 
 
-def test_what_is_written_is_there_when_it_is_opened_again(
-    golden: Path, file: str
-) -> None:
+def test_writes_are_there_after_a_reopen(golden: Path, file: str) -> None:
     expected = bytearray(golden.read_bytes())
     expected[SIZE - 512 :] = b"\xee" * 512
     write(golden, file, SIZE - 512, b"\xee" * 512)
@@ -100,9 +96,7 @@ def test_what_is_written_is_there_when_it_is_opened_again(
         disk.close()
 
 
-def test_a_killed_target_loses_nothing_that_it_answered(
-    golden: Path, file: str
-) -> None:
+def test_killed_target_loses_no_completed_write(golden: Path, file: str) -> None:
     program = (
         "import os, sys; from target.disks import open_disk\n"
         "disk = open_disk(sys.argv[1], overlay=sys.argv[2])\n"
@@ -117,7 +111,7 @@ def test_a_killed_target_loses_nothing_that_it_answered(
     disk.close()
 
 
-def test_a_window_of_the_base_has_its_overlay_too(golden: Path, file: str) -> None:
+def test_overlay_of_a_window_of_the_base(golden: Path, file: str) -> None:
     disk = open_disk(golden, OpenFlags(offset=1024, length=CLUSTER), file)
     disk.write_from(512, memoryview(b"\xee" * 512))
     disk.close()
@@ -127,7 +121,7 @@ def test_a_window_of_the_base_has_its_overlay_too(golden: Path, file: str) -> No
     assert golden.read_bytes() == expected
 
 
-def test_commit_writes_into_the_base_and_empties_the_overlay(
+def test_commit_writes_to_the_base_and_empties_the_overlay(
     golden: Path, file: str
 ) -> None:
     expected = bytearray(golden.read_bytes())
@@ -144,9 +138,7 @@ def test_commit_writes_into_the_base_and_empties_the_overlay(
     write(golden, file, 0, b"\xcc" * 512)
 
 
-def test_a_commit_that_failed_half_way_is_finished_by_another(
-    golden: Path, file: str
-) -> None:
+def test_interrupted_commit_is_finished_by_another_one(golden: Path, file: str) -> None:
     expected = bytearray(golden.read_bytes())
     for cluster in range(3):
         write(golden, file, cluster * CLUSTER, bytes([cluster]) * 512)
@@ -169,7 +161,7 @@ def test_a_commit_that_failed_half_way_is_finished_by_another(
     write(golden, file, 0, bytes(512))
 
 
-def test_neither_commit_nor_reset_while_it_is_served(golden: Path, file: str) -> None:
+def test_commit_and_reset_are_refused_while_served(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     disk = open_disk(golden, overlay=file)
     for action in (lambda: commit_overlay(file, quiet), lambda: reset_overlay(file)):
@@ -181,7 +173,7 @@ def test_neither_commit_nor_reset_while_it_is_served(golden: Path, file: str) ->
     disk.close()
 
 
-def test_no_commit_while_another_overlay_uses_the_base(
+def test_commit_is_refused_while_another_overlay_uses_the_base(
     golden: Path, file: str, tmp_path: Path
 ) -> None:
     write(golden, file, 0, b"\xee" * 512)
@@ -194,9 +186,7 @@ def test_no_commit_while_another_overlay_uses_the_base(
     assert overlay_status(file).state == "ready"
 
 
-def test_reset_drops_everything_and_gives_the_space_back(
-    golden: Path, file: str
-) -> None:
+def test_reset_empties_and_deallocates_the_overlay(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 4 * CLUSTER)
     reset_overlay(file)
     found = overlay_status(file)
@@ -207,7 +197,7 @@ def test_reset_drops_everything_and_gives_the_space_back(
     disk.close()
 
 
-def test_a_base_that_was_changed_is_refused_unless_forced_or_reset(
+def test_changed_base_is_refused_unless_forced_or_reset(
     golden: Path, file: str
 ) -> None:
     write(golden, file, 0, b"\xee" * 512)
@@ -229,14 +219,16 @@ def test_a_base_that_was_changed_is_refused_unless_forced_or_reset(
     open_disk(golden, overlay=file).close()
 
 
-def test_another_size_is_refused_even_when_forced(golden: Path, file: str) -> None:
+def test_base_of_another_size_is_refused_even_if_forced(
+    golden: Path, file: str
+) -> None:
     write(golden, file, 0, b"\xee" * 512)
     os.truncate(golden, SIZE + 512)
     with pytest.raises(UsageError, match=r"made for a base of 320\.5 KiB"):
         open_disk(golden, OpenFlags(force=True), file)
 
 
-def test_a_base_may_be_moved(golden: Path, file: str) -> None:
+def test_base_can_be_moved(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     moved = golden.rename(golden.with_name("moved.img"))
     assert overlay_status(file).base_state == "missing"
@@ -244,7 +236,7 @@ def test_a_base_may_be_moved(golden: Path, file: str) -> None:
     assert overlay_status(file).base == str(moved)
 
 
-def test_what_is_no_overlay_is_left_alone(golden: Path, tmp_path: Path) -> None:
+def test_other_file_is_not_overwritten(golden: Path, tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_bytes(b"precious" * 64)
     with pytest.raises(UsageError, match="not an overlay"):
@@ -258,13 +250,13 @@ def test_what_is_no_overlay_is_left_alone(golden: Path, tmp_path: Path) -> None:
         open_disk(golden, OpenFlags(read_only=True), str(tmp_path / "nothing"))
 
 
-def test_an_overlay_is_not_served_as_a_disk_by_itself(golden: Path, file: str) -> None:
+def test_overlay_file_is_not_served_as_an_image(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     with pytest.raises(UsageError, match="this is an overlay, not a disk image"):
         open_disk(file)
 
 
-def test_opening_leaks_nothing_when_it_fails(golden: Path, file: str) -> None:
+def test_failed_open_leaks_nothing(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     os.utime(golden)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -275,7 +267,7 @@ def test_opening_leaks_nothing_when_it_fails(golden: Path, file: str) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_the_commands_say_what_they_did(golden: Path, file: str) -> None:
+def test_output_of_the_overlay_commands(golden: Path, file: str) -> None:
     write(golden, file, 0, b"\xee" * 512)
     shown = aoe_target("overlay", "status", file)
     assert shown.returncode == 0
@@ -290,7 +282,7 @@ def test_the_commands_say_what_they_did(golden: Path, file: str) -> None:
     assert aoe_target("overlay", "reset", file).stdout == f"{file}: empty\n"
 
 
-def test_the_commands_say_what_is_wrong(golden: Path, file: str) -> None:
+def test_errors_of_the_overlay_commands(golden: Path, file: str) -> None:
     missing = aoe_target("overlay", "status", file)
     assert missing.returncode == 3
     assert missing.stderr.startswith(f"aoe-target: {file}: no such overlay. ")

@@ -78,7 +78,7 @@ def announced(link: QueueLink) -> list[int]:
     return [sent[28] for sent in link.sent if sent[:6] == b"\xff" * 6]
 
 
-def test_an_interface_that_stays_as_it_is_is_left_alone(cable: Cable) -> None:
+def test_unchanged_interface_is_not_reopened(cable: Cable) -> None:
     cable.change()
     assert len(cable.opened) == 1
     assert cable.link.sent == []
@@ -86,9 +86,7 @@ def test_an_interface_that_stays_as_it_is_is_left_alone(cable: Cable) -> None:
 
 
 @pytest.mark.parametrize(("mtu", "sectors"), [(9000, 17), (576, 1)])
-def test_an_mtu_that_changes_is_announced_p22_p48(
-    cable: Cable, mtu: int, sectors: int
-) -> None:
+def test_changed_mtu_is_announced_p22_p48(cable: Cable, mtu: int, sectors: int) -> None:
     cable.change(mtu=mtu)
     assert announced(cable.link) == [sectors]
     assert cable.opened[0].is_closed
@@ -97,7 +95,7 @@ def test_an_mtu_that_changes_is_announced_p22_p48(
     assert cable.link.sent[-1][28] == sectors
 
 
-def test_what_was_received_before_the_mtu_changed_is_answered(cable: Cable) -> None:
+def test_frames_received_before_an_mtu_change_are_answered(cable: Cable) -> None:
     first = cable.link
     first.deliver(*[ata(READ, lba) for lba in range(200)])
     cable.change(mtu=9000)
@@ -108,7 +106,7 @@ def test_what_was_received_before_the_mtu_changed_is_answered(cable: Cable) -> N
     assert target.statistics().reads == 200
 
 
-def test_what_fitted_before_gets_silence_p37(cable: Cable) -> None:
+def test_transfer_that_fitted_the_old_mtu_is_dropped_p37(cable: Cable) -> None:
     cable.change(mtu=9000)
     cable.change(mtu=1500)
     cable.link.deliver(ata(READ, 0, 17), ata(READ, 0, 18), ata(READ, 0, 2))
@@ -119,7 +117,7 @@ def test_what_fitted_before_gets_silence_p37(cable: Cable) -> None:
     assert cable.port.targets[0].statistics().dropped == {"larger_than_mtu": 1}
 
 
-def test_replies_carry_an_address_that_changes_p12(cable: Cable) -> None:
+def test_responses_have_the_changed_mac_address_p12(cable: Cable) -> None:
     mac = bytes.fromhex("525400000077")
     cable.change(mac=mac)
     cable.link.deliver(ata(READ), config(0))
@@ -127,7 +125,7 @@ def test_replies_carry_an_address_that_changes_p12(cable: Cable) -> None:
     assert {sent[6:12] for sent in cable.link.sent} == {mac}
 
 
-def test_an_interface_that_went_down_says_so_and_announces_when_it_is_back(
+def test_down_and_up_are_logged_and_up_is_announced(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
@@ -148,7 +146,7 @@ def test_an_interface_that_went_down_says_so_and_announces_when_it_is_back(
     assert announced(cable.link) == [2, 2]
 
 
-def test_another_name_is_no_other_interface(
+def test_renamed_interface_is_followed(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     cable.change(name="lan0")
@@ -159,7 +157,7 @@ def test_another_name_is_no_other_interface(
     assert cable.link.name == "lan0"
 
 
-def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
+def test_missing_interface_is_reopened_when_one_with_its_name_appears(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
@@ -180,7 +178,7 @@ def test_a_gone_interface_is_opened_when_one_of_its_name_is_there_again(
     ]
 
 
-def test_one_that_was_given_up_is_known_by_another_name(
+def test_detached_interface_is_found_after_a_rename(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
@@ -191,7 +189,7 @@ def test_one_that_was_given_up_is_known_by_another_name(
     assert caplog.messages[-1] == "lan0: available again, MTU 1500"
 
 
-def test_an_interface_that_cannot_be_opened_again_is_waited_for(
+def test_failed_reopen_is_retried(
     cable: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
     cable.refuses = True
@@ -204,7 +202,7 @@ def test_an_interface_that_cannot_be_opened_again_is_waited_for(
     assert cable.port.state == "up"
 
 
-def test_an_mtu_without_room_for_a_sector_is_waited_out(cable: Cable) -> None:
+def test_port_waits_while_the_mtu_is_too_small(cable: Cable) -> None:
     cable.change(mtu=547)
     assert cable.port.state == "gone"
     cable.change(mtu=548)
@@ -212,7 +210,7 @@ def test_an_mtu_without_room_for_a_sector_is_waited_out(cable: Cable) -> None:
     assert announced(cable.link) == [1]
 
 
-def test_more_buffers_are_had_by_opening_it_again_p60(cable: Cable) -> None:
+def test_more_buffers_reopen_the_link_p60(cable: Cable) -> None:
     cable.port.ensure_buffers(256)
     assert len(cable.opened) == 1
     cable.port.ensure_buffers(1024)
@@ -221,7 +219,7 @@ def test_more_buffers_are_had_by_opening_it_again_p60(cable: Cable) -> None:
     assert cable.wanted == [1024, 1024]
 
 
-def test_counters_of_a_link_outlive_it(cable: Cable) -> None:
+def test_counters_are_kept_across_links(cable: Cable) -> None:
     cable.link.deliver(config(0), config(0))
     cable.port.serve(0.0)
     cable.port.update_interface([])

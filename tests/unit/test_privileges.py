@@ -59,13 +59,13 @@ def capabilities(status: dict[str, str]) -> dict[str, int]:
     return {name: int(status[f"Cap{name}"], 16) for name in ("Eff", "Prm", "Inh")}
 
 
-def test_the_sets_are_those_that_the_kernel_shows() -> None:
+def test_capability_sets_match_proc_status() -> None:
     shown = capabilities(process_status("self"))
     assert list(shown.values()) == [*capability_sets()]
 
 
 @pytest.mark.parametrize("inside", [(), ("unshare", "--user", "--map-root-user")])
-def test_root_keeps_two_capabilities_and_gains_none_again(
+def test_root_keeps_two_capabilities_and_cannot_regain_others(
     inside: tuple[str, ...],
 ) -> None:
     status = dropped(inside=inside)
@@ -81,7 +81,7 @@ def test_root_keeps_two_capabilities_and_gains_none_again(
     assert status["Uid"] == "0 0 0 0"
 
 
-def test_another_user_keeps_raw_sockets_and_nothing_else() -> None:
+def test_other_user_keeps_only_cap_net_raw() -> None:
     if not IS_ROOT:
         assert "only root can switch to another user" in dropped("root")["refused"]
         return
@@ -98,7 +98,7 @@ def test_another_user_keeps_raw_sockets_and_nothing_else() -> None:
     assert status["Groups"] == str(NOBODY.pw_gid)
 
 
-def test_a_user_namespace_of_one_user_says_that_it_has_no_other() -> None:
+def test_unmapped_user_is_refused_in_a_user_namespace() -> None:
     inside = ("unshare", "--user", "--map-root-user")
     assert dropped("nobody", inside=inside) == {
         "refused": (
@@ -109,12 +109,12 @@ def test_a_user_namespace_of_one_user_says_that_it_has_no_other() -> None:
     }
 
 
-def test_root_of_a_user_namespace_can_be_told_to_stay_root() -> None:
+def test_root_of_a_user_namespace_can_stay_root() -> None:
     status = dropped("root", inside=("unshare", "--user", "--map-root-user"))
     assert int(status["CapEff"], 16) == Capability.NET_RAW
 
 
-def test_a_place_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
+def test_unwritable_state_directory_is_refused(tmp_path: Path) -> None:
     # Whoever is not root becomes nobody else, and may not write here either.
     tmp_path.chmod(0o555)
     kept = tmp_path / "disk.img.aoe.json"
@@ -126,7 +126,7 @@ def test_a_place_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
     assert refused.endswith(", or --no-state")
 
 
-def test_a_place_of_the_users_is_taken(tmp_path: Path) -> None:
+def test_writable_state_directory_is_accepted(tmp_path: Path) -> None:
     user = str(os.getuid())
     kept = tmp_path / "new" / "e7.3.aoe.json"
     assert "refused" not in dropped(f"{user}:{os.getgid()}", kept)
@@ -140,7 +140,7 @@ def sticky() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
+def test_sticky_directory_allows_only_own_files(
     sticky: Path,
 ) -> None:
     kept = sticky / "e7.3.aoe.json"
@@ -184,15 +184,13 @@ def test_in_a_sticky_directory_only_a_file_of_ones_own_is_replaced(
         ),
     ],
 )
-def test_a_user_that_is_none_is_refused(
-    user: str, error: type[Exception], words: str
-) -> None:
+def test_unknown_user_is_refused(user: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error) as caught:
         find_account(user)
     assert str(caught.value) == words
 
 
-def test_numbers_are_taken_for_names() -> None:
+def test_ids_are_accepted() -> None:
     if not IS_ROOT:
         with pytest.raises(AccessError, match="only root can switch to another user"):
             find_account("0:0")

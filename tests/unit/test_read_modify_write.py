@@ -1,4 +1,4 @@
-"""Bytes over sectors: nothing beside them changes, and nobody's write is undone."""
+"""Read-modify-write: adjacent bytes do not change, and no write is lost."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ SECTORS = 8
 SIZE = SECTORS * 512
 
 
-def filled(*, at_once: bool = False) -> BioDisk:
-    platter = BioDisk(SECTORS, at_once=at_once)
-    platter.data[:] = random.Random(0).randbytes(SIZE)
-    return platter
+def filled_disk(*, at_once: bool = False) -> BioDisk:
+    disk = BioDisk(SECTORS, at_once=at_once)
+    disk.data[:] = random.Random(0).randbytes(SIZE)
+    return disk
 
 
-def ending() -> tuple[list[AoEError | None], Callable[[AoEError | None], None]]:
-    ends: list[AoEError | None] = []
-    return ends, ends.append
+def make_done() -> tuple[list[AoEError | None], Callable[[AoEError | None], None]]:
+    errors: list[AoEError | None] = []
+    return errors, errors.append
 
 
-windows = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)
+ranges = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)
 
 
-@given(window=windows, at_once=st.booleans())
-def test_a_read_of_any_window_is_one_bio(*, window: list[int], at_once: bool) -> None:
-    start, end = window
-    platter = filled(at_once=at_once)
+@given(bounds=ranges, at_once=st.booleans())
+def test_a_read_of_any_range_is_one_bio(*, bounds: list[int], at_once: bool) -> None:
+    start, end = bounds
+    disk = filled_disk(at_once=at_once)
     buffer = bytearray(end - start)
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).read(start, buffer, done)
-    platter.end_all()
-    assert ends == [None]
-    assert buffer == platter.data[start:end]
-    assert len(platter.done) == 1
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).read(start, buffer, done)
+    disk.end_all()
+    assert errors == [None]
+    assert buffer == disk.data[start:end]
+    assert len(disk.done) == 1
 
 
-@given(window=windows, at_once=st.booleans())
-def test_a_write_of_any_window_changes_nothing_else(
-    *, window: list[int], at_once: bool
+@given(bounds=ranges, at_once=st.booleans())
+def test_a_write_of_any_range_changes_nothing_else(
+    *, bounds: list[int], at_once: bool
 ) -> None:
-    start, end = window
-    platter = filled(at_once=at_once)
-    wanted = bytearray(platter.data)
+    start, end = bounds
+    disk = filled_disk(at_once=at_once)
+    expected = bytearray(disk.data)
     data = random.Random(1).randbytes(end - start)
-    wanted[start:end] = data
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).write(start, data, done)
-    platter.end_all()
-    assert ends == [None]
-    assert platter.data == wanted
+    expected[start:end] = data
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).write(start, data, done)
+    disk.end_all()
+    assert errors == [None]
+    assert disk.data == expected
     partial = {sector for sector in (start, end) if sector % 512 and start < end}
-    reads = [each for each in platter.done if each[0] is Op.READ]
+    reads = [each for each in disk.done if each[0] is Op.READ]
     assert len(reads) == len({at // 512 for at in partial})
 
 
@@ -72,175 +72,175 @@ def test_a_write_of_any_window_changes_nothing_else(
     st.lists(st.integers(0, SIZE), min_size=2, max_size=40, unique=True).map(sorted),
     st.randoms(use_true_random=False),
 )
-def test_writes_beside_each_other_all_land(
-    borders: list[int], dice: random.Random
+def test_adjacent_writes_are_all_kept(
+    boundaries: list[int], rng: random.Random
 ) -> None:
-    """They share sectors but no bytes, and run at the same time, in any order."""
-    platter = filled()
-    view = ReadModifyWriteView(platter.submit)
-    wanted = bytearray(platter.data)
-    pieces = list(pairwise(borders))
-    dice.shuffle(pieces)
-    ends, done = ending()
+    """They share sectors but no bytes, and are outstanding together in any order."""
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
+    expected = bytearray(disk.data)
+    pieces = list(pairwise(boundaries))
+    rng.shuffle(pieces)
+    errors, done = make_done()
     for start, end in pieces:
-        data = dice.randbytes(end - start)
-        wanted[start:end] = data
+        data = rng.randbytes(end - start)
+        expected[start:end] = data
         view.write(start, data, done)
-    platter.end_all(dice)
-    assert ends == [None] * len(pieces)
-    assert platter.data == wanted
+    disk.end_all(rng)
+    assert errors == [None] * len(pieces)
+    assert disk.data == expected
 
 
-def test_a_whole_sector_waits_for_the_one_who_patches_it() -> None:
-    platter = filled()
-    view = ReadModifyWriteView(platter.submit)
-    ends, done = ending()
+def test_a_whole_sector_write_is_queued_behind_a_partial_write() -> None:
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
+    errors, done = make_done()
     view.write(510, b"four", done)
     view.write(0, b"x" * 512, done)
     view.write(1024, b"y" * 512, done)
-    assert [(bio.op, bio.sector) for bio in platter.bios] == [
+    assert [(bio.op, bio.sector) for bio in disk.bios] == [
         (Op.READ, 0),
         (Op.READ, 1),
         (Op.WRITE, 2),
     ]
-    platter.end_all()
-    assert ends == [None] * 3
-    assert platter.data[:514] == b"x" * 512 + b"ur"
+    disk.end_all()
+    assert errors == [None] * 3
+    assert disk.data[:514] == b"x" * 512 + b"ur"
 
 
-def test_who_patches_waits_for_whole_sectors_on_their_way() -> None:
-    platter = filled()
-    view = ReadModifyWriteView(platter.submit)
-    ends, done = ending()
+def test_a_partial_write_is_queued_behind_whole_sector_writes() -> None:
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
+    errors, done = make_done()
     view.write(0, b"x" * 512, done)
     view.write(1, b"abc", done)
     view.write(0, b"z", done)
-    assert len(platter.bios) == 1
-    platter.end_all()
-    assert ends == [None] * 3
-    assert platter.data[:512] == b"zabc" + b"x" * 508
+    assert len(disk.bios) == 1
+    disk.end_all()
+    assert errors == [None] * 3
+    assert disk.data[:512] == b"zabc" + b"x" * 508
 
 
-def test_a_sector_that_cannot_be_read_is_not_written() -> None:
-    platter = filled()
-    before = bytes(platter.data)
-    view = ReadModifyWriteView(platter.submit)
-    ends, done = ending()
+def test_a_failed_read_fails_the_write_and_releases_the_lock() -> None:
+    disk = filled_disk()
+    before = bytes(disk.data)
+    view = ReadModifyWriteView(disk.submit)
+    errors, done = make_done()
     view.write(510, b"four", done)
     view.write(500, b"waits", done)
-    platter.failure = failure = DeviceError("e7.3", "no such sector")
-    platter.end()
-    assert ends == []
-    platter.end()
-    assert ends == [failure]
-    platter.end_all()
-    assert ends == [failure, None]
-    assert platter.data[:512] == before[:500] + b"waits" + before[505:512]
+    disk.failure = failure = DeviceError("e7.3", "no such sector")
+    disk.end()
+    assert errors == []
+    disk.end()
+    assert errors == [failure]
+    disk.end_all()
+    assert errors == [failure, None]
+    assert disk.data[:512] == before[:500] + b"waits" + before[505:512]
 
 
-def test_many_who_wait_all_fail_and_none_is_forgotten() -> None:
-    def refuse(bio: Bio) -> None:
+def test_2000_queued_writes_fail_without_recursion() -> None:
+    def fail(bio: Bio) -> None:
         bio.error = DeviceError("e7.3", "device is not up")
         bio.end_io(bio)
 
-    kept: list[Bio] = []
-    view = ReadModifyWriteView(kept.append)
-    ends, done = ending()
+    pending: list[Bio] = []
+    view = ReadModifyWriteView(pending.append)
+    errors, done = make_done()
     for _ in range(2000):
         view.write(1, b"x", done)
-    view.submit = refuse
-    kept[0].error = DeviceError("e7.3", "device is not up")
-    kept[0].end_io(kept[0])
-    assert len(ends) == 2000
-    assert all(isinstance(error, DeviceError) for error in ends)
+    view.submit = fail
+    pending[0].error = DeviceError("e7.3", "device is not up")
+    pending[0].end_io(pending[0])
+    assert len(errors) == 2000
+    assert all(isinstance(error, DeviceError) for error in errors)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_zeroes_are_written_in_pieces(*, at_once: bool) -> None:
-    platter = BioDisk(3 << 11, at_once=at_once)
-    platter.data[:] = b"\xff" * len(platter.data)
-    ends, done = ending()
-    view = ReadModifyWriteView(platter.submit)
+    disk = BioDisk(3 << 11, at_once=at_once)
+    disk.data[:] = b"\xff" * len(disk.data)
+    errors, done = make_done()
+    view = ReadModifyWriteView(disk.submit)
     view.write_zeroes(700, 5 << 19, done, fua=True)
     view.write_zeroes(3 << 20, 0, done)
-    platter.end_all()
-    assert ends == [None, None]
-    assert platter.data.count(0) == 5 << 19
-    assert not any(platter.data[700 : 700 + (5 << 19)])
-    assert max(sectors for _, _, sectors in platter.done) == 1 << 11
+    disk.end_all()
+    assert errors == [None, None]
+    assert disk.data.count(0) == 5 << 19
+    assert not any(disk.data[700 : 700 + (5 << 19)])
+    assert max(sectors for _, _, sectors in disk.done) == 1 << 11
 
 
-def test_zeroes_end_with_the_first_piece_that_fails() -> None:
-    platter = BioDisk(3 << 11)
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).write_zeroes(0, 3 << 20, done)
-    platter.failure = failure = DeviceError("e7.3", "no")
-    platter.end_all()
-    assert ends == [failure]
-    assert len(platter.done) == 1
+def test_zeroing_stops_at_the_first_failed_piece() -> None:
+    disk = BioDisk(3 << 11)
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).write_zeroes(0, 3 << 20, done)
+    disk.failure = failure = DeviceError("e7.3", "no")
+    disk.end_all()
+    assert errors == [failure]
+    assert len(disk.done) == 1
 
 
-def test_a_stable_write_is_one_whatever_its_ends() -> None:
-    platter = filled(at_once=True)
-    ends, done = ending()
-    view = ReadModifyWriteView(platter.submit)
+def test_fua_applies_to_whole_and_partial_sectors() -> None:
+    disk = filled_disk(at_once=True)
+    errors, done = make_done()
+    view = ReadModifyWriteView(disk.submit)
     view.write(512, b"x" * 512, done, fua=True)
     view.write(3, b"x", done, fua=True)
-    assert platter.stable == 2
+    assert disk.stable == 2
     view.write(3, b"x", done)
-    assert platter.stable == 2
-    assert ends == [None] * 3
+    assert disk.stable == 2
+    assert errors == [None] * 3
 
 
-@given(windows)
-def test_whole_sectors_are_trimmed_and_nothing_else(window: list[int]) -> None:
-    start, end = window
-    platter = filled(at_once=True)
-    wanted = bytearray(platter.data)
+@given(ranges)
+def test_trim_discards_only_whole_sectors(bounds: list[int]) -> None:
+    start, end = bounds
+    disk = filled_disk(at_once=True)
+    expected = bytearray(disk.data)
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
-    wanted[inner] = b"\xdb" * len(wanted[inner])
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).trim(start, end - start, done)
-    assert ends == [None]
-    assert platter.data == wanted
+    expected[inner] = b"\xdb" * len(expected[inner])
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).trim(start, end - start, done)
+    assert errors == [None]
+    assert disk.data == expected
 
 
-@given(window=windows, at_once=st.booleans())
-def test_holes_are_trimmed_and_what_is_around_them_zeroed(
-    *, window: list[int], at_once: bool
+@given(bounds=ranges, at_once=st.booleans())
+def test_punch_trims_whole_sectors_and_zeroes_the_rest(
+    *, bounds: list[int], at_once: bool
 ) -> None:
-    start, end = window
-    platter = filled(at_once=at_once)
-    wanted = bytearray(platter.data)
-    wanted[start:end] = bytes(end - start)
+    start, end = bounds
+    disk = filled_disk(at_once=at_once)
+    expected = bytearray(disk.data)
+    expected[start:end] = bytes(end - start)
     inner = slice(-(-start // 512) * 512, end // 512 * 512)
-    wanted[inner] = b"\xdb" * len(wanted[inner])
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).punch(start, end - start, done, fua=True)
-    platter.end_all()
-    assert ends == [None]
-    assert platter.data == wanted
+    expected[inner] = b"\xdb" * len(expected[inner])
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).punch(start, end - start, done, fua=True)
+    disk.end_all()
+    assert errors == [None]
+    assert disk.data == expected
     trimmed = inner.start < inner.stop
-    assert not trimmed or platter.done[-1][0] is Op.FLUSH
+    assert not trimmed or disk.done[-1][0] is Op.FLUSH
 
 
-def test_a_hole_that_fails_is_told_once() -> None:
-    platter = filled()
-    ends, done = ending()
-    ReadModifyWriteView(platter.submit).punch(500, 1024, done, fua=True)
-    platter.failure = failure = DeviceError("e7.3", "no such sector")
-    platter.end_all()
-    assert ends == [failure]
-    assert Op.FLUSH not in {operation for operation, _, _ in platter.done}
+def test_a_failed_punch_reports_one_error() -> None:
+    disk = filled_disk()
+    errors, done = make_done()
+    ReadModifyWriteView(disk.submit).punch(500, 1024, done, fua=True)
+    disk.failure = failure = DeviceError("e7.3", "no such sector")
+    disk.end_all()
+    assert errors == [failure]
+    assert Op.FLUSH not in {operation for operation, _, _ in disk.done}
 
 
-def test_a_trim_and_a_write_of_the_same_keep_their_order() -> None:
-    platter = filled()
-    view = ReadModifyWriteView(platter.submit)
-    ends, done = ending()
+def test_a_write_is_queued_behind_an_overlapping_trim() -> None:
+    disk = filled_disk()
+    view = ReadModifyWriteView(disk.submit)
+    errors, done = make_done()
     view.trim(0, 1024, done)
     view.write(512, b"x" * 512, done)
-    assert len(platter.bios) == 1
-    platter.end_all()
-    assert ends == [None] * 2
-    assert platter.data[:1024] == b"\xdb" * 512 + b"x" * 512
+    assert len(disk.bios) == 1
+    disk.end_all()
+    assert errors == [None] * 2
+    assert disk.data[:1024] == b"\xdb" * 512 + b"x" * 512

@@ -46,22 +46,20 @@ def installed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["aoe-target.service", "aoe-target@lab.service"])
-def test_systemd_has_nothing_to_say_against_the_units(
-    installed: Path, name: str
-) -> None:
+def test_systemd_analyze_verify_accepts_the_units(installed: Path, name: str) -> None:
     done = analyze("verify", "--man=no", str(installed / name))
     assert done.stderr == ""
     assert done.returncode == 0
 
 
 @every_unit
-def test_the_service_is_exposed_to_little(unit: Path) -> None:
+def test_systemd_analyze_security_score(unit: Path) -> None:
     # 2.0 of 10 is what raw sockets, the network and block devices cost.
     done = analyze("security", "--offline=yes", "--threshold=20", str(unit))
     assert done.returncode == 0, done.stdout
 
 
-def test_an_instance_is_the_same_but_for_what_is_its_own() -> None:
+def test_template_unit_differs_only_in_instance_paths() -> None:
     expected = (
         ONE.read_text()
         .replace("ATA over Ethernet target", "ATA over Ethernet target %I")
@@ -75,7 +73,7 @@ def test_an_instance_is_the_same_but_for_what_is_its_own() -> None:
 
 
 @every_unit
-def test_the_command_that_is_started_is_one_that_there_is(unit: Path) -> None:
+def test_unit_command_is_valid(unit: Path) -> None:
     [command] = values(unit, "ExecStart")
     program, verb, *words = command.split()
     assert (program, verb) == ("aoe-target", "serve")

@@ -59,37 +59,33 @@ class BadDisk:
 
 @pytest.mark.parametrize("lba", [0, 1, 5, SECTORS - 2])
 @pytest.mark.parametrize("count", [1, 2])
-def test_read_ext_sends_registers_and_exactly_the_sectors_p21_p26_p35(
-    lba: int, count: int
-) -> None:
+def test_read_ext_returns_registers_and_data_p21_p26_p35(lba: int, count: int) -> None:
     data = b"".join(sector(number) for number in range(lba, lba + count))
     reply = ask(make_target(), ata(READ_EXT, lba, count))
     assert reply == ata_response(0x40, lba=lba, data=data)
     assert len(reply) == 36 + 512 * count
 
 
-def test_read_takes_28_bits_and_no_device_bits_p30() -> None:
+def test_read_masks_device_bits_p30() -> None:
     lba = 0xE000_0000 | 5
     reply = ask(make_target(), ata(READ, lba, aflags=0))
     assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
-def test_read_ignores_what_is_above_its_28_bits_p31() -> None:
+def test_read_ignores_lba_bits_above_28_p31() -> None:
     lba = 0xFFFF_E000_0005
     reply = ask(make_target(), ata(READ, lba, aflags=0))
     assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
 @pytest.mark.parametrize(("opcode", "aflags"), [(READ_EXT, 0), (READ, 0x40)])
-def test_either_the_opcode_or_the_flag_makes_it_48_bits_p31(
-    opcode: int, aflags: int
-) -> None:
+def test_opcode_or_flag_selects_48_bit_lba_p31(opcode: int, aflags: int) -> None:
     lba = 0xE000_0005
     reply = ask(make_target(), ata(opcode, lba, aflags=aflags))
     assert reply == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=aflags)
 
 
-def test_all_six_bytes_of_a_48_bit_lba_count_p31() -> None:
+def test_48_bit_lba_uses_all_six_bytes_p31() -> None:
     lba = 0x0100_0000_0005
     reply = ask(make_target(), ata(READ_EXT, lba))
     assert reply == ata_response(*NOT_FOUND, count=1, lba=lba)
@@ -97,9 +93,7 @@ def test_all_six_bytes_of_a_48_bit_lba_count_p31() -> None:
 
 @pytest.mark.parametrize("opcode", [WRITE, WRITE_EXT])
 @pytest.mark.parametrize("count", [1, 2])
-def test_write_puts_the_sectors_where_they_belong_p34_p35(
-    opcode: int, count: int
-) -> None:
+def test_write_stores_the_sectors_p34_p35(opcode: int, count: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
     data = bytes(range(256)) * 2 * count
     request = ata(opcode, 7, count, aflags=0x01, data=data + b"trailing junk")
@@ -110,12 +104,12 @@ def test_write_puts_the_sectors_where_they_belong_p34_p35(
     assert disk.data == expected.ljust(SECTORS * 512, b"\0")
 
 
-def test_the_async_flag_changes_nothing_and_reserved_ones_are_cleared_p3_p42() -> None:
+def test_async_flag_is_ignored_and_reserved_flags_are_cleared_p3_p42() -> None:
     request = ata(WRITE_EXT, aflags=0xFF, data=bytes(512))
     assert ask(make_target(), request) == ata_response(0x40, aflags=0x53)
 
 
-def test_write_without_the_write_flag_is_aborted_p28() -> None:
+def test_write_without_write_flag_is_aborted_p28() -> None:
     disk = MemoryDisk(SECTORS * 512)
     reply = ask(make_target(disk), ata(WRITE_EXT, data=b"\xff" * 512))
     assert reply == ata_response(*ABORTED, count=1)
@@ -123,14 +117,14 @@ def test_write_without_the_write_flag_is_aborted_p28() -> None:
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, 0xEC])
-def test_reading_with_the_write_flag_is_aborted_p28(opcode: int) -> None:
+def test_read_with_write_flag_is_aborted_p28(opcode: int) -> None:
     reply = ask(make_target(), ata(opcode, aflags=0x41, data=bytes(512)))
     assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, WRITE, WRITE_EXT])
 @pytest.mark.parametrize("count", [0, 3, 255])
-def test_no_sectors_and_too_many_are_aborted_p36_p37(opcode: int, count: int) -> None:
+def test_zero_or_too_many_sectors_are_aborted_p36_p37(opcode: int, count: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
     aflags = 0x41 if opcode in (WRITE, WRITE_EXT) else 0x40
     data = b"\xff" * 512 * count if aflags & 1 else b""
@@ -140,7 +134,7 @@ def test_no_sectors_and_too_many_are_aborted_p36_p37(opcode: int, count: int) ->
     assert disk.data == bytes(SECTORS * 512)
 
 
-def test_whatever_fits_the_frame_is_served_though_not_advertised_p22_p37() -> None:
+def test_transfer_above_the_advertised_count_is_served_if_it_fits_p22_p37() -> None:
     # An MTU of 1560 has room for 3 sectors behind the Ethernet header, but 2 by the
     # formula that everybody uses, which takes 14 bytes too many.
     target = make_target(mtu=1560)
@@ -151,16 +145,14 @@ def test_whatever_fits_the_frame_is_served_though_not_advertised_p22_p37() -> No
 
 
 @pytest.mark.parametrize(("mtu", "sectors"), [(1500, 2), (4200, 8), (9000, 17)])
-def test_the_mtu_says_how_many_sectors_a_frame_holds_p22(
-    mtu: int, sectors: int
-) -> None:
+def test_sectors_per_frame_depend_on_mtu_p22(mtu: int, sectors: int) -> None:
     target = make_target(mtu=mtu)
     assert ask(target, ata(READ_EXT, 0, sectors))[36:] == b"".join(
         sector(number) for number in range(sectors)
     )
 
 
-def test_a_giant_mtu_is_used_up_to_what_the_count_can_say_p22() -> None:
+def test_sectors_per_frame_are_limited_by_the_count_field_p22() -> None:
     target = make_target(mtu=200_000)
     assert target.advertised_sectors == 255
     assert len(ask(target, ata(READ_EXT, 0, 255))) == 36 + 255 * 512
@@ -170,9 +162,7 @@ def test_a_giant_mtu_is_used_up_to_what_the_count_can_say_p22() -> None:
     ("lba", "count"), [(SECTORS, 1), (SECTORS - 1, 2), (1 << 47, 1), ((1 << 48) - 1, 1)]
 )
 @pytest.mark.parametrize("opcode", [READ_EXT, WRITE_EXT])
-def test_beyond_the_end_is_not_found_also_when_only_partly_p38(
-    opcode: int, lba: int, count: int
-) -> None:
+def test_transfer_past_the_end_is_idnf_p38(opcode: int, lba: int, count: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
     aflags = 0x41 if opcode == WRITE_EXT else 0x40
     data = b"\xff" * 512 * count if opcode == WRITE_EXT else b""
@@ -182,12 +172,12 @@ def test_beyond_the_end_is_not_found_also_when_only_partly_p38(
     assert disk.data == bytes(SECTORS * 512)
 
 
-def test_the_exact_vector_of_a_read_beyond_the_end_p32() -> None:
+def test_read_past_the_end_response_bytes_p32() -> None:
     reply = ask(make_target(), ata(READ_EXT, 5000))
     assert reply[24:36].hex(" ") == "40 10 01 41 88 13 00 00 00 00 00 00"
 
 
-def test_a_write_with_too_little_data_leaves_the_disk_alone_p39() -> None:
+def test_write_with_too_little_data_does_not_change_the_disk_p39() -> None:
     disk = MemoryDisk(SECTORS * 512)
     for length in (0, 511, 1023):
         request = ata(WRITE_EXT, 0, 2, aflags=0x41, data=b"\xff" * length)
@@ -196,7 +186,7 @@ def test_a_write_with_too_little_data_leaves_the_disk_alone_p39() -> None:
     assert disk.data == bytes(SECTORS * 512)
 
 
-def test_a_read_only_disk_refuses_to_be_written_p40() -> None:
+def test_write_to_a_read_only_disk_is_aborted_p40() -> None:
     disk = MemoryDisk(SECTORS * 512, read_only=True)
     reply = ask(make_target(disk), ata(WRITE_EXT, aflags=0x41, data=b"\xff" * 512))
     assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
@@ -205,7 +195,7 @@ def test_a_read_only_disk_refuses_to_be_written_p40() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.ESTALE])
-def test_a_disk_that_cannot_be_read_is_uncorrectable_p41(number: int) -> None:
+def test_read_error_is_unc_p41(number: int) -> None:
     # None of the half that was read goes out.
     target = make_target(BadDisk(number))
     assert ask(target, ata(READ_EXT, 4, 2)) == ata_response(
@@ -216,7 +206,7 @@ def test_a_disk_that_cannot_be_read_is_uncorrectable_p41(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_cannot_be_written_has_a_fault_p41(number: int) -> None:
+def test_write_error_is_device_fault_p41(number: int) -> None:
     target = make_target(BadDisk(number))
     reply = ask(target, ata(WRITE_EXT, 4, aflags=0x41, data=bytes(512)))
     assert reply == ata_response(*FAULT, count=1, lba=4, aflags=0x41)
@@ -226,7 +216,7 @@ def test_a_disk_that_cannot_be_written_has_a_fault_p41(number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.ENXIO])
 @pytest.mark.parametrize("opcode", [READ_EXT, WRITE_EXT, 0xE7])
-def test_a_disk_that_is_gone_is_unavailable_p41(number: int, opcode: int) -> None:
+def test_missing_device_is_aoe_error_3_p41(number: int, opcode: int) -> None:
     aflags = 0x41 if opcode == WRITE_EXT else 0x40
     request = ata(opcode, 4, 1, aflags=aflags, data=b"\xff" * 512)
     reply = ask(make_target(BadDisk(number)), request)
@@ -235,7 +225,7 @@ def test_a_disk_that_is_gone_is_unavailable_p41(number: int, opcode: int) -> Non
 
 
 @pytest.mark.parametrize(("shelf", "slot"), [(0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)])
-def test_broadcast_addresses_may_identify_and_read_but_not_write_p44(
+def test_broadcast_identify_and_read_are_served_and_write_is_aborted_p44(
     shelf: int, slot: int
 ) -> None:
     disk = MemoryDisk(SECTORS * 512)
@@ -249,7 +239,7 @@ def test_broadcast_addresses_may_identify_and_read_but_not_write_p44(
     assert ask(target, ata(READ_EXT, shelf=shelf, slot=slot)) == data
 
 
-def test_identify_sends_the_page_p45() -> None:
+def test_identify_returns_the_identity_page_p45() -> None:
     target = make_target()
     # aoeping and Linux set device bits, WinAoE the flag of 48 bits.
     for lba, aflags in ((0xA000_0000, 0), (0, 0x40)):
@@ -261,28 +251,30 @@ def test_identify_sends_the_page_p45() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2, 255])
-def test_identify_is_one_sector_p45(count: int) -> None:
+def test_identify_with_another_count_is_aborted_p45(count: int) -> None:
     reply = ask(make_target(), ata(0xEC, count=count))
     assert reply == ata_response(*ABORTED, count=count)
 
 
 @pytest.mark.parametrize("opcode", [0xE7, 0xEA])
 @pytest.mark.parametrize("count", [0, 1])
-def test_flush_answers_after_the_disk_has_p46(opcode: int, count: int) -> None:
+def test_flush_flushes_the_disk_before_the_response_p46(
+    opcode: int, count: int
+) -> None:
     disk = BadDisk()
     assert ask(make_target(disk), ata(opcode, count=count)) == ata_response(0x40)
     assert disk.flushes == 1
 
 
 @pytest.mark.parametrize("opcode", [0xE7, 0xEA])
-def test_a_flush_that_fails_is_not_called_a_success_p46(opcode: int) -> None:
+def test_failed_flush_is_device_fault_p46(opcode: int) -> None:
     target = make_target(BadDisk(errno.EIO))
     assert ask(target, ata(opcode, count=0)) == ata_response(*FAULT)
     assert target.statistics().flushes == 0
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_the_power_mode_is_active_p47(count: int) -> None:
+def test_check_power_mode_returns_active_p47(count: int) -> None:
     reply = ask(make_target(), ata(0xE5, count=count, aflags=0))
     assert reply == ata_response(0x40, count=0xFF, aflags=0)
 
@@ -290,6 +282,6 @@ def test_the_power_mode_is_active_p47(count: int) -> None:
 @pytest.mark.parametrize(
     "opcode", [0x00, 0x06, 0x2F, 0x3D, 0x45, 0x60, 0xB0, 0xB1, 0xC4, 0xCE, 0xEF, 0xFF]
 )
-def test_unknown_opcodes_are_aborted_and_no_aoe_error_p14_p43(opcode: int) -> None:
+def test_unknown_opcode_is_aborted_without_aoe_error_p14_p43(opcode: int) -> None:
     request = ata(opcode, 0x4F, 9, feature=0xD0, data=b"\xff" * 512)
     assert ask(make_target(), request) == ata_response(*ABORTED, count=9, lba=0x4F)

@@ -20,17 +20,17 @@ def owned(string: bytes) -> Target:
 
 
 @pytest.mark.parametrize("string", [b"", b"hello", b"a\0b", b"\0", LONGEST])
-def test_read_tells_the_string_and_what_the_target_can_p50_p58(string: bytes) -> None:
+def test_read_returns_string_and_target_properties_p50_p58(string: bytes) -> None:
     assert ask(owned(string), config(READ)) == config_response(READ, string)
 
 
-def test_the_exact_vector_of_a_read() -> None:
+def test_read_response_bytes() -> None:
     reply = ask(make_target(), config(READ))
     assert reply[14:32].hex(" ", 2) == ("1800 0007 0301 1122 3344 0010 4019 0210 0000")
     assert reply[32:] == bytes(28)
 
 
-def test_read_ignores_the_string_that_it_carries_p51() -> None:
+def test_read_ignores_the_string_in_the_request_p51() -> None:
     # aoeping says 1024 and sends 0xED, aoecfg sends 1056 bytes whatever it asks.
     target = owned(b"hello")
     for request in (
@@ -41,7 +41,7 @@ def test_read_ignores_the_string_that_it_carries_p51() -> None:
         assert ask(target, request) == config_response(READ, b"hello")
 
 
-def test_requests_need_not_leave_the_targets_fields_empty_p49() -> None:
+def test_target_fields_in_a_request_are_ignored_p49() -> None:
     request = bytearray(config(READ))
     request[24:30] = b"\xff\xff\xff\xff\xff\xf0"
     assert ask(make_target(), bytes(request)) == config_response(READ)
@@ -59,7 +59,7 @@ def test_requests_need_not_leave_the_targets_fields_empty_p49() -> None:
         (LONGEST, LONGEST, True),
     ],
 )
-def test_test_answers_only_if_it_is_the_same_p52(
+def test_test_responds_only_to_the_equal_string_p52(
     has: bytes, asked: bytes, *, is_same: bool
 ) -> None:
     target = owned(has)
@@ -80,7 +80,7 @@ def test_test_answers_only_if_it_is_the_same_p52(
         (b"", b"h", False),
     ],
 )
-def test_prefix_answers_only_if_it_is_one_p53(
+def test_prefix_responds_only_to_a_prefix_p53(
     has: bytes, asked: bytes, *, is_prefix: bool
 ) -> None:
     expected = config_response(PREFIX, has) if is_prefix else b""
@@ -88,7 +88,7 @@ def test_prefix_answers_only_if_it_is_one_p53(
 
 
 @pytest.mark.parametrize("string", [b"hello", b"", b"\0", LONGEST])
-def test_set_takes_an_unclaimed_target_and_may_say_so_twice_p2_p54(
+def test_set_on_an_unclaimed_target_is_idempotent_p2_p54(
     string: bytes,
 ) -> None:
     target = make_target()
@@ -98,7 +98,9 @@ def test_set_takes_an_unclaimed_target_and_may_say_so_twice_p2_p54(
 
 
 @pytest.mark.parametrize("string", [b"other", b"", b"hell", b"hello!"])
-def test_set_on_a_claimed_target_says_whose_it_is_p54(string: bytes) -> None:
+def test_set_on_a_claimed_target_fails_with_the_current_string_p54(
+    string: bytes,
+) -> None:
     target = owned(b"hello")
     assert ask(target, config(SET, string)) == config_response(SET, b"hello", code=4)
     assert target.export.config_string == b"hello"
@@ -106,7 +108,7 @@ def test_set_on_a_claimed_target_says_whose_it_is_p54(string: bytes) -> None:
 
 
 @pytest.mark.parametrize("string", [b"other", b"", LONGEST])
-def test_force_takes_any_target_and_the_empty_string_frees_it_p55(
+def test_force_replaces_the_string_and_empty_clears_it_p55(
     string: bytes,
 ) -> None:
     target = owned(b"hello")
@@ -114,7 +116,7 @@ def test_force_takes_any_target_and_the_empty_string_frees_it_p55(
     assert target.export.config_string == string
 
 
-def test_padding_is_no_part_of_a_string_p20_p56() -> None:
+def test_padding_is_not_part_of_a_string_p20_p56() -> None:
     target = make_target()
     ask(target, config(FORCE, b"hello") + b"\xee" * 100)
     assert target.export.config_string == b"hello"
@@ -124,7 +126,7 @@ def test_padding_is_no_part_of_a_string_p20_p56() -> None:
 @pytest.mark.parametrize(
     ("string", "length"), [(b"hell", 5), (b"", 1024), (b"\0" * 1025, 1025)]
 )
-def test_a_string_that_is_too_long_or_not_all_there_is_refused_p56(
+def test_too_long_or_truncated_string_is_refused_p56(
     ccmd: int, string: bytes, length: int
 ) -> None:
     target = owned(b"hello")

@@ -55,12 +55,12 @@ def read(disk: Disk, offset: int, length: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "length"), [(0, 512), (512, 8704), (SIZE - 512, 512)]
 )
-def test_every_disk_reads_what_is_there(disk: Disk, offset: int, length: int) -> None:
+def test_read(disk: Disk, offset: int, length: int) -> None:
     assert disk.size == SIZE
     assert read(disk, offset, length) == pattern(SIZE)[offset : offset + length]
 
 
-def test_every_disk_keeps_what_is_written(disk: Disk) -> None:
+def test_write(disk: Disk) -> None:
     data = os.urandom(1536)
     disk.write_from(512, memoryview(data))
     disk.flush()
@@ -69,14 +69,14 @@ def test_every_disk_keeps_what_is_written(disk: Disk) -> None:
     assert read(disk, 0, SIZE) == expected
 
 
-def test_every_disk_reads_zeros_where_it_was_told_to_discard(disk: Disk) -> None:
+def test_discarded_range_reads_as_zeros(disk: Disk) -> None:
     disk.discard(512, 8192)
     expected = bytearray(pattern(SIZE)[:SIZE])
     expected[512:8704] = bytes(8192)
     assert read(disk, 0, SIZE) == expected
 
 
-def test_discarding_gives_the_space_back(image: Path) -> None:
+def test_discard_deallocates(image: Path) -> None:
     disk = open_disk(image)
     disk.flush()
     before = image.stat().st_blocks
@@ -86,7 +86,7 @@ def test_discarding_gives_the_space_back(image: Path) -> None:
     disk.close()
 
 
-def test_where_no_hole_can_be_punched_zeros_are_written(
+def test_discard_without_hole_support_writes_zeros(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("target.disks.file.punch_hole", lambda *_: False)
@@ -99,7 +99,7 @@ def test_where_no_hole_can_be_punched_zeros_are_written(
     assert image.read_bytes() == expected
 
 
-def test_what_is_flushed_is_in_the_file(image: Path) -> None:
+def test_flushed_data_is_in_the_file(image: Path) -> None:
     disk = open_disk(image)
     disk.write_from(1024, memoryview(b"\xee" * 512))
     disk.flush()
@@ -107,7 +107,7 @@ def test_what_is_flushed_is_in_the_file(image: Path) -> None:
     disk.close()
 
 
-def test_flush_asks_the_kernel_for_stable_storage_p46(
+def test_flush_calls_fdatasync_p46(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced = []
@@ -120,7 +120,7 @@ def test_flush_asks_the_kernel_for_stable_storage_p46(
     disk.close()
 
 
-def test_a_flush_that_the_kernel_refuses_is_not_swallowed_p46(
+def test_fdatasync_error_is_raised_p46(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_fd: int) -> None:
@@ -133,7 +133,7 @@ def test_a_flush_that_the_kernel_refuses_is_not_swallowed_p46(
     disk.close()
 
 
-def test_a_signal_while_a_hole_is_punched_is_no_error(
+def test_punch_hole_is_retried_after_eintr(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [errno.EINTR, errno.EINTR, 0]
@@ -149,7 +149,7 @@ def test_a_signal_while_a_hole_is_punched_is_no_error(
     disk.close()
 
 
-def test_a_transfer_that_comes_in_pieces_is_completed(
+def test_partial_transfers_are_continued(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_read, whole_write = os.preadv, os.pwritev
@@ -169,7 +169,7 @@ def test_a_transfer_that_comes_in_pieces_is_completed(
     assert image.read_bytes() == expected
 
 
-def test_a_file_cut_short_meanwhile_is_an_error_where_it_ends_p41(image: Path) -> None:
+def test_read_past_a_truncated_end_of_file_is_eio_p41(image: Path) -> None:
     disk = open_disk(image)
     os.truncate(image, 1024 + 100)
     assert read(disk, 512, 512) == pattern(SIZE)[512:1024]
@@ -179,7 +179,7 @@ def test_a_file_cut_short_meanwhile_is_an_error_where_it_ends_p41(image: Path) -
     disk.close()
 
 
-def test_a_window_shows_nothing_of_what_is_around_it(image: Path) -> None:
+def test_window_does_not_expose_the_rest_of_the_file(image: Path) -> None:
     disk = open_disk(image, OpenFlags(offset=1024, length=2048))
     assert disk.size == 2048
     assert read(disk, 0, 2048) == pattern(SIZE)[1024:3072]
@@ -190,13 +190,13 @@ def test_a_window_shows_nothing_of_what_is_around_it(image: Path) -> None:
     assert image.read_bytes() == expected
 
 
-def test_a_window_without_length_goes_to_the_end(image: Path) -> None:
+def test_window_without_length_extends_to_the_end(image: Path) -> None:
     disk = open_disk(image, OpenFlags(offset=1024))
     assert disk.size == SIZE - 1024
     disk.close()
 
 
-def test_a_file_cut_short_is_an_error_around_the_page_cache_too_p41(
+def test_direct_read_past_a_truncated_end_of_file_is_eio_p41(
     image: Path,
 ) -> None:
     disk = open_disk(image, OpenFlags(direct=True))
@@ -210,7 +210,7 @@ def test_a_file_cut_short_is_an_error_around_the_page_cache_too_p41(
 
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_blocks_of_4096_bytes_hold_sectors_of_512_and_spare_their_neighbours(
+def test_direct_read_modify_write_preserves_neighbouring_sectors(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("direct") / "disk.img"
@@ -234,7 +234,7 @@ def test_blocks_of_4096_bytes_hold_sectors_of_512_and_spare_their_neighbours(
     assert path.read_bytes() == model
 
 
-def test_direct_transfers_larger_than_the_buffer_come_in_parts(image: Path) -> None:
+def test_direct_transfers_larger_than_the_bounce_buffer(image: Path) -> None:
     os.truncate(image, 1 << 20)
     fd = os.open(image, os.O_RDWR)
     disk = DirectDisk(fd, 0, 1 << 20, read_only=False, block=4096)
@@ -244,7 +244,7 @@ def test_direct_transfers_larger_than_the_buffer_come_in_parts(image: Path) -> N
     disk.close()
 
 
-def test_create_makes_a_sparse_file_and_takes_it_again(tmp_path: Path) -> None:
+def test_create_makes_a_sparse_file_and_accepts_an_existing_one(tmp_path: Path) -> None:
     path = tmp_path / "new.img"
     for _ in range(2):
         disk = open_disk(path, OpenFlags(create=1 << 30))
@@ -260,7 +260,7 @@ def failure(path: Path, flags: OpenFlags | None = None) -> tuple[type, str]:
     return type(caught.value), str(caught.value).replace(str(path), "PATH")
 
 
-def test_create_leaves_a_file_of_another_size_alone(image: Path) -> None:
+def test_create_refuses_a_file_of_another_size(image: Path) -> None:
     assert failure(image, OpenFlags(create=1 << 20)) == (
         UsageError,
         (
@@ -271,7 +271,7 @@ def test_create_leaves_a_file_of_another_size_alone(image: Path) -> None:
     assert image.stat().st_size == SIZE
 
 
-def test_create_takes_whole_sectors_only(tmp_path: Path) -> None:
+def test_create_refuses_partial_sectors(tmp_path: Path) -> None:
     path = tmp_path / "new.img"
     kind, message = failure(path, OpenFlags(create=1000))
     assert kind is UsageError
@@ -282,7 +282,7 @@ def test_create_takes_whole_sectors_only(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_create_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_create_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "new.img"
     kind, message = failure(path, OpenFlags(create=1 << 62))
     assert kind is AoEError
@@ -290,21 +290,21 @@ def test_create_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_is_not_there_can_be_made(tmp_path: Path) -> None:
+def test_missing_file_message_suggests_create(tmp_path: Path) -> None:
     assert failure(tmp_path / "none.img") == (
         NotFoundError,
         "PATH: no such file. Make one with --create 1G",
     )
 
 
-def test_a_directory_is_no_disk(tmp_path: Path) -> None:
+def test_directory_is_refused(tmp_path: Path) -> None:
     assert failure(tmp_path) == (
         UsageError,
         "PATH: is a directory. Name a disk image or a block device",
     )
 
 
-def test_a_pipe_is_no_disk_and_does_not_hang(tmp_path: Path) -> None:
+def test_fifo_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert failure(tmp_path / "pipe") == (
         UsageError,
@@ -312,7 +312,7 @@ def test_a_pipe_is_no_disk_and_does_not_hang(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_that_nobody_may_write_is_served_read_only(image: Path) -> None:
+def test_file_without_write_permission_needs_read_only(image: Path) -> None:
     # Root could write to it all the same, but somebody did not want that.
     image.chmod(stat.S_IRUSR)
     assert failure(image) == (
@@ -328,7 +328,7 @@ def test_a_file_that_nobody_may_write_is_served_read_only(image: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "choice"), [(1000, "512 or 1024"), (100, "at least 512")]
 )
-def test_parts_of_a_sector_are_refused(image: Path, size: int, choice: str) -> None:
+def test_partial_sector_is_refused(image: Path, size: int, choice: str) -> None:
     os.truncate(image, size)
     assert failure(image) == (
         UsageError,
@@ -339,7 +339,7 @@ def test_parts_of_a_sector_are_refused(image: Path, size: int, choice: str) -> N
     )
 
 
-def test_an_empty_file_is_no_disk(image: Path) -> None:
+def test_empty_file_is_refused(image: Path) -> None:
     os.truncate(image, 0)
     assert failure(image) == (
         UsageError,
@@ -351,7 +351,7 @@ def test_an_empty_file_is_no_disk(image: Path) -> None:
     ("offset", "length", "end"),
     [(0, SIZE + 512, "66,048"), (SIZE, 512, "66,048"), (1 << 20, None, "1,048,576")],
 )
-def test_a_window_beyond_the_end_is_refused(
+def test_window_past_the_end_is_refused(
     image: Path, offset: int, length: int | None, end: str
 ) -> None:
     assert failure(image, OpenFlags(offset=offset, length=length)) == (
@@ -363,7 +363,7 @@ def test_a_window_beyond_the_end_is_refused(
     )
 
 
-def test_a_window_begins_at_a_sector(image: Path) -> None:
+def test_unaligned_window_is_refused(image: Path) -> None:
     assert failure(image, OpenFlags(offset=1000)) == (
         UsageError,
         (
@@ -374,9 +374,7 @@ def test_a_window_begins_at_a_sector(image: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (False, True)])
-def test_one_image_is_not_served_twice_for_writing(
-    image: Path, *, first: bool, second: bool
-) -> None:
+def test_image_is_locked_for_writing(image: Path, *, first: bool, second: bool) -> None:
     held = open_disk(image, OpenFlags(read_only=first))
     busy = (
         BusyError,
@@ -387,14 +385,14 @@ def test_one_image_is_not_served_twice_for_writing(
     open_disk(image, OpenFlags(read_only=second)).close()
 
 
-def test_many_may_read_one_image_and_force_takes_any(image: Path) -> None:
+def test_image_is_shared_for_reading_and_force_skips_the_lock(image: Path) -> None:
     disks = [open_disk(image, OpenFlags(read_only=True)) for _ in range(2)]
     disks.append(open_disk(image, OpenFlags(force=True)))
     for disk in disks:
         disk.close()
 
 
-def test_two_windows_of_one_image_do_not_stand_in_each_others_way(image: Path) -> None:
+def test_locks_of_different_windows_do_not_conflict(image: Path) -> None:
     disks = [open_disk(image, OpenFlags(offset=n * 4096, length=4096)) for n in (0, 1)]
     assert failure(image, OpenFlags(offset=4096 + 512))[0] is BusyError
     for disk in disks:
@@ -405,7 +403,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_opening_leaks_no_descriptor_when_it_fails(image: Path) -> None:
+def test_failed_open_leaks_no_descriptor(image: Path) -> None:
     before = descriptors()
     failure(image, OpenFlags(offset=1 << 20))
     failure(image, OpenFlags(create=1 << 20))

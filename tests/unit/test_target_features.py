@@ -95,13 +95,13 @@ def ranges(*those: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(("opcode", "aflags"), [(0xC8, 0), (0x25, 0x40), (0x25, 0)])
-def test_read_dma_reads(opcode: int, aflags: int) -> None:
+def test_read_dma(opcode: int, aflags: int) -> None:
     reply = ask(make_target(), ata(opcode, 5, 2, aflags=aflags))
     data = sector(5) + sector(6)
     assert reply == ata_response(0x40, lba=5, aflags=aflags, data=data)
 
 
-def test_only_the_ext_ones_have_48_bits_of_themselves_p31() -> None:
+def test_only_ext_opcodes_imply_48_bit_lba_p31() -> None:
     lba = 0xE000_0005
     reply = ask(make_target(), ata(0xC8, lba, aflags=0))
     assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
@@ -110,14 +110,14 @@ def test_only_the_ext_ones_have_48_bits_of_themselves_p31() -> None:
 
 
 @pytest.mark.parametrize("opcode", [0xCA, 0x35, 0x3D])
-def test_write_dma_writes(opcode: int) -> None:
+def test_write_dma(opcode: int) -> None:
     target = make_target()
     reply = ask(target, ata(opcode, 7, aflags=0x01, data=DATA))
     assert reply == ata_response(0x40, lba=7, aflags=0x01)
     assert ask(target, ata(0x24, 7))[36:] == DATA
 
 
-def test_a_forced_write_is_stable_before_it_is_answered() -> None:
+def test_fua_write_is_flushed_before_the_response() -> None:
     disk = NotingDisk()
     ask(target_of(disk, sync=False), ata(0x35, aflags=0x41, data=DATA))
     assert disk.calls == ["write"]
@@ -125,13 +125,13 @@ def test_a_forced_write_is_stable_before_it_is_answered() -> None:
     assert disk.calls == ["write", "write", "flush"]
 
 
-def test_a_forced_write_whose_flush_fails_is_no_success() -> None:
+def test_fua_write_with_failed_flush_is_device_fault() -> None:
     target = target_of(NotingDisk(failing="flush"), sync=False)
     reply = ask(target, ata(0x3D, aflags=0x41, data=DATA))
     assert reply == ata_response(*FAULT, count=1, aflags=0x41)
 
 
-def test_a_disk_that_is_stable_by_itself_is_not_flushed_for_it() -> None:
+def test_fua_write_does_not_flush_a_sync_disk() -> None:
     disk = NotingDisk()
     target = target_of(disk, ClientState(write_cache=False), sync=True)
     ask(target, ata(0x3D, aflags=0x41, data=DATA))
@@ -141,7 +141,7 @@ def test_a_disk_that_is_stable_by_itself_is_not_flushed_for_it() -> None:
 
 @pytest.mark.parametrize("opcode", [VERIFY, VERIFY_EXT])
 @pytest.mark.parametrize("count", [1, 3, 255])
-def test_verify_reads_and_sends_nothing(opcode: int, count: int) -> None:
+def test_verify_reads_and_returns_no_data(opcode: int, count: int) -> None:
     disk = NotingDisk()
     reply = ask(target_of(disk, sync=False), ata(opcode, 4, count))
     assert reply == ata_response(0x40, lba=4)
@@ -149,7 +149,7 @@ def test_verify_reads_and_sends_nothing(opcode: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("opcode", [VERIFY, VERIFY_EXT])
-def test_verify_tells_what_cannot_be_read_p38_p41(opcode: int) -> None:
+def test_verify_reports_unreadable_sectors_p38_p41(opcode: int) -> None:
     target = target_of(NotingDisk(failing="read"), sync=False)
     assert ask(target, ata(opcode, 4)) == ata_response(*UNCORRECTABLE, count=1, lba=4)
     last = SECTORS - 1
@@ -162,7 +162,7 @@ def test_verify_tells_what_cannot_be_read_p38_p41(opcode: int) -> None:
 
 
 @pytest.mark.parametrize("opcode", [0x20, 0x24, 0xC8, 0x25, VERIFY, VERIFY_EXT])
-def test_spoilt_sectors_fail_until_they_are_written(opcode: int) -> None:
+def test_uncorrectable_sectors_fail_until_they_are_written(opcode: int) -> None:
     target = make_target()
     reply = ask(target, ata(SPOIL, 10, 2, feature=0x55))
     assert reply == ata_response(0x40, lba=10)
@@ -177,12 +177,12 @@ def test_spoilt_sectors_fail_until_they_are_written(opcode: int) -> None:
 
 
 @pytest.mark.parametrize("feature", [0, 1, 0xFF])
-def test_spoiling_wants_to_be_meant(feature: int) -> None:
+def test_write_uncorrectable_with_unknown_feature_is_aborted(feature: int) -> None:
     reply = ask(make_target(), ata(SPOIL, feature=feature))
     assert reply == ata_response(*ABORTED, count=1)
 
 
-def test_spoiling_stays_on_the_disk_and_within_bounds() -> None:
+def test_write_uncorrectable_checks_bounds_and_limit() -> None:
     target = make_target(NotingDisk(size=1 << 30))
     end = (1 << 30) // 512
     assert ask(target, ata(SPOIL, end, feature=0x55))[25:28] == b"\x10\x01\x41"
@@ -195,7 +195,7 @@ def test_spoiling_stays_on_the_disk_and_within_bounds() -> None:
 # TRIM.
 
 
-def test_what_is_trimmed_reads_as_zeroes_and_nothing_else_does() -> None:
+def test_trimmed_sectors_read_as_zeros() -> None:
     target = make_target()
     payload = ranges((3, 2), (0, 0), (100, 60), (SECTORS - 1, 1))
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
@@ -206,7 +206,7 @@ def test_what_is_trimmed_reads_as_zeroes_and_nothing_else_does() -> None:
         assert ask(target, ata(0x24, number))[36:] == expected
 
 
-def test_trim_takes_as_many_blocks_as_the_frame_holds() -> None:
+def test_trim_with_several_blocks() -> None:
     target = make_target()
     payload = ranges((3, 1)) + ranges((5, 1))
     ask(target, ata(TRIM, count=2, aflags=0x41, feature=1, data=payload))
@@ -214,7 +214,7 @@ def test_trim_takes_as_many_blocks_as_the_frame_holds() -> None:
 
 
 @pytest.mark.parametrize("beyond", [(SECTORS, 1), (SECTORS - 1, 2), (2**48 - 1, 65535)])
-def test_trim_beyond_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
+def test_trim_past_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
     disk = NotingDisk()
     payload = ranges((0, 8), beyond)
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
@@ -233,19 +233,19 @@ def test_trim_beyond_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
         ata(TRIM, count=3, aflags=0x41, feature=1, data=ranges((0, 8)) * 3),
     ],
 )
-def test_a_trim_that_is_none_is_aborted(request_: bytes) -> None:
+def test_malformed_trim_is_aborted(request_: bytes) -> None:
     disk = NotingDisk()
     assert ask(target_of(disk, sync=False), request_)[25:28:2] == b"\x04\x41"
     assert disk.calls == []
 
 
-def test_a_trim_that_fails_is_a_fault_p41() -> None:
+def test_failed_trim_is_device_fault_p41() -> None:
     target = target_of(NotingDisk(failing="discard"), sync=False)
     request = ata(TRIM, aflags=0x41, feature=1, data=ranges((0, 8)))
     assert ask(target, request) == ata_response(*FAULT, count=1, aflags=0x41)
 
 
-def test_trimming_makes_spoilt_sectors_readable() -> None:
+def test_trim_clears_uncorrectable_sectors() -> None:
     target = make_target()
     ask(target, ata(SPOIL, 3, 2, feature=0x55))
     ask(target, ata(TRIM, aflags=0x41, feature=1, data=ranges((4, 1))))
@@ -255,7 +255,7 @@ def test_trimming_makes_spoilt_sectors_readable() -> None:
 
 @pytest.mark.parametrize("address", [{}, {"shelf": 0xFFFF}, {"slot": 0xFF}])
 @pytest.mark.parametrize("opcode", [TRIM, SPOIL, 0x3D, 0x35, 0xCA])
-def test_nothing_changes_a_read_only_disk_or_all_of_them_p40_p44(
+def test_changes_of_a_read_only_disk_or_by_broadcast_are_aborted_p40_p44(
     opcode: int, address: dict[str, int]
 ) -> None:
     disk = MemoryDisk(SECTORS * 512, read_only=not address)
@@ -271,7 +271,7 @@ def test_nothing_changes_a_read_only_disk_or_all_of_them_p40_p44(
 # SET FEATURES and power.
 
 
-def test_the_write_cache_is_on_and_a_write_need_not_be_stable() -> None:
+def test_write_cache_is_enabled_by_default() -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
     assert FeatureSet.WRITE_CACHE in identity(target).enabled
@@ -279,7 +279,7 @@ def test_the_write_cache_is_on_and_a_write_need_not_be_stable() -> None:
     assert disk.calls == ["write"]
 
 
-def test_without_a_write_cache_answers_are_stable_and_what_came_before_is() -> None:
+def test_disabling_the_write_cache_flushes_and_makes_writes_stable() -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
     assert features(target, 0x82) == ata_response(0x40)
@@ -295,7 +295,7 @@ def test_without_a_write_cache_answers_are_stable_and_what_came_before_is() -> N
     assert disk.calls[5:] == ["write"]
 
 
-def test_a_write_without_cache_that_does_not_get_stable_is_no_success() -> None:
+def test_uncached_write_with_failed_flush_is_device_fault() -> None:
     state = ClientState(write_cache=False)
     target = target_of(NotingDisk(failing="flush"), state, sync=False)
     reply = ask(target, ata(0x34, aflags=0x41, data=DATA))
@@ -303,7 +303,7 @@ def test_a_write_without_cache_that_does_not_get_stable_is_no_success() -> None:
     assert target.statistics().writes == 0
 
 
-def test_the_choice_outlasts_the_program_because_clients_notice_no_restart() -> None:
+def test_write_cache_setting_is_persistent() -> None:
     target = target_of(sync=False)
     kept: list[ClientState] = []
     target.export.on_change = kept.append
@@ -313,7 +313,7 @@ def test_the_choice_outlasts_the_program_because_clients_notice_no_restart() -> 
 
 
 @pytest.mark.parametrize(("feature", "enabled"), [(None, False), (0x02, True)])
-def test_a_stable_disk_has_no_cache_unless_a_client_wants_to_know_of_one(
+def test_sync_disk_reports_a_write_cache_only_if_a_client_enables_it(
     feature: int | None, *, enabled: bool
 ) -> None:
     disk = NotingDisk()
@@ -325,7 +325,7 @@ def test_a_stable_disk_has_no_cache_unless_a_client_wants_to_know_of_one(
     assert disk.calls == ["write"]
 
 
-def test_look_ahead_goes_off_and_on() -> None:
+def test_look_ahead_can_be_disabled_and_enabled() -> None:
     target = make_target()
     for feature, bit in ((0x55, 0), (0xAA, 0x40)):
         assert features(target, feature) == ata_response(0x40)
@@ -348,7 +348,7 @@ def test_a_transfer_mode_can_be_selected(mode: int, multiword: int, ultra: int) 
 @pytest.mark.parametrize(
     ("feature", "count"), [(0x03, 0x47), (0x03, 0x23), (0x03, 0x10), (0x05, 0), (0, 0)]
 )
-def test_other_features_are_aborted(feature: int, count: int) -> None:
+def test_unknown_features_are_aborted(feature: int, count: int) -> None:
     target = make_target()
     before = target.export.identity_page
     assert features(target, feature, count) == ata_response(*ABORTED, count=count)
@@ -357,7 +357,7 @@ def test_other_features_are_aborted(feature: int, count: int) -> None:
 
 @pytest.mark.parametrize("opcode", [0xE0, 0xE2, 0xE6])
 @pytest.mark.parametrize("count", [0, 241])
-def test_before_a_rest_what_is_written_becomes_stable(opcode: int, count: int) -> None:
+def test_standby_and_sleep_flush_the_disk(opcode: int, count: int) -> None:
     disk = NotingDisk()
     target = target_of(disk, sync=False)
     assert ask(target, ata(opcode, count=count)) == ata_response(0x40)
@@ -367,7 +367,7 @@ def test_before_a_rest_what_is_written_becomes_stable(opcode: int, count: int) -
 
 
 @pytest.mark.parametrize("opcode", [0xE1, 0xE3])
-def test_idling_is_nothing_new(opcode: int) -> None:
+def test_idle_does_nothing(opcode: int) -> None:
     assert ask(make_target(), ata(opcode, count=9)) == ata_response(0x40)
 
 
@@ -379,7 +379,7 @@ def attributes(page: bytes) -> dict[int, int]:
     return {row[0]: int.from_bytes(row[4], "little") for row in rows if row[0]}
 
 
-def test_smart_data_tells_what_went_over_this_interface() -> None:
+def test_smart_data_has_the_counters_of_the_interface() -> None:
     target = make_target()
     ask(target, ata(0x24, 0, 2))
     ask(target, ata(0x34, aflags=0x41, data=DATA))
@@ -392,13 +392,13 @@ def test_smart_data_tells_what_went_over_this_interface() -> None:
     assert sum(reply[36:]) % 256 == 0
 
 
-def test_smart_status_is_well_p26() -> None:
+def test_smart_status_is_good_p26() -> None:
     reply = smart(make_target(), 0xDA)
     assert reply == ata_response(0x40, lba=KEY)
     assert reply[29:31] == b"\x4f\xc2"
 
 
-def test_smart_goes_off_and_on() -> None:
+def test_smart_can_be_disabled_and_enabled() -> None:
     target = make_target()
     assert smart(target, 0xD9) == ata_response(0x40, lba=KEY)
     assert words(target)[82] & 1
@@ -411,7 +411,7 @@ def test_smart_goes_off_and_on() -> None:
 
 
 @pytest.mark.parametrize("feature", [0x00, 0xD1, 0xD4, 0xD5, 0xD6])
-def test_other_smart_features_are_aborted(feature: int) -> None:
+def test_unknown_smart_features_are_aborted(feature: int) -> None:
     reply = smart(make_target(), feature)
     assert reply == ata_response(*ABORTED, count=1, lba=KEY)
 
@@ -425,7 +425,7 @@ def test_smart_without_its_key_is_aborted(lba: int) -> None:
 # The identity page.
 
 
-def test_p82_all_that_is_claimed_works_and_is_on() -> None:
+def test_p82_reported_feature_sets_are_supported_and_enabled() -> None:
     told = identity(make_target())
     everything = FeatureSet(0)
     for feature_set in FeatureSet:
@@ -434,13 +434,13 @@ def test_p82_all_that_is_claimed_works_and_is_on() -> None:
     assert told.enabled == everything & ~(FeatureSet.DMA | FeatureSet.TRIM)
 
 
-def test_p82_a_read_only_disk_claims_nothing_that_writes() -> None:
+def test_p82_read_only_disk_reports_no_write_commands() -> None:
     told = identity(make_target(MemoryDisk(512, read_only=True)))
     assert not told.feature_sets & (FeatureSet.TRIM | FeatureSet.UNCORRECTABLE)
     assert not told.enabled & FeatureSet.UNCORRECTABLE
 
 
-def test_p82_the_words_of_our_page() -> None:
+def test_p82_identity_page_words() -> None:
     found = words(make_target())
     expected = {49: 0x0B00, 53: 7, 63: 7, 64: 3, 65: 120, 68: 120, 69: 0x4020}
     expected |= {82: 0x69, 83: 0x7400, 84: 0x4100, 85: 0x69, 86: 0xB400, 87: 0x4100}
@@ -448,7 +448,7 @@ def test_p82_the_words_of_our_page() -> None:
     assert {index: found[index] for index in expected} == expected
 
 
-def test_p82_the_name_of_a_disk_is_its_own_and_does_not_change() -> None:
+def test_p82_wwn_is_unique_and_stable() -> None:
     def name(slot: int, serial: str, wwn: int = 0) -> int:
         given = Identity(0, serial=serial, wwn=wwn)
         return Export(Address(7, slot), NotingDisk(), identity=given).identity.wwn
@@ -459,6 +459,6 @@ def test_p82_the_name_of_a_disk_is_its_own_and_does_not_change() -> None:
     assert name(3, "S1", wwn=0x5000_1234) == 0x5000_1234
 
 
-def test_a_client_state_says_when_it_is_too_much() -> None:
+def test_client_state_limits() -> None:
     with pytest.raises(UsageError, match="config string: 1025 bytes are too long"):
         ClientState(bytes(1025))

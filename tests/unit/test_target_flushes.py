@@ -27,7 +27,7 @@ FLUSH = ata(0xE7, count=0)
 GOOD, FAULT = ata_response(0x40), ata_response(0x61, 0x04)
 
 
-def test_p2_p46_a_flush_that_failed_fails_again_for_five_seconds() -> None:
+def test_p2_p46_failed_flush_is_reported_for_five_seconds() -> None:
     disk = Forgetful()
     target = make_target(disk)
     disk.failure = errno.EIO
@@ -37,7 +37,7 @@ def test_p2_p46_a_flush_that_failed_fails_again_for_five_seconds() -> None:
 
 
 @pytest.mark.parametrize("opcode", [0xE0, 0xE2, 0xE6, 0xEA])
-def test_p2_p46_what_else_makes_stable_fails_with_it(opcode: int) -> None:
+def test_p2_p46_other_flushing_commands_report_the_failure(opcode: int) -> None:
     disk = Forgetful()
     target = make_target(disk)
     disk.failure = errno.EIO
@@ -46,7 +46,7 @@ def test_p2_p46_what_else_makes_stable_fails_with_it(opcode: int) -> None:
     assert ask(target, ata(opcode, count=0), now=105) == GOOD
 
 
-def test_p46_what_a_write_was_told_is_told_to_the_next_flush_too() -> None:
+def test_p46_failed_fua_write_is_also_reported_to_the_next_flush() -> None:
     # The write answers for itself: what was written before is nobody's but the flush's.
     disk = Forgetful()
     target = make_target(disk)
@@ -58,7 +58,7 @@ def test_p46_what_a_write_was_told_is_told_to_the_next_flush_too() -> None:
     assert ask(target, FLUSH, now=1005) == GOOD
 
 
-def test_p41_a_disk_that_was_away_owes_no_failure() -> None:
+def test_p41_unreachable_disk_is_not_reported_later() -> None:
     disk = Forgetful()
     target = make_target(disk)
     disk.failure = errno.ENODEV

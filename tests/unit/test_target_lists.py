@@ -63,16 +63,14 @@ def fail_to_keep(_state: ClientState) -> None:
 # The MAC mask list.
 
 
-def test_p61_an_empty_list_serves_everybody() -> None:
+def test_p61_empty_list_serves_all_clients() -> None:
     assert ask(make_target(), mask(READ)) == mask_response()
     assert ask(make_target(), sent_by(OTHER, ata(0x24)))[27] == 0x40
 
 
 @pytest.mark.parametrize("request_", [*ALL_COMMANDS, mask(READ), reserve(READ)])
 @pytest.mark.parametrize("verfl", [0x10, 0x20])
-def test_p61_whoever_is_not_listed_gets_silence_to_every_command(
-    request_: bytes, verfl: int
-) -> None:
+def test_p61_unlisted_client_gets_no_response(request_: bytes, verfl: int) -> None:
     target = masked(OTHER)
     asked = request_[:14] + bytes((verfl,)) + request_[15:]
     assert ask(target, asked) == b""
@@ -80,7 +78,7 @@ def test_p61_whoever_is_not_listed_gets_silence_to_every_command(
     assert ask(target, sent_by(OTHER, asked)) != b""
 
 
-def test_p61_it_is_a_set_of_at_most_255_and_keeps_its_order() -> None:
+def test_p61_list_is_an_ordered_set_of_at_most_255() -> None:
     target = make_target(mtu=9000)
     macs = [CLIENT, *(number(n) for n in range(300, 554))]
     assert len(macs) == 255
@@ -95,7 +93,7 @@ def test_p61_it_is_a_set_of_at_most_255_and_keeps_its_order() -> None:
     assert ask(target, mask(READ)) == mask_response(*macs)
 
 
-def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
+def test_p61_list_is_limited_by_the_mtu() -> None:
     target = masked(CLIENT)
     room = (1514 - 28) // 8
     macs = [number(n) for n in range(room - 1)]
@@ -106,14 +104,14 @@ def test_p61_a_list_grows_no_longer_than_a_reply_on_this_interface() -> None:
 
 
 @pytest.mark.parametrize("count", [None, 200])
-def test_p62_read_tells_the_list_and_ignores_directives(count: int | None) -> None:
+def test_p62_read_returns_the_list_and_ignores_directives(count: int | None) -> None:
     target = masked(CLIENT, OTHER)
     request = mask(READ, (ADD, THIRD), (7, THIRD), count=count)
     assert ask(target, request) == mask_response(CLIENT, OTHER)
     assert ask(target, mask(READ)) == mask_response(CLIENT, OTHER)
 
 
-def test_p63_directives_are_followed_in_order() -> None:
+def test_p63_directives_are_applied_in_order() -> None:
     target = masked(CLIENT)
     request = mask(
         EDIT,
@@ -125,7 +123,7 @@ def test_p63_directives_are_followed_in_order() -> None:
     assert ask(target, request) == after  # P2
 
 
-def test_p64_p65_p66_a_bad_directive_ends_it_and_what_was_done_stays() -> None:
+def test_p64_p65_p66_directives_before_a_bad_one_are_applied() -> None:
     target = make_target()
     those = ((ADD, CLIENT), (ADD, OTHER), (3, THIRD), (ADD, THIRD))
     expected = response_frame(2, bytes((0, EDIT, 2, 2)) + directives(*those))
@@ -135,12 +133,12 @@ def test_p64_p65_p66_a_bad_directive_ends_it_and_what_was_done_stays() -> None:
     assert target.statistics().errors == {"mask_bad_directive": 1}
 
 
-def test_p67_an_edit_that_does_nothing_tells_the_list_too() -> None:
+def test_p67_edit_without_directives_returns_the_list() -> None:
     assert ask(masked(CLIENT), mask(EDIT)) == mask_response(CLIENT, mcmd=EDIT)
 
 
 @pytest.mark.parametrize("mcmd", [2, 255])
-def test_p68_another_command_is_a_bad_argument(mcmd: int) -> None:
+def test_p68_unknown_mask_command_is_a_bad_argument(mcmd: int) -> None:
     target = make_target()
     request = mask(mcmd, (ADD, OTHER))
     assert ask(target, request) == response_frame(2, request[24:], verfl=0x1C, error=2)
@@ -148,14 +146,14 @@ def test_p68_another_command_is_a_bad_argument(mcmd: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5, 255])
-def test_p69_fewer_directives_than_the_count_says_change_nothing(count: int) -> None:
+def test_p69_fewer_directives_than_the_count_change_nothing(count: int) -> None:
     target = make_target()
     request = mask(EDIT, (ADD, OTHER), count=count)
     assert ask(target, request) == response_frame(2, request[24:], verfl=0x1C, error=2)
     assert ask(target, mask(READ)) == mask_response()
 
 
-def test_p70_whoever_shuts_himself_out_still_hears_of_it() -> None:
+def test_p70_client_that_removes_itself_gets_the_response() -> None:
     target = make_target()
     assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_response(OTHER, mcmd=EDIT)
     assert ask(target, mask(READ)) == b""
@@ -165,18 +163,18 @@ def test_p70_whoever_shuts_himself_out_still_hears_of_it() -> None:
 
 
 @pytest.mark.parametrize("length", [24, 27])
-def test_p17_half_a_mask_message_is_dropped(length: int) -> None:
+def test_p17_short_mask_message_is_dropped(length: int) -> None:
     target = make_target()
     assert ask(target, mask(READ)[:length]) == b""
     assert target.statistics().dropped == {"short": 1}
 
 
-def test_p20_padding_behind_the_directives_is_none() -> None:
+def test_p20_padding_after_the_directives_is_ignored() -> None:
     request = mask(EDIT, (ADD, CLIENT)) + directives((ADD, OTHER)) + b"\xee" * 20
     assert ask(make_target(), request) == mask_response(CLIENT, mcmd=EDIT)
 
 
-def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
+def test_p48_masked_target_announces_to_the_listed_clients() -> None:
     target = masked(CLIENT, OTHER)
     assert target.export.announcement_targets == (CLIENT, OTHER)
     assert make_target().export.announcement_targets == (b"\xff" * 6,)
@@ -191,17 +189,17 @@ def test_p48_a_target_with_a_list_tells_its_own_that_it_is_ready() -> None:
 # Reserve and release.
 
 
-def test_p71_a_target_is_nobodys_at_first() -> None:
+def test_p71_initially_there_is_no_reservation() -> None:
     assert ask(make_target(), reserve(READ)) == reserve_response()
 
 
-def test_p72_a_free_target_can_be_reserved_also_for_others() -> None:
+def test_p72_free_target_can_be_reserved_for_other_clients() -> None:
     target = make_target()
     reply = ask(target, reserve(SET, THIRD, OTHER))
     assert reply == reserve_response(THIRD, OTHER, rcmd=SET)
 
 
-def test_p72_a_holder_may_pass_it_on_or_release_it() -> None:
+def test_p72_holder_can_transfer_or_release_the_reservation() -> None:
     target = reserved(CLIENT, OTHER)
     assert ask(target, reserve(SET, OTHER)) == reserve_response(OTHER, rcmd=SET)
     refused = reserve_response(OTHER, rcmd=SET, code=6)
@@ -212,7 +210,7 @@ def test_p72_a_holder_may_pass_it_on_or_release_it() -> None:
     assert ask(target, sent_by(OTHER, reserve(SET))) == released
 
 
-def test_p73_force_always_succeeds_and_so_does_reading() -> None:
+def test_p73_force_and_read_always_succeed() -> None:
     target = reserved(OTHER)
     assert ask(target, reserve(READ)) == reserve_response(OTHER)
     assert ask(target, reserve(FORCE, CLIENT)) == reserve_response(CLIENT, rcmd=FORCE)
@@ -220,7 +218,7 @@ def test_p73_force_always_succeeds_and_so_does_reading() -> None:
 
 
 @pytest.mark.parametrize("opcode", [0x20, 0x24, 0x30, 0x34, 0xE5, 0xE7, 0xEA, 0x00])
-def test_p74_a_stranger_may_send_no_ata_command(opcode: int) -> None:
+def test_p74_ata_command_of_another_client_is_refused(opcode: int) -> None:
     target = reserved(OTHER)
     request = ata(opcode, 5, aflags=0x41, data=b"\xff" * 512)
     expected = response_frame(0, request[24:36], verfl=0x1C, error=6)
@@ -230,7 +228,7 @@ def test_p74_a_stranger_may_send_no_ata_command(opcode: int) -> None:
     assert ask(target, sent_by(OTHER, ata(0x24, 5))) == sent_to(OTHER, served)
 
 
-def test_p74_a_stranger_may_identify_and_use_the_other_commands() -> None:
+def test_p74_other_clients_can_identify_and_use_other_commands() -> None:
     target = reserved(OTHER)
     page = ata_response(0x40, data=target.export.identity_page)
     assert ask(target, ata(0xEC)) == page
@@ -240,21 +238,21 @@ def test_p74_a_stranger_may_identify_and_use_the_other_commands() -> None:
 
 
 @pytest.mark.parametrize("rcmd", [3, 255])
-def test_p75_another_command_is_a_bad_argument(rcmd: int) -> None:
+def test_p75_unknown_reserve_command_is_a_bad_argument(rcmd: int) -> None:
     expected = reserve_response(CLIENT, rcmd=rcmd, code=2)
     assert ask(reserved(CLIENT), reserve(rcmd, OTHER)) == expected
 
 
 @pytest.mark.parametrize("rcmd", [SET, FORCE])
 @pytest.mark.parametrize("count", [2, 255])
-def test_p75_fewer_addresses_than_the_count_says_change_nothing(
+def test_p75_fewer_addresses_than_the_count_change_nothing(
     rcmd: int, count: int
 ) -> None:
     expected = reserve_response(CLIENT, rcmd=rcmd, code=2)
     assert ask(reserved(CLIENT), reserve(rcmd, OTHER, count=count)) == expected
 
 
-def test_p76_255_addresses_in_any_order_and_none_twice() -> None:
+def test_p76_reservation_is_an_ordered_set_of_at_most_255() -> None:
     target = make_target(mtu=9000)
     macs = [CLIENT, *(number(n) for n in range(254, 0, -1))]
     assert ask(target, reserve(SET, *macs)) == reserve_response(*macs, rcmd=SET)
@@ -265,13 +263,13 @@ def test_p76_255_addresses_in_any_order_and_none_twice() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xee" * 6, b"\xee" * 40])
-def test_p79_padding_behind_the_addresses_is_none(junk: bytes) -> None:
+def test_p79_padding_after_the_addresses_is_ignored(junk: bytes) -> None:
     reply = ask(make_target(), reserve(SET, OTHER) + junk)
     assert reply == reserve_response(OTHER, rcmd=SET)
 
 
 @pytest.mark.parametrize("length", [24, 25])
-def test_p17_half_a_reserve_message_is_dropped(length: int) -> None:
+def test_p17_short_reserve_message_is_dropped(length: int) -> None:
     target = make_target()
     assert ask(target, reserve(READ)[:length]) == b""
     assert target.statistics().dropped == {"short": 1}
@@ -280,7 +278,7 @@ def test_p17_half_a_reserve_message_is_dropped(length: int) -> None:
 # What is set is kept before it is answered.
 
 
-def test_p59_p78_every_change_is_handed_over_once_before_its_reply() -> None:
+def test_p59_p78_each_change_is_saved_once_before_the_response() -> None:
     target = make_target()
     kept: list[ClientState] = []
     target.export.on_change = kept.append
@@ -298,7 +296,7 @@ def test_p59_p78_every_change_is_handed_over_once_before_its_reply() -> None:
     assert kept[-1].holders == (CLIENT, OTHER)
 
 
-def test_what_cannot_be_kept_is_not_set_and_called_error_3() -> None:
+def test_change_that_cannot_be_saved_is_error_3() -> None:
     target = make_target()
     target.export.force(b"before")
     before = target.export.state

@@ -115,7 +115,7 @@ class Unlucky(random.Random):
     is_sync=st.booleans(),
 )
 @settings(deadline=None, max_examples=300)
-def test_p46_what_an_answer_promises_survives_a_power_failure_right_behind_it(
+def test_p46_guaranteed_contents_survive_a_power_failure(
     make: Callable[..., tuple[VolatileDisk, Disk]],
     plan: list[tuple[str, int, int, int]],
     seed: int,
@@ -136,7 +136,7 @@ def test_p46_what_an_answer_promises_survives_a_power_failure_right_behind_it(
             assert missing(promised, after_power_failure(store, luck)) == []
 
 
-def test_a_write_that_nobody_made_stable_is_lost_by_the_unlucky() -> None:
+def test_unflushed_write_can_be_lost() -> None:
     # Or else the test above would hold of any target.
     store, disk = plain(is_sync=False)
     target = make_target(disk)

@@ -119,7 +119,7 @@ def hold_to_the_rules(request: bytes, mtu: int) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_whatever_are_answered_by_the_rules_or_not_at_all(
+def test_response_to_random_bytes_obeys_the_rules(
     request_: bytes,
 ) -> None:
     hold_to_the_rules(request_, 1500)
@@ -127,7 +127,7 @@ def test_any_bytes_whatever_are_answered_by_the_rules_or_not_at_all(
 
 @settings(max_examples=1500, deadline=None)
 @given(LIKELY_FRAMES, st.sampled_from((548, 600, 1500, 9000)))
-def test_likely_frames_are_answered_by_the_rules_or_not_at_all_p19(
+def test_response_to_plausible_frames_obeys_the_rules_p19(
     request_: bytes, mtu: int
 ) -> None:
     hold_to_the_rules(request_, mtu)
@@ -135,7 +135,7 @@ def test_likely_frames_are_answered_by_the_rules_or_not_at_all_p19(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LIKELY_FRAMES, max_size=20))
-def test_nothing_that_came_before_shows_in_a_reply_but_the_config_string(
+def test_response_does_not_leak_old_memory(
     requests: list[bytes],
 ) -> None:
     # Every byte of a reply's data area comes from the disk, the identity page, the
@@ -155,7 +155,9 @@ def test_nothing_that_came_before_shows_in_a_reply_but_the_config_string(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 15), st.binary(max_size=30)), max_size=20))
-def test_every_request_may_come_twice_p2(commands: list[tuple[int, bytes]]) -> None:
+def test_duplicate_request_changes_nothing_p2(
+    commands: list[tuple[int, bytes]],
+) -> None:
     # A retransmitted request finds the same state and leaves the same behind.
     target = make_target(FencedDisk())
     for ccmd, string in commands:

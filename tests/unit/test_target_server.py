@@ -27,7 +27,7 @@ IDENTIFY = 0xEC
 @pytest.mark.parametrize(
     ("shelf", "slot"), [(7, 3), (0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)]
 )
-def test_each_part_of_the_address_may_be_broadcast_p8_p9(shelf: int, slot: int) -> None:
+def test_shelf_and_slot_can_be_broadcast_p8_p9(shelf: int, slot: int) -> None:
     # The answer names the real address.
     request = frame(1, bytes(8), shelf=shelf, slot=slot)
     assert ask(make_target(), request) == config_response(0)
@@ -37,7 +37,7 @@ def test_each_part_of_the_address_may_be_broadcast_p8_p9(shelf: int, slot: int) 
     ("shelf", "slot"),
     [(8, 3), (7, 4), (0xFFFF, 4), (8, 0xFF), (0x0700, 3), (0xFF07, 3), (0, 0)],
 )
-def test_other_addresses_are_met_with_silence_p8(shelf: int, slot: int) -> None:
+def test_frame_to_another_address_is_dropped_p8(shelf: int, slot: int) -> None:
     target = make_target()
     assert ask(target, frame(1, bytes(8), shelf=shelf, slot=slot)) == b""
     assert target.statistics().dropped == {"other_address": 1}
@@ -45,7 +45,7 @@ def test_other_addresses_are_met_with_silence_p8(shelf: int, slot: int) -> None:
 
 
 @pytest.mark.parametrize("dst", [b"\xff" * 6, b"\x01" * 6, TARGET])
-def test_the_destination_mac_plays_no_part_p8_p12(dst: bytes) -> None:
+def test_destination_mac_is_ignored_p8_p12(dst: bytes) -> None:
     # The reply comes from the interface's own address whatever was asked.
     reply = ask(make_target(), frame(1, bytes(8), dst=dst))
     assert reply == config_response(0)
@@ -54,14 +54,14 @@ def test_the_destination_mac_plays_no_part_p8_p12(dst: bytes) -> None:
 
 @pytest.mark.parametrize("tag", [0, 1, 0x8000_0000, 0xFFFF_FFFF, 0x0102_0304])
 @pytest.mark.parametrize("command", [0, 1, 9])
-def test_the_tag_comes_back_bit_for_bit_p10(tag: int, command: int) -> None:
+def test_tag_is_copied_p10(tag: int, command: int) -> None:
     argument = bytes((0, 0, 0, 0xE5)) + bytes(8)
     reply = ask(make_target(), frame(command, argument, tag=tag))
     assert reply[20:24] == tag.to_bytes(4, "big")
 
 
 @pytest.mark.parametrize("verfl", [0x18, 0x1C, 0x1F, 0x08, 0x28])
-def test_responses_are_ignored_p7(verfl: int) -> None:
+def test_response_frame_is_dropped_p7(verfl: int) -> None:
     target = make_target()
     assert ask(target, frame(1, bytes(8), verfl=verfl)) == b""
     assert target.statistics().dropped == {"response": 1}
@@ -69,7 +69,7 @@ def test_responses_are_ignored_p7(verfl: int) -> None:
 
 @pytest.mark.parametrize("version", [0, 2, 3, 15])
 @pytest.mark.parametrize("command", [0, 1, 2, 9])
-def test_other_versions_are_refused_in_ours_p6(version: int, command: int) -> None:
+def test_unknown_version_is_refused_in_version_1_p6(version: int, command: int) -> None:
     target = make_target()
     argument = bytes(range(1, 60))
     reply = ask(target, frame(command, argument, verfl=version << 4))
@@ -88,7 +88,7 @@ def test_reserved_flags_are_ignored_and_not_echoed_p3_p4(
 
 
 @pytest.mark.parametrize("command", [0, 1])
-def test_an_error_in_the_request_means_nothing_p13(command: int) -> None:
+def test_error_field_of_a_request_is_ignored_p13(command: int) -> None:
     argument = bytes((0, 0, 0, 0xE5)) + bytes(8)
     reply = ask(make_target(), frame(command, argument, verfl=0x14, error=9))
     assert reply[14:16] == b"\x18\0"
@@ -96,7 +96,7 @@ def test_an_error_in_the_request_means_nothing_p13(command: int) -> None:
 
 
 @pytest.mark.parametrize("command", [4, 5, 0x7F, 0xF0, 0xFF])
-def test_unknown_commands_get_the_whole_request_back_p16_p18(command: int) -> None:
+def test_unknown_command_is_echoed_p16_p18(command: int) -> None:
     target = make_target()
     argument = bytes(range(200))
     reply = ask(target, frame(command, argument))
@@ -104,14 +104,14 @@ def test_unknown_commands_get_the_whole_request_back_p16_p18(command: int) -> No
     assert target.statistics().errors == {"bad_command": 1}
 
 
-def test_what_is_echoed_is_cut_to_what_the_interface_sends_p16() -> None:
+def test_echo_is_truncated_to_the_mtu_p16() -> None:
     argument = bytes(range(250)) * 8
     reply = ask(make_target(), frame(9, argument))
     assert reply == response_frame(9, argument[: 1500 - 10], verfl=0x1C, error=1)
     assert len(reply) == 1514
 
 
-def test_a_bare_header_of_an_unknown_command_is_answered_and_padded_p16_p19() -> None:
+def test_unknown_command_without_argument_is_answered_and_padded_p16_p19() -> None:
     assert ask(make_target(), frame(9)) == response_frame(9, b"", verfl=0x1C, error=1)
 
 
@@ -122,35 +122,35 @@ def test_a_bare_header_of_an_unknown_command_is_answered_and_padded_p16_p19() ->
         *(config(0)[:length] for length in (24, 31)),
     ],
 )
-def test_less_than_the_fixed_part_is_dropped_p17(request_: bytes) -> None:
+def test_frame_without_the_fixed_part_is_dropped_p17(request_: bytes) -> None:
     target = make_target()
     assert ask(target, request_) == b""
     assert target.statistics().dropped == {"short": 1}
 
 
 @pytest.mark.parametrize("length", [0, 1, 13, 14, 15, 16, 19, 23])
-def test_less_than_a_header_is_dropped_p17(length: int) -> None:
+def test_frame_without_a_header_is_dropped_p17(length: int) -> None:
     target = make_target()
     assert ask(target, config(0)[:length]) == b""
     assert target.statistics().dropped == {"short": 1}
 
 
 @pytest.mark.parametrize("ethertype", [0x0800, 0x8100, 0xA288, 0x88A3])
-def test_other_ethertypes_are_dropped(ethertype: int) -> None:
+def test_other_ethertype_is_dropped(ethertype: int) -> None:
     target = make_target()
     assert ask(target, frame(1, bytes(8), ethertype=ethertype)) == b""
     assert target.statistics().dropped == {"foreign_ethertype": 1}
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xee" * 10, b"\xee" * 1000])
-def test_what_follows_a_message_is_ignored_p20_p23(junk: bytes) -> None:
+def test_bytes_after_a_message_are_ignored_p20_p23(junk: bytes) -> None:
     # aoe-sancheck and the Linux driver probe the path with such frames.
     for request in (config(0), ata(IDENTIFY), ata(0x24, lba=5), ata(0xE7, count=0)):
         plain = ask(make_target(), request)
         assert ask(make_target(), request + junk) == plain
 
 
-def test_a_ready_target_announces_itself_p48() -> None:
+def test_announcement_p48() -> None:
     target = make_target(mtu=9000)
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
     length = target.announce(slot)
@@ -163,7 +163,7 @@ def test_a_ready_target_announces_itself_p48() -> None:
     assert frame_[24:] == expected[24:]
 
 
-def test_two_interfaces_share_what_clients_set_on_an_export() -> None:
+def test_interfaces_share_the_client_state_of_an_export() -> None:
     export = Export(Address(7, 3), MemoryDisk(bytes(SECTORS * 512)), buffer_count=16)
     here, there = (Target(export, mac * 6, 1500) for mac in (b"\x02", b"\x04"))
     ask(here, config(4, b"owner"))
@@ -174,7 +174,7 @@ def test_two_interfaces_share_what_clients_set_on_an_export() -> None:
     assert there.statistics().writes == 0
 
 
-def test_a_config_string_too_long_for_a_small_interface_is_cut() -> None:
+def test_config_string_is_truncated_to_the_mtu() -> None:
     target = make_target(mtu=600)
     target.export.force(bytes(range(256)) * 4)
     reply = ask(target, config(0))
@@ -183,7 +183,7 @@ def test_a_config_string_too_long_for_a_small_interface_is_cut() -> None:
     assert len(reply) == 614
 
 
-def test_statistics_tell_what_was_done() -> None:
+def test_statistics() -> None:
     target = make_target()
     ask(target, ata(0x24, count=2), now=1.0)
     ask(target, ata(0x34, aflags=0x41, data=bytes(512)), now=2.0)
@@ -200,7 +200,7 @@ def test_statistics_tell_what_was_done() -> None:
     assert counted.last_request == 5.0
 
 
-def test_an_mtu_without_room_for_a_sector_is_no_place_for_a_target() -> None:
+def test_too_small_mtu_is_refused() -> None:
     with pytest.raises(ValueError, match="an MTU of 547 has no room for a sector"):
         make_target(mtu=547)
     assert ask(make_target(mtu=548), ata(0x24)) == ata_response(0x40, data=sector(0))

@@ -43,7 +43,7 @@ def at(reply: bytes, shelf: int, slot: int) -> bytes:
     return reply[:16] + shelf.to_bytes(2, "big") + bytes((slot,)) + reply[19:]
 
 
-def test_frames_go_to_the_target_they_name(link: QueueLink) -> None:
+def test_frames_are_passed_to_the_addressed_target(link: QueueLink) -> None:
     port = Port(link, [export(7, 3), export(7, 4), export(8, 3)])
     for shelf, slot in ((7, 4), (8, 3), (7, 3)):
         link.deliver(frame(1, bytes(8), shelf=shelf, slot=slot))
@@ -63,7 +63,7 @@ def test_frames_go_to_the_target_they_name(link: QueueLink) -> None:
         (9, 0xFF, []),
     ],
 )
-def test_a_broadcast_is_answered_by_each_target_that_it_matches_p9(
+def test_broadcast_is_answered_by_each_matching_target_p9(
     link: QueueLink, shelf: int, slot: int, answering: list[tuple[int, int]]
 ) -> None:
     port = Port(link, [export(7, 3), export(7, 4), export(8, 3)])
@@ -72,7 +72,7 @@ def test_a_broadcast_is_answered_by_each_target_that_it_matches_p9(
     assert link.sent == [at(config_response(0), *address) for address in answering]
 
 
-def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
+def test_unmatched_frames_are_counted(link: QueueLink) -> None:
     port = Port(link, [export(7, 3)])
     link.deliver(frame(1, bytes(8), shelf=9), b"", b"\xff" * 20, config(0)[:18])
     port.serve(0.0)
@@ -80,14 +80,14 @@ def test_frames_for_nobody_are_counted(link: QueueLink) -> None:
     assert port.unmatched == 4
 
 
-def test_a_batch_is_flushed_at_once(link: QueueLink) -> None:
+def test_batch_is_flushed_once(link: QueueLink) -> None:
     port = Port(link, [export(7, 3)])
     link.deliver(*[config(0)] * 5)
     port.serve(0.0)
     assert link.flushes == [5]
 
 
-def test_frames_wait_while_there_is_no_room_for_replies(link: QueueLink) -> None:
+def test_frames_stay_in_the_ring_while_the_send_ring_is_full(link: QueueLink) -> None:
     # None is executed without being answered.
     port = Port(link, [export(7, 3)])
     link.deliver(*[ata(0x24, lba=n) for n in range(20)])
@@ -108,7 +108,7 @@ def test_targets_announce_themselves_p48(link: QueueLink) -> None:
     ]
 
 
-def test_an_interface_without_room_for_a_sector_is_refused() -> None:
+def test_interface_with_too_small_mtu_is_refused() -> None:
     with QueueLink(mtu=500) as link, pytest.raises(UsageError) as caught:
         Port(link, [export(7, 3)])
     assert str(caught.value) == (
@@ -143,14 +143,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("running")
-def test_a_service_wakes_up_for_frames(link: QueueLink) -> None:
+def test_service_wakes_up_for_frames(link: QueueLink) -> None:
     for n in range(1, 4):
         link.deliver(ata(0xE5, count=0))
         wait_for(partial(has_sent, link, n))
     assert link.sent[0] == response_frame(0, bytes((0x40, 0, 0xFF, 0x40)) + bytes(8))
 
 
-def test_a_service_reports_when_asked_even_if_nothing_else_happens(
+def test_idle_service_logs_statistics_on_request(
     running: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
@@ -159,7 +159,7 @@ def test_a_service_reports_when_asked_even_if_nothing_else_happens(
     assert "e7.3 on eth0: 0 requests" in caplog.text
 
 
-def test_a_stopped_service_answers_what_it_has_received(link: QueueLink) -> None:
+def test_stopped_service_answers_received_frames(link: QueueLink) -> None:
     service = Service([Port(link, [export(7, 3)])])
     link.deliver(config(0))
     service.stop()
@@ -168,7 +168,7 @@ def test_a_stopped_service_answers_what_it_has_received(link: QueueLink) -> None
     service.close()
 
 
-def test_the_first_signal_stops_it_in_order_and_a_second_ends_it_at_once(
+def test_first_signal_stops_the_service_and_second_one_kills_it(
     link: QueueLink,
 ) -> None:
     service = Service([Port(link, [export(7, 3)])])
@@ -183,7 +183,7 @@ def test_the_first_signal_stops_it_in_order_and_a_second_ends_it_at_once(
     service.close()
 
 
-def test_a_service_outlives_its_interfaces(
+def test_service_survives_the_loss_of_its_interfaces(
     running: Service, link: QueueLink, caplog: pytest.LogCaptureFixture
 ) -> None:
     link.is_gone = True
@@ -195,7 +195,7 @@ def test_a_service_outlives_its_interfaces(
     assert running.call(lambda: 7) == 7
 
 
-def test_what_a_call_raises_is_the_callers(running: Service) -> None:
+def test_exception_of_a_call_is_raised_in_the_caller(running: Service) -> None:
     def fail() -> None:
         raise UsageError("this", "is wrong")
 
@@ -203,7 +203,7 @@ def test_what_a_call_raises_is_the_callers(running: Service) -> None:
         running.call(fail)
 
 
-def test_a_call_that_comes_too_late_is_refused(link: QueueLink) -> None:
+def test_call_after_the_end_is_refused(link: QueueLink) -> None:
     service = Service([Port(link, [export(7, 3)])])
     service.stop()
     service.run()
@@ -229,13 +229,13 @@ class Alarm:
         self.rang.set()
 
 
-def test_timers_are_kept_while_nothing_else_happens(running: Service) -> None:
+def test_timers_run_in_an_idle_service(running: Service) -> None:
     alarm = Alarm(time.monotonic() + 0.05)
     running.call(lambda: running.timers.append(alarm))
     assert alarm.rang.wait(10)
 
 
-def test_the_probe_asks_three_times_and_is_content_with_silence(
+def test_probe_queries_three_times_and_accepts_no_response(
     link: QueueLink,
 ) -> None:
     probe(link, [Address(7, 3)])
@@ -244,7 +244,7 @@ def test_the_probe_asks_three_times_and_is_content_with_silence(
     assert link.sent[0][12:] == (config(0)[12:20] + b"\x80\0\0\0").ljust(48, b"\0")
 
 
-def test_the_probe_finds_who_serves_the_address(link: QueueLink) -> None:
+def test_probe_finds_the_target_of_an_address(link: QueueLink) -> None:
     other = bytes.fromhex("525400000009")
     link.on_send = lambda _: b"\xff" * 6 + other + config_response(0)[12:]
     with pytest.raises(BusyError) as caught:
@@ -255,7 +255,7 @@ def test_the_probe_finds_who_serves_the_address(link: QueueLink) -> None:
     )
 
 
-def test_the_probe_minds_only_its_own_addresses_and_only_responses(
+def test_probe_ignores_other_addresses_and_requests(
     link: QueueLink,
 ) -> None:
     link.deliver(at(config_response(0), 7, 4), config(0), b"", b"\0" * 60)
@@ -263,7 +263,7 @@ def test_the_probe_minds_only_its_own_addresses_and_only_responses(
     assert len(link.sent) == 3
 
 
-def test_statistics_are_one_readable_line(link: QueueLink) -> None:
+def test_statistics_are_logged_in_one_line(link: QueueLink) -> None:
     port = Port(link, [export(7, 3)])
     requests = [
         ata(0x24, count=2),
@@ -285,7 +285,7 @@ def behind(*filters: str) -> Export:
     return served
 
 
-def test_a_port_sends_what_was_held_back_when_it_is_due(link: QueueLink) -> None:
+def test_port_sends_delayed_responses_when_they_are_due(link: QueueLink) -> None:
     port = Port(link, [behind("delay:seconds=2"), export(7, 4)])
     assert port.next_timeout() is None
     link.deliver(config(0), frame(1, bytes(8), slot=4))
@@ -297,7 +297,7 @@ def test_a_port_sends_what_was_held_back_when_it_is_due(link: QueueLink) -> None
     assert link.sent[1:] == [config_response(0)]
 
 
-def test_a_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> None:
+def test_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> None:
     port = Port(link, [behind("drop:direction=out"), export(7, 4)])
     link.deliver(frame(1, bytes(8), shelf=0xFFFF, slot=0xFF))
     port.serve(0.0)
@@ -305,7 +305,7 @@ def test_a_broadcast_passes_the_filters_of_each_target_p9(link: QueueLink) -> No
     assert port.targets[0].statistics().requests == 1
 
 
-def test_replies_that_find_no_slot_stay_due() -> None:
+def test_due_responses_stay_queued_while_the_send_ring_is_full() -> None:
     with QueueLink(slots=2) as link:
         port = Port(link, [behind("duplicate:direction=out")])
         link.deliver(config(0), config(0))
@@ -316,7 +316,7 @@ def test_replies_that_find_no_slot_stay_due() -> None:
         assert port.next_timeout() is None
 
 
-def test_a_service_wakes_up_for_what_is_due(link: QueueLink) -> None:
+def test_service_wakes_up_for_delayed_responses(link: QueueLink) -> None:
     service = Service([Port(link, [behind("delay:seconds=0.05")])])
     link.on_send = lambda _: service.stop()
     link.deliver(config(0))
@@ -326,7 +326,7 @@ def test_a_service_wakes_up_for_what_is_due(link: QueueLink) -> None:
     assert link.sent == [config_response(0)]
 
 
-def test_statistics_tell_how_often_a_filter_struck(
+def test_statistics_have_the_trigger_counts_of_filters(
     link: QueueLink, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aoe-target")
@@ -338,7 +338,7 @@ def test_statistics_tell_how_often_a_filter_struck(
     assert caplog.messages[-1] == "e7.3: filter drop:on=read triggered 2 times"
 
 
-def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
+def test_delayed_frames_are_dropped_with_the_link(link: QueueLink) -> None:
     # Executed after it has come back, a write would undo what has been written since.
     port = Port(link, [behind("delay:seconds=2,direction=in", "reorder")])
     link.deliver(config(0), config(0))
@@ -349,7 +349,7 @@ def test_what_waits_is_lost_with_its_interface(link: QueueLink) -> None:
     assert port.targets[0].statistics().requests == 0
 
 
-def test_a_filtered_export_goes_like_any_other(link: QueueLink) -> None:
+def test_export_with_filters_can_be_removed(link: QueueLink) -> None:
     port = Port(link, [behind("delay"), export(7, 4)])
     target = port.target(Address(7, 3))
     assert target is port.targets[0]

@@ -39,11 +39,11 @@ def settings_for(path: Path | str, **fields: object) -> ExportSettings:
     return msgspec.structs.replace(place, **fields)
 
 
-def test_nothing_is_set_where_nothing_was_kept(file: StateFile) -> None:
+def test_missing_file_is_the_default_state(file: StateFile) -> None:
     assert file.load() == ClientState()
 
 
-def test_what_was_kept_is_found_again_and_can_be_read_by_people(
+def test_state_is_saved_as_readable_json(
     file: StateFile,
 ) -> None:
     file.save(ClientState(b"before"))
@@ -60,7 +60,7 @@ def test_what_was_kept_is_found_again_and_can_be_read_by_people(
 
 
 @given(st.binary(max_size=1024), MACS, MACS)
-def test_any_state_is_found_again(
+def test_any_state_survives_a_save_and_load(
     tmp_path_factory: pytest.TempPathFactory,
     string: bytes,
     mask: tuple[bytes, ...],
@@ -72,7 +72,7 @@ def test_any_state_is_found_again(
     assert file.load() == state
 
 
-def test_the_new_file_is_stable_before_it_takes_the_place_and_then_the_folder(
+def test_file_is_fsynced_before_the_rename_and_the_directory_after(
     file: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -98,7 +98,7 @@ def test_the_new_file_is_stable_before_it_takes_the_place_and_then_the_folder(
 
 
 @pytest.mark.parametrize("step", ["fsync", "rename"])
-def test_a_failure_leaves_the_old_file_and_nothing_else(
+def test_failed_save_leaves_the_old_file(
     file: StateFile,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -125,7 +125,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     ]
 
 
-def test_what_a_crash_left_behind_is_in_nobodys_way(file: StateFile) -> None:
+def test_leftover_temporary_file_is_replaced(file: StateFile) -> None:
     file.path.with_name(f".{file.path.name}.new").write_bytes(b"{half" * 1000)
     file.save(STATE)
     assert file.load() == STATE
@@ -145,7 +145,7 @@ def test_what_a_crash_left_behind_is_in_nobodys_way(file: StateFile) -> None:
         b'{"version": 1, "config_string": "", "mask": [], "reserved_for": [], "a": 1}',
     ],
 )
-def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) -> None:
+def test_invalid_file_is_refused_with_a_fix(file: StateFile, content: bytes) -> None:
     file.path.write_bytes(content)
     with pytest.raises(AoEError) as caught:
         file.load()
@@ -157,7 +157,7 @@ def test_another_file_is_refused_with_the_cure(file: StateFile, content: bytes) 
     )
 
 
-def test_a_file_that_may_not_be_read_is_no_empty_one(
+def test_unreadable_file_is_an_error(
     file: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: Path) -> bytes:
@@ -168,7 +168,7 @@ def test_a_file_that_may_not_be_read_is_no_empty_one(
         file.load()
 
 
-def test_it_lies_beside_an_image_one_for_each_window(tmp_path: Path) -> None:
+def test_state_file_of_an_image_is_in_its_directory_per_window(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.touch()
     assert state_path(settings_for(image)) == tmp_path / "disk.img.aoe.json"
@@ -179,7 +179,7 @@ def test_it_lies_beside_an_image_one_for_each_window(tmp_path: Path) -> None:
     assert state_path(settings_for(link)) == tmp_path / "disk.img.aoe.json"
 
 
-def test_it_has_the_address_for_a_name_where_there_is_no_beside(
+def test_state_file_of_a_device_is_named_after_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "kept")
@@ -191,7 +191,7 @@ def test_it_has_the_address_for_a_name_where_there_is_no_beside(
     assert state_path(device) == tmp_path / "e7.3.aoe.json"
 
 
-def test_the_directory_is_made_when_there_is_something_to_keep(tmp_path: Path) -> None:
+def test_state_directory_is_created_at_the_first_save(tmp_path: Path) -> None:
     chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "a" / "b")
     state, file = open_state(chosen)
     assert state == ClientState()
@@ -201,7 +201,7 @@ def test_the_directory_is_made_when_there_is_something_to_keep(tmp_path: Path) -
     assert open_state(chosen)[0] == STATE
 
 
-def test_a_mask_that_was_asked_for_stands_in_for_the_one_that_was_kept(
+def test_configured_mask_replaces_the_saved_one(
     tmp_path: Path,
 ) -> None:
     chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path, mask=(ONE,))
@@ -210,14 +210,14 @@ def test_a_mask_that_was_asked_for_stands_in_for_the_one_that_was_kept(
     assert open_state(chosen)[0] == expected
 
 
-def test_no_state_neither_finds_nor_keeps_anything(tmp_path: Path) -> None:
+def test_no_state_neither_loads_nor_saves(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.touch()
     StateFile(state_path(settings_for(image))).save(STATE)
     assert open_state(settings_for(image, keep_state=False)) == (ClientState(), None)
 
 
-def test_a_state_dir_and_no_state_contradict_each_other(tmp_path: Path) -> None:
+def test_state_dir_conflicts_with_no_state(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--state-dir: conflicts with --no-state"):
         settings_for("disk.img", state_dir=tmp_path, keep_state=False)
 
@@ -230,12 +230,12 @@ def test_a_state_dir_and_no_state_contradict_each_other(tmp_path: Path) -> None:
         "52-54-00-00-00-01,52:54:0:0:0:2,525400000001",
     ],
 )
-def test_masks_are_written_with_or_without_colons_as_for_vblade(text: str) -> None:
+def test_mask_syntax_with_and_without_colons(text: str) -> None:
     assert parse_macs(text) == (ONE, TWO)
 
 
 @pytest.mark.parametrize("text", ["", "x", "525400000001,", "5254000000012"])
-def test_a_mask_of_something_else_is_refused(text: str) -> None:
+def test_invalid_mask_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a MAC address"):
         parse_macs(text)
 
@@ -249,6 +249,8 @@ def test_a_mask_of_something_else_is_refused(text: str) -> None:
         lambda: settings_for("disk.img", mask=(ONE,) * 256),
     ],
 )
-def test_more_than_the_protocol_can_say_is_refused(make: Callable[[], object]) -> None:
+def test_values_beyond_the_protocol_limits_are_refused(
+    make: Callable[[], object],
+) -> None:
     with pytest.raises(UsageError):
         make()

@@ -79,7 +79,7 @@ def use_of(number: str) -> str:
     return find_use(info, 0, SIZE)
 
 
-def test_a_mounted_device_is_known_by_where_it_is_mounted(machine: Machine) -> None:
+def test_mounted_device_names_the_mount_point(machine: Machine) -> None:
     machine.disk("sda", "8:0")
     assert use_of("8:0") == ""
     machine.mount("8:0", r"/mnt/my\040disk")
@@ -87,7 +87,7 @@ def test_a_mounted_device_is_known_by_where_it_is_mounted(machine: Machine) -> N
     assert use_of("8:0") == "mounted on /mnt/my disk"
 
 
-def test_a_mounted_partition_takes_its_whole_disk(machine: Machine) -> None:
+def test_mounted_partition_makes_the_disk_busy(machine: Machine) -> None:
     machine.disk("sda", "8:0")
     machine.disk("sda1", "8:1", parent="sda")
     machine.disk("sda2", "8:2", parent="sda")
@@ -97,20 +97,20 @@ def test_a_mounted_partition_takes_its_whole_disk(machine: Machine) -> None:
     assert use_of("8:2") == "mounted on /home"
 
 
-def test_a_mounted_disk_takes_its_partitions(machine: Machine) -> None:
+def test_mounted_disk_makes_the_partition_busy(machine: Machine) -> None:
     machine.disk("sda", "8:0")
     machine.disk("sda1", "8:1", parent="sda")
     machine.mount("8:0", "/mnt")
     assert use_of("8:1") == "/dev/sda is mounted on /mnt"
 
 
-def test_a_device_below_another_is_in_use(machine: Machine) -> None:
+def test_device_with_a_holder_is_in_use(machine: Machine) -> None:
     folder = machine.disk("sda", "8:0")
     (folder / "holders" / "dm-3").mkdir()
     assert use_of("8:0") == "in use by /dev/dm-3"
 
 
-def test_a_file_system_that_has_a_number_of_its_own_names_its_device(
+def test_mount_with_an_anonymous_device_number_is_found_by_its_source(
     machine: Machine,
 ) -> None:
     # /dev/null stands for a device of btrfs: it is there for everybody.
@@ -118,12 +118,12 @@ def test_a_file_system_that_has_a_number_of_its_own_names_its_device(
     assert use_of("1:3") == "mounted on /data"
 
 
-def test_a_device_that_nothing_is_known_of_is_not_in_use(machine: Machine) -> None:
+def test_unknown_device_is_not_in_use(machine: Machine) -> None:
     machine.mounts.unlink()
     assert use_of("8:0") == ""
 
 
-def test_an_image_with_a_loop_device_over_it_is_not_served_for_writing(
+def test_image_attached_to_a_loop_device_is_refused_for_writing(
     machine: Machine, image: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.loop("loop3", "7:3", image, (0, 0))
@@ -142,7 +142,7 @@ def test_an_image_with_a_loop_device_over_it_is_not_served_for_writing(
         machine.mount("7:3", "/mnt")
 
 
-def test_a_loop_device_over_another_window_stands_in_nobodys_way(
+def test_loop_device_on_another_window_does_not_conflict(
     machine: Machine, image: Path
 ) -> None:
     machine.loop("loop3", "7:3", image, (4096, 8192))
@@ -152,7 +152,7 @@ def test_a_loop_device_over_another_window_stands_in_nobodys_way(
         open_disk(image, OpenFlags(offset=11776))
 
 
-def test_a_loop_device_over_another_file_stands_in_nobodys_way(
+def test_loop_device_on_another_file_does_not_conflict(
     machine: Machine, image: Path, tmp_path: Path
 ) -> None:
     machine.loop("loop3", "7:3", tmp_path / "deleted", (0, 0))

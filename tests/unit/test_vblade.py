@@ -70,7 +70,7 @@ def read(directory: Path, text: str) -> ExportSettings:
     return to_settings(read_fragment(write(directory, "a.conf", text)))
 
 
-def test_the_example_of_the_manual_is_served_as_vblade_did(directory: Path) -> None:
+def test_example_of_the_man_page(directory: Path) -> None:
     write(directory, "export.conf", MANUAL)
     write(directory, "other.conf", SKELETON)
     done = import_vblade(directory)
@@ -103,7 +103,7 @@ def test_the_example_of_the_manual_is_served_as_vblade_did(directory: Path) -> N
     )
 
 
-def test_each_disk_names_its_file_and_what_was_left_behind(directory: Path) -> None:
+def test_comments_name_the_file_and_ignored_variables(directory: Path) -> None:
     path = write(directory, "export.conf", MANUAL + "colour=red\n")
     lines = import_vblade(directory).stdout.splitlines()
     here = lines.index(f"# From {path}")
@@ -114,7 +114,7 @@ def test_each_disk_names_its_file_and_what_was_left_behind(directory: Path) -> N
     ]
 
 
-def test_what_vblade_ignores_is_no_mistake(directory: Path) -> None:
+def test_incomplete_files_are_skipped_as_in_vblade(directory: Path) -> None:
     skeleton = write(directory, "skeleton.conf", "# shelf=\n# slot=\nnetif=eth0")
     write(directory, "a.conf", LEAST)
     write(directory, "README", "`reboot`")
@@ -139,7 +139,7 @@ def test_what_vblade_ignores_is_no_mistake(directory: Path) -> None:
         ("-m '11:22:33:44:55:66' -m 22:33:44:55:66:77", OpenFlags(), {"mask": MACS}),
     ],
 )
-def test_options_mean_what_they_mean_to_vblade(
+def test_options(
     directory: Path, options: str, disk: OpenFlags, rest: dict[str, object]
 ) -> None:
     expected = {
@@ -153,7 +153,7 @@ def test_options_mean_what_they_mean_to_vblade(
     assert found == ExportSettings(**expected)  # type: ignore[arg-type] # as listed
 
 
-def test_a_path_begins_where_vblade_runs(directory: Path) -> None:
+def test_paths_are_relative_to_the_root_directory(directory: Path) -> None:
     text = LEAST.replace("/srv/disk.img", "disk.img")
     assert read(directory, text).path == "/disk.img"
 
@@ -179,7 +179,7 @@ def test_a_path_begins_where_vblade_runs(directory: Path) -> None:
         ("shelf=1\r\n", 1, "character '\\r'"),
     ],
 )
-def test_what_does_more_than_to_set_is_refused_and_never_run(
+def test_shell_code_is_refused_and_not_executed(
     directory: Path, text: str, line: int, why: str
 ) -> None:
     path = write(directory, "bad.conf", text)
@@ -209,15 +209,13 @@ def test_what_does_more_than_to_set_is_refused_and_never_run(
         ("shelf=65535", "a.conf: 65535 2: AoE address out of range. Write it as e0"),
     ],
 )
-def test_a_value_that_cannot_be_is_named(
-    directory: Path, change: str, message: str
-) -> None:
+def test_invalid_value_message(directory: Path, change: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         read(directory, f"{LEAST}{change}")
     assert str(caught.value).startswith(f"{directory}/{message}")
 
 
-def test_two_disks_at_one_address_are_one_too_many(directory: Path) -> None:
+def test_duplicate_address_is_refused(directory: Path) -> None:
     first = write(directory, "a.conf", LEAST)
     write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
     second = write(directory, "c.conf", LEAST)
@@ -229,7 +227,9 @@ def test_two_disks_at_one_address_are_one_too_many(directory: Path) -> None:
     assert len(reread(done.stdout, directory)) == 1
 
 
-def test_files_that_differ_in_the_interface_are_one_disk(directory: Path) -> None:
+def test_files_that_differ_only_in_the_interface_become_one_export(
+    directory: Path,
+) -> None:
     # vblade serves a disk on two interfaces as two processes, which share it unlocked.
     first = write(directory, "a.conf", LEAST)
     second = write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
@@ -243,7 +243,7 @@ def test_files_that_differ_in_the_interface_are_one_disk(directory: Path) -> Non
     assert other.disk.read_only
 
 
-def test_the_next_step_is_told_first(directory: Path) -> None:
+def test_output_begins_with_the_next_step(directory: Path) -> None:
     write(directory, "a.conf", LEAST)
     lines = import_vblade(directory).stdout.splitlines()
     assert "aoe-target check /etc/aoe-target.toml" in "".join(lines[:3])
@@ -257,7 +257,7 @@ def test_the_next_step_is_told_first(directory: Path) -> None:
         (None, "no such directory"),
     ],
 )
-def test_where_there_is_nothing_it_says_so(
+def test_nothing_to_import(
     directory: Path, files: tuple[str, ...] | None, why: str
 ) -> None:
     for name in files or ():
@@ -269,7 +269,7 @@ def test_where_there_is_nothing_it_says_so(
     assert getattr(done.exception, "exit_code", 0) == 3
 
 
-def test_bytes_that_are_no_text_are_refused(directory: Path) -> None:
+def test_binary_file_is_refused(directory: Path) -> None:
     (directory / "a.conf").write_bytes(b"filename=/srv/\xff.img")
     assert import_vblade(directory).stderr.startswith(
         f"aoe-target: {directory}/a.conf: not text: "
@@ -361,7 +361,7 @@ def options(draw: st.DrawFn, expected: ExportSettings) -> str:
 
 
 @given(made=fragments())
-def test_any_fragment_means_the_same_in_toml(
+def test_any_fragment_gives_the_same_settings_in_toml(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[str, ExportSettings]
 ) -> None:
     text, expected = made
@@ -377,7 +377,7 @@ def test_any_fragment_means_the_same_in_toml(
 
 @settings(max_examples=60, deadline=None)
 @given(made=fragments())
-def test_any_fragment_means_what_it_means_to_the_shell(
+def test_any_fragment_is_parsed_as_by_the_shell(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[str, ExportSettings]
 ) -> None:
     path = write(tmp_path_factory.getbasetemp(), "a.conf", made[0])

@@ -1,4 +1,4 @@
-"""Writes to the same sectors: never two on their way, never over a late duplicate."""
+"""Overlapping writes are never outstanding together, nor with a late duplicate."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 QUARANTINE = Options().quarantine
 
 
-def lose_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
-    """Write; return the frame that the network still has, and the one answered."""
+def delay_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
+    """Write; return the first transmission, delayed, and the one answered."""
     world.write(sector, b"o" * SECTOR)
     [late] = world.take()
     world.wait(0.3)
@@ -33,11 +33,11 @@ def lose_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
     return late, again
 
 
-def test_a_write_waits_for_one_before_it_that_may_still_arrive(
+def test_a_write_is_queued_while_an_earlier_one_is_quarantined(
     connect: Connect,
 ) -> None:
     world = connect()
-    lose_the_first(world)
+    delay_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
     assert world.device.write_locks.queued_total == 1
@@ -49,11 +49,11 @@ def test_a_write_waits_for_one_before_it_that_may_still_arrive(
     assert world.target.disk[:SECTOR] == b"n" * SECTOR
 
 
-def test_it_waits_no_longer_than_for_an_answer_to_each_transmission(
+def test_the_quarantine_ends_when_each_transmission_is_answered(
     connect: Connect,
 ) -> None:
     world = connect()
-    late, _ = lose_the_first(world)
+    late, _ = delay_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     world.reply(late)
     world.run_until_idle()
@@ -61,7 +61,9 @@ def test_it_waits_no_longer_than_for_an_answer_to_each_transmission(
     assert world.now < 1
 
 
-def test_an_earlier_answer_before_the_last_counts_as_well(connect: Connect) -> None:
+def test_responses_to_earlier_transmissions_count_before_the_last(
+    connect: Connect,
+) -> None:
     world = connect()
     world.write(0, b"o" * SECTOR)
     [late] = world.take()
@@ -73,22 +75,22 @@ def test_an_earlier_answer_before_the_last_counts_as_well(connect: Connect) -> N
     assert bio in world.ended
 
 
-def test_an_aoe_error_to_an_earlier_transmission_counts_as_well(
+def test_an_aoe_error_to_an_earlier_transmission_counts(
     connect: Connect,
 ) -> None:
     world = connect()
-    late, _ = lose_the_first(world)
+    late, _ = delay_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     world.deliver(world.target.refuse(late.raw))
     world.run_until_idle()
     assert bio in world.ended
 
 
-def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
+def test_queued_writes_are_granted_although_a_new_write_expired_the_quarantine(
     connect: Connect,
 ) -> None:
     world = connect()
-    lose_the_first(world)
+    delay_the_first(world)
     second = world.write(0, b"n" * SECTOR)
     world.now += 2 * QUARANTINE
     third = world.write(0, b"m" * SECTOR)
@@ -100,7 +102,7 @@ def test_those_that_wait_go_on_also_if_a_newcomer_finds_the_sectors_free(
 
 
 @pytest.mark.parametrize(("sector", "waits"), [(3, False), (4, True), (5, True)])
-def test_only_writes_to_the_same_sectors_wait(
+def test_only_overlapping_writes_are_queued(
     connect: Connect, sector: int, *, waits: bool
 ) -> None:
     world = connect()
@@ -112,18 +114,18 @@ def test_only_writes_to_the_same_sectors_wait(
     assert bool(world.take()) is not waits
 
 
-def test_reads_and_flushes_wait_for_nothing(connect: Connect) -> None:
+def test_reads_and_flushes_are_never_queued(connect: Connect) -> None:
     world = connect()
-    lose_the_first(world)
+    delay_the_first(world)
     world.read(0, bytearray(SECTOR))
     world.flush()
     assert len(world.take()) == 2
 
 
-def test_a_write_that_overlaps_one_on_its_way_waits_for_its_end(
+def test_a_write_is_queued_until_an_overlapping_one_ends(
     connect: Connect,
 ) -> None:
-    """Or the older could be sent again, and arrive after the newer was answered."""
+    """Otherwise a retransmission of the first could arrive after the second."""
     world = connect()
     older = world.write(0, b"o" * 2 * SECTOR)
     newer = world.write(1, b"n" * SECTOR)
@@ -135,7 +137,7 @@ def test_a_write_that_overlaps_one_on_its_way_waits_for_its_end(
     assert world.target.disk[: 2 * SECTOR] == b"o" * SECTOR + b"n" * SECTOR
 
 
-def test_those_that_wait_keep_their_order(connect: Connect) -> None:
+def test_queued_writes_are_granted_in_order(connect: Connect) -> None:
     world = connect()
     for letter, sector, count in ((b"a", 0, 2), (b"b", 1, 2), (b"c", 2, 2)):
         world.write(sector, letter * count * SECTOR)
@@ -148,7 +150,7 @@ def test_those_that_wait_keep_their_order(connect: Connect) -> None:
     assert world.target.disk[: 4 * SECTOR] == expected
 
 
-def test_a_trim_waits_and_is_waited_for(connect: Connect) -> None:
+def test_trims_are_locked_like_writes(connect: Connect) -> None:
     world = connect(is_up=False)
     world.target.feature_sets = FeatureSet.TRIM
     world.bring_up()
@@ -164,39 +166,39 @@ def test_a_trim_waits_and_is_waited_for(connect: Connect) -> None:
     assert world.target.disk[7 * SECTOR : 8 * SECTOR] == b"n" * SECTOR
 
 
-def test_k81_after_a_device_failed_its_frames_are_waited_for(connect: Connect) -> None:
-    """The bio has ended with an error; its frame may arrive all the same."""
+def test_k81_writes_of_a_failed_device_are_quarantined(connect: Connect) -> None:
+    """The bio has ended with an error, but its frame may still arrive."""
     world = connect()
     world.write(0, b"o" * SECTOR)
-    [ghost] = world.take()
+    [delayed] = world.take()
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     world.bring_up()
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
-    world.target.answer(ghost.raw)
+    world.target.answer(delayed.raw)
     world.wait(QUARANTINE + 0.01)
     world.run_until_idle()
     assert bio in world.ended
     assert world.target.disk[:SECTOR] == b"n" * SECTOR
 
 
-def test_what_waits_ends_with_the_device(connect: Connect) -> None:
+def test_queued_writes_fail_with_the_device(connect: Connect) -> None:
     world = connect()
-    lose_the_first(world)
+    delay_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     assert world.ended[-1] is bio
     assert "pulled out" in str(bio.error)
 
 
-def test_the_kernel_waits_for_nothing(connect: Connect) -> None:
+def test_kernel_mode_has_no_range_locks(connect: Connect) -> None:
     world = connect(Options.kernel())
     world.write(0, b"o" * SECTOR)
     world.write(0, b"n" * SECTOR)
     assert len(world.take()) == 2
 
 
-def test_a_slow_target_keeps_frames_for_longer(connect: Connect) -> None:
+def test_the_quarantine_is_at_least_four_rtos(connect: Connect) -> None:
     world = connect()
     for _ in range(50):
         world.device.timing.sample(3.0)
@@ -209,40 +211,40 @@ def test_a_slow_target_keeps_frames_for_longer(connect: Connect) -> None:
     assert world.take() == []
 
 
-# --- any network that keeps no frame longer than that ---------------------------------
+# --- networks with a limited frame lifetime -------------------------------------------
 
 
 class Network:
-    """Loses, delays and reorders frames, and doubles answers; forgets none by itself.
+    """A network that loses, delays and reorders frames, and duplicates responses.
 
     Args:
         world: a driver and its target.
-        seed: of its luck.
-        life: seconds that a frame may be under way.
+        seed: of the random choices.
+        lifetime: maximum seconds that a frame is in flight.
     """
 
-    def __init__(self, world: World, seed: int, life: float) -> None:
+    def __init__(self, world: World, seed: int, lifetime: float) -> None:
         self.world = world
         self.luck = random.Random(seed)
-        self.life = life
+        self.lifetime = lifetime
         self._events: list[tuple[float, int, bytes, bool]] = []
         self._serial = 0
 
     def _carry(self, frame: bytes, *, to_target: bool) -> None:
-        delay = self.luck.choice([0.001, 0.001, 0.01, 0.2, 0.9]) * self.life
+        delay = self.luck.choice([0.001, 0.001, 0.01, 0.2, 0.9]) * self.lifetime
         self._serial += 1
         event = (self.world.now + delay, self._serial, frame, to_target)
         heappush(self._events, event)
 
-    def pick_up(self) -> None:
-        """Take what the driver has sent."""
+    def take_sent(self) -> None:
+        """Take the frames that the driver has sent."""
         for sent in self.world.take():
             if self.luck.random() > 0.3:
                 self._carry(sent.raw, to_target=True)
 
     def step(self) -> bool:
-        """Let the next thing happen; tell whether anything did."""
-        self.pick_up()
+        """Run the next event; return False if there is none."""
+        self.take_sent()
         world = self.world
         due = world.driver.next_timeout()
         arrival = self._events[0][0] if self._events else None
@@ -257,15 +259,15 @@ class Network:
         if not to_target:
             world.deliver(frame)
             return True
-        answer = world.target.answer(frame)
+        response = world.target.answer(frame)
         for _ in range(self.luck.choice([0, 1, 1, 1, 2])):
-            self._carry(bytes(answer), to_target=False)
+            self._carry(bytes(response), to_target=False)
         return True
 
 
-def rewrite(world: World, seed: int, life: float) -> list[int]:
-    """Write at random, some at once; return the sectors that hold the wrong write."""
-    network = Network(world, seed, life)
+def rewrite(world: World, seed: int, lifetime: float) -> list[int]:
+    """Write at random; return the sectors that do not hold the last write."""
+    network = Network(world, seed, lifetime)
     luck = network.luck
     world.target.disk[:] = bytes(len(world.target.disk))
     acknowledged = [0] * 16
@@ -284,7 +286,7 @@ def rewrite(world: World, seed: int, life: float) -> list[int]:
         data = bytes([number]) * SECTOR * luck.randint(1, 4)
         out += 1
         world.submit(bio_for(Op.WRITE, first, data, ended))
-        network.pick_up()
+        network.take_sent()
         while out > luck.randrange(3):
             assert network.step()
     while network.step():
@@ -295,12 +297,12 @@ def rewrite(world: World, seed: int, life: float) -> list[int]:
 
 @given(seed=st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
-def test_a_disk_holds_what_was_acknowledged_last(connect: Connect, seed: int) -> None:
-    """However late a frame arrives, as long as none lives longer than ``linger``."""
+def test_a_disk_holds_the_last_acknowledged_write(connect: Connect, seed: int) -> None:
+    """The lifetime of frames is at most ``Options.quarantine``."""
     assert rewrite(connect(), seed, QUARANTINE) == []
 
 
-def test_without_care_for_late_duplicates_a_disk_does_not(connect: Connect) -> None:
+def test_without_range_locks_a_disk_does_not(connect: Connect) -> None:
     careless = Options(quarantine=0)
     spoilt = [
         seed for seed in range(60) if rewrite(connect(careless), seed, QUARANTINE)

@@ -23,9 +23,7 @@ def write(lba: int, data: bytes) -> bytes:
     return ata(WRITE, lba, len(data) // 512, aflags=0x41, data=data)
 
 
-def test_an_overlay_takes_what_is_written_and_survives_a_killed_target(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_overlay_survives_a_killed_target(wire: Wire, tmp_path: Path) -> None:
     golden, overlay = tmp_path / "golden.img", tmp_path / "client3.ovl"
     golden.write_bytes(os.urandom(SIZE))
     before, data = golden.read_bytes(), os.urandom(1024)

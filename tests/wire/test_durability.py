@@ -70,7 +70,7 @@ def requests() -> list[bytes]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_p46_at_each_answer_all_that_it_promises_would_survive_a_power_failure(
+def test_p46_guaranteed_contents_survive_a_power_failure_at_each_response(
     wire: Wire, tmp_path: Path, mode: str
 ) -> None:
     image, overlay, log = (tmp_path / name for name in ("disk", "overlay", "calls"))
@@ -128,7 +128,7 @@ def surviving(file: StableFile, *, is_overlay: bool) -> bytes:
     return bytes(content)
 
 
-def test_p46_with_rings_too_fdatasync_comes_before_the_answer(
+def test_p46_fdatasync_precedes_the_response_with_rings(
     wire: Wire, tmp_path: Path
 ) -> None:
     image, log = tmp_path / "disk", tmp_path / "calls"
@@ -144,9 +144,7 @@ def test_p46_with_rings_too_fdatasync_comes_before_the_answer(
     assert names[begin : begin + 6] == ["write", "send", "sync", "send", "sync", "send"]
 
 
-def test_a_target_killed_at_work_loses_nothing_that_it_has_answered(
-    tmp_path: Path, wire: Wire
-) -> None:
+def test_killed_target_loses_no_completed_write(tmp_path: Path, wire: Wire) -> None:
     del wire  # It says whether namespaces can be made here.
     results = list(killtest.run_all(8, seed=3, directory=tmp_path))
     assert [result.faults for result in results] == [[]] * 8

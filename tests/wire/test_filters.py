@@ -64,7 +64,7 @@ def start_aoe(wire: Wire, *words: object) -> subprocess.Popen[str]:
     ],
     ids=["loss", "disorder", "all"],
 )
-def test_a_copy_gets_over_what_the_wire_does_to_its_frames(
+def test_copy_succeeds_despite_wire_filters(
     wire: Wire, image: Path, tmp_path: Path, filters: tuple[str, ...]
 ) -> None:
     source = tmp_path / "source"
@@ -91,7 +91,7 @@ def wait_for_a_repeated_write(target: subprocess.Popen[str]) -> None:
         seen.add(lba)
 
 
-def test_a_copy_waits_for_as_long_as_the_trigger_file_is_there(
+def test_copy_waits_while_the_trigger_file_exists(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     source, trigger = tmp_path / "source", tmp_path / "lose-writes"
@@ -112,7 +112,7 @@ def test_a_copy_waits_for_as_long_as_the_trigger_file_is_there(
     assert image.read_bytes() == source.read_bytes()
 
 
-def test_a_trigger_file_switches_a_filter_on_and_off(
+def test_trigger_file_enables_and_disables_a_filter(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     trigger = tmp_path / "lose"
@@ -126,9 +126,7 @@ def test_a_trigger_file_switches_a_filter_on_and_off(
         assert asking.ask(config(0))
 
 
-def test_a_delayed_write_lets_others_pass_and_is_not_told_early(
-    wire: Wire, image: Path
-) -> None:
+def test_delayed_write_does_not_block_others(wire: Wire, image: Path) -> None:
     served = serving(wire, image, "--filter", "delay:seconds=0.5,on=write,direction=in")
     with served, client(wire) as asking:
         data = b"\x77" * 512
@@ -140,7 +138,7 @@ def test_a_delayed_write_lets_others_pass_and_is_not_told_early(
         assert asking.ask(ata(READ, 5)) == ata_response(0x40, lba=5, data=data)
 
 
-def test_a_duplicated_reply_comes_twice(wire: Wire, image: Path) -> None:
+def test_duplicated_response_is_sent_twice(wire: Wire, image: Path) -> None:
     served = serving(wire, image, "--filter", "duplicate:direction=out")
     with served, client(wire) as asking:
         expected = ata_response(0x40, lba=9, data=sector(9))
@@ -149,7 +147,7 @@ def test_a_duplicated_reply_comes_twice(wire: Wire, image: Path) -> None:
         assert asking.receive(SILENCE) == b""
 
 
-def test_reordered_requests_are_answered_the_other_way_round(
+def test_reordered_requests_are_answered_in_reverse_order(
     wire: Wire, image: Path
 ) -> None:
     filters = with_filters("reorder:direction=in,hold=5,count=1")
@@ -167,7 +165,7 @@ def test_reordered_requests_are_answered_the_other_way_round(
         ("flush", ata(0xEA, 5), 0x61, 0x04),
     ],
 )
-def test_a_failing_disk_is_told_in_the_ata_registers_p15_p41(
+def test_disk_error_is_reported_in_the_ata_registers_p15_p41(
     wire: Wire, image: Path, on: str, request_: bytes, status: int, error: int
 ) -> None:
     served = serving(wire, image, "--filter", f"error:on={on},errno=ENOSPC,count=1")
@@ -184,7 +182,7 @@ def test_a_failing_disk_is_told_in_the_ata_registers_p15_p41(
             time.sleep(0.1)
 
 
-def test_a_disk_that_is_gone_is_aoe_error_3_p41(wire: Wire, image: Path) -> None:
+def test_missing_device_is_aoe_error_3_p41(wire: Wire, image: Path) -> None:
     served = serving(wire, image, "--filter", "error:errno=ENODEV,count=1")
     with served, client(wire) as asking:
         request = ata(READ, 5)
@@ -193,9 +191,7 @@ def test_a_disk_that_is_gone_is_aoe_error_3_p41(wire: Wire, image: Path) -> None
         assert asking.ask(request) == ata_response(0x40, lba=5, data=sector(5))
 
 
-def test_a_read_error_reaches_the_user_of_our_initiator_p41(
-    wire: Wire, image: Path
-) -> None:
+def test_read_error_is_reported_by_the_initiator_p41(wire: Wire, image: Path) -> None:
     with serving(wire, image, "--filter", "error:on=read"):
         reading = start_aoe(wire, "read", "e7.3", "--length", "512")
         out, err = reading.communicate(timeout=TIMEOUT * 3)
@@ -204,7 +200,7 @@ def test_a_read_error_reaches_the_user_of_our_initiator_p41(
     assert "uncorrectable data" in err
 
 
-def test_readonly_is_switched_while_clients_write_p40(
+def test_readonly_can_be_switched_under_load_p40(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     trigger = tmp_path / "read-only"
@@ -221,7 +217,7 @@ def test_readonly_is_switched_while_clients_write_p40(
         assert asking.ask(request) == done
 
 
-def test_corrupt_data_is_found_by_a_copy_that_verifies(
+def test_copy_with_verify_detects_corrupt_data(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -235,7 +231,7 @@ def test_corrupt_data_is_found_by_a_copy_that_verifies(
     assert (there ^ here).bit_count() == 1
 
 
-def test_nobody_forgets_that_a_filter_is_on(wire: Wire, image: Path) -> None:
+def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
     filters = with_filters("log:where=disk", "log:on=read", "drop:on=write,count=1")
     process = start(wire.target, "serve", "e7.3", "aoe0", image, "-v", *filters)
     assert ready_line(process).endswith(f"from {image} [3 filters: log, log, drop]\n")
@@ -276,7 +272,7 @@ def ask_target(wire: Wire, *words: object) -> str:
     return str(done.stdout)
 
 
-def test_a_reload_puts_filters_in_and_takes_them_out(
+def test_reload_adds_and_removes_filters(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "target.toml"
@@ -302,7 +298,7 @@ def test_a_reload_puts_filters_in_and_takes_them_out(
     finish(process, signal.SIGTERM)
 
 
-def test_a_count_goes_on_when_the_disk_is_resized(wire: Wire, image: Path) -> None:
+def test_filter_count_is_kept_across_a_resize(wire: Wire, image: Path) -> None:
     with (
         serving(wire, image, "--filter", "error:on=read,count=2"),
         client(wire) as asking,

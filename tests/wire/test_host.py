@@ -1,4 +1,4 @@
-"""A host on real interfaces: its tags, its clock, and interfaces that go."""
+"""A host on real interfaces: tags, clock, and interfaces that disappear or change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.netns
 E73 = Address(7, 3)
 
 
-def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None:
-    """Whatever their options are; each hears the answers to both."""
+def test_p11_hosts_have_different_tag_bases(wire: Wire, tmp_path: Path) -> None:
+    """With any options, since each receives the responses to both."""
     pid = os.getpid()
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
@@ -56,10 +56,10 @@ def test_p11_no_two_hosts_have_the_same_tags(wire: Wire, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rings", [None, False])
-def test_a_frame_lost_before_a_pause_is_sent_again(
+def test_a_frame_lost_before_a_pause_is_retransmitted(
     wire: Wire, tmp_path: Path, *, rings: bool | None
 ) -> None:
-    """A pipe that takes longer than ``deadsecs`` has not killed the target."""
+    """A caller blocked for longer than ``deadsecs`` does not fail the device."""
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
@@ -79,8 +79,8 @@ def test_a_frame_lost_before_a_pause_is_sent_again(
     assert image.read_bytes()[:512] == b"x" * 512
 
 
-def test_a_pause_is_no_slow_answer(wire: Wire, tmp_path: Path) -> None:
-    """Or a frame that is lost later would be waited for as long as the pause was."""
+def test_a_pause_does_not_raise_the_rto(wire: Wire, tmp_path: Path) -> None:
+    """Otherwise the RTO would grow to the length of the pause."""
     with serving(wire, tmp_path / "disk.img", "--create", "1M"):
         with wire.initiator.enter():
             host = Host.on(wire.interface)
@@ -95,7 +95,7 @@ def test_a_pause_is_no_slow_answer(wire: Wire, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rings", [None, False])
-def test_an_interface_that_is_not_needed_may_go(
+def test_one_of_two_interfaces_may_disappear(
     wire: Wire, tmp_path: Path, *, rings: bool | None
 ) -> None:
     with (
@@ -108,16 +108,16 @@ def test_an_interface_that_is_not_needed_may_go(
             remove("other0")
             for _ in range(200):
                 assert disk.read(0, 512) == bytes(512)
-            away, port = host.ports
-            assert away.link is None
+            gone, port = host.ports
+            assert gone.link is None
             assert port.link is not None
 
 
 @pytest.mark.parametrize("rings", [None, False])
-def test_an_interface_that_comes_back_is_used_again(
+def test_an_interface_that_returns_is_used_again(
     wire: Wire, tmp_path: Path, *, rings: bool | None
 ) -> None:
-    """It may have another address and another MTU by then, and be the only one."""
+    """Even if it is the only one, and has another MAC address and MTU."""
     interface = wire.interface
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
@@ -146,7 +146,7 @@ def test_an_interface_that_comes_back_is_used_again(
         assert disk.frame_size == 1024
 
 
-def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> None:
+def test_the_loss_of_the_only_path_is_an_error(wire: Wire, tmp_path: Path) -> None:
     create = [tmp_path / "disk.img", "--create", "1M"]
     target = start(wire.target, "serve", "e7.3", wire.interface, *create)
     ready_line(target)
@@ -162,7 +162,7 @@ def test_the_interface_that_is_needed_is_missed(wire: Wire, tmp_path: Path) -> N
                 Disk(host, Address(7, 4), timeout=1)
 
 
-def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) -> None:
+def test_k55_run_once_ends_the_bio_of_a_dead_target(wire: Wire, tmp_path: Path) -> None:
     create = [tmp_path / "disk.img", "--create", "1M"]
     target = start(wire.target, "serve", "e7.3", wire.interface, *create)
     ready_line(target)
@@ -175,7 +175,7 @@ def test_k55_a_target_that_dies_is_an_error_in_time(wire: Wire, tmp_path: Path) 
         target.wait()
         ended: list[Bio] = []
         disk.submit(Op.WRITE, 0, bytes(512), ended.append)
-        # As a copy waits: for as long as it takes. A wait for ever ends the test here.
+        # run_once without a timeout, as in a copy; the alarm ends a test that hangs.
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.alarm(20)
         try:

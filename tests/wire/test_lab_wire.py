@@ -72,16 +72,16 @@ def test_results_on_a_wire_equal_those_in_memory(bench: Bench, case: Case) -> No
 
 
 def test_k120_bytes_that_were_not_submitted_are_on_the_disk(bench: Bench) -> None:
-    played = bench.run(Case.parse(REWRITTEN))
-    assert played.result.outcome == "wrong-bytes"
-    assert played.submitted == b"\x51" * 4096
+    case_run = bench.run(Case.parse(REWRITTEN))
+    assert case_run.result.outcome == "wrong-bytes"
+    assert case_run.submitted == b"\x51" * 4096
     assert bench.disk.read_bytes() == b"\x77" * 4096 + bytes(28672)
 
 
 def test_k81_a_clone_of_a_failed_device_is_written(bench: Bench) -> None:
-    played = bench.run(Case.parse("e/pagecache/devfail_clone_in_flight/SG"))
-    assert played.result.flags == ("EIO", "ghost-write", "unexpected-rsp")
-    assert bench.disk.read_bytes()[:4096] == played.submitted
+    case_run = bench.run(Case.parse("e/pagecache/devfail_clone_in_flight/SG"))
+    assert case_run.result.flags == ("EIO", "ghost-write", "unexpected-rsp")
+    assert bench.disk.read_bytes()[:4096] == case_run.submitted
 
 
 def aoe_lab_run(wire: Wire | None, *words: str) -> subprocess.CompletedProcess[str]:

@@ -124,9 +124,7 @@ def remove(rig: Rig) -> None:
 
 @pytest.mark.parametrize("event", [flap, narrow, remove])
 @pytest.mark.parametrize("direction", ["read", "write"])
-def test_a_copy_survives(
-    rig: Rig, direction: str, event: Callable[[Rig], None]
-) -> None:
+def test_copy_survives(rig: Rig, direction: str, event: Callable[[Rig], None]) -> None:
     source, copied = (
         (rig.image, rig.file) if direction == "read" else (rig.file, rig.image)
     )
@@ -159,7 +157,7 @@ def wait_until(rig: Rig, state: str, **facts: object) -> None:
         assert time.monotonic() < end, interface
 
 
-def test_what_becomes_of_an_interface_is_told_and_survived(rig: Rig) -> None:
+def test_interface_changes_are_logged_and_survived(rig: Rig) -> None:
     rig.image.write_bytes(bytes(MIB))
     rig.serve()
     set_down("aoe0", rig.target.pid)

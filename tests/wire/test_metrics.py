@@ -55,7 +55,7 @@ def server(status: dict[str, Any]) -> Iterator[MetricsServer]:
         yield server
 
 
-def test_each_scrape_looks_anew_and_the_start_stays_put(
+def test_each_scrape_is_current_and_the_start_time_constant(
     server: MetricsServer, status: dict[str, Any]
 ) -> None:
     first = scrape(server.port)
@@ -68,7 +68,7 @@ def test_each_scrape_looks_anew_and_the_start_stays_put(
     assert value(second, "aoe_export_size_bytes") == 512
 
 
-def test_a_target_that_cannot_say_is_unavailable_and_asked_again(
+def test_failed_status_is_503_and_the_next_scrape_works(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     answers = iter([AoEError("status", "no answer in time"), None])
@@ -87,13 +87,13 @@ def test_a_target_that_cannot_say_is_unavailable_and_asked_again(
     assert caplog.messages == ["metrics: status: no answer in time"]
 
 
-def test_a_client_that_says_nothing_holds_up_nobody(server: MetricsServer) -> None:
+def test_idle_client_does_not_block_others(server: MetricsServer) -> None:
     idle = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     with idle:
         assert "aoe_target_info" in scrape(server.port)
 
 
-def test_port_and_thread_are_gone_afterwards() -> None:
+def test_close_releases_port_and_thread() -> None:
     before = threading.active_count()
     with MetricsServer(("127.0.0.1", 0), lambda: STATUS) as server:
         server.start()
@@ -110,7 +110,7 @@ def test_port_and_thread_are_gone_afterwards() -> None:
         assert again.port == port
 
 
-def test_an_address_that_is_not_ours_is_refused() -> None:
+def test_foreign_address_is_refused() -> None:
     with pytest.raises(AoEError, match="Choose an address of this host"):
         MetricsServer(("192.0.2.1", 0), lambda: STATUS)
 

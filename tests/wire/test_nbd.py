@@ -112,7 +112,7 @@ def fill_trim_and_flush(asking: Client) -> bytes:
     return bytes(data)
 
 
-def test_what_is_written_by_aoe_to_memory_is_what_qemu_img_reads_by_nbd(
+def test_writes_to_nbdkit_memory_are_read_by_qemu_img(
     wire: Wire, place: Path, tmp_path: Path
 ) -> None:
     with server(nbdkit(place, "memory", SIZE), place):
@@ -122,7 +122,7 @@ def test_what_is_written_by_aoe_to_memory_is_what_qemu_img_reads_by_nbd(
         assert raw_bytes(exported(place)) == data
 
 
-def test_what_is_written_by_aoe_to_a_file_is_in_it_and_trim_makes_holes(
+def test_writes_to_an_nbdkit_file_are_in_it_and_trim_punches_holes(
     wire: Wire, place: Path, image: Path, tmp_path: Path
 ) -> None:
     blocks = image.stat().st_blocks
@@ -135,7 +135,7 @@ def test_what_is_written_by_aoe_to_a_file_is_in_it_and_trim_makes_holes(
     assert image.stat().st_blocks <= blocks - 512
 
 
-def test_what_is_written_by_aoe_to_a_qcow2_is_in_it_and_trim_gives_clusters_back(
+def test_writes_to_a_qcow2_are_in_it_and_trim_deallocates_clusters(
     wire: Wire, place: Path, tmp_path: Path
 ) -> None:
     qcow2 = make_qcow2(tmp_path / "disk.qcow2", SIZE)
@@ -152,7 +152,7 @@ def test_what_is_written_by_aoe_to_a_qcow2_is_in_it_and_trim_gives_clusters_back
     assert [(e["start"], e["length"]) for e in holes] == [(512 * 512, 512 * 512)]
 
 
-def test_p41_what_was_flushed_to_a_qcow2_outlives_a_server_that_is_killed(
+def test_p41_flushed_writes_to_a_qcow2_survive_a_killed_server(
     wire: Wire, place: Path, tmp_path: Path
 ) -> None:
     qcow2 = make_qcow2(tmp_path / "disk.qcow2", SIZE)
@@ -178,7 +178,7 @@ def test_p41_what_was_flushed_to_a_qcow2_outlives_a_server_that_is_killed(
     assert raw_bytes(qcow2) == data
 
 
-def test_p46_a_flush_is_answered_when_the_server_has_answered_it(
+def test_p46_flush_is_answered_after_the_server_has_flushed(
     wire: Wire, place: Path, image: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -202,7 +202,7 @@ def flushes(log: Path) -> int:
     return len(ends)
 
 
-def test_p46_with_sync_a_write_is_answered_when_it_is_stable(
+def test_p46_sync_write_is_answered_when_stable(
     wire: Wire, place: Path, image: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -221,7 +221,7 @@ def test_p46_with_sync_a_write_is_answered_when_it_is_stable(
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EPERM", "ENOMEM"])
-def test_p41_what_fails_in_the_server_is_told_as_ata_tells_it(
+def test_p41_server_errors_are_reported_as_ata_errors(
     wire: Wire, place: Path, tmp_path: Path, error: str
 ) -> None:
     trigger = tmp_path / "trigger"
@@ -281,7 +281,7 @@ class Load:
             assert time.monotonic() < end
 
 
-def test_p41_p46_a_server_killed_under_load_is_away_until_it_is_back(
+def test_p41_p46_server_killed_under_load_is_reconnected(
     wire: Wire, place: Path, image: Path, tmp_path: Path
 ) -> None:
     command = nbdkit(place, "file", image)
@@ -338,7 +338,7 @@ def configuration(wire: Wire, folder: Path, exports: dict[str, str]) -> Path:
     return path
 
 
-def test_a_disk_that_has_another_size_when_its_server_is_back_is_served_by_a_reload(
+def test_export_with_another_size_after_a_reconnect_needs_a_reload(
     wire: Wire, place: Path, tmp_path: Path
 ) -> None:
     settings = configuration(wire, tmp_path, {"e7.3": exported(place)})
@@ -363,7 +363,7 @@ def test_a_disk_that_has_another_size_when_its_server_is_back_is_served_by_a_rel
         assert "to 2 MiB" in errors
 
 
-def test_a_server_that_is_away_leaves_the_disks_beside_it_alone(
+def test_unreachable_server_does_not_affect_other_disks(
     wire: Wire, place: Path, image: Path, tmp_path: Path
 ) -> None:
     before = image.read_bytes()
@@ -388,9 +388,7 @@ def test_a_server_that_is_away_leaves_the_disks_beside_it_alone(
     assert target.returncode == 0
 
 
-def test_nbd_over_tcp_with_a_name_that_needs_quoting(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_nbd_over_tcp_with_a_quoted_export_name(wire: Wire, tmp_path: Path) -> None:
     told = tmp_path / "pid"
     name = program("nbdkit", "nbdkit")
     wire.target.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -1,4 +1,4 @@
-"""Two cables, of which either may be cut, and a target that stands still."""
+"""Failover between two links, and a target that stalls."""
 
 from __future__ import annotations
 
@@ -39,27 +39,29 @@ E73 = Address(7, 3)
 SIZE = 4 << 20
 PIECE = 64 << 10
 SHARE = 50
-"""Frames that a path in use carries in a few megabytes, at the very least."""
+"""Minimum number of received_frames on a path that is in use."""
 
 
-def never() -> bool:
-    """Wait for nothing but the end of the time."""
+def run_for_the_full_time() -> bool:
+    """Return False, to run for the full time."""
     return False
 
 
-class Copying:
-    """A disk that is written and read all the time, eight pieces at once."""
+class Load:
+    """Load on a disk: it is written once, then read; eight operations at a time."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.data = os.urandom(SIZE)
-        self.pieces = 0
+        self.completed = 0
         self.longest_pause = 0.0
         self._started = self._running = 0
         self._last = time.monotonic()
 
-    def run(self, until: Callable[[], bool] = never, seconds: float = 1.5) -> bool:
-        """Go on until something is so, at most for so long; tell whether it is."""
+    def run(
+        self, until: Callable[[], bool] = run_for_the_full_time, seconds: float = 1.5
+    ) -> bool:
+        """Run until a condition is true; return False after ``seconds``."""
         end = time.monotonic() + seconds
         self._last = time.monotonic()
         while not until():
@@ -78,149 +80,149 @@ class Copying:
         first = self._started < SIZE // PIECE
         buffer = bytearray(expected if first else PIECE)
 
-        def ended(bio: Bio) -> None:
+        def end_io(bio: Bio) -> None:
             assert bio.error is None
             assert buffer == expected
-            self.pieces += 1
+            self.completed += 1
             self._running -= 1
             self._last = time.monotonic()
 
         op = Op.WRITE if first else Op.READ
         self._started += 1
         self._running += 1
-        self.disk.submit(op, offset, buffer, ended)
+        self.disk.submit(op, offset, buffer, end_io)
 
     def drain(self) -> None:
         assert self.disk.host.run_until(lambda: not self._running, TIMEOUT)
 
 
 @contextmanager
-def two_paths(wire: Wire, tmp_path: Path) -> Iterator[Copying]:
-    """Serve on two cables, open the disk on both, and write all of it once."""
-    lay_second_cable(wire)
+def load_on_two_paths(wire: Wire, tmp_path: Path) -> Iterator[Load]:
+    """Serve on two links, open the disk on both, and write all of it once."""
+    create_second_link(wire)
     image = tmp_path / "disk.img"
     words = ["serve", "e7.3", "aoe0,aoe1", image, "--create", "4M"]
     target = start(wire.target, *words)
     ready_line(target)
     with wire.initiator.enter(), Host.on("aoe0", "aoe1") as host:
         disk = Disk(host, E73)
-        copying = Copying(disk)
-        assert copying.run(lambda: copying.pieces >= SIZE // PIECE, TIMEOUT)
-        yield copying
-        copying.drain()
+        load = Load(disk)
+        assert load.run(lambda: load.completed >= SIZE // PIECE, TIMEOUT)
+        yield load
+        load.drain()
     finish(target, signal.SIGTERM)
     assert target.returncode == 0
-    assert image.read_bytes() == copying.data
+    assert image.read_bytes() == load.data
 
 
-def lay_second_cable(wire: Wire) -> None:
+def create_second_link(wire: Wire) -> None:
     create_veth(
         VethEnd("aoe1", 1500, bytes.fromhex("525400ae0011"), wire.target.pid),
         VethEnd("aoe1", 1500, bytes.fromhex("525400ae0012"), wire.initiator.pid),
     )
 
 
-def frames(*names: str) -> list[int]:
-    """Count what the initiator's interfaces have received."""
+def received_frames(*names: str) -> list[int]:
+    """Return the numbers of received_frames received on the initiator's interfaces."""
     return [get_interface_details(name).counters["rx_packets"] for name in names]
 
 
-def both_carry(copying: Copying) -> bool:
-    """Wait until both paths carry load, from now on."""
-    before = frames("aoe0", "aoe1")
+def uses_both(load: Load) -> bool:
+    """Run until both paths have carried load; return False on timeout."""
+    before = received_frames("aoe0", "aoe1")
 
-    def do_they() -> bool:
-        after = frames("aoe0", "aoe1")
+    def have_both_carried() -> bool:
+        after = received_frames("aoe0", "aoe1")
         return all(b - a > SHARE for a, b in zip(before, after, strict=True))
 
-    return copying.run(do_they, TIMEOUT)
+    return load.run(have_both_carried, TIMEOUT)
 
 
-def goes_on_over(copying: Copying, name: str) -> None:
-    """Copy for a while over one path; nothing may stop for long."""
-    before, pieces = frames(name)[0], copying.pieces
-    copying.longest_pause = 0.0
-    copying.run()
-    assert frames(name)[0] - before > SHARE
-    assert copying.pieces - pieces > 10
-    assert copying.longest_pause < 3
+def assert_continues_on(load: Load, name: str) -> None:
+    """Check that the load continues on one path, without long pauses."""
+    before, completed = received_frames(name)[0], load.completed
+    load.longest_pause = 0.0
+    load.run()
+    assert received_frames(name)[0] - before > SHARE
+    assert load.completed - completed > 10
+    assert load.longest_pause < 3
 
 
-def test_k10_a_path_that_is_not_known_is_found_in_time(
+def test_k10_an_unknown_path_is_found_by_the_periodic_query(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody announces it; but whoever uses a device asks for it now and then."""
+    """It is not announced, but open devices are queried periodically."""
     monkeypatch.setattr("initiator.io.host._QUERY_INTERVAL", 0.5)
-    with two_paths(wire, tmp_path) as copying:
-        copying.drain()
-        targets = copying.disk.host.driver.devices[E73].targets
-        forgotten = targets.pop()
-        assert both_carry(copying)
-        assert targets[1].addr == forgotten.addr
+    with load_on_two_paths(wire, tmp_path) as load:
+        load.drain()
+        targets = load.disk.host.driver.devices[E73].targets
+        removed = targets.pop()
+        assert uses_both(load)
+        assert targets[1].addr == removed.addr
 
 
 @pytest.mark.parametrize("timing", ["prompt", "kernel"])
-def test_a_frozen_target_is_as_good_as_new_when_it_goes_on(
+def test_a_stalled_target_is_used_again_when_it_continues(
     wire: Wire, tmp_path: Path, timing: str
 ) -> None:
-    """How soon is for scripts/frozen to measure."""
+    """How soon is measured by scripts/frozen."""
     words = ["serve", "e7.3", "aoe0", tmp_path / "disk.img", "--create", "4M"]
     target = start(wire.target, *words)
     ready_line(target)
     options = Options(timing=timing)
     with wire.initiator.enter(), Host.on("aoe0", options=options) as host:
-        copying = Copying(Disk(host, E73))
-        assert copying.run(lambda: copying.pieces >= 4 * SIZE // PIECE, 3 * TIMEOUT)
+        load = Load(Disk(host, E73))
+        assert load.run(lambda: load.completed >= 4 * SIZE // PIECE, 3 * TIMEOUT)
         target.send_signal(signal.SIGSTOP)
-        copying.run(seconds=2)
-        frozen = copying.pieces
-        copying.run(seconds=0.5)
-        assert copying.pieces == frozen
+        load.run(seconds=2)
+        frozen = load.completed
+        load.run(seconds=0.5)
+        assert load.completed == frozen
         target.send_signal(signal.SIGCONT)
-        assert copying.run(lambda: copying.pieces > frozen + 100, 3 * TIMEOUT)
-        copying.drain()
+        assert load.run(lambda: load.completed > frozen + 100, 3 * TIMEOUT)
+        load.drain()
     finish(target, signal.SIGTERM)
-    assert (tmp_path / "disk.img").read_bytes() == copying.data
+    assert (tmp_path / "disk.img").read_bytes() == load.data
 
 
-@pytest.mark.parametrize("cut", ["aoe0", "aoe1"])
+@pytest.mark.parametrize("interface", ["aoe0", "aoe1"])
 @pytest.mark.parametrize("end", ["target", "initiator"])
-def test_k41_k57_either_of_two_paths_may_be_down_for_a_while(
-    wire: Wire, tmp_path: Path, cut: str, end: str
+def test_k41_k57_load_continues_while_one_of_two_paths_is_down(
+    wire: Wire, tmp_path: Path, interface: str, end: str
 ) -> None:
-    other = {"aoe0": "aoe1", "aoe1": "aoe0"}[cut]
-    with two_paths(wire, tmp_path) as copying:
-        assert both_carry(copying)
+    other = {"aoe0": "aoe1", "aoe1": "aoe0"}[interface]
+    with load_on_two_paths(wire, tmp_path) as load:
+        assert uses_both(load)
         namespace = getattr(wire, end)
-        set_down(cut, namespace.pid)
-        goes_on_over(copying, other)
-        set_up(cut, namespace.pid)
-        assert both_carry(copying)
+        set_down(interface, namespace.pid)
+        assert_continues_on(load, other)
+        set_up(interface, namespace.pid)
+        assert uses_both(load)
 
 
-def test_either_of_two_paths_may_vanish_and_come_back(
+def test_load_continues_while_one_of_two_interfaces_is_missing(
     wire: Wire, tmp_path: Path
 ) -> None:
-    """One after the other, so that each is once the only one."""
-    with two_paths(wire, tmp_path) as copying:
+    """One after the other, so that each is the only one for some time."""
+    with load_on_two_paths(wire, tmp_path) as load:
         remove("aoe1")
-        goes_on_over(copying, "aoe0")
-        lay_second_cable(wire)
-        assert both_carry(copying)
+        assert_continues_on(load, "aoe0")
+        create_second_link(wire)
+        assert uses_both(load)
         remove("aoe0")
-        goes_on_over(copying, "aoe1")
+        assert_continues_on(load, "aoe1")
         create_veth(
             VethEnd("aoe0", 1500, wire.target_mac, wire.target.pid),
             VethEnd("aoe0", 1500, wire.initiator_mac),
         )
-        assert both_carry(copying)
+        assert uses_both(load)
 
 
-def test_what_is_attached_on_both_goes_on_over_either(
+def test_an_attached_disk_continues_on_the_other_path(
     wire: Wire, tmp_path: Path
 ) -> None:
-    """A copy through an NBD client, of which the first cable is cut on the way."""
-    lay_second_cable(wire)
+    """A copy by an NBD client, during which the first link goes down."""
+    create_second_link(wire)
     image, source = tmp_path / "disk.img", tmp_path / "source"
     source.write_bytes(os.urandom(64 << 20))
     target = start(wire.target, "serve", "e7.3", "aoe0,aoe1", image, "--create", "64M")

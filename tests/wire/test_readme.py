@@ -31,7 +31,9 @@ PROGRAMS = re.findall(r"```python\n((?:from initiator|import).*?)```", API, re.D
 def test_the_demo_looks_as_it_is_shown(tmp_path: Path) -> None:
     if shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
         pytest.skip("no mkfs.ext4; apt install e2fsprogs")
-    (shown,) = re.findall(r"```text\n(1  Two hosts.*?)```", README, re.DOTALL)
+    (shown,) = re.findall(
+        r"```text\n(1  Create two network namespaces.*?)```", README, re.DOTALL
+    )
     # On a busy machine a frame may be sent again, and show; not each time.
     assert any(is_like(seen, shown) for seen in demos(tmp_path))
 

@@ -171,7 +171,7 @@ def undisturbed(switch: Switch) -> Iterator[None]:
     assert load.longest < LONGEST_PAUSE
 
 
-def test_others_are_added_resized_exchanged_and_removed_under_load(
+def test_exports_are_added_resized_replaced_and_removed_under_load(
     served: Served, switch: Switch, asking: Client
 ) -> None:
     zero, one, two = (served.image(name) for name in ("0.img", "1.img", "2.img"))
@@ -212,7 +212,7 @@ def test_others_are_added_resized_exchanged_and_removed_under_load(
     assert (two.read_bytes()[512:1024], two.stat().st_size) == (bytes(512), MIB)
 
 
-def test_an_open_disk_follows_its_size(served: Served, switch: Switch) -> None:
+def test_resized_disk_is_reopened(served: Served, switch: Switch) -> None:
     """What has no use for a larger disk notices nothing; a smaller one has an end."""
     image = served.image("0.img", 2 * MIB)
     served.write(s0=f"path = '{image}'")
@@ -231,7 +231,7 @@ def test_an_open_disk_follows_its_size(served: Served, switch: Switch) -> None:
     assert image.read_bytes()[-3:] == b"end"
 
 
-def test_an_image_may_move_to_another_address(served: Served, asking: Client) -> None:
+def test_image_can_move_to_another_address(served: Served, asking: Client) -> None:
     zero, one = served.image("0.img"), served.image("1.img")
     served.write(s0=f"path = '{zero}'", s1=f"path = '{one}'")
     served.start(2)
@@ -248,9 +248,7 @@ def test_an_image_may_move_to_another_address(served: Served, asking: Client) ->
     }
 
 
-def test_a_reload_that_fails_leaves_everything_as_it_was(
-    served: Served, asking: Client
-) -> None:
+def test_failed_reload_is_rolled_back(served: Served, asking: Client) -> None:
     zero, one = served.image("0.img"), served.image("1.img")
     served.write(s0=f"path = '{zero}'", s1=f"path = '{one}'")
     served.start(2)
@@ -272,9 +270,7 @@ def test_a_reload_that_fails_leaves_everything_as_it_was(
         assert asking.ask(at(1, ata(READ)))[27] == 0x40
 
 
-def test_hup_reads_the_file_again_and_logs_what_came_of_it(
-    served: Served, asking: Client
-) -> None:
+def test_sighup_reloads_and_logs_the_changes(served: Served, asking: Client) -> None:
     zero = served.image("0.img")
     served.write(s0=f"path = '{zero}'")
     served.start(1)
@@ -288,7 +284,7 @@ def test_hup_reads_the_file_again_and_logs_what_came_of_it(
     assert "aoe.toml: not TOML: " in served.process.stderr.readline()
 
 
-def test_what_clients_set_outlives_an_exchange_and_can_be_cleared(
+def test_client_state_survives_a_replacement_and_can_be_cleared(
     served: Served, asking: Client
 ) -> None:
     zero = served.image("0.img")
@@ -306,7 +302,7 @@ def test_what_clients_set_outlives_an_exchange_and_can_be_cleared(
             finish(served.process, signal.SIGTERM)
 
 
-def test_a_target_without_a_file_takes_notice_of_sizes(
+def test_reload_without_a_configuration_file_checks_sizes(
     served: Served, asking: Client
 ) -> None:
     image = served.directory / "disk.img"
@@ -320,7 +316,7 @@ def test_a_target_without_a_file_takes_notice_of_sizes(
     assert size_of(asking, 0) == 2 * MIB
 
 
-def test_several_targets_are_told_apart(served: Served) -> None:
+def test_several_targets_are_selected_by_pid(served: Served) -> None:
     zero, one = served.image("0.img"), served.image("1.img")
     served.write(s0=f"path = '{zero}'")
     served.start(1)

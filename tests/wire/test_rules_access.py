@@ -70,11 +70,11 @@ def kept_out(request: bytes) -> Step:
 
 
 RULES: dict[str, list[Step]] = {
-    "p61 an empty list serves everybody": [
+    "p61 empty list serves all clients": [
         SERVED,
         (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
-    "p61 others get silence to every command": [
+    "p61 unlisted clients get no response": [
         ONLY_OTHER,
         *(
             (request, NO_RESPONSE)
@@ -87,27 +87,27 @@ RULES: dict[str, list[Step]] = {
         (mask(READ, (ADD, THIRD), (9, THIRD)), mask_response(ME, OTHER)),
         (mask(READ, count=200), mask_response(ME, OTHER)),
     ],
-    "p63 in order, no doubles, nothing missing": [
+    "p63 directives are applied in order, without duplicates": [
         (
             mask(EDIT, (ADD, THIRD), (NONE, OTHER), (ADD, ME), (DELETE, THIRD)),
             mask_response(ME, mcmd=EDIT),
         ),
         (mask(EDIT, (ADD, ME), (DELETE, OTHER)), mask_response(ME, mcmd=EDIT)),
     ],
-    "p64 p65 p66 a bad directive": [
+    "p64 p65 p66 bad directive": [
         (
             mask(EDIT, *WRONG),
             response_frame(2, bytes((0, EDIT, 2, 1)) + directives(*WRONG)),
         ),
         (mask(READ), mask_response(ME)),
     ],
-    "p67 an edit tells the whole list": [(mask(EDIT), mask_response(mcmd=EDIT))],
-    "p68 another mask command": [(UNKNOWN_MASK, error_response(UNKNOWN_MASK, 2))],
-    "p69 fewer directives than said": [
+    "p67 edit returns the whole list": [(mask(EDIT), mask_response(mcmd=EDIT))],
+    "p68 unknown mask command": [(UNKNOWN_MASK, error_response(UNKNOWN_MASK, 2))],
+    "p69 fewer directives than the count": [
         (SHORT_MASK, error_response(SHORT_MASK, 2)),
         (mask(READ), mask_response()),
     ],
-    "p70 shut out by oneself": [
+    "p70 client removes itself": [
         ONLY_OTHER,
         (mask(READ), NO_RESPONSE),
         (
@@ -116,12 +116,12 @@ RULES: dict[str, list[Step]] = {
         ),
         (mask(READ), mask_response()),
     ],
-    "p71 p73 reading, by anybody": [
+    "p71 p73 any client can read": [
         (reserve(READ), reserve_response()),
         FOR_OTHER,
         (reserve(READ), reserve_response(OTHER)),
     ],
-    "p72 set by a holder and by a stranger": [
+    "p72 set by a holder and by another client": [
         (reserve(SET, ME), reserve_response(ME, rcmd=SET)),
         FOR_OTHER,
         (reserve(SET, ME), reserve_response(OTHER, rcmd=SET, code=6)),
@@ -133,7 +133,7 @@ RULES: dict[str, list[Step]] = {
         (reserve(FORCE, ME), reserve_response(ME, rcmd=FORCE)),
         SERVED,
     ],
-    "p74 no ata command for strangers": [
+    "p74 ata commands of other clients are refused": [
         FOR_OTHER,
         kept_out(ata(0x24, 5)),
         kept_out(ata(0x34, 5, aflags=0x41, data=bytes(512))),
@@ -142,13 +142,13 @@ RULES: dict[str, list[Step]] = {
         kept_out(ata(0x99)),
         (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
-    "p74 the rest is for all": [
+    "p74 other commands are served to all": [
         FOR_OTHER,
         (mask(READ), mask_response()),
         (config(9), query_response(9, code=2)),
         (reserve(READ), reserve_response(OTHER)),
     ],
-    "p75 another reserve command, and too few addresses": [
+    "p75 unknown reserve command, and too few addresses": [
         FOR_OTHER,
         (reserve(3, ME), reserve_response(OTHER, rcmd=3, code=2)),
         (reserve(FORCE, ME, count=2), reserve_response(OTHER, rcmd=FORCE, code=2)),
@@ -158,12 +158,12 @@ RULES: dict[str, list[Step]] = {
         (reserve(SET, THIRD, ME, OTHER), reserve_response(THIRD, ME, OTHER, rcmd=SET)),
         SERVED,
     ],
-    "p77 all of a client's addresses": [
+    "p77 several addresses of a client": [
         (reserve(SET, ME, OTHER), reserve_response(ME, OTHER, rcmd=SET)),
         SERVED,
         (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
-    "p79 padding is none": [
+    "p79 padding is ignored": [
         (reserve(SET, OTHER) + b"\xee" * 28, reserve_response(OTHER, rcmd=SET)),
     ],
 }
@@ -174,7 +174,7 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
-def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> None:
+def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
     owner, nobody = (
         query_response(READ, string, buffers=64) for string in (b"owner", b"")
     )
@@ -200,7 +200,7 @@ def test_p59_p78_what_clients_set_outlives_a_kill(wire: Wire, spare: Path) -> No
             assert asking.ask(reserve(READ)) == reserve_response()
 
 
-def test_what_is_set_is_stable_before_it_is_answered(
+def test_client_state_is_fsynced_before_the_response(
     wire: Wire, spare: Path, tmp_path: Path
 ) -> None:
     if not shutil.which("strace"):

@@ -47,19 +47,19 @@ def to_all(request: bytes, shelf: int, slot: int) -> bytes:
 
 
 RULES: dict[str, list[Step]] = {
-    "p26 p27 data goes one way or the other": [
+    "p26 p27 data goes in one direction": [
         (write(9, ONE), write_response(9)),
         (ata(0x24, 9), ata_response(0x40, lba=9, data=ONE)),
         AWAKE,
     ],
-    "p28 the write flag says where data goes": [
+    "p28 write flag must match the direction": [
         *(refused(ata(opcode, 5, data=ONE)) for opcode in WRITES),
         *(refused(ata(opcode, 5, aflags=0x41)) for opcode in READS + VERIFIES),
         *(refused(ata(opcode, 5, aflags=0x41, data=ONE)) for opcode in READS),
         refused(ata(IDENTIFY, aflags=0x41, data=ONE)),
         UNTOUCHED,
     ],
-    "p29 all of a command is in one frame": [
+    "p29 a command is in one frame": [
         *(
             (ata(opcode, 5, 2), ata_response(0x40, lba=5, data=DISK[2560:3584]))
             for opcode in READS
@@ -68,7 +68,7 @@ RULES: dict[str, list[Step]] = {
         *(refused(ata(opcode, 5, 3, aflags=0x41, data=TWO)) for opcode in WRITES),
         UNTOUCHED,
     ],
-    "p30 lba0 is the lowest, and 28 bits share a byte with the device": [
+    "p30 lba0 is the lowest byte, and lba3 has device bits": [
         *(
             (
                 ata(opcode, device << 24 | 0x0102, aflags=aflags),
@@ -81,7 +81,7 @@ RULES: dict[str, list[Step]] = {
             for aflags in (0x00, 0x10)
         ),
     ],
-    "p30 writes too": [
+    "p30 28-bit writes": [
         step
         for place, opcode in enumerate(SHORT_WRITES)
         for lba in [0xE000_0000 | place]
@@ -90,7 +90,7 @@ RULES: dict[str, list[Step]] = {
             read_back(place, ONE),
         )
     ],
-    "p31 the opcode or the flag makes it 48 bits": [
+    "p31 opcode or flag selects 48-bit lba": [
         *(
             refused(ata(opcode, 0xE000_0005, aflags=0), NOT_FOUND)
             for opcode in (0x24, 0x25, 0x42)
@@ -110,13 +110,13 @@ RULES: dict[str, list[Step]] = {
         ),
         UNTOUCHED,
     ],
-    "p32 p33 a failure has its status, its error and nothing else": [
+    "p32 p33 failure has status, error and no data": [
         refused(ata(0x24, SECTORS, 2), NOT_FOUND),
         refused(write(SECTORS, TWO), NOT_FOUND),
         refused(ata(0x24, 5, 9), ABORTED),
         refused(ata(0x99, 0x0605_0403_0201, 7), ABORTED),
     ],
-    "p33 p35 a success is ready, nothing is left, the address as it was": [
+    "p33 p35 success has status, count 0 and the lba": [
         *(
             (ata(opcode, 5, 2), ata_response(0x40, lba=5, data=DISK[2560:3584]))
             for opcode in READS
@@ -129,18 +129,18 @@ RULES: dict[str, list[Step]] = {
         *((write(5, TWO, opcode), write_response(5)) for opcode in WRITES),
         read_back(5, TWO),
     ],
-    "p34 a write's answer has none of its data": [
+    "p34 response to a write has no data": [
         (write(5, ONE), ata_response(0x40, lba=5, aflags=0x41)[:60]),
         (ata(0xE7, count=0, data=ONE), ata_response(0x40)),
     ],
-    "p36 no sectors are not 256": [
+    "p36 count 0 does not mean 256": [
         *(refused(ata(opcode, 5, 0)) for opcode in READS + VERIFIES),
         *(refused(ata(opcode, 5, 0, aflags=0x41, data=TWO)) for opcode in WRITES),
         *((ata(op, count=0), ata_response(0x40)) for op in (0xE7, 0xEA, 0xE1, 0xE3)),
         AWAKE,
         UNTOUCHED,
     ],
-    "p37 more sectors than a frame holds": [
+    "p37 more sectors than fit in a frame": [
         *(refused(ata(opcode, 5, n)) for opcode in READS for n in (3, 127, 255)),
         *(
             refused(ata(opcode, 5, count, aflags=0x41, data=TWO))
@@ -149,7 +149,7 @@ RULES: dict[str, list[Step]] = {
         ),
         UNTOUCHED,
     ],
-    "p38 beyond the end, be it only in part": [
+    "p38 past the end, also in part": [
         *(
             refused(ata(opcode, lba, count), NOT_FOUND)
             for opcode in (0x24, 0x25, 0x42)
@@ -167,7 +167,7 @@ RULES: dict[str, list[Step]] = {
         ),
         read_back(LAST, sector(LAST)),
     ],
-    "p39 a write with too little data": [
+    "p39 write with too little data": [
         *(
             refused(ata(opcode, 5, count, aflags=0x41, data=TWO[:length]))
             for opcode in WRITES
@@ -175,17 +175,17 @@ RULES: dict[str, list[Step]] = {
         ),
         UNTOUCHED,
     ],
-    "p42 the async flag is sent back and changes nothing": [
+    "p42 async flag is copied and ignored": [
         (write(5, ONE, aflags=0x43), write_response(5, aflags=0x43)),
         (ata(0x24, 5, aflags=0x42), ata_response(0x40, lba=5, aflags=0x42, data=ONE)),
         (ata(0xE7, count=0, aflags=0x42), ata_response(0x40, aflags=0x42)),
     ],
-    "p43 every other opcode is an aborted command": [
+    "p43 unknown opcodes are aborted": [
         refused(ata(opcode, 0x4F, 9, feature=0xD0, data=ONE))
         for opcode in range(256)
         if opcode not in KNOWN
     ],
-    "p44 nobody writes to all": [
+    "p44 broadcast writes are aborted": [
         *(
             refused(to_all(request, *address))
             for address in HALVES
@@ -197,7 +197,7 @@ RULES: dict[str, list[Step]] = {
         ),
         UNTOUCHED,
     ],
-    "p44 all may be read, flushed, and asked for their power": [
+    "p44 broadcast read, flush and power mode are served": [
         (to_all(request, *address), reply)
         for address in HALVES
         for request, reply in (
@@ -206,11 +206,11 @@ RULES: dict[str, list[Step]] = {
             (ata(0xE7, count=0), ata_response(0x40)),
         )
     ],
-    "p44 the MAC address alone makes no broadcast": [
+    "p44 a broadcast mac address is not a broadcast address": [
         (BROADCAST + write(5, TWO)[6:], write_response(5)),
         read_back(5, TWO),
     ],
-    "p45 an identity page is one sector": [
+    "p45 identity page is one sector": [
         refused(ata(IDENTIFY, count=count, aflags=aflags))
         for count in (0, 2, 255)
         for aflags in (0, 0x40)
@@ -221,7 +221,7 @@ RULES: dict[str, list[Step]] = {
         for count in (0, 1)
         for aflags in (0x00, 0x40)
     ],
-    "p47 always awake": [
+    "p47 power mode is active": [
         (ata(POWER, count=n, aflags=0), ata_response(0x40, count=0xFF, aflags=0))
         for n in (0, 1, 255)
     ],
@@ -233,7 +233,7 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
-def test_p40_a_disk_that_is_not_to_be_written(wire: Wire, tmp_path: Path) -> None:
+def test_p40_read_only_disk(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
     with serving(wire, image, NO_PROBE, "--read-only"), client(wire) as asking:

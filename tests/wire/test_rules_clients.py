@@ -143,7 +143,7 @@ def peer(make_peer: Callable[..., Peer]) -> Peer:
     return make_peer()
 
 
-def test_p3_p11_p19_p27_p30_what_a_client_sends(peer: Peer) -> None:
+def test_p3_p11_p19_p27_p30_client_request_bytes(peer: Peer) -> None:
     """48-bit, with nothing in reserved bits and bytes, padded, in tags of its own."""
     peer.find()
     peer.submit(Op.READ, 0x01_2345, bytearray(1024))
@@ -159,7 +159,7 @@ def test_p3_p11_p19_p27_p30_what_a_client_sends(peer: Peer) -> None:
     assert peer.hear(QUIET_TIME) == NO_RESPONSE
 
 
-def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> None:
+def test_p19_client_padding_is_zero(peer: Peer) -> None:
     peer.find()
     # More than there is memory for frames.
     for number in range(2, 602):
@@ -172,7 +172,7 @@ def test_p19_a_client_s_padding_holds_nothing_of_earlier_frames(peer: Peer) -> N
         peer.say(ata_response(0x40, aflags=0), number)
 
 
-def test_p30_a_disk_of_28_bits_gets_device_bits(peer: Peer) -> None:
+def test_p30_disk_with_28_bit_lba_gets_device_bits(peer: Peer) -> None:
     peer.find(lba48=False)
     peer.submit(Op.READ, 0x01_2345, bytearray(512))
     assert peer.hear() == asked(ata(0x20, 0xE001_2345, 1, aflags=0), 2)
@@ -184,7 +184,7 @@ def test_p30_a_disk_of_28_bits_gets_device_bits(peer: Peer) -> None:
     ("mtu", "sectors", "most"),
     [(1500, 8, 2), (9000, 0, 2), (9000, 1, 1), (9000, 5, 5), (9000, 255, 17)],
 )
-def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
+def test_p22_p23_frame_size_is_the_minimum_of_mtu_and_sector_count(
     make_peer: Callable[..., Peer], mtu: int, sectors: int, most: int
 ) -> None:
     peer = make_peer(mtu)
@@ -204,7 +204,7 @@ def test_p22_p23_the_smaller_of_mtu_and_what_the_target_says(
         assert peer.hear() == asked(request, number)
 
 
-def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) -> None:
+def test_p23_latest_sector_count_applies(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(9000)
     peer.find(query_response(0, sectors=5))
     peer.say(with_tag(query_response(0, sectors=0), 0))
@@ -213,7 +213,9 @@ def test_p23_what_the_target_says_last_counts(make_peer: Callable[..., Peer]) ->
     assert peer.hear() == asked(ata(0x24, 0, 2), 3)
 
 
-def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
+def test_p23_smallest_sector_count_of_all_paths_applies(
+    make_peer: Callable[..., Peer],
+) -> None:
     peer = make_peer(9000)
     peer.find(query_response(0, sectors=5))
     peer.say(with_tag(query_response(0, sectors=3), 0), src=OTHER)
@@ -224,12 +226,12 @@ def test_p23_the_smallest_of_all_paths(make_peer: Callable[..., Peer]) -> None:
 
 
 @pytest.mark.parametrize("verfl", [0x08, 0x18, 0x28])
-def test_p6_p48_an_announcement_of_any_version_is_heard(peer: Peer, verfl: int) -> None:
+def test_p6_p48_announcement_of_any_version_is_accepted(peer: Peer, verfl: int) -> None:
     peer.say(with_flags(with_tag(query_response(0), 0), verfl))
     assert peer.hear() == asked(IDENTIFY, 1)
 
 
-def test_p7_what_is_no_answer_is_not_heard(peer: Peer) -> None:
+def test_p7_request_is_not_taken_as_response(peer: Peer) -> None:
     peer.say(with_flags(with_tag(query_response(0), 0), 0x10))
     assert peer.hear(QUIET_TIME) == NO_RESPONSE
     peer.find()
@@ -239,13 +241,13 @@ def test_p7_what_is_no_answer_is_not_heard(peer: Peer) -> None:
     assert peer.ended == []
 
 
-def test_p8_p9_an_answer_has_the_target_s_address(peer: Peer) -> None:
+def test_p8_p9_response_of_another_address_is_ignored(peer: Peer) -> None:
     for address in (b"\xff\xff\x03", b"\x00\x07\xff", b"\xff\xff\xff"):
         peer.say(patch(with_tag(query_response(0), 0), 16, address))
     assert peer.hear(QUIET_TIME) == NO_RESPONSE
 
 
-def test_p10_p11_an_answer_has_the_tag_of_the_request(peer: Peer) -> None:
+def test_p10_p11_response_with_another_tag_is_ignored(peer: Peer) -> None:
     # What a kernel driver asked for is not for us.
     peer.say(with_tag(query_response(0), 0x0001_0203))
     assert peer.hear(QUIET_TIME) == NO_RESPONSE
@@ -270,7 +272,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("words", FAILURES)
-def test_p14_p15_p33_either_kind_of_error_ends_the_request(
+def test_p14_p15_p33_aoe_and_ata_errors_complete_the_request(
     peer: Peer, words: str
 ) -> None:
     peer.find()
@@ -281,7 +283,7 @@ def test_p14_p15_p33_either_kind_of_error_ends_the_request(
     assert words in str(bio.error)
 
 
-def test_p2_p20_a_lost_request_is_sent_again_with_a_new_tag(
+def test_p2_p20_lost_request_is_retransmitted_with_a_new_tag(
     make_peer: Callable[..., Peer],
 ) -> None:
     peer = make_peer(options=Options(tag_base=BASE))
@@ -302,7 +304,7 @@ def test_p2_p20_a_lost_request_is_sent_again_with_a_new_tag(
     assert [bio.error for bio in peer.ended] == [None]
 
 
-def test_p60_a_client_keeps_to_the_buffer_count(peer: Peer) -> None:
+def test_p60_client_respects_the_buffer_count(peer: Peer) -> None:
     peer.find(query_response(0, buffers=4))
     for number in range(9):
         peer.submit(Op.READ, number, bytearray(512))
@@ -332,7 +334,7 @@ def test_p60_linux_needs_two_buffers(
         assert heard == with_tag(asked(IDENTIFY, 0), number)
 
 
-def test_p6_p11_p19_p23_discover_asks_everybody(wire: Wire) -> None:
+def test_p6_p11_p19_p23_discover_broadcasts_a_query(wire: Wire) -> None:
     with wire.target.enter(), open_link("aoe0", responses=False) as link:
         command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
         asking = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)

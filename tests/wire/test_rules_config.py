@@ -58,7 +58,7 @@ OWNED = set_to(b"hello")
 STILL = (config(READ), query_response(READ, b"hello"))
 
 RULES: dict[str, list[Step]] = {
-    "p49 what the target fills is nothing in a request": [
+    "p49 target fields of a request are ignored": [
         OWNED,
         *(
             (patch(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))), reply)
@@ -67,7 +67,7 @@ RULES: dict[str, list[Step]] = {
             for reply in [query_response(ccmd, b"hello")]
         ),
     ],
-    "p50 a reply has the command, and the string as it is now": [
+    "p50 response has the command and the current string": [
         (config(READ), query_response(READ)),
         (config(SET, b"hello"), query_response(SET, b"hello")),
         (config(TEST, b"hello"), query_response(TEST, b"hello")),
@@ -75,7 +75,7 @@ RULES: dict[str, list[Step]] = {
         (config(FORCE, b"other"), query_response(FORCE, b"other")),
         (config(READ), query_response(READ, b"other")),
     ],
-    "p51 reading looks at no string and no length": [
+    "p51 read ignores string and length": [
         OWNED,
         *(
             (config(READ, string, length), query_response(READ, b"hello"))
@@ -88,12 +88,12 @@ RULES: dict[str, list[Step]] = {
             )
         ),
     ],
-    "p52 nothing is the same as nothing": [
+    "p52 empty string equals the empty string": [
         (config(TEST), query_response(TEST)),
         (config(TEST, b"\0"), NO_RESPONSE),
         AWAKE,
     ],
-    "p52 a test is answered if it is the same": [
+    "p52 test responds only to the equal string": [
         OWNED,
         (config(TEST, b"hello"), query_response(TEST, b"hello")),
         *(
@@ -102,7 +102,7 @@ RULES: dict[str, list[Step]] = {
         ),
         STILL,
     ],
-    "p53 a prefix is answered if it is one": [
+    "p53 prefix responds only to a prefix": [
         (config(PREFIX), query_response(PREFIX)),
         (config(PREFIX, b"h"), NO_RESPONSE),
         OWNED,
@@ -116,13 +116,13 @@ RULES: dict[str, list[Step]] = {
         ),
         STILL,
     ],
-    "p54 who is first": [
+    "p54 first claim succeeds": [
         (config(SET), query_response(SET)),
         (config(SET, b"hello"), query_response(SET, b"hello")),
         (config(SET, b"hello"), query_response(SET, b"hello")),
         STILL,
     ],
-    "p54 who is second is told by whom it is": [
+    "p54 second claim fails with the current string": [
         OWNED,
         *(
             (config(SET, string), query_response(SET, b"hello", code=4))
@@ -157,7 +157,7 @@ RULES: dict[str, list[Step]] = {
         ),
         STILL,
     ],
-    "p57 another config command": [
+    "p57 unknown config command": [
         OWNED,
         *(
             (config(ccmd, b"x"), query_response(ccmd, b"hello", code=2))
@@ -165,7 +165,7 @@ RULES: dict[str, list[Step]] = {
         ),
         STILL,
     ],
-    "p58 a string is any bytes": [
+    "p58 string is arbitrary bytes": [
         step
         for string in (b"\0", BINARY, b"\xff" * 1024, LONGEST)
         for step in (
@@ -175,15 +175,13 @@ RULES: dict[str, list[Step]] = {
             (config(READ), query_response(READ, string)),
         )
     ],
-    "p58 a reservation does not protect it": [
+    "p58 reservation does not protect the string": [
         OWNED,
         (reserve(1, OTHER), reserve_response(OTHER, rcmd=1)),
         (config(FORCE, b"mine"), query_response(FORCE, b"mine")),
         (config(SET, b"other"), query_response(SET, b"mine", code=4)),
     ],
-    "p60 it says how many requests it has room for": [
-        (config(READ), query_response(READ))
-    ],
+    "p60 response has the buffer count": [(config(READ), query_response(READ))],
 }
 
 
@@ -192,7 +190,9 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
-def test_p60_it_has_room_for_as_many_as_it_says(clients: Clients) -> None:
+def test_p60_target_queues_as_many_requests_as_the_buffer_count(
+    clients: Clients,
+) -> None:
     for first in range(0, 2048, 16):
         lbas = range(first, first + 16)
         requests = [with_tag(ata(0x24, lba), lba) for lba in lbas]
@@ -209,7 +209,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("options", "buffers"), [((), 64), (("-b", 2), 2)])
-def test_p48_p60_a_ready_target_tells_all_of_itself(
+def test_p48_p60_ready_target_broadcasts_an_announcement(
     wire: Wire, image: Path, options: tuple[str, int], buffers: int
 ) -> None:
     with client(wire) as asking, serving(wire, image, NO_PROBE, *options):
@@ -221,7 +221,9 @@ def test_p48_p60_a_ready_target_tells_all_of_itself(
         assert asking.receive(QUIET_TIME) == NO_RESPONSE
 
 
-def test_p48_a_target_with_a_mask_tells_those_in_it(wire: Wire, image: Path) -> None:
+def test_p48_masked_target_announces_to_the_listed_clients(
+    wire: Wire, image: Path
+) -> None:
     words = (NO_PROBE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
     with (
         contextlib.closing(OtherClients(wire)) as everybody,

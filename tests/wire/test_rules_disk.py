@@ -60,7 +60,7 @@ def smart(feature: int, lba: int = KEY) -> bytes:
 
 SPOILT = (spoil(10, 2), ata_response(0x40, lba=10))
 RULES: dict[str, list[Step]] = {
-    "what is trimmed is zeroes": [
+    "trimmed sectors are zeros": [
         (trim((8, 1), (0, 0), (20, 2), (SECTORS - 1, 1)), TRIMMED),
         read_back(7, sector(7) + ZEROES),
         disk(9, 2),
@@ -70,19 +70,19 @@ RULES: dict[str, list[Step]] = {
         (write(8, ONE), write_response(8)),
         read_back(8, ONE + sector(9)),
     ],
-    "what is trimmed twice, or not at all": [
+    "overlapping and empty ranges": [
         (trim((8, 1)), TRIMMED),
         (trim((8, 1)), TRIMMED),
         (trim(), TRIMMED),
         read_back(7, sector(7) + ZEROES),
     ],
-    "p38 nothing is trimmed if one range is beyond the end": [
+    "p38 nothing is trimmed if one range is past the end": [
         refused(trim((8, 1), (SECTORS, 1)), NOT_FOUND),
         refused(trim((8, 1), (SECTORS - 1, 2)), NOT_FOUND),
         disk(8, 1),
         disk(SECTORS - 1, 1),
     ],
-    "p28 p36 p37 p39 what is no trim": [
+    "p28 p36 p37 p39 malformed trim": [
         refused(trim((8, 1), aflags=0x40)),
         refused(trim((8, 1), feature=0)),
         refused(ata(0x06, 0, 0, aflags=0x41, feature=1)),
@@ -90,7 +90,7 @@ RULES: dict[str, list[Step]] = {
         refused(trim((8, 1))[:547]),
         disk(8, 1),
     ],
-    "spoilt sectors cannot be read": [
+    "uncorrectable sectors cannot be read": [
         SPOILT,
         *(
             refused(ata(opcode, lba, count), UNCORRECTABLE)
@@ -100,7 +100,7 @@ RULES: dict[str, list[Step]] = {
         disk(8, 2),
         disk(12, 2),
     ],
-    "spoilt sectors are good again when they are written or trimmed": [
+    "uncorrectable sectors can be read after a write or trim": [
         step
         for opcode in WRITES
         for step in (
@@ -112,14 +112,14 @@ RULES: dict[str, list[Step]] = {
             read_back(10, ONE + ZEROES),
         )
     ],
-    "spoiling is meant, and stays on the disk": [
+    "write uncorrectable checks feature and bounds": [
         refused(spoil(10, 2, feature=0)),
         refused(spoil(10, 0)),
         refused(spoil(SECTORS - 1, 2), NOT_FOUND),
         disk(10, 2),
         disk(SECTORS - 1, 1),
     ],
-    "idle, standby and sleep are answered, and the disk is awake": [
+    "idle, standby and sleep leave the disk active": [
         *(
             (ata(opcode, count=count), ata_response(0x40))
             for opcode in (0xE0, 0xE1, 0xE2, 0xE3, 0xE6)
@@ -177,9 +177,7 @@ def identity(changes: dict[int, int] | None = None) -> Step:
     return ata(IDENTIFY), ata_response(0x40, data=page(changes))
 
 
-def test_p44_p45_p80_p82_the_identity_page_and_what_changes_it(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
     request, whole = identity()
@@ -224,7 +222,7 @@ def smart_page(*attributes: tuple[int, int]) -> bytes:
     return sealed(whole)
 
 
-def test_smart_tells_what_went_over_the_wire(wire: Wire, tmp_path: Path) -> None:
+def test_smart_data_counts_transfers(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
     before = smart_page((187, 0), (241, 0), (242, 0))

@@ -113,22 +113,22 @@ def asking(disk: FailingDisk) -> Iterator[Client]:
 
 FORCED = write(9, ONE, 0x3D)
 FAILURES: dict[str, tuple[str, list[str], list[Step]]] = {
-    "p41 what cannot be read is uncorrectable": (
+    "p41 read error is uncorrectable": (
         "pread",
         ["EIO", "ENOMEM", "EPERM"],
         [refused(ata(opcode, 5, 2), UNCORRECTABLE) for opcode in READS],
     ),
-    "p41 what cannot be written is a fault": (
+    "p41 write error is a device fault": (
         "pwrite",
         ["EIO", "ENOSPC", "EPERM"],
         [*(refused(write(5, ONE, opcode), FAULT) for opcode in WRITES), UNTOUCHED],
     ),
-    "p41 what cannot be trimmed is a fault": (
+    "p41 trim error is a device fault": (
         "zero",
         ["EIO", "ENOSPC"],
         [refused(trim((5, 1)), FAULT), UNTOUCHED],
     ),
-    "p41 p46 what does not get stable is a fault": (
+    "p41 p46 flush error is a device fault": (
         "flush",
         ["EIO", "ENOSPC"],
         [
@@ -161,7 +161,7 @@ def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
     assert set(answers[:-1]) == faults
 
 
-def test_p41_a_server_that_shuts_down_is_gone(
+def test_p41_server_shutdown_is_device_unavailable(
     asking: Client, disk: FailingDisk
 ) -> None:
     for method, request in (("pread", ata(0x24, 5)), ("pwrite", write(5, ONE))):
@@ -172,7 +172,7 @@ def test_p41_a_server_that_shuts_down_is_gone(
             assert time.monotonic() < end
 
 
-def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) -> None:
+def test_p41_p18_missing_device_is_unavailable(wire: Wire, tmp_path: Path) -> None:
     disk = FailingDisk(tmp_path)
     with serving(wire, disk.uri, NO_PROBE, "--no-state"), client(wire) as asking:
         disk.vanish()
@@ -188,7 +188,7 @@ def test_p41_p18_a_disk_that_is_gone_is_unavailable(wire: Wire, tmp_path: Path) 
         assert asking.ask(AWAKE[0]) == AWAKE[1]
 
 
-def test_p41_a_full_file_system_is_a_fault(wire: Wire, tmp_path: Path) -> None:
+def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
     served = f"{sys.executable} -m target serve e7.3 {wire.interface}"
     image = f"{tmp_path}/disk.img --create 1M --no-state {NO_PROBE}"

@@ -78,7 +78,7 @@ def cut(request: bytes, shortest: int) -> list[Step]:
 
 
 RULES: dict[str, list[Step]] = {
-    "p1 numbers have their high byte first": [
+    "p1 numbers are big-endian": [
         (addressed(config(0), 0x0700, 3), NO_RESPONSE),
         (config(4, LONG), query_response(4, LONG)),
         (
@@ -86,7 +86,7 @@ RULES: dict[str, list[Step]] = {
             with_tag(query_response(0, LONG), 0x01020304),
         ),
     ],
-    "p2 every command may come twice": [
+    "p2 duplicate requests": [
         step
         for step in (
             (write(9, DATA), write_response(9)),
@@ -97,7 +97,7 @@ RULES: dict[str, list[Step]] = {
         )
         for _ in range(2)
     ],
-    "p3 p4 reserved flags are ignored and not sent back": [
+    "p3 p4 reserved flags are ignored and not copied": [
         (with_flags(request, verfl), reply)
         for request, reply in EVERYTHING
         for verfl in (0x11, 0x12, 0x13)
@@ -110,16 +110,16 @@ RULES: dict[str, list[Step]] = {
         (patch(mask(1, (1, ME)), 26, b"\xee"), mask_response(ME, mcmd=1)),
         (patch(mask(1, (1, ME)), 28, b"\xee"), mask_response(ME, mcmd=1)),
     ],
-    "p5 p6 other versions are refused, in version 1": [
+    "p5 p6 other versions are refused in version 1": [
         (with_flags(request, version << 4), error_response(request, 5))
         for request, _ in EVERYTHING
         for version in range(16)
         if version != 1
     ],
-    "p6 whatever else the request's flags say": [
+    "p6 other flags do not matter": [
         (with_flags(config(0), 0x27, 9), error_response(config(0), 5)),
     ],
-    "p7 answers are not answered": [
+    "p7 responses are not answered": [
         *(
             (with_flags(request, verfl), NO_RESPONSE)
             for request, _ in EVERYTHING
@@ -127,7 +127,7 @@ RULES: dict[str, list[Step]] = {
         ),
         AWAKE,
     ],
-    "p8 p9 each part of the address may be broadcast": [
+    "p8 p9 shelf and slot can be broadcast": [
         (addressed(request, shelf, slot), reply)
         for request, reply in EVERYTHING
         for shelf, slot in HALVES
@@ -140,21 +140,21 @@ RULES: dict[str, list[Step]] = {
         ),
         AWAKE,
     ],
-    "p8 p12 whatever MAC address was asked": [
+    "p8 p12 destination mac is ignored": [
         (dst + request[6:], reply)
         for request, reply in EVERYTHING
         for dst in (BROADCAST, bytes.fromhex("01005e000001"))
     ],
-    "p10 tags come back bit for bit": [
+    "p10 tag is copied": [
         (with_tag(request, tag), with_tag(reply, tag))
         for request, reply in EVERYTHING
         for tag in (0, 1, 0x80000000, 0xFFFFFFFF, 0x01020304, 0x18AE0000)
     ],
-    "p12 whoever asks is answered, by the interface": [
+    "p12 response is from the interface to the sender": [
         (BROADCAST + sent_by(OTHER, request)[6:], sent_to(OTHER, reply))
         for request, reply in EVERYTHING
     ],
-    "p13 an error in a request means nothing": [
+    "p13 error field of a request is ignored": [
         (with_flags(request, verfl, error=9), reply)
         for request, reply in EVERYTHING
         for verfl in (0x10, 0x14, 0x17)
@@ -169,22 +169,22 @@ RULES: dict[str, list[Step]] = {
         (ata(0x99, 5), ata_response(*ABORTED, count=1, lba=5)),
         read_back(5, sector(5)),
     ],
-    "p14 successes have neither flag nor code": list(ONE_OF_EACH),
-    "p16 p18 unknown commands get the whole request back": [
+    "p14 success has neither error flag nor code": list(ONE_OF_EACH),
+    "p16 p18 unknown commands are echoed": [
         (frame(command, argument), error_response(frame(command, argument), 1))
         for command in (4, 5, 0x7F, 0xF0, 0xFE, 0xFF)
         for argument in (b"", b"\x01", bytes(range(1, 201)), bytes(range(250)) * 5)
     ],
-    "p17 less than a header": [*cut(config(0)[:24], 14), AWAKE],
-    "p17 less than the fixed part of its command": [
+    "p17 shorter than a header": [*cut(config(0)[:24], 14), AWAKE],
+    "p17 shorter than the fixed part of the command": [
         *cut(ata(0xE5, count=0), 24),
         *cut(config(0), 24),
         *cut(mask(0), 24),
         *cut(reserve(0), 24),
         AWAKE,
     ],
-    "p17 no more than the fixed part": list(ONE_OF_EACH),
-    "p18 a complaint has its command's layout": list(COMPLAINTS),
+    "p17 only the fixed part": list(ONE_OF_EACH),
+    "p18 error response has the command's layout": list(COMPLAINTS),
 }
 
 
@@ -193,7 +193,7 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
-def test_p9_as_many_answers_as_targets(wire: Wire, tmp_path: Path) -> None:
+def test_p9_each_target_responds_to_a_broadcast(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "other.img"
     words = ("serve", "e7.4", wire.interface, image, "--create", "1M", "-b", "16")
     other = start(wire.target, *words)

@@ -65,14 +65,14 @@ def junk_behind(*steps: Step) -> list[Step]:
 
 
 RULES: dict[str, list[Step]] = {
-    "p20 requests that are shorter than 60 bytes": [
+    "p20 requests shorter than 60 bytes": [
         *ONE_OF_EACH,
         UNKNOWN,
         (config(4, b"owner"), query_response(4, b"owner")),
         (mask(1, (1, ME)), mask_response(ME, mcmd=1)),
         (reserve(1, ME, OTHER), reserve_response(ME, OTHER, rcmd=1)),
     ],
-    "p20 what follows a message is no part of it": junk_behind(
+    "p20 bytes after a message are ignored": junk_behind(
         *ONE_OF_EACH,
         (config(3, b"owner"), query_response(3, b"owner")),
         (config(1, b"owner"), query_response(1, b"owner")),
@@ -83,7 +83,7 @@ RULES: dict[str, list[Step]] = {
         (write(8, DATA[:512]), write_response(8)),
         read_back(8, DATA[:512] + sector(9)),
     ),
-    "p21 p34 exactly the sectors behind 36 bytes": [
+    "p21 p34 data follows 36 bytes of headers": [
         (ata(0x24, lba, count), ata_response(0x40, lba=lba, data=data))
         for lba, count in ((0, 1), (0, 2), (5, 1), (2046, 2))
         for data in [DISK[lba * 512 : (lba + count) * 512]]
@@ -101,13 +101,13 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
-def test_p23_probes_with_identify(clients: Clients) -> None:
+def test_p23_path_mtu_probe_with_identify(clients: Clients) -> None:
     page = clients.ask(IDENTIFY)
     assert len(page) == 36 + 512
     clients.run_steps(junk_behind((IDENTIFY, page)))
 
 
-def test_p19_p34_padding_holds_nothing_of_earlier_frames(clients: Clients) -> None:
+def test_p19_p34_padding_is_zero(clients: Clients) -> None:
     # As many as there is memory for frames, several times over.
     clients.run_steps([(write(0, DATA), write_response(0)), read_back(0, DATA)] * 1200)
     clients.run_steps([*ONE_OF_EACH, UNKNOWN] * 300)
@@ -119,7 +119,7 @@ MTUS[65535] = (127, 127)
 
 
 @pytest.mark.parametrize("mtu", MTUS)
-def test_p21_p22_p25_p37_the_mtu_says_how_much_a_frame_holds(
+def test_p21_p22_p25_p37_sectors_per_frame_depend_on_mtu(
     make_wire: Callable[[int], Wire], tmp_path: Path, mtu: int
 ) -> None:
     advertised, most = MTUS[mtu]
@@ -162,7 +162,7 @@ def tagged_query(control: int) -> bytes:
 
 
 @pytest.mark.parametrize("control", [0x0001, 0x0005, 0x6005, 0x0FFF])
-def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
+def test_p24_tagged_frames_are_for_the_vlan_interface(
     clients: Clients, raw: socket.socket, control: int
 ) -> None:
     raw.send(tagged_query(control))
@@ -175,7 +175,7 @@ def test_p24_frames_of_a_vlan_are_for_the_interface_of_the_vlan(
 
 
 @pytest.mark.parametrize("control", [0x0000, 0x6000])
-def test_p24_a_priority_is_no_vlan(
+def test_p24_priority_tagged_frames_are_accepted(
     clients: Clients, raw: socket.socket, control: int
 ) -> None:
     raw.settimeout(TIMEOUT)

@@ -72,7 +72,7 @@ def test_root_serves_with_two_capabilities(wire: Wire, place: Path) -> None:
         assert asking.ask(ata(0x24))
 
 
-def test_another_user_serves_on_over_a_changed_mtu(wire: Wire, place: Path) -> None:
+def test_other_user_survives_an_mtu_change(wire: Wire, place: Path) -> None:
     words = (place / "disk.img", "--user", OTHER_USER)
     with serving(wire, *words) as process, client(wire) as asking:
         status = process_status(process.pid)
@@ -95,7 +95,7 @@ def test_another_user_serves_on_over_a_changed_mtu(wire: Wire, place: Path) -> N
     assert place.joinpath("disk.img").read_bytes()[:512] == b"\x5a" * 512
 
 
-def test_a_user_who_cannot_keep_state_is_refused_at_the_start(
+def test_user_that_cannot_save_state_is_refused_at_start(
     wire: Wire, place: Path
 ) -> None:
     place.chmod(0o555)
@@ -120,7 +120,7 @@ def captive(
     return start(wire.target, *first, "--run", command, *words, **options)
 
 
-def test_a_command_has_our_streams_and_its_exit_code_is_ours(
+def test_command_inherits_streams_and_its_exit_code_is_returned(
     wire: Wire, place: Path
 ) -> None:
     command = 'echo "$aoe $iface"; cat; echo oops >&2; exit 7'
@@ -131,7 +131,7 @@ def test_a_command_has_our_streams_and_its_exit_code_is_ours(
     assert process.returncode == 7
 
 
-def test_a_command_finds_its_disk_served(wire: Wire, place: Path) -> None:
+def test_command_runs_when_the_disk_is_served(wire: Wire, place: Path) -> None:
     inside = wire.initiator.command([sys.executable, "-m", "initiator"])
     command = f'{" ".join(inside)} stat "$aoe" -i "$iface" --json'
     process = captive(wire, place / "disk.img", command)
@@ -141,7 +141,7 @@ def test_a_command_finds_its_disk_served(wire: Wire, place: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_command_keeps_the_rights_that_the_target_gives_up(
+def test_command_keeps_the_privileges_that_the_target_drops(
     wire: Wire, place: Path
 ) -> None:
     command = "cat /proc/self/status; cat /proc/self/environ | tr '\\0' '\\n'"
@@ -155,22 +155,20 @@ def test_a_command_keeps_the_rights_that_the_target_gives_up(
     assert "NOTIFY_SOCKET" not in out
 
 
-def test_a_command_that_a_signal_ended_is_told_as_a_shell_does(
-    wire: Wire, place: Path
-) -> None:
+def test_exit_code_of_a_command_killed_by_a_signal(wire: Wire, place: Path) -> None:
     process = captive(wire, place / "disk.img", "kill -9 $$")
     process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + 9
 
 
-def test_a_target_that_cannot_start_runs_nothing(wire: Wire, place: Path) -> None:
+def test_command_is_not_run_if_the_target_cannot_start(wire: Wire, place: Path) -> None:
     process = captive(wire, place / "none.img", "echo never")
     out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out) == (3, "")
     assert err.count("\n") == 1
 
 
-def test_a_signal_is_passed_on_to_the_command(wire: Wire, place: Path) -> None:
+def test_signal_is_forwarded_to_the_command(wire: Wire, place: Path) -> None:
     command = "trap 'echo asked; exit 5' TERM; echo up; while :; do sleep 0.05; done"
     process = captive(wire, place / "disk.img", command)
     assert ready_line(process) == "up\n"
@@ -179,9 +177,7 @@ def test_a_signal_is_passed_on_to_the_command(wire: Wire, place: Path) -> None:
     assert (process.returncode, out, err) == (5, "asked\n", "")
 
 
-def test_a_command_that_will_not_end_is_ended_when_asked_twice(
-    wire: Wire, place: Path
-) -> None:
+def test_second_signal_kills_the_command(wire: Wire, place: Path) -> None:
     command = "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done"
     process = captive(wire, place / "disk.img", command)
     assert ready_line(process) == "up\n"
@@ -192,7 +188,9 @@ def test_a_command_that_will_not_end_is_ended_when_asked_twice(
     assert process.returncode == 128 + 9
 
 
-def test_ctrl_c_is_for_the_command_and_its_disk_stays(wire: Wire, place: Path) -> None:
+def test_ctrl_c_goes_to_the_command_and_the_disk_stays_served(
+    wire: Wire, place: Path
+) -> None:
     pidfile = place / "pid"
     command = f"""
         trap 'sleep 0.2; kill -0 $(cat {pidfile}) && echo served; exit 6' INT
@@ -216,7 +214,7 @@ def test_ctrl_c_is_for_the_command_and_its_disk_stays(wire: Wire, place: Path) -
     assert not pidfile.exists()
 
 
-def test_statistics_can_be_asked_for_beside_a_command(wire: Wire, place: Path) -> None:
+def test_sigusr1_logs_statistics_with_a_command(wire: Wire, place: Path) -> None:
     process = captive(wire, place / "disk.img", "echo up; read -r _", stdin=-1)
     assert ready_line(process) == "up\n"
     process.send_signal(signal.SIGUSR1)
@@ -226,7 +224,7 @@ def test_statistics_can_be_asked_for_beside_a_command(wire: Wire, place: Path) -
     assert process.returncode == 0
 
 
-def test_a_target_that_ends_takes_its_command_along(wire: Wire, place: Path) -> None:
+def test_command_ends_with_the_target(wire: Wire, place: Path) -> None:
     pidfile = place / "pid"
     words = ("--pidfile", pidfile)
     process = captive(wire, place / "disk.img", "echo up; exec sleep 60", *words)
@@ -238,7 +236,7 @@ def test_a_target_that_ends_takes_its_command_along(wire: Wire, place: Path) -> 
     assert process.returncode == 128 + 9
 
 
-def test_ready_is_told_before_the_command_ends(wire: Wire, place: Path) -> None:
+def test_ready_is_written_before_the_command_ends(wire: Wire, place: Path) -> None:
     listening, told = os.pipe()
     words = ("--ready-fd", told)
     command = "read -r _"
@@ -255,7 +253,7 @@ def test_ready_is_told_before_the_command_ends(wire: Wire, place: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("--user", OTHER_USER), ("--run", "sleep 60")])
-def test_a_parent_that_ends_takes_the_target_along(
+def test_target_exits_with_its_parent(
     wire: Wire, place: Path, words: tuple[str, ...]
 ) -> None:
     pidfile = place / "pid"
@@ -273,9 +271,7 @@ def test_a_parent_that_ends_takes_the_target_along(
     assert not pidfile.exists()
 
 
-def test_without_being_told_to_a_target_outlives_its_parent(
-    wire: Wire, place: Path
-) -> None:
+def test_target_outlives_its_parent_by_default(wire: Wire, place: Path) -> None:
     pidfile = place / "pid"
     serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
     serve += [str(place / "disk.img"), "--pidfile", str(pidfile)]
@@ -291,7 +287,7 @@ def test_without_being_told_to_a_target_outlives_its_parent(
     assert until(lambda: is_gone(target))
 
 
-def test_a_pidfile_is_there_while_it_serves(wire: Wire, place: Path) -> None:
+def test_pidfile_exists_while_serving(wire: Wire, place: Path) -> None:
     pidfile = place / "pid"
     with serving(wire, place / "disk.img", "--pidfile", pidfile) as process:
         assert pidfile.read_text() == f"{process.pid}\n"
@@ -299,14 +295,14 @@ def test_a_pidfile_is_there_while_it_serves(wire: Wire, place: Path) -> None:
     assert not pidfile.exists()
 
 
-def test_a_pidfile_that_another_has_taken_over_stays(wire: Wire, place: Path) -> None:
+def test_pidfile_of_another_process_is_not_removed(wire: Wire, place: Path) -> None:
     pidfile = place / "pid"
     with serving(wire, place / "disk.img", "--pidfile", pidfile):
         pidfile.write_text("1\n")
     assert pidfile.read_text() == "1\n"
 
 
-def test_a_pidfile_that_cannot_be_written_is_told(wire: Wire, place: Path) -> None:
+def test_unwritable_pidfile_is_an_error(wire: Wire, place: Path) -> None:
     words = ("serve", "e7.3", wire.interface, place / "disk.img", "--pidfile")
     process = start(wire.target, *words, place / "none" / "pid")
     out, err = process.communicate(timeout=TIMEOUT)
@@ -330,7 +326,7 @@ def manager(place: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def test_a_service_manager_is_told_what_goes_on(
+def test_notifications_to_a_service_manager(
     wire: Wire, place: Path, manager: socket.socket
 ) -> None:
     heard = {
@@ -359,7 +355,7 @@ def test_a_service_manager_is_told_what_goes_on(
     assert rest[-1] == b"STOPPING=1"
 
 
-def test_an_idle_target_gives_signs_of_life_at_half_the_time(
+def test_idle_target_sends_keep_alives_at_half_the_timeout(
     wire: Wire, place: Path, manager: socket.socket
 ) -> None:
     heard = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "400000"}
@@ -374,7 +370,7 @@ def test_an_idle_target_gives_signs_of_life_at_half_the_time(
     finish(process, signal.SIGTERM)
 
 
-def test_json_is_what_the_log_can_be(wire: Wire, place: Path) -> None:
+def test_json_log(wire: Wire, place: Path) -> None:
     words = ("serve", "e7.3", wire.interface, place / "disk.img", "-v")
     process = start(wire.target, *words, "--log-format", "json")
     ready_line(process)
@@ -387,9 +383,7 @@ def test_json_is_what_the_log_can_be(wire: Wire, place: Path) -> None:
     assert json.loads(err)["why"] == "is a directory"
 
 
-def test_prometheus_is_shown_the_counters_while_it_serves(
-    wire: Wire, place: Path
-) -> None:
+def test_metrics_of_a_running_target(wire: Wire, place: Path) -> None:
     words = ("--metrics", "19468", "--user", OTHER_USER)
     with serving(wire, place / "disk.img", *words), client(wire) as asking:
         asking.ask(ata(0x24, count=2))

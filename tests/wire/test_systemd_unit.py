@@ -138,7 +138,7 @@ def _allowed() -> set[str]:
     return allowed
 
 
-def test_the_unit_allows_what_a_target_does(calls: list[tuple[str, str]]) -> None:
+def test_unit_allows_the_system_calls_of_a_target(calls: list[tuple[str, str]]) -> None:
     # Root gives up its rights; the unit's user has none to give up.
     used = {name for name, _ in calls} - {"capset"}
     assert {"sendto", "pwritev", "fdatasync"} & used

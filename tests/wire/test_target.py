@@ -36,9 +36,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("how", ["rings", "plain"])
 @pytest.mark.parametrize("mtu", [1500, 9000, 65535])
-def test_a_disk_is_read_and_written_in_frames_as_large_as_the_mtu(
-    image: Path, mtu: int, how: str
-) -> None:
+def test_read_and_write_with_mtu_sized_frames(image: Path, mtu: int, how: str) -> None:
     before = image.read_bytes()
     count = min(sectors_per_frame(mtu), 64)
     starts = range(0, SECTORS - count + 1, count)
@@ -61,7 +59,7 @@ def test_a_disk_is_read_and_written_in_frames_as_large_as_the_mtu(
     assert image.read_bytes() == after
 
 
-def test_replies_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
+def test_responses_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
     # A veth pair pads nothing: what arrives is what was sent.
     with serving(wire, image, "-b", "16"), client(wire) as asking:
         reply = asking.ask(config(0))
@@ -69,9 +67,7 @@ def test_replies_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
         assert reply == config_response(0)[:26] + reply[26:28] + config_response(0)[28:]
 
 
-def test_every_one_of_many_outstanding_requests_is_answered_p60(
-    wire: Wire, image: Path
-) -> None:
+def test_all_outstanding_requests_are_answered_p60(wire: Wire, image: Path) -> None:
     content = image.read_bytes()
     with serving(wire, image), client(wire) as asking:
         for first in range(0, 1024, 64):
@@ -82,9 +78,7 @@ def test_every_one_of_many_outstanding_requests_is_answered_p60(
             )
 
 
-def test_a_target_announces_itself_when_it_is_ready_p48(
-    wire: Wire, image: Path
-) -> None:
+def test_target_announces_itself_when_ready_p48(wire: Wire, image: Path) -> None:
     with client(wire) as asking, serving(wire, image):
         announcement = asking.receive()
         assert announcement[:6] == b"\xff" * 6
@@ -93,14 +87,14 @@ def test_a_target_announces_itself_when_it_is_ready_p48(
         assert asking.receive(timeout=0.1) == b""
 
 
-def test_silence_where_the_rules_want_it(wire: Wire, image: Path) -> None:
+def test_frames_to_be_dropped_get_no_response(wire: Wire, image: Path) -> None:
     with serving(wire, image), client(wire) as asking:
         for request in (config(0)[:20], config(1, b"x"), ata(READ)[:35]):
             assert asking.ask(request, timeout=0.2) == b""
         assert asking.ask(ata(0xE5, count=0)) == ata_response(0x40, count=0xFF)
 
 
-def test_a_target_outlives_its_link_being_down(wire: Wire, image: Path) -> None:
+def test_target_survives_link_down(wire: Wire, image: Path) -> None:
     with serving(wire, image), client(wire) as asking:
         assert asking.ask(ata(READ))[27] == 0x40
         wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
@@ -112,7 +106,7 @@ def test_a_target_outlives_its_link_being_down(wire: Wire, image: Path) -> None:
         assert reply == ata_response(0x40, data=image.read_bytes()[:512])
 
 
-def test_a_target_does_not_spin_while_its_link_is_down(wire: Wire, image: Path) -> None:
+def test_target_uses_no_cpu_while_its_link_is_down(wire: Wire, image: Path) -> None:
     with serving(wire, image) as process:
         wire.target.run(["ip", "link", "set", wire.interface, "down"], check=True)
         time.sleep(0.3)
@@ -127,7 +121,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_one_disk_on_two_interfaces_is_one_disk(wire: Wire, image: Path) -> None:
+def test_disk_on_two_interfaces_is_shared(wire: Wire, image: Path) -> None:
     second = "aoe1"
     create_veth(
         VethEnd(second, 9000, bytes.fromhex("525400ae0101"), wire.target.pid),
@@ -158,9 +152,7 @@ def test_one_disk_on_two_interfaces_is_one_disk(wire: Wire, image: Path) -> None
     assert process.returncode == 0
 
 
-def test_a_file_cut_short_is_an_error_for_its_reader_and_no_end_p41(
-    wire: Wire, image: Path
-) -> None:
+def test_truncated_file_is_a_read_error_p41(wire: Wire, image: Path) -> None:
     with serving(wire, image), client(wire) as asking:
         os.truncate(image, 1024)
         failed = ata_response(0x41, 0x40, count=1, lba=2)
@@ -168,7 +160,7 @@ def test_a_file_cut_short_is_an_error_for_its_reader_and_no_end_p41(
         assert asking.ask(ata(READ, 1))[27] == 0x40
 
 
-def test_a_read_only_disk_is_not_written_p40(wire: Wire, image: Path) -> None:
+def test_read_only_disk_is_not_written_p40(wire: Wire, image: Path) -> None:
     before = image.read_bytes()
     with serving(wire, image, "--read-only"), client(wire) as asking:
         reply = asking.ask(ata(WRITE, aflags=0x41, data=bytes(512)))
@@ -176,7 +168,7 @@ def test_a_read_only_disk_is_not_written_p40(wire: Wire, image: Path) -> None:
     assert image.read_bytes() == before
 
 
-def test_a_window_of_a_file_is_served_alone(wire: Wire, image: Path) -> None:
+def test_window_of_a_file(wire: Wire, image: Path) -> None:
     content = image.read_bytes()
     with serving(wire, image, "-o", "8", "-l", "16"), client(wire) as asking:
         assert asking.ask(ata(READ, 0))[36:] == content[4096:4608]
@@ -225,7 +217,7 @@ def names(lines: list[str]) -> list[str]:
     return [line.partition("(")[0].removesuffix("2") for line in lines]
 
 
-def test_a_flush_is_answered_after_fdatasync_p46(
+def test_flush_is_answered_after_fdatasync_p46(
     traced: Callable[..., list[str]],
 ) -> None:
     write = ata(WRITE, aflags=0x41, data=bytes(512))
@@ -234,14 +226,14 @@ def test_a_flush_is_answered_after_fdatasync_p46(
     assert calls[begin:] == ["pwritev", "sendto", "fdatasync", "sendto"]
 
 
-def test_sync_makes_every_write_a_stable_one(traced: Callable[..., list[str]]) -> None:
+def test_sync_opens_with_o_dsync(traced: Callable[..., list[str]]) -> None:
     write = ata(WRITE, aflags=0x41, data=bytes(512))
     lines = traced("--sync", requests=[write])
     assert "O_DSYNC" in next(line for line in lines if "disk.img" in line)
     assert names(lines)[-2:] == ["pwritev", "sendto"]
 
 
-def test_direct_leaves_the_page_cache_out(wire: Wire, image: Path) -> None:
+def test_direct_bypasses_the_page_cache(wire: Wire, image: Path) -> None:
     content = image.read_bytes()
     process = start(wire.target, "serve", "e7.3", wire.interface, image, "--direct")
     assert process.stdout is not None
@@ -258,9 +250,7 @@ def test_direct_leaves_the_page_cache_out(wire: Wire, image: Path) -> None:
     assert image.read_bytes() == content[:2560] + b"\xee" * 512 + content[3072:]
 
 
-def test_an_unknown_command_is_echoed_up_to_the_mtu_p16(
-    wire: Wire, image: Path
-) -> None:
+def test_unknown_command_is_echoed_up_to_the_mtu_p16(wire: Wire, image: Path) -> None:
     argument = bytes(range(250)) * 5
     with serving(wire, image), client(wire) as asking:
         request = ata(0)[:19] + b"\x09" + ata(0)[20:24] + argument

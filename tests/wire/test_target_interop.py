@@ -40,7 +40,7 @@ def test_aoeping_reads_the_identity(served: Wire) -> None:
     assert identity.model == "pyaoe test"
 
 
-def test_aoeping_gets_an_answer_to_its_query(served: Wire) -> None:
+def test_aoeping_query(served: Wire) -> None:
     aoeping = program("aoeping", "aoetools")
     out = run(served, aoeping, "-v", "7", "3", served.interface)
     assert "config query response" in out
@@ -117,7 +117,9 @@ def ask_both(asking: Client) -> dict[str, bytes]:
     return replies
 
 
-def test_we_answer_as_vblade_does_where_it_is_right(wire: Wire, image: Path) -> None:
+def test_responses_equal_those_of_vblade_where_it_conforms(
+    wire: Wire, image: Path
+) -> None:
     vblade = program("vblade", "vblade")
     peer = wire.target.popen(
         [vblade, "-b", "64", "7", "3", wire.interface, str(image)],

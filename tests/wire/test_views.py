@@ -1,4 +1,4 @@
-"""Disks as programs see them: blocking, with asyncio, as a file; on a real wire."""
+"""``Disk``, ``AsyncDisk`` and ``DiskFile`` on real interfaces."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def test_the_examples_of_the_docstrings_run(
     assert image.read_bytes()[1000:1020] == b"any byte, any length"
 
 
-def test_a_disk_takes_any_bytes_vectors_fua_and_trim(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_disk_reads_writes_and_trims_at_any_byte(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
@@ -77,7 +75,7 @@ def test_a_disk_takes_any_bytes_vectors_fua_and_trim(
         disk.flush()
 
 
-def test_p40_a_read_only_disk_is_found_out_by_the_first_write(
+def test_p40_the_first_write_shows_that_a_disk_is_read_only(
     wire: Wire, tmp_path: Path
 ) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(MIB))
@@ -93,9 +91,7 @@ def test_p40_a_read_only_disk_is_found_out_by_the_first_write(
         assert disk.read(0, 3) == bytes(3)
 
 
-def test_a_disk_that_is_opened_read_only_sends_no_write(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_a_disk_opened_read_only_sends_no_write(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     with (
         serving(wire, image, "--create", "1M"),
@@ -114,7 +110,9 @@ def test_a_disk_that_is_opened_read_only_sends_no_write(
         assert image.read_bytes() == bytes(MIB)
 
 
-def test_a_disk_is_a_file_for_what_takes_files(wire: Wire, tmp_path: Path) -> None:
+def test_disk_file_works_with_functions_that_take_files(
+    wire: Wire, tmp_path: Path
+) -> None:
     image = tmp_path / "disk.img"
     content = os.urandom(MIB)
     with (
@@ -137,8 +135,10 @@ def test_a_disk_is_a_file_for_what_takes_files(wire: Wire, tmp_path: Path) -> No
                 raw.write(b"x")
 
 
-def test_many_operations_at_once_with_asyncio(wire: Wire, tmp_path: Path) -> None:
-    """Neighbours in one sector, too: no update is lost."""
+def test_many_asyncio_operations_are_outstanding_at_once(
+    wire: Wire, tmp_path: Path
+) -> None:
+    """Some of them within one sector: no update is lost."""
     image = tmp_path / "disk.img"
     content = os.urandom(64 * 1024)
 
@@ -165,7 +165,7 @@ def test_many_operations_at_once_with_asyncio(wire: Wire, tmp_path: Path) -> Non
     assert image.read_bytes()[512 : len(content)] == content[512:]
 
 
-def test_errors_reach_the_coroutine(wire: Wire, tmp_path: Path) -> None:
+def test_errors_are_raised_in_the_coroutine(wire: Wire, tmp_path: Path) -> None:
     async def main() -> None:
         async with AsyncDisk.open(E73, wire.interface) as disk:
             with pytest.raises(UsageError):
@@ -187,9 +187,7 @@ def test_errors_reach_the_coroutine(wire: Wire, tmp_path: Path) -> None:
             asyncio.run(asyncio.wait_for(search(), TIMEOUT))
 
 
-def test_a_frame_that_is_lost_is_sent_again_with_asyncio(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_a_lost_frame_is_retransmitted_with_asyncio(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
 
     async def main() -> None:
@@ -207,10 +205,10 @@ def test_a_frame_that_is_lost_is_sent_again_with_asyncio(
     assert image.read_bytes()[: 20 * 512 : 512] == bytes(range(20))
 
 
-def test_a_trim_that_the_disk_has_not_is_unsupported(
+def test_trim_raises_unsupported_error_if_the_disk_lacks_it(
     wire: Wire, tmp_path: Path
 ) -> None:
-    """Debian's vblade knows none."""
+    """Debian's vblade does not support it."""
     vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
     if vblade is None:
         pytest.skip("no vblade; apt install vblade")

@@ -53,7 +53,7 @@ def buffers(t: Subject) -> Steps:
 
 @table.must("P49")
 def numbers_ignored(t: Subject) -> Steps:
-    """Buffer, firmware and sector counts of a request are ignored."""
+    """Buffer count, firmware and sector count of a request are ignored."""
     response = yield t.config(), config_is(t.string, READ)
     numbers = response[HEADER_LENGTH:CONFIG_STRING]
     body = CONFIG.pack(0x1234, 0x5678, 0x9A, 0xF0 | READ, 0)

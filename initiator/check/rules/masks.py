@@ -178,8 +178,8 @@ def full_list(t: Subject) -> Steps:
         macs = [t.invented(number) for number in range(first, first + AT_ONCE)]
         request = edit(t, *((ADD, mac) for mac in macs))
         response = yield request, ANY_MASK_LIST
-        answer = MaskList.unpack_from(response)
-        if answer.merror:
+        mask_list = MaskList.unpack_from(response)
+        if mask_list.merror:
             yield from check_full(t, held + first, macs)
             return
     yield t.mask_list(), Satisfies("a list of 255 at most", lambda _: False)
@@ -199,7 +199,7 @@ def check_full(t: Subject, held: int, macs: list[bytes]) -> Steps:
 
 @table.must("P69", CLAIM)
 def missing_directives(t: Subject) -> Steps:
-    """Fewer directives than the count add or remove no other address."""
+    """An edit with missing directives executes only those that it has."""
     yield from enable_list(t)
     before = tuple(dict.fromkeys((*t.mask, t.client)))
     request = t.mask_list((NONE, t.client), mcmd=EDIT, declared=200)

@@ -1,6 +1,6 @@
 """State hashing: two worlds are in the same state if their futures are the same.
 
-The hash covers what later behavior depends on: pages with counts, owners, flags and
+The hash covers what later behaviour depends on: pages with counts, owners, flags and
 contents, the order of the free list, slab objects, frames, clones and their references,
 responses in flight, and bios. It leaves out the history: tags without a frame, the
 clock, round-trip estimates (a step of ``initiator.lab.explorer.steps`` times a frame

@@ -192,7 +192,7 @@ class PageAccounting:
                 self.memory.page_ref_inc(cast("Page", page), "AoE")
 
     def bio_ends(self, bio: Bio) -> None:
-        """Decrement them before bi_end_io (``bio_pagedec``, K97, K99)."""
+        """Decrement the page counts before bi_end_io (``bio_pagedec``, K97, K99)."""
         if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_dec(cast("Page", page), "AoE")

@@ -119,7 +119,10 @@ class SkbOps:
             self.memory.put_page(cast("Page", page), "network", "K75")
 
     def expand_head(self, clone: Clone) -> None:
-        """Give a clone a private head, and fragments with references (K76)."""
+        """Give a clone a private head; its fragments take references (K76).
+
+        Models ``pskb_expand_head``.
+        """
         skb = clone.skb
         if skb is None:
             return
