@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.ata import ATA_DATA, SECTOR, Opcode, Registers, Status
-from initiator.driver.aoedev import SKBPOOL_LIMIT, AoeTgt
+from initiator.driver.aoedev import SKBPOOL_LIMIT
 from initiator.driver.options import Options
 from initiator.driver.skbuff import Skb
+from initiator.driver.structs import AoeTgt
 from initiator.driver.timing import KernelTiming, PromptTiming, Window
 
 if TYPE_CHECKING:
