@@ -23,7 +23,7 @@ from tests.unit.conftest import ADDRESS, FakeTarget, World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initiator.driver.frame import Frame
+    from initiator.driver.structs import Frame
     from tests.unit.conftest import Sent
 
 SECTORS: Final = 2048

@@ -91,7 +91,7 @@ class RemoteTarget:
             tries: how often the request is sent in that time.
 
         Raises:
-            NotFoundError: the interface is gone.
+            NotFoundError: the interface has disappeared.
         """
         for _ in range(tries):
             self.link.send(request)

@@ -286,11 +286,11 @@ class _Comparison:
         if other.error is not None:
             raise other.error
         chunk.fill_hole()
-        ours, theirs = bytes(chunk.view), bytes(other.view)
-        if ours != theirs:
+        expected, actual = bytes(chunk.view), bytes(other.view)
+        if expected != actual:
             at = next(
                 i
-                for i, pair in enumerate(zip(ours, theirs, strict=True))
+                for i, pair in enumerate(zip(expected, actual, strict=True))
                 if pair[0] != pair[1]
             )
             raise AoEError("verify", f"first difference at byte {chunk.offset + at}")

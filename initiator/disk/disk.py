@@ -26,10 +26,10 @@ class Disk:
 
     >>> with Disk.open("e0.0", "eth0") as disk:
     ...     disk.write(1000, b"any byte, any length")
-    ...     disk.writev(2048, [b"one ", b"behind the other"])
+    ...     disk.writev(2048, [b"two ", b"buffers"])
     ...     disk.flush()
     ...     disk.read(1000, 8), disk.read(2048, 10), len(disk) == disk.size
-    (b'any byte', b'one behind', True)
+    (b'any byte', b'two buffer', True)
 
     When a write returns, the target has answered it; when ``flush`` returns, the target
     has confirmed that it is on stable storage. Writes that do not begin and end at

@@ -1,4 +1,4 @@
-"""The driver's data structures (drivers/block/aoe/aoe.h): devices, targets, frames.
+"""``struct aoedev``: a device with its targets and frames (drivers/block/aoe/aoedev.c).
 
 ::
 
@@ -14,33 +14,26 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
-from aoe.header import sectors_per_frame
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.frame import Buf, Followup, Frame
 from initiator.driver.requests import TRIM_BLOCK
 from initiator.driver.skbuff import Skb
+from initiator.driver.structs import DEFAULT_BCNT, AoeTgt, Buf, Followup, Frame
 from initiator.driver.write_order import RangeLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.address import Address
-    from initiator.driver.netdev import NetDevice
-    from initiator.driver.timing import Timing, Window
+    from initiator.driver.timing import Timing
 
-DEFAULT_BCNT: Final = 2 * SECTOR
-"""Data bytes per frame until a target has announced its limits (DEFAULTBCNT)."""
 FRAMES_LIMIT: Final = 512
 """Maximum number of frames in one target's pool (K7)."""
-IFS_LIMIT: Final = 8
-"""Maximum number of interfaces per target (NAOEIFS, K7)."""
 _EXHAUSTED: Final = BioIter([], 0)
 """The iterator of a bio that has been split into frames completely."""
 _READ: Final = Op.READ
@@ -56,101 +49,6 @@ class State(Enum):
     DOWN = "down"
     UP = "up"
     CLOSEWAIT = "down,closewait"
-
-
-@dataclass(slots=True, eq=False)
-class AoeIf:
-    """``struct aoeif``: a local interface on which a target has responded (K4).
-
-    Attributes:
-        bcnt: data bytes per frame that the interface and the target can carry.
-        lost: losses since the last successful response received on it.
-        lost_at: time at which the last loss was detected.
-    """
-
-    netdev: NetDevice
-    bcnt: int
-    lost: int = 0
-    lost_at: float = float("-inf")
-
-
-@dataclass(slots=True, eq=False)
-class AoeTgt:
-    """``struct aoetgt``: one MAC address that serves a device (K3).
-
-    Attributes:
-        ifp: index in ``ifs`` of the interface used last; ``len(ifs)`` after the last
-            one was ejected.
-        minbcnt: data bytes per frame that all its interfaces can carry (K18).
-        taint: responses required until the target counts as untainted. While it is not
-            0, other targets are preferred.
-        nout_probes: probes outstanding (K57).
-        last_response: time of the last response.
-        rpkts, wpkts: read and write frames completed.
-    """
-
-    addr: bytes
-    window: Window
-    ifs: list[AoeIf] = field(default_factory=list)
-    ifp: int = 0
-    ffree: list[Frame] = field(default_factory=list)
-    minbcnt: int = DEFAULT_BCNT
-    taint: int = 0
-    nout_probes: int = 0
-    last_response: float = float("-inf")
-    rpkts: int = 0
-    wpkts: int = 0
-
-    @property
-    def can_send(self) -> bool:
-        """Whether the window has room and there is an interface to send on (K41)."""
-        window = self.window
-        return window.nout < window.maxout and self.ifp < len(self.ifs)
-
-    def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
-        """Add an interface on which the target has responded, or update its ``bcnt``.
-
-        ``bcnt`` is the smaller of what the MTU and the target's ``sector_count`` allow.
-        If either is 0, it is 1024 bytes (K17, K18).
-
-        Returns:
-            False if the target already has eight interfaces (K7).
-        """
-        bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
-        ifp = self.find_if(netdev)
-        if ifp is not None:
-            ifp.bcnt = bcnt or DEFAULT_BCNT
-        elif len(self.ifs) < IFS_LIMIT:
-            self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
-        else:
-            return False
-        self.update_minbcnt()
-        return True
-
-    def find_if(self, netdev: NetDevice) -> AoeIf | None:
-        """Return the target's interface for ``netdev``, if any (``getif``)."""
-        return next((ifp for ifp in self.ifs if ifp.netdev is netdev), None)
-
-    def rotate(self) -> None:
-        """Advance to the next interface (``ifrotate``, K42)."""
-        ifp = self.ifp + 1
-        self.ifp = ifp if ifp < len(self.ifs) else 0
-
-    def eject(self, ifp: AoeIf) -> None:
-        """Remove an interface after too many losses (``ejectif``, K50).
-
-        The index ``ifp`` is not changed. If it is now beyond the end, no new frame is
-        sent until a retransmission rotates it, as in the kernel.
-        """
-        self.ifs.remove(ifp)
-
-    def update_minbcnt(self) -> None:
-        """Set ``minbcnt`` to the smallest ``bcnt`` of all interfaces (K18)."""
-        self.minbcnt = min(ifp.bcnt for ifp in self.ifs)
-
-    def raise_taint(self, limit: int) -> None:
-        """Raise the taint to 3, 12, 39, 120 ..., at most ``limit`` (``scorn``, K57)."""
-        self.taint = min((self.taint + 1) * 3, limit)
 
 
 class AoeDev:

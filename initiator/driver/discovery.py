@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from aoe.address import SHELF_ALL, SLOT_ALL, Address
 from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
-from initiator.driver.aoedev import FRAMES_LIMIT, AoeDev, AoeTgt
+from initiator.driver.aoedev import FRAMES_LIMIT, AoeDev
+from initiator.driver.structs import AoeTgt
 from initiator.driver.timing import TIMINGS
 
 if TYPE_CHECKING:

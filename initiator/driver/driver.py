@@ -36,7 +36,6 @@ from aoe.header import (
 from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.frame import SLOW_PATH_ONLY
 from initiator.driver.options import Options
 from initiator.driver.requests import (
     TAG_COUNTER,
@@ -47,11 +46,12 @@ from initiator.driver.requests import (
     query,
 )
 from initiator.driver.rexmit import Rexmit
+from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
-    from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
     from initiator.driver.page_hooks import PageHooks
+    from initiator.driver.structs import Buf, Frame
 
 _RESPONSE: Final = Struct("!6sHBBHBBI")
 """A header from its source MAC on; the destination MAC is not needed."""

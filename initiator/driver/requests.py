@@ -67,7 +67,7 @@ def query(src: bytes, address: Address, tag: int) -> Skb:
 def put_header(
     skb: Skb, dst: bytes, src: bytes, address: Address, command: int, tag: int
 ) -> None:
-    """Write the Ethernet and AoE headers, for each transmission anew (K52)."""
+    """Write the Ethernet and AoE headers; done for each transmission (K52)."""
     _TAGGED.pack_into(skb.head, 0, untagged_header(dst, src, address, command), tag)
 
 

@@ -16,8 +16,8 @@ from initiator.driver.requests import failure, is_aborted, write_protected
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
-    from initiator.driver.frame import Frame
     from initiator.driver.netdev import NetDevice
+    from initiator.driver.structs import Frame
 
 _STATUS: Final = 27
 _ERROR: Final = 25

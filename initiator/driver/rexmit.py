@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
-from initiator.driver.frame import SLOW_PATH_ONLY
 from initiator.driver.requests import put_command, put_header
+from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
-    from initiator.driver.aoedev import AoeDev, AoeTgt
+    from initiator.driver.aoedev import AoeDev
     from initiator.driver.driver import Driver
-    from initiator.driver.frame import Frame
+    from initiator.driver.structs import AoeTgt, Frame
 
 _PAGE_SIZE: Final = 4096
 _EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))

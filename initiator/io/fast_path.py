@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aoe.net.rings import Rings
-    from initiator.driver.aoedev import AoeDev, AoeTgt
+    from initiator.driver.aoedev import AoeDev
     from initiator.driver.driver import Driver
-    from initiator.driver.frame import Buf, Frame
     from initiator.driver.netdev import NetDevice
+    from initiator.driver.structs import AoeTgt, Buf, Frame
 
 _RESPONSE: Final = Struct(">4x10s462x6x6sQIxxxB")
 """A slot up to the registers: the frame geometry of the ring's header; src, flow key,

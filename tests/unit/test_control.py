@@ -44,8 +44,8 @@ def raw(path: Path, line: bytes) -> dict[str, Any]:
         client.connect(str(path))
         client.sendall(line)
         client.shutdown(socket.SHUT_WR)
-        with client.makefile("rb") as answer:
-            return msgspec.json.decode(answer.read(), type=dict[str, Any])
+        with client.makefile("rb") as stream:
+            return msgspec.json.decode(stream.read(), type=dict[str, Any])
 
 
 def test_a_long_response_is_received_whole(path: Path) -> None:

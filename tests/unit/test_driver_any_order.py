@@ -143,14 +143,14 @@ class DriverMachine(RuleBasedStateMachine):
         target = self.world.target
         self.errors += kind != "long"
         if kind == "status":
-            answer = target.report(frame.raw, 0x01, 0x04)
+            response = target.report(frame.raw, 0x01, 0x04)
         elif kind == "error":
-            answer = target.refuse(frame.raw, data.draw(st.integers(0, 7)))
+            response = target.refuse(frame.raw, data.draw(st.integers(0, 7)))
         elif kind == "runt":
-            answer = target.answer(frame.raw)[:-1]
+            response = target.answer(frame.raw)[:-1]
         else:
-            answer = target.answer(frame.raw) + b"\xee" * 99
-        self.world.deliver(answer, frame.port)
+            response = target.answer(frame.raw) + b"\xee" * 99
+        self.world.deliver(response, frame.port)
 
     def _pick(self, data: st.DataObject) -> Sent:
         return self.wire.pop(data.draw(st.integers(0, len(self.wire) - 1)))

@@ -260,11 +260,11 @@ def test_k21_a_short_identify_response_is_logged(
     world = connect(options, is_up=False)
     world.deliver(world.target.announce())
     [identify] = world.take()
-    answer = world.target.answer(identify.raw)
-    world.deliver(answer[: 36 + length])
+    response = world.target.answer(identify.raw)
+    world.deliver(response[: 36 + length])
     assert not world.is_up
     assert "runt" in world.driver.log[-1]
-    world.deliver(answer)
+    world.deliver(response)
     assert world.driver.unexpected == 1
     assert not world.is_up
 

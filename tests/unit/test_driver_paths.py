@@ -227,16 +227,16 @@ def test_k13_frames_that_are_not_responses_are_ignored(
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
+    response = world.target.answer(request.raw)
     lines = len(world.driver.log)
     for frame in (
         bytearray(),
-        truncated(answer, 23),
-        truncated(answer, 35),
-        with_byte(bytearray(answer), 12, 0x08),
-        with_byte(bytearray(answer), 14, 0x10),
-        with_byte(bytearray(answer), 19, 0xF0),
-        with_byte(bytearray(answer), 19, 0xFF),
+        truncated(response, 23),
+        truncated(response, 35),
+        with_byte(bytearray(response), 12, 0x08),
+        with_byte(bytearray(response), 14, 0x10),
+        with_byte(bytearray(response), 19, 0xF0),
+        with_byte(bytearray(response), 19, 0xFF),
     ):
         world.deliver(frame)
     assert (world.ended, world.take(), len(world.driver.log)) == ([], [], lines)

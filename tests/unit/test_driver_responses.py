@@ -51,9 +51,9 @@ def test_k60_any_other_status_is_success(
     world = connect(options)
     world.write(0, bytes(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    answer[25], answer[27] = 0xFF, status
-    world.deliver(answer)
+    response = world.target.answer(request.raw)
+    response[25], response[27] = 0xFF, status
+    world.deliver(response)
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -94,8 +94,8 @@ def test_k61_a_runt_fails_a_read_in_kernel_mode(connect: Connect, missing: int) 
     buffer = bytearray(1024)
     world.read(0, buffer)
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(answer[:-missing])
+    response = world.target.answer(request.raw)
+    world.deliver(response[:-missing])
     [bio] = world.ended
     assert f"runt: {1024 - missing} of 1024 bytes" in str(bio.error)
     assert buffer == bytes(1024)
@@ -106,12 +106,12 @@ def test_k61_a_runt_is_ignored_by_default(connect: Connect) -> None:
     buffer = bytearray(1024)
     world.read(0, buffer)
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(answer[:-1])
+    response = world.target.answer(request.raw)
+    world.deliver(response[:-1])
     assert world.ended == []
     assert world.driver.runts == 1
     assert buffer == bytes(1024)
-    world.deliver(answer)
+    world.deliver(response)
     assert [bio.error for bio in world.ended] == [None]
     assert buffer == world.target.disk[:1024]
 
@@ -350,9 +350,9 @@ def test_k58_a_response_of_an_unknown_device_is_logged(
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    answer[17] = 9
-    world.deliver(answer)
+    response = world.target.answer(request.raw)
+    response[17] = 9
+    world.deliver(response)
     assert world.ended == []
     assert "no such device e9.2" in world.driver.log[-1]
 

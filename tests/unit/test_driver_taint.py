@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.ata import ATA_DATA, SECTOR, Opcode, Registers, Status
-from initiator.driver.aoedev import SKBPOOL_LIMIT, AoeTgt
+from initiator.driver.aoedev import SKBPOOL_LIMIT
 from initiator.driver.options import Options
 from initiator.driver.skbuff import Skb
+from initiator.driver.structs import AoeTgt
 from initiator.driver.timing import KernelTiming, PromptTiming, Window
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ in_both_modes = pytest.mark.parametrize(
 # --- interfaces -----------------------------------------------------------------------
 
 
-def lose_on_second(world: World, *, answers: int = 0) -> list[str]:
+def lose_on_second(world: World, *, responses: int = 0) -> list[str]:
     """Read on two interfaces; on the second, all frames but every n-th are lost."""
     world.driver.open(world.device)
     for sector in range(40):
@@ -37,7 +38,7 @@ def lose_on_second(world: World, *, answers: int = 0) -> list[str]:
         for frame in world.take():
             used.append(frame.port.name)
             count = used.count("eth1")
-            if frame.port is world.ports[0] or (answers and not count % answers):
+            if frame.port is world.ports[0] or (responses and not count % responses):
                 world.reply(frame)
             world.now += 0.001
         if not world.frames:
@@ -68,7 +69,7 @@ def test_k50_a_response_clears_the_losses_of_an_interface(
     connect: Connect, options: Options
 ) -> None:
     world = connect(options, mtus=(9000, 1500), buffers=2)
-    used = lose_on_second(world, answers=4)
+    used = lose_on_second(world, responses=4)
     assert used.count("eth1") > 20
     assert world.device.maxbcnt == 1024
 
@@ -112,7 +113,7 @@ def test_k57_taint_values_after_successive_penalties() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waited", "deadsecs", "targets", "scorned"),
+    ("waited", "deadsecs", "targets", "is_tainted"),
     [
         (10.9, 180, 1, False),
         (11.0, 180, 1, True),
@@ -124,15 +125,15 @@ def test_k57_taint_values_after_successive_penalties() -> None:
     ],
 )
 def test_k50_the_kernel_taints_after_a_long_wait(
-    waited: float, deadsecs: float, targets: int, *, scorned: bool
+    waited: float, deadsecs: float, targets: int, *, is_tainted: bool
 ) -> None:
     """More than deadsecs divided by the targets, or 10 s, in whole seconds."""
-    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == scorned
+    assert KernelTiming().should_taint(waited, 9, deadsecs, targets) == is_tainted
 
 
 def test_prompt_taints_after_two_losses_without_a_response() -> None:
     timing = PromptTiming()
-    assert [timing.should_taint(0.1, unheard, 0, 1) for unheard in (0, 1, 2)] == [
+    assert [timing.should_taint(0.1, unanswered, 0, 1) for unanswered in (0, 1, 2)] == [
         False,
         False,
         True,
@@ -173,14 +174,14 @@ class TwoTargets:
         """Let time pass while some respond at once; return the frames to the others."""
         world = self.world
         lost: list[Sent] = []
-        answers = {peer.mac: peer for peer in alive}
+        responses = {peer.mac: peer for peer in alive}
         end = world.now + seconds
         while world.now < end:
             if reads:
                 world.read(0, bytearray(8 * SECTOR))
             while frames := world.take():
                 for frame in frames:
-                    if peer := answers.get(frame.header.dst):
+                    if peer := responses.get(frame.header.dst):
                         world.deliver(peer.answer(frame.raw))
                     else:
                         lost.append(frame)

@@ -15,13 +15,13 @@ from initiator.driver.options import Options
 if TYPE_CHECKING:
     from tests.unit.conftest import Connect
 
-STRANGER = b"\x52\x54\x00\xae\x00\x66"
+FOREIGN_MAC = b"\x52\x54\x00\xae\x00\x66"
 
 
-def spoof(answer: bytearray) -> bytearray:
+def spoof(response: bytearray) -> bytearray:
     """Replace the source MAC of a response."""
-    answer[6:12] = STRANGER
-    return answer
+    response[6:12] = FOREIGN_MAC
+    return response
 
 
 # --- responses ------------------------------------------------------------------------
@@ -33,12 +33,12 @@ def test_i1_a_response_from_an_unknown_mac_is_ignored(connect: Connect, op: Op) 
     data = bytearray(b"\xee" * SECTOR)
     bio = world.submit(bio_for(op, 0, data, world.ended.append))
     [request] = world.take()
-    answer = world.target.answer(request.raw)
-    world.deliver(spoof(bytearray(answer)))
+    response = world.target.answer(request.raw)
+    world.deliver(spoof(bytearray(response)))
     assert world.ended == []
     assert data == b"\xee" * SECTOR
     assert world.driver.foreign == 1
-    world.deliver(answer)
+    world.deliver(response)
     assert world.ended == [bio]
 
 

@@ -12,7 +12,7 @@ from tests.answer_fuzz import AnswerFuzz
 if TYPE_CHECKING:
     import pytest
 
-    from initiator.driver.frame import Frame
+    from initiator.driver.structs import Frame
 
 FRAMES = 30_000
 

@@ -119,20 +119,20 @@ class Wire:
         if self._is_faulty():
             return
         for _ in range(1 + self._is_faulty()):
-            answer = bytes(self.answer(request))
+            response = bytes(self.answer(request))
             if self._is_faulty():
                 continue
             if self._is_faulty():
-                self.link.deliver(answer[: self._random.randrange(14, 36)])
-            if self._is_faulty() and answer[19] == Command.ATA:
-                foreign = answer[:6] + b"\2\0\0\0\0\x99" + bytes(len(answer) - 12)
-                self.link.deliver(foreign[:12] + answer[12:36] + foreign[36:])
+                self.link.deliver(response[: self._random.randrange(14, 36)])
+            if self._is_faulty() and response[19] == Command.ATA:
+                foreign = response[:6] + b"\2\0\0\0\0\x99" + bytes(len(response) - 12)
+                self.link.deliver(foreign[:12] + response[12:36] + foreign[36:])
             if self._is_faulty():
                 late = self.now + self._random.random()
-                self._held.append((late, answer))
+                self._held.append((late, response))
                 self._held = deque(sorted(self._held))
             else:
-                self.link.deliver(answer)
+                self.link.deliver(response)
 
     def answer(self, request: bytes) -> bytearray:
         is_ata = Header.unpack_from(request).command == Command.ATA
@@ -320,9 +320,9 @@ def test_a_response_from_an_unknown_mac_is_left_to_the_slow_path_k13(
             wire.run_once()
         [ifp] = wire.host.driver.devices[ADDRESS].targets[0].ifs
         ifp.lost = 3
-        answer = wire.answer(wire.requests[-1])
-        answer[6:12] = b"\2\0\0\0\0\x99"
-        wire.link.deliver(bytes(answer))
+        response = wire.answer(wire.requests[-1])
+        response[6:12] = b"\2\0\0\0\0\x99"
+        wire.link.deliver(bytes(response))
         wire.run_once()
         assert (ifp.lost, len(ended), wire.host.driver.foreign) == (
             3,

@@ -88,11 +88,11 @@ def test_k45_a_response_widens_the_window(
 
 def test_k45_widening_from_8_to_9_of_16_takes_17_responses() -> None:
     each = window(16, nout=8)
-    answers = 0
+    responses = 0
     while each.maxout == 8:
         each.on_response()
-        answers += 1
-    assert answers == 17
+        responses += 1
+    assert responses == 17
 
 
 @given(st.integers(0, 64), st.lists(st.sampled_from("ladr"), max_size=200))

@@ -170,12 +170,12 @@ def test_k81_writes_of_a_failed_device_are_quarantined(connect: Connect) -> None
     """The bio has ended with an error, but its frame may still arrive."""
     world = connect()
     world.write(0, b"o" * SECTOR)
-    [ghost] = world.take()
+    [delayed] = world.take()
     world.driver.fail(world.device, DeviceError("e1.2", "pulled out"))
     world.bring_up()
     bio = world.write(0, b"n" * SECTOR)
     assert world.take() == []
-    world.target.answer(ghost.raw)
+    world.target.answer(delayed.raw)
     world.wait(QUARANTINE + 0.01)
     world.run_until_idle()
     assert bio in world.ended
@@ -259,9 +259,9 @@ class Network:
         if not to_target:
             world.deliver(frame)
             return True
-        answer = world.target.answer(frame)
+        response = world.target.answer(frame)
         for _ in range(self.luck.choice([0, 1, 1, 1, 2])):
-            self._carry(bytes(answer), to_target=False)
+            self._carry(bytes(response), to_target=False)
         return True
 
 

@@ -156,9 +156,9 @@ def test_k10_an_unknown_path_is_found_by_the_periodic_query(
     with load_on_two_paths(wire, tmp_path) as load:
         load.drain()
         targets = load.disk.host.driver.devices[E73].targets
-        forgotten = targets.pop()
+        removed = targets.pop()
         assert uses_both(load)
-        assert targets[1].addr == forgotten.addr
+        assert targets[1].addr == removed.addr
 
 
 @pytest.mark.parametrize("timing", ["prompt", "kernel"])

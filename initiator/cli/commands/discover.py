@@ -215,7 +215,7 @@ def ping(
 
     Sends query config requests and prints the round-trip time of each.
     """
-    say = (lambda _: None) if as_json else click.echo
+    echo = (lambda _: None) if as_json else click.echo
     times: list[float] = []
     with connection.links() as links:
         for number in range(count):
@@ -225,10 +225,10 @@ def ping(
             query.send()
             answer = next(query.responses(connection.timeout), None)
             if answer is None:
-                say(f"no answer from {address} within {connection.timeout:g} s")
+                echo(f"no answer from {address} within {connection.timeout:g} s")
                 continue
             times.append(answer.rtt)
-            say(
+            echo(
                 f"{address} at {format_mac(answer.mac)} on {answer.interface}: "
                 f"seq={number + 1} time={answer.rtt * 1000:.3f} ms"
             )
@@ -240,7 +240,7 @@ def ping(
             received=len(times),
             rtt_seconds=[round(rtt, 6) for rtt in times],
         )
-    say(f"{count} sent, {len(times)} answered{_spread(times)}")
+    echo(f"{count} sent, {len(times)} answered{_spread(times)}")
     if not times:
         why = f"no answer within {connection.timeout:g} s"
         raise NotFoundError(str(address), why)

@@ -148,14 +148,14 @@ def _counting(what: str, total: int) -> Iterator[Callable[[Result], Result]]:
         yield advance
 
 
-def _case(words: tuple[str, ...]) -> Case:
+def _case(parts: tuple[str, ...]) -> Case:
     from initiator.lab.cases import Case
 
-    return Case.parse("/".join(words))
+    return Case.parse("/".join(parts))
 
 
 _case_argument = click.argument(
-    "words", nargs=-1, required=True, metavar="POLICY/SUBMITTER/EVENT/NIC"
+    "parts", nargs=-1, required=True, metavar="POLICY/SUBMITTER/EVENT/NIC"
 )
 
 
@@ -172,7 +172,7 @@ def _file(option: str, help_text: str) -> Callable[[Command], Command]:
 @json_option
 def explain(
     *,
-    words: tuple[str, ...],
+    parts: tuple[str, ...],
     html: IO[str] | None,
     trace: IO[str] | None,
     as_json: bool,
@@ -192,7 +192,7 @@ def explain(
     )
     from initiator.rules import rule_record
 
-    result = run_case(_case(words), keep_entries=True)
+    result = run_case(_case(parts), keep_entries=True)
     if html is not None:
         from initiator.lab.reports.html_page import html_page
 
@@ -264,7 +264,7 @@ def _print_events(result: Result) -> None:
 @json_option
 def run_command(
     *,
-    words: tuple[str, ...],
+    parts: tuple[str, ...],
     wire: bool,
     interface: str | None,
     address: Address,
@@ -285,7 +285,7 @@ def run_command(
     """
     from initiator.lab.wire import run_and_read_back
 
-    case = _case(words)
+    case = _case(parts)
     if interface is not None and wire:
         raise UsageError(
             "--wire", "excludes -i: it creates its own interfaces", "Choose one"

@@ -21,7 +21,7 @@ from initiator.lab.kernel.memory import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from initiator.driver.frame import Frame
+    from initiator.driver.structs import Frame
     from initiator.lab.kernel.nic import ModelledNic
     from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.world import World

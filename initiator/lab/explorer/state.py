@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from initiator.driver.bio import BioVec
-    from initiator.driver.frame import Buf, Frame
     from initiator.driver.skbuff import Skb
+    from initiator.driver.structs import Buf, Frame
     from initiator.lab.explorer.steps import Stepper
     from initiator.lab.kernel.memory import Page
     from initiator.lab.kernel.skbuff import Clone

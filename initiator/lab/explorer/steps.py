@@ -22,7 +22,7 @@ from initiator.lab.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from initiator.driver.frame import Frame
+    from initiator.driver.structs import Frame
     from initiator.lab.kernel.journal import Journal
     from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
