@@ -146,7 +146,7 @@ def test_export_that_is_being_reopened_is_omitted() -> None:
 
 def test_status_is_requested_only_by_a_scrape() -> None:
     def snapshot() -> dict[str, Any]:
-        raise NotFoundError("status", "nobody should ask yet")
+        raise NotFoundError("status", "unexpected call")
 
     with MetricsServer(("127.0.0.1", 0), snapshot) as server:
         server.start()

@@ -145,7 +145,7 @@ def test_command_keeps_the_privileges_that_the_target_drops(
     wire: Wire, place: Path
 ) -> None:
     command = "cat /proc/self/status; cat /proc/self/environ | tr '\\0' '\\n'"
-    environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-nobody-listens"}
+    environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-no-listener"}
     words = ("--user", OTHER_USER)
     process = captive(wire, place / "disk.img", command, *words, env=environ)
     out, _ = process.communicate(timeout=TIMEOUT)
