@@ -47,14 +47,14 @@ class FaultyLink(Link):
             if each.remaining == 0:
                 delayed.remove(each)
                 yield each.frame
-        dice = self._random.random()
-        if dice < 0.05:
+        draw_value = self._random.random()
+        if draw_value < 0.05:
             self.dropped += 1
-        elif dice < 0.10:
+        elif draw_value < 0.10:
             self.duplicated += 1
             yield frame
             yield frame
-        elif dice < 0.15:
+        elif draw_value < 0.15:
             self.reordered += 1
             delayed.append(DelayedFrame(self._random.randint(1, 8), frame))
         else:

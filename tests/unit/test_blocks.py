@@ -14,7 +14,7 @@ BLOCK, SIZE = 4096, 32 << 10
 
 
 class WholeBlocks(MemoryDisk):
-    """Takes nothing but whole blocks, as its like do on pain of an error."""
+    """A disk that accepts only whole blocks."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         assert offset % BLOCK == len(buffer) % BLOCK == 0

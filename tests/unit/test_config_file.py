@@ -220,7 +220,7 @@ def test_export_overrides_defaults(
 
 
 def table(title: str, content: dict[str, object]) -> str:
-    # Of these values JSON's form is TOML's too.
+    # The JSON form of these values is valid TOML.
     lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
     return "\n".join([title, *lines, ""])
 

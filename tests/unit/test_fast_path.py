@@ -1,4 +1,4 @@
-"""What is answered from ring to ring is answered as ``Target.handle`` would."""
+"""Differential tests of the fast path against ``Target.handle``."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from aoe.net.rings import Rings
 
-READ, WRITE, SPOIL = 0x24, 0x34, 0x45
+READ, WRITE, WRITE_UNCORRECTABLE = 0x24, 0x34, 0x45
 CONTENT = b"".join(sector(number) for number in range(SECTORS))
 GUARD = 4096
-"""Bytes of the file in front of the disk, and behind it."""
+"""Bytes of the file before and after the disk."""
 
 
-class ShutRings(MemoryRingLink):
-    """The same link without access to its rings: everything takes the slow path."""
+class SlowRingLink(MemoryRingLink):
+    """The same link without access to its rings: all frames take the slow path."""
 
     @property
     def rings(self) -> Rings | None:
@@ -44,7 +44,7 @@ class ShutRings(MemoryRingLink):
 
 
 class Side:
-    """A port with four targets on files, by one way or the other."""
+    """A port with four targets on files, with or without the fast path."""
 
     def __init__(self, link: MemoryRingLink, stack: ExitStack) -> None:
         self.link = link
@@ -74,7 +74,7 @@ class Side:
         self.port.add(Export(address, disk, sync=sync))
 
     def serve(self, *requests: bytes, now: float = 0.0) -> list[bytes]:
-        """Hand them over at once, and return the replies."""
+        """Pass all requests at once, and return the responses."""
         self.link.sent.clear()
         self.link.deliver(*requests)
         while self.port.serve(now):
@@ -97,12 +97,12 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def rushing(stack: ExitStack) -> Side:
+def fast(stack: ExitStack) -> Side:
     return Side(MemoryRingLink(), stack)
 
 
-def everyday(chance: Random) -> bytes:
-    """Draw a request as clients send most of the time, at the disk's edges too."""
+def plain_request(chance: Random) -> bytes:
+    """Draw a plain READ or WRITE, also at the ends of the disk."""
     writes = chance.random() < 0.5
     count = chance.choice((1, 1, 2, 2, 3))
     lba = chance.choice((chance.randrange(SECTORS), SECTORS - count, SECTORS - 1))
@@ -113,11 +113,11 @@ def everyday(chance: Random) -> bytes:
     return at(address, ata(opcode, lba, count, aflags=aflags, data=data))
 
 
-def traffic(seed: int) -> Iterator[bytes]:
-    """Draw mostly everyday requests, and anything between them."""
+def request_mix(seed: int) -> Iterator[bytes]:
+    """Draw mostly plain requests, mixed with others."""
     chance, mutator = Random(seed), Mutator(seed)
     while True:
-        yield everyday(chance) if chance.random() < 0.8 else next(mutator)
+        yield plain_request(chance) if chance.random() < 0.8 else next(mutator)
 
 
 @settings(max_examples=150, deadline=None)
@@ -131,21 +131,19 @@ def test_fast_and_slow_path_give_the_same_responses_disks_and_counters(
     seed: int, batches: list[int], mtu: int, cut: int
 ) -> None:
     with ExitStack() as stack:
-        rushing = Side(MemoryRingLink(mtu), stack)
-        careful = Side(ShutRings(mtu), stack)
-        frames = traffic(seed)
+        fast = Side(MemoryRingLink(mtu), stack)
+        careful = Side(SlowRingLink(mtu), stack)
+        frames = request_mix(seed)
         for number, size in enumerate(batches):
             requests = list(islice(frames, size))
             if number == cut:
-                # Somebody cuts a file short underneath: reads fail beyond.
-                for side in (rushing, careful):
+                # The file is truncated: reads past its end fail.
+                for side in (fast, careful):
                     os.truncate(side.files[0], len(CONTENT) // 2)
             now = number * 10.0
-            assert rushing.serve(*requests, now=now) == careful.serve(
-                *requests, now=now
-            )
-            assert rushing.counted() == careful.counted()
-        assert rushing.disks() == careful.disks()
+            assert fast.serve(*requests, now=now) == careful.serve(*requests, now=now)
+            assert fast.counted() == careful.counted()
+        assert fast.disks() == careful.disks()
 
 
 def never(*_: object) -> int:
@@ -153,68 +151,68 @@ def never(*_: object) -> int:
 
 
 def test_plain_requests_take_the_fast_path(
-    rushing: Side, monkeypatch: pytest.MonkeyPatch
+    fast: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Target, "handle", never)
     data = b"\xa5" * 1024
     write = ata(WRITE, 100, 2, aflags=0x41, data=data)
-    replies = rushing.serve(*[ata(READ, lba, 2) for lba in range(30)], write)
+    replies = fast.serve(*[ata(READ, lba, 2) for lba in range(30)], write)
     assert [reply[36:44] for reply in replies[:30]] == [
         CONTENT[lba * 512 :][:8] for lba in range(30)
     ]
     assert replies[30][24:28] == b"A\0\0@"
-    assert rushing.disks()[0][100 * 512 : 102 * 512] == data
+    assert fast.disks()[0][100 * 512 : 102 * 512] == data
 
 
 @pytest.mark.parametrize(
     "before",
     [
         mask(1, (1, bytes.fromhex("525400000001"))),
-        ata(SPOIL, 0, 1, feature=0x55),
+        ata(WRITE_UNCORRECTABLE, 0, 1, feature=0x55),
     ],
     ids=["mask", "uncorrectable"],
 )
 def test_change_of_an_export_applies_to_the_next_frame_p61(
-    rushing: Side, before: bytes
+    fast: Side, before: bytes
 ) -> None:
     read = ata(READ, 0, 1)
-    replies = rushing.serve(read, read, before, read)
+    replies = fast.serve(read, read, before, read)
     assert [len(reply) for reply in replies[:2]] == [548, 548]
     assert all(len(reply) == 60 for reply in replies[2:])
 
 
 def test_removed_target_is_silent_and_added_one_responds(
-    rushing: Side,
+    fast: Side,
 ) -> None:
     read = ata(READ, 0, 1)
-    assert len(rushing.serve(read)) == 1
-    target = rushing.port.targets[0]
-    rushing.port.remove(target.export.address)
-    assert rushing.serve(read, read) == []
-    rushing.port.add(target.export)
-    assert len(rushing.serve(read)) == 1
+    assert len(fast.serve(read)) == 1
+    target = fast.port.targets[0]
+    fast.port.remove(target.export.address)
+    assert fast.serve(read, read) == []
+    fast.port.add(target.export)
+    assert len(fast.serve(read)) == 1
 
 
 def test_frames_to_a_target_with_filters_are_filtered(stack: ExitStack) -> None:
-    rushing = Side(MemoryRingLink(), stack)
-    disk = rushing.port.targets[0].export.disk
+    fast = Side(MemoryRingLink(), stack)
+    disk = fast.port.targets[0].export.disk
     export = Export(Address(8, 1), disk)
     export.filters = Filters(
         [parse_filter("drop")], exists=lambda _: True, log_line=lambda _: None
     )
-    rushing.port.add(export)
-    assert rushing.serve(at((8, 1), ata(READ)), ata(READ))[0][16:19] == b"\0\x07\x03"
+    fast.port.add(export)
+    assert fast.serve(at((8, 1), ata(READ)), ata(READ))[0][16:19] == b"\0\x07\x03"
 
 
-def test_truncated_frames_are_ignored(rushing: Side) -> None:
+def test_truncated_frames_are_ignored(fast: Side) -> None:
     read = ata(READ, 0, 1)
     too_long = ata(READ, 1, 1, data=bytes(4000))
-    assert len(rushing.serve(read, too_long, read)) == 2
-    assert rushing.port.statistics().truncated == 1
+    assert len(fast.serve(read, too_long, read)) == 2
+    assert fast.port.statistics().truncated == 1
 
 
-def test_more_requests_than_slots_are_answered_in_order(rushing: Side) -> None:
-    replies = rushing.serve(*[ata(READ, lba, 1) for lba in range(500)])
+def test_more_requests_than_slots_are_answered_in_order(fast: Side) -> None:
+    replies = fast.serve(*[ata(READ, lba, 1) for lba in range(500)])
     assert [int.from_bytes(reply[28:34], "little") for reply in replies] == [
         *range(500)
     ]

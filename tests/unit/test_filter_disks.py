@@ -31,17 +31,17 @@ REQUESTS = {
     "flush": ata(FLUSH, count=0),
     "discard": trim(5),
 }
-ASKED = {
+ECHOED = {
     "read": (1, 5, 0x40),
     "write": (1, 5, WRITING),
     "flush": (0, 0, 0x40),
     "discard": (1, 0, WRITING),
 }
-"""Count, address and flags, which the reply to a failed request echoes."""
+"""Count, LBA and flags, which the response to a failed request echoes."""
 
 
 def failed(call: str, status: int, error: int) -> bytes:
-    count, lba, aflags = ASKED[call]
+    count, lba, aflags = ECHOED[call]
     return ata_response(status, error, count=count, lba=lba, aflags=aflags)
 
 
@@ -162,7 +162,7 @@ def test_log_has_a_key_value_line_for_each_disk_call() -> None:
 
 
 def test_first_filter_is_the_outermost() -> None:
-    # Behind the one that fails, nothing is asked.
+    # Filters inside the failing one are not called.
     rig = FilterRig("error:on=read", "log:where=disk")
     ask(rig.target(), ata(READ))
     assert rig.lines == []

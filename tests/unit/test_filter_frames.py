@@ -61,7 +61,7 @@ def test_on_selects_by_opcode(on: str, opcodes: set[int]) -> None:
     target = FilterRig(f"drop:on={on}").target()
     dropped = {op for op in range(256) if not ask_all(target, ata(op))}
     assert dropped == opcodes
-    # A query config is none of them.
+    # A query config request matches none of them.
     assert bool(ask(target, config(0))) == (on != "all")
 
 
@@ -193,7 +193,7 @@ def test_log_has_a_key_value_line_for_each_frame() -> None:
 
 
 def test_first_filter_is_nearest_to_the_wire_in_both_directions() -> None:
-    # The log sees what the drop behind it loses, and no reply to it.
+    # The log has the request that the next filter drops, and no response.
     rig = FilterRig("log", "drop:direction=in")
     ask(rig.target(), read())
     assert [line.split()[0] for line in rig.lines] == ["wire=in"]
@@ -257,9 +257,9 @@ def test_target_without_wire_filters_is_not_wrapped() -> None:
 
 
 def request_of(number: int, tag: int) -> bytes:
-    """Make a request that changes nothing, so that its reply is always the same."""
-    dice = Random(number)
-    lba = dice.randrange(SECTORS + 2)
+    """Make a request without side effects, so that the response is always the same."""
+    rng = Random(number)
+    lba = rng.randrange(SECTORS + 2)
     choice = (
         ata(READ, lba, tag=tag),
         ata(WRITE, lba, aflags=0x41, data=sector(lba), tag=tag),
@@ -270,7 +270,7 @@ def request_of(number: int, tag: int) -> bytes:
         frame(1, bytes(8), tag=tag, shelf=0xFFFF),
         frame(1, bytes(8), tag=tag, slot=4),
     )
-    return dice.choice(choice)
+    return rng.choice(choice)
 
 
 CHANCES = st.sampled_from(["", ",probability=0.5", ",count=2", ",after=3", ",on=write"])
@@ -285,7 +285,7 @@ FAITHFUL = st.builds(
 
 
 def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
-    """Ask every 30 ms, and let time pass until nothing waits."""
+    """Send a request every 30 ms, and advance the clock until no frame is queued."""
     sent = []
     for number, request in enumerate(requests):
         now = number * 0.03

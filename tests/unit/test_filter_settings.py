@@ -264,7 +264,7 @@ file = "fail"
 
 
 def test_filters_of_a_configuration_file_are_in_order(tmp_path: Path) -> None:
-    # Like all paths in it, that of a trigger file is relative to it.
+    # The path of a trigger file is relative to the configuration file.
     path = tmp_path / "target.toml"
     path.write_text(FILE)
     (export,) = load_settings(path).exports

@@ -101,7 +101,7 @@ def test_journal_is_detected_by_its_stream(tmp_path: Path) -> None:
 def test_text_has_the_program_name(capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stderr():
         LOG.warning("%s", ERROR, extra={"fields": {"export": "e7.3"}})
-    LOG.warning("afterwards nobody listens")
+    LOG.warning("after the handler was removed")
     assert capsys.readouterr().err == (
         "aoe-target: e7.3: already served. Choose another address\n"
     )

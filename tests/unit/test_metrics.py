@@ -26,7 +26,7 @@ def exposed() -> str:
 
 
 def values(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return each sample's value by its name and its labels' values."""
+    """Return the value of each sample by name and label values."""
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -146,14 +146,14 @@ def test_export_that_is_being_reopened_is_omitted() -> None:
 
 def test_status_is_requested_only_by_a_scrape() -> None:
     def snapshot() -> dict[str, Any]:
-        raise NotFoundError("status", "nobody should ask yet")
+        raise NotFoundError("status", "unexpected call")
 
     with MetricsServer(("127.0.0.1", 0), snapshot) as server:
         server.start()
 
 
 @pytest.mark.parametrize(
-    ("said", "endpoint"),
+    ("line", "endpoint"),
     [
         ("", None),
         ("metrics = 9468", ("127.0.0.1", 9468)),
@@ -161,11 +161,11 @@ def test_status_is_requested_only_by_a_scrape() -> None:
     ],
 )
 def test_metrics_in_a_configuration_file(
-    said: str, endpoint: tuple[str, int] | None, tmp_path: Path
+    line: str, endpoint: tuple[str, int] | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "target.toml"
     export = '[[export]]\naddress = "e0.0"\ninterfaces = "eth0"\npath = "disk.img"\n'
-    path.write_text(f"{said}\n{export}")
+    path.write_text(f"{line}\n{export}")
     assert load_settings(path).metrics == endpoint
     path.write_text(f'metrics = "nowhere"\n{export}')
     with pytest.raises(UsageError) as caught:

@@ -99,7 +99,7 @@ def test_p41_p46_dead_server_is_enodev_until_it_is_reachable_again(
         assert caught.value.errno == errno.ENODEV
         assert time.monotonic() - begin < 0.5
     with server(command, place):
-        # Requests never cease, and yet it is found again.
+        # The server is found again under a continuous load of requests.
         end = time.monotonic() + 5
         while True:
             try:
@@ -216,7 +216,7 @@ def test_malformed_reply_closes_the_connection(
 
 
 @pytest.mark.parametrize(
-    ("told", "known"),
+    ("number", "expected"),
     [
         (errno.EPERM, errno.EPERM),
         (errno.ENOSPC, errno.ENOSPC),
@@ -224,13 +224,13 @@ def test_malformed_reply_closes_the_connection(
     ],
 )
 def test_p41_server_error_differs_from_unreachable_server(
-    place: Path, told: int, known: int
+    place: Path, number: int, expected: int
 ) -> None:
-    with FakeServer(place, lambda request: simple_reply(request, told)):
+    with FakeServer(place, lambda request: simple_reply(request, number)):
         disk = open_disk(exported(place))
         with pytest.raises(OSError, match=r"\[Errno") as caught:
             read(disk, 0, 512)
-        assert caught.value.errno == known
+        assert caught.value.errno == expected
         disk.close()
 
 
@@ -244,12 +244,12 @@ def test_p41_enodev_of_the_server_is_eio(place: Path) -> None:
 
 
 def test_p41_truncated_reply_is_an_error(place: Path) -> None:
-    def answer(request: bytes) -> bytes:
+    def reply(request: bytes) -> bytes:
         calls.append(request)
         return simple_reply(request, data=b"x" * 100) if len(calls) % 2 else b""
 
     calls: list[bytes] = []
-    with FakeServer(place, answer):
+    with FakeServer(place, reply):
         disk = open_disk(exported(place))
         with pytest.raises(OSError, match="timed out") as caught:
             read(disk, 0, 512)
@@ -258,21 +258,21 @@ def test_p41_truncated_reply_is_an_error(place: Path) -> None:
 
 
 def test_abandoned_buffer_is_not_written(place: Path) -> None:
-    asked, go_on = threading.Event(), threading.Event()
+    requested, go_on = threading.Event(), threading.Event()
 
-    def answer(request: bytes) -> bytes:
-        asked.set()
+    def reply(request: bytes) -> bytes:
+        requested.set()
         go_on.wait(10)
         return simple_reply(request, data=b"late" * 128)
 
-    with FakeServer(place, answer):
+    with FakeServer(place, reply):
         disk = open_disk(exported(place))
         buffer = bytearray(512)
         with pytest.raises(OSError, match="timed out"):
             disk.read_into(0, memoryview(buffer))
-        assert asked.is_set()
+        assert requested.is_set()
         go_on.set()
-        # It is free: nobody holds on to it.
+        # There are no references to the buffer: it can be resized.
         buffer.extend(b"more")
         assert not any(buffer[:512])
         disk.close()
@@ -290,13 +290,13 @@ def test_abandoned_buffer_is_not_written(place: Path) -> None:
 def test_changed_export_is_not_used(
     place: Path, size: int, flags: int, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[bytes] = []
+    requested: list[bytes] = []
 
-    def answer(request: bytes) -> bytes:
-        asked.append(request)
-        return simple_reply(request) if len(asked) == 1 else b""
+    def reply(request: bytes) -> bytes:
+        requested.append(request)
+        return simple_reply(request) if len(requested) == 1 else b""
 
-    with FakeServer(place, answer, flags=0b101) as fake:
+    with FakeServer(place, reply, flags=0b101) as fake:
         disk = open_disk(exported(place))
         fake.size, fake.flags = size, flags
         with pytest.raises(OSError, match=why) as caught:
@@ -316,7 +316,7 @@ def test_size_can_be_measured_while_served(place: Path, qcow2: Path) -> None:
         assert measure_disk(exported(place), words) == SIZE
     with server(nbdkit(place, "memory", "8M"), place):
         assert measure_disk(exported(place), words) == 2 * SIZE
-        # Nothing was written since, so nothing stands in the way of exchanging it.
+        # No write is unflushed, so the export can be replaced.
         disk.flush()
         disk.close()
     with server(qemu_nbd(place, qcow2), place):

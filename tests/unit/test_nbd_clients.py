@@ -1,4 +1,4 @@
-"""Which of the two clients talks to a server, and what only libnbd can."""
+"""The choice of the NBD client, and features that need libnbd."""
 
 from __future__ import annotations
 
@@ -125,13 +125,13 @@ def test_unknown_or_unsuitable_client_is_refused(
         open_disk(PLAIN.uri)
 
 
-def look_for_libnbd(folder: Path) -> str:
-    """Return what is found where this folder is all that there is."""
+def search_libnbd(directory: Path) -> str:
+    """Return the result of a search in this directory alone."""
     probe = (
         "from target.disks.nbd import libnbd; libnbd._SYSTEM = ();"
         "print(libnbd.find_libnbd())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(directory)}
     command = [sys.executable, "-c", probe]
     return subprocess.run(
         command, env=environment, text=True, check=True, stdout=subprocess.PIPE
@@ -140,7 +140,7 @@ def look_for_libnbd(folder: Path) -> str:
 
 def test_other_module_named_nbd_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "nbd.py").write_text("raise SystemExit('never to be imported')\n")
-    assert look_for_libnbd(tmp_path) == "None\n"
+    assert search_libnbd(tmp_path) == "None\n"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_other_module_named_nbd_is_not_used(tmp_path: Path) -> None:
 def test_binding_of_another_python_is_not_used(tmp_path: Path, name: str) -> None:
     (tmp_path / "nbd.py").write_text("import libnbdmod\n")
     (tmp_path / name).write_bytes(b"")
-    assert look_for_libnbd(tmp_path) == "None\n"
+    assert search_libnbd(tmp_path) == "None\n"
 
 
 def test_binding_on_sys_path_is_found(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_binding_on_sys_path_is_found(tmp_path: Path) -> None:
         file = sys.modules[name].__file__
         assert file is not None
         (tmp_path / file.rpartition("/")[2]).symlink_to(file)
-    assert str(tmp_path) in look_for_libnbd(tmp_path)
+    assert str(tmp_path) in search_libnbd(tmp_path)
 
 
 def test_other_system_packages_are_not_imported() -> None:

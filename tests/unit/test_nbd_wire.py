@@ -24,19 +24,19 @@ from target.disks.nbd.wire import (
 from tests.nbd_servers import GREETING, SIZE, option_reply
 
 
-def shake(*answers: bytes, name: str = "") -> tuple[list[bytes], NbdExport]:
-    sent, waiting = [], list(answers)
+def negotiate(*replies: bytes, name: str = "") -> tuple[list[bytes], NbdExport]:
+    sent, waiting = [], list(replies)
     steps = handshake(name)
     step = next(steps)
     while True:
-        answer = b""
+        received = b""
         if isinstance(step, int):
-            answer = waiting.pop(0)
-            assert len(answer) == step
+            received = waiting.pop(0)
+            assert len(received) == step
         else:
             sent.append(step)
         try:
-            step = steps.send(answer)
+            step = steps.send(received)
         except StopIteration as end:
             assert not waiting
             return sent, end.value
@@ -46,7 +46,9 @@ def test_handshake_bytes() -> None:
     size = option_reply(3, struct.pack("!HQH", 0, SIZE, 0b1101))
     blocks = option_reply(3, struct.pack("!HIII", 3, 512, 4096, 1 << 20))
     name = option_reply(3, b"\0\1ab")
-    sent, export = shake(GREETING, *name, *size, *blocks, *option_reply(1), name="ab")
+    sent, export = negotiate(
+        GREETING, *name, *size, *blocks, *option_reply(1), name="ab"
+    )
     assert b"".join(sent) == bytes.fromhex(
         "00000003 49484156454f5054 00000007 0000000a 00000002 6162 0001 0003"
     )
@@ -62,11 +64,11 @@ def test_refused_option_raises_a_matching_error(
     reason: int, kind: type[AoEError]
 ) -> None:
     with pytest.raises(kind):
-        shake(GREETING, *option_reply(1 << 31 | reason, b"because"))
+        negotiate(GREETING, *option_reply(1 << 31 | reason, b"because"))
 
 
 @pytest.mark.parametrize(
-    "answers",
+    "replies",
     [
         [b"SSH-2.0-OpenSSH_9.2"[:18]],
         [b"NBDMAGICIHAVEOPT\0\0"],
@@ -74,9 +76,9 @@ def test_refused_option_raises_a_matching_error(
         [GREETING, *option_reply(1)],
     ],
 )
-def test_malformed_handshake_is_a_decode_error(answers: list[bytes]) -> None:
+def test_malformed_handshake_is_a_decode_error(replies: list[bytes]) -> None:
     with pytest.raises(DecodeError):
-        shake(*answers)
+        negotiate(*replies)
 
 
 def test_request_and_reply_bytes() -> None:
@@ -99,7 +101,7 @@ def test_unknown_error_number_is_eio(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "made_of_it"),
+    ("sent", "bounded_sizes"),
     [
         ((0, 0), (1, 512)),
         ((4096, 0), (4096, 4096)),
@@ -108,19 +110,19 @@ def test_unknown_error_number_is_eio(number: int) -> None:
     ],
 )
 def test_invalid_block_sizes_are_bounded(
-    told: tuple[int, int], made_of_it: tuple[int, int]
+    sent: tuple[int, int], bounded_sizes: tuple[int, int]
 ) -> None:
-    blocks = option_reply(3, struct.pack("!HIII", 3, told[0], 4096, told[1]))
+    blocks = option_reply(3, struct.pack("!HIII", 3, sent[0], 4096, sent[1]))
     size = option_reply(3, struct.pack("!HQH", 0, SIZE, 1))
-    _, export = shake(GREETING, *size, *blocks, *option_reply(1))
-    assert (export.block, export.payload) == made_of_it
+    _, export = negotiate(GREETING, *size, *blocks, *option_reply(1))
+    assert (export.block, export.payload) == bounded_sizes
 
 
 @given(st.data())
 def test_random_bytes_raise_only_documented_errors(
     data: st.DataObject,
 ) -> None:
-    # Near enough to the truth, often, to get beyond the greeting.
+    # Often plausible enough to get past the greeting.
     pieces = [
         GREETING,
         *option_reply(1),
@@ -130,13 +132,13 @@ def test_random_bytes_raise_only_documented_errors(
     steps = handshake("name")
     step = next(steps)
     for _ in range(50):
-        answer = b""
+        received = b""
         if isinstance(step, int):
             likely = [piece for piece in pieces if len(piece) == step]
             noise = st.binary(min_size=step, max_size=step)
-            answer = data.draw(st.sampled_from(likely) | noise if likely else noise)
+            received = data.draw(st.sampled_from(likely) | noise if likely else noise)
         try:
-            step = steps.send(answer)
+            step = steps.send(received)
         except AoEError:
             return
         except StopIteration as end:

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Manager:
-    """Hears what a service manager is told."""
+    """A service manager that receives notifications."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(f"\0{address[1:]}" if address[0] == "@" else address)
         self.socket.setblocking(False)
 
-    def heard(self) -> list[str]:
-        said = []
+    def received(self) -> list[str]:
+        received = []
         while True:
             try:
-                said.append(self.socket.recv(4096).decode())
+                received.append(self.socket.recv(4096).decode())
             except BlockingIOError:
-                return said
+                return received
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -52,7 +52,7 @@ def test_notifications_from_start_to_stop(address: str, manager: Manager) -> Non
         notifier.ready()
         notifier.status("one line\nand another")
         notifier.stopping()
-    assert manager.heard() == [
+    assert manager.received() == [
         "READY=1\nSTATUS=2 disks",
         "RELOADING=1\nMONOTONIC_USEC=12000001",
         "READY=1",
@@ -68,14 +68,14 @@ def test_keep_alive_is_sent_when_due(address: str, manager: Manager) -> None:
             notifier.tick(now)
             due.append(notifier.next_timeout())
     assert due == [105.0, 105.0, 105.0, 110.0, 116.0]
-    assert manager.heard() == ["WATCHDOG=1"] * 3
+    assert manager.received() == ["WATCHDOG=1"] * 3
 
 
 def test_first_keep_alive_is_sent_at_once(address: str, manager: Manager) -> None:
     with Notifier(address, watchdog_interval=5.0) as notifier:
         assert notifier.next_timeout() == 0.0
         notifier.tick(7.0)
-    assert manager.heard() == ["WATCHDOG=1"]
+    assert manager.received() == ["WATCHDOG=1"]
 
 
 def test_nothing_is_sent_without_notify_socket() -> None:
@@ -131,8 +131,8 @@ def test_missing_manager_is_logged_once(
         notifier.ready()
         notifier.tick(1.0)
         notifier.tick(9.0)
-    (said,) = caplog.messages
-    assert said.startswith("service manager: READY=1 not sent: ")
+    (received,) = caplog.messages
+    assert received.startswith("service manager: READY=1 not sent: ")
 
 
 def test_full_socket_does_not_block(
@@ -142,7 +142,7 @@ def test_full_socket_does_not_block(
         for _ in range(5000):
             notifier.status("x" * 200)
     assert len(caplog.messages) == 1
-    assert manager.heard()
+    assert manager.received()
 
 
 def test_notifications_after_close_are_discarded(
@@ -152,4 +152,4 @@ def test_notifications_after_close_are_discarded(
     notifier.close()
     notifier.close()
     notifier.stopping()
-    assert manager.heard() == []
+    assert manager.received() == []

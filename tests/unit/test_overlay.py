@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECTORS = 41
-"""Not a whole number of clusters: the last one is short."""
+"""Not a multiple of the cluster size: the last cluster is partial."""
 SIZE = SECTORS * SECTOR
 GOLDEN = b"".join(bytes([number]) * SECTOR for number in range(1, SECTORS + 1))
 IDENTITY = BaseIdentity(path="/golden.img", offset=0, size=SIZE, mtime_ns=1)
@@ -35,7 +35,7 @@ steps = st.tuples(
 )
 
 
-def platter() -> VolatileDisk:
+def volatile_disk() -> VolatileDisk:
     store = VolatileDisk(HEADER.file_size)
     at, raw = HEADER.pack()
     store.write_from(at, memoryview(raw))
@@ -70,7 +70,7 @@ def fill(number: int, count: int) -> memoryview:
 def test_overlay_behaves_like_a_plain_disk(
     plan: list[tuple[str, tuple[int, int]]],
 ) -> None:
-    store, model = platter(), bytearray(GOLDEN)
+    store, model = volatile_disk(), bytearray(GOLDEN)
     disk = overlay(store)
     for number, (action, (first, count)) in enumerate(plan):
         place = slice(first * SECTOR, (first + count) * SECTOR)
@@ -84,7 +84,7 @@ def test_overlay_behaves_like_a_plain_disk(
         elif action == "flush":
             disk.flush()
         else:
-            # Killed, the process ends without a flush; the page cache outlives it.
+            # A killed process does not flush; the page cache survives.
             if action == "reopen":
                 disk.close()
             disk = overlay(store)
@@ -100,10 +100,10 @@ def test_overlay_behaves_like_a_plain_disk(
 def test_power_failure_loses_only_unflushed_writes(
     plan: list[tuple[str, tuple[int, int]]], seed: int, *, sync: bool
 ) -> None:
-    store, luck = platter(), random.Random(seed)
+    store, rng = volatile_disk(), random.Random(seed)
     disk = overlay(store, sync=sync)
-    # What each sector may hold after a power failure: since the last flush, anything
-    # that was written to it.
+    # The possible contents of each sector after a power failure: anything that was
+    # written since the last flush, or before.
     allowed = [{GOLDEN[n * SECTOR : (n + 1) * SECTOR]} for n in range(SECTORS)]
     latest = [next(iter(values)) for values in allowed]
     for number, (action, (first, count)) in enumerate(plan):
@@ -124,24 +124,24 @@ def test_power_failure_loses_only_unflushed_writes(
                 disk = overlay(store, sync=sync)
             disk.flush()
             allowed = [{value} for value in latest]
-    store.lose_power(luck)
+    store.lose_power(rng)
     for boot in ("second", "second", "third"):
         if boot == "third":
-            store.lose_power(luck)
+            store.lose_power(rng)
         after = content(overlay(store, boot))
         for sector in range(SECTORS):
             assert after[sector * SECTOR : (sector + 1) * SECTOR] in allowed[sector]
 
 
 def test_sync_write_to_a_new_cluster_is_stable() -> None:
-    store = platter()
+    store = volatile_disk()
     overlay(store, sync=True).write_from(SECTOR, fill(0, 2))
     store.lose_power(random.Random(1))
     assert content(overlay(store, "second"))[SECTOR : 3 * SECTOR] == fill(0, 2)
 
 
 def test_writes_are_flushed_after_five_seconds() -> None:
-    store, now = platter(), 0.0
+    store, now = volatile_disk(), 0.0
     disk = overlay(store, clock=lambda: now)
     disk.write_from(0, fill(1, 1))
     now = 6.0
@@ -154,7 +154,7 @@ def test_writes_are_flushed_after_five_seconds() -> None:
 
 
 def test_flush_fails_until_reopened() -> None:
-    store = platter()
+    store = volatile_disk()
     disk = overlay(store)
     disk.write_from(0, fill(1, 1))
     disk.flush()
@@ -166,8 +166,8 @@ def test_flush_fails_until_reopened() -> None:
     with pytest.raises(OSError, match="an earlier flush failed"):
         disk.flush()
     disk.close()
-    # The system may have dropped what it could not write; the overlay does not say
-    # that it is there.
+    # The kernel may have dropped the data that it could not write; the overlay must
+    # not list it as stable.
     after = bytearray(GOLDEN)
     after[:SECTOR] = fill(1, 1)
     assert content(overlay(store)) == after
@@ -175,7 +175,7 @@ def test_flush_fails_until_reopened() -> None:
 
 @pytest.mark.parametrize("torn", [0, HEADER_SLOT])
 def test_torn_header_leaves_the_other_one(torn: int) -> None:
-    store = platter()
+    store = volatile_disk()
     disk = overlay(store)
     disk.write_from(0, fill(1, 1))
     disk.close()
@@ -186,7 +186,7 @@ def test_torn_header_leaves_the_other_one(torn: int) -> None:
 
 
 def test_only_written_clusters_are_allocated() -> None:
-    disk = overlay(platter())
+    disk = overlay(volatile_disk())
     assert disk.allocated_count() == 0
     disk.write_from(5 * SECTOR, fill(1, 1))
     disk.discard(40 * SECTOR, SECTOR)

@@ -42,7 +42,7 @@ print(open("/proc/self/status").read())
 def dropped(
     user: str = "", *kept: Path, inside: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """Return what /proc/self/status says of a process that has dropped."""
+    """Return /proc/self/status of a process that has dropped its privileges."""
     done = subprocess.run(
         [*inside, sys.executable, "-c", DROP, user, *map(str, kept)],
         cwd=CHECKOUT,
@@ -70,7 +70,7 @@ def test_root_keeps_two_capabilities_and_cannot_regain_others(
 ) -> None:
     status = dropped(inside=inside)
     if not IS_ROOT and not inside:
-        # An ordinary user has nothing to drop.
+        # An unprivileged user has nothing to drop.
         assert status["NoNewPrivs"] == "0"
         return
     kept = int(Capability.NET_RAW | Capability.DAC_OVERRIDE)
@@ -87,7 +87,9 @@ def test_other_user_keeps_only_cap_net_raw() -> None:
         return
     status = dropped("nobody")
     if not HAS_NOBODY:
-        assert status["refused"].startswith("4 --user nobody: this user namespace has")
+        assert status["refused"].startswith(
+            "4 --user nobody: this user namespace does not map"
+        )
         return
     kept = int(Capability.NET_RAW)
     assert capabilities(status) == {"Eff": kept, "Prm": kept, "Inh": 0}
@@ -115,7 +117,7 @@ def test_root_of_a_user_namespace_can_stay_root() -> None:
 
 
 def test_unwritable_state_directory_is_refused(tmp_path: Path) -> None:
-    # Whoever is not root becomes nobody else, and may not write here either.
+    # Without root there is no other user; the test's own user cannot write here either.
     tmp_path.chmod(0o555)
     kept = tmp_path / "disk.img.aoe.json"
     refused = dropped(OTHER_USER, kept)["refused"]
@@ -134,7 +136,7 @@ def test_writable_state_directory_is_accepted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sticky() -> Iterator[Path]:
-    """Make a directory as /tmp is one, that nobody can get to."""
+    """Make a directory with the sticky bit, such as /tmp."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o1777)
         yield Path(name)

@@ -33,9 +33,9 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """Return a directory with the units, whose commands are of this environment.
+    """Return a directory with the units, with commands of this virtual environment.
 
-    systemd resolves a command without a path in /usr/local/bin and the like only.
+    systemd searches only system directories for a command without a path.
     """
     here = Path(sys.executable).parent
     for unit in (ONE, MANY):
@@ -54,7 +54,7 @@ def test_systemd_analyze_verify_accepts_the_units(installed: Path, name: str) ->
 
 @every_unit
 def test_systemd_analyze_security_score(unit: Path) -> None:
-    # 2.0 of 10 is what raw sockets, the network and block devices cost.
+    # 2.0 of 10 is the score of raw sockets, network and block devices.
     done = analyze("security", "--offline=yes", "--threshold=20", str(unit))
     assert done.returncode == 0, done.stdout
 

@@ -27,7 +27,7 @@ UNCORRECTABLE = (0x41, 0x40)
 
 @dataclass
 class BadDisk:
-    """A disk all of whose operations fail alike, or that only notes its flushes."""
+    """A disk whose operations fail with an errno, or that only records its flushes."""
 
     number: int = 0
     size: int = SECTORS * 512
@@ -39,7 +39,7 @@ class BadDisk:
             raise OSError(self.number, os.strerror(self.number))
 
     def read_into(self, _offset: int, buffer: memoryview) -> None:
-        # Half of it arrives before it goes wrong.
+        # The buffer is half filled before the error.
         buffer[: len(buffer) // 2] = b"\xaa" * (len(buffer) // 2)
         self._fail()
 
@@ -135,8 +135,8 @@ def test_zero_or_too_many_sectors_are_aborted_p36_p37(opcode: int, count: int) -
 
 
 def test_transfer_above_the_advertised_count_is_served_if_it_fits_p22_p37() -> None:
-    # An MTU of 1560 has room for 3 sectors behind the Ethernet header, but 2 by the
-    # formula that everybody uses, which takes 14 bytes too many.
+    # At MTU 1560, 3 sectors fit after the Ethernet header, but only 2 by the usual
+    # formula, which counts 14 bytes too many.
     target = make_target(mtu=1560)
     assert target.advertised_sectors == 2
     data = sector(0) + sector(1) + sector(2)
@@ -196,7 +196,7 @@ def test_write_to_a_read_only_disk_is_aborted_p40() -> None:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.ESTALE])
 def test_read_error_is_unc_p41(number: int) -> None:
-    # None of the half that was read goes out.
+    # The half that was read is not sent.
     target = make_target(BadDisk(number))
     assert ask(target, ata(READ_EXT, 4, 2)) == ata_response(
         *UNCORRECTABLE, count=2, lba=4
@@ -220,7 +220,7 @@ def test_missing_device_is_aoe_error_3_p41(number: int, opcode: int) -> None:
     aflags = 0x41 if opcode == WRITE_EXT else 0x40
     request = ata(opcode, 4, 1, aflags=aflags, data=b"\xff" * 512)
     reply = ask(make_target(BadDisk(number)), request)
-    # The request's own registers come back, none of its data.
+    # The response has the request's registers, and no data.
     assert reply == response_frame(0, request[24:36], verfl=0x1C, error=3)
 
 
@@ -241,7 +241,7 @@ def test_broadcast_identify_and_read_are_served_and_write_is_aborted_p44(
 
 def test_identify_returns_the_identity_page_p45() -> None:
     target = make_target()
-    # aoeping and Linux set device bits, WinAoE the flag of 48 bits.
+    # aoeping and Linux set device bits, WinAoE sets the LBA48 flag.
     for lba, aflags in ((0xA000_0000, 0), (0, 0x40)):
         reply = ask(target, ata(0xEC, lba, aflags=aflags))
         page = target.export.identity_page

@@ -31,7 +31,7 @@ def test_read_response_bytes() -> None:
 
 
 def test_read_ignores_the_string_in_the_request_p51() -> None:
-    # aoeping says 1024 and sends 0xED, aoecfg sends 1056 bytes whatever it asks.
+    # aoeping declares 1024 bytes of 0xED, aoecfg always sends 1056 bytes.
     target = owned(b"hello")
     for request in (
         config(READ, b"\xed" * 1024),
@@ -48,7 +48,7 @@ def test_target_fields_in_a_request_are_ignored_p49() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has", "asked", "is_same"),
+    ("current", "string", "is_same"),
     [
         (b"", b"", True),
         (b"hello", b"hello", True),
@@ -60,16 +60,16 @@ def test_target_fields_in_a_request_are_ignored_p49() -> None:
     ],
 )
 def test_test_responds_only_to_the_equal_string_p52(
-    has: bytes, asked: bytes, *, is_same: bool
+    current: bytes, string: bytes, *, is_same: bool
 ) -> None:
-    target = owned(has)
-    expected = config_response(TEST, has) if is_same else b""
-    assert ask(target, config(TEST, asked)) == expected
+    target = owned(current)
+    expected = config_response(TEST, current) if is_same else b""
+    assert ask(target, config(TEST, string)) == expected
     assert target.statistics().dropped == ({} if is_same else {"config_differs": 1})
 
 
 @pytest.mark.parametrize(
-    ("has", "asked", "is_prefix"),
+    ("current", "string", "is_prefix"),
     [
         (b"hello", b"", True),
         (b"", b"", True),
@@ -81,10 +81,10 @@ def test_test_responds_only_to_the_equal_string_p52(
     ],
 )
 def test_prefix_responds_only_to_a_prefix_p53(
-    has: bytes, asked: bytes, *, is_prefix: bool
+    current: bytes, string: bytes, *, is_prefix: bool
 ) -> None:
-    expected = config_response(PREFIX, has) if is_prefix else b""
-    assert ask(owned(has), config(PREFIX, asked)) == expected
+    expected = config_response(PREFIX, current) if is_prefix else b""
+    assert ask(owned(current), config(PREFIX, string)) == expected
 
 
 @pytest.mark.parametrize("string", [b"hello", b"", b"\0", LONGEST])

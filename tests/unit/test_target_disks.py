@@ -136,16 +136,16 @@ def test_fdatasync_error_is_raised_p46(
 def test_punch_hole_is_retried_after_eintr(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [errno.EINTR, errno.EINTR, 0]
+    errnos = [errno.EINTR, errno.EINTR, 0]
 
     def fallocate(*_: int) -> int:
-        ctypes.set_errno(answers[0])
-        return -1 if answers.pop(0) else 0
+        ctypes.set_errno(errnos[0])
+        return -1 if errnos.pop(0) else 0
 
     monkeypatch.setattr("target.disks.holes._fallocate", lambda: fallocate)
     disk = open_disk(image)
     disk.discard(0, 4096)
-    assert answers == []
+    assert errnos == []
     disk.close()
 
 
@@ -217,7 +217,7 @@ def test_direct_read_modify_write_preserves_neighbouring_sectors(
     model = bytearray(pattern(SIZE)[:SIZE])
     path.write_bytes(model)
     begin, size = 8192, 32 << 10
-    # An ordinary descriptor: it takes whatever a direct one takes.
+    # A descriptor without O_DIRECT accepts all requests that one with it accepts.
     fd = os.open(path, os.O_RDWR)
     disk = DirectDisk(fd, begin, size, read_only=False, block=4096)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -313,7 +313,7 @@ def test_fifo_is_refused_without_blocking(tmp_path: Path) -> None:
 
 
 def test_file_without_write_permission_needs_read_only(image: Path) -> None:
-    # Root could write to it all the same, but somebody did not want that.
+    # Root could write to it, but the mode says that it is read-only.
     image.chmod(stat.S_IRUSR)
     assert failure(image) == (
         AccessError,

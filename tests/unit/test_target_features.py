@@ -1,4 +1,4 @@
-"""ATA beyond reading and writing: every claim of the identity page, and its effect."""
+"""ATA commands other than READ and WRITE: all features of the identity page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from tests.asking import (
     sector,
 )
 
-TRIM, VERIFY, VERIFY_EXT, SPOIL, SMART, FEATURES = 0x06, 0x40, 0x42, 0x45, 0xB0, 0xEF
+TRIM, VERIFY, VERIFY_EXT, WRITE_UNCORRECTABLE, SMART, FEATURES = (
+    0x06,
+    0x40,
+    0x42,
+    0x45,
+    0xB0,
+    0xEF,
+)
 KEY = 0xC24F00
 ABORTED, NOT_FOUND = (0x41, 0x04), (0x41, 0x10)
 UNCORRECTABLE, FAULT = (0x41, 0x40), (0x61, 0x04)
@@ -33,40 +40,40 @@ DATA = b"\xa5" * 512
 
 
 @dataclass
-class NotingDisk:
-    """Notes what is done to it, and in which order; may fail at some of it."""
+class RecordingDisk:
+    """A disk that records its calls in order, some of which may fail."""
 
     size: int = SECTORS * 512
     read_only: bool = False
     failing: str = ""
     calls: list[str] = field(default_factory=list)
 
-    def _note(self, name: str) -> None:
+    def _record(self, name: str) -> None:
         if name == self.failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self.calls.append(name)
 
     def read_into(self, _offset: int, buffer: memoryview) -> None:
-        self._note("read")
+        self._record("read")
         buffer[:] = bytes(len(buffer))
 
     def write_from(self, _offset: int, _data: memoryview) -> None:
-        self._note("write")
+        self._record("write")
 
     def flush(self) -> None:
-        self._note("flush")
+        self._record("flush")
 
     def discard(self, _offset: int, _length: int) -> None:
-        self._note("discard")
+        self._record("discard")
 
     def close(self) -> None:
         pass
 
 
 def target_of(
-    disk: NotingDisk | None = None, state: ClientState | None = None, *, sync: bool
+    disk: RecordingDisk | None = None, state: ClientState | None = None, *, sync: bool
 ) -> Target:
-    export = Export(Address(7, 3), disk or NotingDisk(), state=state, sync=sync)
+    export = Export(Address(7, 3), disk or RecordingDisk(), state=state, sync=sync)
     return Target(export, TARGET, 1500)
 
 
@@ -118,7 +125,7 @@ def test_write_dma(opcode: int) -> None:
 
 
 def test_fua_write_is_flushed_before_the_response() -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     ask(target_of(disk, sync=False), ata(0x35, aflags=0x41, data=DATA))
     assert disk.calls == ["write"]
     ask(target_of(disk, sync=False), ata(0x3D, aflags=0x41, data=DATA))
@@ -126,13 +133,13 @@ def test_fua_write_is_flushed_before_the_response() -> None:
 
 
 def test_fua_write_with_failed_flush_is_device_fault() -> None:
-    target = target_of(NotingDisk(failing="flush"), sync=False)
+    target = target_of(RecordingDisk(failing="flush"), sync=False)
     reply = ask(target, ata(0x3D, aflags=0x41, data=DATA))
     assert reply == ata_response(*FAULT, count=1, aflags=0x41)
 
 
 def test_fua_write_does_not_flush_a_sync_disk() -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     target = target_of(disk, ClientState(write_cache=False), sync=True)
     ask(target, ata(0x3D, aflags=0x41, data=DATA))
     ask(target, ata(0x34, aflags=0x41, data=DATA))
@@ -142,7 +149,7 @@ def test_fua_write_does_not_flush_a_sync_disk() -> None:
 @pytest.mark.parametrize("opcode", [VERIFY, VERIFY_EXT])
 @pytest.mark.parametrize("count", [1, 3, 255])
 def test_verify_reads_and_returns_no_data(opcode: int, count: int) -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     reply = ask(target_of(disk, sync=False), ata(opcode, 4, count))
     assert reply == ata_response(0x40, lba=4)
     assert disk.calls == ["read"]
@@ -150,7 +157,7 @@ def test_verify_reads_and_returns_no_data(opcode: int, count: int) -> None:
 
 @pytest.mark.parametrize("opcode", [VERIFY, VERIFY_EXT])
 def test_verify_reports_unreadable_sectors_p38_p41(opcode: int) -> None:
-    target = target_of(NotingDisk(failing="read"), sync=False)
+    target = target_of(RecordingDisk(failing="read"), sync=False)
     assert ask(target, ata(opcode, 4)) == ata_response(*UNCORRECTABLE, count=1, lba=4)
     last = SECTORS - 1
     beyond = ata_response(*NOT_FOUND, count=2, lba=last)
@@ -164,7 +171,7 @@ def test_verify_reports_unreadable_sectors_p38_p41(opcode: int) -> None:
 @pytest.mark.parametrize("opcode", [0x20, 0x24, 0xC8, 0x25, VERIFY, VERIFY_EXT])
 def test_uncorrectable_sectors_fail_until_they_are_written(opcode: int) -> None:
     target = make_target()
-    reply = ask(target, ata(SPOIL, 10, 2, feature=0x55))
+    reply = ask(target, ata(WRITE_UNCORRECTABLE, 10, 2, feature=0x55))
     assert reply == ata_response(0x40, lba=10)
     for lba, count in ((10, 1), (11, 1), (9, 2), (11, 2)):
         failed = ata_response(*UNCORRECTABLE, count=count, lba=lba)
@@ -178,17 +185,20 @@ def test_uncorrectable_sectors_fail_until_they_are_written(opcode: int) -> None:
 
 @pytest.mark.parametrize("feature", [0, 1, 0xFF])
 def test_write_uncorrectable_with_unknown_feature_is_aborted(feature: int) -> None:
-    reply = ask(make_target(), ata(SPOIL, feature=feature))
+    reply = ask(make_target(), ata(WRITE_UNCORRECTABLE, feature=feature))
     assert reply == ata_response(*ABORTED, count=1)
 
 
 def test_write_uncorrectable_checks_bounds_and_limit() -> None:
-    target = make_target(NotingDisk(size=1 << 30))
+    target = make_target(RecordingDisk(size=1 << 30))
     end = (1 << 30) // 512
-    assert ask(target, ata(SPOIL, end, feature=0x55))[25:28] == b"\x10\x01\x41"
+    assert (
+        ask(target, ata(WRITE_UNCORRECTABLE, end, feature=0x55))[25:28]
+        == b"\x10\x01\x41"
+    )
     for lba in range(0, 257 * 255, 255):
-        assert ask(target, ata(SPOIL, lba, 255, feature=0x55))[27] == 0x40
-    assert ask(target, ata(SPOIL, 1 << 18, 255, feature=0x55))[27] == 0x41
+        assert ask(target, ata(WRITE_UNCORRECTABLE, lba, 255, feature=0x55))[27] == 0x40
+    assert ask(target, ata(WRITE_UNCORRECTABLE, 1 << 18, 255, feature=0x55))[27] == 0x41
     assert len(target.export.uncorrectable) == 257 * 255
 
 
@@ -215,7 +225,7 @@ def test_trim_with_several_blocks() -> None:
 
 @pytest.mark.parametrize("beyond", [(SECTORS, 1), (SECTORS - 1, 2), (2**48 - 1, 65535)])
 def test_trim_past_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     payload = ranges((0, 8), beyond)
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
     reply = ask(target_of(disk, sync=False), request)
@@ -234,33 +244,33 @@ def test_trim_past_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
     ],
 )
 def test_malformed_trim_is_aborted(request_: bytes) -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     assert ask(target_of(disk, sync=False), request_)[25:28:2] == b"\x04\x41"
     assert disk.calls == []
 
 
 def test_failed_trim_is_device_fault_p41() -> None:
-    target = target_of(NotingDisk(failing="discard"), sync=False)
+    target = target_of(RecordingDisk(failing="discard"), sync=False)
     request = ata(TRIM, aflags=0x41, feature=1, data=ranges((0, 8)))
     assert ask(target, request) == ata_response(*FAULT, count=1, aflags=0x41)
 
 
 def test_trim_clears_uncorrectable_sectors() -> None:
     target = make_target()
-    ask(target, ata(SPOIL, 3, 2, feature=0x55))
+    ask(target, ata(WRITE_UNCORRECTABLE, 3, 2, feature=0x55))
     ask(target, ata(TRIM, aflags=0x41, feature=1, data=ranges((4, 1))))
     assert ask(target, ata(0x24, 4))[36:] == bytes(512)
     assert ask(target, ata(0x24, 3))[25] == 0x40
 
 
 @pytest.mark.parametrize("address", [{}, {"shelf": 0xFFFF}, {"slot": 0xFF}])
-@pytest.mark.parametrize("opcode", [TRIM, SPOIL, 0x3D, 0x35, 0xCA])
+@pytest.mark.parametrize("opcode", [TRIM, WRITE_UNCORRECTABLE, 0x3D, 0x35, 0xCA])
 def test_changes_of_a_read_only_disk_or_by_broadcast_are_aborted_p40_p44(
     opcode: int, address: dict[str, int]
 ) -> None:
     disk = MemoryDisk(SECTORS * 512, read_only=not address)
     target = make_target(disk)
-    feature = 0x55 if opcode == SPOIL else 1
+    feature = 0x55 if opcode == WRITE_UNCORRECTABLE else 1
     data = ranges((0, 8))
     request = ata(opcode, aflags=0x41, feature=feature, data=data, **address)
     assert ask(target, request) == ata_response(*ABORTED, count=1, aflags=0x41)
@@ -272,7 +282,7 @@ def test_changes_of_a_read_only_disk_or_by_broadcast_are_aborted_p40_p44(
 
 
 def test_write_cache_is_enabled_by_default() -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     target = target_of(disk, sync=False)
     assert FeatureSet.WRITE_CACHE in identity(target).enabled
     ask(target, ata(0x34, aflags=0x41, data=DATA))
@@ -280,7 +290,7 @@ def test_write_cache_is_enabled_by_default() -> None:
 
 
 def test_disabling_the_write_cache_flushes_and_makes_writes_stable() -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     target = target_of(disk, sync=False)
     assert features(target, 0x82) == ata_response(0x40)
     assert disk.calls == ["flush"]
@@ -297,7 +307,7 @@ def test_disabling_the_write_cache_flushes_and_makes_writes_stable() -> None:
 
 def test_uncached_write_with_failed_flush_is_device_fault() -> None:
     state = ClientState(write_cache=False)
-    target = target_of(NotingDisk(failing="flush"), state, sync=False)
+    target = target_of(RecordingDisk(failing="flush"), state, sync=False)
     reply = ask(target, ata(0x34, aflags=0x41, data=DATA))
     assert reply == ata_response(*FAULT, count=1, aflags=0x41)
     assert target.statistics().writes == 0
@@ -305,10 +315,10 @@ def test_uncached_write_with_failed_flush_is_device_fault() -> None:
 
 def test_write_cache_setting_is_persistent() -> None:
     target = target_of(sync=False)
-    kept: list[ClientState] = []
-    target.export.on_change = kept.append
+    saved: list[ClientState] = []
+    target.export.on_change = saved.append
     features(target, 0x82)
-    again = target_of(state=kept[-1], sync=False)
+    again = target_of(state=saved[-1], sync=False)
     assert FeatureSet.WRITE_CACHE not in identity(again).enabled
 
 
@@ -316,7 +326,7 @@ def test_write_cache_setting_is_persistent() -> None:
 def test_sync_disk_reports_a_write_cache_only_if_a_client_enables_it(
     feature: int | None, *, enabled: bool
 ) -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     target = target_of(disk, sync=True)
     if feature:
         features(target, feature)
@@ -358,7 +368,7 @@ def test_unknown_features_are_aborted(feature: int, count: int) -> None:
 @pytest.mark.parametrize("opcode", [0xE0, 0xE2, 0xE6])
 @pytest.mark.parametrize("count", [0, 241])
 def test_standby_and_sleep_flush_the_disk(opcode: int, count: int) -> None:
-    disk = NotingDisk()
+    disk = RecordingDisk()
     target = target_of(disk, sync=False)
     assert ask(target, ata(opcode, count=count)) == ata_response(0x40)
     assert disk.calls == ["flush"]
@@ -383,7 +393,7 @@ def test_smart_data_has_the_counters_of_the_interface() -> None:
     target = make_target()
     ask(target, ata(0x24, 0, 2))
     ask(target, ata(0x34, aflags=0x41, data=DATA))
-    ask(target, ata(SPOIL, 9, feature=0x55))
+    ask(target, ata(WRITE_UNCORRECTABLE, 9, feature=0x55))
     ask(target, ata(0x24, 9))
     reply = smart(target, 0xD0)
     assert reply == ata_response(0x40, lba=KEY, data=reply[36:])
@@ -426,18 +436,18 @@ def test_smart_without_its_key_is_aborted(lba: int) -> None:
 
 
 def test_p82_reported_feature_sets_are_supported_and_enabled() -> None:
-    told = identity(make_target())
+    page = identity(make_target())
     everything = FeatureSet(0)
     for feature_set in FeatureSet:
         everything |= feature_set
-    assert told.feature_sets == everything
-    assert told.enabled == everything & ~(FeatureSet.DMA | FeatureSet.TRIM)
+    assert page.feature_sets == everything
+    assert page.enabled == everything & ~(FeatureSet.DMA | FeatureSet.TRIM)
 
 
 def test_p82_read_only_disk_reports_no_write_commands() -> None:
-    told = identity(make_target(MemoryDisk(512, read_only=True)))
-    assert not told.feature_sets & (FeatureSet.TRIM | FeatureSet.UNCORRECTABLE)
-    assert not told.enabled & FeatureSet.UNCORRECTABLE
+    page = identity(make_target(MemoryDisk(512, read_only=True)))
+    assert not page.feature_sets & (FeatureSet.TRIM | FeatureSet.UNCORRECTABLE)
+    assert not page.enabled & FeatureSet.UNCORRECTABLE
 
 
 def test_p82_identity_page_words() -> None:
@@ -451,7 +461,7 @@ def test_p82_identity_page_words() -> None:
 def test_p82_wwn_is_unique_and_stable() -> None:
     def name(slot: int, serial: str, wwn: int = 0) -> int:
         given = Identity(0, serial=serial, wwn=wwn)
-        return Export(Address(7, slot), NotingDisk(), identity=given).identity.wwn
+        return Export(Address(7, slot), RecordingDisk(), identity=given).identity.wwn
 
     assert name(3, "S1") == name(3, "S1")
     assert len({name(3, "S1"), name(4, "S1"), name(3, "S2")}) == 3

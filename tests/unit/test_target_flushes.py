@@ -1,4 +1,4 @@
-"""What is said of a flush that failed, and to whom."""
+"""How long, and to which clients, a failed flush is reported."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from target.disks.memory import MemoryDisk
 from tests.asking import ask, ata, ata_response, make_target
 
 
-class Forgetful(MemoryDisk):
-    """Tells of what it could not make stable once, as the kernel does."""
+class FailingOnceDisk(MemoryDisk):
+    """A disk that reports a write-back error only once, as the kernel does."""
 
     def __init__(self) -> None:
         super().__init__(1 << 20)
@@ -28,7 +28,7 @@ GOOD, FAULT = ata_response(0x40), ata_response(0x61, 0x04)
 
 
 def test_p2_p46_failed_flush_is_reported_for_five_seconds() -> None:
-    disk = Forgetful()
+    disk = FailingOnceDisk()
     target = make_target(disk)
     disk.failure = errno.EIO
     assert ask(target, FLUSH, now=100) == FAULT
@@ -38,7 +38,7 @@ def test_p2_p46_failed_flush_is_reported_for_five_seconds() -> None:
 
 @pytest.mark.parametrize("opcode", [0xE0, 0xE2, 0xE6, 0xEA])
 def test_p2_p46_other_flushing_commands_report_the_failure(opcode: int) -> None:
-    disk = Forgetful()
+    disk = FailingOnceDisk()
     target = make_target(disk)
     disk.failure = errno.EIO
     for now in (100, 104.9):
@@ -47,8 +47,8 @@ def test_p2_p46_other_flushing_commands_report_the_failure(opcode: int) -> None:
 
 
 def test_p46_failed_fua_write_is_also_reported_to_the_next_flush() -> None:
-    # The write answers for itself: what was written before is nobody's but the flush's.
-    disk = Forgetful()
+    # The failed write reports only itself; earlier writes are reported by the flush.
+    disk = FailingOnceDisk()
     target = make_target(disk)
     forced = ata(0x3D, 5, aflags=0x41, data=bytes(512))
     disk.failure = errno.EIO
@@ -59,7 +59,7 @@ def test_p46_failed_fua_write_is_also_reported_to_the_next_flush() -> None:
 
 
 def test_p41_unreachable_disk_is_not_reported_later() -> None:
-    disk = Forgetful()
+    disk = FailingOnceDisk()
     target = make_target(disk)
     disk.failure = errno.ENODEV
     assert ask(target, FLUSH, now=100)[14:16] == bytes.fromhex("1c03")

@@ -1,4 +1,4 @@
-"""Commands 2 and 3: who is served at all (P61-P70), and who may touch the disk."""
+"""Commands 2 and 3: the MAC mask list (P61-P70) and the reservation (P71-P79)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reserved(*macs: bytes) -> Target:
     return target
 
 
-def fail_to_keep(_state: ClientState) -> None:
+def fail_to_save(_state: ClientState) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
@@ -72,10 +72,10 @@ def test_p61_empty_list_serves_all_clients() -> None:
 @pytest.mark.parametrize("verfl", [0x10, 0x20])
 def test_p61_unlisted_client_gets_no_response(request_: bytes, verfl: int) -> None:
     target = masked(OTHER)
-    asked = request_[:14] + bytes((verfl,)) + request_[15:]
-    assert ask(target, asked) == b""
+    request = request_[:14] + bytes((verfl,)) + request_[15:]
+    assert ask(target, request) == b""
     assert target.statistics().dropped == {"not_in_mask": 1}
-    assert ask(target, sent_by(OTHER, asked)) != b""
+    assert ask(target, sent_by(OTHER, request)) != b""
 
 
 def test_p61_list_is_an_ordered_set_of_at_most_255() -> None:
@@ -275,32 +275,32 @@ def test_p17_short_reserve_message_is_dropped(length: int) -> None:
     assert target.statistics().dropped == {"short": 1}
 
 
-# What is set is kept before it is answered.
+# Changes are saved before the response.
 
 
 def test_p59_p78_each_change_is_saved_once_before_the_response() -> None:
     target = make_target()
-    kept: list[ClientState] = []
-    target.export.on_change = kept.append
+    saved: list[ClientState] = []
+    target.export.on_change = saved.append
     for request in (
         config(3, b"owner"),
         mask(EDIT, (ADD, CLIENT)),
         reserve(SET, CLIENT, OTHER),
     ):
         first = ask(target, request)
-        assert ask(target, request) == first  # P2: and nothing to keep
-    assert len(kept) == 3
-    assert kept[-1] == target.export.state
-    assert kept[-1].config_string == b"owner"
-    assert kept[-1].mask == (CLIENT,)
-    assert kept[-1].holders == (CLIENT, OTHER)
+        assert ask(target, request) == first  # P2: and nothing to save
+    assert len(saved) == 3
+    assert saved[-1] == target.export.state
+    assert saved[-1].config_string == b"owner"
+    assert saved[-1].mask == (CLIENT,)
+    assert saved[-1].holders == (CLIENT, OTHER)
 
 
 def test_change_that_cannot_be_saved_is_error_3() -> None:
     target = make_target()
     target.export.force(b"before")
     before = target.export.state
-    target.export.on_change = fail_to_keep
+    target.export.on_change = fail_to_save
     refused = config_response(4, b"before", code=3)
     assert ask(target, config(4, b"after")) == refused
     assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_response(mcmd=EDIT, code=3)

@@ -1,4 +1,4 @@
-"""Answers, and what a power failure right behind one of them leaves of the disk."""
+"""The contents of a disk after a power failure that follows a response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from target.disks import Disk
 
 SECTORS = 41
-"""Not a whole number of clusters: the last one is short."""
+"""Not a multiple of the cluster size: the last cluster is partial."""
 SIZE = SECTORS * SECTOR
 GOLDEN = random.Random(1).randbytes(SIZE)
 HEADER = OverlayHeader(
@@ -52,33 +52,33 @@ steps = st.tuples(
 
 
 def conversation(plan: list[tuple[str, int, int, int]]) -> list[bytes]:
-    asked = Requests()
+    requests = Requests()
     for what, lba, count, opcode in plan:
         if what in ("write", "fua"):
-            asked.write(lba, count, WRITE if what == "write" else FUA)
+            requests.write(lba, count, WRITE if what == "write" else FUA)
         elif what == "trim":
-            asked.trim(lba, count)
+            requests.trim(lba, count)
         elif what == "flush":
-            asked.put(opcode)
+            requests.put(opcode)
         else:
             feature = CACHE_ON if what == "on" else CACHE_OFF
-            asked.put(SET_FEATURES, feature=feature)
-    return asked.frames
+            requests.put(SET_FEATURES, feature=feature)
+    return requests.frames
 
 
-def platter(size: int, *, is_sync: bool) -> VolatileDisk:
+def volatile_disk(size: int, *, is_sync: bool) -> VolatileDisk:
     return (WriteThroughDisk if is_sync else VolatileDisk)(size)
 
 
 def plain(*, is_sync: bool) -> tuple[VolatileDisk, Disk]:
-    """Make a disk as ``FileDisk`` is one, opened with O_DSYNC or not."""
-    store = platter(SIZE, is_sync=is_sync)
+    """Make a disk that behaves like ``FileDisk``, with or without O_DSYNC."""
+    store = volatile_disk(SIZE, is_sync=is_sync)
     return store, store
 
 
 def overlay(*, is_sync: bool) -> tuple[VolatileDisk, Disk]:
-    """Make an overlay over a golden image, in a file of which the same holds."""
-    store = platter(HEADER.file_size, is_sync=is_sync)
+    """Make an overlay over a golden image, in a file on such a disk."""
+    store = volatile_disk(HEADER.file_size, is_sync=is_sync)
     at, raw = HEADER.pack()
     store.write_from(at, memoryview(raw))
     store.flush()
@@ -91,9 +91,9 @@ def opened(store: VolatileDisk, boot: str, *, is_sync: bool = False) -> OverlayD
     return OverlayDisk(base, store, header, boot=boot, sync=is_sync, clock=float)
 
 
-def after_power_failure(store: VolatileDisk, luck: random.Random) -> bytes:
+def after_power_failure(store: VolatileDisk, rng: random.Random) -> bytes:
     survivor = deepcopy(store)
-    survivor.lose_power(luck)
+    survivor.lose_power(rng)
     if survivor.size == SIZE:
         return bytes(survivor.stable)
     buffer = memoryview(bytearray(SIZE))
@@ -101,8 +101,8 @@ def after_power_failure(store: VolatileDisk, luck: random.Random) -> bytes:
     return bytes(buffer)
 
 
-class Unlucky(random.Random):
-    """Keeps nothing that may be lost."""
+class LoseEverything(random.Random):
+    """Random numbers with which all unflushed data is lost."""
 
     def random(self) -> float:
         return 1.0
@@ -126,21 +126,21 @@ def test_p46_guaranteed_contents_survive_a_power_failure(
     target = Target(
         Export(make_target().export.address, disk, sync=is_sync), TARGET, 1500
     )
-    asked = conversation(plan)
-    for request, promised in zip(
-        asked, durable_contents(asked, is_sync=is_sync), strict=True
+    requests = conversation(plan)
+    for request, contents in zip(
+        requests, durable_contents(requests, is_sync=is_sync), strict=True
     ):
         reply = ask(target, request)
         assert (reply[14], reply[27]) == (0x18, 0x40)
-        for luck in (Unlucky(), random.Random(seed)):
-            assert missing(promised, after_power_failure(store, luck)) == []
+        for rng in (LoseEverything(), random.Random(seed)):
+            assert missing(contents, after_power_failure(store, rng)) == []
 
 
 def test_unflushed_write_can_be_lost() -> None:
-    # Or else the test above would hold of any target.
+    # Otherwise the test above would pass for any target.
     store, disk = plain(is_sync=False)
     target = make_target(disk)
-    asked = Requests()
-    asked.write(5)
-    ask(target, asked.frames[0])
-    assert after_power_failure(store, Unlucky()) == bytes(SIZE)
+    requests = Requests()
+    requests.write(5)
+    ask(target, requests.frames[0])
+    assert after_power_failure(store, LoseEverything()) == bytes(SIZE)

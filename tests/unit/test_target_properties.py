@@ -17,8 +17,8 @@ DIRT = 0xDB
 FILL = 0x5A
 
 
-class FencedDisk:
-    """A small disk whose bytes are all alike, and that notes when it is overstepped."""
+class BoundedDisk:
+    """A small disk with constant bytes that checks the bounds of each access."""
 
     size = SECTORS * 512
     read_only = False
@@ -50,14 +50,14 @@ class FencedDisk:
 
 
 def pick(choice: int, likely: tuple[int, ...]) -> int:
-    # One of the likely ones, or now and then the byte itself.
+    # One of the likely values, or sometimes the byte itself.
     return likely[choice % len(likely)] if choice < 240 else choice
 
 
-def steer(raw: bytes) -> bytes:
-    """Make a frame of raw bytes whose header gets it far, and whose rest is anything.
+def plausible_frame(raw: bytes) -> bytes:
+    """Make a frame of raw bytes with a plausible header and random contents.
 
-    One draw for a whole frame: each costs far more than the target does.
+    One draw for a whole frame: draws are much slower than the target.
     """
     verfl, error, shelf, slot, command, opcode, aflags, count, lba, bulk = raw[:10]
     head = struct.pack(
@@ -84,8 +84,10 @@ def steer(raw: bytes) -> bytes:
     return whole[: bulk - 200] if bulk > 224 else whole
 
 
-# Evenly spread, unlike bytes that hypothesis draws: these are mostly alike.
-LIKELY_FRAMES = st.integers(0, 2**64).map(lambda n: steer(Random(n).randbytes(60)))
+# Uniformly distributed, unlike bytes drawn by hypothesis.
+LIKELY_FRAMES = st.integers(0, 2**64).map(
+    lambda n: plausible_frame(Random(n).randbytes(60))
+)
 
 
 def reply_to(target: Target, request: bytes) -> tuple[int, bytearray]:
@@ -96,8 +98,8 @@ def reply_to(target: Target, request: bytes) -> tuple[int, bytearray]:
     return length, slot
 
 
-def hold_to_the_rules(request: bytes, mtu: int) -> None:
-    disk = FencedDisk()
+def check_rules(request: bytes, mtu: int) -> None:
+    disk = BoundedDisk()
     target = make_target(disk, mtu)
     length, slot = reply_to(target, request)
     assert not disk.overstepped
@@ -110,9 +112,9 @@ def hold_to_the_rules(request: bytes, mtu: int) -> None:
     assert (slot[15] != 0) == (slot[14] == 0x1C)
     assert slot[16:19] == b"\0\x07\x03"
     assert slot[19:24] == request[19:24]
-    # No byte of what the slot held before: another kind of dirt changes nothing.
+    # The response does not depend on the old contents of the slot.
     other = bytearray(b"\x24") * target.frame_limit
-    again = make_target(FencedDisk(), mtu)
+    again = make_target(BoundedDisk(), mtu)
     assert again.handle(memoryview(request), memoryview(other), 0.0) == length
     assert other[:length] == slot[:length]
 
@@ -122,7 +124,7 @@ def hold_to_the_rules(request: bytes, mtu: int) -> None:
 def test_response_to_random_bytes_obeys_the_rules(
     request_: bytes,
 ) -> None:
-    hold_to_the_rules(request_, 1500)
+    check_rules(request_, 1500)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -130,7 +132,7 @@ def test_response_to_random_bytes_obeys_the_rules(
 def test_response_to_plausible_frames_obeys_the_rules_p19(
     request_: bytes, mtu: int
 ) -> None:
-    hold_to_the_rules(request_, mtu)
+    check_rules(request_, mtu)
 
 
 @settings(max_examples=150, deadline=None)
@@ -138,9 +140,9 @@ def test_response_to_plausible_frames_obeys_the_rules_p19(
 def test_response_does_not_leak_old_memory(
     requests: list[bytes],
 ) -> None:
-    # Every byte of a reply's data area comes from the disk, the identity page, the
-    # config string, or this very request.
-    target = make_target(FencedDisk())
+    # Each byte of a response's data is from the disk, the identity page, the config
+    # string, or this request.
+    target = make_target(BoundedDisk())
     for request in requests:
         length, slot = reply_to(target, request)
         if not length or slot[14] == 0x1C or slot[19] != 0:
@@ -158,8 +160,8 @@ def test_response_does_not_leak_old_memory(
 def test_duplicate_request_changes_nothing_p2(
     commands: list[tuple[int, bytes]],
 ) -> None:
-    # A retransmitted request finds the same state and leaves the same behind.
-    target = make_target(FencedDisk())
+    # A retransmitted request has the same response and leaves the same state.
+    target = make_target(BoundedDisk())
     for ccmd, string in commands:
         argument = struct.pack("!HHBBH", 0, 0, 0, ccmd, len(string)) + string
         head = struct.pack("!HBBHBBI", 0x88A2, 0x10, 0, 7, 3, 1, 1)

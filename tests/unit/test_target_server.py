@@ -28,7 +28,7 @@ IDENTIFY = 0xEC
     ("shelf", "slot"), [(7, 3), (0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)]
 )
 def test_shelf_and_slot_can_be_broadcast_p8_p9(shelf: int, slot: int) -> None:
-    # The answer names the real address.
+    # The response has the target's own address.
     request = frame(1, bytes(8), shelf=shelf, slot=slot)
     assert ask(make_target(), request) == config_response(0)
 
@@ -46,7 +46,7 @@ def test_frame_to_another_address_is_dropped_p8(shelf: int, slot: int) -> None:
 
 @pytest.mark.parametrize("dst", [b"\xff" * 6, b"\x01" * 6, TARGET])
 def test_destination_mac_is_ignored_p8_p12(dst: bytes) -> None:
-    # The reply comes from the interface's own address whatever was asked.
+    # The source of the response is always the interface's address.
     reply = ask(make_target(), frame(1, bytes(8), dst=dst))
     assert reply == config_response(0)
     assert reply[:12] == CLIENT + TARGET
@@ -144,7 +144,7 @@ def test_other_ethertype_is_dropped(ethertype: int) -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"\xee" * 10, b"\xee" * 1000])
 def test_bytes_after_a_message_are_ignored_p20_p23(junk: bytes) -> None:
-    # aoe-sancheck and the Linux driver probe the path with such frames.
+    # aoe-sancheck and the Linux driver send such frames to probe the path MTU.
     for request in (config(0), ata(IDENTIFY), ata(0x24, lba=5), ata(0xE7, count=0)):
         plain = ask(make_target(), request)
         assert ask(make_target(), request + junk) == plain

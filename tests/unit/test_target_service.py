@@ -88,7 +88,7 @@ def test_batch_is_flushed_once(link: QueueLink) -> None:
 
 
 def test_frames_stay_in_the_ring_while_the_send_ring_is_full(link: QueueLink) -> None:
-    # None is executed without being answered.
+    # No request is executed without a response.
     port = Port(link, [export(7, 3)])
     link.deliver(*[ata(0x24, lba=n) for n in range(20)])
     port.serve(0.0)
@@ -174,7 +174,7 @@ def test_first_signal_stops_the_service_and_second_one_kills_it(
     service = Service([Port(link, [export(7, 3)])])
     before = signal.getsignal(signal.SIGTERM)
     with signals(service):
-        # It would wait for ever, but for the signal.
+        # Without the signal it would wait forever.
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         service.run()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -213,7 +213,7 @@ def test_call_after_the_end_is_refused(link: QueueLink) -> None:
 
 
 class Alarm:
-    """A timer that rings once."""
+    """A timer that fires once."""
 
     def __init__(self, when: float) -> None:
         self.when: float | None = when
@@ -320,7 +320,7 @@ def test_service_wakes_up_for_delayed_responses(link: QueueLink) -> None:
     service = Service([Port(link, [behind("delay:seconds=0.05")])])
     link.on_send = lambda _: service.stop()
     link.deliver(config(0))
-    # It would wait for ever, but for the reply that it holds back.
+    # Without the delayed response it would wait forever.
     service.run()
     service.close()
     assert link.sent == [config_response(0)]
@@ -339,7 +339,7 @@ def test_statistics_have_the_trigger_counts_of_filters(
 
 
 def test_delayed_frames_are_dropped_with_the_link(link: QueueLink) -> None:
-    # Executed after it has come back, a write would undo what has been written since.
+    # A delayed write that is executed later would overwrite newer data.
     port = Port(link, [behind("delay:seconds=2,direction=in", "reorder")])
     link.deliver(config(0), config(0))
     port.serve(0.0)

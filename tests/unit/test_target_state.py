@@ -1,4 +1,4 @@
-"""What clients set is found again (P59, P78), and never half written."""
+"""Client state is persistent (P59, P78) and replaced atomically."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def test_state_file_of_an_image_is_in_its_directory_per_window(tmp_path: Path) -
 def test_state_file_of_a_device_is_named_after_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "kept")
-    assert state_path(chosen) == tmp_path / "kept" / "e7.3.aoe.json"
+    settings = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "kept")
+    assert state_path(settings) == tmp_path / "kept" / "e7.3.aoe.json"
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     device = settings_for("/dev/null")
     assert state_path(device) == Path("/var/lib/aoe-target/e7.3.aoe.json")
@@ -192,22 +192,22 @@ def test_state_file_of_a_device_is_named_after_the_address(
 
 
 def test_state_directory_is_created_at_the_first_save(tmp_path: Path) -> None:
-    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "a" / "b")
-    state, file = open_state(chosen)
+    settings = settings_for(tmp_path / "disk.img", state_dir=tmp_path / "a" / "b")
+    state, file = open_state(settings)
     assert state == ClientState()
     assert file
     assert not (tmp_path / "a").exists()
     file.save(STATE)
-    assert open_state(chosen)[0] == STATE
+    assert open_state(settings)[0] == STATE
 
 
 def test_configured_mask_replaces_the_saved_one(
     tmp_path: Path,
 ) -> None:
-    chosen = settings_for(tmp_path / "disk.img", state_dir=tmp_path, mask=(ONE,))
-    StateFile(state_path(chosen)).save(STATE)
+    settings = settings_for(tmp_path / "disk.img", state_dir=tmp_path, mask=(ONE,))
+    StateFile(state_path(settings)).save(STATE)
     expected = replace(STATE, mask=(ONE,))
-    assert open_state(chosen)[0] == expected
+    assert open_state(settings)[0] == expected
 
 
 def test_no_state_neither_loads_nor_saves(tmp_path: Path) -> None:

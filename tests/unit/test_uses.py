@@ -1,4 +1,4 @@
-"""Who else uses a disk, as told by files that look like /proc and /sys."""
+"""Detection of local users of a disk, with simulated /proc and /sys."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SIZE = 1 << 20
 
 
-class Machine:
-    """What a machine tells of its disks and mounts.
+class FakeHost:
+    """Simulated /proc/self/mountinfo and /sys of a host.
 
     Args:
-        root: where to write it down.
+        root: the directory for the files.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,8 +57,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    it = Machine(tmp_path / "machine")
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    it = FakeHost(tmp_path / "machine")
     monkeypatch.setattr("target.disks.uses._MOUNTS", it.mounts)
     monkeypatch.setattr("target.disks.uses._DISKS", it.disks)
     monkeypatch.setattr("target.disks.uses._DEVICES", it.devices)
@@ -79,54 +79,54 @@ def use_of(number: str) -> str:
     return find_use(info, 0, SIZE)
 
 
-def test_mounted_device_names_the_mount_point(machine: Machine) -> None:
-    machine.disk("sda", "8:0")
+def test_mounted_device_names_the_mount_point(host: FakeHost) -> None:
+    host.disk("sda", "8:0")
     assert use_of("8:0") == ""
-    machine.mount("8:0", r"/mnt/my\040disk")
-    machine.mount("8:0", "/srv")
+    host.mount("8:0", r"/mnt/my\040disk")
+    host.mount("8:0", "/srv")
     assert use_of("8:0") == "mounted on /mnt/my disk"
 
 
-def test_mounted_partition_makes_the_disk_busy(machine: Machine) -> None:
-    machine.disk("sda", "8:0")
-    machine.disk("sda1", "8:1", parent="sda")
-    machine.disk("sda2", "8:2", parent="sda")
-    machine.mount("8:2", "/home")
+def test_mounted_partition_makes_the_disk_busy(host: FakeHost) -> None:
+    host.disk("sda", "8:0")
+    host.disk("sda1", "8:1", parent="sda")
+    host.disk("sda2", "8:2", parent="sda")
+    host.mount("8:2", "/home")
     assert use_of("8:0") == "/dev/sda2 is mounted on /home"
     assert use_of("8:1") == ""
     assert use_of("8:2") == "mounted on /home"
 
 
-def test_mounted_disk_makes_the_partition_busy(machine: Machine) -> None:
-    machine.disk("sda", "8:0")
-    machine.disk("sda1", "8:1", parent="sda")
-    machine.mount("8:0", "/mnt")
+def test_mounted_disk_makes_the_partition_busy(host: FakeHost) -> None:
+    host.disk("sda", "8:0")
+    host.disk("sda1", "8:1", parent="sda")
+    host.mount("8:0", "/mnt")
     assert use_of("8:1") == "/dev/sda is mounted on /mnt"
 
 
-def test_device_with_a_holder_is_in_use(machine: Machine) -> None:
-    folder = machine.disk("sda", "8:0")
+def test_device_with_a_holder_is_in_use(host: FakeHost) -> None:
+    folder = host.disk("sda", "8:0")
     (folder / "holders" / "dm-3").mkdir()
     assert use_of("8:0") == "in use by /dev/dm-3"
 
 
 def test_mount_with_an_anonymous_device_number_is_found_by_its_source(
-    machine: Machine,
+    host: FakeHost,
 ) -> None:
-    # /dev/null stands for a device of btrfs: it is there for everybody.
-    machine.mount("0:50", "/data", source="/dev/null")
+    # /dev/null represents the device of a btrfs: it exists on every host.
+    host.mount("0:50", "/data", source="/dev/null")
     assert use_of("1:3") == "mounted on /data"
 
 
-def test_unknown_device_is_not_in_use(machine: Machine) -> None:
-    machine.mounts.unlink()
+def test_unknown_device_is_not_in_use(host: FakeHost) -> None:
+    host.mounts.unlink()
     assert use_of("8:0") == ""
 
 
 def test_image_attached_to_a_loop_device_is_refused_for_writing(
-    machine: Machine, image: Path, caplog: pytest.LogCaptureFixture
+    host: FakeHost, image: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    machine.loop("loop3", "7:3", image, (0, 0))
+    host.loop("loop3", "7:3", image, (0, 0))
     for use in ("attached to /dev/loop3", "attached to /dev/loop3, mounted on /mnt"):
         for attempt in (open_disk, measure_disk):
             with pytest.raises(BusyError) as caught:
@@ -139,13 +139,13 @@ def test_image_attached_to_a_loop_device_is_refused_for_writing(
             open_disk(image, flags).close()
             (line,) = caplog.messages
             assert line.startswith(f"{image}: {use}: clients and the local user")
-        machine.mount("7:3", "/mnt")
+        host.mount("7:3", "/mnt")
 
 
 def test_loop_device_on_another_window_does_not_conflict(
-    machine: Machine, image: Path
+    host: FakeHost, image: Path
 ) -> None:
-    machine.loop("loop3", "7:3", image, (4096, 8192))
+    host.loop("loop3", "7:3", image, (4096, 8192))
     open_disk(image, OpenFlags(length=4096)).close()
     open_disk(image, OpenFlags(offset=12288)).close()
     with pytest.raises(BusyError, match="attached to /dev/loop3"):
@@ -153,8 +153,8 @@ def test_loop_device_on_another_window_does_not_conflict(
 
 
 def test_loop_device_on_another_file_does_not_conflict(
-    machine: Machine, image: Path, tmp_path: Path
+    host: FakeHost, image: Path, tmp_path: Path
 ) -> None:
-    machine.loop("loop3", "7:3", tmp_path / "deleted", (0, 0))
-    machine.loop("loop4", "7:4", tmp_path, (0, 0))
+    host.loop("loop3", "7:3", tmp_path / "deleted", (0, 0))
+    host.loop("loop4", "7:4", tmp_path, (0, 0))
     open_disk(image).close()

@@ -21,7 +21,7 @@ from target.disks import OpenFlags
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The example of vblade-persistence(5), and that of Debian's skeleton.conf.
+# The examples of vblade-persistence(5) and of Debian's skeleton.conf.
 MANUAL = """\
 shelf=14
 slot=2
@@ -62,7 +62,7 @@ def import_vblade(directory: Path) -> Result:
 
 
 def reread(toml: str, directory: Path) -> tuple[ExportSettings, ...]:
-    """Read a configuration as ``serve`` does."""
+    """Load a configuration file as ``serve`` does."""
     return load_settings(write(directory, "aoe-target.toml", toml)).exports
 
 
@@ -133,7 +133,7 @@ def test_incomplete_files_are_skipped_as_in_vblade(directory: Path) -> None:
         ("-b 32", OpenFlags(), {"buffers": 32}),
         ("-b32 -b 16", OpenFlags(), {"buffers": 16}),
         ("-o 0 -l 1", OpenFlags(length=512), {}),
-        # vblade reads sectors as C does.
+        # vblade parses sector numbers as C does: also 0x10 and 010.
         ("-o 0x10 -l 010", OpenFlags(offset=16 * 512, length=8 * 512), {}),
         ("-m 112233445566", OpenFlags(), {"mask": MACS[:1]}),
         ("-m '11:22:33:44:55:66' -m 22:33:44:55:66:77", OpenFlags(), {"mask": MACS}),
@@ -230,7 +230,7 @@ def test_duplicate_address_is_refused(directory: Path) -> None:
 def test_files_that_differ_only_in_the_interface_become_one_export(
     directory: Path,
 ) -> None:
-    # vblade serves a disk on two interfaces as two processes, which share it unlocked.
+    # vblade serves a disk on two interfaces with two processes, without a lock.
     first = write(directory, "a.conf", LEAST)
     second = write(directory, "b.conf", LEAST.replace("eth0", "eth1"))
     write(directory, "c.conf", LEAST.replace("eth0", "eth2") + "options=-r")
@@ -287,8 +287,8 @@ _TEXT = st.text(
 
 @st.composite
 def quoted(draw: st.DrawFn, value: str) -> str:
-    """Write a value as a shell may have it: any quoting, changing within the word."""
-    said, rest = "", value
+    """Quote a value for the shell at random, also with changes within the word."""
+    parts, rest = "", value
     while rest:
         cut = draw(st.integers(1, len(rest)))
         part, rest = rest[:cut], rest[cut:]
@@ -297,9 +297,9 @@ def quoted(draw: st.DrawFn, value: str) -> str:
             ways.append(f"'{part}'")
         if "\n" not in part:
             ways.append("".join(f"\\{char}" for char in part))
-        said += draw(st.sampled_from(ways))
-        said += draw(st.sampled_from(["", "''", '""', "\\\n"]))
-    return said or draw(st.sampled_from(["", "''", '""']))
+        parts += draw(st.sampled_from(ways))
+        parts += draw(st.sampled_from(["", "''", '""', "\\\n"]))
+    return parts or draw(st.sampled_from(["", "''", '""']))
 
 
 _IN_QUOTES = str.maketrans({char: f"\\{char}" for char in '$`"\\'})
@@ -310,7 +310,7 @@ _SPACES = st.sampled_from(
 
 @st.composite
 def fragments(draw: st.DrawFn) -> tuple[str, ExportSettings]:
-    """Make a fragment and what it means."""
+    """Make a fragment and the settings that it describes."""
     mac = st.binary(min_size=6, max_size=6)
     expected = ExportSettings(
         address=Address(draw(st.integers(0, 65534)), draw(st.integers(0, 254))),
@@ -334,8 +334,8 @@ def fragments(draw: st.DrawFn) -> tuple[str, ExportSettings]:
         "options": draw(options(expected)),
     }
     order = draw(st.permutations(list(values.items())))
-    said = [f"{name}={draw(quoted(value))}" for name, value in order]
-    text = "".join(each + draw(_SPACES) for each in said)
+    parts = [f"{name}={draw(quoted(value))}" for name, value in order]
+    text = "".join(each + draw(_SPACES) for each in parts)
     return draw(st.sampled_from(["", "# shelf='\n", " \t"])) + text, expected
 
 
@@ -345,19 +345,19 @@ _NAME = st.from_regex(r"[a-z][a-z0-9.@-]{0,14}", fullmatch=True)
 @st.composite
 def options(draw: st.DrawFn, expected: ExportSettings) -> str:
     disk = expected.disk
-    said = [f"-b {expected.buffers}"]
+    parts = [f"-b {expected.buffers}"]
     for letter, is_set in (("r", disk.read_only), ("s", disk.sync), ("d", disk.direct)):
-        said += [f"-{letter}"] * is_set
+        parts += [f"-{letter}"] * is_set
     for letter, size in (("o", disk.offset), ("l", disk.length)):
         if size:
             form = draw(st.sampled_from(["-{}{}", "-{} {}", "-{} {:#x}", "-{} 0{:o}"]))
-            said.append(form.format(letter, size // 512))
+            parts.append(form.format(letter, size // 512))
     separator = draw(st.sampled_from(["", ":"]))
     macs = [mac.hex(":").replace(":", separator) for mac in expected.mask]
     if macs:
         joined = draw(st.booleans())
-        said += ["-m " + ",".join(macs)] if joined else [f"-m {mac}" for mac in macs]
-    return draw(st.sampled_from([" ", "  ", "\t"])).join(draw(st.permutations(said)))
+        parts += ["-m " + ",".join(macs)] if joined else [f"-m {mac}" for mac in macs]
+    return draw(st.sampled_from([" ", "  ", "\t"])).join(draw(st.permutations(parts)))
 
 
 @given(made=fragments())
@@ -367,7 +367,7 @@ def test_any_fragment_gives_the_same_settings_in_toml(
     text, expected = made
     directory = tmp_path_factory.getbasetemp()
     found = read(directory, text)
-    # A mask's order is that of the options, which come in any.
+    # The order of the mask is that of the options, which is random.
     assert sorted(found.mask) == sorted(expected.mask)
     (again,) = reread(to_toml(found), directory)
     assert again == found

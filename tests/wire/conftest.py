@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def served_for_rules(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clients]:
-    """Serve for all rules, from ring to ring, and with care and a call for each frame.
+    """Serve a disk for all rule tests, on the fast path and on the slow path.
 
-    It skips only where no namespaces can be made.
+    Skips only if no namespaces can be created.
     """
     image = tmp_path_factory.mktemp("rules") / "disk.img"
     with ExitStack() as stack:
@@ -38,14 +38,14 @@ def served_for_rules(
 
 @pytest.fixture
 def clients(served_for_rules: Clients) -> Clients:
-    """Begin with empty lists and the disk as it was, whatever was asked before."""
+    """Return the clients with empty lists and the initial disk contents."""
     served_for_rules.reset()
     return served_for_rules
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """Make an image of 1 MiB of noise."""
+    """Make an image of 1 MiB of random data."""
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(1 << 20))
     return path
@@ -60,6 +60,6 @@ def served(wire: Wire, image: Path) -> Iterator[Wire]:
 
 @pytest.fixture
 def vblade(wire: Wire, image: Path) -> Iterator[Wire]:
-    """Serve the image as e7.3, with Debian's vblade."""
+    """Serve the image as e7.3 with Debian's vblade."""
     with vblade_serving(wire, image):
         yield wire

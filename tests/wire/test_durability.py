@@ -1,4 +1,4 @@
-"""What an answer promises is on stable storage before it is sent, and stays there."""
+"""The data that a response guarantees is on stable storage before it is sent."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ MODES: dict[str, tuple[str, ...]] = {
 
 
 def requests() -> list[bytes]:
-    """One after the other, each answered before the next is sent."""
-    asked = Requests()
+    """Return requests, to be sent one after the other."""
+    sequence = Requests()
     for place, opcode in enumerate(FLUSHING_OPCODES):
-        asked.write(3)
-        asked.write(200 * place + 7, 2)
-        asked.trim(200 * place + 8, 3)
-        asked.put(opcode)
-    asked.write(3)
-    asked.write(1000, 2, FUA)
-    asked.write(4)
-    asked.put(SET_FEATURES, feature=CACHE_OFF)
-    asked.write(900)
-    asked.trim(3, 1)
-    asked.put(SET_FEATURES, feature=CACHE_ON)
-    asked.write(5)
-    asked.write(600, 2, FUA)
-    asked.write(601)
-    return asked.frames
+        sequence.write(3)
+        sequence.write(200 * place + 7, 2)
+        sequence.trim(200 * place + 8, 3)
+        sequence.put(opcode)
+    sequence.write(3)
+    sequence.write(1000, 2, FUA)
+    sequence.write(4)
+    sequence.put(SET_FEATURES, feature=CACHE_OFF)
+    sequence.write(900)
+    sequence.trim(3, 1)
+    sequence.put(SET_FEATURES, feature=CACHE_ON)
+    sequence.write(5)
+    sequence.write(600, 2, FUA)
+    sequence.write(601)
+    return sequence.frames
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,34 +82,34 @@ def test_p46_guaranteed_contents_survive_a_power_failure_at_each_response(
         options.append(overlay)
         written = overlay
     file = StableFile(written, written.read_bytes())
-    asked, is_sync = requests(), "--sync" in options
-    ask_all(wire, log, asked, image, *options)
-    promised = dict(enumerate(durable_contents(asked, is_sync=is_sync), 1))
+    sequence, is_sync = requests(), "--sync" in options
+    send_all(wire, log, sequence, image, *options)
+    guaranteed = dict(enumerate(durable_contents(sequence, is_sync=is_sync), 1))
     unsafe = 0
-    for tag in answers(log, file):
+    for tag in response_tags(log, file):
         disk = surviving(file, is_overlay=written is overlay)
-        assert missing(promised.pop(tag), disk) == [], tag
-        unsafe += bool(missing(changes(asked[tag - 1]), disk))
-    assert not promised
-    # The trace does tell the one from the other: without --sync, and where nothing asks
-    # for more, a write is answered before it is stable.
+        assert missing(guaranteed.pop(tag), disk) == [], tag
+        unsafe += bool(missing(changes(sequence[tag - 1]), disk))
+    assert not guaranteed
+    # The trace distinguishes both cases: without --sync, and without a command that
+    # requires it, a write is answered before it is stable.
     assert bool(unsafe) is not is_sync
     assert file.is_direct is ("--direct" in options)
     assert written is image or image.read_bytes() == ORIGINAL
 
 
-def ask_all(wire: Wire, log: Path, asked: list[bytes], *words: object) -> None:
-    """Ask one after the other, with the target under strace; all go well."""
+def send_all(wire: Wire, log: Path, sequence: list[bytes], *words: object) -> None:
+    """Send requests one after the other, with the target under strace; all succeed."""
     with client(wire) as asking, traced(wire, log, *words):
         assert asking.receive()[19:20] == b"\x01"
-        for request in asked:
+        for request in sequence:
             reply = asking.ask(request)
             assert reply[14:24] == b"\x18\0" + request[16:24]
             assert reply[27] == 0x40
 
 
-def answers(log: Path, file: StableFile) -> Iterator[int]:
-    """Play a trace back, and stop at each reply to an ATA command: yield its tag."""
+def response_tags(log: Path, file: StableFile) -> Iterator[int]:
+    """Replay a trace, and yield the tag at each response to an ATA command."""
     for call in calls_in(log):
         file.replay(call)
         if call.name == "send" and call.data[14:20] == b"\x18\0\0\x07\x03\0":
@@ -117,7 +117,7 @@ def answers(log: Path, file: StableFile) -> Iterator[int]:
 
 
 def surviving(file: StableFile, *, is_overlay: bool) -> bytes:
-    """Return the disk that clients would find after a power failure."""
+    """Return the contents of the disk after a power failure."""
     stable = bytes(file.stable)
     if not is_overlay:
         return stable
@@ -133,8 +133,8 @@ def test_p46_fdatasync_precedes_the_response_with_rings(
 ) -> None:
     image, log = tmp_path / "disk", tmp_path / "calls"
     image.write_bytes(bytes(SECTORS * SECTOR))
-    asked = [requests()[0], *(ata(opcode) for opcode in FLUSHES)]
-    ask_all(wire, log, asked, image, "--no-state")
+    sequence = [requests()[0], *(ata(opcode) for opcode in FLUSHES)]
+    send_all(wire, log, sequence, image, "--no-state")
     names = [
         call.name
         for call in calls_in(log)
@@ -145,10 +145,10 @@ def test_p46_fdatasync_precedes_the_response_with_rings(
 
 
 def test_killed_target_loses_no_completed_write(tmp_path: Path, wire: Wire) -> None:
-    del wire  # It says whether namespaces can be made here.
+    del wire  # Skips if namespaces cannot be created.
     results = list(killtest.run_all(8, seed=3, directory=tmp_path))
     assert [result.faults for result in results] == [[]] * 8
     assert {result.plan.mode for result in results} == set(killtest.MODES)
-    # When they were killed, they had done and promised something, and left some undone.
+    # When killed, the targets had completed some requests, and not others.
     assert sum(result.ledger.promised for result in results)
     assert sum(len(result.ledger.in_flight) for result in results)

@@ -1,4 +1,4 @@
-"""Filters on a real wire: what clients see of them, and that ours gets over it."""
+"""Filters on a real wire: their effect on clients, and recovery of the initiator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.netns
 
 READ, WRITE = 0x24, 0x34
-SILENCE = 0.3
+QUIET_TIME = 0.3
 SIZE = 2 << 20
 
 
@@ -81,7 +81,7 @@ def test_copy_succeeds_despite_wire_filters(
 
 
 def wait_for_a_repeated_write(target: subprocess.Popen[str]) -> None:
-    """Read a target's log until a write has come that came before."""
+    """Read a target's log until a write is repeated."""
     assert target.stderr is not None
     seen: set[str] = set()
     for line in target.stderr:
@@ -121,7 +121,7 @@ def test_trigger_file_enables_and_disables_a_filter(
         for _ in range(2):
             assert asking.ask(config(0))
             trigger.touch()
-            assert asking.ask(config(0), SILENCE) == b""
+            assert asking.ask(config(0), QUIET_TIME) == b""
             trigger.unlink()
         assert asking.ask(config(0))
 
@@ -144,7 +144,7 @@ def test_duplicated_response_is_sent_twice(wire: Wire, image: Path) -> None:
         expected = ata_response(0x40, lba=9, data=sector(9))
         assert asking.ask(ata(READ, 9)) == expected
         assert asking.receive() == expected
-        assert asking.receive(SILENCE) == b""
+        assert asking.receive(QUIET_TIME) == b""
 
 
 def test_reordered_requests_are_answered_in_reverse_order(
@@ -174,7 +174,7 @@ def test_disk_error_is_reported_in_the_ata_registers_p15_p41(
         assert asking.ask(request_) == ata_response(
             status, error, count=1, lba=5, aflags=aflags
         )
-        # Of a flush that failed others are told for a while (P2).
+        # A failed flush is reported again for a while (P2).
         end = time.monotonic() + TIMEOUT
         while (again := asking.ask(request_)[27]) != 0x40:
             assert (on, again) == ("flush", status)
@@ -236,7 +236,7 @@ def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
     process = start(wire.target, "serve", "e7.3", "aoe0", image, "-v", *filters)
     assert ready_line(process).endswith(f"from {image} [3 filters: log, log, drop]\n")
     with client(wire) as asking:
-        asking.ask(write(5, bytes(512)), SILENCE)
+        asking.ask(write(5, bytes(512)), QUIET_TIME)
         asking.ask(ata(READ, 8))
         me = "52:54:00:ae:00:02"
     assert ask_target(wire, "status").splitlines()[-3:] == [
@@ -245,13 +245,13 @@ def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
         "  filter drop:count=1,on=write triggered 1 time",
     ]
     lines = finish(process, signal.SIGTERM).splitlines()
-    said = [line.removeprefix("aoe-target: ") for line in lines]
+    messages = [line.removeprefix("aoe-target: ") for line in lines]
     there, back = (
         f"from={me} to=52:54:00:ae:00:01",
         f"from=52:54:00:ae:00:01 to={me}",
     )
     tag, head = "tag 0x11223344", "filter=log export=e7.3"
-    assert said[:3] == [
+    assert messages[:3] == [
         f'{head} wire=in {there} length=36 frame="READ EXT e7.3 lba 8 x1 {tag}"',
         f"{head} disk=read offset=4096 length=512 result=ok",
         (
@@ -259,7 +259,7 @@ def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
             f'512 bytes {tag}"'
         ),
     ]
-    assert said[-3:] == [
+    assert messages[-3:] == [
         "e7.3: filter log:where=disk triggered 1 time",
         "e7.3: filter log:on=read triggered 2 times",
         "e7.3: filter drop:count=1,on=write triggered 1 time",

@@ -1,4 +1,4 @@
-"""One golden image, eight clients, each with a disk of its own over it."""
+"""One golden image and eight clients, each with an overlay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sha256(path: Path) -> str:
 
 
 class Lab:
-    """A directory with the image, the overlays and what clients are to write."""
+    """A directory with the image, the overlays and the data of the clients."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,7 +56,7 @@ class Lab:
         return self.directory / f"client{client}.ovl"
 
     def piece(self, client: int) -> tuple[int, bytes]:
-        """Return what a client writes, and where: not at a border of anything."""
+        """Return the offset and the data of a client's write, which is not aligned."""
         return client * MIB + 512 * client, bytes((client,)) * (MIB + 512 * client)
 
     def expected(self, client: int) -> bytes:
@@ -114,7 +114,7 @@ def test_eight_overlays_serve_eight_initiators(switch: Switch, tmp_path: Path) -
         offset, data = lab.piece(client)
         child = aoe(hosts[client], "write", f"e0.{client}", "--offset", offset)
         writing.append((child, data))
-    # All at once, and none of them sees what another writes.
+    # All at once; no client sees the writes of another.
     for child, data in writing:
         assert child.stdin is not None
         child.stdin.write(data)
@@ -148,7 +148,7 @@ def check_commit_and_reset(
     finish(served, signal.SIGTERM)
     assert overlay("commit", lab.overlay(3)).returncode == 0
     assert lab.golden.read_bytes() == third
-    # The others stood over what is no more.
+    # The base of the other overlays has changed.
     served = start(target, "serve", "--config", lab.config())
     assert "client1.ovl: " in finish(served)
     assert served.returncode != 0

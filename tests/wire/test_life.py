@@ -1,4 +1,4 @@
-"""Interfaces come and go under a running copy, and what is copied is whole."""
+"""Interfaces disappear and reappear during a copy, which is complete."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.netns
 MIB = 1 << 20
 SIZE = 96 * MIB
 SLOWLY = ("--filter", "delay:seconds=0.01")
-"""So that a copy is still at work when something has happened to it."""
+"""Delay, so that a copy is still running after the event."""
 MAC = bytes.fromhex("525400ae0001")
 LONG = 120.0
 
 
 class Rig:
-    """A target and an initiator at one switch, and a copy between them."""
+    """A target and an initiator at a switch, and a copy between them."""
 
     def __init__(self, switch: Switch, directory: Path) -> None:
         self.switch = switch
@@ -64,7 +64,7 @@ class Rig:
         return int(counters["read_bytes"] + counters["written_bytes"])
 
     def wait_for_more(self, least: int) -> int:
-        """Wait until so many bytes have been moved by now."""
+        """Wait until at least ``least`` bytes have been transferred."""
         end = time.monotonic() + LONG
         while (moved := self.moved()) < least:
             assert time.monotonic() < end
@@ -109,7 +109,7 @@ def flap(rig: Rig) -> None:
 
 
 def narrow(rig: Rig) -> None:
-    # Only the target's end: the initiator learns of it from the announcement alone.
+    # Only at the target's end: the initiator gets only the announcement.
     before = rig.moved()
     set_mtu("aoe0", 1500, rig.target.pid)
     rig.wait_for_more(before + MIB)
@@ -192,7 +192,7 @@ def test_interface_changes_are_logged_and_survived(rig: Rig) -> None:
 
 
 def rename_while_down(host: Namespace, name: str, new: str) -> None:
-    # Many a kernel renames only what is down.
+    # Older kernels rename an interface only while it is down.
     set_down(name, host.pid)
     rename(name, new, host.pid)
     set_up(new, host.pid)

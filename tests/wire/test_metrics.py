@@ -24,15 +24,15 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(autouse=True)
 def _inside(wire: Wire) -> Iterator[None]:
-    # Loopback is up in there, wherever the tests run.
+    # In the namespace the loopback interface is up.
     with wire.target.enter():
         yield
 
 
 def scrape(port: int, address: str = "127.0.0.1") -> str:
     url = f"http://{address}:{port}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        text: str = answer.read().decode()
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text: str = response.read().decode()
         return text
 
 
@@ -71,10 +71,10 @@ def test_each_scrape_is_current_and_the_start_time_constant(
 def test_failed_status_is_503_and_the_next_scrape_works(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    answers = iter([AoEError("status", "no answer in time"), None])
+    outcomes = iter([AoEError("status", "no answer in time"), None])
 
     def snapshot() -> dict[str, Any]:
-        if error := next(answers):
+        if error := next(outcomes):
             raise error
         return STATUS
 
@@ -103,7 +103,7 @@ def test_close_releases_port_and_thread() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=10)
     for thread in threading.enumerate():
         if thread.daemon:
-            # One that has still answered a scrape.
+            # A server that has answered a scrape.
             thread.join(10)
     assert threading.active_count() == before
     with MetricsServer(("127.0.0.1", port), lambda: STATUS) as again:

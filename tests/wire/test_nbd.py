@@ -1,4 +1,4 @@
-"""Acceptance of disks behind NBD servers: real servers, a real target, a real wire."""
+"""Acceptance tests of NBD disks: real servers, a real target, a real wire."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ READ, WRITE, FLUSH, TRIM = 0x24, 0x34, 0xE7, 0x06
 SIZE = 1 << 20
 GOOD, FAULT = ata_response(0x40), ata_response(0x61, 0x04)
 DEVICE_GONE = bytes.fromhex("1c03")
-"""Flags and error of a reply that says that the device is unavailable (P41)."""
+"""Flags and error of a response with the error "device unavailable" (P41)."""
 
 
 @pytest.fixture(params=CLIENTS, autouse=True)
@@ -93,7 +93,7 @@ def flush() -> bytes:
 
 
 def fill(asking: Client, data: bytes) -> None:
-    """Write a whole disk, many frames at a time."""
+    """Write a whole disk, with many requests outstanding."""
     pieces = [(at // 512, data[at : at + 1024]) for at in range(0, len(data), 1024)]
     for first in range(0, len(pieces), 32):
         batch = pieces[first : first + 32]
@@ -102,7 +102,7 @@ def fill(asking: Client, data: bytes) -> None:
 
 
 def fill_trim_and_flush(asking: Client) -> bytes:
-    """Write a disk, trim a part of it, and return what it should hold."""
+    """Write a disk, trim a part of it, and return the expected contents."""
     data = bytearray(os.urandom(SIZE))
     fill(asking, bytes(data))
     assert asking.ask(trim(512, 512))[27] == 0x40
@@ -147,8 +147,8 @@ def test_writes_to_a_qcow2_are_in_it_and_trim_deallocates_clusters(
     assert raw_bytes(qcow2) == data
     tool = program("qemu-img", "qemu-utils")
     command = [tool, "map", "--output=json", str(qcow2)]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    holes = [e for e in json.loads(told) if e["zero"] and not e["data"]]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    holes = [e for e in json.loads(output) if e["zero"] and not e["data"]]
     assert [(e["start"], e["length"]) for e in holes] == [(512 * 512, 512 * 512)]
 
 
@@ -187,7 +187,7 @@ def test_p46_flush_is_answered_after_the_server_has_flushed(
         server(command, place),
         served(wire, exported(place), tmp_path) as asking,
     ):
-        # One is the target's own, when it opens the disk.
+        # The target sends one when it opens the disk.
         for count in (2, 3):
             asking.ask(write(5, bytes(512)))
             assert flushes(log) == count - 1
@@ -196,7 +196,7 @@ def test_p46_flush_is_answered_after_the_server_has_flushed(
 
 
 def flushes(log: Path) -> int:
-    """Count the flushes that nbdkit has finished."""
+    """Count the flushes that nbdkit has completed."""
     ends = [line for line in log.read_text().splitlines() if "...Flush" in line]
     assert all("return=0" in line for line in ends)
     return len(ends)
@@ -243,11 +243,11 @@ def test_p41_server_errors_are_reported_as_ata_errors(
 
 
 class Load:
-    """Writes numbered sectors, one after the other, for as long as it is told to.
+    """A load that writes numbered sectors, one after the other.
 
     Args:
         asking: the client.
-        lbas: which sectors.
+        lbas: the LBAs to write.
     """
 
     def __init__(self, asking: Client, lbas: range) -> None:
@@ -257,7 +257,7 @@ class Load:
         self._turn = 0
 
     def step(self) -> str:
-        """Write the next sector, and return what became of it."""
+        """Write the next sector, and return the result."""
         self._turn += 1
         lba = self._lbas[self._turn % len(self._lbas)]
         data = struct.pack("<QQ", lba, self._turn) * 32
@@ -270,7 +270,7 @@ class Load:
         else:
             kind = "fault" if reply[26:28] == b"\x04\x61" else reply.hex()
         if kind != "good":
-            # Nobody knows which of the two it is now.
+            # The old or the new contents are possible.
             self.written.pop(lba, None)
         self.kinds.add(kind)
         return kind
@@ -309,7 +309,7 @@ def test_p41_p46_server_killed_under_load_is_reconnected(
             assert load.kinds == {"gone", "good"}
             for lba, data in load.written.items():
                 assert asking.ask(ata(READ, lba))[36:] == data
-            # What was answered before may be lost, and it is said more than once (P2).
+            # Completed writes may be lost, which is reported more than once (P2).
             assert asking.ask(flush()) == FAULT
             assert asking.ask(flush()) == FAULT
             end = time.monotonic() + TIMEOUT
@@ -317,9 +317,9 @@ def test_p41_p46_server_killed_under_load_is_reconnected(
                 assert reply == FAULT
                 assert time.monotonic() < end
                 time.sleep(0.1)
-        said = finish(target, 15).splitlines()
+        messages = finish(target, 15).splitlines()
         assert target.returncode == 0
-    assert [line.rpartition(": ")[2].rpartition("; ")[2] for line in said] == [
+    assert [line.rpartition(": ")[2].rpartition("; ")[2] for line in messages] == [
         "clients get AoE error 3 (device unavailable)",
         "the server is reachable again",
         "the server may have lost writes that were not flushed",
@@ -389,14 +389,14 @@ def test_unreachable_server_does_not_affect_other_disks(
 
 
 def test_nbd_over_tcp_with_a_quoted_export_name(wire: Wire, tmp_path: Path) -> None:
-    told = tmp_path / "pid"
+    output = tmp_path / "pid"
     name = program("nbdkit", "nbdkit")
     wire.target.run(["ip", "link", "set", "lo", "up"], check=True)
-    command = [name, "-f", "-i", "127.0.0.1", "-p", "1809", "-P", str(told)]
+    command = [name, "-f", "-i", "127.0.0.1", "-p", "1809", "-P", str(output)]
     process = wire.target.popen([*command, "info", "exportname"])
     try:
         end = time.monotonic() + TIMEOUT
-        while not told.exists():
+        while not output.exists():
             assert time.monotonic() < end
             time.sleep(0.01)
         export = "ä" * 256

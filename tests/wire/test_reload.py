@@ -1,4 +1,4 @@
-"""What is served changes while it is served: nobody else notices."""
+"""Reloads under load: other exports are not disturbed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LONGEST_PAUSE = 1.0
 
 
 class Served:
-    """A target with a configuration file, and what can be asked of it."""
+    """A target with a configuration file, and its commands."""
 
     def __init__(self, switch: Switch, directory: Path) -> None:
         self.host = switch.add_host(MAC)
@@ -53,7 +53,7 @@ class Served:
         return path
 
     def write(self, **exports: str) -> None:
-        """Write a file with an export for each slot, and these lines in it."""
+        """Write a configuration file with an export for each slot, with these lines."""
         self.exports |= exports
         tables = [
             f'[[export]]\naddress = "e7.{name[1:]}"\n{lines}\n'
@@ -123,16 +123,16 @@ def announced(client: Client, slot: int) -> bytes:
 
 
 def size_of(client: Client, slot: int) -> int:
-    """Ask the disk itself, past whatever it may have announced."""
+    """Return the size from IDENTIFY, ignoring announcements."""
     reply = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
     return int.from_bytes(reply[36 + 200 : 36 + 208], "little") * 512
 
 
 class Load:
-    """Reads that follow each other, as fast as they are answered."""
+    """A load of reads, one after the other."""
 
     def __init__(self, switch: Switch) -> None:
-        # From a host of its own: its replies are for nobody else.
+        # On a host of its own, which receives only its responses.
         self._link = open_at(switch.add_host())
         self._client = Client(self._link, MAC)
         self._ending = threading.Event()
@@ -163,7 +163,7 @@ class Load:
 
 @contextmanager
 def undisturbed(switch: Switch) -> Iterator[None]:
-    """Hold a load on slot 0 to no error and no pause, whatever is done meanwhile."""
+    """Check that a load on slot 0 has no errors and no pauses meanwhile."""
     with Load(switch) as load:
         yield
     assert load.wrong == []
@@ -206,14 +206,14 @@ def test_exports_are_added_resized_replaced_and_removed_under_load(
         assert served.reload() == "removed e7.2\n"
         assert asking.ask(write, 0.2) == b""
         assert served.reload() == "nothing has changed\n"
-    # What stayed was never touched: it has counted all along.
+    # The unchanged export was not reopened: its counters were not reset.
     counters = served.exports_now()["e7.0"]["interfaces"][0]["statistics"]
     assert counters["reads"] > 100
     assert (two.read_bytes()[512:1024], two.stat().st_size) == (bytes(512), MIB)
 
 
 def test_resized_disk_is_reopened(served: Served, switch: Switch) -> None:
-    """What has no use for a larger disk notices nothing; a smaller one has an end."""
+    """A larger disk does not disturb its clients; a smaller one has a new end."""
     image = served.image("0.img", 2 * MIB)
     served.write(s0=f"path = '{image}'")
     served.start(1)

@@ -1,4 +1,4 @@
-"""The rules of who is served (P61-P79), each byte of them, on a real wire."""
+"""Rules of mask list and reservation (P61-P79), byte for byte on a real wire."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ FOR_OTHER = (reserve(SET, OTHER), reserve_response(OTHER, rcmd=SET))
 SERVED = (ata(0x24, 5), ata_response(0x40, lba=5, data=sector(5)))
 
 
-def kept_out(request: bytes) -> Step:
+def reserved_error(request: bytes) -> Step:
     return request, response_frame(0, request[24:36], verfl=0x1C, error=6)
 
 
@@ -135,11 +135,11 @@ RULES: dict[str, list[Step]] = {
     ],
     "p74 ata commands of other clients are refused": [
         FOR_OTHER,
-        kept_out(ata(0x24, 5)),
-        kept_out(ata(0x34, 5, aflags=0x41, data=bytes(512))),
-        kept_out(ata(0xE5, count=0)),
-        kept_out(ata(0xE7, count=0)),
-        kept_out(ata(0x99)),
+        reserved_error(ata(0x24, 5)),
+        reserved_error(ata(0x34, 5, aflags=0x41, data=bytes(512))),
+        reserved_error(ata(0xE5, count=0)),
+        reserved_error(ata(0xE7, count=0)),
+        reserved_error(ata(0x99)),
         (sent_by(OTHER, SERVED[0]), sent_to(OTHER, SERVED[1])),
     ],
     "p74 other commands are served to all": [
@@ -175,7 +175,7 @@ def test_rule(clients: Clients, rule: str) -> None:
 
 
 def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
-    owner, nobody = (
+    owner, unclaimed = (
         query_response(READ, string, buffers=64) for string in (b"owner", b"")
     )
     process = start(wire.target, "serve", "e7.3", wire.interface, spare)
@@ -193,10 +193,10 @@ def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
             assert asking.ask(config(READ)) == owner
             assert asking.ask(mask(READ)) == mask_response(ME, OTHER)
             assert asking.ask(reserve(READ)) == reserve_response(OTHER)
-            request, reply = kept_out(ata(0x24))
+            request, reply = reserved_error(ata(0x24))
             assert asking.ask(request) == reply
         with serving(wire, spare, "--no-state"):
-            assert asking.receive() == sent_to(BROADCAST, with_tag(nobody, 0))
+            assert asking.receive() == sent_to(BROADCAST, with_tag(unclaimed, 0))
             assert asking.ask(reserve(READ)) == reserve_response()
 
 

@@ -1,4 +1,4 @@
-"""The rules of ATA commands (P26-P40, P42-P47), each byte of them, on a real wire."""
+"""Rules of ATA commands (P26-P40, P42-P47), byte for byte on a real wire."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.netns
 READS, VERIFIES = (0x20, 0x24, 0xC8, 0x25), (0x40, 0x42)
 SHORT_WRITES, LONG_WRITES = (0x30, 0xCA), (0x34, 0x35, 0x3D)
 WRITES = SHORT_WRITES + LONG_WRITES
-TRIM, SPOIL, IDENTIFY, POWER = 0x06, 0x45, 0xEC, 0xE5
-KNOWN = {*READS, *VERIFIES, *WRITES, TRIM, SPOIL, IDENTIFY, POWER}
+TRIM, WRITE_UNCORRECTABLE, IDENTIFY, POWER = 0x06, 0x45, 0xEC, 0xE5
+KNOWN = {*READS, *VERIFIES, *WRITES, TRIM, WRITE_UNCORRECTABLE, IDENTIFY, POWER}
 KNOWN |= {0xB0, 0xE0, 0xE1, 0xE2, 0xE3, 0xE6, 0xE7, 0xEA, 0xEF}
 ONE, TWO = b"\xa5" * 512, bytes(range(256)) * 4
 LAST = SECTORS - 1
@@ -192,7 +192,7 @@ RULES: dict[str, list[Step]] = {
             for request in (
                 *(write(5, TWO, opcode) for opcode in WRITES),
                 trim((5, 2)),
-                ata(SPOIL, 5, 2, feature=0x55),
+                ata(WRITE_UNCORRECTABLE, 5, 2, feature=0x55),
             )
         ),
         UNTOUCHED,
@@ -240,7 +240,7 @@ def test_p40_read_only_disk(wire: Wire, tmp_path: Path) -> None:
         for request, reply in (
             *(refused(write(5, TWO, opcode)) for opcode in WRITES),
             refused(trim((5, 2))),
-            refused(ata(SPOIL, 5, 2, feature=0x55)),
+            refused(ata(WRITE_UNCORRECTABLE, 5, 2, feature=0x55)),
             UNTOUCHED,
             (ata(0xE7, count=0), ata_response(0x40)),
         ):

@@ -52,12 +52,12 @@ ONE = b"\xa5" * 512
 
 
 def tag(number: int) -> int:
-    """Tell which tag an initiator's command has: bit 31, its own bits, a counter."""
+    """Return the tag of an initiator's request: bit 31, tool bits, a counter."""
     return 0x8000_0000 | BASE << 19 | number
 
 
-def asked(request: bytes, number: int, dst: bytes = Wire.target_mac) -> bytes:
-    """Put together what an initiator should send: all zeroes up to 60 bytes."""
+def request_frame(request: bytes, number: int, dst: bytes = Wire.target_mac) -> bytes:
+    """Build the frame that an initiator should send, padded with zeros to 60 bytes."""
     return (dst + ME + with_tag(request, tag(number))[12:]).ljust(60, b"\0")
 
 
@@ -66,7 +66,7 @@ IDENTIFY = ata(0xEC, 0xA000_0000, aflags=0)
 
 
 def page(*, lba48: bool = True) -> bytes:
-    """Put the identity page of a disk together that has but a size."""
+    """Build an identity page with only a size."""
     words = {60: SECTORS & 0xFFFF, 61: SECTORS >> 16, 83: 0x4400 if lba48 else 0x4000}
     if lba48:
         words |= {100: SECTORS & 0xFFFF, 101: SECTORS >> 16}
@@ -74,7 +74,7 @@ def page(*, lba48: bool = True) -> bytes:
 
 
 class Peer:
-    """What the initiator takes for a target, or for several."""
+    """A simulated target, or several, for an initiator."""
 
     def __init__(self, wire: Wire, host: Host) -> None:
         self.host = host
@@ -84,16 +84,16 @@ class Peer:
             self._socket.bind((wire.interface, 0x88A2))
         self._socket.settimeout(0.001)
 
-    def say(self, reply: bytes, number: int | None = None, src: bytes = b"") -> None:
-        """Send a reply, to a command if it has a number, and let it be heard."""
+    def send(self, reply: bytes, number: int | None = None, src: bytes = b"") -> None:
+        """Send a response with its own tag or that of a request, and deliver it."""
         if number is not None:
             reply = with_tag(reply, tag(number))
         self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
         self.host.run_once(QUIET_TIME)
         self.host.run_once(0)
 
-    def hear(self, timeout: float = TIMEOUT) -> bytes:
-        """Return what the initiator sends next, to whichever address."""
+    def receive(self, timeout: float = TIMEOUT) -> bytes:
+        """Return the next frame of the initiator, to any address."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             self.host.run_once(0)
@@ -101,14 +101,14 @@ class Peer:
                 return self._socket.recv(10000)
         return NO_RESPONSE
 
-    def find(self, reply: bytes | None = None, *, lba48: bool = True) -> AoeDev:
-        """Be found, answering the query with ``reply``."""
+    def discover(self, reply: bytes | None = None, *, lba48: bool = True) -> AoeDev:
+        """Answer the initiator's query with ``reply``, so that it finds the target."""
         self.host.driver.discover(E73)
-        assert self.hear() == QUERY
-        self.say(with_tag(reply or query_response(0), 0x8000_0000))
-        assert self.hear() == asked(IDENTIFY, 1)
+        assert self.receive() == QUERY
+        self.send(with_tag(reply or query_response(0), 0x8000_0000))
+        assert self.receive() == request_frame(IDENTIFY, 1)
         identity = ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
-        self.say(identity, 1)
+        self.send(identity, 1)
         device = self.host.driver.devices[E73]
         assert device.state is State.UP
         return device
@@ -125,7 +125,7 @@ class Peer:
 
 @pytest.fixture
 def make_peer(make_wire: Callable[[int], Wire]) -> Iterator[Callable[..., Peer]]:
-    """Make an initiator that hears nobody but us, and waits for seconds by default."""
+    """Make an initiator that receives only the peer's frames, with long timeouts."""
     with contextlib.ExitStack() as stack:
 
         def make(mtu: int = 1500, options: Options | None = None) -> Peer:
@@ -144,40 +144,44 @@ def peer(make_peer: Callable[..., Peer]) -> Peer:
 
 
 def test_p3_p11_p19_p27_p30_client_request_bytes(peer: Peer) -> None:
-    """48-bit, with nothing in reserved bits and bytes, padded, in tags of its own."""
-    peer.find()
+    """LBA48 requests, with reserved bits zero, padded, with the tool's own tags."""
+    peer.discover()
     peer.submit(Op.READ, 0x01_2345, bytearray(1024))
-    assert peer.hear() == asked(ata(0x24, 0x01_2345, 2), 2)
-    peer.say(ata_response(0x40, lba=0x01_2345, data=ONE * 2), 2)
+    assert peer.receive() == request_frame(ata(0x24, 0x01_2345, 2), 2)
+    peer.send(ata_response(0x40, lba=0x01_2345, data=ONE * 2), 2)
     peer.submit(Op.WRITE, 7, ONE)
-    assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), 3)
-    peer.say(ata_response(0x40, lba=7, aflags=0x41), 3)
+    assert peer.receive() == request_frame(ata(0x34, 7, 1, aflags=0x41, data=ONE), 3)
+    peer.send(ata_response(0x40, lba=7, aflags=0x41), 3)
     peer.submit(Op.FLUSH, 0, b"")
-    assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), 4)
-    peer.say(ata_response(0x40, aflags=0), 4)
+    assert peer.receive() == request_frame(ata(0xE7, count=0, aflags=0), 4)
+    peer.send(ata_response(0x40, aflags=0), 4)
     assert [bio.error for bio in peer.ended] == [None] * 3
-    assert peer.hear(QUIET_TIME) == NO_RESPONSE
+    assert peer.receive(QUIET_TIME) == NO_RESPONSE
 
 
 def test_p19_client_padding_is_zero(peer: Peer) -> None:
-    peer.find()
-    # More than there is memory for frames.
+    peer.discover()
+    # More frames than the rings have slots.
     for number in range(2, 602):
         peer.submit(Op.WRITE, 7, ONE)
-        assert peer.hear() == asked(ata(0x34, 7, 1, aflags=0x41, data=ONE), number)
-        peer.say(ata_response(0x40, lba=7, aflags=0x41), number)
+        assert peer.receive() == request_frame(
+            ata(0x34, 7, 1, aflags=0x41, data=ONE), number
+        )
+        peer.send(ata_response(0x40, lba=7, aflags=0x41), number)
     for number in range(602, 1202):
         peer.submit(Op.FLUSH, 0, b"")
-        assert peer.hear() == asked(ata(0xE7, count=0, aflags=0), number)
-        peer.say(ata_response(0x40, aflags=0), number)
+        assert peer.receive() == request_frame(ata(0xE7, count=0, aflags=0), number)
+        peer.send(ata_response(0x40, aflags=0), number)
 
 
 def test_p30_disk_with_28_bit_lba_gets_device_bits(peer: Peer) -> None:
-    peer.find(lba48=False)
+    peer.discover(lba48=False)
     peer.submit(Op.READ, 0x01_2345, bytearray(512))
-    assert peer.hear() == asked(ata(0x20, 0xE001_2345, 1, aflags=0), 2)
+    assert peer.receive() == request_frame(ata(0x20, 0xE001_2345, 1, aflags=0), 2)
     peer.submit(Op.WRITE, 7, ONE)
-    assert peer.hear() == asked(ata(0x30, 0xE000_0007, 1, aflags=1, data=ONE), 3)
+    assert peer.receive() == request_frame(
+        ata(0x30, 0xE000_0007, 1, aflags=1, data=ONE), 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_p22_p23_frame_size_is_the_minimum_of_mtu_and_sector_count(
     make_peer: Callable[..., Peer], mtu: int, sectors: int, most: int
 ) -> None:
     peer = make_peer(mtu)
-    peer.find(query_response(0, sectors=sectors))
+    peer.discover(query_response(0, sectors=sectors))
     peer.submit(Op.READ, 0, bytearray(512 * 2 * most))
     peer.submit(Op.WRITE, 9, ONE * (most + 1))
     data = ONE * most
@@ -201,64 +205,64 @@ def test_p22_p23_frame_size_is_the_minimum_of_mtu_and_sector_count(
         ),
         2,
     ):
-        assert peer.hear() == asked(request, number)
+        assert peer.receive() == request_frame(request, number)
 
 
 def test_p23_latest_sector_count_applies(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(9000)
-    peer.find(query_response(0, sectors=5))
-    peer.say(with_tag(query_response(0, sectors=0), 0))
-    assert peer.hear() == asked(IDENTIFY, 2)
+    peer.discover(query_response(0, sectors=5))
+    peer.send(with_tag(query_response(0, sectors=0), 0))
+    assert peer.receive() == request_frame(IDENTIFY, 2)
     peer.submit(Op.READ, 0, bytearray(512 * 5))
-    assert peer.hear() == asked(ata(0x24, 0, 2), 3)
+    assert peer.receive() == request_frame(ata(0x24, 0, 2), 3)
 
 
 def test_p23_smallest_sector_count_of_all_paths_applies(
     make_peer: Callable[..., Peer],
 ) -> None:
     peer = make_peer(9000)
-    peer.find(query_response(0, sectors=5))
-    peer.say(with_tag(query_response(0, sectors=3), 0), src=OTHER)
-    assert peer.hear() == asked(IDENTIFY, 2, OTHER)
+    peer.discover(query_response(0, sectors=5))
+    peer.send(with_tag(query_response(0, sectors=3), 0), src=OTHER)
+    assert peer.receive() == request_frame(IDENTIFY, 2, OTHER)
     peer.submit(Op.READ, 0, bytearray(512 * 6))
-    assert peer.hear() == asked(ata(0x24, 0, 3), 3)
-    assert peer.hear() == asked(ata(0x24, 3, 3), 4, OTHER)
+    assert peer.receive() == request_frame(ata(0x24, 0, 3), 3)
+    assert peer.receive() == request_frame(ata(0x24, 3, 3), 4, OTHER)
 
 
 @pytest.mark.parametrize("verfl", [0x08, 0x18, 0x28])
 def test_p6_p48_announcement_of_any_version_is_accepted(peer: Peer, verfl: int) -> None:
-    peer.say(with_flags(with_tag(query_response(0), 0), verfl))
-    assert peer.hear() == asked(IDENTIFY, 1)
+    peer.send(with_flags(with_tag(query_response(0), 0), verfl))
+    assert peer.receive() == request_frame(IDENTIFY, 1)
 
 
 def test_p7_request_is_not_taken_as_response(peer: Peer) -> None:
-    peer.say(with_flags(with_tag(query_response(0), 0), 0x10))
-    assert peer.hear(QUIET_TIME) == NO_RESPONSE
-    peer.find()
+    peer.send(with_flags(with_tag(query_response(0), 0), 0x10))
+    assert peer.receive(QUIET_TIME) == NO_RESPONSE
+    peer.discover()
     peer.submit(Op.WRITE, 7, ONE)
-    assert peer.hear() == asked(ata(0x34, 7, aflags=0x41, data=ONE), 2)
-    peer.say(with_flags(ata_response(0x40, lba=7, aflags=0x41), 0x10), 2)
+    assert peer.receive() == request_frame(ata(0x34, 7, aflags=0x41, data=ONE), 2)
+    peer.send(with_flags(ata_response(0x40, lba=7, aflags=0x41), 0x10), 2)
     assert peer.ended == []
 
 
 def test_p8_p9_response_of_another_address_is_ignored(peer: Peer) -> None:
     for address in (b"\xff\xff\x03", b"\x00\x07\xff", b"\xff\xff\xff"):
-        peer.say(patch(with_tag(query_response(0), 0), 16, address))
-    assert peer.hear(QUIET_TIME) == NO_RESPONSE
+        peer.send(patch(with_tag(query_response(0), 0), 16, address))
+    assert peer.receive(QUIET_TIME) == NO_RESPONSE
 
 
 def test_p10_p11_response_with_another_tag_is_ignored(peer: Peer) -> None:
-    # What a kernel driver asked for is not for us.
-    peer.say(with_tag(query_response(0), 0x0001_0203))
-    assert peer.hear(QUIET_TIME) == NO_RESPONSE
-    peer.find()
+    # A response to a kernel driver's request is ignored.
+    peer.send(with_tag(query_response(0), 0x0001_0203))
+    assert peer.receive(QUIET_TIME) == NO_RESPONSE
+    peer.discover()
     peer.submit(Op.READ, 7, bytearray(512))
-    assert peer.hear() == asked(ata(0x24, 7), 2)
+    assert peer.receive() == request_frame(ata(0x24, 7), 2)
     reply = ata_response(0x40, lba=7, data=ONE)
     for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 19, 0):
-        peer.say(with_tag(reply, other))
+        peer.send(with_tag(reply, other))
         assert peer.ended == []
-    peer.say(reply, 2)
+    peer.send(reply, 2)
     assert [bio.error for bio in peer.ended] == [None]
 
 
@@ -275,10 +279,10 @@ FAILURES = {
 def test_p14_p15_p33_aoe_and_ata_errors_complete_the_request(
     peer: Peer, words: str
 ) -> None:
-    peer.find()
+    peer.discover()
     peer.submit(Op.READ, 7, bytearray(512))
-    assert peer.hear() == asked(ata(0x24, 7), 2)
-    peer.say(FAILURES[words], 2)
+    assert peer.receive() == request_frame(ata(0x24, 7), 2)
+    peer.send(FAILURES[words], 2)
     (bio,) = peer.ended
     assert words in str(bio.error)
 
@@ -287,35 +291,35 @@ def test_p2_p20_lost_request_is_retransmitted_with_a_new_tag(
     make_peer: Callable[..., Peer],
 ) -> None:
     peer = make_peer(options=Options(tag_base=BASE))
-    peer.find()
+    peer.discover()
     peer.submit(Op.WRITE, 7, ONE)
     request, reply = (
         ata(0x34, 7, aflags=0x41, data=ONE),
         ata_response(0x40, aflags=0x41),
     )
-    assert peer.hear() == asked(request, 2)
-    # Where this takes long, there are more than two.
+    assert peer.receive() == request_frame(request, 2)
+    # On a slow machine there are more than two retransmissions.
     for number in range(3, 50):
-        assert peer.hear() == asked(request, number)
-        # There may be bytes behind the message.
-        peer.say(reply + b"\xee" * 40, number)
+        assert peer.receive() == request_frame(request, number)
+        # Bytes after the message are allowed.
+        peer.send(reply + b"\xee" * 40, number)
         if peer.ended:
             break
     assert [bio.error for bio in peer.ended] == [None]
 
 
 def test_p60_client_respects_the_buffer_count(peer: Peer) -> None:
-    peer.find(query_response(0, buffers=4))
+    peer.discover(query_response(0, buffers=4))
     for number in range(9):
         peer.submit(Op.READ, number, bytearray(512))
-    heard = []
+    frames = []
     for answered in range(2, 11):
-        while frame := peer.hear(0.01):
-            heard.append(frame)
+        while frame := peer.receive(0.01):
+            frames.append(frame)
         number = answered - 2
-        assert len(heard) - number <= 4
-        assert heard[number] == asked(ata(0x24, number), answered)
-        peer.say(ata_response(0x40, lba=number, data=ONE), answered)
+        assert len(frames) - number <= 4
+        assert frames[number] == request_frame(ata(0x24, number), answered)
+        peer.send(ata_response(0x40, lba=number, data=ONE), answered)
     assert [bio.error for bio in peer.ended] == [None] * 9
 
 
@@ -324,35 +328,35 @@ def test_p60_linux_needs_two_buffers(
     make_peer: Callable[..., Peer], buffers: int, *, comes_up: bool
 ) -> None:
     peer = make_peer(options=Options.kernel())
-    peer.say(with_tag(query_response(0, buffers=buffers), 0))
-    heard = peer.hear(QUIET_TIME)
-    assert bool(heard) is comes_up
+    peer.send(with_tag(query_response(0, buffers=buffers), 0))
+    frames = peer.receive(QUIET_TIME)
+    assert bool(frames) is comes_up
     if comes_up:
         # P11: bit 31 is clear, the counter is above the clock.
-        (number,) = struct.unpack_from("!I", heard, 20)
+        (number,) = struct.unpack_from("!I", frames, 20)
         assert number >> 16 == 1
-        assert heard == with_tag(asked(IDENTIFY, 0), number)
+        assert frames == with_tag(request_frame(IDENTIFY, 0), number)
 
 
 def test_p6_p11_p19_p23_discover_broadcasts_a_query(wire: Wire) -> None:
     with wire.target.enter(), open_link("aoe0", responses=False) as link:
         command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
-        asking = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
+        process = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
         assert link.wait(TIMEOUT)
         query = bytes(link.receive() or b"")
         (number,) = struct.unpack_from("!I", query, 20)
         assert number >> 31 == 1
-        everybody = patch(QUERY, 16, b"\xff\xff\xff")
-        assert query == with_tag(everybody, number)
+        broadcast_query = patch(QUERY, 16, b"\xff\xff\xff")
+        assert query == with_tag(broadcast_query, number)
         reply = (
             ME + Wire.target_mac + with_tag(query_response(0, sectors=0), number)[12:]
         )
-        for answer in (
+        for response in (
             with_flags(patch(reply, 18, b"\x01"), 0x10),
             with_tag(patch(reply, 18, b"\x02"), number ^ 1 << 31),
             with_flags(reply, 0x08),
         ):
-            assert link.send(answer)
-        said, _ = asking.communicate(timeout=TIMEOUT)
-    (target,) = json.loads(said)["targets"]
+            assert link.send(response)
+        output, _ = process.communicate(timeout=TIMEOUT)
+    (target,) = json.loads(output)["targets"]
     assert (target["address"], target["sectors_per_frame"]) == ("e7.3", 2)

@@ -1,6 +1,6 @@
-"""The rules of query config (P48-P60), each byte of them, on a real wire.
+"""Rules of query config (P48-P60), byte for byte on a real wire.
 
-P59, what a restart keeps, is with what else clients set in ``test_rules_access.py``.
+P59, persistence, is tested in ``test_rules_access.py`` with the other client state.
 """
 
 from __future__ import annotations
@@ -226,14 +226,14 @@ def test_p48_masked_target_announces_to_the_listed_clients(
 ) -> None:
     words = (NO_PROBE, "-b", "16", "-m", f"{OTHER.hex()},{ME.hex()}")
     with (
-        contextlib.closing(OtherClients(wire)) as everybody,
+        contextlib.closing(OtherClients(wire)) as observer,
         client(wire) as asking,
         serving(wire, image, *words),
     ):
         announcement = with_tag(query_response(READ), 0)
-        assert everybody.receive() == sent_to(OTHER, announcement)
-        assert everybody.receive() == sent_to(ME, announcement)
-        assert everybody.receive(QUIET_TIME) == NO_RESPONSE
+        assert observer.receive() == sent_to(OTHER, announcement)
+        assert observer.receive() == sent_to(ME, announcement)
+        assert observer.receive(QUIET_TIME) == NO_RESPONSE
         assert asking.receive() == announcement
         assert asking.ask(mask(0)) == mask_response(OTHER, ME)
-        assert everybody.ask(sent_by(THIRD, config(READ)), QUIET_TIME) == NO_RESPONSE
+        assert observer.ask(sent_by(THIRD, config(READ)), QUIET_TIME) == NO_RESPONSE

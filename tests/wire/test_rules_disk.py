@@ -1,6 +1,6 @@
-"""What the target says of its disk (P45, P80-P82) and does beyond reading and writing.
+"""Rules of the identity page (P45, P80-P82) and of commands other than READ and WRITE.
 
-All that the identity page claims, each byte of it, on a real wire.
+All features of the identity page are tested byte for byte on a real wire.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.netns
 
 READS = (0x20, 0x24, 0xC8, 0x25, 0x40, 0x42)
 WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
-IDENTIFY, FEATURES, SMART, SPOIL = 0xEC, 0xEF, 0xB0, 0x45
+IDENTIFY, FEATURES, SMART, WRITE_UNCORRECTABLE = 0xEC, 0xEF, 0xB0, 0x45
 KEY = 0xC24F00
 ONE, ZEROES = b"\xa5" * 512, bytes(512)
 TRIMMED = ata_response(0x40, aflags=0x41)
@@ -46,8 +46,8 @@ def disk(first: int, count: int) -> Step:
     return read_back(first, DISK[first * 512 : (first + count) * 512])
 
 
-def spoil(lba: int, count: int, feature: int = 0x55) -> bytes:
-    return ata(SPOIL, lba, count, feature=feature)
+def mark_uncorrectable(lba: int, count: int, feature: int = 0x55) -> bytes:
+    return ata(WRITE_UNCORRECTABLE, lba, count, feature=feature)
 
 
 def features(feature: int, count: int = 0) -> bytes:
@@ -58,7 +58,7 @@ def smart(feature: int, lba: int = KEY) -> bytes:
     return ata(SMART, lba, 1, feature=feature)
 
 
-SPOILT = (spoil(10, 2), ata_response(0x40, lba=10))
+MARKED = (mark_uncorrectable(10, 2), ata_response(0x40, lba=10))
 RULES: dict[str, list[Step]] = {
     "trimmed sectors are zeros": [
         (trim((8, 1), (0, 0), (20, 2), (SECTORS - 1, 1)), TRIMMED),
@@ -91,7 +91,7 @@ RULES: dict[str, list[Step]] = {
         disk(8, 1),
     ],
     "uncorrectable sectors cannot be read": [
-        SPOILT,
+        MARKED,
         *(
             refused(ata(opcode, lba, count), UNCORRECTABLE)
             for opcode in READS
@@ -104,7 +104,7 @@ RULES: dict[str, list[Step]] = {
         step
         for opcode in WRITES
         for step in (
-            SPOILT,
+            MARKED,
             (write(10, ONE, opcode), write_response(10)),
             read_back(10, ONE),
             refused(ata(0x24, 11), UNCORRECTABLE),
@@ -113,9 +113,9 @@ RULES: dict[str, list[Step]] = {
         )
     ],
     "write uncorrectable checks feature and bounds": [
-        refused(spoil(10, 2, feature=0)),
-        refused(spoil(10, 0)),
-        refused(spoil(SECTORS - 1, 2), NOT_FOUND),
+        refused(mark_uncorrectable(10, 2, feature=0)),
+        refused(mark_uncorrectable(10, 0)),
+        refused(mark_uncorrectable(SECTORS - 1, 2), NOT_FOUND),
         disk(10, 2),
         disk(SECTORS - 1, 1),
     ],
@@ -133,19 +133,19 @@ RULES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(clients: Clients, rule: str) -> None:
-    # A sector that another rule spoilt is good again.
+    # Clear the uncorrectable sectors of other rules.
     clients.run_steps([(write(10, DISK[5120:6144]), write_response(10))])
     clients.run_steps(RULES[rule])
 
 
 def swapped(text: str, length: int) -> bytes:
-    """Write a string as ATA does, with the bytes of each word exchanged (P80)."""
+    """Return a string in ATA byte order, with the bytes of each word swapped (P80)."""
     padded = text.encode().ljust(length)
     return bytes(padded[place ^ 1] for place in range(length))
 
 
 def page(changes: dict[int, int] | None = None) -> bytes:
-    """Put the identity page together that is expected, word by word (P82)."""
+    """Build the expected identity page, word by word (P82)."""
     words = dict.fromkeys(range(65, 69), 120)
     words |= {0: 0x40, 1: 2, 3: 16, 6: 63, 47: 0x8000, 49: 0x0B00, 50: 0x4000, 53: 7}
     words |= {54: 2, 55: 16, 56: 63, 57: 2 * 16 * 63, 60: SECTORS, 63: 7, 64: 3}
@@ -162,12 +162,12 @@ def page(changes: dict[int, int] | None = None) -> bytes:
 
 
 def sealed(whole: bytearray) -> bytes:
-    """Let the last byte make the sum of all zero."""
+    """Set the checksum byte, so that the sum of all bytes is zero."""
     whole[511] = -sum(whole[:511]) % 256
     return bytes(whole)
 
 
-SAID = (
+OPTIONS = (
     *("--serial", "A serial number", "--model", "A model", "--rotation", 7200),
     *("--wwn", "0x5000123456789abc", "--physical-block", 4096),
 )
@@ -182,8 +182,8 @@ def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
     image.write_bytes(DISK)
     request, whole = identity()
     done = ata_response(0x40)
-    with serving(wire, image, NO_PROBE, *SAID), client(wire) as asking:
-        for asked, reply in (
+    with serving(wire, image, NO_PROBE, *OPTIONS), client(wire) as asking:
+        for step, reply in (
             (request, whole),
             (BROADCAST + request[6:16] + b"\xff\xff\xff" + request[19:], whole),
             (
@@ -210,7 +210,7 @@ def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
             refused(features(0x05)),
             identity(),
         ):
-            assert asking.ask(asked) == reply
+            assert asking.ask(step) == reply
 
 
 def smart_page(*attributes: tuple[int, int]) -> bytes:
@@ -233,7 +233,7 @@ def test_smart_data_counts_transfers(wire: Wire, tmp_path: Path) -> None:
             disk(5, 2),
             (write(5, ONE), write_response(5)),
             (write(5, ONE * 2), write_response(5)),
-            (spoil(9, 1), ata_response(0x40, lba=9)),
+            (mark_uncorrectable(9, 1), ata_response(0x40, lba=9)),
             refused(ata(0x24, 9), UNCORRECTABLE),
             (smart(0xD0), ata_response(0x40, lba=KEY, data=after)),
             (smart(0xDA), ata_response(0x40, lba=KEY)),

@@ -1,4 +1,4 @@
-"""The rules of a disk that fails or goes (P41, P46), each byte, on a real wire."""
+"""Rules of disks that fail or disappear (P41, P46), byte for byte on a real wire."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ METHODS = {
     "flush": "true",
     **{f"can_{name}": "true" for name in ("write", "zero", "flush")},
 }
-"""A disk for nbdkit, made of shell: a file named after a method says how that fails."""
+"""An nbdkit sh plugin; a file named after a method has the error that it returns."""
 
 
 class FailingDisk:
-    """A disk that fails as it is told to, behind an NBD server of its own."""
+    """A disk with injected errors, behind an NBD server of its own."""
 
     def __init__(self, place: Path) -> None:
         nbdkit = shutil.which("nbdkit")
@@ -102,7 +102,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDisk]:
 
 @pytest.fixture(scope="module")
 def asking(disk: FailingDisk) -> Iterator[Client]:
-    """Serve the disk once for all its failures."""
+    """Serve the disk once for all tests."""
     try:
         wire = Wire(1500)
     except AccessError as error:
@@ -150,15 +150,15 @@ def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
                 assert asking.ask(request) == reply
         for request, reply in good:
             assert asking.ask(request) == reply
-    # Who got no answer asks again and hears the same, for a while (P2).
+    # A retransmission gets the same error for a while (P2).
     end = time.monotonic() + TIMEOUT
-    answers = [asking.ask(FLUSH)]
-    while answers[-1] != ata_response(0x40):
+    responses = [asking.ask(FLUSH)]
+    while responses[-1] != ata_response(0x40):
         assert time.monotonic() < end
         time.sleep(0.1)
-        answers.append(asking.ask(FLUSH))
+        responses.append(asking.ask(FLUSH))
     faults = {refused(FLUSH, FAULT)[1]} if method == "flush" else set()
-    assert set(answers[:-1]) == faults
+    assert set(responses[:-1]) == faults
 
 
 def test_p41_server_shutdown_is_device_unavailable(
@@ -183,7 +183,7 @@ def test_p41_p18_missing_device_is_unavailable(wire: Wire, tmp_path: Path) -> No
             trim((5, 1)),
             CACHE_OFF,
         ):
-            # The registers as they were asked with, and none of the data.
+            # The registers of the request, and no data.
             assert asking.ask(request) == error_response(request, 3, 36)
         assert asking.ask(AWAKE[0]) == AWAKE[1]
 
@@ -206,7 +206,7 @@ def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> Non
             refused(write(256, ONE), FAULT),
             read_back(256, bytes(512)),
             *(read_back(lba, ONE + bytes(512)) for lba in range(0, 128, 8)),
-            # There is room again.
+            # There is space again.
             (trim((0, 8)), ata_response(0x40, aflags=0x41)),
             (write(256, ONE), write_response(256)),
             read_back(256, ONE),

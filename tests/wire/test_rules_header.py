@@ -1,4 +1,4 @@
-"""The rules of header and errors (P1-P18), each byte of them, on a real wire."""
+"""Rules of header and errors (P1-P18), byte for byte on a real wire."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ LONG = bytes(range(256)) + b"\0\0"
 EVERYTHING = (*ONE_OF_EACH, UNKNOWN)
 HALVES = ((0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF))
 OTHER_ADDRESSES = ((8, 3), (7, 4), (0xFFFF, 4), (8, 0xFF), (0xFF07, 3), (3, 7), (0, 0))
-COMPLAINTS = (
+ERROR_RESPONSES = (
     (config(9, b"x"), query_response(9, code=2)),
     (mask(2, (1, ME)), error_response(mask(2, (1, ME)), 2)),
     (reserve(3, ME), reserve_response(rcmd=3, code=2)),
@@ -184,7 +184,7 @@ RULES: dict[str, list[Step]] = {
         AWAKE,
     ],
     "p17 only the fixed part": list(ONE_OF_EACH),
-    "p18 error response has the command's layout": list(COMPLAINTS),
+    "p18 error response has the command's layout": list(ERROR_RESPONSES),
 }
 
 

@@ -1,4 +1,4 @@
-"""The rules of padding, sizes, MTU and VLANs (P19-P25), on a real wire."""
+"""Rules of padding, sizes, MTU and VLANs (P19-P25) on a real wire."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ DATA = b"\xa5" * 1024
 JUNK = b"\xee" * 1440
 
 
-def junk_behind(*steps: Step) -> list[Step]:
-    """Let other bytes follow the message, up to the largest frame."""
+def with_trailing_bytes(*steps: Step) -> list[Step]:
+    """Append other bytes to the messages, up to the largest frame."""
     return [
         (request + JUNK[:length], reply)
         for request, reply in steps
@@ -72,7 +72,7 @@ RULES: dict[str, list[Step]] = {
         (mask(1, (1, ME)), mask_response(ME, mcmd=1)),
         (reserve(1, ME, OTHER), reserve_response(ME, OTHER, rcmd=1)),
     ],
-    "p20 bytes after a message are ignored": junk_behind(
+    "p20 bytes after a message are ignored": with_trailing_bytes(
         *ONE_OF_EACH,
         (config(3, b"owner"), query_response(3, b"owner")),
         (config(1, b"owner"), query_response(1, b"owner")),
@@ -104,16 +104,16 @@ def test_rule(clients: Clients, rule: str) -> None:
 def test_p23_path_mtu_probe_with_identify(clients: Clients) -> None:
     page = clients.ask(IDENTIFY)
     assert len(page) == 36 + 512
-    clients.run_steps(junk_behind((IDENTIFY, page)))
+    clients.run_steps(with_trailing_bytes((IDENTIFY, page)))
 
 
 def test_p19_p34_padding_is_zero(clients: Clients) -> None:
-    # As many as there is memory for frames, several times over.
+    # Several times as many frames as the rings have slots.
     clients.run_steps([(write(0, DATA), write_response(0)), read_back(0, DATA)] * 1200)
     clients.run_steps([*ONE_OF_EACH, UNKNOWN] * 300)
 
 
-# By the formula that everybody uses, and behind the Ethernet header.
+# Sectors by the usual formula, and sectors that fit after the Ethernet header.
 MTUS = {548: (1, 1), 1500: (2, 2), 1560: (2, 3), 4200: (8, 8), 9000: (17, 17)}
 MTUS[65535] = (127, 127)
 
@@ -144,7 +144,7 @@ def test_p21_p22_p25_p37_sectors_per_frame_depend_on_mtu(
 
 @pytest.fixture
 def raw(clients: Clients) -> Iterator[socket.socket]:
-    """Open a socket at the clients' end that sees frames as they are, tags and all."""
+    """Open a socket at the clients' end that receives frames with VLAN tags."""
     wire = clients.wire
     with (
         wire.initiator.enter(),
@@ -156,7 +156,7 @@ def raw(clients: Clients) -> Iterator[socket.socket]:
 
 
 def tagged_query(control: int) -> bytes:
-    """Put a query together as it is inside of a VLAN."""
+    """Build a query with a VLAN tag."""
     tag = struct.pack("!HH", 0x8100, control)
     return Wire.target_mac + ME + tag + config(0)[12:]
 
@@ -167,7 +167,7 @@ def test_p24_tagged_frames_are_for_the_vlan_interface(
 ) -> None:
     raw.send(tagged_query(control))
     clients.run_steps([AWAKE])
-    # What the barrier was answered with is all that there is.
+    # There is only the response to the barrier.
     assert raw.recv(2000) == ME + Wire.target_mac + AWAKE[1][12:]
     raw.settimeout(QUIET_TIME)
     with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""How ``aoe-target serve`` begins and ends: rights, command, parent, signs of life."""
+"""Process options of ``aoe-target serve``: privileges, --run, parent, watchdog."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-# --- rights ---------------------------------------------------------------------------
+# --- privileges -----------------------------------------------------------------------
 
 
 def test_root_serves_with_two_capabilities(wire: Wire, place: Path) -> None:
     with serving(wire, place / "disk.img") as process, client(wire) as asking:
         status = process_status(process.pid)
-        kept = int(Capability.NET_RAW | Capability.DAC_OVERRIDE)
+        expected = int(Capability.NET_RAW | Capability.DAC_OVERRIDE)
         for name in ("CapEff", "CapPrm", "CapBnd"):
-            assert int(status[name], 16) == kept
+            assert int(status[name], 16) == expected
         assert status["NoNewPrivs"] == "1"
         assert asking.ask(ata(0x24))
 
@@ -83,12 +83,12 @@ def test_other_user_survives_an_mtu_change(wire: Wire, place: Path) -> None:
             assert status["Uid"] == " ".join([str(NOBODY.pw_uid)] * 4)
             assert status["Gid"] == " ".join([str(NOBODY.pw_gid)] * 4)
             assert status["Groups"] == str(NOBODY.pw_gid)
-        # What it keeps is enough to write, and to keep what clients set.
+        # CAP_NET_RAW is enough to write, and to save the client state.
         assert asking.ask(ata(0x34, aflags=0x41, data=b"\x5a" * 512))[27] == 0x40
         assert asking.ask(config(3, b"mine"))
-        kept = place / "disk.img.aoe.json"
-        assert json.loads(kept.read_bytes())["config_string"] == "mine"
-        # An interface with another MTU is opened anew, which takes CAP_NET_RAW.
+        state_file = place / "disk.img.aoe.json"
+        assert json.loads(state_file.read_bytes())["config_string"] == "mine"
+        # An interface with another MTU is reopened, which needs CAP_NET_RAW.
         set_mtu(wire.interface, 9000, wire.target.pid)
         assert asking.receive()[28] == 17
         assert asking.ask(ata(0x24))[-512:] == b"\x5a" * 512
@@ -145,7 +145,7 @@ def test_command_keeps_the_privileges_that_the_target_drops(
     wire: Wire, place: Path
 ) -> None:
     command = "cat /proc/self/status; cat /proc/self/environ | tr '\\0' '\\n'"
-    environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-nobody-listens"}
+    environ = {**os.environ, "NOTIFY_SOCKET": "@pyaoe-no-listener"}
     words = ("--user", OTHER_USER)
     process = captive(wire, place / "disk.img", command, *words, env=environ)
     out, _ = process.communicate(timeout=TIMEOUT)
@@ -237,14 +237,14 @@ def test_command_ends_with_the_target(wire: Wire, place: Path) -> None:
 
 
 def test_ready_is_written_before_the_command_ends(wire: Wire, place: Path) -> None:
-    listening, told = os.pipe()
-    words = ("--ready-fd", told)
+    read_fd, write_fd = os.pipe()
+    words = ("--ready-fd", write_fd)
     command = "read -r _"
-    pipes = {"stdin": subprocess.PIPE, "pass_fds": [told]}
+    pipes = {"stdin": subprocess.PIPE, "pass_fds": [write_fd]}
     process = captive(wire, place / "disk.img", command, *words, **pipes)
-    os.close(told)
-    with os.fdopen(listening) as file:
-        # To the end of it: nobody else holds it open.
+    os.close(write_fd)
+    with os.fdopen(read_fd) as file:
+        # Up to end of file: no other process has the pipe open.
         assert file.read() == "READY=1\n"
     process.communicate("\n", timeout=TIMEOUT)
 
@@ -267,7 +267,7 @@ def test_target_exits_with_its_parent(
     parent.kill()
     parent.wait(TIMEOUT)
     assert until(lambda: is_gone(target))
-    # It ended in order.
+    # It exited normally.
     assert not pidfile.exists()
 
 
@@ -313,12 +313,12 @@ def test_unwritable_pidfile_is_an_error(wire: Wire, place: Path) -> None:
     )
 
 
-# --- signs of life --------------------------------------------------------------------
+# --- notifications and logs -----------------------------------------------------------
 
 
 @pytest.fixture
 def manager(place: Path) -> Iterator[socket.socket]:
-    """Listen as a service manager does."""
+    """Listen on a notification socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(place / "notify"))
         place.joinpath("notify").chmod(0o777)
@@ -329,18 +329,18 @@ def manager(place: Path) -> Iterator[socket.socket]:
 def test_notifications_to_a_service_manager(
     wire: Wire, place: Path, manager: socket.socket
 ) -> None:
-    heard = {
+    variables = {
         "NOTIFY_SOCKET": str(place / "notify"),
         "WATCHDOG_USEC": "100000",
     }
     words = ("serve", "e7.3", wire.interface, place / "disk.img", "--user", OTHER_USER)
-    process = start(wire.target, *words, env={**os.environ, **heard})
+    process = start(wire.target, *words, env={**os.environ, **variables})
     line = ready_line(process)
     assert manager.recv(4096).decode() == f"READY=1\nSTATUS={line.rstrip()}"
     assert manager.recv(4096) == b"WATCHDOG=1"
     process.send_signal(signal.SIGHUP)
-    said = [manager.recv(4096).decode() for _ in range(8)]
-    assert [word[:27] for word in said if word != "WATCHDOG=1"] == [
+    notifications = [manager.recv(4096).decode() for _ in range(8)]
+    assert [word[:27] for word in notifications if word != "WATCHDOG=1"] == [
         "RELOADING=1\nMONOTONIC_USEC=",
         "READY=1",
     ]
@@ -358,14 +358,14 @@ def test_notifications_to_a_service_manager(
 def test_idle_target_sends_keep_alives_at_half_the_timeout(
     wire: Wire, place: Path, manager: socket.socket
 ) -> None:
-    heard = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "400000"}
+    variables = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "400000"}
     words = ("serve", "e7.3", wire.interface, place / "disk.img")
-    process = start(wire.target, *words, env={**os.environ, **heard})
+    process = start(wire.target, *words, env={**os.environ, **variables})
     manager.recv(4096)
     manager.recv(4096)
     begin = time.monotonic()
     assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
-    # Not all at once; how late the last may be is the machine's.
+    # Not all at once; there is no upper limit on a busy machine.
     assert time.monotonic() - begin > 0.4
     finish(process, signal.SIGTERM)
 
@@ -389,9 +389,9 @@ def test_metrics_of_a_running_target(wire: Wire, place: Path) -> None:
         asking.ask(ata(0x24, count=2))
         with (
             wire.target.enter(),
-            urllib.request.urlopen("http://127.0.0.1:19468", timeout=10) as answer,
+            urllib.request.urlopen("http://127.0.0.1:19468", timeout=10) as response,
         ):
-            text = answer.read().decode()
+            text = response.read().decode()
     where = '{export="e7.3",interface="aoe0"}'
     assert f"aoe_target_reads_total{where} 1.0" in text
     assert f"aoe_target_read_bytes_total{where} 1024.0" in text

@@ -1,4 +1,4 @@
-"""Does the target live within what its unit allows? Systemd itself is not needed."""
+"""The target runs within the restrictions of its unit; systemd is not needed."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ interfaces = "{interface}"
 path = "disk.img"
 """
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)", re.MULTILINE)
-"""A system call in a log of strace, and what follows."""
+"""A system call and its arguments in a log of strace."""
 
 
-def said(key: str) -> list[str]:
-    """Return what the unit says, each time."""
+def values(key: str) -> list[str]:
+    """Return all values of a key of the unit."""
     return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
 
 
 @pytest.fixture
 def calls(wire: Wire, tmp_path: Path) -> list[tuple[str, str]]:
-    """Use a target as the unit does; return its system calls."""
+    """Run a target as the unit does, and return its system calls."""
     if shutil.which("strace") is None:
         pytest.skip("needs strace: apt install strace")
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
@@ -79,14 +79,14 @@ def calls(wire: Wire, tmp_path: Path) -> list[tuple[str, str]]:
 
 
 def _use(wire: Wire) -> None:
-    with client(wire) as asked:
+    with client(wire) as requester:
         for request in (
             config(3, b"claimed"),
             ata(Opcode.WRITE_EXT, lba=1, data=bytes(512)),
             ata(Opcode.READ_EXT, lba=1),
             ata(Opcode.FLUSH_EXT),
         ):
-            assert asked.ask(request)
+            assert requester.ask(request)
 
 
 def _status(wire: Wire) -> str:
@@ -109,7 +109,7 @@ def _until(happened: Callable[[], bool], what: str) -> None:
 
 @cache
 def _sets() -> dict[str, set[str]]:
-    """Return the sets of system calls that systemd knows, by name."""
+    """Return systemd's system call sets by name."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze: apt install systemd")
     command = ["systemd-analyze", "--no-pager", "syscall-filter"]
@@ -130,26 +130,26 @@ def _members(name: str) -> set[str]:
 
 
 def _allowed() -> set[str]:
-    """Return the calls that the unit allows; its lines add and take away in turn."""
+    """Return the system calls that the unit allows; its lines add and remove calls."""
     allowed: set[str] = set()
-    for line in said("SystemCallFilter"):
+    for line in values("SystemCallFilter"):
         named = set().union(*map(_members, line.removeprefix("~").split()))
         allowed = allowed - named if line[0] == "~" else allowed | named
     return allowed
 
 
 def test_unit_allows_the_system_calls_of_a_target(calls: list[tuple[str, str]]) -> None:
-    # Root gives up its rights; the unit's user has none to give up.
+    # Root drops its privileges; the unit's user has none.
     used = {name for name, _ in calls} - {"capset"}
     assert {"sendto", "pwritev", "fdatasync"} & used
     assert used - _allowed() == set()
 
     families = {rest.partition(",")[0] for name, rest in calls if name == "socket"}
     assert "AF_PACKET" in families
-    assert families <= set(said("RestrictAddressFamilies")[0].split())
+    assert families <= set(values("RestrictAddressFamilies")[0].split())
 
-    # What MemoryDenyWriteExecute refuses.
-    assert said("MemoryDenyWriteExecute") == ["yes"]
+    # MemoryDenyWriteExecute refuses these.
+    assert values("MemoryDenyWriteExecute") == ["yes"]
     executable = [
         (name, rest)
         for name, rest in calls

@@ -60,7 +60,7 @@ def test_read_and_write_with_mtu_sized_frames(image: Path, mtu: int, how: str) -
 
 
 def test_responses_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
-    # A veth pair pads nothing: what arrives is what was sent.
+    # A veth pair does not pad frames.
     with serving(wire, image, "-b", "16"), client(wire) as asking:
         reply = asking.ask(config(0))
         assert len(reply) == 60
@@ -143,7 +143,7 @@ def test_disk_on_two_interfaces_is_shared(wire: Wire, image: Path) -> None:
         assert here.ask(ata(READ, 8))[36:] == data[:512]
         assert len(there.ask(ata(READ, 0, 17))) == 36 + 17 * 512
         assert here.ask(ata(READ, 0, 17))[24:28] == b"\x40\x04\x11\x41"
-        # The one interface gone, the other still serves.
+        # Without one interface, the other still serves.
         wire.target.run(["ip", "link", "delete", second], check=True)
         assert here.ask(ata(READ))[27] == 0x40
     assert finish(process, 15) == (
@@ -179,13 +179,13 @@ def test_window_of_a_file(wire: Wire, image: Path) -> None:
 
 @pytest.fixture
 def traced(wire: Wire, image: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Serve with these options, ask, and return the system calls in order."""
+    """Serve with these options, send requests, and return the system calls."""
     if not shutil.which("strace"):
         pytest.skip("no strace; apt install strace")
 
     def trace(*options: str, requests: list[bytes]) -> list[str]:
         log = tmp_path / "calls"
-        # The tracer stands beside the target, which keeps its process id.
+        # With -D strace is a grandchild, so that the process ID is the target's.
         strace = ["strace", "-D", "-yy", "-o", str(log)]
         calls = "-etrace=openat,pwritev,pwritev2,fdatasync,sendto"
         served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]

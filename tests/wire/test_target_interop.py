@@ -63,7 +63,7 @@ def test_aoecfg_reads_sets_tests_and_clears_the_config_string(served: Wire) -> N
         where = ["7", "3", served.interface]
         return run(served, aoecfg, "-t", "1", "-c", command, *words, *where)
 
-    # It prints the string of a target that answers, and nothing in case of silence.
+    # It prints the string of a target that responds, and nothing without a response.
     assert ask("read") == "\n"
     assert ask("set", "owner") == "owner\n"
     assert ask("read") == "owner\n"
@@ -104,7 +104,7 @@ SILENT = {
 
 
 def comparable(reply: bytes) -> bytes:
-    # The firmware is each one's own, and vblade pads nothing.
+    # The firmware versions differ, and vblade does not pad.
     if reply[19] == 1:
         reply = reply[:26] + bytes(2) + reply[28:]
     return reply[12:].ljust(48, b"\0")
