@@ -1,4 +1,4 @@
-"""The page of the configuration file, from the structs that it is read into."""
+"""The man page of the configuration file, from the structs that it is parsed into."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ mask = ["52:54:00:ae:00:02"]
 
 
 def documented(struct: Struct) -> tuple[str, dict[str, str]]:
-    """Return what a struct's docstring says, and what it says of each field."""
+    """Return the description of a struct and of each field, from its docstring."""
     text = inspect.cleandoc(struct.__doc__ or "")
-    said = re.split(r"\n\n(?:Raises|Args):\n", text)[0]
+    description = re.split(r"\n\n(?:Raises|Args):\n", text)[0]
     fields: dict[str, str] = {}
     if arguments := re.search(r"^Args:\n((?:    .*\n?)+)", text, re.MULTILINE):
         for name, words in re.findall(
             r"^    (\w+): ((?:.*\n?)(?:        .*\n?)*)", arguments[1], re.MULTILINE
         ):
             fields[name] = _without_rules(words)
-    return _without_rules(said), fields
+    return _without_rules(description), fields
 
 
 def _without_rules(text: str) -> str:
-    # The numbers of the rules mean nothing to an administrator.
+    # Administrators do not need the rule numbers.
     return " ".join(re.sub(r" \(P\d+\)", "", text).split())
 
 
 def explain(struct: Struct, name: str) -> str:
-    """Return what the docstring says of a field, its own or that of a base.
+    """Return the description of a field, from the struct's docstring or a base's.
 
     Raises:
-        LookupError: none says anything.
+        LookupError: the field has no description.
     """
     return documented(_documents(struct, name))[1][name]
 
@@ -77,11 +77,11 @@ def _documents(struct: Struct, name: str) -> Struct:
     for each in struct.__mro__:
         if issubclass(each, msgspec.Struct) and name in documented(each)[1]:
             return each
-    raise LookupError(f"{struct.__name__}: nothing is said of {name}")
+    raise LookupError(f"{struct.__name__}: {name} has no description")
 
 
 def kind(hint: Any) -> str:  # noqa: ANN401 - a type hint has no type
-    """Say what can stand for a key with this type hint.
+    """Describe the values of a key with this type hint.
 
     >>> kind(list[str] | str | None)
     'list of texts, or text'
@@ -100,7 +100,7 @@ def kind(hint: Any) -> str:  # noqa: ANN401 - a type hint has no type
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> str:
-    """Write a default as TOML has it; nothing where not saying it has no words."""
+    """Return a default in TOML syntax; empty if there is none."""
     value = field.default
     if value in (msgspec.NODEFAULT, None, "", []):
         return ""
@@ -110,7 +110,7 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
 
 
 def config_page() -> Page:
-    """Make the page of the configuration file."""
+    """Return the page of the configuration file."""
     page = Page("aoe-target.toml", 5, "configuration file of aoe-target")
     prose = read_prose(page.file_name)
     add_section(page, prose, "DESCRIPTION")
@@ -189,19 +189,19 @@ def _title(struct: Struct) -> str:
 
 
 def _own_keys(struct: Struct) -> list[str]:
-    """Return the keys that a struct says something of itself."""
+    """Return the keys that the docstring of a struct describes."""
     return list(documented(struct)[1])
 
 
 def _others(struct: Struct, own: list[str]) -> list[str]:
-    # What a filter's base has as well; where it differs there, with its default.
-    said = []
+    # The keys of the base classes, with the default if it differs from the base's.
+    names = []
     for name, field in _fields(struct).items():
         if name not in own:
             default = default_of(field)
             usual = default_of(_fields(_documents(struct, name))[name])
-            said.append(f"`{name}`" if default == usual else f"`{name}` = `{default}`")
-    return said
+            names.append(f"`{name}`" if default == usual else f"`{name}` = `{default}`")
+    return names
 
 
 def _fields(struct: Struct) -> dict[str, msgspec.structs.FieldInfo]:

@@ -95,10 +95,10 @@ def test_verbose_shows_all_fields() -> None:
 @pytest.mark.parametrize(
     ("word", "code", "message"),
     [
-        ("none.pcap", 3, b"none.pcap: no such file, and no frame in hexadecimal"),
+        ("none.pcap", 3, b"none.pcap: no such file, and not hexadecimal"),
         ("00" * 60, 1, b"not AoE: EtherType is 0x0000"),
         ("ab", 1, b"not AoE: needs 24 bytes"),
-        ("abc", 3, b"no frame in hexadecimal"),
+        ("abc", 3, b"not hexadecimal"),
     ],
 )
 def test_an_invalid_frame_is_an_error_of_one_line(
