@@ -164,12 +164,12 @@ def describe_failure(status: int, error: int) -> str:
     >>> describe_failure(0x41, 0x10)
     'sector not found (status 0x41, error 0x10)'
     """
-    words = [text for bit, text in _ERROR_TEXT.items() if error & bit]
+    causes = [text for bit, text in _ERROR_TEXT.items() if error & bit]
     if status & Status.DEVICE_FAULT:
-        words.insert(0, "device fault")
+        causes.insert(0, "device fault")
     if status & Status.BUSY:
-        words = ["device busy"]
-    what = ", ".join(words) or "unspecified ATA error"
+        causes = ["device busy"]
+    what = ", ".join(causes) or "unspecified ATA error"
     return f"{what} (status {status:#04x}, error {error:#04x})"
 
 

@@ -86,8 +86,10 @@ class ServedDisk:
         """
         defaults = {"check": True, "capture_output": True, "text": True}
         environment = {"env": self._environment()}
-        words = [os.fspath(word) for word in args]
-        return self.wire.initiator.run(words, **{**defaults, **environment, **options})
+        command = [os.fspath(arg) for arg in args]
+        return self.wire.initiator.run(
+            command, **{**defaults, **environment, **options}
+        )
 
     def open(self, **options: Any) -> Disk:  # noqa: ANN401 - as those of Disk.open
         """Open the disk in this process; it is closed at the end of the test.
@@ -147,20 +149,20 @@ def serve(
     log = directory / f"{address}.log"
     with ExitStack() as stack:
         wire = stack.enter_context(Wire(mtu))
-        words = [address, wire.interface, str(image), *create, *options]
-        target = _start(wire, words, log)
+        args = [address, wire.interface, str(image), *create, *options]
+        target = _start(wire, args, log)
         stack.callback(_stop, target)
         opened = stack.enter_context(ExitStack())
         yield ServedDisk(address, image, wire, target, log, opened)
         _check(target, log)
 
 
-def _start(wire: Wire, words: Sequence[str], log: Path) -> subprocess.Popen[Any]:
+def _start(wire: Wire, args: Sequence[str], log: Path) -> subprocess.Popen[Any]:
     # --force skips the search for other targets: the veth pair is new.
     serving = [sys.executable, "-m", "target", "serve", "--force", "--exit-with-parent"]
     with log.open("wb") as stderr:
         target = wire.target.popen(
-            [*serving, *words], stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*serving, *args], stdout=subprocess.PIPE, stderr=stderr, text=True
         )
     if not (target.stdout and target.stdout.readline()):
         target.wait(_STOP_TIMEOUT)

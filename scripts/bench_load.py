@@ -77,7 +77,7 @@ class LoadGenerator(NamedTuple):
 def _aoe_bench_command(
     interface: str, workload: Workload, size: int, seconds: float
 ) -> list[str]:
-    words = [
+    args = [
         installed_command("aoe"),
         "bench",
         f"e{ADDRESS}",
@@ -85,9 +85,9 @@ def _aoe_bench_command(
         "-i",
         interface,
     ]
-    words += ["--sectors", str(workload.sectors), "--depth", str(workload.depth)]
-    words += ["--seconds", str(seconds), "--size", str(size), "--json"]
-    return [*words, "--destroy"] if workload.op == "write" else words
+    args += ["--sectors", str(workload.sectors), "--depth", str(workload.depth)]
+    args += ["--seconds", str(seconds), "--size", str(size), "--json"]
+    return [*args, "--destroy"] if workload.op == "write" else args
 
 
 class _Latency(msgspec.Struct):
@@ -130,9 +130,9 @@ def parse_aoe_bench(text: str) -> LoadResult:
 def _external_command(
     program: str, interface: str, workload: Workload, size: int, seconds: float
 ) -> list[str]:
-    words = [program, "-i", interface, "-t", ADDRESS, "-q", str(workload.depth)]
-    words += ["-n", str(workload.sectors), "-o", workload.op, "-p", "rand"]
-    return [*words, "-S", str(size // SECTOR), "-T", str(seconds), "-V", "0"]
+    args = [program, "-i", interface, "-t", ADDRESS, "-q", str(workload.depth)]
+    args += ["-n", str(workload.sectors), "-o", workload.op, "-p", "rand"]
+    return [*args, "-S", str(size // SECTOR), "-T", str(seconds), "-V", "0"]
 
 
 def parse_external(text: str) -> LoadResult:

@@ -110,15 +110,15 @@ class Rig:
     def aoe_target(self, image: Path) -> AbstractContextManager[Server]:
         """Serve an image with ``aoe-target`` and its default settings."""
         # --force skips the search for other targets: the veth pair is new.
-        words = [f"e{ADDRESS}", self._wire.interface, str(image), "--force"]
-        return self._target([*words, "--no-state"])
+        args = [f"e{ADDRESS}", self._wire.interface, str(image), "--force"]
+        return self._target([*args, "--no-state"])
 
     def aoe_target_config(self, config: Path) -> AbstractContextManager[Server]:
         """Serve the exports of a configuration file with ``aoe-target``."""
         return self._target(["--config", str(config)])
 
-    def _target(self, words: Sequence[str]) -> AbstractContextManager[Server]:
-        command = [installed_command("aoe-target"), "serve", *words]
+    def _target(self, args: Sequence[str]) -> AbstractContextManager[Server]:
+        command = [installed_command("aoe-target"), "serve", *args]
         return self._serving("aoe-target", command, _printed_a_line)
 
     def vblade(self, image: Path) -> AbstractContextManager[Server]:
@@ -151,8 +151,8 @@ class Rig:
             (self._wire.target, TARGET_IP),
             (self._wire.initiator, LOAD_IP),
         ):
-            words = ["address", "replace", f"{address}/24", "dev", self._wire.interface]
-            host.run(["ip", *words], check=True)
+            args = ["address", "replace", f"{address}/24", "dev", self._wire.interface]
+            host.run(["ip", *args], check=True)
         return self._serving(
             "nbdkit", command, lambda process: _appears(pidfile, process)
         )
@@ -220,7 +220,7 @@ class Rig:
         }
         return Sample(result.iops, details)
 
-    def copy(self, server: Server, words: Sequence[str], source: Path) -> Sample:
+    def copy(self, server: Server, args: Sequence[str], source: Path) -> Sample:
         """Run a command that copies a disk to the file that is its last argument.
 
         The value is in bytes per second, including start and exit of the command.
@@ -230,15 +230,13 @@ class Rig:
         """
         copy = self.images.directory / "copy.img"
         before = server.cpu_seconds()
-        done = self._run([*words, str(copy)], 0.0)
+        done = self._run([*args, str(copy)], 0.0)
         used = server.cpu_seconds() - before
         size = source.stat().st_size
         same = subprocess.run(["cmp", "--silent", source, copy], check=False)
         copy.unlink()
         if same.returncode:
-            raise AoEError(
-                Path(words[0]).name, f"the copy differs from {server.name}'s"
-            )
+            raise AoEError(Path(args[0]).name, f"the copy differs from {server.name}'s")
         details = {
             "seconds": done.seconds,
             "server_cpu_seconds": used,
@@ -248,19 +246,19 @@ class Rig:
 
     def aoe_copy(self, server: Server, source: Path) -> Sample:
         """Copy with ``aoe copy``."""
-        words = [
+        args = [
             installed_command("aoe"),
             "copy",
             f"e{ADDRESS}",
             "-i",
             self._wire.interface,
         ]
-        return self.copy(server, words, source)
+        return self.copy(server, args, source)
 
     def nbdcopy(self, server: Server, source: Path) -> Sample:
         """Copy with ``nbdcopy``."""
-        words = [self._tools.paths["nbdcopy"], f"nbd://{TARGET_IP}/"]
-        return self.copy(server, words, source)
+        args = [self._tools.paths["nbdcopy"], f"nbd://{TARGET_IP}/"]
+        return self.copy(server, args, source)
 
     def idle(self, server: Server) -> Sample:
         """Measure the CPU time of an idle server, in percent of a core."""
@@ -270,11 +268,11 @@ class Rig:
         used, took = server.cpu_seconds() - before, time.monotonic() - start
         return Sample(100 * used / took)
 
-    def _run(self, words: Sequence[str], seconds: float) -> _Completed:
+    def _run(self, args: Sequence[str], seconds: float) -> _Completed:
         before, start = _children_seconds(), time.monotonic()
         try:
             done = self._wire.initiator.run(
-                pinned(self._cores.load, words),
+                pinned(self._cores.load, args),
                 check=False,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -284,11 +282,11 @@ class Rig:
             )
         except subprocess.TimeoutExpired as error:
             why = f"still running after {error.timeout:.0f} s"
-            raise AoEError(Path(words[0]).name, why) from error
+            raise AoEError(Path(args[0]).name, why) from error
         took = time.monotonic() - start
         if done.returncode:
             why = _last_line(done.stderr) or f"exit code {done.returncode}"
-            raise AoEError(Path(words[0]).name, why)
+            raise AoEError(Path(args[0]).name, why)
         return _Completed(done.stdout, took, _children_seconds() - before)
 
 

@@ -100,12 +100,12 @@ class Cores:
         return f"target on core {self.target}, load on core {self.load}"
 
 
-def pinned(core: int | None, words: Sequence[str]) -> list[str]:
+def pinned(core: int | None, args: Sequence[str]) -> list[str]:
     """Return a command that runs another on one core and ends with its parent."""
     command = ["setpriv", "--pdeathsig", "TERM", "--"]
     if core is not None:
         command += ["taskset", "--cpu-list", str(core)]
-    return [*command, *words]
+    return [*command, *args]
 
 
 def machine_facts(tools: Tools, directory: Path) -> dict[str, str | int | float]:

@@ -32,27 +32,25 @@ def title(text: str) -> None:
     click.secho(f"\n{text}", bold=True)
 
 
-def run_command(host: str, namespace: Namespace, *words: str) -> None:
+def run_command(host: str, namespace: Namespace, *args: str) -> None:
     """Print a command with a prompt, and run it in a namespace.
 
     Raises:
         AoEError: it failed.
     """
-    click.secho(f"{host}$ {shlex.join(words)}", fg="cyan")
-    program = Path(sys.executable).with_name(words[0])
+    click.secho(f"{host}$ {shlex.join(args)}", fg="cyan")
+    program = Path(sys.executable).with_name(args[0])
     # Not interrupted by Ctrl-C: the demo terminates its children.
-    done = namespace.run(
-        [str(program), *words[1:]], check=False, start_new_session=True
-    )
+    done = namespace.run([str(program), *args[1:]], check=False, start_new_session=True)
     if done.returncode:
-        raise AoEError(shlex.join(words), f"exit code {done.returncode}")
+        raise AoEError(shlex.join(args), f"exit code {done.returncode}")
 
 
-def serve(wire: Wire, *words: str) -> subprocess.Popen[str]:
+def serve(wire: Wire, *args: str) -> subprocess.Popen[str]:
     """Start the target, and wait for its ready line."""
-    click.secho(f"target$ {shlex.join(words)} &", fg="cyan")
+    click.secho(f"target$ {shlex.join(args)} &", fg="cyan")
     target: subprocess.Popen[str] = wire.target.popen(
-        [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+        [str(Path(sys.executable).with_name(args[0])), *args[1:]],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -103,8 +101,8 @@ def demonstrate(directory: Path, capture: Path) -> None:
         click.echo("initiator  aoe0  " + wire.initiator_mac.hex(":"))
 
         title("2  Serve a file as a disk")
-        words = ["serve", ADDRESS, "aoe0", str(disk), "--create", "64M"]
-        serve(wire, "aoe-target", *words)
+        args = ["serve", ADDRESS, "aoe0", str(disk), "--create", "64M"]
+        serve(wire, "aoe-target", *args)
 
         title("3  Discover the disk")
         run_command("initiator", wire.initiator, "aoe", "discover", "-i", "aoe0")

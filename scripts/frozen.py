@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE = 1 << 30
-"""Large enough that no sector is written twice within ``Options.linger``."""
+"""Large enough that no sector is written twice within ``Options.quarantine``."""
 CHUNK = 64 << 10
 DEPTH = 8
 SPAN = 0.2
@@ -160,9 +160,9 @@ def measure(timing: str, trial: Trial) -> Result:
 
 def serve(wire: Wire, image: Path) -> subprocess.Popen[str]:
     """Start ``aoe-target``, and wait until it is ready."""
-    words = ["-m", "target", "serve", "e0.0", wire.interface, str(image)]
+    args = ["-m", "target", "serve", "e0.0", wire.interface, str(image)]
     target: subprocess.Popen[str] = wire.target.popen(
-        [sys.executable, *words, "--create", str(SIZE)],
+        [sys.executable, *args, "--create", str(SIZE)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -178,8 +178,8 @@ def serve_with_vblade(wire: Wire, image: Path) -> subprocess.Popen[str]:
         raise NotFoundError("vblade", "not installed", "apt install vblade")
     with image.open("wb") as file:
         file.truncate(SIZE)
-    words = [program, "0", "0", wire.interface, str(image)]
-    return wire.target.popen(words, stdout=subprocess.DEVNULL)
+    args = [program, "0", "0", wire.interface, str(image)]
+    return wire.target.popen(args, stdout=subprocess.DEVNULL)
 
 
 TIMINGS: Final = {"prompt": Options(), "kernel": Options.kernel()}

@@ -305,7 +305,7 @@ def show_progress(total: int) -> Callable[[int], None]:
     return show if sys.stderr.isatty() else lambda _count: None
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Fuzz, print the results, and return 1 if a rule was broken or memory grew."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("--frames", type=int, default=FRAMES, metavar="N")
@@ -318,7 +318,7 @@ def main(words: Sequence[str] | None = None) -> int:
         help="run only these frames, in order, on a new port",
     )
     parser.add_argument("--mtu", type=int, default=1500, help="for --replay")
-    options = parser.parse_args(words)
+    options = parser.parse_args(args)
     if options.replay:
         why = failure_of(Find(options.mtu, [], ""), options.replay)
         print(why or "no rule broken")

@@ -38,12 +38,12 @@ def run(fuzz: AnswerFuzz, count: int) -> str:
     return ""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Fuzz, print the counts, and return 1 if a rule was broken."""
     parser = argparse.ArgumentParser(prog="fuzz_answers", description=__doc__)
     parser.add_argument("--frames", type=int, default=FRAMES, metavar="N")
     parser.add_argument("--seed", type=int, default=1, help="seed of the frames")
-    options = parser.parse_args(words)
+    options = parser.parse_args(args)
     fuzz = AnswerFuzz(options.seed)
     start = time.monotonic()
     finding = run(fuzz, options.frames)

@@ -192,12 +192,12 @@ def run_round(plan: Plan, wire: Wire, directory: Path) -> Result:
     image, overlay = directory / "disk.img", directory / "changes.ovl"
     original = GUARDS + make_sectors(ORIGINAL, 0, SECTORS) + GUARDS
     image.write_bytes(original)
-    words = ["serve", "e7.3", wire.interface, image, "--force", "--no-state"]
-    words += ["--offset", f"{GUARD >> 10}K", "--length", f"{SIZE >> 20}M"]
-    words += ["--sync"] * plan.is_sync
-    words += ["--overlay", overlay] if plan.is_overlay else []
+    args = ["serve", "e7.3", wire.interface, image, "--force", "--no-state"]
+    args += ["--offset", f"{GUARD >> 10}K", "--length", f"{SIZE >> 20}M"]
+    args += ["--sync"] * plan.is_sync
+    args += ["--overlay", overlay] if plan.is_overlay else []
     with client(wire) as asking:
-        process = start(wire.target, *words)
+        process = start(wire.target, *args)
         ready_line(process)
         load = Load(asking, plan)
         load.run(process)
@@ -206,7 +206,7 @@ def run_round(plan: Plan, wire: Wire, directory: Path) -> Result:
         disk = after[GUARD : GUARD + SIZE]
         faults = []
         if plan.is_overlay:
-            disk = read_back(wire, asking, words)
+            disk = read_back(wire, asking, args)
             faults += ["the base image has changed"] * (after != original)
     faults += load.ledger.faults(disk)
     if after[:GUARD] + after[GUARD + SIZE :] != GUARDS * 2:
@@ -214,9 +214,9 @@ def run_round(plan: Plan, wire: Wire, directory: Path) -> Result:
     return Result(plan, load.ledger, load.flushes, faults)
 
 
-def read_back(wire: Wire, asking: Client, words: Sequence[object]) -> bytes:
+def read_back(wire: Wire, asking: Client, args: Sequence[object]) -> bytes:
     """Serve the disk again, and read all of it."""
-    process = start(wire.target, *words)
+    process = start(wire.target, *args)
     ready_line(process)
     parts = [
         read(asking, lba, min(FRAME_SECTORS, SECTORS - lba))

@@ -208,7 +208,7 @@ def run_mutants(
             yield from pool.map(run, chosen)
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the mutants and print the killer of each; return 1 if one survives."""
     parser = argparse.ArgumentParser(prog="mutants", description=__doc__)
     parser.add_argument("--list", action="store_true", help="only list the mutants")
@@ -225,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "tests", nargs="*", default=TESTS, help="tests to run (default: the lab's)"
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(args)
     chosen = [mutant for mutant in all_mutants() if options.k in str(mutant)]
     if options.list:
         print(*chosen, sep="\n")

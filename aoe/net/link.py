@@ -123,7 +123,7 @@ class PacketLink(Link):
     """Base class of both links: the packet socket and the state of the interface.
 
     Args:
-        facts: the interface.
+        info: the interface.
         options: options of the packet socket.
 
     Raises:
@@ -230,7 +230,7 @@ class RingLink(PacketLink):
     """A link with packet rings. Opened by ``open_link``.
 
     Args:
-        facts: the interface.
+        info: the interface.
         frames: number of receive buffers.
         options: options of the packet socket.
 
@@ -342,7 +342,7 @@ class PlainLink(PacketLink):
     """A link that makes a system call per frame. Opened by ``open_link``.
 
     Args:
-        facts: the interface.
+        info: the interface.
         frames: number of receive buffers.
         options: options of the packet socket.
 

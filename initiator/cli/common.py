@@ -172,7 +172,7 @@ _DRIVER_OPTIONS: Final = (
         type=SECONDS,
         default=60.0,
         show_default=True,
-        help="Fail after this many seconds without a response; 0 means never.",
+        help="Fail if a request stays unanswered for this many seconds; 0 means never.",
     ),
 )
 

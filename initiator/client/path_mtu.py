@@ -151,7 +151,7 @@ def diagnose_path(
     subject, check = str(address), "path"
     where = f"{interface} to {format_mac(mac)}"
     if path.to_target < 0:
-        return fail(subject, check, f"{where}: no answer to IDENTIFY")
+        return fail(subject, check, f"{where}: no response to IDENTIFY")
     expected = short_size(path.expected * SECTOR)
     narrow = [
         f"{short_size(sectors * SECTOR) if sectors else 'no data'} {way}"

@@ -134,7 +134,7 @@ class RemoteTarget:
         """
         response = self.try_exchange(request, self.timeout)
         if not response:
-            why = f"no answer to {what} within {self.timeout:g} s"
+            why = f"no response to {what} within {self.timeout:g} s"
             raise NotFoundError(str(self.address), why)
         if _error(response) == ErrorCode.BAD_COMMAND:
             raise UnsupportedError(str(self.address), f"does not support {what}")
@@ -367,6 +367,6 @@ def not_found(
     what = "discover" if address == BROADCAST else str(address)
     return NotFoundError(
         what,
-        f"no answer on {where} within {timeout:g} s",
+        f"no response on {where} within {timeout:g} s",
         f"List the targets with: aoe discover -i {where}",
     )

@@ -136,7 +136,7 @@ class RequestBuilder:
         aflags, feature = overrides.pop("aflags", 0), overrides.pop("feature", 0)
         data = overrides.pop("data", b"")
         body = packed(Registers(aflags, feature, count, opcode, lba))
-        return self.frame(Command.ATA, body + data, **overrides)  # type: ignore[misc] # what is left is Around
+        return self.frame(Command.ATA, body + data, **overrides)  # type: ignore[misc] # what is left is Overrides
 
     def transfer(
         self, opcode: int, lba: int, count: int = 1, **overrides: Unpack[AtaOverrides]

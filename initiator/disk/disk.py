@@ -33,7 +33,7 @@ class Disk:
 
     When a write returns, the target has answered it; when ``flush`` returns, the target
     has confirmed that it is on stable storage. Writes that do not begin and end at
-    sector boundaries (512 bytes) are read-modify-write under range locks, atomic with
+    sector boundaries (512 bytes) are read-modify-write under sector locks, atomic with
     regard to other operations of the same ``Disk``, but not to those of other hosts or
     other ``Disk`` objects.
 

@@ -165,13 +165,13 @@ class AoeDev:
         """Do the work of ``new_frame`` for any number of targets in any state."""
         count = len(self.targets)
         out = 0
-        trusted = False
+        untainted = False
         for tainted_too in (False, True):
             for step in range(1, count + 1):
                 index = (self.tgt + step) % count
                 target = self.targets[index]
                 if not target.taint:
-                    trusted = True
+                    untainted = True
                     out += target.window.nout
                 elif not tainted_too:
                     continue
@@ -182,7 +182,7 @@ class AoeDev:
                     target.rotate()
                     self.tgt = index
                     return frame
-            if trusted:
+            if untainted:
                 break
         if not out:
             self.kicked += 1

@@ -167,7 +167,7 @@ class Driver:
         """Take the device down and end all its bios with ``error`` (``downdev``, K55).
 
         Frames that are in flight cannot be recalled; the sectors of writes among them
-        stay locked until no duplicate can be alive.
+        stay locked until no duplicate can be in the network.
         """
         d.state = State.CLOSEWAIT if d.nopen else State.DOWN
         d.ssize = 0
@@ -223,10 +223,11 @@ class Driver:
     # --- called by the network --------------------------------------------------
 
     def receive(self, frame: memoryview, netdev: NetDevice, now: float) -> None:
-        """Process a received Ethernet frame (K13).
+        """Process a received Ethernet frame (K13); part of the slow path.
 
-        Frames that are malformed or not responses to this driver are ignored; no input
-        raises. No reference to ``frame`` is kept.
+        It is called for each frame that the fast path does not handle. Frames that are
+        malformed or not responses to this driver are ignored; no input raises. No
+        reference to ``frame`` is kept.
         """
         if len(frame) < HEADER_LENGTH:
             return
@@ -378,7 +379,7 @@ class Driver:
         if self.page_hooks is not None:
             self.page_hooks.bio_ends(bio)
         if bio.op is not _READ and self.options.quarantine:
-            # With a slow target, frames may be alive longer than the option says.
+            # With a slow target, frames may stay longer than the option says.
             d.write_locks.release(
                 bio, lambda: max(self.options.quarantine, 4 * d.timing.timeout(0))
             )
@@ -408,7 +409,10 @@ class Driver:
             self.run_queue[d] = None
 
     def work(self, d: AoeDev, now: float) -> None:
-        """Send deferred frames, then new ones (``aoecmd_work``, K27)."""
+        """Send deferred frames, then new ones (``aoecmd_work``, K27).
+
+        The slow path: any operation, any state of the targets.
+        """
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
         if d.wants_identify:

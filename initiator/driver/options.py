@@ -22,8 +22,9 @@ class Options:
             since all of them receive all responses. None: ``Host`` claims a free value.
         hz: jiffies per second, for ``kernel`` tags.
         timing: ``prompt`` or ``kernel``, see ``initiator.driver.timing``.
-        deadsecs: seconds without a response after which a device is down and its bios
-            fail; 0 means never (K54).
+        deadsecs: seconds for which a frame, retransmissions included, may stay
+            unanswered before the device is down and its bios fail, even if other frames
+            are answered; 0 means forever (K54).
         maxout: maximum number of frames outstanding at one target (K15).
         report_errors: an AoE error ends its bio. The kernel logs it and retransmits the
             frame until ``deadsecs`` (K62).
@@ -43,7 +44,7 @@ class Options:
             (K13, K61).
         follow_resize: send IDENTIFY to an open device that announces itself, to learn
             its size. The kernel does so only while it is closed (K19).
-        quarantine: seconds that a frame is assumed to stay alive in the network.
+        quarantine: seconds that a frame is assumed to stay in the network.
             Overlapping writes are never outstanding together, and the sectors of a
             write that was retransmitted stay locked for this time after it has ended,
             unless each transmission is answered. 0: no range locks, as in the kernel.

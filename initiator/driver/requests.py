@@ -154,5 +154,5 @@ def failure(address: Address, op: Op | None, status: int, error: int) -> DeviceE
 
 def write_protected(address: Address, status: int, error: int) -> AoEError:
     """Return the error of a write to a disk that is read-only (P40)."""
-    words = describe_failure(status, error)
-    return AccessError(str(address), f"read-only, the target aborts writes: {words}")
+    failure = describe_failure(status, error)
+    return AccessError(str(address), f"read-only, the target aborts writes: {failure}")

@@ -53,7 +53,7 @@ class Rexmit:
         for f in expired:
             waited = int(f.waited_total + now - f.sent)
             if deadsecs and waited > deadsecs and not f.is_probe:
-                why = f"no answer for {waited} s, device is down"
+                why = f"no response for {waited} s, device is down"
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
             if f.min_response < SLOW_PATH_ONLY:

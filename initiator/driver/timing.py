@@ -12,7 +12,7 @@ There are two implementations, selected by name:
     20 ms, and double with jitter on each further loss of the same frame, up to 500 ms;
     the window is halved, at most once per round trip; late responses give no RTT
     sample; a target is tainted when it has not responded since a frame expired there
-    twice, and an interface is ejected after four losses in a row.
+    twice, and an interface is ejected after more than four bursts of losses in a row.
 """
 
 from __future__ import annotations

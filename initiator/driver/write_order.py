@@ -3,7 +3,7 @@
 A write that was retransmitted may be executed twice, the second time long after its
 response, when newer data has been written to the same sectors. Each transmission has a
 tag of its own, so a response to each of them proves that none is in flight. Until then,
-or until no frame can be alive, the write's sectors stay locked::
+or until no frame can be in the network, the write's sectors stay locked::
 
     submitted ---> lock held, frames in flight ---> all answered ---> free
        |             ^                         |                       ^
@@ -97,7 +97,7 @@ class RangeLocks:
         Args:
             bio: the bio.
             quarantine: returns for how many seconds after its transmission a frame may
-                be alive; called only if needed.
+                still be in the network; called only if needed.
         """
         lock = self._held.get(bio.sector)
         if lock is None or lock.bio is not bio:

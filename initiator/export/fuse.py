@@ -58,7 +58,7 @@ def _os_error(error: AoEError) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-class DiskFile:
+class FuseOperations:
     """The FUSE operations of one file, with the interface of ``mfusepy.Operations``.
 
     Args:
@@ -240,7 +240,7 @@ class FuseMount:
             self._options |= dict.fromkeys(_POOL, _THREADS)
         self._mounted = False
         self._mount_result = threading.Event()
-        self._operations = DiskFile(
+        self._operations = FuseOperations(
             disk,
             read_only=read_only,
             on_mount=self._set_mounted,

@@ -37,9 +37,9 @@ def mount(
         AoEError: mount(8) failed; with its message.
     """
     given = [*filter(None, options.split(",")), *(["ro"] if read_only else [])]
-    words = ["-t", fstype] if fstype else []
-    words += ["-o", ",".join(given)] if given else []
-    done = _run("mount", *words, str(device), str(directory))
+    args = ["-t", fstype] if fstype else []
+    args += ["-o", ",".join(given)] if given else []
+    done = _run("mount", *args, str(device), str(directory))
     if done.returncode == 0:
         return
     why = _error_text(done, f"mount: {directory}: ")
@@ -60,10 +60,10 @@ def unmount(path: Path, *, lazy: bool = False) -> None:
         AoEError: umount failed; with its message.
     """
     # umount(2) needs root; fusermount3 is setuid and unmounts a user's own FUSE mounts.
-    words = ["umount", *(["--lazy"] if lazy else [])]
+    args = ["umount", *(["--lazy"] if lazy else [])]
     if os.geteuid() != 0:
-        words = ["fusermount3", "-u", *(["-z"] if lazy else [])]
-    done = _run(*words, str(path))
+        args = ["fusermount3", "-u", *(["-z"] if lazy else [])]
+    done = _run(*args, str(path))
     if done.returncode == 0 or not is_mounted(path):
         return
     why = _error_text(done, f"umount: {path}: ")
@@ -115,9 +115,9 @@ def _mounts() -> Iterator[_Mount]:
     table = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
     for line in table.splitlines():
         # Whitespace and backslashes are octal escapes.
-        words = [_ESCAPED.sub(lambda o: chr(int(o[1], 8)), w) for w in line.split(" ")]
+        fields = [_ESCAPED.sub(lambda o: chr(int(o[1], 8)), w) for w in line.split(" ")]
         # Optional fields end with "-"; type and source follow.
-        yield _Mount(Path(words[4]), words[2], words[words.index("-", 6) + 2])
+        yield _Mount(Path(fields[4]), fields[2], fields[fields.index("-", 6) + 2])
 
 
 def _processes(path: Path) -> Iterator[str]:
@@ -151,16 +151,16 @@ def _name(process: Path) -> str:
         return "process"
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
+def _run(*args: str) -> subprocess.CompletedProcess[str]:
     try:
         # A new session: Ctrl-C at the terminal must not interrupt it.
         return subprocess.run(
-            words, capture_output=True, text=True, check=False, start_new_session=True
+            args, capture_output=True, text=True, check=False, start_new_session=True
         )
     except FileNotFoundError as error:
-        package = "fuse3" if words[0].startswith("fuse") else "mount"
+        package = "fuse3" if args[0].startswith("fuse") else "mount"
         fix = f"Install it with: apt install {package}"
-        raise NotFoundError(words[0], "not installed", fix) from error
+        raise NotFoundError(args[0], "not installed", fix) from error
 
 
 def _error_text(done: subprocess.CompletedProcess[str], prefix: str) -> str:

@@ -296,10 +296,10 @@ class Host:
         """Open an interface again if index, MAC address or MTU have changed."""
         link = port.link
         try:
-            facts = get_link_info(port.name)
-            if link is not None and facts[1:] == (link.index, port.mac, port.mtu):
+            info = get_link_info(port.name)
+            if link is not None and info[1:] == (link.index, port.mac, port.mtu):
                 return
-            if sectors_per_frame(facts.mtu) == 0:
+            if sectors_per_frame(info.mtu) == 0:
                 return
             another = opener(port.name)
         except AoEError:
@@ -376,11 +376,11 @@ class Host:
         if len(errors) == len(self.ports):
             return errors[0]
         if address in self.driver.devices:
-            why = self.driver.log[-1] if self.driver.log else "no answer to IDENTIFY"
+            why = self.driver.log[-1] if self.driver.log else "no response to IDENTIFY"
             return DeviceError(str(address), f"target found, but no disk: {why}")
         return NotFoundError(
             str(address),
-            f"no answer on {names} within {timeout:g} s",
+            f"no response on {names} within {timeout:g} s",
             f"List the targets with: aoe discover -i {names}",
         )
 

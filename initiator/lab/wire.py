@@ -134,7 +134,7 @@ class WirePeer:
                 return bytes(frame)
         raise NotFoundError(
             str(self._address),
-            f"no answer on {self.link.name} within {self._timeout:g} s",
+            f"no response on {self.link.name} within {self._timeout:g} s",
             f"List the targets with: aoe discover -i {self.link.name}",
         )
 

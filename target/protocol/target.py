@@ -134,9 +134,11 @@ class Target:
         )
 
     def handle(self, request: memoryview, response: memoryview, now: float) -> int:
-        """Execute one request and write its response into ``response``.
+        """Execute one request and write its response into ``response``: the slow path.
 
-        No request content makes this raise.
+        It implements every rule of the protocol, and is called for each request that
+        the fast path (``target.server.fast_path``) does not handle. No request content
+        makes it raise.
 
         Args:
             request: the frame, from the Ethernet header on, padding included.

@@ -17,7 +17,7 @@ from aoe.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from initiator.export.fuse import DiskFile
+from initiator.export.fuse import FuseOperations
 
 if TYPE_CHECKING:
     from initiator.export.disk_thread import DiskThread
@@ -65,8 +65,8 @@ def disk() -> Disk:
 
 def file_of(
     disk: Disk, *, read_only: bool = False, on_last_close: object = None
-) -> DiskFile:
-    return DiskFile(
+) -> FuseOperations:
+    return FuseOperations(
         cast("DiskThread", disk),
         read_only=read_only,
         on_mount=lambda: None,
@@ -92,7 +92,7 @@ def test_reads_and_writes_stop_at_the_end_of_the_disk(disk: Disk) -> None:
     [
         (BusyError("e7.3", "reserved"), errno.EBUSY),
         (AccessError("e7.3", "read-only"), errno.EROFS),
-        (NotFoundError("e7.3", "no answer"), errno.ETIMEDOUT),
+        (NotFoundError("e7.3", "no response"), errno.ETIMEDOUT),
         (DeviceError("e7.3", "medium error"), errno.EIO),
         (AoEError("e7.3", "is closed"), errno.EIO),
     ],

@@ -291,7 +291,7 @@ FAITHFUL = st.builds(
 )
 
 
-def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
+def ask_until_idle(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
     """Send a request every 30 ms, and advance the clock until no frame is queued."""
     sent = []
     for number, request in enumerate(requests):
@@ -307,7 +307,7 @@ def test_filters_do_not_invent_frames(filters: list[str], numbers: list[int]) ->
     requests = [request_of(number, tag) for tag, number in enumerate(numbers)]
     expected = [plain(request) for request in requests]
     rig = FilterRig(*filters)
-    sent = play(rig.target(), requests)
+    sent = ask_until_idle(rig.target(), requests)
 
     assert set(sent) <= set(expected) - {b""}
     names = {text.partition(":")[0] for text in filters}

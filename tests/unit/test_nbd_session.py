@@ -290,7 +290,7 @@ def test_structured_read_reply_is_one_chunk_with_its_offset() -> None:
     ("error", "number"),
     [
         (DeviceError("e7.3", "unreadable"), errno.EIO),
-        (NotFoundError("e7.3", "no answer"), errno.EIO),
+        (NotFoundError("e7.3", "no response"), errno.EIO),
         (AoEError("e7.3", "lost"), errno.EIO),
         (AccessError("e7.3", "read-only"), errno.EPERM),
         (BusyError("e7.3", "reserved"), errno.EPERM),

@@ -108,7 +108,7 @@ def test_a_disk_smaller_than_a_frame_does_not_lower_the_result() -> None:
         (17, 2, "fail", "carries only 1 KiB from the target: longer frames are lost"),
         (2, 0, "fail", "carries only 1 KiB to the target and no data from the target"),
         (17, None, "warn", "the other direction could not be measured"),
-        (-1, None, "fail", "no answer to IDENTIFY"),
+        (-1, None, "fail", "no response to IDENTIFY"),
     ],
 )
 def test_a_path_that_carries_less_than_its_ends_announce_fails(

@@ -129,7 +129,7 @@ def test_p16_a_target_without_lists_is_distinguished_from_one_without_response()
     with pytest.raises(UnsupportedError, match="does not support MAC mask list"):
         target.mask_list()
     _, target = make_remote(lambda _, __: [])
-    with pytest.raises(NotFoundError, match="no answer to MAC mask list"):
+    with pytest.raises(NotFoundError, match="no response to MAC mask list"):
         target.mask_list()
 
 

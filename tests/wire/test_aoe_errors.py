@@ -97,7 +97,7 @@ def test_an_image_size_that_is_not_a_multiple_of_512(
 def test_no_target_answers(wire: Wire) -> None:
     line = fails(wire, 3, "read", "e5.1", "-i", "aoe0", "-t", "0.2")
     assert line == (
-        "e5.1: no answer on aoe0 within 0.2 s. "
+        "e5.1: no response on aoe0 within 0.2 s. "
         "List the targets with: aoe discover -i aoe0"
     )
     assert fails(wire, 3, "discover", "-i", "aoe0", "-t", "0.1") == (

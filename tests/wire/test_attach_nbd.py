@@ -307,7 +307,7 @@ def test_background_reports_a_failure_to_start(wire: Wire, path: Path) -> None:
     command = attach_command(wire, path, "--background", "-t", "0.2")
     done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("aoe: e7.3: no answer on ")
+    assert done.stderr.startswith("aoe: e7.3: no response on ")
     assert not path.exists()
 
 

@@ -106,7 +106,7 @@ def test_p40_a_read_only_target_passes(wire: Wire, image: Path) -> None:
 def test_a_missing_target_is_code_3(wire: Wire) -> None:
     done = check(wire, "--timeout", "0.1")
     assert done.returncode == 3
-    assert done.stderr.startswith("aoe: e7.3: no answer on aoe0 within 0.1 s. List")
+    assert done.stderr.startswith("aoe: e7.3: no response on aoe0 within 0.1 s. List")
 
 
 def test_sectors_beyond_the_disk_are_rejected(wire: Wire, image: Path) -> None:

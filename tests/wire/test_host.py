@@ -155,7 +155,7 @@ def test_the_loss_of_the_only_path_is_an_error(wire: Wire, tmp_path: Path) -> No
         with Host.on("other0", wire.interface, options=Options(deadsecs=1)) as host:
             disk = Disk(host, E73)
             remove(wire.interface)
-            with pytest.raises(NotFoundError, match="no answer for 2 s"):
+            with pytest.raises(NotFoundError, match="no response for 2 s"):
                 disk.read(0, 512)
             remove("other0")
             with pytest.raises(NotFoundError, match="other0: interface is gone"):

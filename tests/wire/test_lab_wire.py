@@ -134,7 +134,7 @@ def test_a_case_on_an_interface_overwrites_the_targets_disk(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["agrees"] is True
-    assert report["played_on"] == "e7.3 on aoe0"
+    assert report["run_on"] == "e7.3 on aoe0"
     assert bytes.fromhex(report["on_disk"]) == disk.read_bytes()[:1024]
     assert disk.read_bytes()[1024:] == b"\xaa" * 64512
 
@@ -146,7 +146,7 @@ def test_a_missing_target_is_reported(
     with wire.initiator.enter(), on_interface("aoe0", Address(7, 4)) as open_peer:
         link = open_peer.link
         peer = WirePeer(link, open_peer.contents, Address(7, 4), timeout=0.2)
-        words = r"e7\.4: no answer on aoe0 within 0\.2 s"
+        words = r"e7\.4: no response on aoe0 within 0\.2 s"
         with pytest.raises(NotFoundError, match=words):
             run_and_read_back(Case.parse(REWRITTEN), peer, link.mac)
 

@@ -92,7 +92,7 @@ def test_p52_no_match_and_no_target_have_different_exit_codes(
     assert text.startswith('aoe: e7.3: config string is "here", ')
     code, text = aoe(wire, "config", verb, "e9.9", "here", "-t", "0.3")
     assert code == 3
-    assert text.startswith("aoe: e9.9: no answer on aoe0 within 0.3 s. ")
+    assert text.startswith("aoe: e9.9: no response on aoe0 within 0.3 s. ")
 
 
 def test_p58_a_config_string_may_have_any_bytes(served: Wire, tmp_path: Path) -> None:

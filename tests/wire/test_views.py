@@ -183,7 +183,7 @@ def test_errors_are_raised_in_the_coroutine(wire: Wire, tmp_path: Path) -> None:
         wire.initiator.enter(),
     ):
         asyncio.run(asyncio.wait_for(main(), TIMEOUT))
-        with pytest.raises(NotFoundError, match="no answer"):
+        with pytest.raises(NotFoundError, match="no response"):
             asyncio.run(asyncio.wait_for(search(), TIMEOUT))
 
 

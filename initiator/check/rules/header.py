@@ -85,8 +85,8 @@ def reserved_flags(t: Subject) -> Steps:
 @table.must("P3 P4")
 def reserved_aflags(t: Subject) -> Steps:
     """Reserved ATA flags are ignored, and clear in the response."""
-    words = "success, reserved ATA flags clear"
-    clear = Satisfies(words, lambda r: bool(r) and not r[24] & RESERVED_AFLAGS)
+    text = "success, reserved ATA flags clear"
+    clear = Satisfies(text, lambda r: bool(r) and not r[24] & RESERVED_AFLAGS)
     yield t.identify(aflags=RESERVED_AFLAGS), clear
 
 
@@ -94,8 +94,8 @@ def reserved_aflags(t: Subject) -> Steps:
 def errors_in_requests(t: Subject) -> Steps:
     """E and Error of a request are ignored, and clear in the response."""
     yield t.config(flags=Flag.ERROR, error=ErrorCode.RESERVED), own_config(t)
-    words = "success, E and Error clear"
-    good = Satisfies(words, lambda r: bool(r) and not is_failure(r) and not r[15])
+    text = "success, E and Error clear"
+    good = Satisfies(text, lambda r: bool(r) and not is_failure(r) and not r[15])
     yield t.identify(flags=Flag.ERROR, error=9), good
 
 

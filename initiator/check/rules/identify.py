@@ -51,7 +51,7 @@ FLUSH_EXT: Final = 0x2000
 """The bit of word 83 that claims FLUSH CACHE EXT."""
 
 
-def page(words: str, holds: Callable[[tuple[int, ...]], bool]) -> Expectation:
+def page(text: str, holds: Callable[[tuple[int, ...]], bool]) -> Expectation:
     """Expect an IDENTIFY page whose 256 words satisfy a predicate."""
 
     def satisfied(response: bytes) -> bool:
@@ -59,7 +59,7 @@ def page(words: str, holds: Callable[[tuple[int, ...]], bool]) -> Expectation:
             return False
         return holds(WORDS.unpack_from(response, ATA_DATA))
 
-    return Satisfies(words, satisfied)
+    return Satisfies(text, satisfied)
 
 
 @table.must("P44 P45")
@@ -91,8 +91,8 @@ def size(t: Subject) -> Steps:
     """IDENTIFY has the size, low word first, in both places."""
     yield t.identify(), page("1 to 2**48 - 1 sectors", lambda _: t.identity is not None)
     small = min(t.disk.sectors, LBA28_LIMIT - 1)
-    words = f"words 60 and 61 are {small}"
-    yield t.identify(), page(words, lambda w: w[60] | w[61] << 16 == small)
+    text = f"words 60 and 61 are {small}"
+    yield t.identify(), page(text, lambda w: w[60] | w[61] << 16 == small)
     if t.disk.lba48:
         # The size is correct if the last sector exists and the next does not.
         yield t.read(t.sectors - 1), succeeds(sectors=1)

@@ -165,8 +165,8 @@ def bad_directive_body(t: Subject) -> Steps:
     yield from enable_list(t)
     request = bad_edit(t)
     end = 28 + 3 * 8
-    words = "the directives of the request"
-    yield request, Satisfies(words, lambda r: r[28:end] == request[28:end])
+    text = "the directives of the request"
+    yield request, Satisfies(text, lambda r: r[28:end] == request[28:end])
 
 
 @table.must("P61 P64", CLAIM)

@@ -159,7 +159,7 @@ def _subject(
     responses = [each for each in responses if each.error is None]
     if not responses:
         names = ",".join(link.name for link in links)
-        why = f"no answer on {names} within {timeout:g} s"
+        why = f"no response on {names} within {timeout:g} s"
         raise NotFoundError(
             str(address), why, f"List the targets with: aoe discover -i {names}"
         )

@@ -136,7 +136,7 @@ def stat(
     missing = set(addresses) - {device.address for device in devices}
     if missing or not devices:
         what = ", ".join(map(str, sorted(missing))) or "stat"
-        why = f"no answer on {names} within {connection.timeout:g} s"
+        why = f"no response on {names} within {connection.timeout:g} s"
         raise NotFoundError(what, why)
 
 
@@ -225,7 +225,7 @@ def ping(
             query.send()
             answer = next(query.responses(connection.timeout), None)
             if answer is None:
-                echo(f"no answer from {address} within {connection.timeout:g} s")
+                echo(f"no response from {address} within {connection.timeout:g} s")
                 continue
             times.append(answer.rtt)
             echo(
@@ -242,7 +242,7 @@ def ping(
         )
     echo(f"{count} sent, {len(times)} answered{_spread(times)}")
     if not times:
-        why = f"no answer within {connection.timeout:g} s"
+        why = f"no response within {connection.timeout:g} s"
         raise NotFoundError(str(address), why)
 
 

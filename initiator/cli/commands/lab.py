@@ -296,54 +296,54 @@ def run_command(
             "would be overwritten from its first sector",
             "Add --overwrite",
         )
-    played = modelled = run_and_read_back(case)
+    actual = modelled = run_and_read_back(case)
     if interface is not None:
         from initiator.lab.wire import on_interface
 
         with on_interface(interface, address) as peer:
-            played = run_and_read_back(case, peer, peer.link.mac)
+            actual = run_and_read_back(case, peer, peer.link.mac)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()
         with Bench() as bench:
-            played = bench.run(case)
+            actual = bench.run(case)
     place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
-    _print_played(played, modelled, place, as_json=as_json)
-    if not played.agrees_with(modelled):
-        why = f"{played.result.outcome} on {place}, {modelled.result.outcome} in memory"
+    _print_run(actual, modelled, place, as_json=as_json)
+    if not actual.agrees_with(modelled):
+        why = f"{actual.result.outcome} on {place}, {modelled.result.outcome} in memory"
         raise AoEError(str(case), why)
 
 
-def _print_played(
-    played: CaseRun, modelled: CaseRun, place: str, *, as_json: bool
+def _print_run(
+    actual: CaseRun, modelled: CaseRun, place: str, *, as_json: bool
 ) -> None:
     from initiator.lab.reports.tables import dump_lines, record
 
-    result = played.result
+    result = actual.result
     if as_json:
         print_json(
             "lab run",
             **record(result),
-            played_on=place or "memory",
+            run_on=place or "memory",
             outcome_in_memory=modelled.result.outcome,
-            agrees=played.agrees_with(modelled),
-            submitted=played.submitted.hex(),
-            on_disk=played.on_disk.hex(),
+            agrees=actual.agrees_with(modelled),
+            submitted=actual.submitted.hex(),
+            on_disk=actual.on_disk.hex(),
         )
         return
     click.secho(str(result.case), bold=True)
-    if not played.submitted:
+    if not actual.submitted:
         click.echo("The machine stopped before anything was submitted.")
     else:
-        same = played.submitted == played.on_disk
+        same = actual.submitted == actual.on_disk
         what = "what was submitted" if same else "not what was submitted"
-        click.echo(f"The disk holds {what}, {len(played.submitted)} bytes:\n")
-        for line, is_amiss in dump_lines(played.submitted, played.on_disk):
+        click.echo(f"The disk holds {what}, {len(actual.submitted)} bytes:\n")
+        for line, is_amiss in dump_lines(actual.submitted, actual.on_disk):
             click.secho(f"  {line}", fg="red" if is_amiss else None)
     click.echo()
-    for where, each in ((place, played), ("memory", modelled)):
+    for where, each in ((place, actual), ("memory", modelled)):
         if where:
             flags = f" ({', '.join(each.result.flags)})" if each.result.flags else ""
             click.echo(f"Outcome, {where + ':':<14} {each.result.outcome}{flags}")
