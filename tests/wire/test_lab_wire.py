@@ -134,7 +134,7 @@ def test_a_case_on_an_interface_overwrites_the_targets_disk(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["agrees"] is True
-    assert report["played_on"] == "e7.3 on aoe0"
+    assert report["run_on"] == "e7.3 on aoe0"
     assert bytes.fromhex(report["on_disk"]) == disk.read_bytes()[:1024]
     assert disk.read_bytes()[1024:] == b"\xaa" * 64512
 
