@@ -1,4 +1,4 @@
-"""Puts the manual pages and the shells' completions into the wheel, as it is built."""
+"""Build hook that adds man pages and shell completions to the wheel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_PLACES: Final = {
+_PATHS: Final = {
     "bash": "share/bash-completion/completions/{}",
     "zsh": "share/zsh/site-functions/_{}",
     "fish": "share/fish/vendor_completions.d/{}.fish",
@@ -17,21 +17,21 @@ _PLACES: Final = {
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no configuration
-    """Generates them from the commands that are packed; nothing of it is in git."""
+    """Generates them from the commands of the tree that is built; none is in git."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write them, and tell where they belong below the prefix."""
+        """Write the files, and register their paths below the installation prefix."""
         if version != "standard":
-            # An editable installation is made often, and is for those who have these.
+            # Skipped for editable installations, which are frequent: it takes time.
             return
         self._directory = TemporaryDirectory()
-        for number, (place, text) in enumerate(self._generate().items()):
+        for number, (path, text) in enumerate(self._generate().items()):
             source = Path(self._directory.name, str(number))
             source.write_text(text, "ascii")
-            build_data["shared_data"][str(source)] = place
+            build_data["shared_data"][str(source)] = path
 
     def finalize(self, version: str, *_: object) -> None:
-        """Remove what is packed by now."""
+        """Remove the temporary files."""
         if version == "standard":
             self._directory.cleanup()
 
@@ -49,7 +49,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg] # of no con
             for page in pages()
         }
         for program, cli in (("aoe", aoe), ("aoe-target", aoe_target)):
-            for shell, place in _PLACES.items():
+            for shell, path in _PATHS.items():
                 script = completion_script(cli, program, shell)
-                texts[place.format(program)] = script
+                texts[path.format(program)] = script
         return texts

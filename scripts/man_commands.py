@@ -1,4 +1,4 @@
-"""Manual pages of click commands: options from click, the rest from ``manpages.d``."""
+"""Man pages of click commands: options from click, the rest from ``manpages.d``."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _EXIT_STATUS: Final = {
     UsageError.exit_code: "Usage error: an unknown option, an invalid value, or "
     "options that exclude each other.",
     NotFoundError.exit_code: "Not found: no such interface, file or target, or no "
-    "answer within the timeout.",
+    "response within the timeout.",
     AccessError.exit_code: "Permission denied.",
     BusyError.exit_code: "Busy: another process or client holds the address, the disk, "
     "the claim or the reservation.",
     130: "Interrupted with Ctrl-C.",
 }
-"""The exit status of all commands; the page of a command may replace an entry."""
+"""The exit statuses of all commands; the page of a command can replace an entry."""
 
 
 class Help(NamedTuple):
     """The parts of a command's help.
 
     Args:
-        summary: its first sentence.
-        paragraphs: the rest; a block that is not to be wrapped begins with ``\\b``.
+        summary: the first sentence.
+        paragraphs: the rest; an unfilled block begins with ``\\b``.
         examples: the lines of ``Try:``.
     """
 
@@ -49,7 +49,7 @@ class Help(NamedTuple):
 
 
 def read_help(command: click.Command) -> Help:
-    """Take a command's help apart."""
+    """Parse the help of a command."""
     summary, *rest = inspect.cleandoc(command.help or "").split("\n\n")
     paragraphs, examples = [], []
     for paragraph in rest:
@@ -62,19 +62,19 @@ def read_help(command: click.Command) -> Help:
 
 
 def walk(command: click.Command, program: str) -> Iterator[click.Context]:
-    """Yield a context for a command and each one below it, in the order of the code."""
+    """Yield contexts of a command and its subcommands, in order of definition."""
     yield from below(click.Context(command, info_name=program))
 
 
 def below(ctx: click.Context) -> Iterator[click.Context]:
-    """Yield a context and those of all commands below it."""
+    """Yield a context and those of all of its subcommands."""
     yield ctx
     for child in children(ctx):
         yield from below(child)
 
 
 def children(ctx: click.Context) -> list[click.Context]:
-    """Return a context for each command of a group; none for any other command."""
+    """Return the contexts of the commands of a group; empty for other commands."""
     if not isinstance(ctx.command, click.Group):
         return []
     return [
@@ -84,7 +84,7 @@ def children(ctx: click.Context) -> list[click.Context]:
 
 
 def options_of(ctx: click.Context) -> list[tuple[str, str]]:
-    """Return the options that ``--help`` lists, but for itself, and what it says."""
+    """Return names and help text of a command's options, except ``--help``."""
     records = [
         parameter.get_help_record(ctx)
         for parameter in ctx.command.get_params(ctx)
@@ -94,12 +94,12 @@ def options_of(ctx: click.Context) -> list[tuple[str, str]]:
 
 
 def page_name(ctx: click.Context) -> str:
-    """Return the title of a command's page, ``aoe-copy`` for ``aoe copy``."""
+    """Return the title of a command's page: ``aoe-copy`` for ``aoe copy``."""
     return ctx.command_path.replace(" ", "-")
 
 
 def command_page(ctx: click.Context, section: int) -> Page:
-    """Make the page of one command, the commands below it included."""
+    """Return the page of a command, including its subcommands."""
     prose = read_prose(f"{page_name(ctx)}.{section}")
     page = _begin(ctx, section)
     leaves = children(ctx) or [ctx]
@@ -116,13 +116,13 @@ def command_page(ctx: click.Context, section: int) -> Page:
 def overview_page(
     cli: click.Command, program: str, section: int, groups: Mapping[str, Iterable[str]]
 ) -> Page:
-    """Make the page of a program, which refers to the pages of its commands.
+    """Return the page of a program, with references to the pages of its commands.
 
     Args:
         cli: the program.
         program: its name.
         section: the section of the manual.
-        groups: the names of the commands in each group, by its title.
+        groups: the names of the commands in each group, by title.
     """
     root = click.Context(cli, info_name=program)
     prose = read_prose(f"{program}.{section}")
@@ -134,7 +134,7 @@ def overview_page(
         page.tagged(_marked_names(names), text)
     page.tagged(
         f"{bold('-h')}, {bold('--help')}",
-        "Show the help of the program, or of the command before it, and exit.",
+        "Show the help of the program or of a command, and exit.",
     )
     page.heading("COMMANDS")
     by_name = {str(ctx.info_name): ctx for ctx in children(root)}
@@ -215,7 +215,7 @@ def _add_options(
 
 
 def _headings(command: click.Command) -> dict[str, str]:
-    """Return the headings of the help, by the long name of the option below each."""
+    """Return the headings of the help, by the long name of the first option below."""
     if not isinstance(command, SectionedCommand):
         return {}
     return {
@@ -231,7 +231,7 @@ def _long_name(names: str) -> str:
 
 
 def _extended(text: str, more: str) -> str:
-    # The default stands at the end, behind what the page adds.
+    # The text of the page is inserted in front of the default.
     said, bracket, default = text.partition("  [")
     return " ".join(filter(None, [said, more, bracket.strip() + default]))
 
@@ -264,7 +264,7 @@ def _add_exit_status(page: Page, prose: Prose) -> None:
 
 
 def _add_examples(page: Page, contexts: list[click.Context], prose: Prose) -> None:
-    # The examples of the help that the page does not explain follow at the end.
+    # Examples of the help that the page does not have are added at the end.
     text = prose.text("EXAMPLES")
     explained = {line.strip() for line in text.splitlines()}
     examples = [line for ctx in contexts for line in read_help(ctx.command).examples]
@@ -295,7 +295,7 @@ def _usage(ctx: click.Context) -> str:
 
 
 def _marked_names(names: str) -> str:
-    # "-b, --buffers INTEGER": the names are bold, what they take is italic.
+    # "-b, --buffers INTEGER": names are bold, metavars are italic.
     parts = []
     for part in re.split(r"( |, )", names):
         is_name = _OPTION.fullmatch(part)

@@ -1,4 +1,4 @@
-"""The page of the configuration file, from the structs that it is read into."""
+"""The man page of the configuration file, from the structs that it is parsed into."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ mask = ["52:54:00:ae:00:02"]
 
 
 def documented(struct: Struct) -> tuple[str, dict[str, str]]:
-    """Return what a struct's docstring says, and what it says of each field."""
+    """Return the description of a struct and of each field, from its docstring."""
     text = inspect.cleandoc(struct.__doc__ or "")
     said = re.split(r"\n\n(?:Raises|Args):\n", text)[0]
     fields: dict[str, str] = {}
@@ -60,15 +60,15 @@ def documented(struct: Struct) -> tuple[str, dict[str, str]]:
 
 
 def _without_rules(text: str) -> str:
-    # The numbers of the rules mean nothing to an administrator.
+    # Administrators do not need the rule numbers.
     return " ".join(re.sub(r" \(P\d+\)", "", text).split())
 
 
 def explain(struct: Struct, name: str) -> str:
-    """Return what the docstring says of a field, its own or that of a base.
+    """Return the description of a field, from the struct's docstring or a base's.
 
     Raises:
-        LookupError: none says anything.
+        LookupError: the field has no description.
     """
     return documented(_documents(struct, name))[1][name]
 
@@ -77,11 +77,11 @@ def _documents(struct: Struct, name: str) -> Struct:
     for each in struct.__mro__:
         if issubclass(each, msgspec.Struct) and name in documented(each)[1]:
             return each
-    raise LookupError(f"{struct.__name__}: nothing is said of {name}")
+    raise LookupError(f"{struct.__name__}: {name} has no description")
 
 
 def kind(hint: Any) -> str:  # noqa: ANN401 - a type hint has no type
-    """Say what can stand for a key with this type hint.
+    """Describe the values of a key with this type hint.
 
     >>> kind(list[str] | str | None)
     'list of texts, or text'
@@ -100,7 +100,7 @@ def kind(hint: Any) -> str:  # noqa: ANN401 - a type hint has no type
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> str:
-    """Write a default as TOML has it; nothing where not saying it has no words."""
+    """Return a default in TOML syntax; empty if there is none."""
     value = field.default
     if value in (msgspec.NODEFAULT, None, "", []):
         return ""
@@ -110,7 +110,7 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
 
 
 def config_page() -> Page:
-    """Make the page of the configuration file."""
+    """Return the page of the configuration file."""
     page = Page("aoe-target.toml", 5, "configuration file of aoe-target")
     prose = read_prose(page.file_name)
     add_section(page, prose, "DESCRIPTION")
@@ -189,12 +189,12 @@ def _title(struct: Struct) -> str:
 
 
 def _own_keys(struct: Struct) -> list[str]:
-    """Return the keys that a struct says something of itself."""
+    """Return the keys that the docstring of a struct describes."""
     return list(documented(struct)[1])
 
 
 def _others(struct: Struct, own: list[str]) -> list[str]:
-    # What a filter's base has as well; where it differs there, with its default.
+    # The keys of the base classes, with the default if it differs from the base's.
     said = []
     for name, field in _fields(struct).items():
         if name not in own:

@@ -1,7 +1,7 @@
-"""Reads the hand-written part of a manual page: a file in ``scripts/manpages.d``.
+"""Parse the hand-written part of a man page, a file in ``scripts/manpages.d``.
 
-The file is laid out as ``Page.prose`` takes it: sections under headings in capitals,
-paragraphs with empty lines between them, indented blocks, and tagged paragraphs. The
+Its layout is that of ``Page.prose``: sections under headings in capitals,
+paragraphs separated by empty lines, indented blocks, and tagged paragraphs. The
 generated part of a page is merged into its sections.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = CHECKOUT / "scripts/manpages.d"
 _TAIL: Final = ("EXIT STATUS", "ENVIRONMENT", "FILES", "NOTES", "EXAMPLES", "SEE ALSO")
-"""The sections that end a page, in the order of man-pages(7)."""
+"""The last sections of a page, in the order of man-pages(7)."""
 
 
 class Prose:
@@ -43,19 +43,19 @@ class Prose:
         return list(self._sections)
 
     def paragraphs(self, heading: str) -> list[str]:
-        """Return the paragraphs of a section; none if there is no such section."""
+        """Return the paragraphs of a section; empty if there is no such section."""
         return self._sections.get(heading, [])
 
     def text(self, heading: str) -> str:
-        """Return a section as ``Page.prose`` takes it."""
+        """Return a section in the layout of ``Page.prose``."""
         return "\n\n".join(self.paragraphs(heading))
 
     def tags(self, heading: str) -> dict[str, str]:
-        """Return the tagged paragraphs of a section: what each tag explains."""
+        """Return the tagged paragraphs of a section: text by tag."""
         return dict(map(_split_tag, filter(is_tagged, self.paragraphs(heading))))
 
     def untagged(self, heading: str) -> str:
-        """Return the other paragraphs of a section, as ``Page.prose`` takes them."""
+        """Return the other paragraphs of a section, in the layout of ``Page.prose``."""
         rest = (each for each in self.paragraphs(heading) if not is_tagged(each))
         return "\n\n".join(rest)
 
@@ -65,40 +65,40 @@ class Prose:
         return [heading for heading in self._sections if heading not in skipped]
 
     def tail(self, generated: Collection[str] = ()) -> list[str]:
-        """Return the headings of the tail that are here, or that are ``generated``."""
+        """Return the last sections that the file has or that are ``generated``."""
         return [each for each in _TAIL if each in self._sections or each in generated]
 
 
 def read_prose(file_name: str) -> Prose:
-    """Read the hand-written part of a page, ``aoe-copy.1`` for example.
+    """Read the hand-written part of a page, for example ``aoe-copy.1``.
 
     Raises:
-        LookupError: there is none.
+        LookupError: the file does not exist.
     """
     path = DIRECTORY / f"{file_name}.txt"
     if not path.exists():
-        raise LookupError(f"{path}: missing: every command needs a manual page")
+        raise LookupError(f"{path}: missing: every command needs a man page")
     return Prose(path.read_text("utf-8"))
 
 
 def add_section(page: Page, prose: Prose, heading: str) -> None:
-    """Add a section to a page as the file has it."""
+    """Add a section of the file to a page."""
     page.heading(heading)
     page.prose(prose.text(heading))
 
 
 def is_heading(paragraph: str) -> bool:
-    """Return True for a line in capitals that begins a section."""
+    """Return True for a heading: one line in capitals."""
     return "\n" not in paragraph and paragraph.isupper() and paragraph[0] != " "
 
 
 def is_block(paragraph: str) -> bool:
-    """Return True for lines that are shown as they are."""
+    """Return True for a block of unfilled lines."""
     return paragraph.startswith(" ")
 
 
 def is_tagged(paragraph: str) -> bool:
-    """Return True for a line that the indented lines below it explain."""
+    """Return True for a tag with its text, the indented lines below it."""
     first, _, rest = paragraph.partition("\n")
     return not is_block(first) and rest.startswith(" ")
 

@@ -1,4 +1,4 @@
-"""Manual pages that are about no single command: the protocol, the systemd units."""
+"""Man pages of the protocol and of the systemd units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scripts.roff import Page, bold
 
 
 def protocol_page() -> Page:
-    """Make the page of the protocol; its error codes are those of the code."""
+    """Return the page of the protocol; error codes come from ``aoe.header``."""
     page = Page("aoe", 7, "ATA over Ethernet, a protocol for disks on a network")
     prose = read_prose(page.file_name)
     for heading in prose.headings():
@@ -24,7 +24,7 @@ def _add_error_codes(page: Page) -> None:
 
 
 def service_page() -> Page:
-    """Make the page of the systemd units."""
+    """Return the page of the systemd units."""
     page = Page("aoe-target.service", 8, "serve AoE disks under systemd")
     prose = read_prose(page.file_name)
     for heading in prose.headings():

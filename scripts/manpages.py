@@ -1,4 +1,4 @@
-"""Write the manual pages, from the commands and what they read, into a directory."""
+"""Write the man pages of commands, configuration file and protocol to a directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def pages() -> list[Page]:
-    """Make all pages."""
+    """Return all pages."""
     return [
         overview_page(aoe, "aoe", 1, SECTIONS),
         *_command_pages(aoe, "aoe", 1),
@@ -38,9 +38,9 @@ def _command_pages(cli: click.Command, program: str, section: int) -> list[Page]
 
 
 def main() -> None:
-    """Write them where the command line says."""
+    """Write the pages to the directory on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="made if it is missing")
+    parser.add_argument("directory", type=Path, help="created if it does not exist")
     directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     for page in pages():

@@ -1,7 +1,7 @@
-"""Writes a manual page in the man macros, from words that know nothing of them.
+"""Write a man page with the man(7) macros, from plain text.
 
-In the words, ``code`` is bold, and so are options, commands and other pages; files and
-PLACEHOLDERS are italic.
+In the text, ``code``, options, commands and references to pages become bold; file names
+and PLACEHOLDERS become italic.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MARKED: Final = re.compile(
 
 
 def escape(text: str) -> str:
-    """Take the meaning from what means something to roff; a hyphen stays one."""
+    """Escape the special characters of roff; a hyphen stays a hyphen."""
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
     text = text.replace("^", r"\(ha").replace("~", r"\(ti").replace("`", r"\(ga")
     text = text.replace('"', r"\(dq")
@@ -41,24 +41,24 @@ def escape(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """Set text as it is to be typed."""
+    """Return text in bold: what the user types."""
     return rf"\fB{escape(text)}\fR"
 
 
 def italic(text: str) -> str:
-    """Set a placeholder or a file."""
+    """Return text in italics: a placeholder or a file."""
     return rf"\fI{escape(text)}\fR"
 
 
 class Page:
-    """One manual page.
+    """A man page.
 
     Args:
-        title: its name, lower case.
-        section: of the manual, 1 to 8.
-        summary: what it is, for NAME.
-        placeholders: the words in capitals that are placeholders.
-        commands: the words that name a command together with the program before them.
+        title: its name in lower case.
+        section: the section of the manual, 1 to 8.
+        summary: the description in the NAME section.
+        placeholders: words in capitals that are placeholders.
+        commands: words that, after the name of the program, are a command.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Page:
 
     @property
     def file_name(self) -> str:
-        """As ``man`` looks for it."""
+        """The name of the file, as man(1) expects it."""
         return f"{self.title}.{self.section}"
 
     def __str__(self) -> str:
@@ -90,39 +90,40 @@ class Page:
         self._lines.append(f'.SH "{escape(text)}"')
 
     def subheading(self, text: str) -> None:
-        """Begin a part of a section, with a title that is marked up already."""
+        """Begin a subsection; the title is already marked up."""
         self._lines.append(f'.SS "{text}"')
 
     def synopsis(self, lines: Iterable[str]) -> None:
-        """Show how commands are written: lines that are marked up already."""
+        """Add the lines of the SYNOPSIS section, already marked up."""
         self._lines.append(".nf")
         self._lines += lines
         self._lines.append(".fi")
 
     def text(self, *paragraphs: str) -> None:
-        """Write paragraphs."""
+        """Add paragraphs."""
         for paragraph in paragraphs:
             if not self._lines[-1].startswith((".SH", ".SS")):
                 self._lines.append(".PP")
             self._fill(self.marked(paragraph))
 
     def block(self, *lines: str) -> None:
-        """Show lines as they are, as examples and tables want it."""
+        """Add lines unfilled, for examples and tables."""
         if not self._lines[-1].startswith((".SH", ".SS")):
             self._lines.append(".PP")
         self._lines += [".RS 4", ".EX", *map(_protected, map(escape, lines))]
         self._lines += [".EE", ".RE"]
 
     def tagged(self, tag: str, text: str) -> None:
-        """Explain something; the tag is marked up already."""
+        """Add a tagged paragraph; the tag is already marked up."""
         self._lines += [".TP", tag]
         self._fill(self.marked(text))
 
     def prose(self, text: str) -> None:
-        """Write what is laid out as a page shows it.
+        """Add text in the layout of a page.
 
-        Paragraphs have empty lines between them. One in capitals is a heading; one that
-        is indented is a block; one whose first line alone is not explains that line.
+        Empty lines separate paragraphs. A line in capitals is a heading; an indented
+        paragraph is a block; if all lines but the first are indented, the first is the
+        tag of the others.
         """
         for paragraph in filter(None, text.strip("\n").split("\n\n")):
             first, *rest = paragraph.splitlines()
@@ -138,7 +139,7 @@ class Page:
                 self.text(_unwrapped([first, *rest]))
 
     def marked(self, text: str) -> str:
-        """Mark up the words."""
+        """Return text with its markup."""
         parts = []
         end = 0
         for found in _MARKED.finditer(text):
@@ -162,7 +163,7 @@ class Page:
         return italic(text) if kind in ("file", "placeholder") else bold(text)
 
     def _fill(self, text: str) -> None:
-        # roff knows where a sentence ends if a line does too.
+        # roff recognizes the end of a sentence only at the end of a line.
         for sentence in re.split(r"(?<=[.?!]) +", text):
             lines = textwrap.wrap(
                 sentence, _WIDTH, break_long_words=False, break_on_hyphens=False
@@ -175,12 +176,12 @@ def _unwrapped(lines: Iterable[str]) -> str:
 
 
 def _protected(line: str) -> str:
-    # What begins with one of these would be a request.
+    # At the beginning of a line these characters are the start of a request.
     return rf"\&{line}" if line.startswith((".", "'")) else line
 
 
 def _date() -> str:
-    # A build that is repeated is told what day to call it.
+    # SOURCE_DATE_EPOCH makes builds reproducible.
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     seconds = time.time() if epoch is None else int(epoch)
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))

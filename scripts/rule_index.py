@@ -1,7 +1,7 @@
-"""Write the index by module at the end of the rule documents.
+"""Update the index by module at the end of the rule documents.
 
-A row names a module of the packages and the rules that it cites. Command lines in help
-texts (``aoe rule P38``) and literals in double backquotes are examples, not citations.
+A row has a module and the rules that it cites. Command lines in help texts (``aoe rule
+P38``) and literals in double backquotes are examples, not citations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END: Final = "<!-- index by module: end -->"
 
 
 def citing_modules() -> Iterator[tuple[str, list[str]]]:
-    """Yield the path of each module that cites rules, and their numbers.
+    """Yield the path of each module that cites rules, and the rule numbers.
 
     Raises:
         NotFoundError: a module cites a rule that does not exist.
@@ -41,7 +41,7 @@ def citing_modules() -> Iterator[tuple[str, list[str]]]:
 
 
 def updated(document: str) -> str:
-    """Return the text of a document with its index as it has to be."""
+    """Return the text of a document with its index updated."""
     text = (CHECKOUT / document).read_text("utf-8")
     rules = parse_rules(text, document)
     before, begin, rest = text.partition(_BEGIN)
@@ -57,7 +57,7 @@ def updated(document: str) -> str:
 
 
 def main() -> None:
-    """Write both indexes."""
+    """Update both indexes."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     for document in DOCUMENTS:
         (CHECKOUT / document).write_text(updated(document), "utf-8")
