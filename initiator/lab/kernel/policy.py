@@ -97,7 +97,7 @@ POLICIES: Final = {
         ),
         Policy(
             name="c",
-            summary="file systems take references, nothing else changes",
+            summary="the owner (a file system) takes references, nothing else changes",
             rules=RULES_2_6_21,
             filesystem_gets=True,
         ),
