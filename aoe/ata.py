@@ -8,7 +8,8 @@
     |      |feature|count |status |low first  |     | of data
     +------+-------+------+-------+-----------+-----+------------- - -
 
-Bytes 25 and 27 are feature and command in a request, error and status in a reply (P26).
+Bytes 25 and 27 are feature and command in a request, error and status in a response
+(P26).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class SmartFeature(IntEnum):
 
 
 class Status(IntFlag):
-    """Bits of the status register, in a reply (P33)."""
+    """Bits of the status register, in a response (P33)."""
 
     BUSY = 0x80
     READY = 0x40
@@ -178,9 +179,9 @@ class Registers:
 
     Args:
         aflags: ``AFlag`` bits, including reserved bits.
-        feature: feature register in a request, error register in a reply.
+        feature: feature register in a request, error register in a response.
         count: number of sectors, 0 to 255.
-        command: opcode in a request, status in a reply.
+        command: opcode in a request, status in a response.
         lba: the six LBA bytes as a 48-bit number. In 28-bit addressing, bits 28 to 31
             are the high nibble of the device register (P30).
     """

@@ -44,12 +44,12 @@ def describe(frame: ReadBuffer) -> str:
         return f"not AoE: {error.why}"
     address = Address(header.shelf, header.slot)
     target = "broadcast" if address == BROADCAST else str(address)
-    reply = bool(header.flags & Flag.RESPONSE)
-    if reply and header.flags & Flag.ERROR:
+    response = bool(header.flags & Flag.RESPONSE)
+    if response and header.flags & Flag.ERROR:
         text = f"{_command(header)} error from {target}: {_error(header.error)}"
     else:
         try:
-            text = _body(header, frame, target, reply=reply)
+            text = _body(header, frame, target, response=response)
         except DecodeError as error:
             text = f"{_command(header)} {target}, truncated: {error.why}"
     version = "" if header.version == 1 else f" version {header.version}"
@@ -73,22 +73,23 @@ def _error(code: int) -> str:
     return ErrorCode(code).text if code in list(ErrorCode) else f"error {code}"
 
 
-def _body(header: Header, frame: ReadBuffer, target: str, *, reply: bool) -> str:
+def _body(header: Header, frame: ReadBuffer, target: str, *, response: bool) -> str:
     match header.command:
         case Command.ATA:
             registers = Registers.unpack_from(frame)
-            if reply:
-                return _ata_reply(registers, len(frame) - ATA_DATA, target)
+            if response:
+                return _ata_response(registers, len(frame) - ATA_DATA, target)
             return _ata_request(registers, target)
         case Command.CONFIG:
             config = Config.unpack_from(frame)
-            return _config_reply(config, target) if reply else _config(config, target)
+            describe = _config_response if response else _config
+            return describe(config, target)
         case Command.MASK:
-            return _mask(MaskList.unpack_from(frame), target, reply=reply)
+            return _mask(MaskList.unpack_from(frame), target, response=response)
         case Command.RESERVE:
-            return _reserve(Reserve.unpack_from(frame), target, reply=reply)
+            return _reserve(Reserve.unpack_from(frame), target, response=response)
         case _:
-            return f"{_command(header)} {'reply ' * reply}{target}"
+            return f"{_command(header)} {'response ' * response}{target}"
 
 
 def _ata_request(registers: Registers, target: str) -> str:
@@ -101,13 +102,13 @@ def _ata_request(registers: Registers, target: str) -> str:
     return f"{text} {_sectors(registers)}"
 
 
-def _ata_reply(registers: Registers, data: int, target: str) -> str:
+def _ata_response(registers: Registers, data: int, target: str) -> str:
     if registers.command & STATUS_BAD:
         failure = describe_failure(registers.command, registers.feature)
-        return f"reply failed {target} {_sectors(registers)}: {failure}"
-    # The padding of a reply without data (P19) is shorter than a sector.
+        return f"response failed {target} {_sectors(registers)}: {failure}"
+    # The padding of a response without data (P19) is shorter than a sector.
     length = data // 512 * 512
-    text = f"reply ok {target} {_sectors(registers)}"
+    text = f"response ok {target} {_sectors(registers)}"
     return f"{text}, {length} bytes" if length else text
 
 
@@ -132,7 +133,7 @@ def _config(config: Config, target: str) -> str:
     return f"{verbs[ConfigCommand(config.ccmd)]}{string} {target}"
 
 
-def _config_reply(config: Config, target: str) -> str:
+def _config_response(config: Config, target: str) -> str:
     return (
         f"config {target} buffers {config.buffer_count} x{config.sector_count or 2} "
         f"firmware {config.firmware:#06x} string {_text(config.string)}"
@@ -143,13 +144,13 @@ def _text(string: bytes) -> str:
     return '"' + ascii(string.decode("latin-1"))[1:-1] + '"'
 
 
-def _mask(mask: MaskList, target: str, *, reply: bool) -> str:
-    if reply and mask.merror:
+def _mask(mask: MaskList, target: str, *, response: bool) -> str:
+    if response and mask.merror:
         known = mask.merror in list(MaskError)
         name = MaskError(mask.merror).name if known else f"error {mask.merror}"
         return f"MAC mask list error from {target}: {name.lower().replace('_', ' ')}"
     verbs = {int(MaskCommand.READ): "read ", int(MaskCommand.EDIT): "edit "}
-    verb = "" if reply else verbs.get(mask.mcmd, f"command {mask.mcmd} to ")
+    verb = "" if response else verbs.get(mask.mcmd, f"command {mask.mcmd} to ")
     macs = " ".join(_directive(*directive) for directive in mask.directives)
     return f"{verb}MAC mask list of {target} {macs}".rstrip()
 
@@ -163,9 +164,9 @@ def _directive(command: int, mac: bytes) -> str:
     return signs.get(command, "?") + format_mac(mac)
 
 
-def _reserve(reserve: Reserve, target: str, *, reply: bool) -> str:
+def _reserve(reserve: Reserve, target: str, *, response: bool) -> str:
     holders = ", ".join(format_mac(mac) for mac in reserve.macs)
-    if reply:
+    if response:
         return f"{target} is {f'reserved for {holders}' if holders else 'not reserved'}"
     if reserve.rcmd == ReserveCommand.READ:
         return f"read reserve list of {target}"

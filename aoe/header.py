@@ -27,10 +27,10 @@ ETH_P_AOE: Final = 0x88A2
 ETHERNET_LENGTH: Final = 6 + 6 + 2
 HEADER_LENGTH: Final = ETHERNET_LENGTH + 10
 FRAME_MINIMUM: Final = 60
-"""Minimum length of an Ethernet frame without FCS. Replies are padded to it (P19)."""
+"""Minimum length of an Ethernet frame without FCS. Responses are padded to it (P19)."""
 VERSION: Final = 1
 TAG_USER: Final = 0x8000_0000
-"""Bit 31 marks tags of user space; kernel drivers drop replies that have it (P11)."""
+"""Bit 31 marks tags of user space; kernel drivers drop responses that have it (P11)."""
 
 HEADER: Final = Struct("!6s6sHBBHBBI")
 """dst, src, ethertype, version << 4 | flags, error, shelf, slot, command, tag."""
@@ -53,7 +53,7 @@ class Command(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """Error, byte 15 of a reply; valid if ``Flag.ERROR`` is set."""
+    """Error, byte 15 of a response; valid if ``Flag.ERROR`` is set."""
 
     BAD_COMMAND = 1
     BAD_ARGUMENT = 2

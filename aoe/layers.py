@@ -131,7 +131,7 @@ def _header_of(body: Packet) -> AoE | None:
     return body.underlayer if isinstance(body.underlayer, AoE) else None
 
 
-def _is_reply(body: Packet) -> bool:
+def _is_response(body: Packet) -> bool:
     header = _header_of(body)
     return header is not None and bool(int(header.flags) & Flag.RESPONSE)
 
@@ -156,7 +156,7 @@ class _LBAField(Field):
 
 
 class _RegisterField(ByteEnumField):
-    """A register: an enumeration in requests, a bit mask in replies (P26)."""
+    """A register: an enumeration in requests, a bit mask in responses (P26)."""
 
     __slots__ = ("bits",)
 
@@ -167,7 +167,7 @@ class _RegisterField(ByteEnumField):
         self.bits = bits
 
     def i2repr(self, pkt: Packet | None, x: object) -> str:
-        if not isinstance(x, int) or pkt is None or not _is_reply(pkt):
+        if not isinstance(x, int) or pkt is None or not _is_response(pkt):
             return str(super().i2repr(pkt, x))
         names = [str(bit.name).lower() for bit in self.bits if bit & x]
         return f"{x:#04x} {'+'.join(names)}".rstrip()
@@ -182,11 +182,11 @@ class _DataField(StrField):
 
 
 class _VersionField(BitField):
-    """The AoE nibble: by default 1 in replies and 0 in requests (P49, P50)."""
+    """The AoE nibble: by default 1 in responses and 0 in requests (P49, P50)."""
 
     def i2m(self, pkt: Packet | None, x: int | None) -> int:
         if x is None:
-            return VERSION if pkt is not None and _is_reply(pkt) else 0
+            return VERSION if pkt is not None and _is_response(pkt) else 0
         return x
 
 
@@ -217,7 +217,7 @@ class AoE(Packet):
 
     ``shelf`` and ``slot`` default to e0.0, so that a broadcast (0xFFFF and 0xFF) has to
     be asked for. ``tag`` defaults to bit 31 set, so that a kernel driver on the same
-    host discards the replies (P11). Stacking a body sets ``cmd``.
+    host discards the responses (P11). Stacking a body sets ``cmd``.
     """
 
     name = "ATA over Ethernet"
@@ -234,14 +234,14 @@ class AoE(Packet):
     dispatch_hook = _needs(HEADER_LENGTH - ETHERNET_LENGTH)
 
     def hashret(self) -> bytes:
-        """Return command and tag, which a request and its reply share (P10)."""
+        """Return command and tag, which a request and its response share (P10)."""
         return struct.pack("!BI", self.cmd, self.tag)
 
     def answers(self, other: Packet) -> bool:
-        """Return True if this is a reply to the request ``other``.
+        """Return True if this is a response to the request ``other``.
 
         Command and tag are equal (P10), and shelf and slot of the request are those of
-        the reply or broadcast (P8). Versions are not compared: some targets send a
+        the response or broadcast (P8). Versions are not compared: some targets send a
         wrong one (P6).
         """
         return (
@@ -285,10 +285,10 @@ class AoEATA(_Body):
     """Command 0: ATA registers and data.
 
     ``err_feature`` and ``cmd_status`` are feature and command in requests, error and
-    status in replies (P26). ``count`` defaults to the number of sectors in ``data``, at
-    least 1.
+    status in responses (P26). ``count`` defaults to the number of sectors in ``data``,
+    at least 1.
 
-    No field gives the length of the data. In a reply it is the complete sectors that
+    No field gives the length of the data. In a response it is the complete sectors that
     follow (P21), none if the command failed (P32); some targets set the count to 0
     (P35). In a request with ``AFlag.WRITE`` (P27) it is all bytes that follow, complete
     sectors or not, because a target has to compare them with the count (P39). In other
@@ -327,19 +327,21 @@ class AoEATA(_Body):
     def sector(self) -> int:
         """The addressed sector, by 48-bit or 28-bit addressing (P31)."""
         is_wide = int(self.aflags) & AFlag.EXTENDED or (
-            not _is_reply(self) and int(self.cmd_status) in LBA48_OPCODES
+            not _is_response(self) and int(self.cmd_status) in LBA48_OPCODES
         )
         return int(self.lba) if is_wide else self.lba28
 
     def _summary(self) -> str:
-        return self._reply_summary() if _is_reply(self) else self._request_summary()
+        return (
+            self._response_summary() if _is_response(self) else self._request_summary()
+        )
 
-    def _reply_summary(self) -> str:
+    def _response_summary(self) -> str:
         status, length = int(self.cmd_status), len(self.data)
         if status & STATUS_BAD:
-            return f"ATA reply {describe_failure(status, int(self.err_feature))}"
+            return f"ATA response {describe_failure(status, int(self.err_feature))}"
         sectors = f" x{length // SECTOR}" if length else ""
-        return f"ATA reply lba {self.sector}{sectors}"
+        return f"ATA response lba {self.sector}{sectors}"
 
     def _request_summary(self) -> str:
         opcode = int(self.cmd_status)
@@ -351,7 +353,7 @@ class AoEATA(_Body):
 
 
 def _data_length(body: Packet, room: int) -> int:
-    if not _is_reply(body):
+    if not _is_response(body):
         return room if body.aflags & AFlag.WRITE else 0
     failed = body.underlayer.flags & Flag.ERROR or body.cmd_status & STATUS_BAD
     return 0 if failed else room - room % SECTOR
@@ -362,7 +364,7 @@ class AoEConfig(_Body):
 
     ``length`` defaults to the length of ``string``. If a frame declares more bytes than
     it holds, ``string`` is truncated and ``is_valid`` is False. ``version`` defaults to
-    1 in replies and 0 in requests (P49, P50).
+    1 in responses and 0 in requests (P49, P50).
     """
 
     name = "AoE query config"
@@ -385,10 +387,10 @@ class AoEConfig(_Body):
 
     def _summary(self) -> str:
         string = f" {bytes(self.string)!r}" if self.string else ""
-        if not _is_reply(self):
+        if not _is_response(self):
             return f"config {_name(ConfigCommand, self.ccmd)}{string}"
         buffers, sectors = int(self.buffer_count), int(self.sector_count)
-        return f"config reply buffers {buffers} sectors {sectors}{string}"
+        return f"config response buffers {buffers} sectors {sectors}{string}"
 
 
 class AoEDirective(_Body):
@@ -427,11 +429,11 @@ class AoEMask(_Body):
 
     def _summary(self) -> str:
         count = len(self.directives)
-        if not _is_reply(self):
+        if not _is_response(self):
             return f"mask {_name(MaskCommand, self.mcmd)} x{count}"
         if int(self.merror):
-            return f"mask reply error: {_name(MaskError, self.merror)}"
-        return f"mask reply x{count}"
+            return f"mask response error: {_name(MaskError, self.merror)}"
+        return f"mask response x{count}"
 
 
 class AoEReserve(_Body):
@@ -452,7 +454,7 @@ class AoEReserve(_Body):
     dispatch_hook = _needs(RESERVE_LENGTH)
 
     def _summary(self) -> str:
-        text = "reply" if _is_reply(self) else _name(ReserveCommand, self.rcmd)
+        text = "response" if _is_response(self) else _name(ReserveCommand, self.rcmd)
         return f"reserve {text} x{len(self.macs)}"
 
 

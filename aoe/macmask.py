@@ -38,7 +38,7 @@ class MaskCommand(IntEnum):
 
 
 class MaskError(IntEnum):
-    """MError, byte 26 of a reply (P64)."""
+    """MError, byte 26 of a response (P64)."""
 
     NONE = 0
     UNSPECIFIED = 1
@@ -70,7 +70,7 @@ class MaskList:
         directives: the complete directives in the frame.
         merror: a ``MaskError``; 0 in requests.
         declared: the count field, if it differs from ``len(directives)``. In an error
-            reply it is the index of the directive that failed (P64).
+            response it is the index of the directive that failed (P64).
     """
 
     mcmd: int = MaskCommand.READ

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from aoe.buffers import ReadBuffer
 
 SMART_KEY: Final = 0xC24F
-"""lba1 and lba2 of a SMART command; in a RETURN STATUS reply: no threshold exceeded."""
+"""lba1 and lba2 of a SMART command; in RETURN STATUS responses: within thresholds."""
 SMART_FAILING: Final = 0x2CF4
-"""lba1 and lba2 of a RETURN STATUS reply: a threshold was exceeded."""
+"""lba1 and lba2 of a RETURN STATUS response: a threshold was exceeded."""
 
 _VERSION: Final = Struct("<H")
 _ATTRIBUTE: Final = Struct("<BHBB6sx")

@@ -127,8 +127,8 @@ def target_transitions(options: Options) -> list[Transition]:
             for frame in world.take():
                 target = answering.get(frame.raw[:6])
                 if target is not None and not (silent and target is other):
-                    reply = target.answer(frame.raw)
-                    watch("response", partial(world.deliver, reply))
+                    response = target.answer(frame.raw)
+                    watch("response", partial(world.deliver, response))
             world.write(0, bytes(SECTOR))
             world.now += 0.1
             watch("no response", partial(world.driver.handle_timer, world.now))

@@ -172,12 +172,12 @@ class Load:
         self._asking.send(ata(opcode, count=0, tag=tag))
 
     def _take(self, timeout: float) -> bool:
-        reply = self._asking.receive(timeout)
-        if not reply or reply[19]:
-            return bool(reply)  # A timeout, or an announcement (query config).
-        tag = int.from_bytes(reply[20:24], "big")
-        if reply[14] != 0x18 or reply[27] != 0x40:
-            raise AoEError(f"request {tag:#x}", f"failed: {reply[:36].hex()}")
+        response = self._asking.receive(timeout)
+        if not response or response[19]:
+            return bool(response)  # A timeout, or an announcement (query config).
+        tag = int.from_bytes(response[20:24], "big")
+        if response[14] != 0x18 or response[27] != 0x40:
+            raise AoEError(f"request {tag:#x}", f"failed: {response[:36].hex()}")
         if tag & FLUSH_TAG:
             self.ledger.flushed(tag ^ FLUSH_TAG)
             self.flushes += 1
@@ -230,9 +230,9 @@ def read(asking: Client, lba: int, count: int) -> bytes:
     """Read sectors; ignore announcements and late responses."""
     request = ata(READ, lba, count, tag=lba)
     asking.send(request)
-    while reply := asking.receive():
-        if reply[19:24] == request[19:24]:
-            return reply[36:]
+    while response := asking.receive():
+        if response[19:24] == request[19:24]:
+            return response[36:]
     raise AoEError("killtest", f"no response to a read of sector {lba}")
 
 

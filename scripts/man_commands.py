@@ -182,17 +182,17 @@ def _add_commands(
     prose: Prose,
     shared: list[tuple[str, str]],
 ) -> None:
-    said = prose.tags("COMMANDS")
+    extra = prose.tags("COMMANDS")
     page.heading("COMMANDS")
     for ctx in leaves:
         page.subheading(_usage(ctx))
         page.text(read_help(ctx.command).summary)
-        if more := said.pop(str(ctx.info_name), ""):
+        if more := extra.pop(str(ctx.info_name), ""):
             page.text(more)
         for names, text in options_of(ctx):
             if (names, text) not in shared:
                 page.tagged(_marked_names(names), text)
-    _refuse_rest(page, "COMMANDS", said)
+    _check_all_used(page, "COMMANDS", extra)
 
 
 def _add_options(
@@ -200,17 +200,17 @@ def _add_options(
 ) -> None:
     if not shared:
         return
-    said = prose.tags("OPTIONS")
+    extra = prose.tags("OPTIONS")
     headings = _headings(ctx.command)
     page.heading("OPTIONS")
     if isinstance(ctx.command, click.Group):
-        page.text("All commands take these:")
+        page.text("These options apply to all commands:")
     for names, text in shared:
         option = _long_name(names)
         if option in headings:
             page.subheading(escape(headings[option]))
-        page.tagged(_marked_names(names), _extended(text, said.pop(option, "")))
-    _refuse_rest(page, "OPTIONS", said)
+        page.tagged(_marked_names(names), _extended(text, extra.pop(option, "")))
+    _check_all_used(page, "OPTIONS", extra)
     page.prose(prose.untagged("OPTIONS"))
 
 
@@ -232,14 +232,14 @@ def _long_name(names: str) -> str:
 
 def _extended(text: str, more: str) -> str:
     # The text of the page is inserted in front of the default.
-    said, bracket, default = text.partition("  [")
-    return " ".join(filter(None, [said, more, bracket.strip() + default]))
+    before, bracket, default = text.partition("  [")
+    return " ".join(filter(None, [before, more, bracket.strip() + default]))
 
 
-def _refuse_rest(page: Page, heading: str, said: dict[str, str]) -> None:
-    if said:
+def _check_all_used(page: Page, heading: str, extra: dict[str, str]) -> None:
+    if extra:
         where = f"{page.file_name}.txt: {heading}"
-        raise LookupError(f"{where}: there is no {', '.join(said)}")
+        raise LookupError(f"{where}: there is no {', '.join(extra)}")
 
 
 def _add_rest(page: Page, contexts: list[click.Context], prose: Prose) -> None:
@@ -256,10 +256,10 @@ def _add_rest(page: Page, contexts: list[click.Context], prose: Prose) -> None:
 
 def _add_exit_status(page: Page, prose: Prose) -> None:
     page.heading("EXIT STATUS")
-    said = prose.tags("EXIT STATUS")
+    extra = prose.tags("EXIT STATUS")
     for code, text in _EXIT_STATUS.items():
-        page.tagged(bold(str(code)), said.pop(str(code), text))
-    _refuse_rest(page, "EXIT STATUS", said)
+        page.tagged(bold(str(code)), extra.pop(str(code), text))
+    _check_all_used(page, "EXIT STATUS", extra)
     page.prose(prose.untagged("EXIT STATUS"))
 
 

@@ -49,14 +49,14 @@ mask = ["52:54:00:ae:00:02"]
 def documented(struct: Struct) -> tuple[str, dict[str, str]]:
     """Return the description of a struct and of each field, from its docstring."""
     text = inspect.cleandoc(struct.__doc__ or "")
-    said = re.split(r"\n\n(?:Raises|Args):\n", text)[0]
+    description = re.split(r"\n\n(?:Raises|Args):\n", text)[0]
     fields: dict[str, str] = {}
     if arguments := re.search(r"^Args:\n((?:    .*\n?)+)", text, re.MULTILINE):
         for name, words in re.findall(
             r"^    (\w+): ((?:.*\n?)(?:        .*\n?)*)", arguments[1], re.MULTILINE
         ):
             fields[name] = _without_rules(words)
-    return _without_rules(said), fields
+    return _without_rules(description), fields
 
 
 def _without_rules(text: str) -> str:
@@ -127,7 +127,7 @@ def config_page() -> Page:
 
 def _add_process(page: Page) -> None:
     page.heading("THE PROCESS")
-    page.text("These keys stand before the first table.")
+    page.text("These keys precede the first table.")
     for field in msgspec.structs.fields(config_file.Document):
         if field.name not in ("export", "defaults"):
             _add_key(page, config_file.Document, field)
@@ -195,13 +195,13 @@ def _own_keys(struct: Struct) -> list[str]:
 
 def _others(struct: Struct, own: list[str]) -> list[str]:
     # The keys of the base classes, with the default if it differs from the base's.
-    said = []
+    names = []
     for name, field in _fields(struct).items():
         if name not in own:
             default = default_of(field)
             usual = default_of(_fields(_documents(struct, name))[name])
-            said.append(f"`{name}`" if default == usual else f"`{name}` = `{default}`")
-    return said
+            names.append(f"`{name}`" if default == usual else f"`{name}` = `{default}`")
+    return names
 
 
 def _fields(struct: Struct) -> dict[str, msgspec.structs.FieldInfo]:

@@ -136,9 +136,9 @@ def sent_by(src: bytes, request: bytes) -> bytes:
     return request[:6] + src + request[12:]
 
 
-def sent_to(dst: bytes, reply: bytes) -> bytes:
+def sent_to(dst: bytes, response: bytes) -> bytes:
     """Return a response with another destination address."""
-    return dst + reply[6:]
+    return dst + response[6:]
 
 
 def ask(target: Target, request: bytes, now: float = 0.0) -> bytes:

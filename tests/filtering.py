@@ -53,25 +53,25 @@ def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
 
 def due_responses(target: FilteredTarget, now: float) -> list[bytes]:
     """Return all responses that are due."""
-    replies = []
+    responses = []
     slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
     while length := target.handle_due(slot, now):
-        replies.append(bytes(slot[:length]))
+        responses.append(bytes(slot[:length]))
         slot[:] = b"\xdb" * len(slot)
-    return replies
+    return responses
 
 
 def ask_all(target: FilteredTarget, request: bytes, now: float = 0.0) -> list[bytes]:
     """Pass a request to a target, and return all responses that are sent now."""
-    reply = ask(target, request, now)
-    return [reply] * bool(reply) + due_responses(target, now)
+    response = ask(target, request, now)
+    return [response] * bool(response) + due_responses(target, now)
 
 
 def run_until_idle(target: FilteredTarget) -> list[tuple[float, bytes]]:
     """Advance the clock until no frame is queued; return the responses with times."""
-    replies: list[tuple[float, bytes]] = []
+    responses: list[tuple[float, bytes]] = []
     while (now := target.next_timeout()) is not None:
-        replies += [(now, reply) for reply in due_responses(target, now)]
+        responses += [(now, response) for response in due_responses(target, now)]
         later = target.next_timeout()
         assert later is None or later > now
-    return replies
+    return responses

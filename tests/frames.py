@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 def frame_of(
-    length: int, *, reply: bool = False, dst: bytes = Wire.target_mac, number: int = 0
+    length: int,
+    *,
+    response: bool = False,
+    dst: bytes = Wire.target_mac,
+    number: int = 0,
 ) -> bytes:
     """Build a frame whose content is unique to its number."""
-    head = dst + Wire.initiator_mac + b"\x88\xa2" + (b"\x18" if reply else b"\x10")
+    head = dst + Wire.initiator_mac + b"\x88\xa2" + (b"\x18" if response else b"\x10")
     fill = number.to_bytes(5, "big") + random.Random(number).randbytes(length)
     return (head + fill)[:length]
 

@@ -117,21 +117,21 @@ class FuzzLink(Link):
     def __init__(self, mtu: int) -> None:
         self.name, self.index, self.mac, self.mtu, self.up = "fuzz0", 1, MAC, mtu, True
         self.request: bytes | None = None
-        self.replies: list[bytes] = []
+        self.responses: list[bytes] = []
         self._poison = bytes([POISON]) * (14 + mtu)
-        self._reply = bytearray(14 + mtu)
+        self._response = bytearray(14 + mtu)
 
     def receive(self) -> memoryview | None:
         request, self.request = self.request, None
         return None if request is None else memoryview(request)
 
     def reserve(self) -> memoryview | None:
-        self._reply[:] = self._poison
-        return memoryview(self._reply)
+        self._response[:] = self._poison
+        return memoryview(self._response)
 
     def commit(self, length: int) -> None:
-        assert length <= len(self._reply)
-        self.replies.append(bytes(self._reply[:length]))
+        assert length <= len(self._response)
+        self.responses.append(bytes(self._response[:length]))
 
     def flush(self) -> None:
         pass
@@ -232,52 +232,54 @@ class FuzzedPort:
         """
         before = [each.target.export.state for each in self.served]
         self._select_faults(request)
-        self._link.request, self._link.replies = request, []
+        self._link.request, self._link.responses = request, []
         # 10 s apart: longer than the 5 s for which a failed flush is reported (P46).
         self._port.serve(self.frames * 10.0)
-        replies = self._link.replies
-        self._check_replies(request, list(replies), before)
+        responses = self._link.responses
+        self._check_responses(request, list(responses), before)
         self.frames += 1
         if self.frames % CLEAR_INTERVAL == 0:
             self._clear_lists()
         if self.frames % RESET_INTERVAL == 0:
             self._reset_state()
-        return replies
+        return responses
 
-    def _check_replies(
-        self, request: bytes, replies: list[bytes], before: list[ClientState]
+    def _check_responses(
+        self, request: bytes, responses: list[bytes], before: list[ClientState]
     ) -> None:
         for each, state in zip(self.served, before, strict=True):
             target, disk = each.target, each.disk
             must_report = disk.flush_failed and needs_flush(request)
             has_fault = disk.failed or self._is_state_lost or must_report
             address = target.response_head[10:13]
-            own = [reply for reply in replies if reply[16:19] == address]
+            own = [response for response in responses if response[16:19] == address]
             assert len(own) <= 1, "two responses of one target"
             if len(request) < 24 or not each.is_addressed(request):
                 assert not own, "a response to a frame for another target"
                 assert not disk.take_changes(), "a frame for another changed the disk"
                 assert target.export.state is state, "a frame for another was executed"
                 continue
-            reply = own[0] if own else b""
-            check_request(each, request, reply, state, has_fault=has_fault)
-            if must_report and reply and reply[14:16] == b"\x18\0":
-                assert (reply[27], reply[25]) == FAULT, "a failed flush is not reported"
+            response = own[0] if own else b""
+            check_request(each, request, response, state, has_fault=has_fault)
+            if must_report and response and response[14:16] == b"\x18\0":
+                assert (response[27], response[25]) == FAULT, (
+                    "a failed flush is not reported"
+                )
                 disk.flush_failed = False
-            self._count(request, reply)
-            replies = [other for other in replies if other[16:19] != address]
-        assert not replies, "a response of an unknown target"
+            self._count(request, response)
+            responses = [other for other in responses if other[16:19] != address]
+        assert not responses, "a response of an unknown target"
 
-    def _count(self, request: bytes, reply: bytes) -> None:
+    def _count(self, request: bytes, response: bytes) -> None:
         is_ata = request[19] == 0 and len(request) >= 36
-        has_registers = is_ata and reply and reply[14] == 0x18
-        registers = (reply[27], reply[25]) if has_registers else (-1, -1)
+        has_registers = is_ata and response and response[14] == 0x18
+        registers = (response[27], response[25]) if has_registers else (-1, -1)
         self.outcomes[
             Outcome(
                 request[14] >> 4,
                 request[19],
                 request[27] if is_ata else -1,
-                reply[15] if reply else -1,
+                response[15] if response else -1,
                 registers,
             )
         ] += 1

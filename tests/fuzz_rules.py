@@ -56,7 +56,7 @@ class Served:
 def check_request(
     served: Served,
     request: bytes,
-    reply: bytes,
+    response: bytes,
     before: ClientState,
     *,
     has_fault: bool,
@@ -66,15 +66,15 @@ def check_request(
     Args:
         served: the target; its model is updated.
         request: the frame.
-        reply: the response, b"" if there is none.
+        response: the response, b"" if there is none.
         before: the state that clients had set before.
         has_fault: the disk has failed, or the state could not be saved.
     """
-    assert bool(reply) == expects_reply(served, request, before), "response"
-    expected = expected_changes(served, request, before) if reply else []
+    assert bool(response) == expects_response(served, request, before), "response"
+    expected = expected_changes(served, request, before) if response else []
     changes = served.disk.take_changes()
     if not has_fault:
-        is_done = bool(expected) and (reply[14], reply[27]) == (0x18, 0x40)
+        is_done = bool(expected) and (response[14], response[27]) == (0x18, 0x40)
         assert is_done or not expected, "a valid request failed"
     assert changes == expected[: len(changes)], "a wrong change of the disk"
     assert has_fault or changes == expected, "a missing change of the disk"
@@ -84,9 +84,9 @@ def check_request(
     is_set_features = has_fault and request[19] == 0 and request[27:28] == b"\xef"
     # Disabling the write cache takes effect even if the flush that follows fails.
     if not is_set_features or after != replace(before, write_cache=False):
-        assert after == state_after(served, request, reply, before), "client state"
-    if reply:
-        check_reply(served, request, reply, has_fault=has_fault)
+        assert after == state_after(served, request, response, before), "client state"
+    if response:
+        check_response(served, request, response, has_fault=has_fault)
 
 
 def needs_flush(request: bytes) -> bool:
@@ -98,7 +98,7 @@ def needs_flush(request: bytes) -> bool:
     )
 
 
-def expects_reply(served: Served, request: bytes, before: ClientState) -> bool:
+def expects_response(served: Served, request: bytes, before: ClientState) -> bool:
     """Return True if an addressed frame must get a response."""
     is_request = request[12:14] == b"\x88\xa2" and not request[14] & 0x08
     if not is_request or (before.mask and request[6:12] not in before.mask):
@@ -208,10 +208,10 @@ def has_uncorrectable(served: Served) -> bool:
 
 
 def state_after(
-    served: Served, request: bytes, reply: bytes, before: ClientState
+    served: Served, request: bytes, response: bytes, before: ClientState
 ) -> ClientState:
     """Return the client state that is expected after a request with this response."""
-    if not reply or reply[14] != 0x18:
+    if not response or response[14] != 0x18:
         return before
     command = request[19]
     if command == 1 and request[29] & 0x0F in (3, 4):
@@ -222,7 +222,7 @@ def state_after(
         macs = macs_of(request[26:], 6, request[25])
         return replace(before, holders=tuple(dict.fromkeys(macs)))
     if command == 0 and request[27] == SET_FEATURES and request[25] in (0x02, 0x82):
-        is_done = (reply[27], reply[25]) == DONE
+        is_done = (response[27], response[25]) == DONE
         return replace(before, write_cache=request[25] == 0x02) if is_done else before
     return before
 
@@ -264,28 +264,28 @@ def mask_limit(served: Served) -> int:
 # --- responses ----------------------------------------------------------------------
 
 
-def check_reply(
-    served: Served, request: bytes, reply: bytes, *, has_fault: bool
+def check_response(
+    served: Served, request: bytes, response: bytes, *, has_fault: bool
 ) -> None:
     """Check every byte of a response, so that none leaks old memory."""
     target = served.target
-    assert 60 <= len(reply) <= target.frame_limit, "length"
-    assert reply[:14] == request[6:12] + target.mac + b"\x88\xa2", "Ethernet header"
-    code = reply[15]
-    if reply[14] == 0x18:
+    assert 60 <= len(response) <= target.frame_limit, "length"
+    assert response[:14] == request[6:12] + target.mac + b"\x88\xa2", "Ethernet header"
+    code = response[15]
+    if response[14] == 0x18:
         assert code == 0, "an error code without its flag"
     else:
-        assert reply[14] == 0x1C, "flags"
+        assert response[14] == 0x1C, "flags"
         assert 1 <= code <= 6, "error code"
         assert code != NO_DISK or has_fault, "the disk was available"
-    assert reply[16:19] == struct.pack("!HB", target.shelf, target.slot), "address"
-    assert reply[19:24] == request[19:24], "command and tag"
-    body = body_of(served, request, reply, code, has_fault=has_fault)
-    assert reply[24:] == body.ljust(36, b"\0"), "body"
+    assert response[16:19] == struct.pack("!HB", target.shelf, target.slot), "address"
+    assert response[19:24] == request[19:24], "command and tag"
+    body = body_of(served, request, response, code, has_fault=has_fault)
+    assert response[24:] == body.ljust(36, b"\0"), "body"
 
 
 def body_of(
-    served: Served, request: bytes, reply: bytes, code: int, *, has_fault: bool
+    served: Served, request: bytes, response: bytes, code: int, *, has_fault: bool
 ) -> bytes:
     """Return the bytes expected after the header of a response."""
     command, limit = request[19], served.target.frame_limit
@@ -296,11 +296,11 @@ def body_of(
         if code:
             assert code in (NO_DISK, RESERVED), "error code"
             return request[24:36]
-        return registers_of(served, request, reply, has_fault=has_fault)
+        return registers_of(served, request, response, has_fault=has_fault)
     if command == 1:
         return config_of(served, request, code)
     if command == 2:
-        return mask_of(served, request, reply, code)
+        return mask_of(served, request, response, code)
     assert code in (0, 2, NO_DISK, RESERVED), "error code"
     room = (limit - 26) // 6
     macs = served.target.export.state.holders[:room]
@@ -323,18 +323,18 @@ def config_of(served: Served, request: bytes, code: int) -> bytes:
     return struct.pack("!HHBBH", *fixed) + string
 
 
-def mask_of(served: Served, request: bytes, reply: bytes, code: int) -> bytes:
+def mask_of(served: Served, request: bytes, response: bytes, code: int) -> bytes:
     """Return the expected body of a mask list response."""
     if code == 2:
         return request[24 : served.target.frame_limit]
     assert code in (0, NO_DISK), "error code"
-    if reply[26]:
+    if response[26]:
         entries = macs_of(request[28:], 8, request[27])[: mask_limit(served)]
         # The list before the edit is not known here, so the index of the failed
         # directive is only checked for its range.
-        assert reply[26] in (2, 3), "mask error"
-        head = bytes((0, request[25], reply[26], reply[27]))
-        assert reply[27] < request[27], "index of a directive"
+        assert response[26] in (2, 3), "mask error"
+        head = bytes((0, request[25], response[26], response[27]))
+        assert response[27] < request[27], "index of a directive"
         return head + b"".join(bytes((0, entry[1])) + entry[2:] for entry in entries)
     macs = served.target.export.state.mask[: mask_limit(served)]
     listed = b"".join(b"\0\0" + mac for mac in macs)
@@ -342,14 +342,14 @@ def mask_of(served: Served, request: bytes, reply: bytes, code: int) -> bytes:
 
 
 def registers_of(
-    served: Served, request: bytes, reply: bytes, *, has_fault: bool
+    served: Served, request: bytes, response: bytes, *, has_fault: bool
 ) -> bytes:
     """Return the expected body of an ATA response, including data."""
-    registers, opcode = (reply[27], reply[25]), request[27]
+    registers, opcode = (response[27], response[25]), request[27]
     count, data = request[26], b""
     if registers == DONE:
         count = 0xFF if opcode == POWER_MODE else 0
-        data = data_of(served, request, reply)
+        data = data_of(served, request, response)
     else:
         assert registers in FAILURES, "registers"
         assert has_fault or registers != (0x61, 0x04), "device fault without a fault"
@@ -363,7 +363,7 @@ def registers_of(
     return head + request[28:34] + bytes(2) + data
 
 
-def data_of(served: Served, request: bytes, reply: bytes) -> bytes:
+def data_of(served: Served, request: bytes, response: bytes) -> bytes:
     """Return the expected data of a successful ATA response."""
     opcode = request[27]
     if opcode in READS:
@@ -373,14 +373,14 @@ def data_of(served: Served, request: bytes, reply: bytes) -> bytes:
         return bytes(served.model[start : start + request[26] * SECTOR])
     if opcode == IDENTIFY:
         assert request[26] == 1, "IDENTIFY with another count succeeded"
-        page = reply[36:]
+        page = response[36:]
         assert len(page) == SECTOR
         assert page[510] == 0xA5
         assert sum(page) % 256 == 0, "checksum"
         assert page[200:208] == struct.pack("<Q", len(served.model) // SECTOR)
         return served.target.export.identity_page
     if opcode == SMART and request[25] == 0xD0:
-        page = reply[36:]
+        page = response[36:]
         assert len(page) == SECTOR
         assert sum(page) % 256 == 0, "checksum"
         assert not any(page[38:511]), "unknown bytes in the SMART page"

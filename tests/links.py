@@ -168,15 +168,15 @@ class TargetLink(Link):
     """A link to a target in memory, with fault injection.
 
     Args:
-        replies: returns the frames to receive, given a request and its reply.
+        responses: returns the frames to receive, given a request and its response.
     """
 
     name, index, mac, mtu, up = "aoe0", 1, CLIENT, 1500, True
 
-    def __init__(self, replies: Callable[[bytes, bytes], list[bytes]]) -> None:
+    def __init__(self, responses: Callable[[bytes, bytes], list[bytes]]) -> None:
         self.target = make_target()
         self.sent: list[bytes] = []
-        self._replies = replies
+        self._responses = responses
         self._incoming: deque[bytes] = deque()
         self._slot = bytearray(1514)
 
@@ -192,8 +192,10 @@ class TargetLink(Link):
     def commit(self, length: int) -> None:
         request = bytes(self._slot[:length])
         self.sent.append(request)
-        reply = ask(self.target, request)
-        self._incoming.extend(each for each in self._replies(request, reply) if each)
+        response = ask(self.target, request)
+        self._incoming.extend(
+            each for each in self._responses(request, response) if each
+        )
 
     def flush(self) -> None:
         pass

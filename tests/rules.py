@@ -60,9 +60,9 @@ def query_response(
     buffers: int = 16,
 ) -> bytes:
     """Build the expected response to a query config request, with the real version."""
-    reply = config_response(ccmd, string, code=code, sectors=sectors)
+    response = config_response(ccmd, string, code=code, sectors=sectors)
     firmware = bytes(int(number) for number in VERSION.split("."))
-    return reply[:24] + buffers.to_bytes(2, "big") + firmware + reply[28:]
+    return response[:24] + buffers.to_bytes(2, "big") + firmware + response[28:]
 
 
 def error_response(request: bytes, code: int, length: int | None = None) -> bytes:
@@ -139,10 +139,10 @@ class OtherClients:
         dst = Wire.target_mac if request[:6] == TARGET else request[:6]
         self._socket.send(dst + request[6:])
         end = time.monotonic() + timeout
-        while reply := self.receive(end - time.monotonic()):
-            if reply[:6] == request[6:12] and reply[20:24] == request[20:24]:
+        while response := self.receive(end - time.monotonic()):
+            if response[:6] == request[6:12] and response[20:24] == request[20:24]:
                 break
-        return reply
+        return response
 
     def receive(self, timeout: float = TIMEOUT) -> bytes:
         """Return the next response to any address; ignore queries of the target."""
@@ -150,10 +150,10 @@ class OtherClients:
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
             with contextlib.suppress(TimeoutError):
-                reply = self._socket.recv(2000)
-                if reply[14] & 0x08:
-                    assert reply[6:12] == Wire.target_mac
-                    return reply[:6] + TARGET + reply[12:]
+                response = self._socket.recv(2000)
+                if response[14] & 0x08:
+                    assert response[6:12] == Wire.target_mac
+                    return response[:6] + TARGET + response[12:]
         return NO_RESPONSE
 
     def close(self) -> None:

@@ -79,22 +79,24 @@ class Client:
         """Return the next response, empty if there is none before the timeout."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
-            if self.link.wait(left) and (reply := self.link.receive()) is not None:
-                assert reply[6:12] == self._target_mac
-                return self._restore(bytes(reply))
+            if self.link.wait(left) and (response := self.link.receive()) is not None:
+                assert response[6:12] == self._target_mac
+                return self._restore(bytes(response))
         return b""
 
-    def _restore(self, reply: bytes) -> bytes:
-        is_ours = reply[:6] == self.link.mac
-        return (CLIENT if is_ours else reply[:6]) + TARGET + reply[12:]
+    def _restore(self, response: bytes) -> bytes:
+        is_ours = response[:6] == self.link.mac
+        return (CLIENT if is_ours else response[:6]) + TARGET + response[12:]
 
     def ask(self, request: bytes, timeout: float = TIMEOUT) -> bytes:
         """Send a request and return the response, ignoring announcements (P48)."""
         self.send(request)
-        reply = self.receive(timeout)
-        while reply[20:24] == ANNOUNCEMENT_TAG and request[20:24] != ANNOUNCEMENT_TAG:
-            reply = self.receive(timeout)
-        return reply
+        response = self.receive(timeout)
+        while (
+            response[20:24] == ANNOUNCEMENT_TAG and request[20:24] != ANNOUNCEMENT_TAG
+        ):
+            response = self.receive(timeout)
+        return response
 
     def receive_announcement(self) -> bytes:
         """Return the next announcement, ignoring other frames."""

@@ -1,7 +1,7 @@
 """Adaptive busy polling: poll the receive rings for some microseconds before sleeping.
 
 A wake-up takes longer than a client with one request in flight takes to send the next
-one, and longer than a target takes to reply. Unlimited polling would occupy a core.
+one, and longer than a target takes to respond. Unlimited polling would occupy a core.
 Both ends therefore poll for at most BUSY_POLL_LIMIT, and only while polling succeeds::
 
     polling --- a poll times out ---> backing off --- enough short sleeps ---+

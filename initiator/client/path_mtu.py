@@ -86,8 +86,8 @@ def measure(builder: RequestBuilder, expected: int) -> Generator[bytes, bytes, P
 def _measure_to_target(builder: RequestBuilder, expected: int) -> Steps:
     def gets_through(sectors: int) -> Generator[bytes, bytes, bool]:
         # Any response, even an error, proves that the request arrived.
-        reply = yield builder.identify(tail=bytes(sectors * SECTOR))
-        return bool(reply)
+        response = yield builder.identify(tail=bytes(sectors * SECTOR))
+        return bool(response)
 
     return (yield from _search(gets_through, expected))
 
@@ -99,9 +99,9 @@ def _measure_from_target(
 
     def gets_through(sectors: int) -> Generator[bytes, bytes, bool]:
         nonlocal refused
-        reply = yield builder.transfer(opcode, 0, sectors)
-        refused = refused or (bool(reply) and not _carries(reply, sectors))
-        return bool(reply)
+        response = yield builder.transfer(opcode, 0, sectors)
+        refused = refused or (bool(response) and not _carries(response, sectors))
+        return bool(response)
 
     found = yield from _search(gets_through, expected, least=1)
     return None if refused else found
@@ -126,22 +126,22 @@ def _search(
     return passed
 
 
-def _carries(reply: bytes, sectors: int) -> bool:
-    return not _failed(reply) and len(reply) >= ATA_DATA + sectors * SECTOR
+def _carries(response: bytes, sectors: int) -> bool:
+    return not _failed(response) and len(response) >= ATA_DATA + sectors * SECTOR
 
 
-def _failed(reply: bytes) -> bool:
+def _failed(response: bytes) -> bool:
     try:
-        status = Registers.unpack_from(reply).command
+        status = Registers.unpack_from(response).command
     except DecodeError:
         return True
-    return bool(reply[14] & Flag.ERROR or status & STATUS_BAD)
+    return bool(response[14] & Flag.ERROR or status & STATUS_BAD)
 
 
-def _identity(reply: bytes) -> Identity | None:
-    if not reply or _failed(reply) or len(reply) < ATA_DATA + SECTOR:
+def _identity(response: bytes) -> Identity | None:
+    if not response or _failed(response) or len(response) < ATA_DATA + SECTOR:
         return None
-    return Identity.unpack(reply[ATA_DATA:])
+    return Identity.unpack(response[ATA_DATA:])
 
 
 def diagnose_path(

@@ -95,9 +95,9 @@ class RemoteTarget:
         """
         for _ in range(tries):
             self.link.send(request)
-            reply = self._receive(request, timeout / tries)
-            if reply:
-                return reply
+            response = self._receive(request, timeout / tries)
+            if response:
+                return response
         return b""
 
     def _receive(self, request: bytes, timeout: float) -> bytes:
@@ -132,13 +132,13 @@ class RemoteTarget:
             NotFoundError: no response within the timeout.
             UnsupportedError: the target does not support the AoE command.
         """
-        reply = self.try_exchange(request, self.timeout)
-        if not reply:
+        response = self.try_exchange(request, self.timeout)
+        if not response:
             why = f"no answer to {what} within {self.timeout:g} s"
             raise NotFoundError(str(self.address), why)
-        if _error(reply) == ErrorCode.BAD_COMMAND:
+        if _error(response) == ErrorCode.BAD_COMMAND:
             raise UnsupportedError(str(self.address), f"does not support {what}")
-        return reply
+        return response
 
     # --- the four commands --------------------------------------------------------
 
@@ -154,9 +154,9 @@ class RemoteTarget:
             DeviceError: the target refused it.
             NotFoundError: no response.
         """
-        reply = self.exchange(self.builder.config(ccmd, string), "query config")
-        current = _config(reply).string
-        if _error(reply) == ErrorCode.CONFIG_PRESENT:
+        response = self.exchange(self.builder.config(ccmd, string), "query config")
+        current = _config(response).string
+        if _error(response) == ErrorCode.CONFIG_PRESENT:
             if not current:
                 # Some targets do not include the string in the error (P54).
                 again = self.exchange(self.builder.config(), "query config")
@@ -164,7 +164,7 @@ class RemoteTarget:
             why = f'claimed, its config string is "{Config(string=current).text}"'
             fix = _CLAIMED.format(address=self.address)
             raise BusyError(str(self.address), why, fix)
-        self._check_refusal(reply, "query config")
+        self._check_refusal(response, "query config")
         return current
 
     def mask_list(self, *edits: Directive) -> MaskList:
@@ -177,10 +177,10 @@ class RemoteTarget:
         """
         what = "MAC mask list"
         mcmd = MaskCommand.EDIT if edits else MaskCommand.READ
-        reply = self.exchange(self.builder.mask_list(*edits, mcmd=mcmd), what)
-        self._check_refusal(reply, what)
+        response = self.exchange(self.builder.mask_list(*edits, mcmd=mcmd), what)
+        self._check_refusal(response, what)
         try:
-            return MaskList.unpack_from(reply)
+            return MaskList.unpack_from(response)
         except DecodeError as error:
             raise self._malformed_error(error) from error
 
@@ -215,18 +215,18 @@ class RemoteTarget:
 
     def _reserve(self, rcmd: int, macs: tuple[bytes, ...]) -> tuple[bytes, ...]:
         what = "reserve/release"
-        reply = self.exchange(self.builder.reserve(*macs, rcmd=rcmd), what)
+        response = self.exchange(self.builder.reserve(*macs, rcmd=rcmd), what)
         try:
-            holders = Reserve.unpack_from(reply).macs
+            holders = Reserve.unpack_from(response).macs
         except DecodeError as error:
             raise self._malformed_error(error) from error
-        if _error(reply) == ErrorCode.RESERVED:
+        if _error(response) == ErrorCode.RESERVED:
             if rcmd == ReserveCommand.SET and holders == macs:
                 # The request was executed twice, and the second one refused because
                 # this client is not among the new holders.
                 return holders
             raise self._reserved_error(holders)
-        self._check_refusal(reply, what)
+        self._check_refusal(response, what)
         return holders
 
     def ata(self, request: bytes, what: str) -> tuple[Registers, bytes]:
@@ -238,12 +238,12 @@ class RemoteTarget:
             DeviceError: the command failed, or the target refused it.
             NotFoundError: no response.
         """
-        reply = self.exchange(request, what)
-        if _error(reply) == ErrorCode.RESERVED:
+        response = self.exchange(request, what)
+        if _error(response) == ErrorCode.RESERVED:
             raise self._reserved_error(self.holders())
-        self._check_refusal(reply, what)
+        self._check_refusal(response, what)
         try:
-            registers = Registers.unpack_from(reply)
+            registers = Registers.unpack_from(response)
         except DecodeError as error:
             raise self._malformed_error(error) from error
         if registers.command & STATUS_BAD:
@@ -252,7 +252,7 @@ class RemoteTarget:
             aborted = (status, code) == (_ABORTED, AtaError.ABORTED)
             kind = UnsupportedError if aborted else DeviceError
             raise kind(str(self.address), why)
-        return registers, reply[ATA_DATA:]
+        return registers, response[ATA_DATA:]
 
     def identity_page(self) -> bytes:
         """Return the 512 bytes of IDENTIFY DEVICE.
@@ -269,8 +269,8 @@ class RemoteTarget:
 
     # --- errors -------------------------------------------------------------------
 
-    def _check_refusal(self, reply: bytes, what: str) -> None:
-        code = _error(reply)
+    def _check_refusal(self, response: bytes, what: str) -> None:
+        code = _error(response)
         if code is not None:
             text = ErrorCode(code).text if code in list(ErrorCode) else f"error {code}"
             raise DeviceError(str(self.address), f"{what} refused: {text}")
@@ -284,14 +284,14 @@ class RemoteTarget:
         return DeviceError(str(self.address), f"sent a malformed response: {error}")
 
 
-def _error(reply: bytes) -> int | None:
-    header = Header.unpack_from(reply)
+def _error(response: bytes) -> int | None:
+    header = Header.unpack_from(response)
     return header.error if header.flags & Flag.ERROR else None
 
 
-def _config(reply: bytes) -> Config:
+def _config(response: bytes) -> Config:
     try:
-        return Config.unpack_from(reply)
+        return Config.unpack_from(response)
     except DecodeError:
         return Config()
 

@@ -111,13 +111,13 @@ class FakeTarget:
         )
 
     def announce(self, tag: int = 0) -> bytearray:
-        """Return an announcement (P48), or a query config reply to ``tag``."""
-        reply = self._header(Command.CONFIG, tag, CONFIG_STRING)
-        self.config.pack_into(reply)
-        return reply
+        """Return an announcement (P48), or a query config response to ``tag``."""
+        response = self._header(Command.CONFIG, tag, CONFIG_STRING)
+        self.config.pack_into(response)
+        return response
 
     def answer(self, request: bytes) -> bytearray:
-        """Execute a request and return the reply."""
+        """Execute a request and return the response."""
         header = Header.unpack_from(request)
         if header.command == Command.CONFIG:
             return self.announce(header.tag)
@@ -174,30 +174,30 @@ class FakeTarget:
     def report(
         self, request: bytes, status: int = 0, error: int = 0, data: bytes = b""
     ) -> bytearray:
-        """Return an ATA reply with these registers and data."""
+        """Return an ATA response with these registers and data."""
         header = Header.unpack_from(request)
-        reply = self._header(Command.ATA, header.tag, ATA_DATA + len(data))
+        response = self._header(Command.ATA, header.tag, ATA_DATA + len(data))
         registers = Registers.unpack_from(request)
         Registers(
             registers.aflags, error, 0, Status.READY | status, registers.lba
-        ).pack_into(reply)
-        reply[ATA_DATA : ATA_DATA + len(data)] = data
-        return reply
+        ).pack_into(response)
+        response[ATA_DATA : ATA_DATA + len(data)] = data
+        return response
 
     def refuse(self, request: bytes, code: int = ErrorCode.BAD_ARGUMENT) -> bytearray:
-        """Return an AoE error reply."""
-        reply = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
-        reply[6:12] = self.mac
-        reply[14] |= Flag.RESPONSE | Flag.ERROR
-        reply[15] = code
-        return reply
+        """Return an AoE error response."""
+        response = bytearray(request.ljust(FRAME_MINIMUM, b"\0"))
+        response[6:12] = self.mac
+        response[14] |= Flag.RESPONSE | Flag.ERROR
+        response[15] = code
+        return response
 
     def _header(self, command: int, tag: int, length: int) -> bytearray:
-        reply = bytearray(max(length, FRAME_MINIMUM))
+        response = bytearray(max(length, FRAME_MINIMUM))
         Header(
             b"\2\0\0\0\0\0", self.mac, *self.address, command, tag, Flag.RESPONSE
-        ).pack_into(reply)
-        return reply
+        ).pack_into(response)
+        return response
 
 
 class World:
@@ -240,15 +240,15 @@ class World:
             port = self.ports[port]
         self.driver.receive(memoryview(bytes(frame)), port, self.now)
 
-    def reply(self, *frames: Sent) -> None:
-        """Execute requests and deliver the replies."""
+    def respond(self, *frames: Sent) -> None:
+        """Execute requests and deliver the responses."""
         for frame in frames:
             self.deliver(self.target.answer(frame.raw), frame.port)
 
     def run_until_idle(self) -> None:
         """Execute transmitted requests until the driver sends no more."""
         while frames := self.take():
-            self.reply(*frames)
+            self.respond(*frames)
 
     def bring_up(self) -> None:
         """Announce the target on every interface and complete IDENTIFY."""

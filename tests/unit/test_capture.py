@@ -44,7 +44,7 @@ def request(lba: int) -> bytes:
     return bytes(frame)
 
 
-def reply(lba: int) -> bytes:
+def response(lba: int) -> bytes:
     frame = bytearray(36 + 1024)
     Header(
         CLIENT, TARGET, 0, 0, Command.ATA, 0x8000_0001, flags=Flag.RESPONSE
@@ -95,7 +95,7 @@ def test_written_frames_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "frames.pcapng"
     frames = [
         CapturedFrame(NOW, request(8), "READ, naïvely", Direction.OUT),
-        CapturedFrame(NOW + 0.000_25, reply(8), "", Direction.IN),
+        CapturedFrame(NOW + 0.000_25, response(8), "", Direction.IN),
         CapturedFrame(NOW + 1, b"\x00" * 65_549, "large", Direction.UNKNOWN),
     ]
     with CaptureWriter(path) as writer:
@@ -188,11 +188,13 @@ def test_a_link_captures_both_directions_with_descriptions(tmp_path: Path) -> No
     path = tmp_path / "both.pcapng"
     timestamps = iter([NOW, NOW + 1, NOW + 2])
     with CaptureWriter(path) as writer:
-        link = CapturingLink(ScriptedLink(reply(8)), writer, lambda: next(timestamps))
+        link = CapturingLink(
+            ScriptedLink(response(8)), writer, lambda: next(timestamps)
+        )
         assert link.send(request(8))
         frame = link.receive()
         assert frame is not None
-        assert bytes(frame) == reply(8)
+        assert bytes(frame) == response(8)
         assert link.receive() is None
         slot = link.reserve()
         assert slot is not None
@@ -201,7 +203,11 @@ def test_a_link_captures_both_directions_with_descriptions(tmp_path: Path) -> No
         link.flush()
     assert [frame[1:] for frame in read_capture(path)] == [
         (request(8), "READ EXT e0.0 lba 8 x2 tag 0x80000001", Direction.OUT),
-        (reply(8), "reply ok e0.0 lba 8 x2, 1024 bytes tag 0x80000001", Direction.IN),
+        (
+            response(8),
+            "response ok e0.0 lba 8 x2, 1024 bytes tag 0x80000001",
+            Direction.IN,
+        ),
         (request(9), "READ EXT e0.0 lba 9 x2 tag 0x80000001", Direction.OUT),
     ]
 
@@ -252,9 +258,9 @@ def test_scapy_reads_our_captures(tmp_path: Path) -> None:
     path = tmp_path / "ours.pcapng"
     with CaptureWriter(path) as writer:
         writer.write(request(8), NOW, comment="words", direction=Direction.OUT)
-        writer.write(reply(8), NOW + 1, interface="eth1")
+        writer.write(response(8), NOW + 1, interface="eth1")
     first, second = rdpcap(str(path))
-    assert (bytes(first), bytes(second)) == (request(8), reply(8))
+    assert (bytes(first), bytes(second)) == (request(8), response(8))
     assert first.comments == [b"words"]
     assert first.direction == Direction.OUT
     assert float(first.time) == pytest.approx(NOW, abs=1e-6, rel=0)

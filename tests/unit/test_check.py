@@ -204,7 +204,7 @@ def test_a_check_that_is_not_allowed_is_skipped_with_the_option_it_needs() -> No
 def test_a_deviation_has_request_expected_and_actual_response() -> None:
     results = check(Mutant("", m.only(m.opcode(0xE7), m.put_bytes(27, 0xE7))))
     (result,) = [r for r in results if r.check.name == "identify.flush"]
-    described = "reply failed e7.3 lba 0 x0: device busy (status 0xe7, error 0x00)"
+    described = "response failed e7.3 lba 0 x0: device busy (status 0xe7, error 0x00)"
     assert result.why == (
         "request FLUSH e7.3",
         "expected success",

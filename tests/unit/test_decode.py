@@ -31,8 +31,8 @@ def capture(tmp_path: Path) -> Path:
     with CaptureWriter(path) as writer:
         writer.write(QUERY, 1000.0, direction=Direction.OUT, comment="hello")
         writer.write(b"\1" * 60, 1000.1)
-        reply = ask(make_target(), READ)
-        writer.write(reply, 1000.25, direction=Direction.IN)
+        response = ask(make_target(), READ)
+        writer.write(response, 1000.25, direction=Direction.IN)
     return path
 
 
@@ -43,7 +43,7 @@ LINES = [
     ),
     (
         b"     3     0.250000 in  52:54:00:7a:26:e7 > 52:54:00:c1:1e:47  "
-        b"reply ok e7.3 lba 8 x0, 1024 bytes tag 0x11223344"
+        b"response ok e7.3 lba 8 x0, 1024 bytes tag 0x11223344"
     ),
 ]
 

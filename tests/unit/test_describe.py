@@ -68,17 +68,18 @@ def test_ata_requests(registers: Registers, text: str) -> None:
     assert described(Command.ATA, registers) == text
 
 
-def test_ata_replies() -> None:
+def test_ata_responses() -> None:
     ok = ata(0x40, AFlag.EXTENDED, 8, 2)
     assert described(Command.ATA, ok, RESPONSE, data=bytes(1024)) == (
-        "reply ok e7.3 lba 8 x2, 1024 bytes"
+        "response ok e7.3 lba 8 x2, 1024 bytes"
     )
     assert (
-        described(Command.ATA, ok, RESPONSE, data=bytes(24)) == "reply ok e7.3 lba 8 x2"
+        described(Command.ATA, ok, RESPONSE, data=bytes(24))
+        == "response ok e7.3 lba 8 x2"
     )
     failed = Registers(AFlag.EXTENDED, 0x10, 2, 0x41, 8)
     assert described(Command.ATA, failed, RESPONSE) == (
-        "reply failed e7.3 lba 8 x2: sector not found (status 0x41, error 0x10)"
+        "response failed e7.3 lba 8 x2: sector not found (status 0x41, error 0x10)"
     )
 
 
@@ -97,7 +98,7 @@ def test_config_requests(ccmd: int, text: str) -> None:
     assert described(Command.CONFIG, Config(ccmd, b"me")) == text
 
 
-def test_config_replies() -> None:
+def test_config_responses() -> None:
     config = Config(0, b'a"\xff\n', 64, 0x4019, 17, 1)
     assert described(Command.CONFIG, config, RESPONSE) == (
         'config e7.3 buffers 64 x17 firmware 0x4019 string "a"\xff\\n"'
@@ -176,7 +177,7 @@ def test_aoe_errors_and_unknown_commands() -> None:
         "query config error from e7.3: error 99"
     )
     assert described(0xF1, None) == "vendor command 0xf1 e7.3"
-    assert described(0x04, None, RESPONSE) == "unknown command 0x04 reply e7.3"
+    assert described(0x04, None, RESPONSE) == "unknown command 0x04 response e7.3"
     # P6: the announcement of vblade has version 0.
     assert described(Command.CONFIG, Config(), version=0) == (
         "query config e7.3 version 0"

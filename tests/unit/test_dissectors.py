@@ -35,7 +35,7 @@ DATA = bytes(range(256)) * 4
 GROUPS = Path("/proc/self/setgroups")
 IS_CONFINED = GROUPS.exists() and GROUPS.read_text() == "deny\n"
 AS_USER = ("unshare", "--user", "--map-user=1000") if IS_CONFINED else ()
-REPLY = Flag.RESPONSE
+RESPONSE = Flag.RESPONSE
 FAILED = Flag.RESPONSE | Flag.ERROR
 
 
@@ -65,12 +65,12 @@ def request(name: str, body: Body, *expected_text: str, data: bytes = b"") -> Ca
     return Case(f"{name} request", header, body, data, expected_text)
 
 
-def reply(
+def response(
     name: str, body: Body, *expected_text: str, data: bytes = b"", error: int = 0
 ) -> Case:
-    flags = FAILED if error else REPLY
+    flags = FAILED if error else RESPONSE
     header = Header(CLIENT, TARGET, 7, 3, command_of(body), 0x91223344, flags, error)
-    return Case(f"{name} reply", header, body, data, expected_text)
+    return Case(f"{name} response", header, body, data, expected_text)
 
 
 def command_of(body: Body) -> Command:
@@ -102,7 +102,7 @@ LBA = 0x123456789ABC
 
 CASES = [
     request("identify", ata(Opcode.IDENTIFY, 0xA0 << 24, 1), "Cmd/Status: 236"),
-    reply(
+    response(
         "identify",
         ata(Status.READY, 0xA0 << 24),
         "AFlags: [none]",
@@ -116,7 +116,7 @@ CASES = [
         "Sector Count: 2",
         "lba0: 188, lba1: 154, lba2: 120, lba3: 86, lba4: 52, lba5: 18",
     ),
-    reply(
+    response(
         "read",
         ata(Status.READY, LBA, aflags=EXTENDED),
         "AFlags: [Ext48]",
@@ -132,15 +132,15 @@ CASES = [
         "Data: 1024 bytes",
         data=DATA,
     ),
-    reply("write", ata(Status.READY, LBA, aflags=WRITE), "Cmd/Status: 64"),
+    response("write", ata(Status.READY, LBA, aflags=WRITE), "Cmd/Status: 64"),
     request("flush", ata(Opcode.FLUSH), "Cmd/Status: 231"),
-    reply(
+    response(
         "beyond the end",
         ata(Status.READY | Status.ERROR, LBA, 2, AtaError.NOT_FOUND, EXTENDED),
         "Flags: [Response]",
         "Err/Feature: 16, Sector Count: 2, Cmd/Status: 65",
     ),
-    reply(
+    response(
         "reserved",
         ata(Opcode.READ, 8, 1),
         "Flags: [Response, Error]",
@@ -154,13 +154,13 @@ CASES = [
         "CCmd: set config string",
         "Config String (length 5): hello",
     ),
-    reply(
+    response(
         "config",
         config(ConfigCommand.READ, b"hello"),
         "Buffer Count: 16, Firmware Version: 0, Sector Count: 2, AoE: 1",
         "Config String (length 5): hello",
     ),
-    reply(
+    response(
         "config set",
         config(ConfigCommand.SET, b"other"),
         "Error: Config string present",
@@ -176,13 +176,13 @@ CASES = [
         "DCmd: Add mac address to mask list, Ethernet Address: 52:54:00:ae:00:01",
         "DCmd: Delete mac address from mask list, Ethernet Address: 00:1b:21:aa:bb:cc",
     ),
-    reply(
+    response(
         "mask",
         MaskList(directives=mask(DirectiveCommand.NONE, DirectiveCommand.NONE)),
         "Dir Count: 2",
         "DCmd: No Directive, Ethernet Address: 52:54:00:ae:00:01",
     ),
-    reply(
+    response(
         "full mask",
         MaskList(merror=MaskError.FULL, declared=0),
         "MError: Mask list full, Dir Count: 0",
@@ -195,7 +195,7 @@ CASES = [
         "Ethernet Address 0: 52:54:00:ae:00:01",
         "Ethernet Address 1: 00:1b:21:aa:bb:cc",
     ),
-    reply(
+    response(
         "reserve", Reserve(ReserveCommand.FORCE, MACS), "RCmd: Force set", "NMacs: 2"
     ),
 ]
@@ -279,13 +279,13 @@ def test_tshark_reads_the_ata_registers(
     registers = case.body
     assert isinstance(registers, Registers)
     flags = registers.aflags
-    is_reply = bool(case.header.flags & Flag.RESPONSE)
+    is_response = bool(case.header.flags & Flag.RESPONSE)
     expected = {
         "aoe.aflags.e": f"{bool(flags & AFlag.EXTENDED):d}",
         "aoe.aflags.w": f"{bool(flags & AFlag.WRITE):d}",
         "aoe.err_feature": f"{registers.feature:#04x}",
         "aoe.sector_count": f"{registers.count:d}",
-        "aoe.ata.status" if is_reply else "aoe.ata.cmd": f"{registers.command:#04x}",
+        "aoe.ata.status" if is_response else "aoe.ata.cmd": f"{registers.command:#04x}",
         "aoe.lba": f"{registers.lba:#018x}",
     }
     # Shown only if they apply.

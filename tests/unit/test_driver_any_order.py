@@ -121,7 +121,7 @@ class DriverMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, *, keeps: bool) -> None:
         """Answer a frame in flight; one that is kept can be answered again (K64)."""
         frame = self._pick(data)
-        self.world.reply(frame)
+        self.world.respond(frame)
         if keeps:
             self.wire.append(frame)
 
@@ -215,7 +215,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Check that every bio ends if everything is answered from now on."""
-        self.world.reply(*self.wire)
+        self.world.respond(*self.wire)
         self.wire.clear()
         for _ in range(1000):
             # Up to 1000 probes of a tainted target, each sent when the one before it is
@@ -329,7 +329,7 @@ def test_k13_no_frame_raises_or_keeps_a_bio_from_ending(
     for arbitrary in frames:
         world.deliver(arbitrary.pack(live))
         check_bookkeeping(world)
-    world.reply(*requests)
+    world.respond(*requests)
     world.run_until_idle()
     assert len(world.ended) == len({*world.ended}) == 6
 
@@ -344,5 +344,5 @@ def test_k13_no_bytes_raise(connect: Connect, mode: str, frames: list[bytes]) ->
     for frame in frames:
         world.deliver(frame)
         world.deliver(requests[0].raw[: len(frame)] + frame)
-    world.reply(*requests)
+    world.respond(*requests)
     assert [bio.error for bio in world.ended] == [None]

@@ -81,7 +81,7 @@ def test_k10_only_the_last_close_sends_a_query(connect: Connect) -> None:
 def test_a_device_is_up_after_identify(connect: Connect, options: Options) -> None:
     world = connect(options, is_up=False)
     world.driver.discover()
-    world.reply(*world.take())
+    world.respond(*world.take())
     assert not world.is_up
     world.run_until_idle()
     assert world.is_up
@@ -172,7 +172,7 @@ def test_k15_k16_i4_the_buffer_count_limits_outstanding_frames(
     world.deliver(world.target.announce())
     identify = world.take()
     assert commands(identify) == [0xEC] * bool(maxout)
-    world.reply(*identify)
+    world.respond(*identify)
     assert world.is_up == bool(maxout)
     if maxout:
         world.read(0, bytearray(128 << 10))

@@ -143,7 +143,7 @@ def test_k35_k36_write_of_one_sector(
     [request] = world.take()
     assert ata_part(request) == registers
     assert request.raw[36:] == data
-    world.reply(request)
+    world.respond(request)
     assert world.target.disk[-SECTOR:] == data
     assert [bio.error for bio in world.ended] == [None]
 
@@ -177,7 +177,7 @@ def test_flush_is_flush_cache(
     else:
         assert [ata_part(f) for f in sent] == ["00 00 00 e7 00 00 00 00 00 00 00 00"]
         assert world.ended == []
-        world.reply(*sent)
+        world.respond(*sent)
         assert world.target.flushes == 1
     assert world.ended == [bio]
     assert bio.error is None
@@ -247,7 +247,7 @@ def test_k27_new_frames_are_sent_before_the_bio_of_a_response_ends(
         )
         world.submit(bio)
     [first] = world.take()
-    world.reply(first)
+    world.respond(first)
     assert frames_at_end == [1]
 
 
@@ -259,11 +259,11 @@ def test_k63_a_bio_ends_with_its_last_frame_in_any_order(
     first, second = bytearray(2048), bytearray(2048)
     bios = [world.read(0, first), world.read(4, second)]
     a, b, c, d = world.take()
-    world.reply(d, c)
+    world.respond(d, c)
     assert world.ended == [bios[1]]
-    world.reply(b)
+    world.respond(b)
     assert world.ended == [bios[1]]
-    world.reply(a)
+    world.respond(a)
     assert world.ended == [bios[1], bios[0]]
     assert first + second == world.target.disk[:4096]
 
@@ -293,7 +293,7 @@ def test_k43_the_most_recently_freed_frame_is_reused(
     world.driver.open(world.device)
     world.write(0, bytes(4 * SECTOR))
     first, second = world.take()
-    world.reply(second, first)
+    world.respond(second, first)
     world.read(0, bytearray(4 * SECTOR))
     assert [f.skb for f in world.frames] == [first.skb, second.skb]
     assert [f.frags for f in world.frames] == [[], []]
@@ -340,7 +340,7 @@ def test_k26_a_tag_in_use_is_skipped(connect: Connect, options: Options) -> None
     world.write(8, bytes(4096))
     new = world.take()
     assert len({f.tag for f in old + new}) == 8
-    world.reply(*old, *new)
+    world.respond(*old, *new)
     assert [bio.error for bio in world.ended] == [None, None]
 
 

@@ -69,9 +69,9 @@ def paged_bio(op: Op, sector: int, data: bytearray, ended: list[Bio]) -> Bio:
 
 def bring_up(driver: Driver, wire: Wire, frames: list[bytes]) -> None:
     """Answer discovery and IDENTIFY with the responses of the capture."""
-    replies = [f for f in frames if f[14] & Flag.RESPONSE]
-    config = next(f for f in replies if f[19] == Command.CONFIG)
-    page = next(f for f in replies if len(f) == 548)
+    responses = [f for f in frames if f[14] & Flag.RESPONSE]
+    config = next(f for f in responses if f[19] == Command.CONFIG)
+    page = next(f for f in responses if len(f) == 548)
     driver.discover()
     driver.receive(memoryview(config), wire, 0.0)
     tag = Header.unpack_from(wire.sent[-1]).tag

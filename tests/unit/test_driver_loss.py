@@ -64,7 +64,7 @@ def test_i8_prompt_backs_off_to_half_a_second(connect: Connect) -> None:
         world.read(0, bytearray(SECTOR))
         [request] = world.take()
         world.now += 0.001
-        world.reply(request)
+        world.respond(request)
     world.read(0, bytearray(SECTOR))
     world.wait(3)
     times = [f.time for f in world.take()]
@@ -86,7 +86,7 @@ def test_prompt_a_target_slower_than_the_rto_gets_few_retransmissions(
         world.wait(0.05)
         pending += [(f.time + 3.0, f) for f in world.take()]
         while pending and pending[0][0] <= world.now:
-            world.reply(pending.pop(0)[1])
+            world.respond(pending.pop(0)[1])
     assert ended
     assert world.now < start + 10
 
@@ -100,7 +100,7 @@ def test_prompt_a_target_that_stalled_gets_a_retransmission_soon(
     world.wait(4)
     *kept, _ = world.take()
     start = world.now
-    world.reply(*kept)
+    world.respond(*kept)
     while not world.ended:
         world.wait(0.01)
         world.run_until_idle()
@@ -138,7 +138,7 @@ def test_k46_a_round_trip_starts_with_the_last_transmission(connect: Connect) ->
     world.wait(15)
     again = world.take()[-1]
     world.now = again.time + 0.5
-    world.reply(again)
+    world.respond(again)
     expected = KernelTiming()
     for rtt in (0, 0.5):
         expected.sample(rtt)
@@ -154,7 +154,7 @@ def test_k43_a_reused_frame_has_no_retransmission_state(
     while len(world.frames) < 6:
         world.wait(0.01)
     old = world.take()[-1]
-    world.reply(old)
+    world.respond(old)
     world.wait(200)
     timeout = world.device.timing.timeout(0)
 
@@ -200,10 +200,10 @@ def test_k25_only_a_response_to_the_last_tag_is_accepted(
     [first] = world.take()
     world.wait(RTO[options] + 0.1)
     [again] = world.take()
-    world.reply(first)
+    world.respond(first)
     assert world.ended == []
     assert world.driver.unexpected == 1
-    world.reply(again)
+    world.respond(again)
     assert [bio.error for bio in world.ended] == [None]
     assert buffer == world.target.disk[:SECTOR]
 
@@ -217,7 +217,7 @@ def test_k45_k50_after_a_loss_the_kernel_sends_one_frame(connect: Connect) -> No
     assert (window.nout, window.maxout, window.ssthresh) == (1, 1, 4)
     assert len(world.device.rexmitq) == 3
     assert again.registers.lba == 2
-    world.reply(again)
+    world.respond(again)
     assert [f.registers.lba for f in world.take()] == [4, 0]
 
 
@@ -229,7 +229,7 @@ def test_k49_the_kernel_retransmits_by_hash_bucket(connect: Connect) -> None:
     world.wait(14.9)
     again = world.take()
     while len(again) < len(sent):
-        world.reply(again[-1])
+        world.respond(again[-1])
         again += world.take()
     order = [f.registers.lba for f in sorted(sent, key=lambda f: f.tag % 61)]
     assert order == [2, 8, 14, 4, 10, 0, 6, 12]
@@ -264,12 +264,12 @@ def test_k51_a_response_to_a_deferred_frame_is_accepted(
     [second] = [f for f in sent if f.registers != again.registers]
     before = world.device.targets[0].window.maxout
 
-    world.reply(second)
+    world.respond(second)
 
     assert world.device.targets[0].window.maxout == before
     assert world.driver.unexpected == 0
     assert world.take() == []
-    world.reply(again)
+    world.respond(again)
     assert world.ended == [bio]
     assert bio.error is None
     assert buffer == world.target.disk[:2048]
@@ -286,7 +286,7 @@ def test_k63_a_bio_that_is_not_completely_split_does_not_end(
     _, first = world.take()
     world.wait(RTO[options] + 0.1)
     # The other bio's frame fills the window, so the second frame cannot be built yet.
-    world.reply(first)
+    world.respond(first)
     assert world.ended == []
     world.run_until_idle()
     assert world.ended == [other, bio]
@@ -302,7 +302,7 @@ def test_k27_deferred_frames_are_sent_before_new_ones(
     world.read(8, bytearray(2 * SECTOR))
     expire_all(world, RTO[options] + 0.1)
     [again] = world.take()
-    world.reply(again)
+    world.respond(again)
     assert {again.registers.lba, world.frames[0].registers.lba} == {0, 2}
 
 

@@ -28,7 +28,7 @@ def answer_all(world: World) -> list[int]:
     seen = []
     while frames := world.take():
         seen += opcodes(frames)
-        world.reply(*frames)
+        world.respond(*frames)
     return seen
 
 
@@ -51,7 +51,7 @@ def test_fua_is_one_frame_if_the_target_supports_it(connect: Connect) -> None:
     [first, _] = world.take()
     assert first.registers.command == Opcode.WRITE_DMA_FUA_EXT
     assert first.registers.aflags == AFlag.EXTENDED | AFlag.WRITE
-    world.reply(first)
+    world.respond(first)
     assert [bio.error for bio in world.ended] == [None]
     assert world.target.disk[:SECTOR] == b"x" * SECTOR
     assert world.target.flushes == 0
@@ -94,13 +94,13 @@ def test_fua_of_several_frames_is_writes_and_one_flush(connect: Connect) -> None
     world.write(0, data, fua=True)
     frames = world.take()
     assert opcodes(frames) == [Opcode.WRITE_EXT] * 5
-    world.reply(*frames[1:])
+    world.respond(*frames[1:])
     assert world.take() == []
-    world.reply(frames[0])
+    world.respond(frames[0])
     [flush] = world.take()
     assert flush.registers.command == Opcode.FLUSH
     assert world.ended == []
-    world.reply(flush)
+    world.respond(flush)
     assert [bio.error for bio in world.ended] == [None]
     assert world.target.disk[: len(data)] == data
 
@@ -115,7 +115,7 @@ def test_fua_without_lba48_is_a_write_and_a_flush(connect: Connect) -> None:
 def test_fua_fails_when_its_flush_fails(connect: Connect) -> None:
     world = connect()
     world.write(0, bytes(2048), fua=True)
-    world.reply(*world.take())
+    world.respond(*world.take())
     [flush] = world.take()
     world.deliver(world.target.report(flush.raw, 0x21, 0x04))
     [bio] = world.ended
@@ -127,7 +127,7 @@ def test_fua_with_a_failed_write_sends_no_flush(connect: Connect) -> None:
     world.write(0, bytes(2048), fua=True)
     first, second = world.take()
     world.deliver(world.target.report(first.raw, 0x21, 0x04))
-    world.reply(second)
+    world.respond(second)
     assert world.take() == []
     assert len(world.ended) == 1
 
@@ -140,7 +140,7 @@ def test_fua_succeeds_with_each_of_its_frames_lost_once(connect: Connect) -> Non
         frames = world.take()
         seen += opcodes(frames)
         if number % 2:
-            world.reply(*frames)
+            world.respond(*frames)
         world.wait(0.6)
     assert [bio.error for bio in world.ended] == [None]
     assert seen[-1] == Opcode.FLUSH
@@ -156,7 +156,7 @@ def test_k37_kernel_mode_ignores_fua(connect: Connect) -> None:
 def test_fua_fails_with_the_device(connect: Connect) -> None:
     world = connect()
     bio = world.write(0, bytes(2048), fua=True)
-    world.reply(*world.take())
+    world.respond(*world.take())
     world.driver.fail(world.device, DeviceError("e1.2", "is gone"))
     assert world.ended == [bio]
     assert "is gone" in str(bio.error)
@@ -181,7 +181,7 @@ def test_a_discard_is_sent_as_trim(connect: Connect) -> None:
     assert frame.registers.feature == 1
     assert AFlag.WRITE & frame.registers.aflags
     assert ranges(frame) == [(3, 7)]
-    world.reply(frame)
+    world.respond(frame)
     assert [bio.error for bio in world.ended] == [None]
     disk = bytes(world.target.disk)
     assert disk.count(0) == 7 * SECTOR
@@ -255,7 +255,7 @@ def test_a_lost_trim_is_retransmitted_unchanged(connect: Connect) -> None:
     again = world.take()[-1]
     assert again.raw[ATA_DATA:] == lost.raw[ATA_DATA:]
     assert again.tag != lost.tag
-    world.reply(again)
+    world.respond(again)
     assert [bio.error for bio in world.ended] == [None]
 
 

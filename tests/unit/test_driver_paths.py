@@ -95,7 +95,7 @@ def test_k18_k52_outstanding_frames_keep_their_size(connect: Connect) -> None:
     resent = world.take()[-1]
     assert resent.registers == first.registers
     assert resent.registers.count == 17
-    world.reply(resent)
+    world.respond(resent)
     [second] = world.take()
     assert (second.registers.lba, second.registers.count) == (17, 2)
 
@@ -119,7 +119,7 @@ def test_frames_are_truncated_when_a_path_becomes_narrower(
         moving = [f for f in sent if f.registers.command != Opcode.IDENTIFY]
         seen += [(f.registers.lba, f.registers.count) for f in moving]
         for each in sent:
-            world.reply(each)
+            world.respond(each)
     assert sorted(seen) == [
         *((lba, 5) for lba in (3, 8, 13)),
         (18, 2),
@@ -171,7 +171,7 @@ def test_k42_the_first_frame_is_sent_on_the_second_interface(
     # The IDENTIFY, sent on the first interface, takes one place of the window.
     [identify] = world.take()
     assert identify.port.name == "eth0"
-    world.reply(identify)
+    world.respond(identify)
     world.read(0, bytearray(SECTOR))
     [first] = world.take()
     assert first.port.name == "eth1"

@@ -195,10 +195,10 @@ def test_k45_responses_at_a_full_window_widen_it(
     out = world.take()
     assert len(out) == 2
     for _ in range(4):
-        world.reply(out.pop(0))
+        world.respond(out.pop(0))
         out += world.take()
         assert len(out) == 2
-    world.reply(out.pop(0))
+    world.respond(out.pop(0))
     out += world.take()
     assert len(out) == 3
 
@@ -287,7 +287,7 @@ def test_i3_an_aoe_error_without_an_outstanding_frame_has_no_effect(
     world.deliver(strange)
     world.deliver(query)
     assert world.ended == []
-    world.reply(request)
+    world.respond(request)
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -303,7 +303,7 @@ def test_k62_kernel_mode_retransmits_after_an_aoe_error(
     world.wait(14.9)
     [again] = world.take()
     assert again.registers == request.registers
-    world.reply(again)
+    world.respond(again)
     assert [bio.error for bio in world.ended] == [None]
 
 
@@ -331,9 +331,9 @@ def test_k58_k64_the_second_response_to_a_tag_is_unexpected(
     buffer = bytearray(SECTOR)
     world.read(0, buffer)
     [request] = world.take()
-    world.reply(request)
+    world.respond(request)
     buffer[:] = b"mine now" * 64
-    world.reply(request)
+    world.respond(request)
     assert len(world.ended) == 1
     assert buffer == b"mine now" * 64
     assert world.driver.unexpected == 1
@@ -372,9 +372,9 @@ def test_k59_late_responses_inflate_the_estimate_in_kernel_mode_only(
     world = connect(options)
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    world.reply(request)
+    world.respond(request)
     world.now += 20
-    world.reply(request)
+    world.respond(request)
     shortest, longest = timeout
     assert shortest < world.device.timing.timeout(0) < longest
 
@@ -384,10 +384,10 @@ def test_k59_the_sample_is_the_tags_age_in_jiffies(connect: Connect) -> None:
     world.now = 65_530.5 / 250
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
-    world.reply(request)
+    world.respond(request)
     # The low half of jiffies wraps in between.
     world.now += 10 / 250
-    world.reply(request)
+    world.respond(request)
     expected = KernelTiming()
     # Eleven ticks have begun since, but only ten have passed.
     for rtt in (0, 0, 0.044):
@@ -400,6 +400,6 @@ def test_the_log_keeps_the_last_100_lines(connect: Connect) -> None:
     world.read(0, bytearray(SECTOR))
     [request] = world.take()
     for _ in range(150):
-        world.reply(request)
+        world.respond(request)
     assert world.driver.unexpected == 149
     assert len(world.driver.log) == 100

@@ -39,7 +39,7 @@ def lose_on_second(world: World, *, responses: int = 0) -> list[str]:
             used.append(frame.port.name)
             count = used.count("eth1")
             if frame.port is world.ports[0] or (responses and not count % responses):
-                world.reply(frame)
+                world.respond(frame)
             world.now += 0.001
         if not world.frames:
             world.wait(0.1)
@@ -166,7 +166,7 @@ class TwoTargets:
         [request] = self.sent_to(self.first)
         self.world.run_until_idle()
         self.one.taint = taint + 1
-        self.world.reply(request)
+        self.world.respond(request)
 
     def run(
         self, seconds: float, *alive: FakeTarget, reads: bool = False
@@ -239,7 +239,7 @@ def test_k57_a_lost_frame_moves_to_another_target_and_its_own_is_probed(
     assert moved.registers == stuck.registers
     assert moved.skb is stuck.skb
     assert (two.one.nout_probes, two.world.device.retransmits) == (1, 1)
-    two.world.reply(moved)
+    two.world.respond(moved)
     assert [bio.error for bio in two.world.ended] == [None]
     assert buffer == two.world.target.disk[: 4 * SECTOR]
 
@@ -305,7 +305,7 @@ def test_k57_no_probe_is_sent_if_all_targets_are_tainted(
     world.device.targets[0].taint = 9
     world.read(0, bytearray(6 * SECTOR))
     frames = world.take()
-    world.reply(*frames)
+    world.respond(*frames)
     assert world.device.targets[0].taint == 6
     assert world.take() == []
 
@@ -383,7 +383,7 @@ def test_prompt_sporadic_losses_do_not_taint(connect: Connect) -> None:
         world.read(0, bytearray(16 * SECTOR))
         for frame in world.take():
             if number % 3 or frame.header.dst != two.first.mac:
-                world.reply(frame)
+                world.respond(frame)
             world.now += 0.001
         world.wait(0.01)
         assert two.one.taint == 0

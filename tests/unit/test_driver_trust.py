@@ -71,7 +71,7 @@ def test_k25_a_late_response_does_not_complete_a_later_read(
     stale = world.target.answer(first.raw)
     world.wait(0.3)
     [second] = world.take()
-    world.reply(second)
+    world.respond(second)
     world.write(0, b"n" * SECTOR)
     world.run_until_idle()
     new = bytearray(SECTOR)
@@ -81,7 +81,7 @@ def test_k25_a_late_response_does_not_complete_a_later_read(
     world.deliver(stale)
     assert bio not in world.ended
     assert new == bytes(SECTOR)
-    world.reply(third)
+    world.respond(third)
     assert new == b"n" * SECTOR
 
 
@@ -116,11 +116,11 @@ def test_identify_is_sent_as_soon_as_a_full_window_opens(connect: Connect) -> No
     world.deliver(world.target.announce())
     world.deliver(world.target.announce())
     assert world.take() == []
-    world.reply(*frames)
+    world.respond(*frames)
     asked = []
     while frames := world.take():
         asked += [f.registers.command for f in frames]
-        world.reply(*frames)
+        world.respond(*frames)
     assert asked.count(Opcode.IDENTIFY) == 1
     assert world.device.ssize == 513
     assert len(world.ended) == 1
@@ -135,7 +135,7 @@ def test_identify_of_an_open_device_does_not_reset_the_estimate(
         world.read(0, bytearray(SECTOR))
         [request] = world.take()
         world.now += 0.001
-        world.reply(request)
+        world.respond(request)
     before = world.device.timing.timeout(0)
     world.deliver(world.target.announce())
     assert world.device.timing.timeout(0) == before
@@ -148,7 +148,7 @@ def test_bios_beyond_the_new_end_of_a_device_fail(connect: Connect) -> None:
     frames = world.take()
     del world.target.disk[100 * SECTOR :]
     world.deliver(world.target.announce())
-    world.reply(*frames)
+    world.respond(*frames)
     world.run_until_idle()
     after = world.read(400, bytearray(SECTOR))
     assert type(before.error) is DeviceError

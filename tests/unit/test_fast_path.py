@@ -156,11 +156,11 @@ def test_plain_requests_take_the_fast_path(
     monkeypatch.setattr(Target, "handle", never)
     data = b"\xa5" * 1024
     write = ata(WRITE, 100, 2, aflags=0x41, data=data)
-    replies = fast.serve(*[ata(READ, lba, 2) for lba in range(30)], write)
-    assert [reply[36:44] for reply in replies[:30]] == [
+    responses = fast.serve(*[ata(READ, lba, 2) for lba in range(30)], write)
+    assert [response[36:44] for response in responses[:30]] == [
         CONTENT[lba * 512 :][:8] for lba in range(30)
     ]
-    assert replies[30][24:28] == b"A\0\0@"
+    assert responses[30][24:28] == b"A\0\0@"
     assert fast.disks()[0][100 * 512 : 102 * 512] == data
 
 
@@ -176,9 +176,9 @@ def test_change_of_an_export_applies_to_the_next_frame_p61(
     fast: Side, before: bytes
 ) -> None:
     read = ata(READ, 0, 1)
-    replies = fast.serve(read, read, before, read)
-    assert [len(reply) for reply in replies[:2]] == [548, 548]
-    assert all(len(reply) == 60 for reply in replies[2:])
+    responses = fast.serve(read, read, before, read)
+    assert [len(response) for response in responses[:2]] == [548, 548]
+    assert all(len(response) == 60 for response in responses[2:])
 
 
 def test_removed_target_is_silent_and_added_one_responds(
@@ -212,7 +212,7 @@ def test_truncated_frames_are_ignored(fast: Side) -> None:
 
 
 def test_more_requests_than_slots_are_answered_in_order(fast: Side) -> None:
-    replies = fast.serve(*[ata(READ, lba, 1) for lba in range(500)])
-    assert [int.from_bytes(reply[28:34], "little") for reply in replies] == [
+    responses = fast.serve(*[ata(READ, lba, 1) for lba in range(500)])
+    assert [int.from_bytes(response[28:34], "little") for response in responses] == [
         *range(500)
     ]

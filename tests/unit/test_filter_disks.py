@@ -49,13 +49,13 @@ def failed(call: str, status: int, error: int) -> bytes:
 def test_error_affects_only_the_selected_calls_p41(on: str) -> None:
     target = FilterRig(f"error:on={on}").target()
     for call, request in REQUESTS.items():
-        reply = ask(target, request)
+        response = ask(target, request)
         if call != on:
-            assert reply[27] == 0x40
+            assert response[27] == 0x40
         elif call == "read":
-            assert reply == failed(call, 0x41, 0x40)
+            assert response == failed(call, 0x41, 0x40)
         else:
-            assert reply == failed(call, 0x61, 0x04)
+            assert response == failed(call, 0x61, 0x04)
 
 
 @pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EROFS"])
@@ -106,11 +106,11 @@ def bits_between(a: bytes, b: bytes) -> int:
 def test_corrupt_read_flips_one_bit_and_leaves_the_disk() -> None:
     disk = MemoryDisk(bytes(1 << 20))
     target = FilterRig("corrupt:seed=1").target(disk)
-    replies = {ask(target, ata(READ, 8, 2)) for _ in range(8)}
-    assert len(replies) > 1
-    for reply in replies:
-        assert reply[:36] == ata_response(0x40, lba=8)[:36]
-        assert bits_between(reply[36:], bytes(1024)) == 1
+    responses = {ask(target, ata(READ, 8, 2)) for _ in range(8)}
+    assert len(responses) > 1
+    for response in responses:
+        assert response[:36] == ata_response(0x40, lba=8)[:36]
+        assert bits_between(response[36:], bytes(1024)) == 1
     assert disk.data == bytes(1 << 20)
 
 

@@ -114,7 +114,9 @@ def test_delayed_frames_keep_their_order() -> None:
     for number, request in enumerate(requests):
         assert ask_all(target, request, number // 10 / 100) == []
     sent = run_until_idle(target)
-    assert [reply for _, reply in sent] == [plain(request) for request in requests]
+    assert [response for _, response in sent] == [
+        plain(request) for request in requests
+    ]
     assert [now for now, _ in sent] == [1 + number // 10 / 100 for number in range(100)]
 
 
@@ -140,9 +142,9 @@ def test_corrupt_response_has_one_flipped_bit_after_the_ethernet_header() -> Non
     target = FilterRig("corrupt:where=wire,seed=3").target()
     good = plain(read(8))
     for _ in range(50):
-        (reply,) = ask_all(target, read(8))
-        assert reply[:14] == good[:14]
-        assert bits_between(reply, good) == 1
+        (response,) = ask_all(target, read(8))
+        assert response[:14] == good[:14]
+        assert bits_between(response, good) == 1
 
 
 def test_corrupt_data_changes_only_disk_data() -> None:
@@ -150,9 +152,9 @@ def test_corrupt_data_changes_only_disk_data() -> None:
     for request in (config(0), ata(FLUSH, count=0), frame(9, bytes(600))):
         assert ask(target, request) == plain(request)
     for _ in range(20):
-        reply = ask(target, read(8))
-        assert reply[:36] == plain(read(8))[:36]
-        assert bits_between(reply, plain(read(8))) == 1
+        response = ask(target, read(8))
+        assert response[:36] == plain(read(8))[:36]
+        assert bits_between(response, plain(read(8))) == 1
     assert ask(target, read(8)) == plain(read(8))
 
 
@@ -183,7 +185,10 @@ def test_log_has_a_key_value_line_for_each_frame() -> None:
     tag, quoted = "tag 0x11223344", '\\"a b\\"'
     assert rig.lines == [
         f'wire=in {there} length=36 frame="READ EXT e7.3 lba 8 x1 {tag}"',
-        f'wire=out {back} length=548 frame="reply ok e7.3 lba 8 x0, 512 bytes {tag}"',
+        (
+            f"wire=out {back} length=548 "
+            f'frame="response ok e7.3 lba 8 x0, 512 bytes {tag}"'
+        ),
         f'wire=in {there} length=35 frame="set config string {quoted} e7.3 {tag}"',
         (
             f'wire=out {back} length=60 frame="config e7.3 buffers 16 x2 '
@@ -223,7 +228,9 @@ def test_queue_is_limited() -> None:
     for number in range(QUEUE_LIMIT + 5):
         ask(target, ata(0xE5, count=0, tag=number))
     assert target.queue_drops == 5
-    tags = [int.from_bytes(reply[20:24], "big") for _, reply in run_until_idle(target)]
+    tags = [
+        int.from_bytes(response[20:24], "big") for _, response in run_until_idle(target)
+    ]
     assert tags == list(range(QUEUE_LIMIT))
 
 
@@ -291,7 +298,7 @@ def play(target: FilteredTarget, requests: Sequence[bytes]) -> list[bytes]:
         now = number * 0.03
         sent += due_responses(target, now)
         sent += ask_all(target, request, now)
-    return sent + [reply for _, reply in run_until_idle(target)]
+    return sent + [response for _, response in run_until_idle(target)]
 
 
 @settings(max_examples=400, deadline=None)
@@ -309,7 +316,7 @@ def test_filters_do_not_invent_frames(filters: list[str], numbers: list[int]) ->
     if "drop" not in names:
         assert set(sent) == set(expected) - {b""}
     if not names & {"delay", "reorder"}:
-        tags = [reply[20:24] for reply in sent]
+        tags = [response[20:24] for response in sent]
         assert tags == sorted(tags)
 
 

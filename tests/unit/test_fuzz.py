@@ -102,7 +102,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
 # --- defects that must be detected --------------------------------------------------
 
 
-def no_padding(_reply: memoryview, length: int) -> int:
+def no_padding(_response: memoryview, length: int) -> int:
     return max(length, 60)
 
 
@@ -112,7 +112,7 @@ def no_bounds_check(*arguments: int) -> int:
 
 
 def write_all_data(
-    target: core.Target, fields: frames.Fields, request: memoryview, _reply: object
+    target: core.Target, fields: frames.Fields, request: memoryview, _response: object
 ) -> tuple[int, int]:
     data = request[36 : len(request) - (len(request) - 36) % 512]
     if fields[7] & 1 and len(data):

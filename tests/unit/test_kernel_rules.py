@@ -105,7 +105,7 @@ def test_k23_a_device_may_shrink_while_frames_are_outstanding(connect: Connect) 
     page = Identity(256).pack()
     world.deliver(world.target.report(identify.raw, data=page))
     assert world.device.ssize == 256
-    world.reply(request)
+    world.respond(request)
     beyond = world.read(256, bytearray(SECTOR))
     assert world.ended == [last, beyond]
     assert last.error is None
@@ -183,7 +183,7 @@ def test_k41_to_k57_losses_step_by_step(connect: Connect) -> None:
 
     # K45: one of eight responses to the next widening; K27: room for one frame.
     world.wait(1)
-    world.reply(first[0])
+    world.respond(first[0])
     assert transmissions(world.take()) == [(1, 8, "eth0")]
     assert window_fields(world) == (4, 4, 4, 7, 0)
     assert timing.timeout(0) == pytest.approx(13.723640)
@@ -206,7 +206,7 @@ def test_k41_to_k57_losses_step_by_step(connect: Connect) -> None:
 
     # K45: slow start up to ssthresh; K50: a response clears `lost` of its interface.
     world.wait(0.45)
-    world.reply(again)
+    world.respond(again)
     third = world.take()
     assert transmissions(third) == [(15.3, 2, "eth0"), (15.3, 4, "eth0")]
     assert window_fields(world) == (2, 2, 2, 7, 119)
@@ -221,6 +221,6 @@ def test_k41_to_k57_losses_step_by_step(connect: Connect) -> None:
     assert window_fields(world) == (*before[:4], 118)
 
     # K45: both responses arrived at a full window: two of eight.
-    world.reply(*third)
+    world.respond(*third)
     assert transmissions(world.take()) == [(15.3, 10, "eth1")]
     assert window_fields(world) == (1, 2, 2, 5, 116)

@@ -41,8 +41,8 @@ def dissect(packet: Packet) -> Packet:
     return packet.__class__(bytes(packet))
 
 
-def reply(body: Packet | bytes, **header: object) -> Packet:
-    """Dissect a reply, padded to 60 bytes."""
+def response(body: Packet | bytes, **header: object) -> Packet:
+    """Dissect a response, padded to 60 bytes."""
     return dissect(pad(frame(body, **{"flags": "response", **header})))
 
 
@@ -89,17 +89,17 @@ def test_4_reserve_count_is_one_byte() -> None:
         ({"count": 2, "cmd_status": 0x40}, PAGE * 2, PAGE * 2),
         ({"count": 0, "cmd_status": 0x40}, PAGE + b"\0\0\0\0", PAGE),
         ({"count": 1, "cmd_status": 0x40, "aflags": "write"}, b"", b""),
-        # The reply of a failed command has none (P32, P34).
+        # The response of a failed command has none (P32, P34).
         ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, b"", b""),
         ({"count": 1, "cmd_status": 0x41, "err_feature": 0x10}, PAGE, b""),
         ({"count": 1, "cmd_status": 0x61}, PAGE, b""),
     ],
 )
-def test_5_reply_data_is_the_complete_sectors_that_follow(
+def test_5_response_data_is_the_complete_sectors_that_follow(
     registers: dict[str, object], rest: bytes, data: bytes
 ) -> None:
     """P21, P32, P34, P35."""
-    packet = reply(AoEATA(**registers) / Raw(rest))
+    packet = response(AoEATA(**registers) / Raw(rest))
     assert packet[AoEATA].data == data
     padding = packet[AoEATA].payload
     assert isinstance(padding, Padding | NoPayload)
@@ -131,7 +131,7 @@ def test_5_only_a_write_request_has_data(
 
 def test_5_an_aoe_error_has_no_data() -> None:
     """P16, P18: the bytes that follow are echoed from the request."""
-    echoed = reply(
+    echoed = response(
         AoEATA(cmd_status="WRITE", count=1, data=PAGE),
         flags="response+error",
         error="target is reserved",
@@ -140,7 +140,7 @@ def test_5_an_aoe_error_has_no_data() -> None:
     assert echoed[Padding].load == PAGE
 
 
-def test_6_a_reply_answers_its_request() -> None:
+def test_6_a_response_answers_its_request() -> None:
     """P8-P10."""
     request = frame(AoEATA())
     answer = frame(AoEATA(cmd_status=0x40), flags="response")
@@ -149,8 +149,8 @@ def test_6_a_reply_answers_its_request() -> None:
 
 
 @pytest.mark.parametrize(("shelf", "slot"), [(7, 3), (0xFFFF, 3), (7, 0xFF)])
-def test_6_a_reply_answers_a_broadcast(shelf: int, slot: int) -> None:
-    """P8, P9: a reply to a broadcast request has the address of the target."""
+def test_6_a_response_answers_a_broadcast(shelf: int, slot: int) -> None:
+    """P8, P9: a response to a broadcast request has the address of the target."""
     request = frame(AoEConfig(), shelf=shelf, slot=slot)
     answer = frame(AoEConfig(), flags="response")
     assert answer.answers(request)
@@ -167,13 +167,13 @@ def test_6_other_frames_do_not_answer(difference: dict[str, int]) -> None:
     assert not answer.answers(request)
 
 
-def test_6_a_reply_does_not_answer_a_reply() -> None:
+def test_6_a_response_does_not_answer_a_response() -> None:
     answer = frame(AoEConfig(), flags="response")
     assert not answer.answers(answer)
     assert not answer.answers(Ether(type=0x88A2) / Raw(b"no AoE"))
 
 
-def test_6_sndrcv_selects_the_reply_among_other_frames() -> None:
+def test_6_sndrcv_selects_the_response_among_other_frames() -> None:
     wire = ObjectPipe()
 
     def answer(request: Packet) -> None:
@@ -185,8 +185,10 @@ def test_6_sndrcv_selects_the_reply_among_other_frames() -> None:
     request = frame(AoEConfig(), shelf=0xFFFF)
     answered, unanswered = sndrcv(wire, request, timeout=10, verbose=False)
     assert len(unanswered) == 0
-    replies = [(reply.slot, reply.tag, reply.string) for _, reply in answered]
-    assert replies == [(3, 0x11223344, b"mine")]
+    responses = [
+        (response.slot, response.tag, response.string) for _, response in answered
+    ]
+    assert responses == [(3, 0x11223344, b"mine")]
 
 
 @pytest.mark.parametrize(("command", "body"), [*enumerate(BODIES)])
@@ -244,7 +246,7 @@ def test_8_the_default_tag_is_a_user_space_tag() -> None:
     assert AoE().tag == 0x80000000
 
 
-def test_8_config_version_defaults_to_1_in_replies_only() -> None:
+def test_8_config_version_defaults_to_1_in_responses_only() -> None:
     """P49, P50."""
     assert bytes(frame(AoEConfig()))[29] == 0x00
     assert bytes(frame(AoEConfig(), flags="response"))[29] == 0x10
@@ -336,17 +338,17 @@ def test_vectors(
 @pytest.mark.parametrize("name", ["04-read-4k-lba8", "06-write-4k-lba8"])
 @pytest.mark.parametrize("mtu", [1500, 9000])
 def test_captures_of_linux_and_vblade(name: str, mtu: int) -> None:
-    """Linux 6.1 and vblade 25: each reply answers one request; all data is found."""
+    """Linux 6.1 and vblade 25: each response answers one request; all data is found."""
     packets = rdpcap(str(GOLDEN / f"linux-6.1-{name}-mtu{mtu}.pcap.gz"))
     requests = [p for p in packets if not p[AoE].flags.response]
-    replies = [p for p in packets if p[AoE].flags.response]
+    responses = [p for p in packets if p[AoE].flags.response]
     data = {"READ EXT": 0, "WRITE EXT": 0, "IDENTIFY": 0}
-    for answer in replies:
+    for answer in responses:
         (request,) = [p for p in requests if answer.answers(p)]
         if AoEATA in request:
             opcode = Opcode(request.cmd_status).name.replace("_", " ")
             data[opcode] += len(request[AoEATA].data) + len(answer[AoEATA].data)
-    assert len(replies) == len(requests)
+    assert len(responses) == len(requests)
     assert not any(Raw in p for p in packets)
     read = "read" in name
     assert data == {
@@ -443,11 +445,11 @@ def test_field_names_do_not_collide_with_attributes_of_packet() -> None:
         (frame(AoEATA(cmd_status=0xB1)), "ATA 0xb1"),
         (
             frame(AoEATA(cmd_status=0x40, lba=8, data=PAGE), flags="response"),
-            "ATA reply lba 8 x1",
+            "ATA response lba 8 x1",
         ),
         (
             frame(AoEATA(cmd_status=0x41, err_feature=0x10), flags="response"),
-            "ATA reply sector not found (status 0x41, error 0x10)",
+            "ATA response sector not found (status 0x41, error 0x10)",
         ),
         (
             frame(AoEATA(), flags="response+error", error=6),
@@ -457,15 +459,15 @@ def test_field_names_do_not_collide_with_attributes_of_packet() -> None:
         (frame(AoEConfig(ccmd=9)), "config 0x09"),
         (
             frame(AoEConfig(buffer_count=16, sector_count=2), flags="response"),
-            "config reply buffers 16 sectors 2",
+            "config response buffers 16 sectors 2",
         ),
         (frame(AoEMask(mcmd="EDIT", directives=[AoEDirective()])), "mask edit x1"),
         (
             frame(AoEMask(merror="FULL"), flags="response"),
-            "mask reply error: full",
+            "mask response error: full",
         ),
         (frame(AoEReserve(rcmd="FORCE", macs=[MAC])), "reserve force x1"),
-        (frame(AoEReserve(macs=[MAC]), flags="response"), "reserve reply x1"),
+        (frame(AoEReserve(macs=[MAC]), flags="response"), "reserve response x1"),
     ],
 )
 def test_summary(packet: Packet, line: str) -> None:
@@ -480,8 +482,8 @@ def test_summary_without_a_body_or_a_header() -> None:
     assert AoEATA().summary() == "IDENTIFY"
 
 
-def test_show_names_the_bits_of_a_reply() -> None:
-    shown = reply(AoEATA(cmd_status=0x41, err_feature=0x14)).show(dump=True)
+def test_show_names_the_bits_of_a_response() -> None:
+    shown = response(AoEATA(cmd_status=0x41, err_feature=0x14)).show(dump=True)
     assert "0x41 ready+error" in shown
     assert "0x14 not_found+aborted" in shown
     assert "= IDENTIFY" in frame(AoEATA()).show(dump=True)

@@ -1,4 +1,4 @@
-"""The manual says all that the commands and the configuration file know."""
+"""The man pages cover all commands, options, keys and filters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOPICS = {"aoe.7", "aoe-target.toml.5", "aoe-target.service.8"}
 
 
 def page_of(ctx: click.Context) -> str:
-    """Return the page of a command: a page of its own, or that of its group."""
+    """Return the name of the page of a command or of its group."""
     program, command, *_ = ctx.command_path.split()
     return f"{program}-{command}.{SECTIONS[program]}"
 
@@ -44,7 +44,7 @@ CONTEXTS = [
     ctx for program, cli in CLIS.items() for ctx in list(walk(cli, program))[1:]
 ]
 COMMANDS = {page_of(ctx): ctx for ctx in reversed(CONTEXTS)}
-"""The commands that have a page of their own, by its name."""
+"""The commands that have their own page, by its name."""
 PROSE = {path.stem: Prose(path.read_text()) for path in DIRECTORY.glob("*.txt")}
 OPTIONS = {
     option
@@ -61,7 +61,7 @@ every_command_page = pytest.mark.parametrize("name", COMMANDS)
 
 
 def blocks(name: str) -> list[str]:
-    """Return the lines of a page's prose that are shown as they are."""
+    """Return the unfilled lines in the prose of a page."""
     prose = PROSE[name]
     return [
         line.strip()
@@ -87,29 +87,29 @@ def run(*command: str, text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Take bold and underlined out, and the second space between sentences."""
+    """Remove overstrikes, and the second space between sentences."""
     return re.sub(r"(?<=\.)  (?=\S)", " ", re.sub(r".\x08", "", text))
 
 
 @cache
-def shown(name: str) -> str:
-    """Return a page as ``man`` shows it, without its looks."""
+def rendered(name: str) -> str:
+    """Return a page as man(1) renders it, as plain text."""
     return plain(run("mandoc", "-Tutf8", "-Owidth=1000", text=str(PAGES[name])))
 
 
 def section(name: str, heading: str) -> str:
-    """Return what is shown below a heading of the first order."""
+    """Return the rendered text of a section."""
     (found,) = re.findall(
         rf"^{re.escape(heading)}\n(.*?)(?=^\S|\Z)",
-        shown(name),
+        rendered(name),
         re.DOTALL | re.MULTILINE,
     )
     return str(found)
 
 
 def part(name: str, heading: str) -> str:
-    """Return what is shown below a heading of the second order, its line included."""
-    parts = re.split(r"^(?=   \S|\S)", shown(name), flags=re.MULTILINE)
+    """Return the rendered text of a subsection, including its heading."""
+    parts = re.split(r"^(?=   \S|\S)", rendered(name), flags=re.MULTILINE)
     (found,) = (
         each
         for each in parts
@@ -119,20 +119,20 @@ def part(name: str, heading: str) -> str:
 
 
 def about(ctx: click.Context) -> str:
-    """Return what is shown of a command: its page, or its part and what all share."""
+    """Return a command's page, or its subsection and the shared options."""
     name = page_of(ctx)
     if ctx.command is COMMANDS[name].command:
-        return shown(name)
-    shared = section(name, "OPTIONS") if "\nOPTIONS\n" in shown(name) else ""
+        return rendered(name)
+    shared = section(name, "OPTIONS") if "\nOPTIONS\n" in rendered(name) else ""
     return part(name, ctx.command_path) + shared
 
 
 def headings(name: str) -> list[str]:
     # The first line is the title of the page.
-    return re.findall(r"^([A-Z].*)$", shown(name), re.MULTILINE)[1:]
+    return re.findall(r"^([A-Z].*)$", rendered(name), re.MULTILINE)[1:]
 
 
-def test_every_command_has_a_page_and_there_are_no_others() -> None:
+def test_pages_are_those_of_all_commands_and_topics() -> None:
     expected = {
         f"{program}-{command}.{SECTIONS[program]}"
         for program, cli in CLIS.items()
@@ -143,7 +143,7 @@ def test_every_command_has_a_page_and_there_are_no_others() -> None:
 
 
 @every_command_page
-def test_every_command_page_has_the_usual_sections(name: str) -> None:
+def test_command_page_has_standard_sections_in_order(name: str) -> None:
     expected = ["NAME", "SYNOPSIS", "DESCRIPTION"]
     expected += ["COMMANDS"] if children(COMMANDS[name]) else []
     expected += ["OPTIONS"] if options_of(COMMANDS[name]) else []
@@ -154,7 +154,7 @@ def test_every_command_page_has_the_usual_sections(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OVERVIEWS))
-def test_an_overview_refers_to_every_command(name: str) -> None:
+def test_overview_lists_every_command(name: str) -> None:
     program = name.partition(".")[0]
     text = section(name, "COMMANDS")
     listed = re.findall(
@@ -166,28 +166,28 @@ def test_an_overview_refers_to_every_command(name: str) -> None:
 
 
 @every_page
-def test_mandoc_finds_nothing(name: str) -> None:
+def test_mandoc_lint_reports_nothing(name: str) -> None:
     assert run("mandoc", "-Tlint", "-Wwarning", text=str(PAGES[name])) == ""
 
 
 @every_page
-def test_groff_finds_nothing(name: str) -> None:
+def test_groff_warns_of_nothing(name: str) -> None:
     assert run("groff", "-man", "-ww", "-z", "-Tutf8", text=str(PAGES[name])) == ""
 
 
 @every_page
-def test_pages_are_named_where_others_say_see_also(name: str) -> None:
-    said = shown(name)
-    for other in set(re.findall(r"\baoe[\w.-]*\(\d\)", said)):
+def test_every_reference_to_a_page_resolves(name: str) -> None:
+    text = rendered(name)
+    for other in set(re.findall(r"\baoe[\w.-]*\(\d\)", text)):
         title, section = other[:-1].split("(")
         assert f"{title}.{section}" in PAGES
 
 
 @every_command
-def test_every_command_and_option_is_in_its_page(ctx: click.Context) -> None:
+def test_page_has_every_command_option_and_example(ctx: click.Context) -> None:
     text = about(ctx)
-    said = read_help(ctx.command)
-    assert said.summary in text
+    parsed = read_help(ctx.command)
+    assert parsed.summary in text
     for parameter in ctx.command.params:
         if isinstance(parameter, click.Option):
             for option in (*parameter.opts, *parameter.secondary_opts):
@@ -195,23 +195,23 @@ def test_every_command_and_option_is_in_its_page(ctx: click.Context) -> None:
     for names, words in options_of(ctx):
         assert names in text
         assert words.split("  [")[0] in text
-    for example in said.examples:
+    for example in parsed.examples:
         assert example in section(page_of(ctx), "EXAMPLES")
 
 
 @every_command_page
-def test_every_command_page_says_more_than_the_help(name: str) -> None:
+def test_command_page_has_a_description(name: str) -> None:
     assert len(PROSE[name].text("DESCRIPTION")) > 50
 
 
 @every_command_page
-def test_every_command_page_refers_to_its_overview(name: str) -> None:
+def test_command_page_refers_to_its_overview(name: str) -> None:
     overview = "aoe-target(8)" if name.startswith("aoe-target") else "aoe(1)"
     assert overview in section(name, "SEE ALSO")
 
 
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *OVERVIEWS}))
-def test_every_exit_status_is_in_every_page(name: str) -> None:
+def test_page_has_every_exit_status(name: str) -> None:
     kinds = (AoEError, UsageError, NotFoundError, AccessError, BusyError)
     expected = [0, *(kind.exit_code for kind in kinds), 130]
     found = re.findall(r"^       (\d+) ", section(name, "EXIT STATUS"), re.MULTILINE)
@@ -219,7 +219,7 @@ def test_every_exit_status_is_in_every_page(name: str) -> None:
 
 
 @every_command_page
-def test_every_page_has_an_example_of_its_own_command(name: str) -> None:
+def test_command_page_has_an_example_of_its_command(name: str) -> None:
     words = COMMANDS[name].command_path.split()
     lines = PROSE[name].text("EXAMPLES").splitlines()
     found = [stage for line in lines if line[:1] == " " for stage in ours(line)]
@@ -227,7 +227,7 @@ def test_every_page_has_an_example_of_its_own_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_line_is_understood(line: str) -> None:
+def test_every_command_line_is_parsed(line: str) -> None:
     found = ours(line)
     assert found
     for stage in found:
@@ -241,7 +241,7 @@ def test_command_lines_are_found() -> None:
 
 
 @every_prose
-def test_every_option_that_is_mentioned_is_there(name: str) -> None:
+def test_every_mentioned_option_exists(name: str) -> None:
     prose = PROSE[name]
     text = " ".join(
         paragraph
@@ -262,22 +262,22 @@ def test_every_option_that_is_mentioned_is_there(name: str) -> None:
         ("aoe-discover.1", "EXIT STATUS"),
     ],
 )
-def test_prose_of_what_is_not_there_is_a_mistake(
+def test_prose_for_an_unknown_tag_is_an_error(
     name: str, heading: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prose = Prose(f"{heading}\n\n--gone\n    It is not there.")
+    prose = Prose(f"{heading}\n\n--gone\n    It does not exist.")
     monkeypatch.setattr("scripts.man_commands.read_prose", lambda _: prose)
     with pytest.raises(LookupError, match=f"{heading}: there is no --gone"):
         command_page(COMMANDS[name], 1)
 
 
-def test_a_command_without_prose_is_a_mistake() -> None:
+def test_command_without_prose_is_an_error() -> None:
     new = click.Context(click.Command("new", help="Do it."), info_name="new")
     with pytest.raises(LookupError, match=r"new\.1\.txt: missing"):
         command_page(new, 1)
 
 
-def test_an_example_of_the_help_alone_is_shown_too(
+def test_example_that_only_the_help_has_is_added(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prose = Prose(
@@ -291,15 +291,15 @@ def test_an_example_of_the_help_alone_is_shown_too(
     assert escape("aoe discover -i eth0") in examples.partition("Also:")[2]
 
 
-def test_python_that_is_shown_can_be_imported() -> None:
+def test_imports_in_pages_succeed() -> None:
     lines = [line for name in PROSE for line in blocks(name)]
     imports = [line for line in lines if re.match(r"from \w+(\.\w+)* import ", line)]
     assert len(imports) > 1
     for line in imports:
-        exec(line, {})  # noqa: S102 - documentation of ours
+        exec(line, {})  # noqa: S102 - text of our documentation
 
 
-def test_every_metric_is_in_the_page_of_serve() -> None:
+def test_serve_page_lists_every_metric() -> None:
     pytest.importorskip("prometheus_client")
     status = {"version": "1", "uptime_seconds": 1.0, "exports": [], "interfaces": []}
     listed = re.findall(r"\baoe_\w+", PROSE["aoe-target-serve.8"].text("METRICS"))
@@ -309,7 +309,7 @@ def test_every_metric_is_in_the_page_of_serve() -> None:
     assert sorted(listed) == sorted(named)
 
 
-def test_the_lab_page_has_every_name_of_a_case_and_every_outcome() -> None:
+def test_lab_page_has_every_name_of_an_axis_and_every_outcome() -> None:
     for axis, heading in (
         ("policy", "POLICIES"),
         ("submitter", "SUBMITTERS"),
@@ -322,37 +322,37 @@ def test_the_lab_page_has_every_name_of_a_case_and_every_outcome() -> None:
     assert re.findall(r"^ +(\S+)", table, re.MULTILINE) == list(OUTCOMES)
 
 
-def test_every_key_of_the_file_is_in_its_page() -> None:
-    text = shown("aoe-target.toml.5")
+def test_configuration_page_has_every_key() -> None:
+    text = rendered("aoe-target.toml.5")
     for struct in (Document, Export):
         for key in struct.__struct_fields__:
             assert re.search(rf"^ +{key} = |\[\[?{key}\]", text, re.MULTILINE), key
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_every_filter_and_key_of_it_is_in_the_page(name: str) -> None:
+def test_configuration_page_has_every_filter_and_its_keys(name: str) -> None:
     text = part("aoe-target.toml.5", f'name = "{name}"')
     for field in msgspec.structs.fields(FILTERS[name]):
         assert re.search(rf"\b{field.name}\b", text)
 
 
-def test_a_default_that_differs_is_told() -> None:
+def test_default_that_a_filter_overrides_is_printed() -> None:
     shared = part("aoe-target.toml.5", "Keys of delay, drop, duplicate and reorder")
     assert 'Requests, responses or both. Default: "both".' in shared
     assert 'direction = "out"' in part("aoe-target.toml.5", 'name = "delay"')
     assert "direction, on" in part("aoe-target.toml.5", 'name = "drop"')
 
 
-def test_the_example_of_the_file_is_one(tmp_path: Path) -> None:
+def test_configuration_example_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "aoe-target.toml"
     path.write_text(EXAMPLE)
     settings = load_settings(path)
     assert [str(export.address) for export in settings.exports] == ["e0.0", "e0.1"]
-    said = shown("aoe-target.toml.5")
-    assert all(line in said for line in EXAMPLE.splitlines())
+    text = rendered("aoe-target.toml.5")
+    assert all(line in text for line in EXAMPLE.splitlines())
 
 
-def test_what_means_something_to_roff_is_shown_as_it_is() -> None:
+def test_special_characters_of_roff_are_escaped() -> None:
     page = Page("odd", 1, "a page")
     page.heading("DESCRIPTION")
     lines = [".SH is no heading", "'neither", r"C:\n", '"a" `b` ^c ~d --e', "µ"]
@@ -363,7 +363,7 @@ def test_what_means_something_to_roff_is_shown_as_it_is() -> None:
     assert [line.strip() for line in body.splitlines()[1 : len(lines) + 1]] == lines
 
 
-def test_prose_has_headings_tags_and_blocks() -> None:
+def test_prose_with_heading_tag_and_block() -> None:
     page = Page("odd", 1, "a page")
     page.prose(
         "A HEADING\n\nSome words with --option.\n\nTAG\n    Meaning.\n\n    as is"
@@ -376,7 +376,7 @@ def test_prose_has_headings_tags_and_blocks() -> None:
     )
 
 
-def test_a_page_has_the_date_that_a_build_is_told(
+def test_page_date_is_source_date_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1580601600")

@@ -29,14 +29,14 @@ def walk(
     builder = RequestBuilder(target.export.address, TARGET, CLIENT)
     steps = measure(builder, expected)
     requests = []
-    reply = None
+    response = None
     try:
         while True:
-            request = next(steps) if reply is None else steps.send(reply)
+            request = next(steps) if response is None else steps.send(response)
             requests.append(request)
-            reply = ask(target, request) if passes(request) else b""
-            if not passes(reply):
-                reply = b""
+            response = ask(target, request) if passes(request) else b""
+            if not passes(response):
+                response = b""
     except StopIteration as stop:
         return stop.value, requests
 

@@ -118,8 +118,11 @@ def test_transfer_that_fitted_the_old_mtu_is_dropped_p37(
     interface.link.deliver(ata(READ, 0, 17), ata(READ, 0, 18), ata(READ, 0, 2))
     while interface.port.serve(0.0):
         pass
-    replies = [sent for sent in interface.link.sent if sent[19] == 0]
-    assert [(reply[26], reply[27]) for reply in replies] == [(18, 0x41), (0, 0x40)]
+    responses = [sent for sent in interface.link.sent if sent[19] == 0]
+    assert [(response[26], response[27]) for response in responses] == [
+        (18, 0x41),
+        (0, 0x40),
+    ]
     assert interface.port.targets[0].statistics().dropped == {"larger_than_mtu": 1}
 
 

@@ -22,9 +22,9 @@ A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
 def make_remote(
-    replies: Callable[[bytes, bytes], list[bytes]] = lambda _, reply: [reply],
+    responses: Callable[[bytes, bytes], list[bytes]] = lambda _, response: [response],
 ) -> tuple[TargetLink, RemoteTarget]:
-    link = TargetLink(replies)
+    link = TargetLink(responses)
     address = link.target.export.address
     response = QueryResponse(address, TARGET, link.name, Config(), 0.0)
     return link, RemoteTarget([link], response, 5, TIMEOUT)
@@ -33,12 +33,12 @@ def make_remote(
 def lose_first() -> Callable[[bytes, bytes], list[bytes]]:
     seen: set[bytes] = set()
 
-    def replies(request: bytes, reply: bytes) -> list[bytes]:
+    def responses(request: bytes, response: bytes) -> list[bytes]:
         is_new = request not in seen
         seen.add(request)
-        return [] if is_new else [reply]
+        return [] if is_new else [response]
 
-    return replies
+    return responses
 
 
 def test_p2_a_request_is_retransmitted_if_the_response_was_lost() -> None:
@@ -49,10 +49,10 @@ def test_p2_a_request_is_retransmitted_if_the_response_was_lost() -> None:
 
 
 def test_p11_responses_to_other_requests_are_ignored() -> None:
-    def with_others(request: bytes, reply: bytes) -> list[bytes]:
-        other_tag = reply[:20] + bytes(4) + reply[24:]
-        other_slot = reply[:18] + b"\x09" + reply[19:]
-        return [b"", b"short", request, other_tag, other_slot, reply]
+    def with_others(request: bytes, response: bytes) -> list[bytes]:
+        other_tag = response[:20] + bytes(4) + response[24:]
+        other_slot = response[:18] + b"\x09" + response[19:]
+        return [b"", b"short", request, other_tag, other_slot, response]
 
     link, target = make_remote(with_others)
     assert target.set_config(ConfigCommand.SET, b"mine") == b"mine"
@@ -73,8 +73,8 @@ def test_p54_the_error_of_a_claimed_target_has_its_config_string() -> None:
 
 
 def test_p54_a_config_string_missing_in_the_error_is_read() -> None:
-    def without_string(request: bytes, reply: bytes) -> list[bytes]:
-        return [reply[:24] if request[29] == ConfigCommand.SET else reply]
+    def without_string(request: bytes, response: bytes) -> list[bytes]:
+        return [response[:24] if request[29] == ConfigCommand.SET else response]
 
     link, target = make_remote(without_string)
     ask(link.target, config(4, b"owner"))
@@ -120,10 +120,10 @@ def test_p43_an_aborted_command_is_unsupported() -> None:
 def test_p16_a_target_without_lists_is_distinguished_from_one_without_response() -> (
     None
 ):
-    def old(request: bytes, reply: bytes) -> list[bytes]:
+    def old(request: bytes, response: bytes) -> list[bytes]:
         if request[19] < 2:
-            return [reply]
-        return [reply[:14] + b"\x1c\x01" + reply[16:]]
+            return [response]
+        return [response[:14] + b"\x1c\x01" + response[16:]]
 
     _, target = make_remote(old)
     with pytest.raises(UnsupportedError, match="does not support MAC mask list"):
@@ -144,7 +144,7 @@ def test_p64_an_edit_returns_the_directives_up_to_the_bad_one() -> None:
 
 
 def test_a_truncated_response_raises_device_error() -> None:
-    _, target = make_remote(lambda _, reply: [reply[:25]])
+    _, target = make_remote(lambda _, response: [response[:25]])
     for request in (target.mask_list, target.holders, target.identity_page):
         with pytest.raises(DeviceError):
             request()

@@ -1,4 +1,4 @@
-"""``aoe rule``, and that rules are read when they are needed."""
+"""``aoe rule``, and lazy loading of the rule documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def headings(output: str) -> list[str]:
     return [line for line in output.splitlines() if line[:1] in ("P", "K")]
 
 
-def test_a_rule_is_printed_with_heading_statement_and_source() -> None:
+def test_rule_is_printed_with_heading_statement_and_source() -> None:
     done = aoe("P61")
     assert done.exit_code == 0
     heading, *body = done.stdout.splitlines()
@@ -43,7 +43,7 @@ def test_a_rule_is_printed_with_heading_statement_and_source() -> None:
     assert "aoe/PROTOCOL.md#p61" in text
 
 
-def test_several_rules_are_printed_in_the_order_of_the_command_line() -> None:
+def test_rules_are_printed_in_command_line_order() -> None:
     done = aoe("k75", "P61", "K57A", "P61")
     assert headings(done.stdout) == [
         "K75 Linearizing",
@@ -52,13 +52,13 @@ def test_several_rules_are_printed_in_the_order_of_the_command_line() -> None:
     ]
 
 
-def test_a_range_has_all_rules_of_its_document_between_its_ends() -> None:
+def test_range_includes_all_rules_between_its_ends() -> None:
     names = [line.split()[0] for line in headings(aoe("K57-k58", "P1-2,P5").stdout)]
     assert names == ["K57", "K57a", "K57b", "K58", "P1", "P2", "P5"]
 
 
 @pytest.mark.parametrize("number", RULES)
-def test_every_rule_can_be_printed_within_the_width(number: str) -> None:
+def test_every_rule_is_printed_in_88_columns(number: str) -> None:
     done = aoe(number)
     assert done.exit_code == 0
     long = [line for line in done.stdout.splitlines() if len(line) > 88]
@@ -66,35 +66,35 @@ def test_every_rule_can_be_printed_within_the_width(number: str) -> None:
     assert "`" not in done.stdout.splitlines()[0]
 
 
-def test_items_of_a_list_are_indented_below_their_marker() -> None:
+def test_list_items_have_a_hanging_indent() -> None:
     lines = aoe("K13").stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("    2. "))
     assert lines[start + 1].startswith("       space")
 
 
 @pytest.mark.parametrize("words", [[UNKNOWN], ["P61", UNKNOWN], [f"P61-{UNKNOWN}"]])
-def test_an_unknown_rule_is_one_line_with_a_hint_and_code_3(words: list[str]) -> None:
+def test_unknown_rule_exits_3_with_a_fix(words: list[str]) -> None:
     done = run("rule", *words)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"aoe: {UNKNOWN}: no such rule. List them: aoe rule\n"
 
 
 @pytest.mark.parametrize("word", ["61", "X1", "P61-K75", "P63-" + "P61"])
-def test_what_is_no_number_is_one_line_and_code_2(word: str) -> None:
+def test_invalid_number_exits_2_with_a_fix(word: str) -> None:
     done = run("rule", word)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{word}: not a rule. Write P61, K75 or P61-P70" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_without_arguments_all_numbers_and_titles_are_listed() -> None:
+def test_without_arguments_all_rules_are_listed() -> None:
     lines = aoe().stdout.splitlines()
     listed = [line.split(maxsplit=1) for line in lines if line.startswith("  ")]
     assert listed == [[rule.number, rule.title] for rule in RULES.values()]
     assert "Command 2: MAC Mask List" in lines
 
 
-def test_find_lists_the_rules_that_contain_a_text() -> None:
+def test_find_lists_rules_that_contain_the_text() -> None:
     done = aoe("--find", "Private Head")
     numbers = [line.split()[0] for line in done.stdout.splitlines() if line[0] == " "]
     assert "K76" in numbers
@@ -105,7 +105,7 @@ def test_find_lists_the_rules_that_contain_a_text() -> None:
     assert run("rule", "--find", "flying carpet").returncode == 3
 
 
-def test_json_has_every_field_of_the_rules() -> None:
+def test_json_has_every_field_of_a_rule() -> None:
     report = json.loads(aoe("K57a", "P61", "--json").stdout)
     assert (report["schema_version"], report["command"]) == (1, "rule")
     probe, empty = report["rules"]
@@ -122,7 +122,7 @@ def test_json_has_every_field_of_the_rules() -> None:
     assert len(json.loads(aoe("--json").stdout)["rules"]) == len(RULES)
 
 
-def test_a_rule_has_a_url_where_the_repository_is_known(
+def test_json_has_a_url_if_the_repository_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = "https://example.org/pyaoe"
@@ -131,7 +131,7 @@ def test_a_rule_has_a_url_where_the_repository_is_known(
     assert record["url"] == f"{base}/blob/main/initiator/KERNEL.md#k75"
 
 
-def test_check_lists_the_text_of_the_rules_that_its_checks_are_about() -> None:
+def test_check_list_has_the_text_of_the_rules_of_its_checks() -> None:
     done = CliRunner().invoke(cli, ["check", "--list", "--json", "--only", "P61-P63"])
     report = json.loads(done.stdout)
     about = {name for check in report["checks"] for name in check["rules"]}
@@ -148,9 +148,7 @@ def test_check_lists_the_text_of_the_rules_that_its_checks_are_about() -> None:
     ("typed", "offered"),
     [("K57", ["K57", "K57a", "K57b"]), ("k57a", ["k57a"]), ("x", [])],
 )
-def test_a_shell_completes_numbers_and_shows_titles(
-    typed: str, offered: list[str]
-) -> None:
+def test_completion_offers_numbers_with_titles(typed: str, offered: list[str]) -> None:
     (parameter,) = (each for each in rule.params if each.name == "rules")
     with rule.make_context("rule", []) as ctx:
         items = parameter.shell_complete(ctx, typed)
@@ -160,7 +158,7 @@ def test_a_shell_completes_numbers_and_shows_titles(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["rule", "--help"], ["check", "--list"]])
-def test_the_documents_are_not_read_before_a_rule_is_needed(words: list[str]) -> None:
+def test_documents_are_not_read_before_a_rule_is_needed(words: list[str]) -> None:
     probe = (
         "import sys; from click.testing import CliRunner;"
         "from initiator.cli.main import cli;"

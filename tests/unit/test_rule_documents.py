@@ -1,4 +1,4 @@
-"""The rule documents: well formed, every citation resolves, every rule is tested."""
+"""The rule documents are well-formed, citations resolve, and rules are tested."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ FILES = sorted(
     if path.suffix in (".py", ".md")
 )
 RULES = load_all_rules()
-# Put together here, so that this file does not cite it.
+# Concatenated, so that this file does not cite it.
 UNKNOWN = "P" + "999"
 IN_A_NAME = re.compile(r"(?<![a-z0-9])([pk]\d+[a-d]?)(?![a-z0-9])")
 IN_AN_ID = re.compile(r"(?:[pk]\d+[a-d]? )+(?=\w)")
 A_RANGE = re.compile(rf"{NUMBER.pattern}(?:-|\s+to\s+){NUMBER.pattern}")
 
 
-# --- what the documents have to be ----------------------------------------------------
+# --- the documents --------------------------------------------------------------------
 
 
-def test_both_documents_are_well_formed() -> None:
+def test_both_documents_are_parsed() -> None:
     assert {number[0] for number in load_protocol_rules()} == {"P"}
     assert {number[0] for number in load_kernel_rules()} == {"K"}
     assert len(RULES) == len(load_protocol_rules()) + len(load_kernel_rules()) > 200
@@ -68,19 +68,19 @@ def test_both_documents_are_well_formed() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_no_two_rules_of_a_document_have_the_same_title(document: str) -> None:
+def test_titles_of_rules_are_unique(document: str) -> None:
     titles = Counter(rule.title for rule in RULES.values() if rule.document == document)
     assert [title for title, count in titles.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_index_by_module_is_up_to_date(document: str) -> None:
+def test_index_by_module_is_up_to_date(document: str) -> None:
     text = (CHECKOUT / document).read_text("utf-8")
-    assert updated(document) == text, "scripts/rule_index writes it"
+    assert updated(document) == text, "run scripts/rule_index"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_index_by_topic_names_every_rule(document: str) -> None:
+def test_index_by_topic_has_every_rule(document: str) -> None:
     text = (CHECKOUT / document).read_text("utf-8")
     (index,) = re.findall(r"\n## Index by (?:topic|command)\n((?:(?!## ).*\n)+)", text)
     mine = [number for number in RULES if RULES[number].document == document]
@@ -116,7 +116,7 @@ Not tested: history.
 """
 
 
-def test_a_document_is_parsed_into_rules() -> None:
+def test_document_is_parsed_into_rules() -> None:
     one, two = parse_rules(GOOD, "X.md").values()
     assert (one.number, one.title, one.section) == ("P1", "A title", "One section")
     assert one.statement == "A statement.\n\n- with a list"
@@ -136,7 +136,7 @@ def test_a_document_is_parsed_into_rules() -> None:
         ("### P2", "### Second", "X.md: Second: not the number of a rule"),
     ],
 )
-def test_a_malformed_document_is_refused(old: str, new: str, error: str) -> None:
+def test_malformed_document_is_refused(old: str, new: str, error: str) -> None:
     assert old in GOOD
     with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
         parse_rules(GOOD.replace(old, new), "X.md")
@@ -159,7 +159,7 @@ def test_citations_are_found_in_text(text: str, found: list[str]) -> None:
     assert list(map(str, citations(text))) == found
 
 
-def test_a_range_has_all_rules_between_its_ends() -> None:
+def test_range_includes_all_rules_between_its_ends() -> None:
     span = Span("K57", "K58")
     assert expand(span, RULES) == ["K57", "K57a", "K57b", "K58"]
     assert compact(expand(span, RULES), RULES) == "K57-K58"
@@ -186,7 +186,7 @@ def test_spans_are_parsed_in_either_case(text: str, spans: list[str]) -> None:
     "text",
     ["", "61", "P", "P61-", "P61-K75", "P63-" + "P61", "X1", "P61 P62"],
 )
-def test_other_text_is_no_span(text: str) -> None:
+def test_other_text_is_refused_as_a_span(text: str) -> None:
     with pytest.raises(UsageError, match="not a rule"):
         parse_spans(text)
 
@@ -208,9 +208,9 @@ def test_every_citation_resolves(path: str) -> None:
 
 
 def cited_by_tests() -> Iterator[str]:
-    """Yield the rules that are cited in a name, docstring or comment of a test.
+    """Yield the rules that the name, docstring or a comment of a test cites.
 
-    A range does not count: it says where a rule belongs, and not that it is asserted.
+    A range does not count: it names a topic, not rules that are all tested.
     """
     for path in (CHECKOUT / "tests").rglob("test_*.py"):
         source = path.read_text("utf-8")
@@ -231,13 +231,13 @@ def upper(number: str) -> str:
     return number[0].upper() + number[1:]
 
 
-def test_every_rule_is_cited_by_a_test_or_says_why_not() -> None:
+def test_every_rule_is_cited_by_a_test_or_has_a_reason() -> None:
     tested = set(cited_by_tests())
     untested = {number for number, rule in RULES.items() if rule.untested}
     assert RULES.keys() - tested == untested
 
 
-def test_every_rule_of_the_driver_has_a_unit_test_with_its_number_in_the_name() -> None:
+def test_every_driver_rule_has_a_unit_test_named_after_it() -> None:
     names = [
         node.name
         for path in Path(__file__).parent.glob("test_*.py")
@@ -261,7 +261,7 @@ def wire_tests() -> list[str]:
     return [name for _, separator, name in lines if separator]
 
 
-def test_every_rule_of_the_wire_has_a_wire_test_with_its_number_in_the_name() -> None:
+def test_every_wire_rule_has_a_wire_test_named_after_it() -> None:
     tested = {upper(n) for name in wire_tests() for n in IN_A_NAME.findall(name)}
     wire = {
         number
@@ -272,7 +272,7 @@ def test_every_rule_of_the_wire_has_a_wire_test_with_its_number_in_the_name() ->
     assert wire - tested == set()
 
 
-def test_paragraphs_fit_the_width_of_the_documents() -> None:
+def test_lines_of_the_documents_have_at_most_88_characters() -> None:
     for document in DOCUMENTS:
         for line in (CHECKOUT / document).read_text("utf-8").splitlines():
             assert line.startswith(("|", "<!--")) or len(line) <= 88, textwrap.shorten(

@@ -61,34 +61,34 @@ class BadDisk:
 @pytest.mark.parametrize("count", [1, 2])
 def test_read_ext_returns_registers_and_data_p21_p26_p35(lba: int, count: int) -> None:
     data = b"".join(sector(number) for number in range(lba, lba + count))
-    reply = ask(make_target(), ata(READ_EXT, lba, count))
-    assert reply == ata_response(0x40, lba=lba, data=data)
-    assert len(reply) == 36 + 512 * count
+    response = ask(make_target(), ata(READ_EXT, lba, count))
+    assert response == ata_response(0x40, lba=lba, data=data)
+    assert len(response) == 36 + 512 * count
 
 
 def test_read_masks_device_bits_p30() -> None:
     lba = 0xE000_0000 | 5
-    reply = ask(make_target(), ata(READ, lba, aflags=0))
-    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
+    response = ask(make_target(), ata(READ, lba, aflags=0))
+    assert response == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
 def test_read_ignores_lba_bits_above_28_p31() -> None:
     lba = 0xFFFF_E000_0005
-    reply = ask(make_target(), ata(READ, lba, aflags=0))
-    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
+    response = ask(make_target(), ata(READ, lba, aflags=0))
+    assert response == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
 
 
 @pytest.mark.parametrize(("opcode", "aflags"), [(READ_EXT, 0), (READ, 0x40)])
 def test_opcode_or_flag_selects_48_bit_lba_p31(opcode: int, aflags: int) -> None:
     lba = 0xE000_0005
-    reply = ask(make_target(), ata(opcode, lba, aflags=aflags))
-    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=aflags)
+    response = ask(make_target(), ata(opcode, lba, aflags=aflags))
+    assert response == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=aflags)
 
 
 def test_48_bit_lba_uses_all_six_bytes_p31() -> None:
     lba = 0x0100_0000_0005
-    reply = ask(make_target(), ata(READ_EXT, lba))
-    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba)
+    response = ask(make_target(), ata(READ_EXT, lba))
+    assert response == ata_response(*NOT_FOUND, count=1, lba=lba)
 
 
 @pytest.mark.parametrize("opcode", [WRITE, WRITE_EXT])
@@ -97,9 +97,9 @@ def test_write_stores_the_sectors_p34_p35(opcode: int, count: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
     data = bytes(range(256)) * 2 * count
     request = ata(opcode, 7, count, aflags=0x01, data=data + b"trailing junk")
-    reply = ask(make_target(disk), request)
-    assert reply == ata_response(0x40, lba=7, aflags=0x01)
-    assert len(reply) == 60
+    response = ask(make_target(disk), request)
+    assert response == ata_response(0x40, lba=7, aflags=0x01)
+    assert len(response) == 60
     expected = bytes(7 * 512) + data
     assert disk.data == expected.ljust(SECTORS * 512, b"\0")
 
@@ -111,15 +111,15 @@ def test_async_flag_is_ignored_and_reserved_flags_are_cleared_p3_p42() -> None:
 
 def test_write_without_write_flag_is_aborted_p28() -> None:
     disk = MemoryDisk(SECTORS * 512)
-    reply = ask(make_target(disk), ata(WRITE_EXT, data=b"\xff" * 512))
-    assert reply == ata_response(*ABORTED, count=1)
+    response = ask(make_target(disk), ata(WRITE_EXT, data=b"\xff" * 512))
+    assert response == ata_response(*ABORTED, count=1)
     assert disk.data == bytes(SECTORS * 512)
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, 0xEC])
 def test_read_with_write_flag_is_aborted_p28(opcode: int) -> None:
-    reply = ask(make_target(), ata(opcode, aflags=0x41, data=bytes(512)))
-    assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
+    response = ask(make_target(), ata(opcode, aflags=0x41, data=bytes(512)))
+    assert response == ata_response(*ABORTED, count=1, aflags=0x41)
 
 
 @pytest.mark.parametrize("opcode", [READ, READ_EXT, WRITE, WRITE_EXT])
@@ -129,8 +129,8 @@ def test_zero_or_too_many_sectors_are_aborted_p36_p37(opcode: int, count: int) -
     aflags = 0x41 if opcode in (WRITE, WRITE_EXT) else 0x40
     data = b"\xff" * 512 * count if aflags & 1 else b""
     request = ata(opcode, 0, count, aflags=aflags, data=data)
-    reply = ask(make_target(disk), request)
-    assert reply == ata_response(*ABORTED, count=count, aflags=aflags)
+    response = ask(make_target(disk), request)
+    assert response == ata_response(*ABORTED, count=count, aflags=aflags)
     assert disk.data == bytes(SECTORS * 512)
 
 
@@ -167,29 +167,29 @@ def test_transfer_past_the_end_is_idnf_p38(opcode: int, lba: int, count: int) ->
     aflags = 0x41 if opcode == WRITE_EXT else 0x40
     data = b"\xff" * 512 * count if opcode == WRITE_EXT else b""
     request = ata(opcode, lba, count, aflags=aflags, data=data)
-    reply = ask(make_target(disk), request)
-    assert reply == ata_response(*NOT_FOUND, count=count, lba=lba, aflags=aflags)
+    response = ask(make_target(disk), request)
+    assert response == ata_response(*NOT_FOUND, count=count, lba=lba, aflags=aflags)
     assert disk.data == bytes(SECTORS * 512)
 
 
 def test_read_past_the_end_response_bytes_p32() -> None:
-    reply = ask(make_target(), ata(READ_EXT, 5000))
-    assert reply[24:36].hex(" ") == "40 10 01 41 88 13 00 00 00 00 00 00"
+    response = ask(make_target(), ata(READ_EXT, 5000))
+    assert response[24:36].hex(" ") == "40 10 01 41 88 13 00 00 00 00 00 00"
 
 
 def test_write_with_too_little_data_does_not_change_the_disk_p39() -> None:
     disk = MemoryDisk(SECTORS * 512)
     for length in (0, 511, 1023):
         request = ata(WRITE_EXT, 0, 2, aflags=0x41, data=b"\xff" * length)
-        reply = ask(make_target(disk), request)
-        assert reply == ata_response(*ABORTED, count=2, aflags=0x41)
+        response = ask(make_target(disk), request)
+        assert response == ata_response(*ABORTED, count=2, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
 
 
 def test_write_to_a_read_only_disk_is_aborted_p40() -> None:
     disk = MemoryDisk(SECTORS * 512, read_only=True)
-    reply = ask(make_target(disk), ata(WRITE_EXT, aflags=0x41, data=b"\xff" * 512))
-    assert reply == ata_response(*ABORTED, count=1, aflags=0x41)
+    response = ask(make_target(disk), ata(WRITE_EXT, aflags=0x41, data=b"\xff" * 512))
+    assert response == ata_response(*ABORTED, count=1, aflags=0x41)
     assert disk.data == bytes(SECTORS * 512)
     assert ask(make_target(disk), ata(READ_EXT))[27] == 0x40
 
@@ -208,8 +208,8 @@ def test_read_error_is_unc_p41(number: int) -> None:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
 def test_write_error_is_device_fault_p41(number: int) -> None:
     target = make_target(BadDisk(number))
-    reply = ask(target, ata(WRITE_EXT, 4, aflags=0x41, data=bytes(512)))
-    assert reply == ata_response(*FAULT, count=1, lba=4, aflags=0x41)
+    response = ask(target, ata(WRITE_EXT, 4, aflags=0x41, data=bytes(512)))
+    assert response == ata_response(*FAULT, count=1, lba=4, aflags=0x41)
     assert target.statistics().errors == {"device_fault": 1}
     assert target.statistics().writes == 0
 
@@ -219,9 +219,9 @@ def test_write_error_is_device_fault_p41(number: int) -> None:
 def test_missing_device_is_aoe_error_3_p41(number: int, opcode: int) -> None:
     aflags = 0x41 if opcode == WRITE_EXT else 0x40
     request = ata(opcode, 4, 1, aflags=aflags, data=b"\xff" * 512)
-    reply = ask(make_target(BadDisk(number)), request)
+    response = ask(make_target(BadDisk(number)), request)
     # The response has the request's registers, and no data.
-    assert reply == response_frame(0, request[24:36], verfl=0x1C, error=3)
+    assert response == response_frame(0, request[24:36], verfl=0x1C, error=3)
 
 
 @pytest.mark.parametrize(("shelf", "slot"), [(0xFFFF, 3), (7, 0xFF), (0xFFFF, 0xFF)])
@@ -243,17 +243,17 @@ def test_identify_returns_the_identity_page_p45() -> None:
     target = make_target()
     # aoeping and Linux set device bits, WinAoE sets the LBA48 flag.
     for lba, aflags in ((0xA000_0000, 0), (0, 0x40)):
-        reply = ask(target, ata(0xEC, lba, aflags=aflags))
+        response = ask(target, ata(0xEC, lba, aflags=aflags))
         page = target.export.identity_page
-        assert reply == ata_response(0x40, lba=lba, aflags=aflags, data=page)
+        assert response == ata_response(0x40, lba=lba, aflags=aflags, data=page)
     identity = Identity.unpack(ask(target, ata(0xEC))[36:])
     assert (identity.sectors, identity.serial) == (SECTORS, "7.3")
 
 
 @pytest.mark.parametrize("count", [0, 2, 255])
 def test_identify_with_another_count_is_aborted_p45(count: int) -> None:
-    reply = ask(make_target(), ata(0xEC, count=count))
-    assert reply == ata_response(*ABORTED, count=count)
+    response = ask(make_target(), ata(0xEC, count=count))
+    assert response == ata_response(*ABORTED, count=count)
 
 
 @pytest.mark.parametrize("opcode", [0xE7, 0xEA])
@@ -275,8 +275,8 @@ def test_failed_flush_is_device_fault_p46(opcode: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_check_power_mode_returns_active_p47(count: int) -> None:
-    reply = ask(make_target(), ata(0xE5, count=count, aflags=0))
-    assert reply == ata_response(0x40, count=0xFF, aflags=0)
+    response = ask(make_target(), ata(0xE5, count=count, aflags=0))
+    assert response == ata_response(0x40, count=0xFF, aflags=0)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ def test_read_returns_string_and_target_properties_p50_p58(string: bytes) -> Non
 
 
 def test_read_response_bytes() -> None:
-    reply = ask(make_target(), config(READ))
-    assert reply[14:32].hex(" ", 2) == ("1800 0007 0301 1122 3344 0010 4019 0210 0000")
-    assert reply[32:] == bytes(28)
+    response = ask(make_target(), config(READ))
+    assert response[14:32].hex(" ", 2) == (
+        "1800 0007 0301 1122 3344 0010 4019 0210 0000"
+    )
+    assert response[32:] == bytes(28)
 
 
 def test_read_ignores_the_string_in_the_request_p51() -> None:
@@ -130,8 +132,8 @@ def test_too_long_or_truncated_string_is_refused_p56(
     ccmd: int, string: bytes, length: int
 ) -> None:
     target = owned(b"hello")
-    reply = ask(target, config(ccmd, string, length=length))
-    assert reply == config_response(ccmd, b"hello", code=2)
+    response = ask(target, config(ccmd, string, length=length))
+    assert response == config_response(ccmd, b"hello", code=2)
     assert target.export.config_string == b"hello"
 
 

@@ -103,24 +103,24 @@ def ranges(*those: tuple[int, int]) -> bytes:
 
 @pytest.mark.parametrize(("opcode", "aflags"), [(0xC8, 0), (0x25, 0x40), (0x25, 0)])
 def test_read_dma(opcode: int, aflags: int) -> None:
-    reply = ask(make_target(), ata(opcode, 5, 2, aflags=aflags))
+    response = ask(make_target(), ata(opcode, 5, 2, aflags=aflags))
     data = sector(5) + sector(6)
-    assert reply == ata_response(0x40, lba=5, aflags=aflags, data=data)
+    assert response == ata_response(0x40, lba=5, aflags=aflags, data=data)
 
 
 def test_only_ext_opcodes_imply_48_bit_lba_p31() -> None:
     lba = 0xE000_0005
-    reply = ask(make_target(), ata(0xC8, lba, aflags=0))
-    assert reply == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
-    reply = ask(make_target(), ata(0x25, lba, aflags=0))
-    assert reply == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=0)
+    response = ask(make_target(), ata(0xC8, lba, aflags=0))
+    assert response == ata_response(0x40, lba=lba, aflags=0, data=sector(5))
+    response = ask(make_target(), ata(0x25, lba, aflags=0))
+    assert response == ata_response(*NOT_FOUND, count=1, lba=lba, aflags=0)
 
 
 @pytest.mark.parametrize("opcode", [0xCA, 0x35, 0x3D])
 def test_write_dma(opcode: int) -> None:
     target = make_target()
-    reply = ask(target, ata(opcode, 7, aflags=0x01, data=DATA))
-    assert reply == ata_response(0x40, lba=7, aflags=0x01)
+    response = ask(target, ata(opcode, 7, aflags=0x01, data=DATA))
+    assert response == ata_response(0x40, lba=7, aflags=0x01)
     assert ask(target, ata(0x24, 7))[36:] == DATA
 
 
@@ -134,8 +134,8 @@ def test_fua_write_is_flushed_before_the_response() -> None:
 
 def test_fua_write_with_failed_flush_is_device_fault() -> None:
     target = target_of(RecordingDisk(failing="flush"), sync=False)
-    reply = ask(target, ata(0x3D, aflags=0x41, data=DATA))
-    assert reply == ata_response(*FAULT, count=1, aflags=0x41)
+    response = ask(target, ata(0x3D, aflags=0x41, data=DATA))
+    assert response == ata_response(*FAULT, count=1, aflags=0x41)
 
 
 def test_fua_write_does_not_flush_a_sync_disk() -> None:
@@ -150,8 +150,8 @@ def test_fua_write_does_not_flush_a_sync_disk() -> None:
 @pytest.mark.parametrize("count", [1, 3, 255])
 def test_verify_reads_and_returns_no_data(opcode: int, count: int) -> None:
     disk = RecordingDisk()
-    reply = ask(target_of(disk, sync=False), ata(opcode, 4, count))
-    assert reply == ata_response(0x40, lba=4)
+    response = ask(target_of(disk, sync=False), ata(opcode, 4, count))
+    assert response == ata_response(0x40, lba=4)
     assert disk.calls == ["read"]
 
 
@@ -171,8 +171,8 @@ def test_verify_reports_unreadable_sectors_p38_p41(opcode: int) -> None:
 @pytest.mark.parametrize("opcode", [0x20, 0x24, 0xC8, 0x25, VERIFY, VERIFY_EXT])
 def test_uncorrectable_sectors_fail_until_they_are_written(opcode: int) -> None:
     target = make_target()
-    reply = ask(target, ata(WRITE_UNCORRECTABLE, 10, 2, feature=0x55))
-    assert reply == ata_response(0x40, lba=10)
+    response = ask(target, ata(WRITE_UNCORRECTABLE, 10, 2, feature=0x55))
+    assert response == ata_response(0x40, lba=10)
     for lba, count in ((10, 1), (11, 1), (9, 2), (11, 2)):
         failed = ata_response(*UNCORRECTABLE, count=count, lba=lba)
         assert ask(target, ata(opcode, lba, count)) == failed
@@ -185,8 +185,8 @@ def test_uncorrectable_sectors_fail_until_they_are_written(opcode: int) -> None:
 
 @pytest.mark.parametrize("feature", [0, 1, 0xFF])
 def test_write_uncorrectable_with_unknown_feature_is_aborted(feature: int) -> None:
-    reply = ask(make_target(), ata(WRITE_UNCORRECTABLE, feature=feature))
-    assert reply == ata_response(*ABORTED, count=1)
+    response = ask(make_target(), ata(WRITE_UNCORRECTABLE, feature=feature))
+    assert response == ata_response(*ABORTED, count=1)
 
 
 def test_write_uncorrectable_checks_bounds_and_limit() -> None:
@@ -228,8 +228,8 @@ def test_trim_past_the_end_trims_nothing_p38(beyond: tuple[int, int]) -> None:
     disk = RecordingDisk()
     payload = ranges((0, 8), beyond)
     request = ata(TRIM, aflags=0x41, feature=1, data=payload)
-    reply = ask(target_of(disk, sync=False), request)
-    assert reply == ata_response(*NOT_FOUND, count=1, aflags=0x41)
+    response = ask(target_of(disk, sync=False), request)
+    assert response == ata_response(*NOT_FOUND, count=1, aflags=0x41)
     assert disk.calls == []
 
 
@@ -308,8 +308,8 @@ def test_disabling_the_write_cache_flushes_and_makes_writes_stable() -> None:
 def test_uncached_write_with_failed_flush_is_device_fault() -> None:
     state = ClientState(write_cache=False)
     target = target_of(RecordingDisk(failing="flush"), state, sync=False)
-    reply = ask(target, ata(0x34, aflags=0x41, data=DATA))
-    assert reply == ata_response(*FAULT, count=1, aflags=0x41)
+    response = ask(target, ata(0x34, aflags=0x41, data=DATA))
+    assert response == ata_response(*FAULT, count=1, aflags=0x41)
     assert target.statistics().writes == 0
 
 
@@ -395,17 +395,17 @@ def test_smart_data_has_the_counters_of_the_interface() -> None:
     ask(target, ata(0x34, aflags=0x41, data=DATA))
     ask(target, ata(WRITE_UNCORRECTABLE, 9, feature=0x55))
     ask(target, ata(0x24, 9))
-    reply = smart(target, 0xD0)
-    assert reply == ata_response(0x40, lba=KEY, data=reply[36:])
-    assert attributes(reply[36:]) == {187: 1, 241: 1, 242: 2}
-    assert len(reply) == 548
-    assert sum(reply[36:]) % 256 == 0
+    response = smart(target, 0xD0)
+    assert response == ata_response(0x40, lba=KEY, data=response[36:])
+    assert attributes(response[36:]) == {187: 1, 241: 1, 242: 2}
+    assert len(response) == 548
+    assert sum(response[36:]) % 256 == 0
 
 
 def test_smart_status_is_good_p26() -> None:
-    reply = smart(make_target(), 0xDA)
-    assert reply == ata_response(0x40, lba=KEY)
-    assert reply[29:31] == b"\x4f\xc2"
+    response = smart(make_target(), 0xDA)
+    assert response == ata_response(0x40, lba=KEY)
+    assert response[29:31] == b"\x4f\xc2"
 
 
 def test_smart_can_be_disabled_and_enabled() -> None:
@@ -422,14 +422,14 @@ def test_smart_can_be_disabled_and_enabled() -> None:
 
 @pytest.mark.parametrize("feature", [0x00, 0xD1, 0xD4, 0xD5, 0xD6])
 def test_unknown_smart_features_are_aborted(feature: int) -> None:
-    reply = smart(make_target(), feature)
-    assert reply == ata_response(*ABORTED, count=1, lba=KEY)
+    response = smart(make_target(), feature)
+    assert response == ata_response(*ABORTED, count=1, lba=KEY)
 
 
 @pytest.mark.parametrize("lba", [0, 0x4FC200, 0xC200, 0x4F00])
 def test_smart_without_its_key_is_aborted(lba: int) -> None:
-    reply = smart(make_target(), 0xD0, lba)
-    assert reply == ata_response(*ABORTED, count=1, lba=lba)
+    response = smart(make_target(), 0xD0, lba)
+    assert response == ata_response(*ABORTED, count=1, lba=lba)
 
 
 # The identity page.

@@ -97,8 +97,8 @@ def test_p61_list_is_limited_by_the_mtu() -> None:
     target = masked(CLIENT)
     room = (1514 - 28) // 8
     macs = [number(n) for n in range(room - 1)]
-    reply = ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
-    assert reply == mask_response(CLIENT, *macs, mcmd=EDIT)
+    response = ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
+    assert response == mask_response(CLIENT, *macs, mcmd=EDIT)
     request = mask(EDIT, (ADD, OTHER))
     assert ask(target, request)[24:28] == bytes((0, EDIT, 3, 0))
 
@@ -157,8 +157,8 @@ def test_p70_client_that_removes_itself_gets_the_response() -> None:
     target = make_target()
     assert ask(target, mask(EDIT, (ADD, OTHER))) == mask_response(OTHER, mcmd=EDIT)
     assert ask(target, mask(READ)) == b""
-    reply = ask(target, sent_by(OTHER, mask(EDIT, (DELETE, OTHER))))
-    assert reply == sent_to(OTHER, mask_response(mcmd=EDIT))
+    response = ask(target, sent_by(OTHER, mask(EDIT, (DELETE, OTHER))))
+    assert response == sent_to(OTHER, mask_response(mcmd=EDIT))
     assert ask(target, mask(READ)) == mask_response()
 
 
@@ -195,8 +195,8 @@ def test_p71_initially_there_is_no_reservation() -> None:
 
 def test_p72_free_target_can_be_reserved_for_other_clients() -> None:
     target = make_target()
-    reply = ask(target, reserve(SET, THIRD, OTHER))
-    assert reply == reserve_response(THIRD, OTHER, rcmd=SET)
+    response = ask(target, reserve(SET, THIRD, OTHER))
+    assert response == reserve_response(THIRD, OTHER, rcmd=SET)
 
 
 def test_p72_holder_can_transfer_or_release_the_reservation() -> None:
@@ -264,8 +264,8 @@ def test_p76_reservation_is_an_ordered_set_of_at_most_255() -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"\xee" * 6, b"\xee" * 40])
 def test_p79_padding_after_the_addresses_is_ignored(junk: bytes) -> None:
-    reply = ask(make_target(), reserve(SET, OTHER) + junk)
-    assert reply == reserve_response(OTHER, rcmd=SET)
+    response = ask(make_target(), reserve(SET, OTHER) + junk)
+    assert response == reserve_response(OTHER, rcmd=SET)
 
 
 @pytest.mark.parametrize("length", [24, 25])

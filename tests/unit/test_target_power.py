@@ -130,8 +130,8 @@ def test_p46_guaranteed_contents_survive_a_power_failure(
     for request, contents in zip(
         requests, durable_contents(requests, is_sync=is_sync), strict=True
     ):
-        reply = ask(target, request)
-        assert (reply[14], reply[27]) == (0x18, 0x40)
+        response = ask(target, request)
+        assert (response[14], response[27]) == (0x18, 0x40)
         for rng in (LoseEverything(), random.Random(seed)):
             assert missing(contents, after_power_failure(store, rng)) == []
 

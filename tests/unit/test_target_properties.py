@@ -90,7 +90,7 @@ LIKELY_FRAMES = st.integers(0, 2**64).map(
 )
 
 
-def reply_to(target: Target, request: bytes) -> tuple[int, bytearray]:
+def response_to(target: Target, request: bytes) -> tuple[int, bytearray]:
     slot = bytearray([DIRT]) * target.frame_limit
     before = bytes(request)
     length = target.handle(memoryview(bytearray(request)), memoryview(slot), 0.0)
@@ -101,7 +101,7 @@ def reply_to(target: Target, request: bytes) -> tuple[int, bytearray]:
 def check_rules(request: bytes, mtu: int) -> None:
     disk = BoundedDisk()
     target = make_target(disk, mtu)
-    length, slot = reply_to(target, request)
+    length, slot = response_to(target, request)
     assert not disk.overstepped
     if length == 0:
         return
@@ -144,7 +144,7 @@ def test_response_does_not_leak_old_memory(
     # string, or this request.
     target = make_target(BoundedDisk())
     for request in requests:
-        length, slot = reply_to(target, request)
+        length, slot = response_to(target, request)
         if not length or slot[14] == 0x1C or slot[19] != 0:
             continue
         data = bytes(slot[36:length])
@@ -166,7 +166,7 @@ def test_duplicate_request_changes_nothing_p2(
         argument = struct.pack("!HHBBH", 0, 0, 0, ccmd, len(string)) + string
         head = struct.pack("!HBBHBBI", 0x88A2, 0x10, 0, 7, 3, 1, 1)
         request = TARGET + CLIENT + head + argument
-        first = reply_to(target, request)
+        first = response_to(target, request)
         state = target.export.config_string
-        assert reply_to(target, request) == first
+        assert response_to(target, request) == first
         assert target.export.config_string == state

@@ -47,17 +47,17 @@ def test_frame_to_another_address_is_dropped_p8(shelf: int, slot: int) -> None:
 @pytest.mark.parametrize("dst", [b"\xff" * 6, b"\x01" * 6, TARGET])
 def test_destination_mac_is_ignored_p8_p12(dst: bytes) -> None:
     # The source of the response is always the interface's address.
-    reply = ask(make_target(), frame(1, bytes(8), dst=dst))
-    assert reply == config_response(0)
-    assert reply[:12] == CLIENT + TARGET
+    response = ask(make_target(), frame(1, bytes(8), dst=dst))
+    assert response == config_response(0)
+    assert response[:12] == CLIENT + TARGET
 
 
 @pytest.mark.parametrize("tag", [0, 1, 0x8000_0000, 0xFFFF_FFFF, 0x0102_0304])
 @pytest.mark.parametrize("command", [0, 1, 9])
 def test_tag_is_copied_p10(tag: int, command: int) -> None:
     argument = bytes((0, 0, 0, 0xE5)) + bytes(8)
-    reply = ask(make_target(), frame(command, argument, tag=tag))
-    assert reply[20:24] == tag.to_bytes(4, "big")
+    response = ask(make_target(), frame(command, argument, tag=tag))
+    assert response[20:24] == tag.to_bytes(4, "big")
 
 
 @pytest.mark.parametrize("verfl", [0x18, 0x1C, 0x1F, 0x08, 0x28])
@@ -72,8 +72,8 @@ def test_response_frame_is_dropped_p7(verfl: int) -> None:
 def test_unknown_version_is_refused_in_version_1_p6(version: int, command: int) -> None:
     target = make_target()
     argument = bytes(range(1, 60))
-    reply = ask(target, frame(command, argument, verfl=version << 4))
-    assert reply == response_frame(command, argument, verfl=0x1C, error=5)
+    response = ask(target, frame(command, argument, verfl=version << 4))
+    assert response == response_frame(command, argument, verfl=0x1C, error=5)
     assert target.statistics().errors == {"bad_version": 1}
 
 
@@ -90,25 +90,25 @@ def test_reserved_flags_are_ignored_and_not_echoed_p3_p4(
 @pytest.mark.parametrize("command", [0, 1])
 def test_error_field_of_a_request_is_ignored_p13(command: int) -> None:
     argument = bytes((0, 0, 0, 0xE5)) + bytes(8)
-    reply = ask(make_target(), frame(command, argument, verfl=0x14, error=9))
-    assert reply[14:16] == b"\x18\0"
-    assert reply == ask(make_target(), frame(command, argument))
+    response = ask(make_target(), frame(command, argument, verfl=0x14, error=9))
+    assert response[14:16] == b"\x18\0"
+    assert response == ask(make_target(), frame(command, argument))
 
 
 @pytest.mark.parametrize("command", [4, 5, 0x7F, 0xF0, 0xFF])
 def test_unknown_command_is_echoed_p16_p18(command: int) -> None:
     target = make_target()
     argument = bytes(range(200))
-    reply = ask(target, frame(command, argument))
-    assert reply == response_frame(command, argument, verfl=0x1C, error=1)
+    response = ask(target, frame(command, argument))
+    assert response == response_frame(command, argument, verfl=0x1C, error=1)
     assert target.statistics().errors == {"bad_command": 1}
 
 
 def test_echo_is_truncated_to_the_mtu_p16() -> None:
     argument = bytes(range(250)) * 8
-    reply = ask(make_target(), frame(9, argument))
-    assert reply == response_frame(9, argument[: 1500 - 10], verfl=0x1C, error=1)
-    assert len(reply) == 1514
+    response = ask(make_target(), frame(9, argument))
+    assert response == response_frame(9, argument[: 1500 - 10], verfl=0x1C, error=1)
+    assert len(response) == 1514
 
 
 def test_unknown_command_without_argument_is_answered_and_padded_p16_p19() -> None:
@@ -177,10 +177,10 @@ def test_interfaces_share_the_client_state_of_an_export() -> None:
 def test_config_string_is_truncated_to_the_mtu() -> None:
     target = make_target(mtu=600)
     target.export.force(bytes(range(256)) * 4)
-    reply = ask(target, config(0))
+    response = ask(target, config(0))
     string = (bytes(range(256)) * 4)[: 600 - 18]
-    assert reply == config_response(0, string, sectors=1)
-    assert len(reply) == 614
+    assert response == config_response(0, string, sectors=1)
+    assert len(response) == 614
 
 
 def test_statistics() -> None:

@@ -39,8 +39,8 @@ def export(shelf: int, slot: int) -> Export:
     )
 
 
-def at(reply: bytes, shelf: int, slot: int) -> bytes:
-    return reply[:16] + shelf.to_bytes(2, "big") + bytes((slot,)) + reply[19:]
+def at(response: bytes, shelf: int, slot: int) -> bytes:
+    return response[:16] + shelf.to_bytes(2, "big") + bytes((slot,)) + response[19:]
 
 
 def test_frames_are_passed_to_the_addressed_target(link: QueueLink) -> None:
@@ -96,7 +96,7 @@ def test_frames_stay_in_the_ring_while_the_send_ring_is_full(link: QueueLink) ->
     assert port.targets[0].statistics().reads == 8
     while port.serve(0.0):
         pass
-    assert [reply[28] for reply in link.sent] == list(range(20))
+    assert [response[28] for response in link.sent] == list(range(20))
 
 
 def test_targets_announce_themselves_p48(link: QueueLink) -> None:

@@ -28,7 +28,7 @@ def delay_the_first(world: World, sector: int = 0) -> tuple[Sent, Sent]:
     [late] = world.take()
     world.wait(0.3)
     [again] = world.take()
-    world.reply(again)
+    world.respond(again)
     assert len(world.ended) == 1
     return late, again
 
@@ -55,7 +55,7 @@ def test_the_quarantine_ends_when_each_transmission_is_answered(
     world = connect()
     late, _ = delay_the_first(world)
     bio = world.write(0, b"n" * SECTOR)
-    world.reply(late)
+    world.respond(late)
     world.run_until_idle()
     assert bio in world.ended
     assert world.now < 1
@@ -69,7 +69,7 @@ def test_responses_to_earlier_transmissions_count_before_the_last(
     [late] = world.take()
     world.wait(0.3)
     [again] = world.take()
-    world.reply(late, again)
+    world.respond(late, again)
     bio = world.write(0, b"n" * SECTOR)
     world.run_until_idle()
     assert bio in world.ended
@@ -109,7 +109,7 @@ def test_only_overlapping_writes_are_queued(
     world.write(4, b"o" * 2 * SECTOR)
     world.take()
     world.wait(0.3)
-    world.reply(*world.take())
+    world.respond(*world.take())
     world.write(sector, b"n" * SECTOR)
     assert bool(world.take()) is not waits
 
@@ -131,7 +131,7 @@ def test_a_write_is_queued_until_an_overlapping_one_ends(
     newer = world.write(1, b"n" * SECTOR)
     [frame] = world.take()
     assert frame.registers.count == 2
-    world.reply(frame)
+    world.respond(frame)
     world.run_until_idle()
     assert world.ended == [older, newer]
     assert world.target.disk[: 2 * SECTOR] == b"o" * SECTOR + b"n" * SECTOR
@@ -143,7 +143,7 @@ def test_queued_writes_are_granted_in_order(connect: Connect) -> None:
         world.write(sector, letter * count * SECTOR)
     free = world.write(8, b"d" * SECTOR)
     [first, other] = world.take()
-    world.reply(other, first)
+    world.respond(other, first)
     world.run_until_idle()
     assert world.ended[0] is free
     expected = b"a" * SECTOR + b"b" * SECTOR + b"c" * 2 * SECTOR
@@ -159,9 +159,9 @@ def test_trims_are_locked_like_writes(connect: Connect) -> None:
     [trim] = world.take()
     assert trim.registers.command == Opcode.DATA_SET_MANAGEMENT
     world.wait(0.3)
-    world.reply(*world.take())
+    world.respond(*world.take())
     assert world.take() == []
-    world.reply(trim)
+    world.respond(trim)
     world.run_until_idle()
     assert world.target.disk[7 * SECTOR : 8 * SECTOR] == b"n" * SECTOR
 
@@ -205,7 +205,7 @@ def test_the_quarantine_is_at_least_four_rtos(connect: Connect) -> None:
     world.write(0, b"o" * SECTOR)
     world.take()
     world.wait(3.5)
-    world.reply(world.take()[-1])
+    world.respond(world.take()[-1])
     world.write(0, b"n" * SECTOR)
     world.wait(QUARANTINE)
     assert world.take() == []

@@ -103,9 +103,9 @@ def send_all(wire: Wire, log: Path, sequence: list[bytes], *words: object) -> No
     with client(wire) as asking, traced(wire, log, *words):
         assert asking.receive()[19:20] == b"\x01"
         for request in sequence:
-            reply = asking.ask(request)
-            assert reply[14:24] == b"\x18\0" + request[16:24]
-            assert reply[27] == 0x40
+            response = asking.ask(request)
+            assert response[14:24] == b"\x18\0" + request[16:24]
+            assert response[27] == 0x40
 
 
 def response_tags(log: Path, file: StableFile) -> Iterator[int]:

@@ -255,7 +255,7 @@ def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
         f'{head} wire=in {there} length=36 frame="READ EXT e7.3 lba 8 x1 {tag}"',
         f"{head} disk=read offset=4096 length=512 result=ok",
         (
-            f'{head} wire=out {back} length=548 frame="reply ok e7.3 lba 8 x0, '
+            f'{head} wire=out {back} length=548 frame="response ok e7.3 lba 8 x0, '
             f'512 bytes {tag}"'
         ),
     ]

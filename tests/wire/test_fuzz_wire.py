@@ -59,9 +59,9 @@ def guards(image: Path) -> bytes:
 def drain(asking: Client, timeout: float = 0.002) -> int:
     """Receive all responses, check their header, and return their number."""
     count = 0
-    while (reply := asking.receive(timeout)) != b"":
-        assert 60 <= len(reply) <= 1514
-        assert reply[14] in (0x18, 0x1C)
+    while (response := asking.receive(timeout)) != b"":
+        assert 60 <= len(response) <= 1514
+        assert response[14] in (0x18, 0x1C)
         count += 1
     return count
 

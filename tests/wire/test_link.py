@@ -81,7 +81,7 @@ def test_frames_of_all_lengths_arrive_intact(
     sent = [frame_of(length, number=number) for number in range(10)]
     assert all(initiator.send(frame) for frame in sent)
     assert receive_all(target) == sent
-    back = [frame_of(length, reply=True, dst=Wire.initiator_mac)] * 3
+    back = [frame_of(length, response=True, dst=Wire.initiator_mac)] * 3
     assert all(target.send(frame) for frame in back)
     assert receive_all(initiator) == back
 
@@ -175,7 +175,7 @@ def test_other_frames_are_not_received_even_while_opening(
 ) -> None:
     foreign = frame_of(100)[:12] + b"\x08\x00" + bytes(86)
     wrong = frame_of(100)
-    wanted = frame_of(100, reply=True)
+    wanted = frame_of(100, response=True)
     with raw_socket(wire.initiator) as sender, flood(sender, [foreign, wrong, wanted]):
         for _ in range(20):
             link = links(wire.target, rings=rings, responses=True)
@@ -193,10 +193,10 @@ def test_only_the_wanted_direction_is_received(
 ) -> None:
     target = links(wire.target, rings=rings, responses=responses)
     initiator = links(wire.initiator)
-    request, reply = frame_of(60), frame_of(60, reply=True)
+    request, response = frame_of(60), frame_of(60, response=True)
     assert initiator.send(request)
-    assert initiator.send(reply)
-    wanted = {True: [reply], False: [request], None: [request, reply]}
+    assert initiator.send(response)
+    wanted = {True: [response], False: [request], None: [request, response]}
     assert receive_all(target) == wanted[responses]
 
 
@@ -335,14 +335,14 @@ def test_a_link_works_after_down_and_up(
     assert target.receive() is None
     assert not target.up
     for _ in range(1000):
-        assert target.send(frame_of(60, reply=True))
+        assert target.send(frame_of(60, response=True))
     assert target.statistics() == LinkStatistics(unsent=1000)
 
     bring_up(wire, "aoe0", wire.target)
     assert initiator.send(frame_of(60))
     assert receive_all(target) == [frame_of(60)]
     assert target.up
-    fresh = frame_of(60, reply=True, dst=Wire.initiator_mac, number=1)
+    fresh = frame_of(60, response=True, dst=Wire.initiator_mac, number=1)
     assert target.send(fresh)
     assert receive_all(initiator) == [fresh]
 

@@ -132,11 +132,11 @@ def test_links_work_on_the_loopback_interface(wire: Wire, *, rings: bool) -> Non
         open_link("lo", rings=rings, responses=True) as initiator,
     ):
         assert target.mac == bytes(6)
-        request, reply = frame_of(60, dst=bytes(6)), frame_of(60, reply=True)
+        request, response = frame_of(60, dst=bytes(6)), frame_of(60, response=True)
         assert initiator.send(request)
         assert receive_all(target) == [request]
-        assert target.send(bytes(6) + reply[6:])
-        assert receive_all(initiator) == [bytes(6) + reply[6:]]
+        assert target.send(bytes(6) + response[6:])
+        assert receive_all(initiator) == [bytes(6) + response[6:]]
 
 
 AS_USER = """

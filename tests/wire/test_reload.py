@@ -124,8 +124,8 @@ def announced(client: Client, slot: int) -> bytes:
 
 def size_of(client: Client, slot: int) -> int:
     """Return the size from IDENTIFY, ignoring announcements."""
-    reply = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
-    return int.from_bytes(reply[36 + 200 : 36 + 208], "little") * 512
+    response = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
+    return int.from_bytes(response[36 + 200 : 36 + 208], "little") * 512
 
 
 class Load:
@@ -145,11 +145,11 @@ class Load:
         request = at(0, ata(READ, 5))
         while not self._ending.is_set():
             begin = time.monotonic()
-            reply = self._client.ask(request)
+            response = self._client.ask(request)
             self.longest = max(self.longest, time.monotonic() - begin)
             self.count += 1
-            if reply[24:28] != bytes((0x40, 0, 0, 0x40)):
-                self.wrong.append(reply)
+            if response[24:28] != bytes((0x40, 0, 0, 0x40)):
+                self.wrong.append(response)
 
     def __enter__(self) -> Self:
         self._thread.start()

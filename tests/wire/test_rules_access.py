@@ -193,8 +193,8 @@ def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
             assert asking.ask(config(READ)) == owner
             assert asking.ask(mask(READ)) == mask_response(ME, OTHER)
             assert asking.ask(reserve(READ)) == reserve_response(OTHER)
-            request, reply = reserved_error(ata(0x24))
-            assert asking.ask(request) == reply
+            request, response = reserved_error(ata(0x24))
+            assert asking.ask(request) == response
         with serving(wire, spare, "--no-state"):
             assert asking.receive() == sent_to(BROADCAST, with_tag(unclaimed, 0))
             assert asking.ask(reserve(READ)) == reserve_response()

@@ -198,9 +198,9 @@ RULES: dict[str, list[Step]] = {
         UNTOUCHED,
     ],
     "p44 broadcast read, flush and power mode are served": [
-        (to_all(request, *address), reply)
+        (to_all(request, *address), response)
         for address in HALVES
-        for request, reply in (
+        for request, response in (
             UNTOUCHED,
             AWAKE,
             (ata(0xE7, count=0), ata_response(0x40)),
@@ -237,12 +237,12 @@ def test_p40_read_only_disk(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
     with serving(wire, image, NO_PROBE, "--read-only"), client(wire) as asking:
-        for request, reply in (
+        for request, response in (
             *(refused(write(5, TWO, opcode)) for opcode in WRITES),
             refused(trim((5, 2))),
             refused(ata(WRITE_UNCORRECTABLE, 5, 2, feature=0x55)),
             UNTOUCHED,
             (ata(0xE7, count=0), ata_response(0x40)),
         ):
-            assert asking.ask(request) == reply
+            assert asking.ask(request) == response
     assert image.read_bytes() == DISK

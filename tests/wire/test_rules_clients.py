@@ -84,11 +84,13 @@ class Peer:
             self._socket.bind((wire.interface, 0x88A2))
         self._socket.settimeout(0.001)
 
-    def send(self, reply: bytes, number: int | None = None, src: bytes = b"") -> None:
+    def send(
+        self, response: bytes, number: int | None = None, src: bytes = b""
+    ) -> None:
         """Send a response with its own tag or that of a request, and deliver it."""
         if number is not None:
-            reply = with_tag(reply, tag(number))
-        self._socket.send(ME + (src or Wire.target_mac) + reply[12:])
+            response = with_tag(response, tag(number))
+        self._socket.send(ME + (src or Wire.target_mac) + response[12:])
         self.host.run_once(QUIET_TIME)
         self.host.run_once(0)
 
@@ -101,11 +103,11 @@ class Peer:
                 return self._socket.recv(10000)
         return NO_RESPONSE
 
-    def discover(self, reply: bytes | None = None, *, lba48: bool = True) -> AoeDev:
-        """Answer the initiator's query with ``reply``, so that it finds the target."""
+    def discover(self, response: bytes | None = None, *, lba48: bool = True) -> AoeDev:
+        """Send ``response`` to the initiator's query, so that it finds the target."""
         self.host.driver.discover(E73)
         assert self.receive() == QUERY
-        self.send(with_tag(reply or query_response(0), 0x8000_0000))
+        self.send(with_tag(response or query_response(0), 0x8000_0000))
         assert self.receive() == request_frame(IDENTIFY, 1)
         identity = ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
         self.send(identity, 1)
@@ -258,11 +260,11 @@ def test_p10_p11_response_with_another_tag_is_ignored(peer: Peer) -> None:
     peer.discover()
     peer.submit(Op.READ, 7, bytearray(512))
     assert peer.receive() == request_frame(ata(0x24, 7), 2)
-    reply = ata_response(0x40, lba=7, data=ONE)
+    response = ata_response(0x40, lba=7, data=ONE)
     for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 19, 0):
-        peer.send(with_tag(reply, other))
+        peer.send(with_tag(response, other))
         assert peer.ended == []
-    peer.send(reply, 2)
+    peer.send(response, 2)
     assert [bio.error for bio in peer.ended] == [None]
 
 
@@ -293,7 +295,7 @@ def test_p2_p20_lost_request_is_retransmitted_with_a_new_tag(
     peer = make_peer(options=Options(tag_base=BASE))
     peer.discover()
     peer.submit(Op.WRITE, 7, ONE)
-    request, reply = (
+    request, response = (
         ata(0x34, 7, aflags=0x41, data=ONE),
         ata_response(0x40, aflags=0x41),
     )
@@ -302,7 +304,7 @@ def test_p2_p20_lost_request_is_retransmitted_with_a_new_tag(
     for number in range(3, 50):
         assert peer.receive() == request_frame(request, number)
         # Bytes after the message are allowed.
-        peer.send(reply + b"\xee" * 40, number)
+        peer.send(response + b"\xee" * 40, number)
         if peer.ended:
             break
     assert [bio.error for bio in peer.ended] == [None]
@@ -348,13 +350,12 @@ def test_p6_p11_p19_p23_discover_broadcasts_a_query(wire: Wire) -> None:
         assert number >> 31 == 1
         broadcast_query = patch(QUERY, 16, b"\xff\xff\xff")
         assert query == with_tag(broadcast_query, number)
-        reply = (
-            ME + Wire.target_mac + with_tag(query_response(0, sectors=0), number)[12:]
-        )
+        good = with_tag(query_response(0, sectors=0), number)
+        good = ME + Wire.target_mac + good[12:]
         for response in (
-            with_flags(patch(reply, 18, b"\x01"), 0x10),
-            with_tag(patch(reply, 18, b"\x02"), number ^ 1 << 31),
-            with_flags(reply, 0x08),
+            with_flags(patch(good, 18, b"\x01"), 0x10),
+            with_tag(patch(good, 18, b"\x02"), number ^ 1 << 31),
+            with_flags(good, 0x08),
         ):
             assert link.send(response)
         output, _ = process.communicate(timeout=TIMEOUT)

@@ -61,10 +61,13 @@ RULES: dict[str, list[Step]] = {
     "p49 target fields of a request are ignored": [
         OWNED,
         *(
-            (patch(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))), reply)
+            (
+                patch(request, 24, b"\xff\xff\xff\xff\xff" + bytes((0xF0 | ccmd,))),
+                response,
+            )
             for ccmd, string in enumerate((b"x", b"hello", b"he", b"hello", b"hello"))
             for request in [config(ccmd, string)]
-            for reply in [query_response(ccmd, b"hello")]
+            for response in [query_response(ccmd, b"hello")]
         ),
     ],
     "p50 response has the command and the current string": [

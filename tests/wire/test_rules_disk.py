@@ -183,7 +183,7 @@ def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
     request, whole = identity()
     done = ata_response(0x40)
     with serving(wire, image, NO_PROBE, *OPTIONS), client(wire) as asking:
-        for step, reply in (
+        for step, response in (
             (request, whole),
             (BROADCAST + request[6:16] + b"\xff\xff\xff" + request[19:], whole),
             (
@@ -210,7 +210,7 @@ def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
             refused(features(0x05)),
             identity(),
         ):
-            assert asking.ask(step) == reply
+            assert asking.ask(step) == response
 
 
 def smart_page(*attributes: tuple[int, int]) -> bytes:
@@ -228,7 +228,7 @@ def test_smart_data_counts_transfers(wire: Wire, tmp_path: Path) -> None:
     before = smart_page((187, 0), (241, 0), (242, 0))
     after = smart_page((187, 1), (241, 3), (242, 2))
     with serving(wire, image, NO_PROBE), client(wire) as asking:
-        for request, reply in (
+        for request, response in (
             (smart(0xD0), ata_response(0x40, lba=KEY, data=before)),
             disk(5, 2),
             (write(5, ONE), write_response(5)),
@@ -240,4 +240,4 @@ def test_smart_data_counts_transfers(wire: Wire, tmp_path: Path) -> None:
             refused(smart(0xD1)),
             refused(smart(0xD0, lba=0)),
         ):
-            assert asking.ask(request) == reply
+            assert asking.ask(request) == response

@@ -146,10 +146,10 @@ def test_rule(asking: Client, disk: FailingDisk, rule: str) -> None:
     good = (UNTOUCHED, (FORCED, write_response(9)))
     for error in errors:
         with disk.failing(method, error):
-            for request, reply in (*steps, AWAKE):
-                assert asking.ask(request) == reply
-        for request, reply in good:
-            assert asking.ask(request) == reply
+            for request, response in (*steps, AWAKE):
+                assert asking.ask(request) == response
+        for request, response in good:
+            assert asking.ask(request) == response
     # A retransmission gets the same error for a while (P2).
     end = time.monotonic() + TIMEOUT
     responses = [asking.ask(FLUSH)]
@@ -201,7 +201,7 @@ def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> Non
     ready_line(process)
     filling = [(write(lba, ONE), write_response(lba)) for lba in range(0, 128, 8)]
     with client(wire) as asking:
-        for request, reply in (
+        for request, response in (
             *filling,
             refused(write(256, ONE), FAULT),
             read_back(256, bytes(512)),
@@ -211,5 +211,5 @@ def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> Non
             (write(256, ONE), write_response(256)),
             read_back(256, ONE),
         ):
-            assert asking.ask(request) == reply
+            assert asking.ask(request) == response
     assert finish(process, 15) == ""

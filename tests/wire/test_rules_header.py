@@ -98,8 +98,8 @@ RULES: dict[str, list[Step]] = {
         for _ in range(2)
     ],
     "p3 p4 reserved flags are ignored and not copied": [
-        (with_flags(request, verfl), reply)
-        for request, reply in EVERYTHING
+        (with_flags(request, verfl), response)
+        for request, response in EVERYTHING
         for verfl in (0x11, 0x12, 0x13)
     ],
     "p3 p4 reserved bits and bytes of the argument": [
@@ -128,8 +128,8 @@ RULES: dict[str, list[Step]] = {
         AWAKE,
     ],
     "p8 p9 shelf and slot can be broadcast": [
-        (addressed(request, shelf, slot), reply)
-        for request, reply in EVERYTHING
+        (addressed(request, shelf, slot), response)
+        for request, response in EVERYTHING
         for shelf, slot in HALVES
     ],
     "p8 another address": [
@@ -141,22 +141,22 @@ RULES: dict[str, list[Step]] = {
         AWAKE,
     ],
     "p8 p12 destination mac is ignored": [
-        (dst + request[6:], reply)
-        for request, reply in EVERYTHING
+        (dst + request[6:], response)
+        for request, response in EVERYTHING
         for dst in (BROADCAST, bytes.fromhex("01005e000001"))
     ],
     "p10 tag is copied": [
-        (with_tag(request, tag), with_tag(reply, tag))
-        for request, reply in EVERYTHING
+        (with_tag(request, tag), with_tag(response, tag))
+        for request, response in EVERYTHING
         for tag in (0, 1, 0x80000000, 0xFFFFFFFF, 0x01020304, 0x18AE0000)
     ],
     "p12 response is from the interface to the sender": [
-        (BROADCAST + sent_by(OTHER, request)[6:], sent_to(OTHER, reply))
-        for request, reply in EVERYTHING
+        (BROADCAST + sent_by(OTHER, request)[6:], sent_to(OTHER, response))
+        for request, response in EVERYTHING
     ],
     "p13 error field of a request is ignored": [
-        (with_flags(request, verfl, error=9), reply)
-        for request, reply in EVERYTHING
+        (with_flags(request, verfl, error=9), response)
+        for request, response in EVERYTHING
         for verfl in (0x10, 0x14, 0x17)
     ],
     "p14 p15 plain reads and writes fail without an AoE error": [

@@ -57,8 +57,8 @@ JUNK = b"\xee" * 1440
 def with_trailing_bytes(*steps: Step) -> list[Step]:
     """Append other bytes to the messages, up to the largest frame."""
     return [
-        (request + JUNK[:length], reply)
-        for request, reply in steps
+        (request + JUNK[:length], response)
+        for request, response in steps
         for length in (1, 28, 1514 - len(request))
         if len(request) + length <= 1514
     ]
@@ -89,9 +89,9 @@ RULES: dict[str, list[Step]] = {
         for data in [DISK[lba * 512 : (lba + count) * 512]]
     ],
     "p23 probes with a read": [
-        (ata(0x24, 4, count, data=bytes(512 * count)), reply)
+        (ata(0x24, 4, count, data=bytes(512 * count)), response)
         for count in (1, 2)
-        for reply in [read_back(4, DISK[2048 : 2048 + 512 * count])[1]]
+        for response in [read_back(4, DISK[2048 : 2048 + 512 * count])[1]]
     ],
 }
 
@@ -132,14 +132,14 @@ def test_p21_p22_p25_p37_sectors_per_frame_depend_on_mtu(
             BROADCAST, with_tag(query_response(0, sectors=advertised), 0)
         )
         assert asking.receive() == announced
-        for request, reply in (
+        for request, response in (
             (config(0), query_response(0, sectors=advertised)),
             (write(7, data), write_response(7)),
             read_back(7, data),
             (ata(0x24, 7, most + 1), ata_response(*ABORTED, count=most + 1, lba=7)),
             (echoed, error_response(echoed, 1)),
         ):
-            assert asking.ask(request) == reply
+            assert asking.ask(request) == response
 
 
 @pytest.fixture

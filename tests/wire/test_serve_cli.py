@@ -198,10 +198,10 @@ def test_a_missing_capability_is_an_error_with_code_4(wire: Wire, image: Path) -
 def test_pcap_records_all_frames(wire: Wire, image: Path, tmp_path: Path) -> None:
     path = tmp_path / "frames.pcapng"
     with serving(wire, image, "--pcap", path), client(wire) as asking:
-        reply = asking.ask(ata(0x24, lba=5))
+        response = asking.ask(ata(0x24, lba=5))
     frames = list(read_capture(path))
     assert [frame.direction for frame in frames][-2:] == [Direction.IN, Direction.OUT]
-    assert frames[-1].data[12:] == reply[12:]
+    assert frames[-1].data[12:] == response[12:]
     assert "READ" in frames[-2].comment
     assert len(frames) == 3
 

@@ -44,10 +44,10 @@ def test_read_and_write_with_mtu_sized_frames(image: Path, mtu: int, how: str) -
     with Wire(mtu) as wire, serving(wire, image, *options), client(wire) as asking:
         data = b""
         for lba in starts:
-            reply = asking.ask(ata(READ, lba, count))
-            assert reply == ata_response(0x40, lba=lba, data=reply[36:])
-            assert len(reply) == 36 + 512 * count
-            data += reply[36:]
+            response = asking.ask(ata(READ, lba, count))
+            assert response == ata_response(0x40, lba=lba, data=response[36:])
+            assert len(response) == 36 + 512 * count
+            data += response[36:]
         assert data == before[: len(data)]
         changed = os.urandom(count * 512)
         for lba in (0, starts[-1]):
@@ -62,18 +62,21 @@ def test_read_and_write_with_mtu_sized_frames(image: Path, mtu: int, how: str) -
 def test_responses_are_padded_on_the_wire_p19(wire: Wire, image: Path) -> None:
     # A veth pair does not pad frames.
     with serving(wire, image, "-b", "16"), client(wire) as asking:
-        reply = asking.ask(config(0))
-        assert len(reply) == 60
-        assert reply == config_response(0)[:26] + reply[26:28] + config_response(0)[28:]
+        response = asking.ask(config(0))
+        assert len(response) == 60
+        assert (
+            response
+            == config_response(0)[:26] + response[26:28] + config_response(0)[28:]
+        )
 
 
 def test_all_outstanding_requests_are_answered_p60(wire: Wire, image: Path) -> None:
     content = image.read_bytes()
     with serving(wire, image), client(wire) as asking:
         for first in range(0, 1024, 64):
-            replies = asking.ask_all([ata(READ, first + n) for n in range(64)])
+            responses = asking.ask_all([ata(READ, first + n) for n in range(64)])
             assert (
-                b"".join(reply[36:] for reply in replies)
+                b"".join(response[36:] for response in responses)
                 == (content[first * 512 : (first + 64) * 512])
             )
 
@@ -101,9 +104,9 @@ def test_target_survives_link_down(wire: Wire, image: Path) -> None:
         time.sleep(0.5)
         wire.target.run(["ip", "link", "set", wire.interface, "up"], check=True)
         end = time.monotonic() + 10
-        while not (reply := asking.ask(ata(READ), timeout=0.2)):
+        while not (response := asking.ask(ata(READ), timeout=0.2)):
             assert time.monotonic() < end
-        assert reply == ata_response(0x40, data=image.read_bytes()[:512])
+        assert response == ata_response(0x40, data=image.read_bytes()[:512])
 
 
 def test_target_uses_no_cpu_while_its_link_is_down(wire: Wire, image: Path) -> None:
@@ -163,8 +166,8 @@ def test_truncated_file_is_a_read_error_p41(wire: Wire, image: Path) -> None:
 def test_read_only_disk_is_not_written_p40(wire: Wire, image: Path) -> None:
     before = image.read_bytes()
     with serving(wire, image, "--read-only"), client(wire) as asking:
-        reply = asking.ask(ata(WRITE, aflags=0x41, data=bytes(512)))
-        assert reply == ata_response(0x41, 0x04, count=1, aflags=0x41)
+        response = asking.ask(ata(WRITE, aflags=0x41, data=bytes(512)))
+        assert response == ata_response(0x41, 0x04, count=1, aflags=0x41)
     assert image.read_bytes() == before
 
 
@@ -173,8 +176,8 @@ def test_window_of_a_file(wire: Wire, image: Path) -> None:
     with serving(wire, image, "-o", "8", "-l", "16"), client(wire) as asking:
         assert asking.ask(ata(READ, 0))[36:] == content[4096:4608]
         assert asking.ask(ata(READ, 15))[27] == 0x40
-        reply = asking.ask(ata(READ, 16))
-        assert reply == ata_response(0x41, 0x10, count=1, lba=16)
+        response = asking.ask(ata(READ, 16))
+        assert response == ata_response(0x41, 0x10, count=1, lba=16)
 
 
 @pytest.fixture
@@ -254,5 +257,5 @@ def test_unknown_command_is_echoed_up_to_the_mtu_p16(wire: Wire, image: Path) ->
     argument = bytes(range(250)) * 5
     with serving(wire, image), client(wire) as asking:
         request = ata(0)[:19] + b"\x09" + ata(0)[20:24] + argument
-        reply = asking.ask(request)
-        assert reply == response_frame(9, argument, verfl=0x1C, error=1)
+        response = asking.ask(request)
+        assert response == response_frame(9, argument, verfl=0x1C, error=1)

@@ -103,18 +103,20 @@ SILENT = {
 }
 
 
-def comparable(reply: bytes) -> bytes:
+def comparable(response: bytes) -> bytes:
     # The firmware versions differ, and vblade does not pad.
-    if reply[19] == 1:
-        reply = reply[:26] + bytes(2) + reply[28:]
-    return reply[12:].ljust(48, b"\0")
+    if response[19] == 1:
+        response = response[:26] + bytes(2) + response[28:]
+    return response[12:].ljust(48, b"\0")
 
 
 def ask_both(asking: Client) -> dict[str, bytes]:
-    replies = {name: comparable(asking.ask(request)) for name, request in SAME.items()}
+    responses = {
+        name: comparable(asking.ask(request)) for name, request in SAME.items()
+    }
     for name, request in SILENT.items():
-        replies[name] = asking.ask(request, timeout=0.1)
-    return replies
+        responses[name] = asking.ask(request, timeout=0.1)
+    return responses
 
 
 def test_responses_equal_those_of_vblade_where_it_conforms(
