@@ -204,7 +204,7 @@ def _add_options(
     headings = _headings(ctx.command)
     page.heading("OPTIONS")
     if isinstance(ctx.command, click.Group):
-        page.text("All commands take these:")
+        page.text("These options apply to all commands:")
     for names, text in shared:
         option = _long_name(names)
         if option in headings:

@@ -127,7 +127,7 @@ def config_page() -> Page:
 
 def _add_process(page: Page) -> None:
     page.heading("THE PROCESS")
-    page.text("These keys stand before the first table.")
+    page.text("These keys precede the first table.")
     for field in msgspec.structs.fields(config_file.Document):
         if field.name not in ("export", "defaults"):
             _add_key(page, config_file.Document, field)

@@ -1,7 +1,7 @@
 """Hooks for page-count policies: where a driver may count pages of bios (K95-K103).
 
 Without hooks the driver borrows pages without counting them, as Linux 6.1 does (K98).
-The lab passes hooks that implement one of the policies discussed in 2007.
+The lab passes hooks that implement one of the lab's page-count policies.
 """
 
 from __future__ import annotations

@@ -274,8 +274,10 @@ def _reason(journal: Journal, case: Case) -> str:
     if worst is None:
         return _why_ok(case)
     first = journal.faults[0]
-    words = _describe(first)
-    return words if first.fault is worst.fault else f"{words}; then {_describe(worst)}"
+    description = _describe(first)
+    if first.fault is worst.fault:
+        return description
+    return f"{description}; then {_describe(worst)}"
 
 
 def _describe(entry: Entry) -> str:

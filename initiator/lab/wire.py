@@ -250,5 +250,5 @@ def _serve(wire: Wire, disk: Path) -> None:
     )
     if target.stdout is None or target.stdout.readline():
         return
-    words = target.stderr.read().strip() if target.stderr else ""
-    raise AoEError("aoe-target", words or f"exit code {target.wait()}")
+    message = target.stderr.read().strip() if target.stderr else ""
+    raise AoEError("aoe-target", message or f"exit code {target.wait()}")

@@ -1,9 +1,10 @@
-"""A modelled machine and its target: memory, driver, NIC, owners of memory, wire.
+"""A modelled machine and its target: memory, AoE driver, NIC, owners, wire.
 
 A world is driven step by step: submit a bio, transmit or hold a clone, deliver a
 response, expire the timer, fail the device, free the buffer, reallocate its memory.
 The scripts of ``initiator.lab.cases`` and the explorer
-(``initiator.lab.explorer.explore``) drive it. Its driver is the one that ``Disk`` uses.
+(``initiator.lab.explorer.explore``) drive it. Its AoE driver is pyaoe's own driver with
+the options of Linux 6.1, without its fast path.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class World:
             used = max(len(last.expected), PAGE_SIZE)
             write.bio.sector = last.bio.sector + used // SECTOR
         for page, offset, length in buffer.pieces:
-            self.accounting.add_page(write.bio, page, length, offset)
+            self.accounting.add_page(write.bio, page, length, offset, buffer.owner)
         self.writes.append(write)
         self.journal.add(buffer.owner, "submit_bio", note=f"bio {number}", bio=number)
         self.driver.submit(self.device, write.bio, self.now)
@@ -143,7 +144,7 @@ class World:
         write = next(each for each in self.writes if each.bio is bio)
         if write.ended:
             note = f"bio {write.number} has already ended"
-            self.journal.bug("AoE", "bi_end_io", None, "K115", note)
+            self.journal.bug("AoE driver", "bi_end_io", None, "K115", note)
         write.ended = True
         if bio.error is not None:
             self.journal.flags.add(Flag.EIO)
@@ -154,20 +155,21 @@ class World:
             note=f"bio {write.number}: {bio.error or 'written'}",
             bio=write.number,
         )
-        self.accounting.end_io(bio)
+        self.accounting.end_io(bio, write.buffer.owner)
         if self.free_in_end_io:
             self.free_buffer(write)
 
     def deliver_response(self, index: int = 0, *, duplicate: bool = False) -> None:
-        """Pass a response to the driver; a ``duplicate`` stays queued."""
+        """Pass a response to the AoE driver; a ``duplicate`` stays queued."""
         frame = self.responses[index] if duplicate else self.responses.pop(index)
         self.now += 0.001
-        self.journal.add("network", "response", rule="K58", note="reaches the driver")
+        note = "reaches the AoE driver"
+        self.journal.add("network", "response", rule="K58", note=note)
         before = self.driver.unexpected
         self.driver.receive(memoryview(frame), self.nic, self.now)
         if self.driver.unexpected > before:
             self.journal.flags.add(Flag.UNEXPECTED_RSP)
-            self.journal.add("AoE", "unexpected rsp", rule="K58")
+            self.journal.add("AoE driver", "unexpected rsp", rule="K58")
 
     def retransmit(self, until: float | None = None) -> None:
         """Advance the clock and retransmit the frames whose RTO expired (K48, K52).
@@ -176,7 +178,9 @@ class World:
             until: the new time; by default late enough for all outstanding frames.
         """
         self.now = self.now + _RTO if until is None else until
-        self.journal.add("AoE", "retransmit", rule="K52", note="no response in time")
+        self.journal.add(
+            "AoE driver", "retransmit", rule="K52", note="no response in time"
+        )
         self.driver.handle_timer(self.now)
 
     def transmit_lost(self, clone: Clone) -> None:
@@ -187,7 +191,7 @@ class World:
 
     def fail_device(self) -> None:
         """Fail the device; clones in flight are not recalled (K55)."""
-        self.journal.add("AoE", "downdev", rule="K55", note="device failed")
+        self.journal.add("AoE driver", "downdev", rule="K55", note="device failed")
         self.driver.fail(self.device, DeviceError(str(ADDRESS), "device failed"))
 
     def free_buffer(self, write: Write) -> None:
@@ -267,7 +271,7 @@ class World:
         for write in self.writes:
             if not write.ended:
                 self.journal.add(
-                    "AoE",
+                    "AoE driver",
                     "bio never ended",
                     rule="K63",
                     note=f"bio {write.number}",

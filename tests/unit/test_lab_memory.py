@@ -48,10 +48,10 @@ on_every_kernel = pytest.mark.parametrize(
 def test_k84_only_the_first_page_of_a_block_has_a_count(
     rules: Rules, order: int
 ) -> None:
-    block = make_memory(rules).alloc_pages(order, "driver")
+    block = make_memory(rules).alloc_pages(order, "owner")
     assert [page.count for page in block] == [1] + [0] * (2**order - 1)
     assert [page.compound_head for page in block] == block
-    assert {page.owner for page in block} == {"driver"}
+    assert {page.owner for page in block} == {"owner"}
 
 
 def test_k88_get_and_put_on_a_compound_tail_change_the_heads_count() -> None:
@@ -139,13 +139,13 @@ def test_k112_get_and_put_at_count_zero_free_an_owned_tail(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
-    head, tail = memory.alloc_pages(1, "driver")
+    head, tail = memory.alloc_pages(1, "owner")
     memory.get_page(tail, "network", "K75")
     memory.put_page(tail, "network", "K75")
     assert counts(memory.journal, tail) == [1, 0]
     assert faults(memory.journal) == [("premature-free", tail.pfn)]
     assert not head.free
-    memory.free_pages(head, "driver")
+    memory.free_pages(head, "owner")
     assert faults(memory.journal)[1:] == [("double-free", tail.pfn)]
     assert memory.free_list.count(tail) == 2
 
@@ -155,7 +155,7 @@ def test_k112_put_page_below_zero_is_an_underflow_and_frees_nothing(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
-    _, tail = memory.alloc_pages(1, "driver")
+    _, tail = memory.alloc_pages(1, "owner")
     memory.put_page(tail, "network", "K75")
     assert tail.count == -1
     assert not tail.free
@@ -177,9 +177,9 @@ def test_k110_put_page_on_the_first_page_of_a_block_frees_only_that_page(
     rules: Rules,
 ) -> None:
     memory = make_memory(rules)
-    head, tail = memory.alloc_pages(1, "driver")
+    head, tail = memory.alloc_pages(1, "owner")
     memory.get_page(head, "network", "K75")
-    memory.free_pages(head, "driver")
+    memory.free_pages(head, "owner")
     memory.put_page(head, "network", "K75")
     assert head.free
     assert not tail.free
@@ -190,9 +190,9 @@ def test_k110_put_page_on_the_first_page_of_a_block_frees_only_that_page(
 
 def block_with_a_referenced_tail(rules: Rules) -> tuple[Memory, Page, Page]:
     memory = make_memory(rules, pages=2)
-    head, tail = memory.alloc_pages(1, "driver")
+    head, tail = memory.alloc_pages(1, "owner")
     memory.get_page(tail, "network", "K76")
-    memory.free_pages(head, "driver")
+    memory.free_pages(head, "owner")
     assert faults(memory.journal) == [("bad-page", tail.pfn)]
     return memory, head, tail
 
@@ -251,10 +251,10 @@ def test_k108_2_6_21_allocates_a_referenced_page() -> None:
 
 def test_k108_a_page_freed_twice_is_allocated_to_two_owners() -> None:
     memory = make_memory(RULES_2_6_21)
-    head, tail = memory.alloc_pages(1, "driver")
+    head, tail = memory.alloc_pages(1, "owner")
     memory.get_page(tail, "network", "K75")
     memory.put_page(tail, "network", "K75")
-    memory.free_pages(head, "driver")
+    memory.free_pages(head, "owner")
     given = [memory.alloc_pages(0, name)[0] for name in ("a", "b", "c")]
     assert given == [tail, head, tail]
     assert faults(memory.journal)[-1] == ("bad-page", tail.pfn)
@@ -265,9 +265,9 @@ def test_k108_a_page_freed_twice_is_allocated_to_two_owners() -> None:
 
 def test_k97_page_ref_inc_and_dec_from_zero_free_nothing() -> None:
     memory = make_memory(replace(RULES_2_6_21, debug_vm=True))
-    _, tail = memory.alloc_pages(1, "driver")
-    memory.page_ref_inc(tail, "AoE")
-    memory.page_ref_dec(tail, "AoE")
+    _, tail = memory.alloc_pages(1, "owner")
+    memory.page_ref_inc(tail, "AoE driver")
+    memory.page_ref_dec(tail, "AoE driver")
     assert counts(memory.journal, tail) == [1, 0]
     assert not tail.free
     assert not faults(memory.journal)
@@ -276,9 +276,9 @@ def test_k97_page_ref_inc_and_dec_from_zero_free_nothing() -> None:
 def test_k97_since_3_12_the_count_of_a_tails_head_is_incremented() -> None:
     memory = make_memory(RULES_6_1)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
-    memory.page_ref_inc(tail, "AoE")
+    memory.page_ref_inc(tail, "AoE driver")
     assert (head.count, tail.count) == (2, 0)
-    memory.page_ref_dec(tail, "AoE")
+    memory.page_ref_dec(tail, "AoE driver")
     assert (head.count, tail.count) == (1, 0)
 
 
@@ -286,32 +286,32 @@ def test_k97_in_3_7_incrementing_a_compound_tail_is_a_bug() -> None:
     rules = replace(RULES_6_1, bug_on_tail_increment=True)
     memory = make_memory(rules)
     head, tail = memory.alloc_pages(1, "XFS", compound=True)
-    memory.page_ref_inc(head, "AoE")
+    memory.page_ref_inc(head, "AoE driver")
     with pytest.raises(BugOn, match="tail"):
-        memory.page_ref_inc(tail, "AoE")
+        memory.page_ref_inc(tail, "AoE driver")
     assert faults(memory.journal) == [("BUG", tail.pfn)]
 
 
 def test_k97_page_ref_dec_below_zero_is_an_underflow() -> None:
     memory = make_memory()
-    _, tail = memory.alloc_pages(1, "driver")
-    memory.page_ref_dec(tail, "AoE")
+    _, tail = memory.alloc_pages(1, "owner")
+    memory.page_ref_dec(tail, "AoE driver")
     assert faults(memory.journal) == [("underflow", tail.pfn)]
 
 
 def test_k99_page_ref_dec_to_zero_leaks_a_page_without_an_owner() -> None:
     memory = make_memory()
     page = memory.alloc_pages(0, "ext4")[0]
-    memory.page_ref_inc(page, "AoE")
+    memory.page_ref_inc(page, "AoE driver")
     memory.free_pages(page, "ext4")
-    memory.page_ref_dec(page, "AoE")
+    memory.page_ref_dec(page, "AoE driver")
     assert faults(memory.journal) == [("leak", page.pfn)]
     assert not page.free
 
 
 def test_k119_get_page_at_zero_is_a_bug_under_debug_vm() -> None:
     memory = make_memory(replace(RULES_6_1, debug_vm=True))
-    head, tail = memory.alloc_pages(1, "driver")
+    head, tail = memory.alloc_pages(1, "owner")
     memory.get_page(head, "network", "K75")
     with pytest.raises(BugOn):
         memory.get_page(tail, "network", "K75")

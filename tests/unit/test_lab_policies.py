@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -64,10 +65,10 @@ def test_k97_k99_policy_a_increments_at_arrival_and_decrements_before_end_io() -
     assert page.count == 1
     world.deliver_response()
     assert count_changes(world.journal, page) == [
-        ("AoE", 1),
+        ("AoE driver", 1),
         ("network", 2),
         ("network", 1),
-        ("AoE", 0),
+        ("AoE driver", 0),
     ]
     journal = world.journal
     arrives = first(journal, "page_ref_inc").step
@@ -151,9 +152,23 @@ def test_k101_policy_c_frees_a_count_zero_page_by_its_own_put_in_end_io(
     assert not faults(world.journal)
     world.deliver_response()
     assert write.ended
-    assert count_changes(world.journal, page)[0] == ("file system", 1)
-    assert count_changes(world.journal, page)[-1] == ("file system", 0)
+    assert count_changes(world.journal, page)[0] == (write.buffer.owner, 1)
+    assert count_changes(world.journal, page)[-1] == (write.buffer.owner, 0)
     assert ("premature-free", page.pfn) in faults(world.journal)
+    assert first(world.journal, "bi_end_io").actor == write.buffer.owner
+
+
+def test_each_party_has_one_name_in_the_journal() -> None:
+    parties = {"page allocator", "slab", "bio", "network", "AoE driver", "new owner"}
+    events = ["lost_rexmit_stale_clone", "dup_response", "devfail+free_realloc"]
+    for policy, (name, submitter), event in itertools.product(
+        POLICIES, SUBMITTERS.items(), events
+    ):
+        journal = world_after(policy, name, event, Nic.COW).journal
+        actors = {entry.actor for entry in journal.entries}
+        assert actors <= {*parties, submitter.owner}
+        owners = {entry.owner for entry in journal.entries if entry.owner}
+        assert owners <= {"slab", "AoE driver", "new owner", submitter.owner}
 
 
 def test_k101_policy_c_plus_is_safe_with_whole_pages() -> None:
@@ -267,9 +282,9 @@ def test_k104_a_missing_reference_is_a_bad_page_in_skb_release_data() -> None:
         # The object's, the clone's and that of the new owner's object.
         (
             "b/xfs_kmalloc_subpage/late_txdone+free_realloc/COW",
-            {"gets": 3, "puts": 3, "held": 1024, "quarantined": 1},
+            {"gets": 3, "puts": 3, "held": 1024, "deferred": 1},
         ),
-        # In addition AoE's to the fragment, one for two clones.
+        # In addition the AoE driver's to the fragment, one for two clones.
         ("b+/pagecache/clean/SG", {"gets": 1, "puts": 1}),
         ("b+/pagecache/lost_rexmit_stale_clone/SG", {"gets": 1, "puts": 1}),
         ("b+/xfs_kmalloc_subpage/clean/COW", {"gets": 3, "puts": 3}),

@@ -32,7 +32,7 @@ def test_a_stated_outcome_is_that_of_the_lab(
         "3072 bytes wasted": result.costs["wasted"] == 3072,
         "8192 bytes copied": result.costs["copied"] == 8192,
         "4096 bytes held": result.costs["held"] == 4096,
-        "1 object quarantined": result.costs["quarantined"] == 1,
+        "1 object deferred": result.costs["deferred"] == 1,
         "with a warning": "WARN" in result.flags,
     }
     assert not aside or checks[aside]

@@ -98,7 +98,7 @@ def test_csv_has_a_line_per_case_with_all_columns(
     lines = list(csv.DictReader(io.StringIO(file.getvalue())))
     assert ",".join(lines[0]) == (
         "policy,submitter,event,nic,outcome,flags,reason,"
-        "gets,puts,copied,wasted,held,quarantined,if_linearized_late,if_bad_page_kept_out"
+        "gets,puts,copied,wasted,held,deferred,if_linearized_late,if_bad_page_kept_out"
     )
     assert len(lines) == 1890
     for line, result in zip(lines, results, strict=True):
@@ -227,7 +227,7 @@ def test_k75_explain_prints_the_steps_of_the_bug_of_2007() -> None:
         "network put_page 1 1 -> 0 K75",
     ]
     faults = [line for line in lines if line.startswith(">>")]
-    assert "PREMATURE-FREE: freed by network, still used by driver" in faults[0]
+    assert "PREMATURE-FREE: freed by network, still used by owner" in faults[0]
     assert "DOUBLE-FREE" in faults[1]
     first = next(line for line in lines if line.startswith("First violation"))
     assert first.startswith("First violation: K75 at step 8, premature-free.")
@@ -296,7 +296,7 @@ def test_k75_the_history_has_the_page_free_while_in_use() -> None:
     history = build_history(result.journal.entries, result.journal.worst)
     tail = history.pages[1]
     (owner,) = tail.owners
-    assert (owner.text, owner.start, owner.end) == ("driver", 0, 13)
+    assert (owner.text, owner.start, owner.end) == ("owner", 0, 13)
     assert tail.free[0].start == 8
     assert tail.in_use_until(tail.free[0]) == 13
     assert [count for _, count in tail.counts[-3:]] == [1, 0, 0]

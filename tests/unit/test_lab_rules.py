@@ -306,7 +306,7 @@ def test_k108_a_raw_tail_is_freed_prematurely_on_6_1() -> None:
         if e.page == page.pfn and e.action.endswith("_page") and e.before is not None
     ]
     assert trajectory == [("get_page", 0, 1), ("put_page", 1, 0)]
-    assert (page.free, page.owner) == (True, "driver")
+    assert (page.free, page.owner) == (True, "owner")
     world.deliver_response()
     assert (write.ended, page.count) == (True, 0)
     world.finish()

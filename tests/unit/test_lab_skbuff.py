@@ -39,7 +39,7 @@ class Net:
         self.ops = SkbOps(self.memory)
         self.wire: list[bytes] = []
         self.nic = ModelledNic(nic, self.ops, self.wire.append)
-        self.head, self.tail = self.memory.alloc_pages(1, "driver")
+        self.head, self.tail = self.memory.alloc_pages(1, "owner")
         self.head.data[:] = b"h" * PAGE_SIZE
         self.tail.data[:] = b"t" * PAGE_SIZE
         self.skb = Skb()
@@ -176,7 +176,7 @@ def test_k72_pages_are_read_when_the_nic_transmits() -> None:
 def test_k102_the_last_sharer_drops_references_owned_by_fragments() -> None:
     """K143."""
     net = Net()
-    net.memory.get_page(net.head, "AoE", "K102")
+    net.memory.get_page(net.head, "AoE driver", "K102")
     net.skb.frags = net.skb.frags[:1]
     net.skb.owns_frags = True
     clone = net.ops.clone(net.skb)
@@ -190,7 +190,7 @@ def test_k102_the_last_sharer_drops_references_owned_by_fragments() -> None:
 @pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
 def test_k102_owned_references_survive_unsharing_of_a_clone(nic: Nic) -> None:
     net = Net(nic)
-    net.memory.get_page(net.head, "AoE", "K102")
+    net.memory.get_page(net.head, "AoE driver", "K102")
     net.skb.frags = net.skb.frags[:1]
     net.skb.owns_frags = True
     net.nic.hold_qdisc = True

@@ -1,4 +1,4 @@
-"""The lab's slab allocator: page counts, reuse of objects, quarantine, redzones."""
+"""The lab's slab allocator: page counts, reuse of objects, deferred reuse, redzones."""
 
 from __future__ import annotations
 
@@ -141,42 +141,42 @@ def test_k100_an_object_holds_a_reference_to_its_page() -> None:
     assert counts(cache.memory.journal, page) == [2, 3, 2, 1]
 
 
-def test_k100_an_object_is_quarantined_while_its_page_is_referenced() -> None:
+def test_k100_reuse_of_an_object_is_deferred_while_its_page_is_referenced() -> None:
     cache = make_cache(counts_objects=True)
     one = cache.alloc("a")
     page = one.pieces()[0][0]
     cache.memory.get_page(page, "network", "K76")
     cache.free(one, "a")
-    assert one.quarantined
+    assert one.deferred
     assert cache.alloc("b") is not one
     costs = cache.memory.journal.costs
-    assert (costs.quarantined, costs.held) == (1, SUBPAGE)
+    assert (costs.deferred, costs.held) == (1, SUBPAGE)
     cache.memory.put_page(page, "network", "K76")
     assert not page.free
     assert cache.alloc("c") is one
 
 
-def test_k100_a_quarantined_object_stays_so_while_a_reference_remains() -> None:
+def test_k100_reuse_stays_deferred_while_a_reference_remains() -> None:
     cache = make_cache(counts_objects=True)
     one = cache.alloc("a")
     cache.memory.get_page(one.pieces()[0][0], "network", "K76")
     cache.free(one, "a")
     cache.reap()
     cache.shrink()
-    assert one.quarantined
+    assert one.deferred
     assert not one.pieces()[0][0].free
 
 
-def test_k100_references_of_other_objects_do_not_quarantine() -> None:
+def test_k100_references_of_other_objects_do_not_defer_reuse() -> None:
     cache = make_cache(counts_objects=True)
     one, _ = cache.alloc("a"), cache.alloc("b")
     cache.free(one, "a")
-    assert not one.quarantined
+    assert not one.deferred
     assert cache.alloc("c") is one
 
 
 @pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
-def test_k100_a_large_object_is_quarantined_while_its_tail_is_referenced(
+def test_k100_reuse_of_a_large_object_is_deferred_while_its_tail_is_referenced(
     rules: Rules,
 ) -> None:
     cache = make_cache(rules, 2 * PAGE_SIZE, 1, counts_objects=True)
@@ -184,10 +184,10 @@ def test_k100_a_large_object_is_quarantined_while_its_tail_is_referenced(
     tail = one.pieces()[1][0]
     cache.memory.get_page(tail, "network", "K76")
     cache.free(one, "a")
-    assert one.quarantined
+    assert one.deferred
     cache.memory.put_page(tail, "network", "K76")
     cache.reap()
-    assert not one.quarantined
+    assert not one.deferred
     assert not faults(cache.memory.journal)
 
 

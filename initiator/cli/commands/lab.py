@@ -36,7 +36,8 @@ def lab() -> None:
 
     A case is policy/submitter/event/nic: the policy for page references, the submitter
     that owns the memory, the event that happens to the frame, and the type of NIC. Each
-    case runs on a modelled machine of its own, with the driver that aoe uses.
+    case runs on a modelled machine of its own. Its AoE driver is pyaoe's own driver
+    with the options of Linux 6.1, without its fast path.
     """
 
 
@@ -296,54 +297,54 @@ def run_command(
             "would be overwritten from its first sector",
             "Add --overwrite",
         )
-    actual = modelled = run_and_read_back(case)
+    case_run = in_memory = run_and_read_back(case)
     if interface is not None:
         from initiator.lab.wire import on_interface
 
         with on_interface(interface, address) as peer:
-            actual = run_and_read_back(case, peer, peer.link.mac)
+            case_run = run_and_read_back(case, peer, peer.link.mac)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()
         with Bench() as bench:
-            actual = bench.run(case)
+            case_run = bench.run(case)
     place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
-    _print_run(actual, modelled, place, as_json=as_json)
-    if not actual.agrees_with(modelled):
-        why = f"{actual.result.outcome} on {place}, {modelled.result.outcome} in memory"
-        raise AoEError(str(case), why)
+    _print_run(case_run, in_memory, place, as_json=as_json)
+    if not case_run.agrees_with(in_memory):
+        there, here = case_run.result.outcome, in_memory.result.outcome
+        raise AoEError(str(case), f"{there} on {place}, {here} in memory")
 
 
 def _print_run(
-    actual: CaseRun, modelled: CaseRun, place: str, *, as_json: bool
+    case_run: CaseRun, in_memory: CaseRun, place: str, *, as_json: bool
 ) -> None:
     from initiator.lab.reports.tables import dump_lines, record
 
-    result = actual.result
+    result = case_run.result
     if as_json:
         print_json(
             "lab run",
             **record(result),
             run_on=place or "memory",
-            outcome_in_memory=modelled.result.outcome,
-            agrees=actual.agrees_with(modelled),
-            submitted=actual.submitted.hex(),
-            on_disk=actual.on_disk.hex(),
+            outcome_in_memory=in_memory.result.outcome,
+            agrees=case_run.agrees_with(in_memory),
+            submitted=case_run.submitted.hex(),
+            on_disk=case_run.on_disk.hex(),
         )
         return
     click.secho(str(result.case), bold=True)
-    if not actual.submitted:
+    if not case_run.submitted:
         click.echo("The machine stopped before anything was submitted.")
     else:
-        same = actual.submitted == actual.on_disk
+        same = case_run.submitted == case_run.on_disk
         what = "what was submitted" if same else "not what was submitted"
-        click.echo(f"The disk holds {what}, {len(actual.submitted)} bytes:\n")
-        for line, is_amiss in dump_lines(actual.submitted, actual.on_disk):
+        click.echo(f"The disk holds {what}, {len(case_run.submitted)} bytes:\n")
+        for line, is_amiss in dump_lines(case_run.submitted, case_run.on_disk):
             click.secho(f"  {line}", fg="red" if is_amiss else None)
     click.echo()
-    for where, each in ((place, actual), ("memory", modelled)):
+    for where, each in ((place, case_run), ("memory", in_memory)):
         if where:
             flags = f" ({', '.join(each.result.flags)})" if each.result.flags else ""
             click.echo(f"Outcome, {where + ':':<14} {each.result.outcome}{flags}")

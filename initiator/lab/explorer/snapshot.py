@@ -60,7 +60,7 @@ _DICT: Final = Kind(
 )
 """A dict including its order, in which equal dicts may differ."""
 _PAGE: Final = attributes("count head slab free kept_out owner block")
-_OBJECT: Final = attributes("owner quarantined")
+_OBJECT: Final = attributes("owner deferred")
 _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")
 _BIO: Final = attributes("error")
@@ -190,7 +190,7 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     yield attributes("now free_in_end_io _drop_frames"), world
     for some in (world.writes, world.realloc_buffers, world.responses):
         yield _SEQUENCE, some
-    yield attributes("gets puts copied wasted held quarantined"), journal.costs
+    yield attributes("gets puts copied wasted held deferred"), journal.costs
     yield attributes("step"), journal
     yield from ((_SEQUENCE, journal.entries), (_SEQUENCE, journal.faults))
     yield _SET, journal.flags

@@ -99,7 +99,7 @@ class _State:
             [
                 (
                     slab[0].pages[0].pfn,
-                    [(each.owner, each.quarantined) for each in slab],
+                    [(each.owner, each.deferred) for each in slab],
                 )
                 for slab in cache.slabs
             ],

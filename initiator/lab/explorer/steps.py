@@ -312,13 +312,13 @@ class Stepper:
             frame = self._frame_for(tag_of(self.world.responses[which]))
             bio = frame.buf.bio if frame is not None and frame.buf is not None else None
             which = next(w.number for w in self.world.writes if w.bio is bio)
-        words = STEPS[step.kind].format(which=which, what=step.what)
+        description = STEPS[step.kind].format(which=which, what=step.what)
         if step.kind in ("dequeue", "transmit", "lose", "complete"):
             bio_number = self._bio_of(self._clone(which))
-            words = words.replace(
+            description = description.replace(
                 f"clone {which}", f"clone {which} (of bio {bio_number})"
             )
-        return words
+        return description
 
     def _clone(self, number: int) -> Clone:
         return next(c for c in clones(self.world.nic) if c.number == number)

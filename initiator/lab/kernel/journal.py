@@ -54,7 +54,8 @@ class Entry:
 
     Args:
         step: sequence number, from 0.
-        actor: page allocator, slab, network, AoE, or the owner of the memory.
+        actor: page allocator, slab, bio, network, packet socket, AoE driver, or the
+            owner of the memory (``Submitter.owner``).
         action: the kernel function or event, for example ``get_page``.
         page: page frame number, or None.
         count: page count after the event, or None.
@@ -100,7 +101,7 @@ class Costs:
         copied: bytes of payload copied.
         wasted: bytes allocated beyond what the buffer needs.
         held: bytes that other references keep allocated after the owner freed them.
-        quarantined: slab objects whose reuse was deferred (K100).
+        deferred: slab objects whose reuse was deferred (K100).
     """
 
     gets: int = 0
@@ -108,7 +109,7 @@ class Costs:
     copied: int = 0
     wasted: int = 0
     held: int = 0
-    quarantined: int = 0
+    deferred: int = 0
 
 
 class Journal:

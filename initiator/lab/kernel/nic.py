@@ -59,7 +59,7 @@ class ModelledNic:
         self._wire = wire
 
     def xmit(self, skb: Skb) -> None:
-        """Clone the driver's skb and queue the clone (``dev_queue_xmit``, K73)."""
+        """Clone the AoE driver's skb and queue the clone (``dev_queue_xmit``, K73)."""
         clone = self._ops.clone(skb)
         if self._ops.memory.rules.early_linearize:
             self._prepare(clone)

@@ -1,8 +1,8 @@
 """Page-count policies: who takes references to a bio's pages, and when (K95-K103).
 
-A ``Policy`` is a set of switches; ``PageAccounting`` implements them as the driver's
-page hooks and the file system's bio_add_page and bi_end_io. Outside the lab the driver
-runs without hooks.
+A ``Policy`` is a set of switches; ``PageAccounting`` implements them as the
+AoE driver's page hooks and the file system's bio_add_page and bi_end_io. Outside the
+lab the driver runs without hooks.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Policy:
         name: name in reports and commands.
         summary: description in one line.
         rules: the kernel that it runs on.
-        aoe_increments_counts: AoE increments the count of every page when a bio
-            arrives and decrements it before bi_end_io, without get_page (a, K95, K97).
-        slab_counts_objects: slab takes a reference per object and quarantines a freed
-            object while other references remain (b, K100).
-        aoe_gets_fragments: AoE takes a reference per fragment and drops it with its
-            own skb (b+).
+        aoe_increments_counts: the AoE driver increments the count of every page when
+            a bio arrives and decrements it before bi_end_io, without get_page (a, K95,
+            K97).
+        slab_counts_objects: slab takes a reference per object and defers the reuse
+            of a freed object while other references remain (b, K100).
+        aoe_gets_fragments: the AoE driver takes a reference per fragment and drops it
+            with its own skb (b+).
         filesystem_gets: file systems take a reference to each page that they add to a
             bio and drop it in bi_end_io (c, K101).
         filesystem_uses_pages: file systems allocate such buffers as whole pages from
@@ -67,36 +68,36 @@ POLICIES: Final = {
     for policy in (
         Policy(
             name="none@2.6.21",
-            summary="AoE borrows pages without references; 2.6.21",
+            summary="the AoE driver borrows pages without references; 2.6.21",
             rules=RULES_2_6_21,
         ),
         Policy(
             name="none@6.1",
-            summary="AoE borrows pages without references; 6.1",
+            summary="the AoE driver borrows pages without references; 6.1",
             rules=RULES_6_1,
         ),
         Policy(
             name="a",
-            summary="AoE increments and decrements the counts itself",
+            summary="the AoE driver increments and decrements the counts",
             rules=RULES_2_6_21,
             aoe_increments_counts=True,
         ),
         Policy(
             name="b",
-            summary="slab takes references per object and quarantines",
+            summary="slab takes references per object and defers reuse",
             rules=RULES_2_6_21,
             slab_counts_objects=True,
         ),
         Policy(
             name="b+",
-            summary="as b, and AoE takes a reference per fragment",
+            summary="as b, and the AoE driver takes a reference per fragment",
             rules=RULES_2_6_21,
             slab_counts_objects=True,
             aoe_gets_fragments=True,
         ),
         Policy(
             name="c",
-            summary="file systems take references, nothing else changes",
+            summary="the owner (a file system) takes references, nothing else changes",
             rules=RULES_2_6_21,
             filesystem_gets=True,
         ),
@@ -137,14 +138,15 @@ def sendpage_ok(page: Page) -> bool:
 
 
 class PageAccounting:
-    """A policy's page hooks for the driver and its part of the file system.
+    """A policy's page hooks for the AoE driver and its part of the file system.
 
     Args:
         policy: the policy.
         ops: skb operations, on the memory whose pages are counted.
 
     Attributes:
-        fragment_refs: pages that AoE holds references to, by skb of the frame (b+).
+        fragment_refs: pages that the AoE driver holds references to, by skb of the
+            frame (b+).
     """
 
     def __init__(self, policy: Policy, ops: SkbOps) -> None:
@@ -155,8 +157,13 @@ class PageAccounting:
 
     # --- the file system --------------------------------------------------------
 
-    def add_page(self, bio: Bio, page: Page, length: int, offset: int) -> None:
-        """Add a page to a bio; ``bio_add_page`` itself takes no reference (K70).
+    def add_page(
+        self, bio: Bio, page: Page, length: int, offset: int, owner: str
+    ) -> None:
+        """Add a page of ``owner`` to a bio.
+
+        ``bio_add_page`` itself takes no reference (K70). In policy c the owner, as the
+        file system, takes one (K101).
 
         Raises:
             BugOn: ``bug_on_slab`` is set and the page is a slab page (K101).
@@ -165,7 +172,7 @@ class PageAccounting:
             note = "BUG_ON(PageSlab(page))"
             self.memory.journal.bug("bio", "bio_add_page", page.pfn, "K101", note)
         if self.policy.filesystem_gets:
-            self.memory.get_page(page, "file system", "K101")
+            self.memory.get_page(page, owner, "K101")
         bio.add_page(page, length, offset)
         self.memory.journal.add(
             "bio",
@@ -177,25 +184,25 @@ class PageAccounting:
             bio=self.memory.journal.number(bio),
         )
 
-    def end_io(self, bio: Bio) -> None:
-        """Drop the file system's references in bi_end_io (K101)."""
+    def end_io(self, bio: Bio, owner: str) -> None:
+        """Drop the references of ``owner`` in bi_end_io (K101)."""
         if self.policy.filesystem_gets:
             for page, _, _ in bio.vecs:
-                self.memory.put_page(cast("Page", page), "file system", "K101")
+                self.memory.put_page(cast("Page", page), owner, "K101")
 
-    # --- the driver's page hooks ------------------------------------------------
+    # --- the AoE driver's page hooks --------------------------------------------
 
     def bio_arrives(self, bio: Bio) -> None:
         """Increment the page counts of a bio (``bio_pageinc``, K97)."""
         if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
-                self.memory.page_ref_inc(cast("Page", page), "AoE")
+                self.memory.page_ref_inc(cast("Page", page), "AoE driver")
 
     def bio_ends(self, bio: Bio) -> None:
         """Decrement the page counts before bi_end_io (``bio_pagedec``, K97, K99)."""
         if self.policy.aoe_increments_counts:
             for page, _, _ in bio.vecs:
-                self.memory.page_ref_dec(cast("Page", page), "AoE")
+                self.memory.page_ref_dec(cast("Page", page), "AoE driver")
 
     def attach(self, bio: Bio, skb: Skb, segments: list[BioVec]) -> None:
         """Fill the skb's fragments; by default the pages are borrowed (K72)."""
@@ -206,11 +213,11 @@ class PageAccounting:
             skb.owns_frags = True
         elif self.policy.aoe_gets_fragments:
             for page in pages:
-                self.memory.get_page(page, "AoE", "K100")
+                self.memory.get_page(page, "AoE driver", "K100")
             self.fragment_refs[skb] = pages
         for page in pages:
             self.memory.journal.add(
-                "AoE",
+                "AoE driver",
                 "skb_fill_page_desc",
                 page=page.pfn,
                 count=page.compound_head.count,
@@ -228,9 +235,9 @@ class PageAccounting:
             segment.length,
         )
         if sendpage_ok(page):
-            self.memory.get_page(page, "AoE", "K102")
+            self.memory.get_page(page, "AoE driver", "K102")
             return segment
-        copy = self.memory.alloc_pages(0, "AoE")[0]
+        copy = self.memory.alloc_pages(0, "AoE driver")[0]
         copy.data[:length] = page.data[offset : offset + length]
         journal = self.memory.journal
         journal.costs.gets += 1
@@ -238,7 +245,7 @@ class PageAccounting:
         journal.costs.wasted += PAGE_SIZE - length
         journal.flags.add(Flag.COPIED)
         journal.add(
-            "AoE",
+            "AoE driver",
             "copy",
             page=copy.pfn,
             count=copy.count,
@@ -252,12 +259,12 @@ class PageAccounting:
     def frame_done(self, skb: Skb) -> Skb:
         """Release a frame's skb and return the skb that the frame uses next.
 
-        With borrowed fragments the driver keeps the skb and resets its fragment table
-        before it is used again (K82).
+        With borrowed fragments the AoE driver keeps the skb and resets its fragment
+        table before it is used again (K82).
         """
         if skb.owns_frags:
             self._ops.release_data(skb)
             return Skb()
         for page in self.fragment_refs.pop(skb, ()):
-            self.memory.put_page(page, "AoE", "K100")
+            self.memory.put_page(page, "AoE driver", "K100")
         return skb

@@ -1,6 +1,6 @@
 """Clones of skbs and the network's operations on them (net/core/skbuff.c).
 
-A clone shares the head and the fragment table of the driver's skb and takes no
+A clone shares the head and the fragment table of the AoE driver's skb and takes no
 reference to a page (K72, K73). The network takes references when it unshares a clone:
 it linearizes it for a NIC without scatter-gather (K75) or gives it a private head
 (K76).
@@ -69,7 +69,7 @@ class SkbOps:
     def _journal(self) -> Journal:
         return self.memory.journal
 
-    def clone(self, skb: Skb, actor: str = "AoE", rule: str = "K73") -> Clone:
+    def clone(self, skb: Skb, actor: str = "AoE driver", rule: str = "K73") -> Clone:
         """Clone an skb: dataref is incremented, no page count (``skb_clone``, K73)."""
         clone = Clone(skb, self.clones)
         self.clones += 1

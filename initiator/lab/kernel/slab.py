@@ -2,7 +2,7 @@
 
 Models what affects a page's lifetime: the pages of an object and their counts
 (K85-K87), reuse of an object directly after kfree (K111), and policy b: a reference
-per object and a quarantine for objects that others still refer to (K100).
+per object and deferred reuse of objects whose pages are still referenced (K100).
 
 A redzone in front of an object shifts it from its natural alignment: it may straddle a
 page boundary or not start at a sector boundary.
@@ -31,7 +31,7 @@ class SlabObject:
         offset: bytes from the start of the slab.
         size: bytes requested.
         owner: name of the owner, None while the object is free.
-        quarantined: freed, but referenced and not to be reused yet (policy b).
+        deferred: freed, but its reuse is deferred while its pages are referenced (b).
     """
 
     cache: KmemCache
@@ -39,7 +39,7 @@ class SlabObject:
     offset: int
     size: int
     owner: str | None = None
-    quarantined: bool = False
+    deferred: bool = False
 
     @property
     def is_aligned(self) -> bool:
@@ -152,7 +152,7 @@ class KmemCache:
         self.freelist += reversed(objects)
 
     def free(self, freed: SlabObject, actor: str) -> None:
-        """Free an object (``kfree``), for reuse at once or via the quarantine (b)."""
+        """Free an object (``kfree``), for reuse at once or deferred (b)."""
         memory = self.memory
         is_double_free = freed.owner is None
         memory.journal.add(
@@ -171,12 +171,12 @@ class KmemCache:
             for page, _, _ in freed.pieces():
                 memory.put_page(page, "slab", "K100")
             if self._is_referenced(freed):
-                freed.quarantined = True
-                memory.journal.costs.quarantined += 1
+                freed.deferred = True
+                memory.journal.costs.deferred += 1
                 memory.journal.costs.held += self.size
                 memory.journal.add(
                     "slab",
-                    "quarantine",
+                    "defer reuse",
                     page=freed.pieces()[0][0].pfn,
                     count=freed.pieces()[0][0].count,
                     rule="K100",
@@ -196,11 +196,11 @@ class KmemCache:
         return 1 + sum(page.compound_head is head for page, _, _ in pieces)
 
     def reap(self) -> None:
-        """Move quarantined objects without other references to the freelist (b)."""
+        """Move deferred objects without other references to the freelist (b)."""
         for slab in self.slabs:
             for each in slab:
-                if each.quarantined and not self._is_referenced(each):
-                    each.quarantined = False
+                if each.deferred and not self._is_referenced(each):
+                    each.deferred = False
                     self.freelist.append(each)
 
     def shrink(self) -> None:

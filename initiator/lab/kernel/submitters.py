@@ -81,7 +81,8 @@ class Submitter:
 
     Args:
         name: name in reports and commands.
-        owner: the kernel subsystem.
+        owner: the party that allocates, submits and frees the memory: a kernel
+            subsystem, or just ``owner``.
         summary: description in one line.
         kind: how the memory is allocated.
     """
@@ -113,7 +114,7 @@ SUBMITTERS: Final = {
         ),
         Submitter(
             "rawalloc_highorder_tail",
-            "driver",
+            "owner",
             "second page of alloc_pages(1), not compound",
             "raw",
         ),
@@ -216,7 +217,7 @@ class Submitters:
         return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
 
     def reclaim(self) -> None:
-        """Reap quarantined objects and return empty slabs to the page allocator."""
+        """Reap deferred objects and return empty slabs to the page allocator."""
         for cache in self.caches.values():
             cache.reap()
             cache.shrink()

@@ -82,7 +82,7 @@ def _instant(entry: Entry, kind: str, number: int) -> Event:
         **_at(entry.step, kind, number),
         "args": {
             "step": entry.step,
-            "who": entry.actor,
+            "actor": entry.actor,
             "count": counts(entry),
             "rule": entry.rule,
             "rule title": rule.title if rule else "",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aoe.common.rules import Rule
     from initiator.lab.kernel.journal import Entry
 
-COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "quarantined")
+COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "deferred")
 COLUMNS: Final = (
     *Case._fields,
     *("outcome", "flags", "reason"),
@@ -143,7 +143,7 @@ def cost_table(results: Sequence[Result]) -> Table:
     table.add_column("policy", no_wrap=True)
     for heading in (
         *("gets", "puts", "bytes\ncopied", "bytes\nwasted"),
-        *("bytes\nheld", "objects\nquarantined"),
+        *("bytes\nheld", "objects\ndeferred"),
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for policy, mine in _by_policy(results):
@@ -188,8 +188,8 @@ def _cell_table(
         names = [Case(policy, "", event, nic)[axis] for axis in axes]
         if last and names[:-1] != last[:-1]:
             table.add_section()
-        words = [cells.get(Case(policy, each, event, nic)) for each in chosen]
-        table.add_row(*_unrepeated(names, last), *map(_cell, words))
+        row = [cells.get(Case(policy, each, event, nic)) for each in chosen]
+        table.add_row(*_unrepeated(names, last), *map(_cell, row))
         last = names
     return table
 

@@ -32,13 +32,13 @@ _UNIT: Final = 24
 _CHARACTER: Final = 6.6
 """Average width of a character in a label, in pixels."""
 
-_OWNERS: Final = {"slab": "slab", "AoE": "aoe", "new owner": "other"}
+_OWNERS: Final = {"slab": "slab", "AoE driver": "aoe", "new owner": "other"}
 _PARENTS: Final = {"skb": "bio", "clone": "skb"}
 _ACTORS: Final = {
     "page allocator": "allocator",
     "slab": "allocator",
     "bio": "block",
-    "AoE": "aoe",
+    "AoE driver": "aoe",
     "network": "network",
 }
 
