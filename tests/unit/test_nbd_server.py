@@ -331,17 +331,23 @@ def test_port_0_selects_a_free_port(address: str) -> None:
         planned_uri(address, "e7.3")
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
-    """Make ``getaddrinfo`` return these IPv4 addresses."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in addresses]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+def resolve_to(
+    monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFamily, int]
+) -> None:
+    """Make ``getaddrinfo`` return 127.0.0.1 with these families and ports."""
+    results = [
+        (family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+        for family, port in found
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: results)
 
 
 def test_listener_tries_each_resolved_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 192.0.2.1 is reserved for documentation (RFC 5737): bind fails.
-    resolve_to(monkeypatch, ("192.0.2.1", 0), ("127.0.0.1", 0))
-    with closing(Listener("localhost:0")) as listener:
-        assert listener.socket.getsockname()[0] == "127.0.0.1"
+    with closing(Listener("127.0.0.1:0")) as other:
+        port = other.socket.getsockname()[1]
+        resolve_to(monkeypatch, (socket.AF_INET, port), (socket.AF_INET, 0))
+        with closing(Listener("localhost:0")) as listener:
+            assert listener.socket.getsockname()[1] not in (0, port)
 
 
 def test_listener_reports_the_first_error_if_all_addresses_fail(
@@ -349,8 +355,9 @@ def test_listener_reports_the_first_error_if_all_addresses_fail(
 ) -> None:
     with closing(Listener("127.0.0.1:0")) as other:
         port = other.socket.getsockname()[1]
-        resolve_to(monkeypatch, ("192.0.2.1", port), ("127.0.0.1", port))
-        with pytest.raises(AoEError, match=r"^localhost:7: .*annot assign requested"):
+        # An IPv4 address is none of AF_INET6.
+        resolve_to(monkeypatch, (socket.AF_INET6, port), (socket.AF_INET, port))
+        with pytest.raises(AoEError, match=r"^localhost:7: address family"):
             Listener("localhost:7")
 
 
