@@ -13,8 +13,9 @@ release. Each name is imported when it is first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
+
+from aoe.common.public_names import import_on_use
 
 if TYPE_CHECKING:
     from target.config.settings import ExportSettings, Settings
@@ -51,14 +52,4 @@ _MODULES: Final = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name on first use, so that ``Target`` loads no server."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_on_use(__name__, _MODULES)

@@ -59,7 +59,7 @@ FOLDERS = {
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
     "target": Rule(
-        "target/cli target/config target/disks target/protocol target/server"
+        "aoe/common target/cli target/config target/disks target/protocol target/server"
     ),
     "target/protocol": Rule("aoe"),
     "target/filters": Rule("aoe target/protocol"),
@@ -100,7 +100,8 @@ FOLDERS = {
     ),
     # The initiator.
     "initiator": Rule(
-        "aoe aoe/net initiator/cli initiator/disk initiator/driver initiator/io",
+        "aoe aoe/common aoe/net"
+        " initiator/cli initiator/disk initiator/driver initiator/io",
         system="os subprocess",
     ),
     "initiator/rules": Rule("aoe/common"),
