@@ -10,9 +10,10 @@ There are two implementations, selected by name:
 ``prompt``
     The default: the initial RTO is 250 ms; later ones follow the RTT estimate down to
     20 ms, and double with jitter on each further loss of the same frame, up to 500 ms;
-    the window is halved, at most once per round trip; late responses give no RTT
-    sample; a target is tainted when it has not responded since a frame expired there
-    twice, and an interface is ejected after more than four bursts of losses in a row.
+    the window is halved, at most once per round trip, and collapses to one frame when
+    a frame expires twice; late responses give no RTT sample; a target is tainted when
+    it has not responded since a frame expired there twice, and an interface is ejected
+    after more than four bursts of losses in a row.
 """
 
 from __future__ import annotations

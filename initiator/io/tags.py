@@ -1,4 +1,4 @@
-"""Tag ranges that are unique among the initiators of one host (P11)."""
+"""Tag ranges that are unique among the initiators of a network namespace (P11)."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def claim_tag_base() -> tuple[int, int]:
         holder = hold_name(f"pyaoe/initiator/{base}")
         if holder is not None:
             return base, holder
-    raise BusyError("tags", f"{_TAG_BASES} initiators run on this machine")
+    raise BusyError("tags", f"{_TAG_BASES} initiators run in this network namespace")
