@@ -29,6 +29,7 @@ _TERMINATING: Final = (signal.SIGTERM, signal.SIGINT)
 _SERVER_ONLY: Final = (signal.SIGHUP, signal.SIGUSR1)
 """Signals for the server: reload and log statistics."""
 _FORWARDED: Final = (*_TERMINATING, *_SERVER_ONLY)
+_AWAITED: Final = (*_FORWARDED, signal.SIGCHLD)
 _KILL_TIMEOUT: Final = 2.0
 """Seconds from SIGTERM to SIGKILL for CMD."""
 _POLL_INTERVAL: Final = 0.01
@@ -93,9 +94,9 @@ class _Supervisor:
             is_ready = bool(pipe.read(1))
         if not is_ready:
             return _exit_code(os.waitpid(self._server, 0)[1])
-        # Blocked until the command's process ID is stored: a signal in between would
-        # be forwarded to the server.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        # Blocked until the command's process ID is stored, as a signal in between would
+        # be forwarded to the server; and until a child has exited, see _wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         self._command = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", command],
@@ -104,14 +105,24 @@ class _Supervisor:
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             setsigmask=before,
         )
+        exited, status = self._wait(self._command)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self._wait(self._command)
+        return self._finish(self._command, exited, status)
 
-    def _wait(self, command: int) -> int:
-        exited, status = os.wait()
-        while exited not in (self._server, command):
+    def _wait(self, command: int) -> tuple[int, int]:
+        # Not os.wait() with handlers: Python runs the handler of a signal that arrives
+        # just before wait4() blocks only after a child has exited.
+        while True:
+            exited, status = os.waitpid(-1, os.WNOHANG)
             # A shell that used exec to start this process leaves its children to it.
-            exited, status = os.wait()
+            if exited in (self._server, command):
+                return exited, status
+            if not exited:
+                number = signal.sigwait(_AWAITED)
+                if number != signal.SIGCHLD:
+                    self._forward(number, None)
+
+    def _finish(self, command: int, exited: int, status: int) -> int:
         if exited == self._server:
             command_status = _terminate(command)
             return _exit_code(status) or _exit_code(command_status)
