@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from target.disks import Disk
 
 
-FRAME_LIMIT = 1514
-
-
 class FilterRig:
     """Filters with a simulated file system and log.
 
@@ -46,7 +43,7 @@ class FilterRig:
 def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
     """Pass a request to a target, and return the response that is sent at once."""
     memory = bytearray(request)
-    slot = memoryview(bytearray(b"\xdb" * FRAME_LIMIT))
+    slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
     length = target.handle(memoryview(memory), slot, now)
     assert memory == request
     # The memory of the request is reused for the next frame.
@@ -57,7 +54,7 @@ def ask(target: FilteredTarget, request: bytes, now: float = 0.0) -> bytes:
 def due_responses(target: FilteredTarget, now: float) -> list[bytes]:
     """Return all responses that are due."""
     responses = []
-    slot = memoryview(bytearray(b"\xdb" * FRAME_LIMIT))
+    slot = memoryview(bytearray(b"\xdb" * target.target.frame_limit))
     while length := target.handle_due(slot, now):
         responses.append(bytes(slot[:length]))
         slot[:] = b"\xdb" * len(slot)

@@ -52,11 +52,16 @@ class Engine(Protocol):
         """The export that is served."""
         ...
 
+    @property
+    def frame_limit(self) -> int:
+        """Length of the longest frame, bytes: ``14 + mtu``."""
+        ...
+
     def handle(self, request: memoryview, response: memoryview, now: float) -> int:
         """Execute a request, and write its response; see ``Target.handle``."""
         ...
 
-    def announce(self, response: memoryview, dst: bytes) -> int:
+    def announce(self, response: memoryview, dst: bytes = ...) -> int:
         """Write an announcement (P48); return its length."""
         ...
 

@@ -55,6 +55,11 @@ class ScapyEngine:
             verbose=False,
         )
 
+    @property
+    def frame_limit(self) -> int:
+        """Length of the longest frame, bytes."""
+        return ETHERNET_LENGTH + int(self.machine.mtu)
+
     def handle(self, request: memoryview, response: memoryview, now: float) -> int:
         """Execute a request, and write its response; see ``Target.handle``."""
         self._now = now
@@ -80,9 +85,9 @@ class ScapyEngine:
         if packet is None:
             return 0
         frame = bytes(packet)
-        limit = ETHERNET_LENGTH + self.machine.mtu
-        if len(frame) > limit:
-            raise ValueError(f"a response of {len(frame)} bytes, more than {limit}")
+        if len(frame) > self.frame_limit:
+            what = f"a response of {len(frame)} bytes"
+            raise ValueError(f"{what}, more than {self.frame_limit}")
         response[: len(frame)] = frame
         return len(frame)
 
