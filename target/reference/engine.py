@@ -6,6 +6,7 @@ and reload are the same as with ``target.protocol``.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 from typing import TYPE_CHECKING, Final
@@ -46,6 +47,7 @@ class ScapyEngine:
     ) -> None:
         self.export = export
         self._now = 0.0
+        self._last_request: float | None = None
         self._last_failure = ""
         self.machine = machine(
             export=export,
@@ -65,13 +67,20 @@ class ScapyEngine:
         self._now = now
         try:
             packet = Ether(bytes(request))
-            if not self.machine.is_request(packet):
+            if not self._is_request(packet):
                 return 0
             return self._write(self.machine.make_reply(packet), response)
         except Exception as error:  # noqa: BLE001 - any error of a user's subclass
             self._log_failure(error)
             self.machine.dropped[_FAILED] += 1
             return 0
+
+    def _is_request(self, packet: Packet) -> bool:
+        before = self.machine.counts["requests"]
+        is_request = bool(self.machine.is_request(packet))
+        if self.machine.counts["requests"] != before:
+            self._last_request = self._now
+        return is_request
 
     def announce(self, response: memoryview, dst: bytes = MAC_BROADCAST) -> int:
         """Write an announcement (P48); return its length."""
@@ -92,9 +101,12 @@ class ScapyEngine:
         return len(frame)
 
     def _log_failure(self, error: Exception) -> None:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        # Where the subclass was, even if scapy raised the exception.
+        source = inspect.getsourcefile(type(self.machine))
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [each for each in frames if each.filename == source] or frames
         name = f"{type(self.machine).__name__}: {type(error).__name__}"
-        failure = f"{name}: {error} ({place.filename}:{place.lineno})"
+        failure = f"{name}: {error} ({place[-1].filename}:{place[-1].lineno})"
         if failure != self._last_failure:
             log.error("%s: %s", self.export.address, failure)
         self._last_failure = failure
@@ -115,5 +127,5 @@ class ScapyEngine:
             flushes=counts["flushes"],
             errors=dict(self.machine.errors),
             dropped=dict(self.machine.dropped),
-            last_request=self._now if counts["requests"] else None,
+            last_request=self._last_request,
         )

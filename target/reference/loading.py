@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,13 +56,16 @@ def _execute(file: str) -> ModuleType:
     path = Path(file)
     if not path.is_file():
         raise NotFoundError(file, "no such file", "Name a Python file, or use: scapy")
-    spec = importlib.util.spec_from_file_location(f"aoe_engine_{path.stem}", path)
+    # By its path, because another engine's file can have the same name.
+    name = str(path.resolve())
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(file, "not a Python file", "Name one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
+    # Modules such as dataclasses and inspect look a class up by its module.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             file, f"{type(error).__name__}: {error}", f"Test it with: python3 {file}"
         ) from error

@@ -59,7 +59,8 @@ FOLDERS = {
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
     "target": Rule(
-        "aoe/common target/cli target/config target/disks target/protocol target/server"
+        "aoe/common target/cli target/config target/disks target/protocol"
+        " target/reference target/server"
     ),
     "target/protocol": Rule("aoe"),
     "target/filters": Rule("aoe target/protocol"),
@@ -72,10 +73,11 @@ FOLDERS = {
         "aoe aoe/common target/protocol", system="logging os socket time"
     ),
     "target/disks/overlay": Rule("aoe aoe/common target/protocol", system="os time"),
+    "target/reference": Rule("aoe target/protocol", system="logging scapy time"),
     "target/config": Rule("aoe aoe/common target/disks target/filters target/protocol"),
     "target/server": Rule(
         "aoe aoe/capture aoe/common aoe/net"
-        " target/config target/disks target/filters target/protocol",
+        " target/config target/disks target/filters target/protocol target/reference",
         system="logging os select signal socket time",
     ),
     "target/admin": Rule(
@@ -88,7 +90,7 @@ FOLDERS = {
     ),
     "target/netboot": Rule("aoe"),
     "target/cli": Rule(
-        "aoe aoe/common target/admin target/filters",
+        "aoe aoe/common target/admin target/config target/filters",
         system="os signal",
         parts="target/cli/commands",
     ),

@@ -4,7 +4,6 @@ import struct
 from random import Random
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +11,6 @@ from tests.asking import CLIENT, TARGET, make_target
 
 if TYPE_CHECKING:
     from target.protocol.engine import Engine
-
-pytestmark = pytest.mark.usefixtures("engine")
 
 SECTORS = 16
 DIRT = 0xDB
