@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from aoe.address import Address
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export
-from target.protocol.target import Target
-from target.reference.engine import ScapyEngine
+from tests.engines import ENGINES
 
 if TYPE_CHECKING:
     from target.disks import Disk
-    from target.protocol.engine import Engine, MakeEngine
+    from target.protocol.engine import Engine
 
 CLIENT = bytes.fromhex("525400c11e47")
 TARGET = bytes.fromhex("5254007a26e7")
@@ -22,7 +21,6 @@ TAG = 0x11223344
 SECTORS = 2048
 
 
-ENGINES: dict[str, MakeEngine] = {"struct": Target, "scapy": ScapyEngine}
 engine: ContextVar[str] = ContextVar("engine", default="struct")
 """The engine of ``make_target``; the fixture of the same name selects it."""
 

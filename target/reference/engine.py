@@ -71,7 +71,7 @@ class ScapyEngine:
                 return 0
             return self._write(self.machine.make_reply(packet), response)
         except Exception as error:  # noqa: BLE001 - any error of a user's subclass
-            self._log_failure(error)
+            self.log_failure(error)
             self.machine.dropped[_FAILED] += 1
             return 0
 
@@ -87,7 +87,7 @@ class ScapyEngine:
         try:
             return self._write(self.machine.announcement(format_mac(dst)), response)
         except Exception as error:  # noqa: BLE001 - any error of a user's subclass
-            self._log_failure(error)
+            self.log_failure(error)
             return 0
 
     def _write(self, packet: Packet | None, response: memoryview) -> int:
@@ -100,7 +100,8 @@ class ScapyEngine:
         response[: len(frame)] = frame
         return len(frame)
 
-    def _log_failure(self, error: Exception) -> None:
+    def log_failure(self, error: Exception) -> None:
+        """Log an exception of the machine, unless it is the same as the last one."""
         # Where the subclass was, even if scapy raised the exception.
         source = inspect.getsourcefile(type(self.machine))
         frames = traceback.extract_tb(error.__traceback__)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from scapy.ansmachine import AnsweringMachine
 from scapy.layers.l2 import Ether
@@ -83,8 +83,6 @@ class AoETarget(AtaCommands, AnsweringMachine):
     """
 
     function_name = "aoe_target"
-    # A socket for one EtherType needs no libpcap, which compiles scapy's filters.
-    sniff_options: ClassVar[dict[str, Any]] = {"store": 0, "type": ETH_P_AOE}
 
     COMMANDS: ClassVar[dict[int, str]] = {
         Command.ATA: "ata",

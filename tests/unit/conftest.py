@@ -16,7 +16,7 @@ from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.driver import Driver
 from tests import asking
-from tests.asking import ENGINES
+from tests.engines import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
