@@ -144,15 +144,17 @@ FOLDERS = {
     "initiator/cli": Rule(
         "aoe aoe/capture aoe/common aoe/net initiator/client initiator/driver"
         " initiator/io initiator/lab/reports initiator/rules",
-        parts="initiator/cli/commands",
+        parts="initiator/cli/commands initiator/cli/commands/lab",
     ),
     "initiator/cli/commands": Rule(
         "aoe aoe/capture aoe/common aoe/common/doctor aoe/net initiator/check"
         " initiator/client initiator/disk initiator/doctor initiator/driver"
-        " initiator/export initiator/export/nbd initiator/io initiator/lab"
-        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports"
-        " initiator/rules",
+        " initiator/export initiator/export/nbd initiator/io initiator/rules",
         system="os select signal time",
+    ),
+    "initiator/cli/commands/lab": Rule(
+        "aoe aoe/common aoe/net initiator/lab initiator/lab/explorer"
+        " initiator/lab/kernel initiator/lab/reports initiator/rules"
     ),
 }
 # Libraries that are imported on use, because the import is slow.
