@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aoe.net.link import open_link
 from tests.asking import CLIENT, TARGET
+from tests.programs import AOE_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ ANNOUNCEMENT_TAG = bytes(4)
 
 def start(where: Namespace, *words: object, **options: object) -> subprocess.Popen[str]:
     """Start ``aoe-target`` with these arguments."""
-    command = [sys.executable, "-m", "target", *map(str, words)]
+    command = [*AOE_TARGET, *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process: subprocess.Popen[str] = where.popen(command, **{**pipes, **options})
     return process

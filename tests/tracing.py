@@ -8,15 +8,13 @@ and of writes before the last ``fdatasync``.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
-
+from tests.programs import AOE_TARGET
+from tests.requirements import program
 from tests.serving import TIMEOUT, finish, ready_line
 
 if TYPE_CHECKING:
@@ -53,10 +51,19 @@ class Call(NamedTuple):
 @contextmanager
 def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
     """Serve e7.3 under strace; the log is complete when the context ends."""
-    if not shutil.which("strace"):
-        pytest.skip("no strace; apt install strace")
-    strace = ["strace", "-D", "-y", "-xx", "-s", "70000", "-o", str(log), "-e", CALLS]
-    served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    strace = [
+        program("strace"),
+        "-D",
+        "-y",
+        "-xx",
+        "-s",
+        "70000",
+        "-o",
+        str(log),
+        "-e",
+        CALLS,
+    ]
+    served = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     process = wire.target.popen(
         [*strace, *served, *map(str, words)],
         stdout=subprocess.PIPE,

@@ -59,7 +59,7 @@ FOLDERS = {
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
     "target": Rule(
-        "aoe/common target/cli target/config target/disks target/protocol"
+        "aoe aoe/common target/cli target/config target/disks target/protocol"
         " target/reference target/server"
     ),
     "target/protocol": Rule("aoe"),
@@ -124,7 +124,7 @@ FOLDERS = {
         "aoe aoe/common initiator/disk initiator/export", system="os select socket"
     ),
     "initiator/lab": Rule(
-        "aoe aoe/net initiator/disk initiator/driver initiator/lab/kernel",
+        "aoe aoe/common aoe/net initiator/disk initiator/driver initiator/lab/kernel",
         system="subprocess time",
     ),
     "initiator/lab/kernel": Rule("aoe initiator/driver"),

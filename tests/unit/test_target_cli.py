@@ -12,13 +12,14 @@ from aoe.address import Address
 from aoe.errors import UsageError
 from target.config.settings import ExportSettings, Settings
 from target.disks import OpenFlags
+from tests.programs import AOE_TARGET
 
 PLACE = ExportSettings(address=Address(0, 0), interfaces=("eth0",), path="disk.img")
 
 
 def aoe_target(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "target", *words],
+        [*AOE_TARGET, *words],
         capture_output=True,
         text=True,
         check=False,

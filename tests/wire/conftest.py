@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError
+from tests.requirements import need_namespaces
 from tests.rules import serve_clients
 from tests.serving import NO_PROBE, serving
 from tests.tools import vblade_serving
@@ -25,14 +24,11 @@ def served_for_rules(
 ) -> Iterator[Clients]:
     """Serve a disk for all rule tests, on the fast path and on the slow path.
 
-    Skips only if no namespaces can be created.
+    Skip only if no namespaces can be created.
     """
+    need_namespaces()
     image = tmp_path_factory.mktemp("rules") / "disk.img"
-    with ExitStack() as stack:
-        try:
-            clients = stack.enter_context(serve_clients(image, *request.param))
-        except AccessError as error:
-            pytest.skip(str(error))
+    with serve_clients(image, *request.param) as clients:
         yield clients
 
 

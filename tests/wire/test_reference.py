@@ -13,8 +13,10 @@ import pytest
 
 from tests.asking import ata, config
 from tests.consoles import is_like
+from tests.programs import AOE_TARGET
+from tests.requirements import program
 from tests.serving import NO_PROBE, client, finish, ready_line, serving, start
-from tests.tools import call, program
+from tests.tools import call
 
 if TYPE_CHECKING:
     from aoe.net.netns import Wire
@@ -69,7 +71,7 @@ def test_a_file_system_is_copied_to_it_and_back(wire: Wire, tmp_path: Path) -> N
     image, disk, back = (tmp_path / name for name in ("fs.img", "disk.img", "back"))
     with image.open("wb") as file:
         file.truncate(8 << 20)
-    mkfs, fsck = (program(name, "e2fsprogs") for name in ("mkfs.ext4", "e2fsck"))
+    mkfs, fsck = map(program, ("mkfs.ext4", "fsck.ext4"))
     tree = str(CHECKOUT / "aoe")
     subprocess.run([mkfs, "-q", "-F", "-d", tree, str(image)], check=True)
     disk.write_bytes(bytes(8 << 20))
@@ -108,10 +110,10 @@ def test_a_reload_changes_the_engine(wire: Wire, tmp_path: Path) -> None:
         assert asking.ask(config(0))[20:24] == config(0)[20:24]
         assert asking.ask(ata(0xEC))[14] == 0x18
         configure("tag.py")
-        command = [sys.executable, "-m", "target", "reload"]
+        command = [*AOE_TARGET, "reload"]
         wire.target.run(command, check=True, capture_output=True)
         assert asking.ask(ata(0xEC))[23] == ata(0xEC)[23] ^ 1
-    command = [sys.executable, "-m", "target", "status", "--json"]
+    command = [*AOE_TARGET, "status", "--json"]
     status = json.loads(wire.target.run(command, capture_output=True).stdout)
     (export,) = status["targets"][0]["exports"]
     assert export["engine"] == str(tmp_path / "tag.py")

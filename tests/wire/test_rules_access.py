@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +24,8 @@ from tests.asking import (
     sent_by,
     sent_to,
 )
+from tests.programs import AOE_TARGET
+from tests.requirements import program
 from tests.rules import (
     BROADCAST,
     ME,
@@ -203,11 +203,16 @@ def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
 def test_client_state_is_fsynced_before_the_response(
     wire: Wire, spare: Path, tmp_path: Path
 ) -> None:
-    if not shutil.which("strace"):
-        pytest.skip("no strace; apt install strace")
     log = tmp_path / "calls"
-    strace = ["strace", "-D", "-y", "-o", str(log), "-etrace=rename,fsync,sendto"]
-    served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    strace = [
+        program("strace"),
+        "-D",
+        "-y",
+        "-o",
+        str(log),
+        "-etrace=rename,fsync,sendto",
+    ]
+    served = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     process = wire.target.popen(
         [*strace, *served, str(spare), "--state-dir", str(tmp_path)],
         stdout=subprocess.PIPE,
