@@ -61,9 +61,9 @@ def test_all_implementations_give_the_same_responses_disks_and_counters(
 
 @pytest.mark.parametrize("mtu", [576, 9000])
 def test_no_frame_breaks_a_rule(tmp_path: Path, mtu: int) -> None:
-    frames = islice(Mutator(mtu), 4000)
+    frames = islice(Mutator(mtu), 2000)
     port = run_all(tmp_path / "port", mtu, frames, StrictScapyEngine)
-    assert port.executed > 1000
+    assert port.executed > 500
 
 
 def make_machine(**options: object) -> AoETarget:
