@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 
 from aoe.address import Address, format_mac
-from aoe.errors import NotFoundError, UsageError
+from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.layers import AoE, AoEATA, AoEConfig
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export
@@ -174,6 +174,15 @@ def test_a_file_without_a_usable_engine_is_an_error(
         load(path)
     assert str(raised.value).startswith(f"{path}: {error}")
     assert raised.value.fix
+
+
+def test_an_error_in_the_constructor_is_an_error_of_the_program(
+    write_engine: MakeEngineFile,
+) -> None:
+    text = "class Mine(AoETarget):\n    def reconfigure(self, mac, mtu):\n        1 / 0"
+    path = write_engine(f"from target import AoETarget\n{text}\n")
+    with pytest.raises(AoEError, match="engine Mine: ZeroDivisionError: division"):
+        load(path)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
