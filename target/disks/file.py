@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
 from aoe.common.sizes import check_sectors, format_size
+from aoe.common.uses import check_unused, find_use, is_read_only_device
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from target.disks.holes import punch_hole
-from target.disks.uses import find_use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,6 +135,7 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
         raise AccessError(str(path), "no user may write to it", "Use --read-only")
     fd = _open(path, flags, is_device=stat.S_ISBLK(mode))
     try:
+        _check_writable(path, fd, flags)
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
         _check_in_use(path, fd, flags, size)
         if not flags.force:
@@ -232,6 +233,13 @@ def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
     return from_os_error(str(path), error)
 
 
+def _check_writable(path: Path, fd: int, flags: OpenFlags) -> None:
+    if not flags.read_only and is_read_only_device(fd):
+        raise AccessError(
+            str(path), "the device is set to read-only", "Use --read-only"
+        )
+
+
 def _window(path: Path, size: int, flags: OpenFlags) -> int:
     if flags.create is not None and flags.create != size:
         raise UsageError(
@@ -259,16 +267,15 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
 
 
 def _check_in_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
-    in_use = find_use(os.fstat(fd), flags.offset, size)
-    if not in_use:
-        return
+    info = os.fstat(fd)
     if not flags.read_only and not flags.force:
-        raise BusyError(str(path), in_use, _BUSY_FIX)
-    log.warning(
-        "%s: %s: clients and the local user do not see each other's changes",
-        path,
-        in_use,
-    )
+        check_unused(path, info, flags.offset, size, _BUSY_FIX)
+    elif in_use := find_use(info, flags.offset, size):
+        log.warning(
+            "%s: %s: clients and the local user do not see each other's changes",
+            path,
+            in_use,
+        )
 
 
 def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:

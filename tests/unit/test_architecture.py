@@ -54,7 +54,7 @@ FOLDERS = {
     "aoe/net": Rule("aoe", system="fcntl os pyroute2 select socket subprocess time"),
     "aoe/capture": Rule("aoe aoe/net", system="scapy time"),
     "aoe/common": Rule(
-        "aoe aoe/net", system="logging os select signal socket threading time"
+        "aoe aoe/net", system="fcntl logging os select signal socket threading time"
     ),
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
