@@ -7,7 +7,7 @@
                    +-- new        probe, claim, open ----------------> attach, announce
                    +-- changed    detach --> flush, close, open -----> attach, announce
                    +-- removed    detach --> flush, close
-                   +-- unchanged  not touched
+                   +-- unchanged  not touched, or reopened if its file is another one
 
 Opening can take seconds (an NBD server, three probes on the wire). It is done outside
 of the event loop, which goes on serving; only attach and detach run in the loop's
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
-from target.disks import measure_disk
+from target.disks import identify_files, measure_disk
 from target.server.opening import Opener, find_engine, open_export
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ class Served:
         settings: its settings, without ``create``.
         export: the export.
         make_engine: makes what executes the requests, for each interface.
+        files: what its paths named when it was opened.
         resources: closes the disk and releases the address claims.
     """
 
     settings: ExportSettings
     export: Export
     make_engine: MakeEngine
+    files: tuple[tuple[int, int], ...]
     resources: ExitStack
 
 
@@ -67,12 +69,16 @@ class Changes:
         removed: exports that are no longer served.
         changed: exports with other settings.
         resized: exports with another size.
+        reopened: exports whose file was replaced, truncated or removed.
+        failed: exports to which this has happened, and that cannot be reopened.
     """
 
     added: tuple[Address, ...] = ()
     removed: tuple[Address, ...] = ()
     changed: tuple[Address, ...] = ()
     resized: tuple[Address, ...] = ()
+    reopened: tuple[Address, ...] = ()
+    failed: tuple[Address, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -116,7 +122,9 @@ class Inventory:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]
-        replacements += [(each, each.settings) for each in resized]
+        reopened = [each for each in kept if each not in resized and _is_replaced(each)]
+        same = [*resized, *reopened]
+        replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
             deferred = self._add_new(new, undo)
@@ -133,8 +141,14 @@ class Inventory:
         return Changes(
             added=_addresses(new),
             removed=_addresses(each.settings for each in removed),
-            changed=_addresses(c for each, c in replacements if each not in resized),
+            changed=_addresses(c for each, c in replacements if each not in same),
             resized=_addresses(each.settings for each in resized),
+            reopened=_addresses(each.settings for each in reopened),
+            failed=_addresses(
+                each.settings
+                for each in kept
+                if each not in same and each.export.disk.find_fault()
+            ),
         )
 
     def close(self) -> None:
@@ -167,8 +181,9 @@ class Inventory:
             self._opener.claim(self.ports, wanted, undo)
             make_engine = find_engine(wanted.engine)
             export = open_export(wanted, undo, previous)
+            files = identify_files(wanted.path, wanted.overlay)
             settings = _without_create(wanted)
-            served = Served(settings, export, make_engine, undo.pop_all())
+            served = Served(settings, export, make_engine, files, undo.pop_all())
         self._run(partial(self._attach, served))
         self.served.append(served)
         return served
@@ -192,11 +207,14 @@ class Inventory:
     def _retire(self, served: Served) -> None:
         self._run(partial(self._detach, served))
         self.served.remove(served)
+        fault = served.export.disk.find_fault()
         try:
             if not served.export.disk.read_only:
                 served.export.flush()
         except OSError as error:
-            raise from_os_error(served.settings.path, error) from error
+            if not fault:
+                raise from_os_error(served.settings.path, error) from error
+            log.warning("%s: closed: it %s", served.settings.path, fault)
         served.resources.close()
 
     def _replace(self, served: Served, wanted: ExportSettings) -> Served:
@@ -285,6 +303,16 @@ def _is_resized(served: Served) -> bool:
         log.warning("%s", error)
         return False
     return size is not None and size != served.export.disk.size
+
+
+def _is_replaced(served: Served) -> bool:
+    wanted = served.settings
+    try:
+        files = identify_files(wanted.path, wanted.overlay)
+    except AoEError as error:
+        log.warning("%s", error)
+        return False
+    return files != served.files or bool(served.export.disk.find_fault())
 
 
 def _log_errors(function: Callable[..., object], *arguments: object) -> None:
