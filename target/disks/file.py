@@ -92,8 +92,15 @@ class FileDisk:
             length += put
 
     def flush(self) -> None:
-        """Make all completed writes stable, with fdatasync(2)."""
-        os.fdatasync(self.fd)
+        """Make all completed writes stable, with fdatasync(2).
+
+        A device that has vanished is EIO, too: it has lost the writes, and "device
+        unavailable" would make the client repeat the flush (P41).
+        """
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise OSError(errno.EIO, error.strerror) from error
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros if the file system does not support holes.

@@ -7,7 +7,7 @@
                    +-- new        probe, claim, open ----------------> attach, announce
                    +-- changed    detach --> flush, close, open -----> attach, announce
                    +-- removed    detach --> flush, close
-                   +-- unchanged  not touched
+                   +-- unchanged  not touched, or reopened if a flush has failed
 
 Opening can take seconds (an NBD server, three probes on the wire). It is done outside
 of the event loop, which goes on serving; only attach and detach run in the loop's
@@ -67,12 +67,14 @@ class Changes:
         removed: exports that are no longer served.
         changed: exports with other settings.
         resized: exports with another size.
+        reopened: exports that were reopened because a flush had failed.
     """
 
     added: tuple[Address, ...] = ()
     removed: tuple[Address, ...] = ()
     changed: tuple[Address, ...] = ()
     resized: tuple[Address, ...] = ()
+    reopened: tuple[Address, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -116,7 +118,11 @@ class Inventory:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]
-        replacements += [(each, each.settings) for each in resized]
+        failed = [
+            each for each in kept if each.export.flush_failed and each not in resized
+        ]
+        unchanged = [*resized, *failed]
+        replacements += [(each, each.settings) for each in unchanged]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
             deferred = self._add_new(new, undo)
@@ -133,8 +139,9 @@ class Inventory:
         return Changes(
             added=_addresses(new),
             removed=_addresses(each.settings for each in removed),
-            changed=_addresses(c for each, c in replacements if each not in resized),
+            changed=_addresses(c for each, c in replacements if each not in unchanged),
             resized=_addresses(each.settings for each in resized),
+            reopened=_addresses(each.settings for each in failed),
         )
 
     def close(self) -> None:
@@ -192,11 +199,18 @@ class Inventory:
     def _retire(self, served: Served) -> None:
         self._run(partial(self._detach, served))
         self.served.remove(served)
-        try:
-            if not served.export.disk.read_only:
-                served.export.flush()
-        except OSError as error:
-            raise from_os_error(served.settings.path, error) from error
+        export = served.export
+        if export.flush_failed:
+            log.warning(
+                "%s: closed after a failed flush: what was not flushed may be lost",
+                export.address,
+            )
+        elif not export.disk.read_only:
+            try:
+                export.flush()
+            except OSError as error:
+                fix = "Reload again to reopen it all the same"
+                raise from_os_error(served.settings.path, error, fix) from error
         served.resources.close()
 
     def _replace(self, served: Served, wanted: ExportSettings) -> Served:
