@@ -141,9 +141,14 @@ class FileDisk:
         """Make all completed writes stable, with fdatasync(2).
 
         The data of a file that was deleted or truncated is lost, even if fdatasync
-        succeeds: this raises EIO.
+        succeeds: this raises EIO. A device that has vanished is EIO, too: it has lost
+        the writes, and "device unavailable" would make the client repeat the flush
+        (P41).
         """
-        os.fdatasync(self.fd)
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise OSError(errno.EIO, error.strerror) from error
         if not self.read_only:
             self._check_fault()
 

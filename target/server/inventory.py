@@ -7,7 +7,8 @@
                    +-- new        probe, claim, open ----------------> attach, announce
                    +-- changed    detach --> flush, close, open -----> attach, announce
                    +-- removed    detach --> flush, close
-                   +-- unchanged  not touched, or reopened if its file is another one
+                   +-- unchanged  not touched, or reopened if a flush has failed or its
+                                  file is another one
 
 Opening can take seconds (an NBD server, three probes on the wire). It is done outside
 of the event loop, which goes on serving; only attach and detach run in the loop's
@@ -69,7 +70,8 @@ class Changes:
         removed: exports that are no longer served.
         changed: exports with other settings.
         resized: exports with another size.
-        reopened: exports whose file was replaced, truncated or removed.
+        reopened: exports whose file was replaced, truncated or removed, or of which a
+            flush had failed.
         failed: exports to which this has happened, and that cannot be reopened.
     """
 
@@ -122,7 +124,7 @@ class Inventory:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]
-        reopened = [each for each in kept if each not in resized and _is_replaced(each)]
+        reopened = [each for each in kept if each not in resized and _must_reopen(each)]
         same = [*resized, *reopened]
         replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
@@ -207,14 +209,21 @@ class Inventory:
     def _retire(self, served: Served) -> None:
         self._run(partial(self._detach, served))
         self.served.remove(served)
-        fault = served.export.disk.find_fault()
-        try:
-            if not served.export.disk.read_only:
-                served.export.flush()
-        except OSError as error:
-            if not fault:
-                raise from_os_error(served.settings.path, error) from error
-            log.warning("%s: closed: it %s", served.settings.path, fault)
+        export = served.export
+        fault = export.disk.find_fault()
+        if export.flush_failed:
+            log.warning(
+                "%s: closed after a failed flush: what was not flushed may be lost",
+                export.address,
+            )
+        elif not export.disk.read_only:
+            try:
+                export.flush()
+            except OSError as error:
+                if not fault:
+                    fix = "Reload again to reopen it all the same"
+                    raise from_os_error(served.settings.path, error, fix) from error
+                log.warning("%s: closed: it %s", served.settings.path, fault)
         served.resources.close()
 
     def _replace(self, served: Served, wanted: ExportSettings) -> Served:
@@ -305,14 +314,16 @@ def _is_resized(served: Served) -> bool:
     return size is not None and size != served.export.disk.size
 
 
-def _is_replaced(served: Served) -> bool:
+def _must_reopen(served: Served) -> bool:
     wanted = served.settings
     try:
         files = identify_files(wanted.path, wanted.overlay)
-    except AoEError as error:
-        log.warning("%s", error)
-        return False
-    return files != served.files or bool(served.export.disk.find_fault())
+    except AoEError:
+        return False  # It has no name; DiskWatch logs that.
+    export = served.export
+    return (
+        files != served.files or export.flush_failed or bool(export.disk.find_fault())
+    )
 
 
 def _log_errors(function: Callable[..., object], *arguments: object) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from aoe.errors import UsageError
+from aoe.identify import Identity
 from aoe.net.link import open_link
 from aoe.net.netns import Switch
 from initiator.disk.disk import Disk
@@ -125,6 +126,11 @@ def size_of(client: Client, slot: int) -> int:
     """Return the size from IDENTIFY, ignoring announcements."""
     response = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
     return int.from_bytes(response[36 + 200 : 36 + 208], "little") * 512
+
+
+def epoch_of(client: Client, slot: int) -> int:
+    """Return the epoch from IDENTIFY."""
+    return Identity.unpack(client.ask(at(slot, ata(IDENTIFY, aflags=0)))[36:]).epoch
 
 
 class Load:
@@ -390,6 +396,50 @@ def test_removed_image_is_reported_while_no_client_uses_it(served: Served) -> No
         f"aoe-target: {image}: was removed or replaced while it was served"
     )
     assert served.reload() == "failed e7.0\n"
+
+
+def test_p46_reload_reopens_a_disk_whose_flush_failed(
+    served: Served, asking: Client
+) -> None:
+    broken, image = served.directory / "broken", served.image("0.img")
+    fault = f"[[export.filter]]\nname = 'error'\non = 'flush'\nfile = '{broken}'"
+    served.write(s0=f"path = '{image}'\n{fault}", s1=f"path = '{served.image('1')}'")
+    served.start(2)
+    flush = at(0, ata(FLUSH, count=0))
+    epochs = [epoch_of(asking, 0)]
+    assert asking.ask(flush)[27] == 0x40
+    broken.touch()
+    assert asking.ask(flush)[27] == 0x61
+    broken.unlink()
+    assert [asking.ask(flush)[27] for _ in range(3)] == [0x61] * 3
+    assert asking.ask(at(1, ata(FLUSH, count=0)))[27] == 0x40
+    failed = {a: e["flush_failed"] for a, e in served.exports_now().items()}
+    assert failed == {"e7.0": True, "e7.1": False}
+    assert "[flush-failed]" in served.run("status").stdout
+    epochs.append(epoch_of(asking, 0))
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(flush)[27] == 0x40
+    assert served.reload() == "nothing has changed\n"
+    epochs.append(epoch_of(asking, 0))
+    assert len(set(epochs)) == 3
+
+
+def test_p46_reload_keeps_a_disk_whose_flush_fails_now_until_it_is_repeated(
+    served: Served, asking: Client
+) -> None:
+    broken, image = served.directory / "broken", served.image("0.img")
+    fault = f"[[export.filter]]\nname = 'error'\non = 'flush'\nfile = '{broken}'"
+    served.write(s0=f"path = '{image}'\n{fault}")
+    served.start(1)
+    broken.touch()
+    served.write(s0=f"path = '{image}'\nmodel = 'other'\n{fault}")
+    done = served.run("reload")
+    assert done.returncode == 1
+    assert "Reload again to reopen it all the same" in done.stderr
+    broken.unlink()
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x61
+    assert served.reload() == "changed e7.0\n"
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x40
 
 
 def test_several_targets_are_selected_by_pid(served: Served) -> None:

@@ -155,7 +155,9 @@ def _describe_interface(interface: dict[str, Any]) -> str:
 
 
 def _describe_export(export: dict[str, Any]) -> str:
-    flags = [name for name in ("read_only", "sync", "direct") if export[name]]
+    flags = [
+        name for name in ("read_only", "sync", "direct", "flush_failed") if export[name]
+    ]
     flags = [flag.replace("_", "-") for flag in flags]
     for name, label in (
         ("overlay", "overlay {}"),
