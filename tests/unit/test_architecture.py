@@ -73,7 +73,7 @@ FOLDERS = {
         "aoe aoe/common target/protocol", system="logging os socket time"
     ),
     "target/disks/overlay": Rule("aoe aoe/common target/protocol", system="os time"),
-    "target/reference": Rule("aoe target/protocol", system="logging scapy time"),
+    "target/reference": Rule("aoe target/protocol", system="logging scapy"),
     "target/config": Rule("aoe aoe/common target/disks target/filters target/protocol"),
     "target/server": Rule(
         "aoe aoe/capture aoe/common aoe/net"

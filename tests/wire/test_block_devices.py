@@ -117,6 +117,28 @@ def test_read_only_device_is_served_only_with_read_only(
             pass
 
 
+def test_device_that_shrinks_while_it_is_served_is_an_error(
+    wire: Wire, image: Path
+) -> None:
+    content = image.read_bytes()
+    with loop_device(image) as device:
+        if not device:
+            expect_permission_error(wire)
+            return
+        with serving(wire, device, "--no-state"), client(wire) as asking:
+            write = ata(WRITE, 1, 1, aflags=0x41, data=content[512:1024])
+            assert asking.ask(write)[27] == 0x40
+            os.truncate(image, SIZE // 2)
+            subprocess.run([program("losetup"), "--set-capacity", device], check=True)
+            last = SIZE // 512 - 1
+            assert asking.ask(ata(READ, last))[27] & 1
+            assert asking.ask(ata(WRITE, last, aflags=0x41, data=bytes(512)))[27] & 1
+            assert asking.ask(write)[27] & 1
+            assert asking.ask(ata(FLUSH, count=0))[27] & 1
+            assert asking.ask(ata(READ, 1))[36:] == content[512:1024]
+    assert image.read_bytes() == content[: SIZE // 2]
+
+
 def test_mounted_disk_is_refused_with_its_mount_point(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
