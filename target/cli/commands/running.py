@@ -155,7 +155,9 @@ def _describe_interface(interface: dict[str, Any]) -> str:
 
 
 def _describe_export(export: dict[str, Any]) -> str:
-    flags = [name for name in ("read_only", "sync", "direct") if export[name]]
+    flags = [
+        name for name in ("read_only", "sync", "direct", "flush_failed") if export[name]
+    ]
     flags = [flag.replace("_", "-") for flag in flags]
     for name, label in (
         ("overlay", "overlay {}"),
@@ -210,8 +212,9 @@ def reload(*, pid: int | None, control: Path | None) -> None:
     \b
     Try:  aoe-target reload
 
-    It also checks the sizes of its disks. Disks that have not changed are served
-    without interruption. If anything cannot be opened, nothing changes.
+    It also checks the sizes of its disks, and reopens those whose files were replaced,
+    truncated or removed. Disks that have not changed are served without interruption.
+    If anything cannot be opened, nothing changes.
     """
     from target.admin.control import send_command
 

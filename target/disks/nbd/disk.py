@@ -122,7 +122,7 @@ class NbdDisk:
         self._flushed = False
         self._unflushed = False
         self._writes_lost = False
-        self._export_changed = False
+        self._export_changed = ""
         self._not_before = 0.0
         self._unreachable = False
         try:
@@ -188,6 +188,10 @@ class NbdDisk:
             log.warning("%s: %s", self._uri, _MAY_BE_LOST)
             raise OSError(errno.EIO, _MAY_BE_LOST)
 
+    def find_fault(self) -> str:
+        """Return how the export differs from the one that was opened."""
+        return self._export_changed
+
     def close(self) -> None:
         """Close the connection without a flush."""
         if self._connection is not None:
@@ -242,12 +246,10 @@ class NbdDisk:
             return self._connection
         connection = self._connect(deadline)
         why = self._find_mismatch(connection.export)
-        self._export_changed = bool(why)
+        self._export_changed = why
         if why:
             connection.close()
-            is_resized = connection.export.size != self.export.size
-            fix = "Run: aoe-target reload" if is_resized else "Restart the target"
-            raise UsageError(self._uri, why, fix)
+            raise UsageError(self._uri, why, "Run: aoe-target reload")
         self._connection = connection
         if self._unreachable:
             self._unreachable = False
