@@ -321,6 +321,83 @@ def test_reload_without_a_configuration_file_checks_sizes(
     assert size_of(asking, 0) == 2 * MIB
 
 
+def test_replaced_image_of_the_same_size_is_reopened(
+    served: Served, asking: Client
+) -> None:
+    image, new = served.image("0.img"), served.image("new.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    content = new.read_bytes()
+    write = at(0, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] == 0x40
+    new.rename(image)
+    # The deleted file is still there, but what is written to it is gone at the end.
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == bytes(512)
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] & 1
+    assert asking.ask(write)[27] & 1
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(
+        f"aoe-target: {image}: was removed or replaced while it was served"
+    )
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+    assert asking.ask(write)[27] == 0x40
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x40
+    assert image.read_bytes()[512:1024] == bytes(512)
+
+
+def test_renamed_image_is_served_until_the_reload(
+    served: Served, asking: Client
+) -> None:
+    image, old = served.image("0.img"), served.directory / "old.img"
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    image.rename(old)
+    content = served.image("0.img").read_bytes()
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(f"aoe-target: {image}: now names another file, or none")
+    write = at(0, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] == 0x40
+    assert served.reload() == "reopened e7.0\n"
+    assert old.read_bytes()[512:1024] == bytes(512)
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+
+
+def test_truncated_image_fails_until_it_is_restored_and_reopened(
+    served: Served, asking: Client
+) -> None:
+    image = served.image("0.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    content = image.read_bytes()
+    os.truncate(image, 4096)
+    write = at(0, ata(WRITE, 100, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] & 1
+    assert asking.ask(at(0, ata(READ, 100)))[27] & 1
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+    assert image.stat().st_size == 4096
+    image.write_bytes(content)
+    assert asking.ask(at(0, ata(READ, 100)))[27] & 1
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(at(0, ata(READ, 100)))[36:] == content[51200:51712]
+    assert asking.ask(write)[27] == 0x40
+
+
+def test_removed_image_is_reported_while_no_client_uses_it(served: Served) -> None:
+    image = served.image("0.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    image.unlink()
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(
+        f"aoe-target: {image}: was removed or replaced while it was served"
+    )
+    assert served.reload() == "failed e7.0\n"
+
+
 def test_p46_reload_reopens_a_disk_whose_flush_failed(
     served: Served, asking: Client
 ) -> None:

@@ -212,8 +212,9 @@ def reload(*, pid: int | None, control: Path | None) -> None:
     \b
     Try:  aoe-target reload
 
-    It also checks the sizes of its disks. Disks that have not changed are served
-    without interruption. If anything cannot be opened, nothing changes.
+    It also checks the sizes of its disks, and reopens those whose files were replaced,
+    truncated or removed. Disks that have not changed are served without interruption.
+    If anything cannot be opened, nothing changes.
     """
     from target.admin.control import send_command
 

@@ -160,7 +160,7 @@ class NbdDisk:
         self._in_doubt: list[tuple[int, int]] = []
         """The ranges of writes that the server may or may not execute some time."""
         self._writes_lost = False
-        self._export_changed = False
+        self._export_changed = ""
         self._not_before = 0.0
         self._unreachable = False
         try:
@@ -227,6 +227,10 @@ class NbdDisk:
         if self._writes_lost:
             raise OSError(errno.EIO, _MAY_BE_LOST)
         self._flushed, self._unflushed = True, False
+
+    def find_fault(self) -> str:
+        """Return how the export differs from the one that was opened."""
+        return self._export_changed
 
     def close(self) -> None:
         """Close the connection without a flush."""
@@ -327,12 +331,10 @@ class NbdDisk:
             self._disconnect()
         connection = self._connect(deadline)
         why = self._find_mismatch(connection.export)
-        self._export_changed = bool(why)
+        self._export_changed = why
         if why:
             connection.close()
-            is_resized = connection.export.size != self.export.size
-            fix = "Run: aoe-target reload" if is_resized else "Restart the target"
-            raise UsageError(self._uri, why, fix)
+            raise UsageError(self._uri, why, "Run: aoe-target reload")
         self._connection = connection
         self._log_reachable()
         return connection
