@@ -41,7 +41,7 @@ def on_config_response(
     d = driver.devices.get(address)
     if d is None:
         timing = TIMINGS[options.timing]()
-        d = driver.devices[address] = AoeDev(address, timing)
+        d = driver.devices[address] = AoeDev(address, timing, options)
     nframes = min(config.buffer_count, options.maxout, FRAMES_LIMIT)
     target = d.find_target(src)
     if target is None:

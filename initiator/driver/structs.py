@@ -7,6 +7,7 @@ to one MAC address of the device (aoetgt) on a local interface (aoeif).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.ata import SECTOR
@@ -170,6 +171,8 @@ class AoeTgt:
         nout_probes: probes outstanding (K57).
         last_response: time of the last response.
         rpkts, wpkts: read and write frames completed.
+        repeats_lba: responses have the LBA of the request, as far as seen.
+        other_lba_since: time of the first response since then that had another.
     """
 
     addr: bytes
@@ -183,6 +186,8 @@ class AoeTgt:
     last_response: float = float("-inf")
     rpkts: int = 0
     wpkts: int = 0
+    repeats_lba: bool = False
+    other_lba_since: float = inf
 
     @property
     def can_send(self) -> bool:

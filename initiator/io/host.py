@@ -20,7 +20,7 @@ from initiator.driver.driver import Driver
 from initiator.driver.options import Options
 from initiator.io.fast_path import FastPath
 from initiator.io.link_device import LinkDevice
-from initiator.io.tags import claim_tag_base
+from initiator.io.tags import claim_tag_base, random_tag_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,7 +101,7 @@ class Host:
         if options.tags != "user" or options.tag_base is not None:
             return options
         base, self._tag_claim = claim_tag_base()
-        return replace(options, tag_base=base)
+        return replace(options, tag_base=base, tag_start=random_tag_start())
 
     @classmethod
     def on(

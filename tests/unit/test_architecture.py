@@ -137,7 +137,7 @@ FOLDERS = {
     "initiator/check": Rule(
         "aoe aoe/net initiator/client", system="time", parts="initiator/check/rules"
     ),
-    "initiator/check/rules": Rule("aoe initiator/client"),
+    "initiator/check/rules": Rule("aoe"),
     "initiator/doctor": Rule(
         "aoe aoe/common aoe/common/doctor aoe/net initiator/client"
     ),

@@ -137,10 +137,11 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext followups fw_ver ident on_resize takes_fua targets timing "
+    "AoeDev": "_options address ext followups fw_ver ident on_resize tags takes_fua "
+    "targets timing "
     "trim_blocks wants_identify write_locks",
     "AoeIf": "netdev",
-    "AoeTgt": "addr ifs window",
+    "AoeTgt": "addr ifs other_lba_since repeats_lba window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
     "Buf": "bio flush iter",

@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.asking import ata, ata_response
+from tests.loop_devices import loop_device
 from tests.programs import AOE_TARGET
 from tests.requirements import program
 from tests.serving import TIMEOUT, client, serving, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from aoe.net.netns import Wire
@@ -36,20 +35,6 @@ def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(SIZE))
     return path
-
-
-@contextmanager
-def loop_device(image: Path) -> Iterator[str]:
-    """Attach an image to a loop device; yield "" if that is not permitted."""
-    losetup = program("losetup")
-    command = [losetup, "--find", "--show", str(image)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True)
-    device = made.stdout.strip()
-    try:
-        yield device
-    finally:
-        if device:
-            subprocess.run([losetup, "--detach", device], check=True)
 
 
 def refusal(wire: Wire, path: str, *words: str) -> tuple[int, str]:
