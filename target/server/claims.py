@@ -38,7 +38,7 @@ def claim(link: Link, address: Address) -> socket.socket:
         raise BusyError(
             str(address),
             f"already served on {link.name} by {_owner(name)}",
-            "Choose another address, or --force",
+            "Choose another address. With --force, clients mix up both disks",
         ) from error
     return holder
 
