@@ -240,10 +240,13 @@ def test_a_read_only_device_is_not_written_to(
         if not device:
             return
         subprocess.run([program("blockdev"), "--setro", device], check=True)
-        done = aoe(wire, command, "e7.3", device)
+        try:
+            done = aoe(wire, command, "e7.3", device)
+        finally:
+            # The device keeps the setting when it is detached.
+            subprocess.run([program("blockdev"), "--setrw", device], check=True)
         assert done.returncode == 4
         assert "the device is set to read-only" in done.stderr
-        subprocess.run([program("blockdev"), "--setrw", device], check=True)
         options = ("--verify",) if command == "copy" else ()
         assert aoe(wire, command, "e7.3", device, *options).returncode == 0
     assert other.read_bytes() == image.read_bytes()
