@@ -82,7 +82,8 @@ class Port:
     ) -> None:
         check_mtu(link)
         self.name = link.name
-        """The name at first; an interface that reappears is expected to have it."""
+        """The name at first, or an alternative name; an interface that reappears is
+        expected to have it."""
         self.link: Link | None = link
         self.last_link = link
         """The link, or the last one if there is none."""
@@ -316,7 +317,7 @@ class Port:
         if interface is None:
             self.detach_link("interface is gone, waiting for it to reappear")
             return
-        if interface.name != link.name:
+        if not interface.has_name(link.name):
             log.warning("%s: renamed to %s", link.name, interface.name)
             link.name = interface.name
         changed = (interface.mtu, interface.mac) != (link.mtu, link.mac)
@@ -357,16 +358,19 @@ class Port:
     def _try_reopen(self, interfaces: Sequence[Interface]) -> None:
         # The same interface, perhaps renamed, or a new one with the same name.
         candidates = [e for e in interfaces if self.last_link.index == e.index]
-        candidates += [e for e in interfaces if e.name == self.name]
+        candidates += [e for e in interfaces if e.has_name(self.name)]
         usable = [e for e in candidates if e.up and sectors_per_frame(e.mtu)]
         if not usable:
             return
         try:
-            self._attach_link(self._reopen(usable[0].name, self._frames))
+            self._attach_link(self._reopen(self._name_of(usable[0]), self._frames))
         except AoEError as error:
             log.warning("%s", error)
             return
         log.info("%s: available again, MTU %d", self.last_link.name, self.last_link.mtu)
+
+    def _name_of(self, interface: Interface) -> str:
+        return self.name if interface.has_name(self.name) else interface.name
 
     def _apply_change(self, interface: Interface) -> None:
         if not sectors_per_frame(interface.mtu):
@@ -375,7 +379,7 @@ class Port:
             )
             return
         try:
-            link = self._reopen(interface.name, self._frames)
+            link = self._reopen(self._name_of(interface), self._frames)
         except AoEError as error:
             self.detach_link(f"{error.why}, waiting")
             return
