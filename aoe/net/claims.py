@@ -48,11 +48,3 @@ def _owner(name: str) -> str:
     except OSError:
         return "another process"
     return f"process {struct.unpack('=iii', ucred)[0]}"
-
-
-def interface_index(name: str) -> int:
-    """Return the index of an interface, or 0 if there is none of this name."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return 0

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aoe.common.uses import find_use
-from aoe.errors import BusyError
-from aoe.net.claims import claim_name, interface_index
+from aoe.errors import AoEError, BusyError
+from aoe.net.claims import claim_name
+from aoe.net.netdevice import get_link_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,7 +53,7 @@ def claimed(
             the kernel's AoE driver.
     """
     known = list(paths)
-    indexes = {interface_index(interface) for interface, _ in known} - {0}
+    indexes = {_index(interface) for interface, _ in known}
     names = [f"pyaoe/disk/{index}/{address}" for index in sorted(indexes)]
     if identity is not None:
         names += [f"pyaoe/disk/{key}" for key in sorted(disk_keys(identity))]
@@ -64,6 +65,14 @@ def claimed(
         if use:
             raise BusyError(str(address), use, fix)
         yield
+
+
+def _index(interface: str) -> int:
+    # An interface can have several names. 0 if it has been removed.
+    try:
+        return get_link_info(interface).number
+    except AoEError:
+        return 0
 
 
 def disk_keys(identity: Identity) -> set[str]:

@@ -17,35 +17,44 @@ from initiator.client.claims import claimed, disk_keys
 
 E00, E01 = Address(0, 0), Address(0, 1)
 MAC = bytes.fromhex("525400ae0001")
-LOOPBACK = [("lo", MAC)]
+ETH0 = [("eth0", MAC)]
 FIX = "Use --force"
 SERIAL = f"test-{os.getpid()}"
+
+
+@pytest.fixture(autouse=True)
+def indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give interfaces that only this process has, as tests run in parallel."""
+    base = 10 * os.getpid()
+    monkeypatch.setattr(claims, "_index", lambda name: base + int(name[3:]))
 
 
 def identity(serial: str = SERIAL, wwn: int = 0) -> Identity:
     return Identity(8, serial=serial, model="M", wwn=wwn)
 
 
-def is_claimed(address: Address, data: Identity | None, interface: str = "lo") -> bool:
+def is_claimed(
+    address: Address, data: Identity | None, interface: str = "eth0"
+) -> bool:
     with suppress(BusyError), claimed(address, data, [(interface, MAC)], FIX):
         return False
     return True
 
 
 def test_a_disk_is_claimed_by_address_and_identity() -> None:
-    with claimed(E00, identity(), LOOPBACK, FIX):
+    with claimed(E00, identity(), ETH0, FIX):
         assert is_claimed(E00, None)
         assert is_claimed(E00, identity("another"))
         assert is_claimed(E01, identity())
-        assert is_claimed(E00, identity(), "no-such-if")
+        assert is_claimed(E00, identity(), "eth1")
         # Another disk, and one of the same address on another network.
         assert not is_claimed(E01, identity("another"))
-        assert not is_claimed(E00, identity("another"), "no-such-if")
+        assert not is_claimed(E00, identity("another"), "eth1")
     assert not is_claimed(E00, identity())
 
 
 def test_a_refused_claim_leaves_no_part_of_it() -> None:
-    with claimed(E00, identity(), LOOPBACK, FIX):
+    with claimed(E00, identity(), ETH0, FIX):
         assert is_claimed(E01, identity())
         assert not is_claimed(E01, identity("another"))
 
@@ -53,9 +62,9 @@ def test_a_refused_claim_leaves_no_part_of_it() -> None:
 def test_the_owner_is_named() -> None:
     expected = f"e0.0: being written to on this host by process {os.getpid()}. {FIX}"
     with (
-        claimed(E00, None, LOOPBACK, FIX),
+        claimed(E00, None, ETH0, FIX),
         pytest.raises(BusyError) as caught,
-        claimed(E00, None, LOOPBACK, FIX),
+        claimed(E00, None, ETH0, FIX),
     ):
         pass
     assert str(caught.value) == expected
@@ -64,7 +73,7 @@ def test_the_owner_is_named() -> None:
 def test_a_disk_without_serial_number_is_claimed_by_address_only() -> None:
     anonymous = identity("")
     assert disk_keys(anonymous) == set()
-    with claimed(E00, anonymous, LOOPBACK, FIX):
+    with claimed(E00, anonymous, ETH0, FIX):
         assert not is_claimed(E01, anonymous)
 
 
