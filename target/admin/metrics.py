@@ -50,6 +50,7 @@ _FRAME_COUNTERS: Final = {
     "truncated": "Frames longer than a receive buffer.",
     "unsent": "Frames that could not be sent: interface down, or its MTU reduced.",
     "unmatched": "Frames addressed to none of the exports.",
+    "repeats": "Repeats of requests in progress, not executed again.",
 }
 _FLAGS: Final = ("read_only", "sync", "direct")
 

@@ -216,6 +216,8 @@ class Service:
 
     def _register_ports(self) -> None:
         # Ports open and close links: register exactly the current ones.
+        for port in self.ports:
+            port.peers = self.ports
         links = {port: port.link for port in self.ports if port.link is not None}
         for port, fd in list(self._polled.items()):
             if port not in links or links[port].fileno() != fd:

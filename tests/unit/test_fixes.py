@@ -40,6 +40,7 @@ OTHER_PROGRAMS = {
     "install": {"-d", "-o"},
     "ip": {"-details", "-s"},
     "nbdinfo": {"--list"},
+    "partx": {"--add"},
     "pip": {"install"},
     "sysctl": {"-w"},
     "truncate": {"-s"},

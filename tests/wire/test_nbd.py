@@ -243,6 +243,33 @@ def test_p41_server_errors_are_reported_as_ata_errors(
         assert asking.ask(ata(READ, 5))[36:] == data
 
 
+@pytest.mark.parametrize("words", [(), ("--plain",)])
+def test_slow_trim_is_executed_once_however_often_it_is_sent(
+    wire: Wire, place: Path, image: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    log = tmp_path / "log"
+    slow = ("--filter=log", "--filter=delay", "file", image, "delay-zero=700ms")
+    with server(nbdkit(place, *slow, f"logfile={log}"), place):
+        with served(wire, exported(place), tmp_path, *words) as asking:
+            requests = [with_tag(trim(0, 8), tag) for tag in range(1, 31)]
+            asking.send(requests[0])
+            for request in requests[1:]:
+                time.sleep(0.01)
+                asking.send(request)
+            tags = {asking.receive()[20:24] for _ in requests}
+            assert tags == {request[20:24] for request in requests}
+            # An equal request after the response is another one.
+            assert asking.ask(requests[0])[27] == 0x40
+        executed = [
+            each for each in log.read_text().splitlines() if "...Zero id" in each
+        ]
+        assert len(executed) == 2
+
+
+def with_tag(request: bytes, tag: int) -> bytes:
+    return request[:20] + tag.to_bytes(4, "big") + request[24:]
+
+
 class Load:
     """A load that writes numbered sectors, one after the other.
 
