@@ -104,7 +104,7 @@ class Connection:
         """Open the interfaces until exit; ``promiscuous`` as in open_link."""
         with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
             links = [stack.enter_context(opener(name)) for name in self.names()]
-            check_distinct(links)
+            check_distinct((link.index, link.name) for link in links)
             yield links
 
     @contextmanager

@@ -27,5 +27,5 @@ def claim(link: Link, address: Address) -> socket.socket:
         f"pyaoe/target/{link.index}/{address}",
         str(address),
         f"already served on {link.name}",
-        "Choose another address, or --force",
+        "Choose another address. With --force, clients mix up both disks",
     )
