@@ -56,6 +56,7 @@ STATUS: dict[str, Any] = {
                 "truncated": 1,
                 "unsent": 2,
                 "unmatched": 3,
+                "repeats": 4,
             },
         }
     ],

@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from aoe.errors import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aoe.buffers import ReadBuffer
     from aoe.net.rings import Rings
 
@@ -144,3 +148,23 @@ class Link(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_distinct(interfaces: Iterable[tuple[int, str]]) -> None:
+    """Check that no two names are of the same interface.
+
+    Args:
+        interfaces: index and name of each.
+
+    Raises:
+        UsageError: two of them are; each frame would be handled twice.
+    """
+    names: dict[int, str] = {}
+    for index, name in interfaces:
+        first = names.setdefault(index, name)
+        if first != name:
+            raise UsageError(
+                f"{first} and {name}",
+                "are names of the same interface",
+                "Use only one of them",
+            )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
+from aoe.net.base import check_distinct
 from aoe.net.busy_poll import BusyPoller, ring_checks
 from aoe.net.link import open_link
 from aoe.net.netdevice import get_link_info
@@ -122,6 +123,7 @@ class Host:
         links: list[Link] = []
         try:
             links.extend(map(opener, interfaces))
+            check_distinct((link.index, link.name) for link in links)
             return cls(links, options, opener)
         except BaseException:
             for link in links:

@@ -89,5 +89,9 @@ def _interface(port: Port) -> dict[str, Any]:
         "mtu": link.mtu,
         "state": port.state,
         "sectors_per_frame": sectors_per_frame(link.mtu),
-        "statistics": {**asdict(port.statistics()), "unmatched": port.unmatched},
+        "statistics": {
+            **asdict(port.statistics()),
+            "unmatched": port.unmatched,
+            "repeats": port.repeats,
+        },
     }

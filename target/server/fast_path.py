@@ -194,6 +194,8 @@ class FastPath:
         self._flows: dict[int, dict[int, Flow]] = {}
         self._active: list[Flow] = []
         self._is_empty = False
+        self.is_paused = False
+        """Set while a slow frame is handled: return after it (``Port.backlog``)."""
         self._batch_limit = rings.rx.slots.count
 
     def add(self, target: Target) -> None:
@@ -223,6 +225,9 @@ class FastPath:
                 if served == limit or not self._serve_one_slow(now):
                     return served
                 served += 1
+                if self.is_paused:
+                    self.is_paused = False
+                    return served
         return served
 
     def process_batch(self, limit: int) -> int:

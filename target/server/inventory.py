@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
+from aoe.net.base import check_distinct
 from target.disks import identify_files, measure_disk
 from target.server.opening import Opener, find_engine, open_export
 
@@ -129,6 +130,8 @@ class Inventory:
         replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
+            links = [self.ports[name].link for name in settings.frames()]
+            check_distinct((link.index, link.name) for link in links if link)
             deferred = self._add_new(new, undo)
             for previous, wanted in replacements:
                 after = self._replace(previous, wanted)

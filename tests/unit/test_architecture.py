@@ -154,7 +154,7 @@ FOLDERS = {
         system="os select signal time",
     ),
     "initiator/cli/commands/lab": Rule(
-        "aoe aoe/common aoe/net initiator/lab initiator/lab/explorer"
+        "aoe aoe/common aoe/net initiator/client initiator/lab initiator/lab/explorer"
         " initiator/lab/kernel initiator/lab/reports initiator/rules"
     ),
 }

@@ -146,7 +146,8 @@ def _lookup(entries: list[dict[str, Any]], key: str, value: str) -> dict[str, An
 def _describe_interface(interface: dict[str, Any]) -> str:
     counters = interface["statistics"]
     kinds = ["received", "sent"]
-    kinds += [kind for kind in ("dropped", "truncated", "unsent") if counters[kind]]
+    others = ("dropped", "truncated", "unsent", "repeats")
+    kinds += [kind for kind in others if counters[kind]]
     frames = ", ".join(f"{counters[kind]} {kind}" for kind in kinds)
     return (
         f"{interface['name']:<10} {interface['state']:<5} {interface['mac']}  "
