@@ -61,9 +61,9 @@ def claimed(
         for name in names:
             use = "being written to on this host"
             stack.enter_context(claim_name(name, str(address), use, fix))
-        use = _find_kernel_use(address, known)
-        if use:
-            raise BusyError(str(address), use, fix)
+        device = _find_kernel_device(address, known)
+        if device is not None:
+            stack.enter_context(_held(device, address, fix))
         yield
 
 
@@ -88,11 +88,13 @@ def disk_keys(identity: Identity) -> set[str]:
     return {blake2b(text.encode(), digest_size=16).hexdigest() for text in texts}
 
 
-def _find_kernel_use(address: Address, paths: list[tuple[str, bytes]]) -> str:
-    """Describe the local user of a disk of the kernel's AoE driver, if there is one.
+def _find_kernel_device(
+    address: Address, paths: list[tuple[str, bytes]]
+) -> Path | None:
+    """Return the block device that the kernel's AoE driver has made of a disk, if any.
 
-    The driver makes a block device of each disk that it discovers. Its attributes
-    ``netif`` and ``mac`` tell another disk of the same address on another network.
+    The driver makes one of each disk that it discovers. Its attributes ``netif`` and
+    ``mac`` tell another disk of the same address on another network.
     """
     attributes = _SYS / f"etherd!{address}"
     interfaces = _read_text(attributes / "netif").split(",")
@@ -100,21 +102,33 @@ def _find_kernel_use(address: Address, paths: list[tuple[str, bytes]]) -> str:
     if not any(
         interface in interfaces or target.hex() == mac for interface, target in paths
     ):
-        return ""
+        return None
     device = _DEV / str(address)
-    if not device.is_block_device():
-        return ""
-    use = find_use(device.stat(), 0, 0) or _exclusive_use(device)
-    return use and f"{device} is {use}"
+    return device if device.is_block_device() else None
 
 
-def _exclusive_use(device: Path) -> str:
-    # Also detects mounts in other mount namespaces.
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as error:
-        return "mounted or in use" if error.errno == errno.EBUSY else ""
-    return ""
+@contextmanager
+def _held(device: Path, address: Address, fix: str) -> Iterator[None]:
+    """Hold a block device, so that it cannot be mounted.
+
+    Only root may. For other users, only the mounts that they see are checked.
+
+    Raises:
+        BusyError: it is in use.
+    """
+    use = find_use(device.stat(), 0, 0)
+    if use:
+        raise BusyError(str(address), f"the kernel has it as {device}: {use}", fix)
+    with ExitStack() as stack:
+        try:
+            # O_EXCL detects mounts in other mount namespaces as well.
+            fd = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                why = f"the kernel has it as {device}: mounted or in use"
+                raise BusyError(str(address), why, fix) from error
+        yield
 
 
 def _read_text(path: Path) -> str:

@@ -39,17 +39,19 @@ from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
+from initiator.driver.paths import unavailable
 from initiator.driver.requests import (
-    put_command,
     put_header,
     put_identify,
-    put_trim,
+    put_request,
     query,
 )
 from initiator.driver.rexmit import Rexmit
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from initiator.driver.netdev import NetDevice
     from initiator.driver.page_hooks import PageHooks
     from initiator.driver.structs import Buf, Frame
@@ -82,6 +84,7 @@ class Driver:
         run_queue: devices with pending work. A caller that sets it to a dictionary has
             to call ``work`` for its devices before time advances; with None the driver
             calls ``work`` immediately.
+        on_warning: called with an address and a line for the user.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Driver:
         self._checks = self.options.check_responses
         self._rexmit = Rexmit(self)
         self.run_queue: dict[AoeDev, None] | None = None
+        self.on_warning: Callable[[Address, str], None] | None = None
 
     # --- called by the user -----------------------------------------------------
 
@@ -164,6 +168,12 @@ class Driver:
             d.bios.append(bio)
             self.schedule(d, now)
 
+    def warn(self, d: AoeDev, text: str) -> None:
+        """Log a line, and pass it to ``on_warning``."""
+        self.log.append(f"{d.address}: {text}")
+        if self.on_warning is not None:
+            self.on_warning(d.address, text)
+
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down and end all its bios with ``error`` (``downdev``, K55).
 
@@ -190,6 +200,7 @@ class Driver:
                 )
             frame.buf = None
             self.free_frame(frame)
+        unavailable.reset(d)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
@@ -272,6 +283,9 @@ class Driver:
         if f is None:
             d.on_late_response(tag, now)
         else:
+            if error == ErrorCode.DEVICE_UNAVAILABLE and (f.buf or f.is_probe):
+                unavailable.ask_again_later(self, d, f, now)
+                return
             self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
@@ -323,6 +337,8 @@ class Driver:
             self._unexpected(d, frame, tag, now)
             self._run_unblocked(d, now)
             return
+        if d.is_unavailable and (f.buf or f.is_probe):
+            unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
         self._frame_done(d, f, responses.complete(d, f, frame, netdev), now)
@@ -424,25 +440,9 @@ class Driver:
             if f is None:
                 return
             d.assign(f)
-            self.fill(d, f)
+            put_request(f, self.page_hooks, ext=d.ext)
             f.begin()
             self.transmit(d, f, now)
-
-    def fill(self, d: AoeDev, f: Frame) -> None:
-        """Write the ATA header, attach the data (``aoecmd_ata_rw``, K28-K36)."""
-        skb, op = f.skb, f.op
-        if f.buf is None or op is None:
-            return
-        if op is _DISCARD:
-            put_trim(skb, f.sector, f.length, ext=d.ext)
-            return
-        put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
-        if op is not _WRITE:
-            skb.frags = []
-        elif self.page_hooks is None:
-            skb.frags = f.segments
-        else:
-            self.page_hooks.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """Send IDENTIFY DEVICE and reset the RTT estimate (``aoecmd_ata_id``, K20)."""

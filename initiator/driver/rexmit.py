@@ -15,12 +15,14 @@ its frames move to other targets, and probes detect that it responds again.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
-from initiator.driver.requests import put_command, put_header
+from initiator.driver.paths import unavailable
+from initiator.driver.requests import put_command, put_header, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Rexmit:
         f.min_response = SLOW_PATH_ONLY
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
-        self._driver.fill(d, f)
+        put_request(f, self._driver.page_hooks, ext=d.ext)
 
     def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
         """Record a loss at the frame's target and interface (K50)."""
@@ -128,6 +130,8 @@ class Rexmit:
                     self._probe(d, target, now)
             elif has_untainted and probes_only:
                 return False
+        if f.target.ask_at < inf and f.buf is not None:
+            return unavailable.may_ask(d, f, now)
         return f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
@@ -143,7 +147,7 @@ class Rexmit:
             if driver.options.follow_mtu:
                 self._fill_probe(d, f)
         elif driver.options.follow_mtu and d.truncate(f):
-            driver.fill(d, f)
+            put_request(f, driver.page_hooks, ext=d.ext)
         f.target.rotate()
         driver.transmit(d, f, now)
         if f.is_probe:
