@@ -346,7 +346,7 @@ class AoeDev:
         if f is not None:
             target = f.target
             target.window.on_response()
-            target.window.nout -= 1
+            target.window.nout -= not f.is_path_test
             target.nout_probes -= f.is_probe
         else:
             f = self.rexmitq.pop(tag, None)

@@ -11,6 +11,7 @@ from aoe.address import SHELF_ALL, SLOT_ALL, Address
 from aoe.ata import SECTOR
 from aoe.header import sectors_per_frame
 from initiator.driver.aoedev import FRAMES_LIMIT, AoeDev
+from initiator.driver.paths import narrow
 from initiator.driver.structs import AoeTgt
 from initiator.driver.timing import TIMINGS
 
@@ -24,7 +25,12 @@ _SHELF_SWITCHES: Final = 0x0FFF
 
 
 def on_config_response(
-    driver: Driver, address: Address, src: bytes, config: Config, netdev: NetDevice
+    driver: Driver,
+    address: Address,
+    src: bytes,
+    config: Config,
+    netdev: NetDevice,
+    now: float,
 ) -> AoeDev | None:
     """Record that ``src`` serves the device on ``netdev``.
 
@@ -53,6 +59,9 @@ def on_config_response(
         driver.log.append(f"{address}: too many interfaces for s={src.hex()}")
         return None
     d.update_maxbcnt()
+    ifp = target.find_if(netdev)
+    if ifp is not None and ifp.limit:
+        narrow.recheck(driver, d, target, ifp, now)
     return d
 
 

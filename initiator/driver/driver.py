@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA
 from aoe.config import Config
-from aoe.errors import (
-    AoEError,
-    BusyError,
-    DecodeError,
-    DeviceError,
-)
+from aoe.errors import AoEError, BusyError, DecodeError, DeviceError
 from aoe.header import (
     ETH_P_AOE,
     HEADER_LENGTH,
@@ -39,7 +34,7 @@ from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
-from initiator.driver.paths import unavailable
+from initiator.driver.paths import narrow, unavailable
 from initiator.driver.requests import (
     put_header,
     put_identify,
@@ -283,7 +278,7 @@ class Driver:
         if f is None:
             d.on_late_response(tag, now)
         else:
-            if error == ErrorCode.DEVICE_UNAVAILABLE and (f.buf or f.is_probe):
+            if error == ErrorCode.DEVICE_UNAVAILABLE and f.needs_disk:
                 unavailable.ask_again_later(self, d, f, now)
                 return
             self.work(d, now)
@@ -304,7 +299,7 @@ class Driver:
             config = Config.unpack_from(frame)
         except DecodeError:
             return
-        d = discovery.on_config_response(self, address, src, config, netdev)
+        d = discovery.on_config_response(self, address, src, config, netdev, now)
         if d is None:
             return
         if not tag:
@@ -337,7 +332,7 @@ class Driver:
             self._unexpected(d, frame, tag, now)
             self._run_unblocked(d, now)
             return
-        if d.is_unavailable and (f.buf or f.is_probe):
+        if d.is_unavailable and f.needs_disk:
             unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
@@ -367,6 +362,8 @@ class Driver:
         if f.target.taint:
             self._rexmit.lower_taint(d, f.target, now)
         self.free_frame(f)
+        if f.is_path_test:
+            narrow.on_test_result(self, d, f, now, is_lost=False)
         if buf is None:
             if error is not None:
                 self.log.append(str(error))

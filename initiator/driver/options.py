@@ -37,6 +37,7 @@ class Options:
             DISCARD (K38).
         follow_mtu: apply a changed frame size at once: truncate frames that are
             retransmitted, and use larger frames after a narrow interface was ejected.
+            Find out what a path carries that loses long frames (P23).
             In the kernel, frames keep their length (K52), and sizes change with the
             next query config response.
         kick: restart transmission from the timer after no frame could be allocated. The

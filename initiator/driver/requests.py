@@ -57,6 +57,9 @@ _TAG_BLOCK: Final = (TAG_COUNTER + 1) // _TAG_BLOCKS
 _TAG_LENGTH: Final = 4
 _TAGGED: Final = Struct(f"!{HEADER_LENGTH - _TAG_LENGTH}sI")
 """A header, with the tag at its end."""
+_PAGE_SIZE: Final = 4096
+_EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))
+"""The payload of probes: every fragment is this page (K57a)."""
 _FUA: Final = _LBA48 | _WRITES, int(Opcode.WRITE_DMA_FUA_EXT)
 _TRIM: Final = 1
 """The feature register of DATA SET MANAGEMENT."""
@@ -193,6 +196,15 @@ def put_trim(skb: Skb, sector: int, length: int, *, ext: bool) -> None:
     aflags = _WRITES | _LBA48 if ext else _WRITES
     opcode = Opcode.DATA_SET_MANAGEMENT
     REGISTERS.pack_into(skb.head, HEADER_LENGTH, aflags, _TRIM, blocks, opcode, 0, 0, 0)
+
+
+def put_probe(skb: Skb, sector: int, length: int, *, ext: bool) -> None:
+    """Write a READ that carries as many zeroes as it reads (K57a)."""
+    put_command(skb, Op.READ, sector, length, ext=ext)
+    skb.frags = [
+        BioVec(_EMPTY_PAGE, 0, min(_PAGE_SIZE, length - start))
+        for start in range(0, length, _PAGE_SIZE)
+    ]
 
 
 def put_identify(skb: Skb) -> None:

@@ -16,23 +16,18 @@ its frames move to other targets, and probes detect that it responds again.
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aoe.errors import NotFoundError
 from aoe.header import Command
-from initiator.driver.bio import BioVec, Op, UserPages
-from initiator.driver.paths import unavailable
-from initiator.driver.requests import put_command, put_header, put_request
+from initiator.driver.paths import narrow, unavailable
+from initiator.driver.requests import put_header, put_probe, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
     from initiator.driver.driver import Driver
     from initiator.driver.structs import AoeTgt, Frame
-
-_PAGE_SIZE: Final = 4096
-_EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))
-"""The payload of probes: every fragment is this page (K57a)."""
 
 
 class Rexmit:
@@ -62,8 +57,13 @@ class Rexmit:
                 self._materialize_skb(d, f)
             self._record_loss(d, f, now)
             del d.factive[f.tag]
+            if f.is_path_test:
+                self._driver.free_frame(f)
+                narrow.on_test_result(self._driver, d, f, now, is_lost=True)
+                continue
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
+            narrow.on_loss(self._driver, d, f, now)
             f.attempts += 1
         return True
 
@@ -185,10 +185,5 @@ class Rexmit:
         target.nout_probes += 1
 
     def _fill_probe(self, d: AoeDev, f: Frame) -> None:
-        length = d.maxbcnt
-        put_command(f.skb, Op.READ, 0, length, ext=d.ext)
         f.segments = []
-        f.skb.frags = [
-            BioVec(_EMPTY_PAGE, 0, min(_PAGE_SIZE, length - start))
-            for start in range(0, length, _PAGE_SIZE)
-        ]
+        put_probe(f.skb, 0, d.maxbcnt, ext=d.ext)

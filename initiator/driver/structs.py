@@ -18,6 +18,7 @@ from initiator.driver.skbuff import Skb
 if TYPE_CHECKING:
     from initiator.driver.bio import BioVec
     from initiator.driver.netdev import NetDevice
+    from initiator.driver.paths.narrow import Search
     from initiator.driver.timing import Window
 
 SLOW_PATH_ONLY: Final = 1 << 30
@@ -120,6 +121,16 @@ class Frame:
         self.target: AoeTgt
         self.ifp: AoeIf
 
+    @property
+    def is_path_test(self) -> bool:
+        """Whether it tests what a path carries (``initiator.driver.paths.narrow``)."""
+        return self.is_probe and self.length > 0
+
+    @property
+    def needs_disk(self) -> bool:
+        """Whether it shows if the disk is available; targets know its IDENTIFY data."""
+        return self.buf is not None or (self.is_probe and not self.length)
+
     def grace(self, late: float) -> float:
         """Return a grace period for the last transmission, in seconds.
 
@@ -150,12 +161,18 @@ class AoeIf:
         bcnt: data bytes per frame that the interface and the target can carry.
         lost: losses since the last successful response received on it.
         lost_at: time at which the last loss was detected.
+        announced: ``bcnt`` as the interface and the target announce it.
+        limit: what the path carries, if that is less; otherwise 0.
+        search: the search for what it carries, see ``initiator.driver.paths.narrow``.
     """
 
     netdev: NetDevice
     bcnt: int
     lost: int = 0
-    lost_at: float = float("-inf")
+    lost_at: float = -inf
+    announced: int = 0
+    limit: int = 0
+    search: Search | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -208,11 +225,13 @@ class AoeTgt:
             False if the target already has eight interfaces (K7).
         """
         bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
+        bcnt = bcnt or DEFAULT_BCNT
         ifp = self.find_if(netdev)
         if ifp is not None:
-            ifp.bcnt = bcnt or DEFAULT_BCNT
+            ifp.announced = bcnt
+            ifp.bcnt = min(bcnt, ifp.limit or bcnt)
         elif len(self.ifs) < IFS_LIMIT:
-            self.ifs.append(AoeIf(netdev, bcnt or DEFAULT_BCNT))
+            self.ifs.append(AoeIf(netdev, bcnt, announced=bcnt))
         else:
             return False
         self.update_minbcnt()

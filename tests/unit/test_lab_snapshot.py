@@ -140,7 +140,7 @@ CONSTANT = {
     "AoeDev": "_options address available_since ext followups fw_ver ident "
     "is_unavailable_reported on_resize tags takes_fua targets timing trim_blocks "
     "unavailable_since wants_identify write_locks",
-    "AoeIf": "netdev",
+    "AoeIf": "announced limit netdev search",
     "AoeTgt": "addr ask_at ifs other_lba_since repeats_lba window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",

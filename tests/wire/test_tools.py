@@ -258,6 +258,31 @@ def test_p23_a_narrow_path_is_found_without_writing(
     assert not [each for each in frames if "WRITE" in each]
 
 
+@pytest.mark.parametrize("mtu", [1500, 4200])
+def test_p23_disks_are_used_on_a_narrow_path(
+    switch: Switch, image: Path, tmp_path: Path, mtu: int
+) -> None:
+    """What both ends announce is lost; the time includes that of the copy."""
+    server, here = switch.add_host(), switch.add_host()
+    process = start(server, "serve", "e7.3", "aoe0", image, "--no-state", "--force")
+    ready_line(process)
+    switch.limit_mtu(here, mtu)
+    copied = tmp_path / "copied"
+    sectors = (mtu - 36) // 512
+    for source, destination in (("e7.3", copied), (copied, "e7.3")):
+        done = call(here, "copy", source, destination, "-i", "aoe0", timeout=10)
+        assert done.returncode == 0
+        assert done.stderr.startswith("aoe: e7.3: aoe0 to ")
+        assert f"carries {sectors * 512} bytes of data per frame, both" in done.stderr
+        assert copied.read_bytes() == image.read_bytes()
+        copied.write_bytes(os.urandom(MIB))
+    nbd = ("attach", "e7.3", "-i", "aoe0", "--nbd", tmp_path / "nbd")
+    run = f'{program("nbdcopy")} "$uri" {copied}'
+    assert call(here, *nbd, "--run", run, timeout=10).returncode == 0
+    assert copied.read_bytes() == image.read_bytes()
+    finish(process, 15)
+
+
 def test_p23_doctor_and_stat_report_a_narrow_path_too(narrow: Namespace) -> None:
     done = call(narrow, "doctor", "-i", "aoe0")
     assert done.returncode == 1
