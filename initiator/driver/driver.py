@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA
 from aoe.config import Config
-from aoe.errors import (
-    AoEError,
-    BusyError,
-    DecodeError,
-    DeviceError,
-)
+from aoe.errors import AoEError, BusyError, DecodeError, DeviceError
 from aoe.header import (
     ETH_P_AOE,
     HEADER_LENGTH,
@@ -40,10 +35,9 @@ from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
 from initiator.driver.requests import (
-    put_command,
     put_header,
     put_identify,
-    put_trim,
+    put_request,
     query,
 )
 from initiator.driver.rexmit import Rexmit
@@ -121,6 +115,13 @@ class Driver:
             if d.nopen:
                 self.discover(d.address)
 
+    def identify_open(self, now: float) -> None:
+        """Identify the open devices before anything else is sent to them (P84)."""
+        for d in self.devices.values():
+            if d.nopen and d.epochs.is_clean:
+                d.wants_identify = True
+                self.schedule(d, now)
+
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
         tag = TAG_USER if self.options.tags == "user" else 0
@@ -129,6 +130,8 @@ class Driver:
 
     def open(self, d: AoeDev) -> None:
         """Open the device, which fixes its size (K19)."""
+        if d.nopen == 0 and d.ident:
+            d.epochs.reopen(d.ident)
         d.nopen += 1
 
     def close(self, d: AoeDev) -> None:
@@ -325,7 +328,10 @@ class Driver:
             return
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
-        self._frame_done(d, f, responses.complete(d, f, frame, netdev), now)
+        error = responses.complete(d, f, frame, netdev)
+        if f.op is None and not f.is_probe and error is None:
+            error = d.epochs.on_identify(f, frame)
+        self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
 
     def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
@@ -365,10 +371,12 @@ class Driver:
             self.buf_done(d, buf)
 
     def buf_done(self, d: AoeDev, buf: Buf) -> None:
-        """End a bio whose frames are all done, or queue its FLUSH first."""
+        """End a bio whose frames are all done, or queue FLUSH or IDENTIFY first."""
         if buf.flush and buf.bio.error is None:
             buf.flush = False
             d.add_followup(buf, Op.FLUSH, BioIter([], 0))
+        elif buf.covers >= 0 and buf.bio.error is None and d.epochs.needs_check(buf):
+            d.add_followup(buf, None, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)
 
@@ -424,25 +432,9 @@ class Driver:
             if f is None:
                 return
             d.assign(f)
-            self.fill(d, f)
+            put_request(f, self.page_hooks, ext=d.ext)
             f.begin()
             self.transmit(d, f, now)
-
-    def fill(self, d: AoeDev, f: Frame) -> None:
-        """Write the ATA header, attach the data (``aoecmd_ata_rw``, K28-K36)."""
-        skb, op = f.skb, f.op
-        if f.buf is None or op is None:
-            return
-        if op is _DISCARD:
-            put_trim(skb, f.sector, f.length, ext=d.ext)
-            return
-        put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
-        if op is not _WRITE:
-            skb.frags = []
-        elif self.page_hooks is None:
-            skb.frags = f.segments
-        else:
-            self.page_hooks.attach(f.buf.bio, skb, f.segments)
 
     def _identify(self, d: AoeDev, now: float) -> None:
         """Send IDENTIFY DEVICE and reset the RTT estimate (``aoecmd_ata_id``, K20)."""
@@ -475,6 +467,8 @@ class Driver:
         f.min_response = SLOW_PATH_ONLY
         d.factive[tag] = f
         target.window.nout += 1
+        if f.op is None and not f.is_probe:
+            d.epochs.on_sent(f, (*d.factive.values(), *d.rexmitq.values()))
         netdev.xmit(f.skb)
 
     def jiffies(self, now: float) -> int:

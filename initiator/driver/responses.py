@@ -28,6 +28,7 @@ _IS_BAD: Final = int(STATUS_BAD)
 
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
+_DISCARD: Final = Op.DISCARD
 
 _RUNT_RETRIES: Final = 2
 """Retransmissions of a read after which a response that is too short fails it."""
@@ -90,7 +91,10 @@ def complete(
             return error
     elif op is _WRITE:
         f.target.wpkts += 1
+        d.epochs.answered += not f.fua
         d.read_only = False
+    elif op is _DISCARD:
+        d.epochs.answered += 1
     elif op is None:
         return _identified(d, response)
     # The response may arrive on another interface than the request was sent on.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
-from initiator.driver.requests import put_command, put_header
+from initiator.driver.requests import put_command, put_header, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Rexmit:
         f.min_response = SLOW_PATH_ONLY
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
-        self._driver.fill(d, f)
+        put_request(f, self._driver.page_hooks, ext=d.ext)
 
     def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
         """Record a loss at the frame's target and interface (K50)."""
@@ -143,7 +143,7 @@ class Rexmit:
             if driver.options.follow_mtu:
                 self._fill_probe(d, f)
         elif driver.options.follow_mtu and d.truncate(f):
-            driver.fill(d, f)
+            put_request(f, driver.page_hooks, ext=d.ext)
         f.target.rotate()
         driver.transmit(d, f, now)
         if f.is_probe:

@@ -107,7 +107,8 @@ FOLDERS = {
         system="os subprocess",
     ),
     "initiator/rules": Rule("aoe/common"),
-    "initiator/driver": Rule("aoe"),
+    "initiator/driver": Rule("aoe", parts="initiator/driver/flush"),
+    "initiator/driver/flush": Rule("aoe initiator/driver"),
     "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
     "initiator/client": Rule(
         "aoe aoe/common aoe/common/doctor aoe/net initiator/io", system="os time"
