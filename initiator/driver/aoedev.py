@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
@@ -79,6 +80,9 @@ class AoeDev:
         on_resize: callbacks for a changed size of an open device.
         read_only: True if the last write since the target's announcement was rejected,
             False if it succeeded, None if there was none.
+        unavailable_since: time of the first response in a row which said that the
+            disk is unavailable at present; infinity if it is not.
+        available_since: time of the end of the last such row.
     """
 
     def __init__(self, address: Address, timing: Timing, options: Options) -> None:
@@ -113,6 +117,9 @@ class AoeDev:
         self.wants_identify = False
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
+        self.unavailable_since = inf
+        self.available_since = -inf
+        self.is_unavailable_reported = False
 
     @property
     def identity(self) -> Identity | None:
@@ -205,7 +212,7 @@ class AoeDev:
                     return frame
             if untainted:
                 break
-        if not out:
+        if not out and not self.is_unavailable:
             self.kicked += 1
             self.kickme = True
         return None
@@ -375,10 +382,29 @@ class AoeDev:
         free_at = self.write_locks.next_timeout()
         if free_at is not None:
             yield free_at
-        if self.rexmitq and self.has_untainted:
+        if not self.rexmitq:
+            return
+        if not self.has_untainted:
+            target = self.next_to_ask()
+            if target is not None and any(f.buf for f in self.rexmitq.values()):
+                yield target.ask_at
+        else:
             for f in self.rexmitq.values():
                 if f.is_probe and f.target.window.is_open:
                     yield self.next_probe(f)
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether a target has said that the disk is unavailable, and is waited for."""
+        return self.unavailable_since < inf
+
+    def next_to_ask(self) -> AoeTgt | None:
+        """Return the target to ask next for a disk that is unavailable.
+
+        None if all disks are available, or a request is outstanding at the target.
+        """
+        target = min(self.targets, key=lambda each: each.ask_at)
+        return None if target.ask_at == inf or target.window.nout else target
 
     def next_probe(self, f: Frame) -> float:
         """Return the earliest time to retransmit a lost probe (K57)."""
@@ -394,8 +420,15 @@ class AoeDev:
             False if there is no other target to move it to.
         """
         other = self.new_frame()
-        if other is None:
-            return False
+        return other is not None and self._exchange(f, other)
+
+    def move(self, f: Frame, target: AoeTgt) -> bool:
+        """Move a frame to a target; return False if this has no free frame."""
+        other = self.new_target_frame(target)
+        return other is not None and self._exchange(f, other)
+
+    @staticmethod
+    def _exchange(f: Frame, other: Frame) -> bool:
         target = other.target
         if target is not f.target:
             other.target, f.target = f.target, target

@@ -34,6 +34,7 @@ from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
+from initiator.driver.paths import unavailable
 from initiator.driver.requests import (
     put_header,
     put_identify,
@@ -44,6 +45,8 @@ from initiator.driver.rexmit import Rexmit
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from initiator.driver.netdev import NetDevice
     from initiator.driver.page_hooks import PageHooks
     from initiator.driver.structs import Buf, Frame
@@ -76,6 +79,7 @@ class Driver:
         run_queue: devices with pending work. A caller that sets it to a dictionary has
             to call ``work`` for its devices before time advances; with None the driver
             calls ``work`` immediately.
+        on_warning: called with an address and a line for the user.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Driver:
         self._checks = self.options.check_responses
         self._rexmit = Rexmit(self)
         self.run_queue: dict[AoeDev, None] | None = None
+        self.on_warning: Callable[[Address, str], None] | None = None
 
     # --- called by the user -----------------------------------------------------
 
@@ -167,6 +172,12 @@ class Driver:
             d.bios.append(bio)
             self.schedule(d, now)
 
+    def warn(self, d: AoeDev, text: str) -> None:
+        """Log a line, and pass it to ``on_warning``."""
+        self.log.append(f"{d.address}: {text}")
+        if self.on_warning is not None:
+            self.on_warning(d.address, text)
+
     def fail(self, d: AoeDev, error: AoEError) -> None:
         """Take the device down and end all its bios with ``error`` (``downdev``, K55).
 
@@ -193,6 +204,7 @@ class Driver:
                 )
             frame.buf = None
             self.free_frame(frame)
+        unavailable.reset(d)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
@@ -275,6 +287,9 @@ class Driver:
         if f is None:
             d.on_late_response(tag, now)
         else:
+            if error == ErrorCode.DEVICE_UNAVAILABLE and (f.buf or f.is_probe):
+                unavailable.ask_again_later(self, d, f, now)
+                return
             self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
@@ -323,9 +338,11 @@ class Driver:
         is_other = self._checks and responses.repeats_another_lba(d, tag, frame, now)
         f = None if is_other else d.match(tag, now)
         if f is None:
-            self._unexpected(d, frame, tag, now)
+            responses.on_unexpected(self, d, frame, tag, now)
             self._run_unblocked(d, now)
             return
+        if d.is_unavailable and (f.buf or f.is_probe):
+            unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
         error = responses.complete(d, f, frame, netdev)
@@ -333,18 +350,6 @@ class Driver:
             error = d.epochs.on_identify(f, frame)
         self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
-
-    def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
-        self.unexpected += 1
-        jiffies = self.jiffies(now)
-        if self.options.tags == "kernel":
-            # + 1: the tag's jiffy may have just begun, the present one almost ended.
-            d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
-        self.log.append(
-            f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
-            f"s={frame[6:12].hex()} d={frame[:6].hex()}"
-        )
-        d.on_late_response(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float

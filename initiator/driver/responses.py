@@ -17,6 +17,7 @@ from initiator.driver.requests import failure, is_aborted, write_protected
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
+    from initiator.driver.driver import Driver
     from initiator.driver.netdev import NetDevice
     from initiator.driver.structs import Frame
 
@@ -74,6 +75,22 @@ def repeats_another_lba(d: AoeDev, tag: int, response: memoryview, now: float) -
         target.repeats_lba = now - target.other_lba_since <= d.frame_lifetime
         return target.repeats_lba
     return False
+
+
+def on_unexpected(
+    driver: Driver, d: AoeDev, response: memoryview, tag: int, now: float
+) -> None:
+    """Log and count a response without an outstanding request."""
+    driver.unexpected += 1
+    jiffies = driver.jiffies(now)
+    if driver.options.tags == "kernel":
+        # + 1: the tag's jiffy may have just begun, the present one almost ended.
+        d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / driver.options.hz)
+    driver.log.append(
+        f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
+        f"s={response[6:12].hex()} d={response[:6].hex()}"
+    )
+    d.on_late_response(tag, now)
 
 
 def complete(

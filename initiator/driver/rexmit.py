@@ -15,11 +15,13 @@ its frames move to other targets, and probes detect that it responds again.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
+from initiator.driver.paths import unavailable
 from initiator.driver.requests import put_command, put_header, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
@@ -128,6 +130,8 @@ class Rexmit:
                     self._probe(d, target, now)
             elif has_untainted and probes_only:
                 return False
+        if f.target.ask_at < inf and f.buf is not None:
+            return unavailable.may_ask(d, f, now)
         return f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:

@@ -173,6 +173,7 @@ class AoeTgt:
         nout_probes: probes outstanding (K57).
         last_response: time of the last response.
         rpkts, wpkts: read and write frames completed.
+        ask_at: when to ask for the disk again, if it is unavailable; else infinity.
         repeats_lba: responses have the LBA of the request, as far as seen.
         other_lba_since: time of the first response since then that had another.
     """
@@ -188,6 +189,7 @@ class AoeTgt:
     last_response: float = float("-inf")
     rpkts: int = 0
     wpkts: int = 0
+    ask_at: float = inf
     repeats_lba: bool = False
     other_lba_since: float = inf
 
@@ -195,7 +197,8 @@ class AoeTgt:
     def can_send(self) -> bool:
         """Whether the window has room and there is an interface to send on (K41)."""
         window = self.window
-        return window.nout < window.maxout and self.ifp < len(self.ifs)
+        has_room = window.nout < window.maxout and self.ifp < len(self.ifs)
+        return has_room and self.ask_at == inf
 
     def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
         """Add an interface on which the target has responded, or update its ``bcnt``.

@@ -126,7 +126,7 @@ class Host:
         links: list[Link] = []
         try:
             links.extend(map(opener, interfaces))
-            check_distinct(links)
+            check_distinct((link.index, link.name) for link in links)
             return cls(links, options, opener)
         except BaseException:
             for link in links:
