@@ -243,6 +243,23 @@ def module_of(name: str) -> str:
     return ""
 
 
+def test_a_serving_target_imports_nothing_when_it_has_dropped_its_privileges() -> None:
+    """Its user may be unable to read the modules; a reload needs them all."""
+    parts = ("admin", "config", "disks", "filters", "protocol", "server")
+    late = {
+        (path, imported.module if isinstance(imported, ast.ImportFrom) else "")
+        for path in sources(*(f"target/{part}" for part in parts))
+        for function in ast.walk(parse(path))
+        if isinstance(function, ast.FunctionDef)
+        for imported in ast.walk(function)
+        if isinstance(imported, ast.Import | ast.ImportFrom)
+    }
+    assert late == {
+        ("target/server/opening.py", "aoe.capture.annotated"),  # at the start only
+        ("target/server/opening.py", "target.reference.loading"),  # an error says so
+    }
+
+
 def test_every_folder_has_a_rule() -> None:
     assert {folder(path) for path in MODULES} == {*FOLDERS}
 

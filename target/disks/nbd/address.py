@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo imports it, perhaps as another user
 import errno
 import re
 import socket
