@@ -25,6 +25,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 
+from aoe.common.hosts import resolve
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
 from target.config.endpoint import FIX
 
@@ -267,9 +268,7 @@ def _listen(
     address, port = endpoint
     what = f"--metrics {address}:{port}"
     try:
-        flags = socket.AI_PASSIVE
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=flags)
-        family, _, _, _, sockaddr = found[0]
+        family, sockaddr = resolve(address, port, socket.AI_PASSIVE)[0]
         return _Server(family, (str(sockaddr[0]), port), handler)
     except socket.gaierror as error:
         raise UsageError(what, f"no such address: {error.strerror}", FIX) from error
