@@ -313,7 +313,7 @@ def test_no_name_of_scapy_is_hidden(session: Session) -> None:
 def test_every_helper_has_an_example_that_is_python(session: Session) -> None:
     for name in HELPERS:
         text = getattr(session, name).__doc__
-        examples = re.findall(r"^ +>>> (.*)$", text, re.MULTILINE)
+        examples = re.findall(r"^ *>>> (.*)$", text, re.MULTILINE)
         assert examples, name
         for example in examples:
             compile(example, name, "single")
