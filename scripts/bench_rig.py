@@ -108,11 +108,11 @@ class Rig:
 
     # --- servers ----------------------------------------------------------------------
 
-    def aoe_target(self, image: Path) -> AbstractContextManager[Server]:
-        """Serve an image with ``aoe-target`` and its default settings."""
+    def aoe_target(self, image: Path, *options: str) -> AbstractContextManager[Server]:
+        """Serve an image with ``aoe-target``, by default with its default settings."""
         # --force skips the search for other targets: the veth pair is new.
         args = [f"e{ADDRESS}", self._wire.interface, str(image), "--force"]
-        return self._target([*args, "--no-state"])
+        return self._target([*args, "--no-state", *options])
 
     def aoe_target_config(self, config: Path) -> AbstractContextManager[Server]:
         """Serve the exports of a configuration file with ``aoe-target``."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from aoe.address import Address
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export
-from tests.engines import ENGINES
+from tests.engines import ENGINES, selected
 
 if TYPE_CHECKING:
     from target.disks import Disk
@@ -19,10 +18,6 @@ CLIENT = bytes.fromhex("525400c11e47")
 TARGET = bytes.fromhex("5254007a26e7")
 TAG = 0x11223344
 SECTORS = 2048
-
-
-engine: ContextVar[str] = ContextVar("engine", default="struct")
-"""The engine of ``make_target``; the fixture of the same name selects it."""
 
 
 def make_target(disk: Disk | None = None, mtu: int = 1500) -> Engine:
@@ -35,7 +30,7 @@ def make_target(disk: Disk | None = None, mtu: int = 1500) -> Engine:
 
 def serve(export: Export, mtu: int = 1500) -> Engine:
     """Return the selected engine with an export."""
-    return ENGINES[engine.get()](export, TARGET, mtu)
+    return ENGINES[selected.get()](export, TARGET, mtu)
 
 
 def sector(number: int) -> bytes:

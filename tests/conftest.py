@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
+from tests.engines import ENGINES, selected
 from tests.requirements import need_namespaces
 from tests.skips import pytest_terminal_summary
 
@@ -25,6 +26,14 @@ __all__ = ["pytest_terminal_summary"]
 # No deadline: tests must not fail on a busy machine.
 settings.register_profile("no_deadline", settings.default, deadline=None)
 settings.load_profile("no_deadline")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with each engine of the target."""
+    before = selected.set(request.param)
+    yield request.param
+    selected.reset(before)
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ and of writes before the last ``fdatasync``.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.programs import AOE_TARGET
+from tests.engines import serve_command
 from tests.requirements import program
-from tests.serving import TIMEOUT, finish, ready_line
+from tests.serving import TIMEOUT, finish, ready_line, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +62,8 @@ def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
         "-e",
         CALLS,
     ]
-    served = [*AOE_TARGET, "serve", "e7.3", wire.interface]
-    process = wire.target.popen(
-        [*strace, *served, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    served = serve_command("e7.3", wire.interface, *words)
+    process = run(wire.target, [*strace, *served])
     ready_line(process)
     yield
     assert finish(process, 15) == ""

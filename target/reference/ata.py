@@ -136,7 +136,7 @@ class AtaCommands:
     ) -> Packet:
         """Return the response to a command that failed, without data (P32, P41)."""
         if isinstance(failure, OSError):
-            is_read = self.OPERATIONS[ata.cmd_status] in {"read", "verify"}
+            is_read = self.OPERATIONS.get(ata.cmd_status) in {"read", "verify"}
             failure = (
                 CommandError(AtaError.UNCORRECTABLE)
                 if is_read

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from scapy.layers.l2 import Ether
 
 from aoe.address import MAC_BROADCAST, format_mac
+from aoe.errors import AoEError
 from aoe.header import ETHERNET_LENGTH
 from target.protocol.engine import TargetStatistics
 from target.reference.machine import AoETarget
@@ -40,6 +41,9 @@ class ScapyEngine:
         mac: the interface's address, six bytes.
         mtu: the interface's MTU, at least 548.
         machine: ``AoETarget``, or a subclass.
+
+    Raises:
+        AoEError: the constructor of the machine raised an exception.
     """
 
     def __init__(
@@ -49,13 +53,17 @@ class ScapyEngine:
         self._now = 0.0
         self._last_request: float | None = None
         self._last_failure = ""
-        self.machine = machine(
-            export=export,
-            mac=format_mac(mac),
-            mtu=mtu,
-            clock=lambda: self._now,
-            verbose=False,
-        )
+        try:
+            self.machine = machine(
+                export=export,
+                mac=format_mac(mac),
+                mtu=mtu,
+                clock=lambda: self._now,
+                verbose=False,
+            )
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise AoEError(f"engine {machine.__name__}", why) from error
 
     @property
     def frame_limit(self) -> int:
@@ -114,7 +122,10 @@ class ScapyEngine:
 
     def reconfigure(self, mac: bytes, mtu: int) -> None:
         """Apply a new address or MTU of the interface."""
-        self.machine.reconfigure(format_mac(mac), mtu)
+        try:
+            self.machine.reconfigure(format_mac(mac), mtu)
+        except Exception as error:  # noqa: BLE001 - any error of a user's subclass
+            self.log_failure(error)
 
     def statistics(self) -> TargetStatistics:
         """Return a snapshot of the counters."""

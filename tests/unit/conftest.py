@@ -15,11 +15,9 @@ from aoe.identify import FeatureSet, Identity
 from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.driver import Driver
-from tests import asking
-from tests.engines import ENGINES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from initiator.driver.aoedev import AoeDev
     from initiator.driver.options import Options
@@ -292,14 +290,6 @@ class World:
 
     def flush(self) -> Bio:
         return self.submit(bio_for(Op.FLUSH, 0, b"", self.ended.append))
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the module's tests with each engine of the target."""
-    before = asking.engine.set(request.param)
-    yield request.param
-    asking.engine.reset(before)
 
 
 class Connect(Protocol):

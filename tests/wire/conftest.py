@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from tests.rules import Clients
 
 
-@pytest.fixture(scope="module", params=[(), ("--plain",)], ids=["rings", "plain"])
+WAYS = {"rings": (), "plain": ("--plain",), "scapy": ("--engine", "scapy")}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def served_for_rules(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clients]:
-    """Serve a disk for all rule tests, on the fast path and on the slow path.
+    """Serve a disk for all rule tests, by each implementation of the target.
 
     Skip only if no namespaces can be created.
     """
     need_namespaces()
     image = tmp_path_factory.mktemp("rules") / "disk.img"
-    with serve_clients(image, *request.param) as clients:
+    with serve_clients(image, *WAYS[request.param]) as clients:
         yield clients
 
 

@@ -20,6 +20,8 @@ from tests.serving import NO_PROBE, client, finish, ready_line, serving, start
 from tests.tools import call
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
@@ -68,7 +70,10 @@ def test_the_program_without_the_server_answers(wire: Wire) -> None:
     assert " ==> " in printed
 
 
-def test_a_file_system_is_copied_to_it_and_back(wire: Wire, tmp_path: Path) -> None:
+def test_a_file_system_is_copied_to_it_and_back(
+    make_wire: Callable[[int], Wire], tmp_path: Path
+) -> None:
+    wire = make_wire(9000)
     image, disk, back = (tmp_path / name for name in ("fs.img", "disk.img", "back"))
     with image.open("wb") as file:
         file.truncate(8 << 20)

@@ -12,7 +12,7 @@ import pytest
 
 from aoe.net.netns import Wire
 from tests.asking import ata, ata_response
-from tests.programs import AOE_TARGET
+from tests.engines import serve_command
 from tests.requirements import need_namespaces, program
 from tests.rules import (
     AWAKE,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.rules import Step
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("engine")]
 
 READS = (0x20, 0x24, 0xC8, 0x25, 0x40, 0x42)
 WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
@@ -99,8 +99,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDisk]:
 
 
 @pytest.fixture(scope="module")
-def asking(disk: FailingDisk) -> Iterator[Client]:
-    """Serve the disk once for all tests."""
+def asking(disk: FailingDisk, engine: str) -> Iterator[Client]:
+    """Serve the disk once for all tests, by each engine."""
+    del engine
     need_namespaces()
     with (
         Wire() as wire,
@@ -190,7 +191,7 @@ def test_p41_p18_missing_device_is_unavailable(wire: Wire, tmp_path: Path) -> No
 def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> None:
     mount = [program("mount"), "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
     image = [str(tmp_path / "disk.img"), "--create", "1M", "--no-state", NO_PROBE]
-    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface, *image]
+    serve = serve_command("e7.3", wire.interface, *image)
     process = wire.target.popen(
         [
             "unshare",
