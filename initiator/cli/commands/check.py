@@ -256,8 +256,12 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
+        # nohup ignores SIGHUP, and a shell without job control ignores SIGINT in
+        # background jobs.
         self._before = {
-            number: signal.signal(number, self._interrupt) for number in self._SIGNALS
+            number: signal.signal(number, self._interrupt)
+            for number in self._SIGNALS
+            if signal.getsignal(number) != signal.SIG_IGN
         }
         return self
 
