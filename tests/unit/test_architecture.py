@@ -107,7 +107,10 @@ FOLDERS = {
         system="os subprocess",
     ),
     "initiator/rules": Rule("aoe/common"),
-    "initiator/driver": Rule("aoe", parts="initiator/driver/paths"),
+    "initiator/driver": Rule(
+        "aoe", parts="initiator/driver/flush initiator/driver/paths"
+    ),
+    "initiator/driver/flush": Rule("aoe initiator/driver"),
     "initiator/driver/paths": Rule("aoe initiator/driver"),
     "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
     "initiator/client": Rule(
