@@ -22,7 +22,8 @@ from aoe.ata import SECTOR
 from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.requests import TRIM_BLOCK, TagBlocks
+from initiator.driver.flush.epoch import EpochGuard
+from initiator.driver.requests import TRIM_BLOCK, TagBlocks, put_identify
 from initiator.driver.skbuff import Skb
 from initiator.driver.structs import DEFAULT_BCNT, AoeTgt, Buf, Followup, Frame
 from initiator.driver.write_order import RangeLocks
@@ -41,6 +42,7 @@ _EXHAUSTED: Final = BioIter([], 0)
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
 _DISCARD: Final = Op.DISCARD
+_FLUSH: Final = Op.FLUSH
 SKBPOOL_LIMIT: Final = 256
 """Maximum number of skbs in a device's pool, whose clones are not freed yet (K7)."""
 
@@ -63,7 +65,8 @@ class AoeDev:
         factive: outstanding frames by tag, in the order of transmission.
         rexmitq: expired frames to be retransmitted, by their last tag (K50).
         followups: further commands of bios in progress: remainders of truncated frames,
-            plain writes after a rejected FUA write, FLUSHes after writes.
+            plain writes after a rejected FUA write, FLUSHes after writes, IDENTIFY
+            (without an operation) after FLUSHes.
         bios: bios that no frame has been built from yet.
         buf: the bio that is being split into frames.
         skbpool: skbs whose clones were not freed when their frame was reused.
@@ -110,6 +113,7 @@ class AoeDev:
         self.takes_fua = True
         self.trim_blocks = 0
         self.write_locks = RangeLocks()
+        self.epochs = EpochGuard(address)
         self.wants_identify = False
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
@@ -266,6 +270,11 @@ class AoeDev:
             f.fua = self.takes_fua and self.ext and length == buf.bio.size
             buf.flush = not f.fua
         buf.nframesout += 1
+        if op is _FLUSH:
+            buf.covers = self.epochs.answered
+        elif op is None:
+            f.skb.frags = []
+            put_identify(f.skb)
         if position.size:
             return
         if self.followups:
@@ -307,13 +316,13 @@ class AoeDev:
         self.buf = buf if position.size else None
         return True
 
-    def max_length(self, op: Op) -> int:
+    def max_length(self, op: Op | None) -> int:
         """Return how many bytes of the device one frame of this kind can cover."""
         if op is not _DISCARD:
             return self.maxbcnt
         return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
 
-    def add_followup(self, buf: Buf, op: Op, position: BioIter) -> None:
+    def add_followup(self, buf: Buf, op: Op | None, position: BioIter) -> None:
         """Queue a further command of a bio, which ends only after it."""
         # Counts as an outstanding frame until it has been split into frames.
         buf.nframesout += 1

@@ -35,12 +35,7 @@ from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
 from initiator.driver.paths import narrow, unavailable
-from initiator.driver.requests import (
-    put_header,
-    put_identify,
-    put_request,
-    query,
-)
+from initiator.driver.requests import put_header, put_identify, put_request, query
 from initiator.driver.rexmit import Rexmit
 from initiator.driver.structs import SLOW_PATH_ONLY
 
@@ -120,6 +115,13 @@ class Driver:
             if d.nopen:
                 self.discover(d.address)
 
+    def identify_open(self, now: float) -> None:
+        """Identify the open devices before anything else is sent to them (P84)."""
+        for d in self.devices.values():
+            if d.nopen and d.epochs.is_clean:
+                d.wants_identify = True
+                self.schedule(d, now)
+
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
         tag = TAG_USER if self.options.tags == "user" else 0
@@ -128,6 +130,8 @@ class Driver:
 
     def open(self, d: AoeDev) -> None:
         """Open the device, which fixes its size (K19)."""
+        if d.nopen == 0 and d.ident:
+            d.epochs.reopen(d.ident)
         d.nopen += 1
 
     def close(self, d: AoeDev) -> None:
@@ -329,27 +333,18 @@ class Driver:
         is_other = self._checks and responses.repeats_another_lba(d, tag, frame, now)
         f = None if is_other else d.match(tag, now)
         if f is None:
-            self._unexpected(d, frame, tag, now)
+            responses.on_unexpected(self, d, frame, tag, now)
             self._run_unblocked(d, now)
             return
         if d.is_unavailable and f.needs_disk:
             unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
-        self._frame_done(d, f, responses.complete(d, f, frame, netdev), now)
+        error = responses.complete(d, f, frame, netdev)
+        if f.op is None and not f.is_probe and error is None:
+            error = d.epochs.on_identify(f, frame)
+        self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
-
-    def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
-        self.unexpected += 1
-        jiffies = self.jiffies(now)
-        if self.options.tags == "kernel":
-            # + 1: the tag's jiffy may have just begun, the present one almost ended.
-            d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
-        self.log.append(
-            f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
-            f"s={frame[6:12].hex()} d={frame[:6].hex()}"
-        )
-        d.on_late_response(tag, now)
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -378,10 +373,12 @@ class Driver:
             self.buf_done(d, buf)
 
     def buf_done(self, d: AoeDev, buf: Buf) -> None:
-        """End a bio whose frames are all done, or queue its FLUSH first."""
+        """End a bio whose frames are all done, or queue FLUSH or IDENTIFY first."""
         if buf.flush and buf.bio.error is None:
             buf.flush = False
             d.add_followup(buf, Op.FLUSH, BioIter([], 0))
+        elif buf.covers >= 0 and buf.bio.error is None and d.epochs.needs_check(buf):
+            d.add_followup(buf, None, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)
 
@@ -472,6 +469,8 @@ class Driver:
         f.min_response = SLOW_PATH_ONLY
         d.factive[tag] = f
         target.window.nout += 1
+        if f.op is None and not f.is_probe:
+            d.epochs.on_sent(f, (*d.factive.values(), *d.rexmitq.values()))
         netdev.xmit(f.skb)
 
     def jiffies(self, now: float) -> int:

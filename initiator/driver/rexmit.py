@@ -130,8 +130,11 @@ class Rexmit:
                     self._probe(d, target, now)
             elif has_untainted and probes_only:
                 return False
-        if f.target.ask_at < inf and f.buf is not None:
-            return unavailable.may_ask(d, f, now)
+        if f.buf is not None and d.is_unavailable and not has_untainted:
+            if unavailable.may_ask(d, f, now):
+                return True
+            if f.target.ask_at < inf:
+                return False
         return f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:

@@ -41,22 +41,24 @@ class Buf:
     Attributes:
         flush: a FLUSH has to follow when all frames are done.
         nframesout: frames outstanding, and follow-up commands not yet split.
+        covers: how many answered writes its FLUSH has to cover; -1 without one.
     """
 
-    __slots__ = ("bio", "flush", "iter", "nframesout")
+    __slots__ = ("bio", "covers", "flush", "iter", "nframesout")
 
     def __init__(self, bio: Bio, position: BioIter | None = None) -> None:
         self.bio = bio
         self.iter = position or BioIter(bio.vecs, bio.sector, bio.size)
         self.nframesout = 0
         self.flush = False
+        self.covers = -1
 
 
 class Followup(NamedTuple):
     """A further command of a bio in progress, see ``AoeDev.followups``."""
 
     buf: Buf
-    op: Op
+    op: Op | None
     iter: BioIter
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
+_PAUSE = 1.0
+"""A gap in which a target's host may have been restarted, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
@@ -80,6 +82,7 @@ class Host:
         self._busy_poller = BusyPoller()
         self._ring_checks: list[Callable[[], bool]] = []
         self._stalled = 0.0
+        self._has_paused = False
         self._last_run = time.monotonic()
         self._tag_claim = -1
         for port in self.ports:
@@ -170,6 +173,7 @@ class Host:
         present = time.monotonic()
         if present - self._last_run > _STALL:
             self._stalled += present - self._last_run
+            self._has_paused = self._has_paused or present - self._last_run > _PAUSE
         self._last_run = present
         return present - self._stalled
 
@@ -188,6 +192,10 @@ class Host:
                 for ever if no frame is outstanding.
         """
         now = self.now()
+        if self._has_paused:
+            # The targets may have been restarted meanwhile.
+            self._has_paused = False
+            self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.
         self._send(now)
         received = self._receive_all(now)
@@ -217,7 +225,8 @@ class Host:
         driver, run_queue = self.driver, self._run_queue
         while run_queue:
             d, _ = run_queue.popitem()
-            if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
+            is_plain = len(d.targets) == 1 and not d.wants_identify
+            if is_plain and len(d.targets[0].ifs) == 1:
                 fast_path = self._fast_paths.get(d.targets[0].ifs[0].netdev)
                 if fast_path is not None:
                     fast_path.send(d, now)

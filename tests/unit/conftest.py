@@ -100,6 +100,8 @@ class FakeTarget:
         self.supports_fua = False
         self.read_only = False
         self.flushes = 0
+        self.epoch = 0
+        self.serial = ""
 
     @property
     def identity(self) -> Identity:
@@ -108,6 +110,8 @@ class FakeTarget:
             lba48=self.lba48,
             feature_sets=self.feature_sets,
             enabled=self.enabled,
+            epoch=self.epoch,
+            serial=self.serial,
         )
 
     def announce(self, tag: int = 0) -> bytearray:

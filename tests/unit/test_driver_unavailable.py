@@ -30,6 +30,7 @@ class Storage:
         self._world = world
         self._targets = {each.mac: each for each in (world.target, *others)}
         self.unavailable: set[bytes] = set()
+        self.silent: set[bytes] = set()
         self.requests: list[Sent] = []
         self.warnings: list[str] = []
 
@@ -51,6 +52,8 @@ class Storage:
             self.requests += requests
             for request in requests:
                 target = self._targets[request.raw[:6]]
+                if target.mac in self.silent:
+                    continue
                 answer = target.answer(request.raw)
                 if target.mac in self.unavailable:
                     code = ErrorCode.DEVICE_UNAVAILABLE
@@ -181,6 +184,23 @@ def test_p14_another_server_of_the_disk_is_used_meanwhile(connect: Connect) -> N
     for _ in range(10):
         storage.run_all(start(world))
     assert {each.raw[:6] for each in storage.requests} == {world.target.mac, other.mac}
+
+
+def test_p14_a_server_without_response_does_not_keep_the_other_from_being_asked(
+    connect: Connect,
+) -> None:
+    world = connect()
+    other = world.second_mac()
+    world.deliver(other.announce())
+    storage = Storage(world, other)
+    storage.run(0.1)
+    storage.unavailable = {world.target.mac}
+    storage.silent = {other.mac}
+    bios = start(world)
+    storage.run(10)
+    assert not any(bio in world.ended for bio in bios)
+    storage.unavailable.clear()
+    storage.run_all(bios)
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -137,15 +137,16 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "_options address available_since ext followups fw_ver ident "
+    "AoeDev": "_options address available_since epochs ext followups fw_ver ident "
     "is_unavailable_reported on_resize tags takes_fua targets timing trim_blocks "
     "unavailable_since wants_identify write_locks",
     "AoeIf": "announced limit netdev search",
     "AoeTgt": "addr ask_at ifs other_lba_since repeats_lba window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
-    "Buf": "bio flush iter",
+    "Buf": "bio covers flush iter",
     "Buffer": "free owner pieces wasted",
+    "EpochGuard": "_address _clean_tag _covered _epoch _identity",
     "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
     "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
