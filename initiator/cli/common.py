@@ -124,7 +124,12 @@ class Connection:
             self._opener() as opener,
             Host.on(*self.names(), options=options, opener=opener) as host,
         ):
+            host.driver.on_warning = _warn
             yield host
+
+
+def _warn(address: Address, text: str) -> None:
+    click.echo(f"aoe: {address}: {text}", err=True)
 
 
 def _usable_interfaces() -> list[str]:

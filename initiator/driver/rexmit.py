@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aoe.errors import NotFoundError
 from aoe.header import Command
 from initiator.driver.bio import BioVec, Op, UserPages
+from initiator.driver.paths.candidates import suspect
 from initiator.driver.requests import put_command, put_header
 from initiator.driver.structs import SLOW_PATH_ONLY
 
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 _PAGE_SIZE: Final = 4096
 _EMPTY_PAGE: Final = UserPages(bytes(_PAGE_SIZE))
 """The payload of probes: every fragment is this page (K57a)."""
+
+
+def _is_vital(d: AoeDev, f: Frame) -> bool:
+    """Return True if the device is down without a response to this frame."""
+    if f.is_identify:
+        return f.target in d.targets and not d.has_proven
+    return not f.is_probe
 
 
 class Rexmit:
@@ -52,8 +60,8 @@ class Rexmit:
         deadsecs = self._driver.options.deadsecs
         for f in expired:
             waited = int(f.waited_total + now - f.sent)
-            if deadsecs and waited > deadsecs and not f.is_probe:
-                why = f"no response for {waited} s, device is down"
+            if deadsecs and waited > deadsecs and _is_vital(d, f):
+                why = f"no response for {waited} s, device is down{d.refused}"
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
             if f.min_response < SLOW_PATH_ONLY:
@@ -63,6 +71,11 @@ class Rexmit:
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
             f.attempts += 1
+        if self._driver.options.verify_paths:
+            for f in expired:
+                # It may be another disk that responds next.
+                if f.target.taint and not f.is_identify and f.target.is_proven:
+                    suspect(self._driver, d, f.target, now, f.attempts)
         return True
 
     def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
@@ -116,6 +129,13 @@ class Rexmit:
     ) -> bool:
         """Return True if a frame can be sent now; may move it to another target."""
         target = f.target
+        if f.is_identify and not target.is_proven:
+            return True
+        if not target.is_proven and not f.is_probe:
+            d.reassign(f)
+            return f.target.is_proven and f.target.window.is_open
+        if not target.is_proven:
+            return False
         if target.taint and f.is_probe:
             if now < d.next_probe(f):
                 return False
@@ -164,7 +184,7 @@ class Rexmit:
         target.taint -= 1
         if d.has_untainted:
             for each in d.targets if d.timing.probes_only else [target]:
-                if each.taint and not each.nout_probes:
+                if each.taint and each.is_proven and not each.nout_probes:
                     self._probe(d, each, now)
 
     def _probe(self, d: AoeDev, target: AoeTgt, now: float) -> None:

@@ -95,6 +95,7 @@ class FakeTarget:
             version=1,
         )
         self.lba48 = lba48
+        self.serial = "1"
         self.feature_sets = FeatureSet.NONE
         self.enabled = FeatureSet.NONE
         self.supports_fua = False
@@ -105,6 +106,7 @@ class FakeTarget:
     def identity(self) -> Identity:
         return Identity(
             len(self.disk) // SECTOR,
+            serial=self.serial,
             lba48=self.lba48,
             feature_sets=self.feature_sets,
             enabled=self.enabled,

@@ -107,8 +107,11 @@ FOLDERS = {
         system="os subprocess",
     ),
     "initiator/rules": Rule("aoe/common"),
-    "initiator/driver": Rule("aoe"),
-    "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
+    "initiator/driver": Rule("aoe", parts="initiator/driver/paths"),
+    "initiator/driver/paths": Rule("aoe initiator/driver"),
+    "initiator/io": Rule(
+        "aoe aoe/net initiator/driver", system="logging os select time"
+    ),
     "initiator/client": Rule(
         "aoe aoe/common aoe/common/doctor aoe/net initiator/io", system="os time"
     ),

@@ -137,17 +137,18 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address ext followups fw_ver ident on_resize takes_fua targets timing "
-    "trim_blocks wants_identify write_locks",
+    "AoeDev": "address candidates conflict ext followups fw_ver ident on_resize "
+    "refusals takes_fua targets timing to_identify trim_blocks up_since "
+    "verified write_locks",
     "AoeIf": "netdev",
-    "AoeTgt": "addr ifs window",
+    "AoeTgt": "addr heard held identifying ifs is_proven page source window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
     "Buf": "bio flush iter",
     "Buffer": "free owner pieces wasted",
     "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
+    "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs on_warning "
     "options page_hooks run_queue runts tag_base",
     "Frame": "fua min_response",
     "Journal": "_numbers costs keep_entries",

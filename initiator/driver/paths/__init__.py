@@ -1,0 +1,1 @@
+"""Which paths to a device are used: those that have proved to serve its disk."""
