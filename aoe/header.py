@@ -31,9 +31,19 @@ FRAME_MINIMUM: Final = 60
 VERSION: Final = 1
 TAG_USER: Final = 0x8000_0000
 """Bit 31 marks tags of user space; kernel drivers drop responses that have it (P11)."""
+_TAG_BITS: Final = 21
+TAG_COUNTER: Final = (1 << _TAG_BITS) - 1
+"""The bits of a tag with which an initiator counts: many, so that tags return late."""
+TAG_BASES: Final = 1 << 31 - _TAG_BITS
+"""Values of the bits in between, which differ among the initiators of a host."""
 
 HEADER: Final = Struct("!6s6sHBBHBBI")
 """dst, src, ethertype, version << 4 | flags, error, shelf, slot, command, tag."""
+
+
+def tag_prefix(base: int) -> int:
+    """Return a ``user`` tag with this base, and counter 0 (P11)."""
+    return TAG_USER | base % TAG_BASES << _TAG_BITS
 
 
 class Flag(IntFlag):

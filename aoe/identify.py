@@ -1,4 +1,4 @@
-"""IDENTIFY DEVICE data: a page of 256 little-endian 16-bit words (P80-P83)."""
+"""IDENTIFY DEVICE data: a page of 256 little-endian 16-bit words (P80-P84)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _SERIAL: Final = slice(10, 20)
 _FIRMWARE: Final = slice(23, 27)
 _MODEL: Final = slice(27, 47)
 _CYCLES: Final = slice(65, 69)
+_EPOCH_MARK: Final = slice(129, 133)
+_EPOCH: Final = slice(133, 137)
 _WWN: Final = slice(108, 112)
 
 _HEADS: Final = 16
@@ -27,6 +29,8 @@ _CYLINDER_LIMIT: Final = 16383
 _CHECKSUM_SIGNATURE: Final = 0xA5
 _CYCLE_TIME: Final = 120
 """Minimum cycle time in nanoseconds of multiword DMA mode 2 and PIO mode 4."""
+_EPOCH_TEXT: Final = "AoEepoch"
+"""Marks the epoch: other vendors put other data in the vendor-specific words."""
 _WORD_VALID: Final = 0x4000
 """Bit 14 set and bit 15 clear mark the content of an optional word as valid."""
 
@@ -112,6 +116,8 @@ class Identity:
         physical_block: physical block size in bytes, 512 times a power of two.
         wwn: the 64-bit world wide name; 0 for none.
         rotation: rotation rate in rpm; 1 for a non-rotating medium, 0 for not reported.
+        epoch: a 64-bit number that changes when answered writes that were not flushed
+            may have been lost; 0 for not reported (P84).
     """
 
     sectors: int
@@ -125,6 +131,7 @@ class Identity:
     physical_block: int = SECTOR
     wwn: int = 0
     rotation: int = 0
+    epoch: int = 0
 
     def pack(self) -> bytes:
         """Build the page, including its checksum (P82).
@@ -146,6 +153,9 @@ class Identity:
             words[84] |= 0x0100
             words[87] |= 0x0100
             words[_WWN] = reversed(_number_words(self.wwn, 4))
+        if self.epoch:
+            words[_EPOCH_MARK] = _string_words(_EPOCH_TEXT, len(_EPOCH_TEXT))
+            words[_EPOCH] = _number_words(self.epoch, 4)
         words[217] = self.rotation
         words[255] = _CHECKSUM_SIGNATURE
         page = bytearray(_WORDS.pack(*words))
@@ -235,6 +245,9 @@ class Identity:
             if words[87] >> 8 & 0xC1 == 0x41
             else 0,
             rotation=words[217],
+            epoch=_words_number(words[_EPOCH])
+            if _words_string(words[_EPOCH_MARK]) == _EPOCH_TEXT
+            else 0,
         )
 
 

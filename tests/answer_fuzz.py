@@ -82,6 +82,9 @@ class AnswerFuzz:
         self._sent: deque[Sent] = deque(maxlen=64)
         self._data: dict[Bio, bytearray] = {}
         self._failing: set[Bio] = set()
+        self._repeat_lba: set[bytes] = set()
+        """MAC addresses of targets that have repeated the LBA of a request (P35)."""
+        self._other_since: dict[bytes, float] = {}
         self.verdicts: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.frames = 0
@@ -243,9 +246,26 @@ class AnswerFuzz:
         if frame[27] & 0xA9:
             unsupported = f.fua and (frame[27], frame[25]) == ABORTED
             return "unsupported" if unsupported else "failed"
-        if f.op is Op.READ and len(frame) < ATA_DATA + f.length:
-            return "failed" if f.attempts >= RUNT_RETRIES else "ignored"
-        return "done"
+        is_runt = f.op is Op.READ and len(frame) < ATA_DATA + f.length
+        if is_runt and f.attempts < RUNT_RETRIES:
+            return "ignored"
+        if f.op in (Op.READ, Op.WRITE) and self._is_of_other_sectors(frame, f):
+            return "ignored"
+        return "failed" if is_runt else "done"
+
+    def _is_of_other_sectors(self, frame: bytes, f: Frame) -> bool:
+        mac, now, device = f.target.addr, self.world.now, self.world.device
+        lba = int.from_bytes(frame[28:34], "little")
+        if (lba if device.ext else lba & 0xFFF_FFFF) == f.sector:
+            self._other_since.pop(mac, None)
+            if f.sector:
+                self._repeat_lba.add(mac)
+        elif mac in self._repeat_lba:
+            since = self._other_since.setdefault(mac, now)
+            if now <= since + device.frame_lifetime:
+                return True
+            self._repeat_lba.remove(mac)
+        return False
 
     def _record_expected(self, verdict: str, f: Frame | None, frame: bytes) -> None:
         if f is None or f.buf is None:

@@ -28,7 +28,14 @@ from target.disks import OpenFlags, open_disk
 from target.protocol.exports import Export
 from target.protocol.target import Target
 from target.server.ports import Port
-from tests.fuzz_rules import FAULT, Change, Served, check_request, needs_flush
+from tests.fuzz_rules import (
+    FAULT,
+    Change,
+    Served,
+    check_request,
+    may_flush,
+    needs_flush,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +72,7 @@ class CheckedDisk:
         self.delay = 0
         self.failed = False
         self.flush_failed = False
-        """A flush has failed, and no client has got the error yet (P46)."""
+        """A flush has failed, and the disk has not been reopened (P46)."""
         self._changes: list[Change] = []
 
     def take_changes(self) -> list[Change]:
@@ -108,6 +115,9 @@ class CheckedDisk:
             self.flush_failed = self.flush_failed or error.errno != errno.ENODEV
             raise
         self.disk.flush()
+
+    def find_fault(self) -> str:
+        return ""
 
     def close(self) -> None:
         self.disk.close()
@@ -245,7 +255,6 @@ class FuzzedPort:
         before = [each.target.export.state for each in self.served]
         self._select_faults(request)
         self._link.request, self._link.responses = request, []
-        # 10 s apart: longer than the 5 s for which a failed flush is reported (P46).
         self._port.serve(self.frames * 10.0)
         responses = self._link.responses
         self._check_responses(request, list(responses), before)
@@ -262,7 +271,8 @@ class FuzzedPort:
         for each, state in zip(self.served, before, strict=True):
             target, disk = each.target, each.disk
             must_report = disk.flush_failed and needs_flush(request)
-            has_fault = disk.failed or self._is_state_lost or must_report
+            fails = disk.flush_failed and (must_report or may_flush(each, request))
+            has_fault = disk.failed or self._is_state_lost or fails
             address = each.address
             own = [response for response in responses if response[16:19] == address]
             assert len(own) <= 1, "two responses of one target"
@@ -277,7 +287,8 @@ class FuzzedPort:
                 assert (response[27], response[25]) == FAULT, (
                     "a failed flush is not reported"
                 )
-                disk.flush_failed = False
+                # As if the disk was reopened.
+                disk.flush_failed = target.export.flush_failed = False
             self._count(request, response)
             responses = [other for other in responses if other[16:19] != address]
         assert not responses, "a response of an unknown target"

@@ -21,6 +21,7 @@ READS = frozenset({0x20, 0x24, 0x25, 0xC8})
 WRITES = frozenset({0x30, 0x34, 0x35, 0x3D, 0xCA})
 LONG = frozenset({0x24, 0x25, 0x34, 0x35, 0x3D})
 TRIM, SMART, POWER_MODE, IDENTIFY, SET_FEATURES = 0x06, 0xB0, 0xE5, 0xEC, 0xEF
+FUA = 0x3D
 FIXED_PART = {0: 36, 1: 32, 2: 28, 3: 26}
 """Minimum length of a frame, by command (P17)."""
 FLUSHING = frozenset({0xE0, 0xE2, 0xE6, 0xE7, 0xEA})
@@ -113,7 +114,8 @@ def check_request(
     assert has_fault or changes == expected, "a missing change of the disk"
     for offset, length, data in changes:
         served.model[offset : offset + length] = data or bytes(length)
-    after = served.target.export.state
+    # A flush that fails changes the epoch (P84).
+    after = replace(served.target.export.state, losses=before.losses)
     is_set_features = has_fault and request[19] == 0 and request[27:28] == b"\xef"
     # Disabling the write cache takes effect even if the flush that follows fails.
     if not is_set_features or after != replace(before, write_cache=False):
@@ -123,12 +125,19 @@ def check_request(
 
 
 def needs_flush(request: bytes) -> bool:
-    """Return True if a request must report an unreported failed flush (P46)."""
+    """Return True if a request must report an earlier failed flush (P46)."""
     if len(request) < 36 or request[14] >> 4 != 1 or request[19] != 0:
         return False
     return request[27] in FLUSHING or (
         request[27] == SET_FEATURES and request[25] == 0x82
     )
+
+
+def may_flush(served: Served, request: bytes) -> bool:
+    """Return True if a request that changes the disk also flushes it."""
+    has_registers = len(request) >= 36 and request[19] == 0
+    is_forced = has_registers and request[27] == FUA
+    return is_forced or served.target.export.write_through
 
 
 def expects_response(served: Served, request: bytes, before: ClientState) -> bool:

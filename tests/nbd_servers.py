@@ -93,6 +93,32 @@ def option_reply(kind: int, data: bytes = b"", option: int = 7) -> list[bytes]:
     return [head, data] if data else [head]
 
 
+def take(peer: socket.socket, length: int) -> bytes:
+    """Receive exactly this number of bytes."""
+    taken = bytearray()
+    while len(taken) < length:
+        piece = peer.recv(length - len(taken))
+        if not piece:
+            raise ConnectionResetError
+        taken += piece
+    return bytes(taken)
+
+
+def negotiate(peer: socket.socket, size: int, flags: int) -> None:
+    """Serve the handshake: options other than GO are unknown."""
+    peer.sendall(GREETING)
+    take(peer, 4)
+    option = 0
+    while option != 7:
+        _, option, length = struct.unpack("!8sII", take(peer, 16))
+        take(peer, length)
+        pieces = option_reply(1 << 31 | 1, option=option)
+        if option == 7:
+            export = struct.pack("!HQH", 0, size, flags)
+            pieces = [*option_reply(3, export), *option_reply(1)]
+        peer.sendall(b"".join(pieces))
+
+
 class FakeServer:
     """A server with a valid handshake, and replies that the test provides.
 
@@ -129,25 +155,8 @@ class FakeServer:
                 self._talk(peer)
 
     def _talk(self, peer: socket.socket) -> None:
-        def take(length: int) -> bytes:
-            taken = peer.recv(length, socket.MSG_WAITALL)
-            if len(taken) < length:
-                raise ConnectionResetError
-            return taken
-
-        peer.sendall(GREETING)
-        take(4)
-        option = 0
-        while option != 7:
-            _, option, length = struct.unpack("!8sII", take(16))
-            take(length)
-            # Options other than GO are unknown.
-            pieces = option_reply(1 << 31 | 1, option=option)
-            if option == 7:
-                export = struct.pack("!HQH", 0, self.size, self.flags)
-                pieces = [*option_reply(3, export), *option_reply(1)]
-            peer.sendall(b"".join(pieces))
-        while reply := self._reply(take(28)):
+        negotiate(peer, self.size, self.flags)
+        while reply := self._reply(take(peer, 28)):
             peer.sendall(reply)
 
     def close(self) -> None:
@@ -165,3 +174,103 @@ class FakeServer:
 def simple_reply(request: bytes, error: int = 0, data: bytes = b"") -> bytes:
     """Return a simple reply to a request, given its header."""
     return struct.pack("!II8s", 0x67446698, error, request[8:16]) + data
+
+
+class StallingServer:
+    """A server that executes a request late, even if its connection is closed by then.
+
+    Args:
+        path: the path of its socket.
+        flags: the transmission flags; by default FLUSH and FUA.
+    """
+
+    def __init__(self, path: Path, *, flags: int = 0b1101) -> None:
+        self.content = bytearray(SIZE)
+        self.executed: list[tuple[int, int, int]] = []
+        """Command, offset and length of each request."""
+        self.stalls = False
+        """Requests are not executed before ``release``, nor received completely."""
+        self.stalled = threading.Event()
+        self._flags = flags
+        self._released = threading.Event()
+        self._peers: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._start(self._accept)
+
+    def _start(self, function: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _where = self._listener.accept()
+                self._peers.append(peer)
+                self._start(self._serve, peer)
+
+    def _serve(self, peer: socket.socket) -> None:
+        with peer, suppress(OSError):
+            negotiate(peer, SIZE, self._flags)
+            while True:
+                head = take(peer, 28)
+                command, offset, length = struct.unpack("!6xH8xQI", head)
+                data = b""
+                is_stalled = self.stalls
+                if command == 1 and not (is_stalled and length > 65536):
+                    data = take(peer, length)
+                if is_stalled:
+                    self.stalled.set()
+                    assert self._released.wait(TIMEOUT)
+                if command == 1 and not data:
+                    data = take(peer, length)
+                peer.sendall(self._execute(head, command, offset, length, data))
+
+    def _execute(
+        self, head: bytes, command: int, offset: int, length: int, data: bytes
+    ) -> bytes:
+        self.executed.append((command, offset, length))
+        place = slice(offset, offset + length)
+        if command == 1:
+            self.content[place] = data
+        data = bytes(self.content[place]) if command == 0 else b""
+        return simple_reply(head, data=data)
+
+    def drop(self) -> None:
+        """Close all connections; stalled requests are still executed."""
+        for peer in self._peers:
+            peer.shutdown(socket.SHUT_RDWR)
+        self._peers.clear()
+
+    def go_on(self) -> None:
+        """Execute the stalled requests, and all later ones at once."""
+        self.stalls = False
+        self._released.set()
+
+    def release(self) -> None:
+        """Do the same, and wait until the stalled request has been executed."""
+        count = len(self.executed)
+        self.go_on()
+        end = time.monotonic() + TIMEOUT
+        while self.stalled.is_set() and len(self.executed) == count:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        self.stalled.clear()
+
+    def close(self) -> None:
+        self._released.set()
+        for peer in (self._listener, *self._peers):
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -28,6 +28,7 @@ PACKAGES: Final = {
     "aoecfg": "aoetools",
     "aoeping": "aoetools",
     "aoe-sancheck": "aoetools",
+    "blockdev": "util-linux",
     "dhcpd": "isc-dhcp-server",
     "dnsmasq": "dnsmasq-base",
     "fio": "fio",

@@ -17,6 +17,8 @@ STATUS: dict[str, Any] = {
             "read_only": False,
             "sync": True,
             "direct": False,
+            "flush_failed": True,
+            "epoch": "5f1c0f0e7d2a9b34",
             "serial": "0.0:host",
             "config_string": "",
             "mask": [],
@@ -54,6 +56,7 @@ STATUS: dict[str, Any] = {
                 "truncated": 1,
                 "unsent": 2,
                 "unmatched": 3,
+                "repeats": 4,
             },
         }
     ],

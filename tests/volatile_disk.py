@@ -51,6 +51,9 @@ class VolatileDisk:
         self.pending.clear()
         self.cached[:] = self.stable
 
+    def find_fault(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 

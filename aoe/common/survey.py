@@ -64,10 +64,13 @@ def identify(link: Link, target: TargetInfo) -> Identity | None:
     request = Header(target.mac, link.mac, *target.address, Command.ATA, TAG_USER)
     request.pack_into(frame)
     Registers(0, 0, 1, Opcode.IDENTIFY, 0).pack_into(frame)
+    expected = (target.mac, *target.address, Command.ATA, TAG_USER)
     for _ in range(_TRIES):
         link.send(frame)
         for header, response in _responses(link):
-            if (header.src, header.command) != (target.mac, Command.ATA):
+            # Responses to other initiators of this host arrive here, too (P11).
+            address = header.shelf, header.slot
+            if (header.src, *address, header.command, header.tag) != expected:
                 continue
             # An error response has no 512 bytes of data and fails to unpack.
             with suppress(DecodeError):

@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from aoe.errors import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aoe.buffers import ReadBuffer
     from aoe.net.rings import Rings
 
@@ -144,3 +148,20 @@ class Link(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_distinct(links: Iterable[Link]) -> None:
+    """Check that no two links are on the same interface, under different names.
+
+    Raises:
+        UsageError: two of them are; each frame would be handled twice.
+    """
+    names: dict[int, str] = {}
+    for link in links:
+        first = names.setdefault(link.index, link.name)
+        if first != link.name:
+            raise UsageError(
+                f"{first} and {link.name}",
+                "are names of the same interface",
+                "Use only one of them",
+            )

@@ -1,5 +1,6 @@
 """Link settings, ring sizes and flow control of a NIC, by ``SIOCETHTOOL``.
 
+Interfaces are given by the name that the kernel reports, not by an alternative name.
 The ioctls apply to the caller's network namespace and need no privileges. The functions
 return None if the driver does not implement the request, as most virtual ones do not.
 See ethtool(8).
@@ -8,11 +9,12 @@ See ethtool(8).
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import struct
 from array import array
 from typing import Final, NamedTuple
+
+from aoe.net.netdevice import pack_ifreq
 
 # linux/sockios.h, linux/ethtool.h
 _SIOCETHTOOL: Final = 0x8946
@@ -97,10 +99,9 @@ def pause(name: str) -> Pause | None:
 def _get(name: str, command: int, layout: struct.Struct) -> tuple[int, ...] | None:
     data = array("B", struct.pack("=I", command).ljust(layout.size, b"\0"))
     address, _ = data.buffer_info()
-    # struct ifreq: ifr_name, then ifr_data.
-    request = os.fsencode(name)[:16].ljust(16, b"\0") + struct.pack("P16x", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
         try:
+            request = pack_ifreq(name, struct.pack("P", address))
             fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
         except OSError:
             return None

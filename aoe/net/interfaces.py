@@ -34,7 +34,7 @@ class Interface:
 
     Args:
         index: interface index.
-        name: at most 15 characters.
+        name: at most 15 bytes.
         mac: six bytes, all zero for the loopback interface; other lengths occur if the
             interface is not Ethernet.
         mtu: in bytes, without the Ethernet header.
@@ -44,6 +44,7 @@ class Interface:
         ethernet: the link type is ARPHRD_ETHER.
         kind: ``veth``, ``bridge``, ... as in ``ip link add type``; ``ethernet`` for
             hardware, else empty.
+        alternative_names: up to 127 bytes each, as in ``ip link property``.
     """
 
     index: int
@@ -55,6 +56,11 @@ class Interface:
     loopback: bool
     ethernet: bool
     kind: str
+    alternative_names: tuple[str, ...] = ()
+
+    def has_name(self, name: str) -> bool:
+        """Return True if this is its name, or one of its alternative names."""
+        return name == self.name or name in self.alternative_names
 
 
 @contextmanager
@@ -102,14 +108,14 @@ def list_interfaces(netns: NetworkNamespace | None = None) -> list[Interface]:
 
 
 def find_interface(name: str, netns: NetworkNamespace | None = None) -> Interface:
-    """Return the interface of this name.
+    """Return the interface of this name or alternative name.
 
     Raises:
         NotFoundError: no such interface; the message lists the existing ones.
     """
     interfaces = list_interfaces(netns)
     for interface in interfaces:
-        if interface.name == name:
+        if interface.has_name(name):
             return interface
     have = ", ".join(interface.name for interface in interfaces)
     raise NotFoundError(
@@ -373,7 +379,14 @@ def _from_message(message: Mapping[str, Any]) -> Interface:
         loopback=loopback,
         ethernet=ethernet,
         kind=kind or ("ethernet" if ethernet else ""),
+        alternative_names=_alternative_names(message),
     )
+
+
+def _alternative_names(message: Mapping[str, Any]) -> tuple[str, ...]:
+    properties = message.get("prop_list")
+    names = properties.get_attrs("IFLA_ALT_IFNAME") if properties else ()
+    return tuple(map(str, names))
 
 
 def _set_namespace(descriptor: int) -> None:

@@ -69,7 +69,7 @@ def open_link(
     promiscuous interface sees), nor frames of VLANs that have no interface here (P24).
 
     Args:
-        name: the interface.
+        name: the interface, by its name or an alternative name.
         frames: number of receive buffers. Rings round it up to complete blocks, to at
             least 32, and limit it to 16 MiB.
         rings: True requires packet rings, False does not use them, None falls back to
@@ -219,7 +219,7 @@ class PacketLink(Link):
 
     def _bind(self) -> None:
         try:
-            self._socket.bind_interface(self.name)
+            self._socket.bind_interface(self.index)
         except OSError as error:
             raise from_os_error(self.name, error) from error
         # The interface may have gone down since get_link_info(): check SO_ERROR.
@@ -300,7 +300,7 @@ class RingLink(PacketLink):
         tx = self._tx
         before = tx.pending
         for _ in range(_SEND_TRIES):
-            tx.reclaim(ETHERNET_LENGTH + current_mtu(self._socket, self.name, self.mtu))
+            tx.reclaim(ETHERNET_LENGTH + self._current_mtu())
             if error is not None and error.errno not in _QUEUE_FULL:
                 tx.withdraw()
                 self._check_interface()
@@ -317,6 +317,12 @@ class RingLink(PacketLink):
             # The kernel refused even the first frame, for example because the peer of a
             # veth is down or has a smaller MTU. Do not hold up the frames after it.
             tx.withdraw()
+
+    def _current_mtu(self) -> int:
+        with contextlib.suppress(OSError):
+            name = self._socket.interface_name(self.index)
+            return current_mtu(self._socket, name, self.mtu)
+        return self.mtu
 
     def _has_frame(self) -> bool:
         self.flush()

@@ -42,6 +42,9 @@ _SO_ATTACH_FILTER: Final = 26
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
+_SOCKADDR_LL: Final = struct.Struct("=HHiHBB8x")
+"""struct sockaddr_ll: family, protocol (big-endian), interface index, type of hardware,
+type of packet, length of the address."""
 _SKB_OVERHEAD: Final = 2048
 """Bytes that the kernel accounts per frame in a socket buffer, besides its data."""
 _BUFFER_MINIMUM: Final = 1 << 20
@@ -143,13 +146,24 @@ class PacketSocket(socket.socket):
             self.setsockopt(_SOL_PACKET, option, value)
         return mmap.mmap(self.fileno(), 2 * geometry.size)
 
-    def bind_interface(self, name: str) -> None:
+    def bind_interface(self, index: int) -> None:
         """Start receiving AoE frames from an interface.
+
+        By its index: ``socket.bind`` takes a name, which it cuts after 15 bytes.
 
         Raises:
             OSError: the interface does not exist, or is down.
         """
-        self.bind((name, ETH_P_AOE))
+        # Imported here because it is slow.
+        import ctypes
+
+        address = _SOCKADDR_LL.pack(
+            socket.AF_PACKET, socket.htons(ETH_P_AOE), index, 0, 0, 0
+        )
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.bind(self.fileno(), address, len(address)):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def interface_name(self, index: int) -> str:
         """Return the current name of an interface (SIOCGIFNAME).

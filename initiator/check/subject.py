@@ -35,7 +35,7 @@ class Subject(RequestBuilder):
         client: MAC address of the local interface.
         mtu: MTU of the local interface, in bytes.
         config: its response to a query config.
-        tag_base: the twelve bits that all tags of this process share (P11).
+        tag_base: the ten bits that all tags of this process share (P11).
 
     Attributes:
         frame_limit: the longest frame that the interface sends, in bytes.

@@ -15,6 +15,7 @@ from aoe.address import Address
 from aoe.common.commandline import SECONDS
 from aoe.common.completion import complete_interfaces
 from aoe.errors import NotFoundError, UsageError
+from aoe.net.base import check_distinct
 from aoe.net.link import open_link
 from initiator.driver.options import Options
 from initiator.driver.timing import TIMINGS
@@ -102,7 +103,9 @@ class Connection:
     def links(self, *, promiscuous: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces until exit; ``promiscuous`` as in open_link."""
         with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
-            yield [stack.enter_context(opener(name)) for name in self.names()]
+            links = [stack.enter_context(opener(name)) for name in self.names()]
+            check_distinct(links)
+            yield links
 
     @contextmanager
     def target(self, address: Address) -> Iterator[RemoteTarget]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from aoe.address import BROADCAST, MAC_BROADCAST, Address
 from aoe.config import CONFIG_STRING, Config
 from aoe.errors import DecodeError
-from aoe.header import FRAME_MINIMUM, TAG_USER, Command, ErrorCode, Flag, Header
-from initiator.io.tags import tag_base
+from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
+from initiator.io.tags import unclaimed_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +57,7 @@ class Query:
         self._links = links
         self._address = address
         self._config = config or Config()
-        self._tag = TAG_USER | tag_base() << 19 | 0x7FFFF
+        self._tag = unclaimed_tag()
         self._sent = 0.0
 
     def send(self) -> None:

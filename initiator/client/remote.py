@@ -58,7 +58,7 @@ class RemoteTarget:
     Args:
         links: all links on which it responds; the first one is used.
         response: its response to the query on that link.
-        tag_base: twelve bits of the tags, see ``claim_tag_base``.
+        tag_base: ten bits of the tags, see ``claim_tag_base``.
         timeout: seconds to wait for a response, in which a request is sent four times.
     """
 

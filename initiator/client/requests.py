@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from aoe.ata import DEVICE_LBA, LBA48_OPCODES, AFlag, Opcode, Registers
@@ -10,10 +11,11 @@ from aoe.config import Config, ConfigCommand
 from aoe.header import (
     FRAME_MINIMUM,
     HEADER_LENGTH,
-    TAG_USER,
+    TAG_COUNTER,
     VERSION,
     Command,
     Header,
+    tag_prefix,
 )
 from aoe.macmask import Directive, MaskCommand, MaskList
 from aoe.reserve import Reserve, ReserveCommand
@@ -21,8 +23,6 @@ from aoe.reserve import Reserve, ReserveCommand
 if TYPE_CHECKING:
     from aoe.address import Address
 
-TAG_LIMIT: Final = 1 << 19
-"""Tags per process: bit 31 and the twelve bits of ``tag_base`` are fixed (P11)."""
 DEVICE_IDENTIFY: Final = 0xA000_0000
 """The device register of IDENTIFY, as Linux sends it (P30)."""
 _LONGEST_BODY: Final = 1 << 16
@@ -75,7 +75,11 @@ class RequestBuilder:
         address: its shelf and slot.
         mac: its MAC address.
         client: MAC address of this client.
-        tag_base: twelve bits that all tags have in common (P11).
+        tag_base: ten bits that all tags have in common (P11).
+
+    Attributes:
+        tag_first: the tag with counter 0. The counter begins at random, as the client
+            that had the base before may have ended just now.
     """
 
     def __init__(
@@ -84,8 +88,8 @@ class RequestBuilder:
         self.address = address
         self.mac = mac
         self.client = client
-        self.tag_first = TAG_USER | tag_base << 19
-        self._numbers = itertools.cycle(range(TAG_LIMIT))
+        self.tag_first = tag_prefix(tag_base)
+        self._numbers = itertools.count(secrets.randbelow(TAG_COUNTER))
 
     # Further clients. The local bit is set, so that no NIC has these addresses.
 
@@ -116,7 +120,7 @@ class RequestBuilder:
             overrides.get("src", self.client),
             *overrides.get("address", self.address),
             command,
-            overrides.get("tag", self.tag_first | next(self._numbers)),
+            overrides.get("tag", self.tag_first | next(self._numbers) & TAG_COUNTER),
             overrides.get("flags", 0),
             overrides.get("error", 0),
             overrides.get("version", VERSION),

@@ -83,6 +83,12 @@ class Source(Protocol):
     def run_once(self) -> None:
         """Wait for an event; outstanding reads may end."""
 
+    def check_unchanged(self) -> None:
+        """Raise an error if the source was changed so that the copy is not its copy.
+
+        Called when everything was read. A copy that succeeds is as long as its source.
+        """
+
 
 class Destination(Protocol):
     """The destination of a copy."""
@@ -101,7 +107,7 @@ class Destination(Protocol):
         """Wait for an event; outstanding writes may end."""
 
     def finish(self) -> None:
-        """Complete the copy: close what has to be closed."""
+        """Make the data stable; raise an error if it cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class DiskEndpoint:
         *,
         is_zero: bool = False,
     ) -> None:
+        self._extends_to_end = length is None
         if length is None:
             length = max(0, disk.size - start)
         # Checked here, before prepare() truncates a destination file.
@@ -152,13 +159,36 @@ class DiskEndpoint:
         self.start = start
         self.size: int | None = length
         self.is_zero = is_zero
+        self._disk_size = disk.size
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
         """Yield the region as data: AoE has no query for holes."""
         return split(0, self.size or 0, is_hole=False)
 
+    def check_unchanged(self) -> None:
+        """Check the size of the disk.
+
+        Raises:
+            AoEError: the region is no longer within the disk, or it was to extend up to
+                the end and the disk has grown.
+        """
+        size = self.disk.size
+        is_beyond = size < self.start + (self.size or 0)
+        if is_beyond or (self._extends_to_end and size != self._disk_size):
+            raise size_changed(str(self.disk.address), self._disk_size, size)
+
+    def _check_end(self, chunk: Chunk) -> None:
+        # A UsageError of the disk would blame the command line.
+        if self.start + chunk.offset + chunk.length > self.disk.size < self._disk_size:
+            raise size_changed(str(self.disk.address), self._disk_size, self.disk.size)
+
     def read(self, chunk: Chunk) -> None:
-        """Start to read a chunk."""
+        """Start to read a chunk.
+
+        Raises:
+            AoEError: it is beyond the end of a disk that has shrunk.
+        """
+        self._check_end(chunk)
         self.disk.start_read(self.start + chunk.offset, [chunk.view], chunk.complete)
 
     def prepare(self, size: int | None) -> None:
@@ -175,7 +205,12 @@ class DiskEndpoint:
             )
 
     def write(self, chunk: Chunk) -> int:
-        """Start to write a chunk; skip zeroes if the region is zero."""
+        """Start to write a chunk; skip zeroes if the region is zero.
+
+        Raises:
+            AoEError: as ``read``.
+        """
+        self._check_end(chunk)
         if self.is_zero and not any(True for _ in chunk.data_runs()):
             chunk.is_done = True
             return 0
@@ -191,6 +226,14 @@ class DiskEndpoint:
         """Do nothing; flushing is left to the caller."""
 
 
+def size_changed(name: str, before: int, now: int) -> AoEError:
+    """Return the error for a source or destination that was resized during a copy."""
+    verb = "shrunk" if now < before else "grown"
+    sizes = f"from {format_size(before)} to {format_size(now)}"
+    fix = "Copy it again when its size does not change"
+    return AoEError(name, f"has {verb} {sizes} while it was copied", fix)
+
+
 def copy(
     source: Source,
     destination: Destination,
@@ -204,7 +247,8 @@ def copy(
         progress: called with the number of bytes of each chunk that was written.
 
     Raises:
-        AoEError: reading or writing failed; the destination is incomplete.
+        AoEError: reading or writing failed, the source changed meanwhile, or the data
+            did not reach the destination; the destination is incomplete.
     """
     destination.prepare(source.size)
     free = [bytearray(CHUNK) for _ in range(DEPTH)]
@@ -238,6 +282,7 @@ def copy(
             copied += chunk.length
             free.append(chunk.data)
             progress(chunk.length)
+    source.check_unchanged()
     destination.finish()
     return Outcome(copied, written)
 

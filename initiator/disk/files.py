@@ -1,17 +1,19 @@
-"""Files, block devices, pipes and terminals as source or destination of a copy."""
+"""Files, block devices, pipes and terminals as the source of a copy.
+
+``output.py`` has the destinations, except for streams.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
-from aoe.errors import AoEError, BusyError, UsageError, from_os_error
-from initiator.disk.copy import CHUNK, split
+from aoe.errors import AoEError, UsageError, from_os_error
+from initiator.disk.copy import CHUNK, size_changed, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,46 +22,40 @@ if TYPE_CHECKING:
     from initiator.disk.copy import Chunk
 
 
-class FileEndpoint:
-    """A file or block device, as source or destination; holes are preserved.
+class FileSource:
+    """A file or block device as source; holes are preserved.
 
     Args:
-        path: the path. As a destination, a file is created or truncated.
-        writable: open it as a destination.
+        path: the path.
         pad: pad the last sector with zeroes.
         any_size: the size need not be a multiple of 512.
 
     Raises:
         UsageError: it is neither a file nor a block device; or its size is not a
-            multiple of 512, and none of ``pad``, ``writable`` and ``any_size`` is set.
-        BusyError: it is to be written, but is being served.
+            multiple of 512, and neither ``pad`` nor ``any_size`` is set.
         AoEError: it cannot be opened.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        writable: bool = False,
-        pad: bool = False,
-        any_size: bool = False,
+        self, path: Path, *, pad: bool = False, any_size: bool = False
     ) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        with _translated_errors(str(path)):
-            _check_is_file(path)
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
-            self._end = os.lseek(self._fd, 0, os.SEEK_END)
-            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
-            if writable:
-                _lock(path, self._fd)
+        with translated_errors(str(path)):
+            check_is_file(path)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._state = _FileState(self._fd, str(path))
+        self._end = self._state.end
         unit = SECTOR if pad or not any_size else 1
         self.size: int | None = -(-self._end // unit) * unit
-        if self.size != self._end and not (pad or writable):
+        if self.size != self._end and not pad:
             raise not_sectors(str(path), self._end)
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield data and holes, as the file system reports them (SEEK_DATA)."""
+        """Yield data and holes, as the file system reports them (SEEK_DATA).
+
+        Raises:
+            AoEError: the file has been truncated.
+        """
         position, end = 0, self.size or 0
         while position < end:
             data = self._seek(position, os.SEEK_DATA, end)
@@ -72,6 +68,8 @@ class FileEndpoint:
             found = os.lseek(self._fd, position, whence)
         except OSError as error:
             if error.errno == errno.ENXIO:
+                # There is no data up to the end: a hole, or a truncated file.
+                self._state.check_size()
                 return end
             # Not supported, as by block devices: no holes.
             return position if whence == os.SEEK_DATA else end
@@ -88,52 +86,70 @@ class FileEndpoint:
         chunk.view[wanted:] = bytes(chunk.length - wanted)
         while done < wanted:
             view = chunk.view[done:wanted]
-            with _translated_errors(str(self.path)):
+            with translated_errors(str(self.path)):
                 got = os.preadv(self._fd, [view], chunk.offset + done)
             if got == 0:
-                raise AoEError(str(self.path), "was truncated while it was read")
+                raise self._state.truncated(chunk.offset + done)
             done += got
         chunk.is_done = True
 
-    def prepare(self, size: int | None) -> None:
-        """Truncate a file to 0 and extend it to ``size``, so that it is one hole.
+    def run_once(self) -> None:
+        """Do nothing: files are read synchronously."""
+
+    def check_unchanged(self) -> None:
+        """Check size and modification time.
 
         Raises:
-            UsageError: a block device is too small.
-            AoEError: the file cannot be resized.
+            AoEError: the file was resized or written to since it was opened.
         """
-        if self._is_file:
-            with _translated_errors(str(self.path)):
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, size or 0)
-        elif size is not None and size > (self.size or 0):
-            raise UsageError(str(self.path), f"is too small for {size} bytes")
+        self._state.check_unchanged()
 
-    def write(self, chunk: Chunk) -> int:
-        """Write a chunk, which is done on return; zeroes of files stay holes."""
-        runs = list(chunk.data_runs()) if self._is_file else [(0, chunk.length)]
-        if not self._is_file:
-            chunk.fill_hole()
-        for start, end in runs:
-            done = start
-            while done < end:
-                view = chunk.view[done:end]
-                with _translated_errors(str(self.path)):
-                    done += os.pwritev(self._fd, [view], chunk.offset + done)
-        chunk.is_done = True
-        return sum(end - start for start, end in runs)
 
-    def run_once(self) -> None:
-        """Do nothing: files are read and written synchronously."""
+class _FileState:
+    # Size and modification time of an open file or block device, to detect changes.
+    # The time detects a file that was truncated and has its old size again, of which a
+    # part was read as zeroes. Block devices have no such time.
 
-    def finish(self) -> None:
-        """Close the file, which may report a delayed write error."""
-        with _translated_errors(str(self.path)):
-            os.close(self._fd)
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self._name = name
+        self.end = self._size()
+        self._modified = self._modification_time()
+
+    def _size(self) -> int:
+        info = os.fstat(self._fd)
+        if stat.S_ISREG(info.st_mode):
+            return info.st_size
+        position = os.lseek(self._fd, 0, os.SEEK_CUR)
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        os.lseek(self._fd, position, os.SEEK_SET)
+        return size
+
+    def _modification_time(self) -> int:
+        info = os.fstat(self._fd)
+        return info.st_mtime_ns if stat.S_ISREG(info.st_mode) else 0
+
+    def check_size(self) -> None:
+        size = self._size()
+        if size != self.end:
+            raise size_changed(self._name, self.end, size)
+
+    def check_unchanged(self) -> None:
+        self.check_size()
+        if self._modification_time() != self._modified:
+            raise AoEError(
+                self._name,
+                "was written to while it was copied",
+                "Copy it again when no program writes to it",
+            )
+
+    def truncated(self, position: int) -> AoEError:
+        # The size may have grown again since the read.
+        return size_changed(self._name, self.end, min(self._size(), position))
 
 
 class StreamEndpoint:
-    """A pipe or terminal, as source or destination.
+    """A pipe, a terminal or a redirected file, as source or destination.
 
     Args:
         fd: its file descriptor.
@@ -147,6 +163,9 @@ class StreamEndpoint:
         self.name = name
         self.size: int | None = None
         self._ended = False
+        mode = os.fstat(fd).st_mode
+        is_stored = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        self._state = _FileState(fd, name) if is_stored else None
 
     def chunks(self) -> Iterator[tuple[int, int, bool]]:
         """Yield chunks until the end of the stream."""
@@ -159,7 +178,7 @@ class StreamEndpoint:
         """Read a full chunk, or up to the end of the stream."""
         done = 0
         while done < chunk.length:
-            with _translated_errors(self.name):
+            with translated_errors(self.name):
                 got = os.readv(self._fd, [chunk.view[done:]])
             if got == 0:
                 self._ended = True
@@ -171,6 +190,11 @@ class StreamEndpoint:
         chunk.length = padded
         chunk.is_done = True
 
+    def check_unchanged(self) -> None:
+        """Check a file as ``FileSource`` does; a pipe is complete at its end."""
+        if self._state is not None:
+            self._state.check_unchanged()
+
     def prepare(self, size: int | None) -> None:
         """Do nothing: a stream has no size."""
 
@@ -179,7 +203,7 @@ class StreamEndpoint:
         chunk.fill_hole()
         view = chunk.view
         while view:
-            with _translated_errors(self.name):
+            with translated_errors(self.name):
                 view = view[os.write(self._fd, view) :]
         chunk.is_done = True
         return chunk.length
@@ -188,53 +212,69 @@ class StreamEndpoint:
         """Do nothing: streams are read and written synchronously."""
 
     def finish(self) -> None:
-        """Do nothing."""
+        """Flush a file or block device; what a pipe's reader does is unknown."""
+        if self._state is not None:
+            flush_file(self._fd, self.name)
+
+    def commit(self) -> None:
+        """Do nothing: the data is where it belongs."""
+
+    def close(self) -> None:
+        """Do nothing: the caller owns the descriptor."""
 
 
-def open_endpoint(
-    path: Path, *, writable: bool = False, pad: bool = False
-) -> FileEndpoint | StreamEndpoint:
+def open_source(path: Path, *, pad: bool = False) -> FileSource | StreamEndpoint:
     """Open a file, block device, pipe or character device of any size.
 
     Raises:
-        AoEError: as ``FileEndpoint``.
+        AoEError: as ``FileSource``.
     """
-    with _translated_errors(str(path)):
-        if not path.exists() or not _is_stream(path):
-            return FileEndpoint(path, writable=writable, pad=pad, any_size=True)
-        flags = os.O_WRONLY if writable else os.O_RDONLY
-        return StreamEndpoint(os.open(path, flags | os.O_CLOEXEC), str(path), pad=pad)
+    with translated_errors(str(path)):
+        if not path.exists() or not is_stream(path):
+            return FileSource(path, pad=pad, any_size=True)
+        return StreamEndpoint(
+            os.open(path, os.O_RDONLY | os.O_CLOEXEC), str(path), pad=pad
+        )
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
+    """Return True if an existing path is a pipe or a character device."""
     mode = path.stat().st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
-def _check_is_file(path: Path) -> None:
-    # Checked before open(), which blocks on a pipe without a writer.
+def check_is_file(path: Path) -> None:
+    """Check the type before open(), which blocks on a pipe without a writer.
+
+    Raises:
+        UsageError: it exists and is neither a file nor a block device.
+    """
     if path.is_dir():
         raise UsageError(str(path), "is a directory", "Name a file or block device")
-    if path.exists() and _is_stream(path):
+    if path.exists() and is_stream(path):
         fix = "For pipes use: aoe read, aoe write"
         raise UsageError(str(path), "neither a file nor a block device", fix)
 
 
-def _lock(path: Path, fd: int) -> None:
-    # A target locks the files it serves. Without this check, copying a disk to the file
-    # that it is served from would truncate the file, and report success.
+def flush_file(fd: int, name: str) -> None:
+    """Make what was written stable (fsync).
+
+    The kernel writes to the disk after write() has succeeded; only fsync() reports an
+    error of that, such as a thin volume that is full or a disk that fails.
+
+    Raises:
+        AoEError: part of the data did not reach the disk.
+    """
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fsync(fd)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise BusyError(
-                str(path), "served or in use by another program", "Stop it first"
-            ) from error
-        # The file system does not support locks: go on without.
+        failed = from_os_error(name, error)
+        why = f"written, but not flushed: {failed.why}"
+        raise AoEError(name, why, "Part of the data is lost; copy it again") from error
 
 
 @contextmanager
-def _translated_errors(name: str) -> Iterator[None]:
+def translated_errors(name: str) -> Iterator[None]:
     """Translate OSError to AoEError.
 
     BrokenPipeError is not translated: ``aoe.common.commandline.run`` exits quietly on

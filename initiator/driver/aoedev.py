@@ -21,7 +21,7 @@ from aoe.ata import SECTOR
 from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.requests import TRIM_BLOCK
+from initiator.driver.requests import TRIM_BLOCK, TagBlocks
 from initiator.driver.skbuff import Skb
 from initiator.driver.structs import (
     DEFAULT_BCNT,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from aoe.address import Address
     from initiator.driver.netdev import NetDevice
+    from initiator.driver.options import Options
     from initiator.driver.structs import AoeIf
     from initiator.driver.timing import Timing
 
@@ -66,6 +67,7 @@ class AoeDev:
     Attributes:
         ssize: size in sectors, 0 until IDENTIFY has been answered.
         maxbcnt: data bytes per frame that all paths can carry (K18).
+        tags: the limit for ``lasttag``.
         factive: outstanding frames by tag, in the order of transmission.
         rexmitq: expired frames to be retransmitted, by their last tag (K50).
         followups: further commands of bios in progress: remainders of truncated frames,
@@ -91,16 +93,18 @@ class AoeDev:
             False if it succeeded, None if there was none.
     """
 
-    def __init__(self, address: Address, timing: Timing) -> None:
+    def __init__(self, address: Address, timing: Timing, options: Options) -> None:
         self.address = address
         self.timing = timing
+        self._options = options
         self.state = State.DOWN
         self.nopen = 0
         self.fw_ver = 0
         self.ext = False
         self.ssize = 0
         self.ident = b""
-        self.lasttag = 0
+        self.lasttag = options.tag_start
+        self.tags = TagBlocks(self.lasttag, is_limited=options.tags == "user")
         self.maxbcnt = DEFAULT_BCNT
         self.targets: list[AoeTgt] = []
         self.tgt = 0
@@ -148,6 +152,19 @@ class AoeDev:
         if self.kickme:
             return "up,kickme" if self.state is State.UP else "down,kickme"
         return self.state.value
+
+    @property
+    def frame_lifetime(self) -> float:
+        """Seconds for which a frame is assumed to stay in the network."""
+        # With a slow target, frames may stay longer than the option says.
+        return max(self._options.quarantine, 4 * self.timing.timeout(0))
+
+    def has_tags(self, now: float) -> bool:
+        """Return True if there are tags for a batch that no frame in flight has."""
+        tags = self.tags
+        return self.lasttag < tags.end or tags.reach(
+            self.lasttag, now, self.frame_lifetime
+        )
 
     def check_bio(self, bio: Bio, *, trims: bool) -> AoEError | None:
         """Return the error of an invalid bio, or None; ``trims`` allows DISCARD."""
@@ -399,6 +416,8 @@ class AoeDev:
             return
         yield from (f.due for f in self.factive.values())
         yield from (each.next_step for each in self.candidates.values())
+        if self.tags.free_at is not None:
+            yield self.tags.free_at
         free_at = self.write_locks.next_timeout()
         if free_at is not None:
             yield free_at

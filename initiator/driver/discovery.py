@@ -107,7 +107,7 @@ def _find_device(driver: Driver, address: Address, src: bytes) -> AoeDev | None:
         _forget_devices(driver)
         if len(devices) >= _DEVICES_LIMIT:
             return None
-    d = devices[address] = AoeDev(address, TIMINGS[options.timing]())
+    d = devices[address] = AoeDev(address, TIMINGS[options.timing](), options)
     return d
 
 

@@ -26,10 +26,12 @@ from aoe.errors import (
 from aoe.header import (
     ETH_P_AOE,
     HEADER_LENGTH,
+    TAG_COUNTER,
     TAG_USER,
     Command,
     ErrorCode,
     Flag,
+    tag_prefix,
 )
 from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
@@ -37,7 +39,6 @@ from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
 from initiator.driver.paths import candidates, verify
 from initiator.driver.requests import (
-    TAG_COUNTER,
     put_command,
     put_header,
     put_identify,
@@ -97,7 +98,7 @@ class Driver:
         self.log: deque[str] = deque(maxlen=100)
         self.unexpected = self.foreign = self.runts = 0
         self._user_tags = self.options.tags == "user"
-        self.tag_base = TAG_USER | ((self.options.tag_base or 0) & 0xFFF) << 19
+        self.tag_base = tag_prefix(self.options.tag_base or 0)
         self._checks = self.options.check_responses
         self._rexmit = Rexmit(self)
         self.run_queue: dict[AoeDev, None] | None = None
@@ -232,7 +233,8 @@ class Driver:
 
     def _kick(self, d: AoeDev, now: float) -> None:
         """Retransmit expired frames; restart transmission after KICKME (K44, K50)."""
-        self._rexmit.resend_deferred(d, now)
+        if d.has_tags(now):
+            self._rexmit.resend_deferred(d, now)
         d.kickme = False
         if self.options.kick:
             self.schedule(d, now)
@@ -303,7 +305,8 @@ class Driver:
         if self._checks and responses.is_runt(d, tag, frame, now):
             self.runts += 1
             return
-        f = d.match(tag, now)
+        is_other = self._checks and responses.repeats_another_lba(d, tag, frame, now)
+        f = None if is_other else d.match(tag, now)
         if f is None:
             self._unexpected(d, frame, tag, now)
             self._run_unblocked(d, now)
@@ -371,10 +374,7 @@ class Driver:
         if self.page_hooks is not None:
             self.page_hooks.bio_ends(bio)
         if bio.op is not _READ and self.options.quarantine:
-            # With a slow target, frames may stay longer than the option says.
-            d.write_locks.release(
-                bio, lambda: max(self.options.quarantine, 4 * d.timing.timeout(0))
-            )
+            d.write_locks.release(bio, lambda: d.frame_lifetime)
         _end_bio(bio, error)
 
     def resume(self, d: AoeDev, now: float) -> None:
@@ -405,6 +405,8 @@ class Driver:
 
         The slow path: any operation, any state of the targets.
         """
+        if not d.has_tags(now):
+            return
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
         if d.to_identify:

@@ -18,8 +18,10 @@ class Options:
     Args:
         tags: ``user`` sets bit 31, so that a kernel driver on this host ignores the
             responses (P11); ``kernel`` builds tags of a counter and jiffies (K24).
-        tag_base: 12 bits of every ``user`` tag. Each driver of a host needs its own,
+        tag_base: 10 bits of every ``user`` tag. Each driver of a host needs its own,
             since all of them receive all responses. None: ``Host`` claims a free value.
+        tag_start: the number with which ``user`` tags begin. ``Host`` selects one at
+            random, since a driver that ended just before may have had the same base.
         hz: jiffies per second, for ``kernel`` tags.
         timing: ``prompt`` or ``kernel``, see ``initiator.driver.timing``.
         deadsecs: seconds for which a frame, retransmissions included, may stay
@@ -48,10 +50,11 @@ class Options:
             believes each config response (K14-K19).
         follow_resize: send IDENTIFY to an open device that announces itself, to learn
             its size. The kernel does so only while it is closed (K19).
-        quarantine: seconds that a frame is assumed to stay in the network.
-            Overlapping writes are never outstanding together, and the sectors of a
-            write that was retransmitted stay locked for this time after it has ended,
-            unless each transmission is answered. 0: no range locks, as in the kernel.
+        quarantine: seconds that a frame is assumed to stay in the network, at least. No
+            ``user`` tag is used again within this time. Overlapping writes are never
+            outstanding together, and the sectors of a write that was retransmitted stay
+            locked for this time after it has ended, unless each transmission is
+            answered. 0: no range locks, as in the kernel.
         revive: use a device again that went down and responds, even if it is open. In
             the kernel it stays down until the last close (K56).
         only: ignore all other devices; if empty, use all devices.
@@ -59,6 +62,7 @@ class Options:
 
     tags: Literal["user", "kernel"] = "user"
     tag_base: int | None = None
+    tag_start: int = 0
     hz: int = 250
     timing: str = "prompt"
     deadsecs: float = 180

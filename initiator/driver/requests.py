@@ -6,7 +6,9 @@ part of an skb; the data of a WRITE and the ranges of a TRIM are its fragments.
 
 from __future__ import annotations
 
+from collections import deque
 from functools import lru_cache
+from math import inf
 from struct import Struct
 from typing import Final
 
@@ -23,7 +25,14 @@ from aoe.ata import (
 )
 from aoe.config import CONFIG_STRING, Config
 from aoe.errors import AccessError, AoEError, DeviceError, UnsupportedError
-from aoe.header import ETH_P_AOE, HEADER, HEADER_LENGTH, VERSION, Command
+from aoe.header import (
+    ETH_P_AOE,
+    HEADER,
+    HEADER_LENGTH,
+    TAG_COUNTER,
+    VERSION,
+    Command,
+)
 from initiator.driver.bio import BioVec, Op, UserPages
 from initiator.driver.skbuff import Skb
 
@@ -39,8 +48,8 @@ _COMMANDS: Final = {
 }
 """aflags and opcode by operation and LBA48; a device with LBA48 gets only EXT (K35)."""
 
-TAG_COUNTER: Final = 0x7FFFF
-"""The bits of a ``user`` tag that count transmissions."""
+_TAG_BLOCKS: Final = 32
+_TAG_BLOCK: Final = (TAG_COUNTER + 1) // _TAG_BLOCKS
 _TAG_LENGTH: Final = 4
 _TAGGED: Final = Struct(f"!{HEADER_LENGTH - _TAG_LENGTH}sI")
 """A header, with the tag at its end."""
@@ -54,6 +63,50 @@ _RANGE_SECTORS: Final = 0xFFF8
 this size would keep a block that is divided between two ranges."""
 TRIM_BLOCK: Final = SECTOR // _RANGE.size * _RANGE_SECTORS * SECTOR
 """Bytes of a device that one 512-byte block of ranges covers."""
+
+
+class TagBlocks:
+    """The tags of a device that no frame in the network can have (P10).
+
+    A response is recognized by its tag alone, so a tag must not be used again while a
+    response to its first use may arrive. The numbers are used in blocks, and a block
+    again only when it was left long enough ago. Nothing is recorded per frame.
+
+    Args:
+        start: the number before the first one.
+        is_limited: whether to do so; the kernel does not check its tags (K26).
+
+    Attributes:
+        end: the first number that may not be used yet.
+        free_at: when the next block may be entered, if that is being waited for.
+    """
+
+    def __init__(self, start: int = 0, *, is_limited: bool = True) -> None:
+        self.end: float = start if is_limited else inf
+        self.free_at: float | None = None
+        # When each of the latest blocks was entered, and the one before it left. The
+        # numbers of a block are the same as 32 blocks before. Its last frames may
+        # have been sent while the next one was current: one entry less than blocks
+        # between them.
+        self._entered = deque([-inf] * (_TAG_BLOCKS - 2), maxlen=_TAG_BLOCKS - 2)
+
+    def reach(self, number: int, now: float, lifetime: float) -> bool:
+        """Enter the block of the number after ``number``; return False to wait.
+
+        Args:
+            number: the last number that was used, in sequence.
+            now: the time.
+            lifetime: seconds for which frames and their responses may be in flight.
+        """
+        self.free_at = None
+        while number >= self.end:
+            free_at = self._entered[0] + lifetime
+            if now < free_at:
+                self.free_at = free_at
+                return False
+            self._entered.append(now)
+            self.end += _TAG_BLOCK
+        return True
 
 
 def query(src: bytes, address: Address, tag: int) -> Skb:

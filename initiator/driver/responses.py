@@ -5,6 +5,7 @@ The first half of ``ktiocomplete`` (K60, K61).
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_LIMIT, SECTOR, STATUS_BAD
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from initiator.driver.structs import Frame
 
 _STATUS: Final = 27
+_LBA: Final = 28
 _ERROR: Final = 25
 # A plain integer: operations on enum members would dominate the cost per frame.
 _IS_BAD: Final = int(STATUS_BAD)
@@ -48,6 +50,30 @@ def is_runt(d: AoeDev, tag: int, response: memoryview, now: float) -> bool:
         return False
     f.target.last_response = now
     return True
+
+
+def repeats_another_lba(d: AoeDev, tag: int, response: memoryview, now: float) -> bool:
+    """Return True if a response has the tag of a request, but another LBA (P35).
+
+    It is then of an earlier request with this tag. Not all targets repeat the LBA:
+    responses are checked only once one has, and no longer if none has for the lifetime
+    of a frame. A failure may have the LBA of the bad sector, and is not checked.
+    """
+    f = d.factive.get(tag) or d.rexmitq.get(tag)
+    if f is None or (f.op is not _READ and f.op is not _WRITE):
+        return False
+    if response[_STATUS] & _IS_BAD:
+        return False
+    target = f.target
+    lba = int.from_bytes(response[_LBA : _LBA + 6], "little")
+    if lba % (LBA48_LIMIT if d.ext else LBA28_LIMIT) == f.sector:
+        target.repeats_lba |= f.sector > 0
+        target.other_lba_since = inf
+    elif target.repeats_lba:
+        target.other_lba_since = min(target.other_lba_since, now)
+        target.repeats_lba = now - target.other_lba_since <= d.frame_lifetime
+        return target.repeats_lba
+    return False
 
 
 def complete(

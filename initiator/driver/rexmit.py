@@ -66,16 +66,14 @@ class Rexmit:
                 return False
             if f.min_response < SLOW_PATH_ONLY:
                 self._materialize_skb(d, f)
-            self._record_loss(d, f, now)
+            is_silent = self._record_loss(d, f, now)
             del d.factive[f.tag]
             d.rexmitq[f.tag] = f
             f.target.window.nout -= 1
             f.attempts += 1
-        if self._driver.options.verify_paths:
-            for f in expired:
+            if is_silent and self._driver.options.verify_paths and not f.is_identify:
                 # It may be another disk that responds next.
-                if f.target.taint and not f.is_identify and f.target.is_proven:
-                    suspect(self._driver, d, f.target, now, f.attempts)
+                suspect(self._driver, d, f.target, now, f.attempts)
         return True
 
     def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
@@ -85,18 +83,23 @@ class Rexmit:
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
         self._driver.fill(d, f)
 
-    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Record a loss at the frame's target and interface (K50)."""
+    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> bool:
+        """Record a loss at the frame's target and interface (K50).
+
+        Returns:
+            True if the target has become tainted, or more so.
+        """
         target, timing = f.target, d.timing
         waited = f.waited + now - f.sent
         unanswered = f.attempts + 1 if target.last_response <= now - waited else 0
         deadsecs = self._driver.options.deadsecs
-        if timing.should_taint(waited, unanswered, deadsecs, len(d.targets)):
+        is_silent = timing.should_taint(waited, unanswered, deadsecs, len(d.targets))
+        if is_silent:
             target.raise_taint(timing.max_taint)
         target.window.on_loss(f.attempts + 1, f.sent, now)
         if f.is_probe:
             target.nout_probes -= 1
-            return
+            return is_silent
         ifp = f.ifp
         if not timing.by_burst or f.sent > ifp.lost_at:
             ifp.lost += 1
@@ -110,6 +113,7 @@ class Rexmit:
             if self._driver.options.follow_mtu:
                 target.update_minbcnt()
                 d.update_maxbcnt()
+        return is_silent
 
     def resend_deferred(self, d: AoeDev, now: float) -> None:
         """Retransmit frames as far as the windows allow (``rexmit_deferred``)."""

@@ -7,6 +7,7 @@ to one MAC address of the device (aoetgt) on a local interface (aoeif).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.ata import SECTOR
@@ -205,6 +206,8 @@ class AoeTgt:
         held: responses received, with their interfaces, while it was not proven.
         heard: time of its first config response.
         page: its IDENTIFY data, while it is not compared with that of others yet.
+        repeats_lba: responses have the LBA of the request, as far as seen.
+        other_lba_since: time of the first response since then that had another.
     """
 
     addr: bytes
@@ -224,6 +227,8 @@ class AoeTgt:
     held: list[tuple[bytes, NetDevice]] = field(default_factory=list)
     heard: float = 0.0
     page: bytes = b""
+    repeats_lba: bool = False
+    other_lba_since: float = inf
 
     def __post_init__(self) -> None:
         self.source = self.source or self.addr

@@ -23,7 +23,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import ATA_DATA, STATUS_BAD
-from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command, Flag
+from aoe.header import ETH_P_AOE, FRAME_MINIMUM, TAG_COUNTER, VERSION, Command, Flag
 from aoe.net.rings import (
     DATA_OFFSET,
     FRAME_OFFSET,
@@ -32,7 +32,7 @@ from aoe.net.rings import (
     TPACKET2_HEADER,
 )
 from initiator.driver.bio import Op
-from initiator.driver.requests import TAG_COUNTER, read_write_registers, untagged_header
+from initiator.driver.requests import read_write_registers, untagged_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,6 +303,8 @@ class FastPath:
     def send(self, d: AoeDev, now: float) -> None:
         """Send plain reads and writes of a device, as far as window and ring allow."""
         if d.rexmitq or d.followups or d.to_identify or not d.ext:
+            return
+        if not d.has_tags(now):
             return
         target = d.targets[0]
         window = target.window

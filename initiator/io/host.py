@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.errors import AoEError, DeviceError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
+from aoe.net.base import check_distinct
 from aoe.net.busy_poll import BusyPoller, ring_checks
 from aoe.net.link import open_link
 from aoe.net.netdevice import get_link_info
@@ -21,7 +22,7 @@ from initiator.driver.driver import Driver
 from initiator.driver.options import Options
 from initiator.io.fast_path import FastPath
 from initiator.io.link_device import LinkDevice
-from initiator.io.tags import claim_tag_base
+from initiator.io.tags import claim_tag_base, random_tag_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -111,7 +112,7 @@ class Host:
         if options.tags != "user" or options.tag_base is not None:
             return options
         base, self._tag_claim = claim_tag_base()
-        return replace(options, tag_base=base)
+        return replace(options, tag_base=base, tag_start=random_tag_start())
 
     @classmethod
     def on(
@@ -133,6 +134,7 @@ class Host:
         links: list[Link] = []
         try:
             links.extend(map(opener, interfaces))
+            check_distinct(links)
             return cls(links, options, opener)
         except BaseException:
             for link in links:

@@ -49,6 +49,7 @@ _FRAME_COUNTERS: Final = {
     "truncated": "Frames longer than a receive buffer.",
     "unsent": "Frames that could not be sent: interface down, or its MTU reduced.",
     "unmatched": "Frames addressed to none of the exports.",
+    "repeats": "Repeats of requests in progress, not executed again.",
 }
 _FLAGS: Final = ("read_only", "sync", "direct")
 
@@ -109,6 +110,11 @@ def _about_exports(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
     reserved = GaugeMetricFamily(
         "aoe_export_reserved", "1 while clients hold it for themselves.", labels=labels
     )
+    failed = GaugeMetricFamily(
+        "aoe_export_flush_failed",
+        "1 after a flush failed, until the disk is reopened.",
+        labels=labels,
+    )
     for export, interface in rows:
         where = (export["address"], interface["name"])
         about = {name: export[name] for name in ("path", "overlay", "serial")}
@@ -116,7 +122,8 @@ def _about_exports(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
         info.add_metric(where, about)
         size.add_metric(where, export["size_bytes"])
         reserved.add_metric(where, float(bool(export["reserved_for"])))
-    yield from (info, size, reserved)
+        failed.add_metric(where, float(export["flush_failed"]))
+    yield from (info, size, reserved, failed)
 
 
 def _about_traffic(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:

@@ -82,7 +82,7 @@ class Operations:
     def reload(self) -> dict[str, Any]:
         """Reload the configuration file and apply the changes.
 
-        Without a configuration file only the sizes of the disks are checked.
+        Without a configuration file only the files of the disks are checked.
         """
         self._notifier.reloading(time.monotonic())
         try:

@@ -51,6 +51,8 @@ def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
         "read_only": export.disk.read_only,
         "sync": settings.disk.sync,
         "direct": settings.disk.direct,
+        "flush_failed": export.flush_failed,
+        "epoch": f"{export.identity.epoch:016x}",
         "engine": settings.engine,
         "serial": export.identity.serial,
         "config_string": export.config_string.decode("utf-8", "backslashreplace"),
@@ -87,5 +89,9 @@ def _interface(port: Port) -> dict[str, Any]:
         "mtu": link.mtu,
         "state": port.state,
         "sectors_per_frame": sectors_per_frame(link.mtu),
-        "statistics": {**asdict(port.statistics()), "unmatched": port.unmatched},
+        "statistics": {
+            **asdict(port.statistics()),
+            "unmatched": port.unmatched,
+            "repeats": port.repeats,
+        },
     }

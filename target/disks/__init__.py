@@ -6,16 +6,18 @@ Each kind implements ``Disk``, the only interface that the protocol core uses.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
-from aoe.errors import UsageError
+from aoe.errors import UsageError, from_os_error
 from target.disks.direct import DirectDisk, direct_block
-from target.disks.file import FileDisk, OpenFlags, measure_file, open_file
+from target.disks.file import FileDisk, OpenFlags
+from target.disks.opening import measure_file, open_file
 from target.disks.overlay.format import MAGIC
 from target.protocol.disk import Disk
 
-__all__ = ["Disk", "OpenFlags", "measure_disk", "open_disk"]
+__all__ = ["Disk", "OpenFlags", "identify_files", "measure_disk", "open_disk"]
 
 
 def open_disk(
@@ -66,6 +68,29 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
     if overlay:
         return None
     return measure_nbd(path) if is_nbd(path) else measure_file(Path(path), flags)
+
+
+def identify_files(path: str, overlay: str = "") -> tuple[tuple[int, int], ...]:
+    """Return what identifies the files or devices that a disk's paths name now.
+
+    A file that was replaced by rename(2) has another inode, and a link below
+    /dev/disk another device.
+
+    Raises:
+        AoEError: a file does not exist, or its directory cannot be searched.
+    """
+    from target.disks.nbd.address import is_nbd
+
+    found = []
+    for each in (path, overlay):
+        if each and not is_nbd(each):
+            try:
+                info = Path(each).stat()
+            except OSError as error:
+                raise from_os_error(each, error) from error
+            is_device = stat.S_ISBLK(info.st_mode)
+            found.append((0, info.st_rdev) if is_device else (info.st_dev, info.st_ino))
+    return tuple(found)
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:

@@ -73,6 +73,10 @@ class BlockDisk:
         """Flush the underlying disk."""
         self._disk.flush()
 
+    def find_fault(self) -> str:
+        """Return why the underlying disk must be opened again."""
+        return self._disk.find_fault()
+
     def close(self) -> None:
         """Close the underlying disk."""
         self._disk.close()

@@ -1,7 +1,6 @@
 """Disks in image files and on block devices, through the page cache.
 
-All problems with a path are reported when it is opened. ``direct.py`` bypasses the page
-cache.
+``opening.py`` opens them, ``direct.py`` bypasses the page cache.
 """
 
 from __future__ import annotations
@@ -12,24 +11,14 @@ import logging
 import os
 import stat
 from dataclasses import dataclass
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-from aoe.ata import SECTOR
-from aoe.common.sizes import check_sectors, format_size
-from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 from target.disks.holes import punch_hole
-from target.disks.uses import find_use
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 log: Final = logging.getLogger("aoe-target")
 
-_FLOCK: Final = Struct("@hhqqi4x")
-"""struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 _ZERO_CHUNK: Final = 1 << 20
-_BUSY_FIX: Final = "Unmount or detach it, or use --read-only or --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +59,52 @@ class FileDisk:
         self.offset = offset
         self.size = size
         self.read_only = read_only
+        self._end = offset + size
+        self._fault = ""
+        self._least_end = self._end
+        """The smallest size of the file that was seen: what is beyond it is lost."""
+        self._is_sync = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC)
+        # A memfd has no name from the beginning, a container may have no /sys.
+        self._existed = _exists(fd)
+
+    def is_intact(self) -> bool:
+        """Return True if the file still has all of the window, and no other fault.
+
+        pwrite(2) would extend a truncated file, and the lost part would read as zeros:
+        call it before and after a batch of transfers, and discard the results of the
+        batch if it returns False. One lseek(2), which is cheaper than fstat(2).
+        """
+        return not self._fault and os.lseek(self.fd, 0, os.SEEK_END) >= self._end
+
+    def find_fault(self) -> str:
+        """Return why the file must be opened again; see ``Disk.find_fault``."""
+        try:
+            end = os.lseek(self.fd, 0, os.SEEK_END)
+            self._least_end = min(self._least_end, end)
+            if end < self._end:
+                self._set_fault(f"was truncated to {end:,} bytes")
+            elif self._existed and not _exists(self.fd):
+                self._set_fault("was removed or replaced")
+        except OSError as error:
+            self._set_fault(f"can no longer be examined: {error.strerror}")
+        return self._fault
+
+    def _set_fault(self, why: str) -> None:
+        if self._fault:
+            return
+        self._fault = why
+        name = str(Path(f"/proc/self/fd/{self.fd}").readlink())
+        log.error(
+            "%s: %s while it was served: writes, flushes, and reads of lost data fail. "
+            "Restore it, then run: aoe-target reload",
+            name.removesuffix(" (deleted)"),
+            why,
+        )
+
+    def fail_reads(self) -> None:
+        """Fail all reads: a write may have extended the file after a truncation."""
+        self.find_fault()
+        self._least_end = 0
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``; a file that was truncated meanwhile raises EIO."""
@@ -78,11 +113,17 @@ class FileDisk:
         while length < len(buffer):
             got = os.preadv(self.fd, [buffer[length:]], position + length)
             if not got:
+                self.find_fault()
                 raise OSError(errno.EIO, "unexpected end of file")
             length += got
+        if not self.is_intact():
+            self.find_fault()
+            if position + length > self._least_end:
+                raise self._error()
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Write all of ``data``."""
+        """Write all of ``data``; a file that was truncated meanwhile raises EIO."""
+        self._check_intact()
         position = self.offset + offset
         length = os.pwritev(self.fd, [data], position)
         while length < len(data):
@@ -90,10 +131,37 @@ class FileDisk:
             if not put:
                 raise OSError(errno.EIO, "nothing was written")
             length += put
+        if not self.is_intact():
+            self.fail_reads()
+            raise self._error()
+        if self._is_sync:
+            self._check_fault()
 
     def flush(self) -> None:
-        """Make all completed writes stable, with fdatasync(2)."""
-        os.fdatasync(self.fd)
+        """Make all completed writes stable, with fdatasync(2).
+
+        The data of a file that was deleted or truncated is lost, even if fdatasync
+        succeeds: this raises EIO. A device that has vanished is EIO, too: it has lost
+        the writes, and "device unavailable" would make the client repeat the flush
+        (P41).
+        """
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise OSError(errno.EIO, error.strerror) from error
+        if not self.read_only:
+            self._check_fault()
+
+    def _check_intact(self) -> None:
+        if not self.is_intact():
+            self._check_fault()
+
+    def _check_fault(self) -> None:
+        if self.find_fault():
+            raise self._error()
+
+    def _error(self) -> OSError:
+        return OSError(errno.EIO, self._fault or "truncated while it was written")
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros if the file system does not support holes.
@@ -102,8 +170,9 @@ class FileDisk:
         """
         if not punch_hole(self.fd, self.offset + offset, length):
             self._write_zeros(offset, length)
-        elif fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DSYNC:
+        elif self._is_sync:
             self.flush()
+        self._check_intact()
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _ZERO_CHUNK)))
@@ -115,174 +184,10 @@ class FileDisk:
         os.close(self.fd)
 
 
-def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
-    """Open a file or a block device and lock the part of it that will be served.
-
-    Returns:
-        The file descriptor, and the size of the window in bytes.
-
-    Raises:
-        UsageError: neither a file nor a block device, not a multiple of 512 bytes, the
-            window is not within the file, or ``create`` differs from its size.
-        NotFoundError: the path does not exist.
-        AccessError: no permission to read or write it.
-        BusyError: it is mounted, or locked by another process.
-    """
-    if flags.create is not None:
-        _create(path, flags.create)
-    mode = _check_type(path)
-    if not mode & 0o222 and not flags.read_only:
-        raise AccessError(str(path), "no user may write to it", "Use --read-only")
-    fd = _open(path, flags, is_device=stat.S_ISBLK(mode))
-    try:
-        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _check_in_use(path, fd, flags, size)
-        if not flags.force:
-            _lock(path, fd, flags, size)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, size
-
-
-def measure_file(path: Path, flags: OpenFlags) -> int:
-    """Return the current size of a window of a file or block device, in bytes.
-
-    Raises:
-        AoEError: as ``open_file``, except for locks.
-    """
-    _check_type(path)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise from_os_error(str(path), error) from error
-    try:
-        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _check_in_use(path, fd, flags, size)
-        return size
-    finally:
-        os.close(fd)
-
-
-def _create(path: Path, size: int) -> None:
-    check_sectors(str(path), size)
-    mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        fd = os.open(path, mode, 0o666)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise from_os_error(str(path), error) from error
-    try:
-        os.truncate(fd, size)
-    except OSError as error:
-        path.unlink()
-        raise from_os_error(str(path), error, "Choose a smaller size") from error
-    finally:
-        os.close(fd)
-
-
-def _check_type(path: Path) -> int:
-    # The file type is checked before opening: opening a FIFO would block.
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise NotFoundError(
-            str(path), "no such file", "Make one with --create 1G"
-        ) from None
-    except OSError as error:
-        raise from_os_error(str(path), error) from error
-    if stat.S_ISDIR(mode):
-        why = "is a directory"
-    elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return mode
-    else:
-        why = "neither a file nor a block device"
-    raise UsageError(str(path), why, "Name a disk image or a block device")
-
-
-def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
-    mode = os.O_CLOEXEC | (os.O_RDONLY if flags.read_only else os.O_RDWR)
-    if flags.sync:
-        mode |= os.O_DSYNC
-    if flags.direct:
-        mode |= os.O_DIRECT
-    if is_device and not flags.read_only and not flags.force:
-        # For a block device O_EXCL fails while it is mounted or has a holder.
-        mode |= os.O_EXCL
-    try:
-        return os.open(path, mode)
-    except OSError as error:
-        raise _open_error(path, flags, error) from error
-
-
-def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
-    if error.errno == errno.EBUSY:
-        in_use = find_use(path.stat(), 0, 0) or "mounted or in use"
-        return BusyError(str(path), in_use, _BUSY_FIX)
-    if error.errno == errno.EINVAL and flags.direct:
-        return UsageError(
-            str(path), "this file system does not support O_DIRECT", "Omit --direct"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        readable = not flags.read_only and os.access(path, os.R_OK)
-        why = "not allowed to write" if readable else "not allowed to read"
-        fix = "Use --read-only" if readable else "Run as a user with access to it"
-        return AccessError(str(path), why, fix)
-    return from_os_error(str(path), error)
-
-
-def _window(path: Path, size: int, flags: OpenFlags) -> int:
-    if flags.create is not None and flags.create != size:
-        raise UsageError(
-            str(path),
-            f"already exists with {format_size(size)}",
-            "Omit --create, or choose another path",
-        )
-    if flags.offset % SECTOR:
-        check_sectors(f"--offset {flags.offset}", flags.offset)
-    length = size - flags.offset if flags.length is None else flags.length
-    if flags.offset + length > size or length < 0:
-        raise UsageError(
-            str(path),
-            f"the window ends at {flags.offset + max(length, 0):,} bytes, "
-            f"the file at {size:,}",
-            "Choose a smaller --offset or --length",
-        )
-    if not length:
-        raise UsageError(
-            str(path),
-            "the disk is empty: 0 bytes",
-            f"Give it a size: truncate -s 1G {path}",
-        )
-    return check_sectors(str(path), length)
-
-
-def _check_in_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
-    in_use = find_use(os.fstat(fd), flags.offset, size)
-    if not in_use:
-        return
-    if not flags.read_only and not flags.force:
-        raise BusyError(str(path), in_use, _BUSY_FIX)
-    log.warning(
-        "%s: %s: clients and the local user do not see each other's changes",
-        path,
-        in_use,
-    )
-
-
-def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
-    # An open file description lock on the window: the kernel releases it when the
-    # process ends, and locks on different windows of a file do not conflict.
-    kind = fcntl.F_RDLCK if flags.read_only else fcntl.F_WRLCK
-    lock = _FLOCK.pack(kind, os.SEEK_SET, flags.offset, size, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return  # The file system does not support locks.
-        raise BusyError(
-            str(path),
-            "served or in use by another program",
-            "Stop it first, or use --force",
-        ) from error
+def _exists(fd: int) -> bool:
+    # False for a file without a name, and for a block device that was unplugged.
+    info = os.fstat(fd)
+    if not stat.S_ISBLK(info.st_mode):
+        return info.st_nlink > 0
+    number = info.st_rdev
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").exists()

@@ -37,6 +37,10 @@ class MemoryDisk:
         """Set the range to zeros."""
         self._view[offset : offset + length] = bytes(length)
 
+    def find_fault(self) -> str:
+        """Return "": memory cannot change."""
+        return ""
+
     def close(self) -> None:
         """Release the memory."""
         self._view.release()

@@ -19,7 +19,7 @@ from aoe.common.doctor.interfaces import check_interface
 from aoe.common.doctor.wire import check_targets, open_wire
 from aoe.common.survey import survey
 from aoe.errors import AoEError
-from aoe.net.interfaces import usable_interfaces
+from aoe.net.interfaces import list_interfaces, usable_interfaces
 from target.doctor.image import check_image
 from target.doctor.running import check_running_targets
 
@@ -37,7 +37,7 @@ def run_checks(
         paths: disks to serve, as PATH of ``aoe-target serve``.
     """
     yield from check_host()
-    yield from check_running_targets(interfaces)
+    yield from check_running_targets(_all_names(interfaces))
     names = interfaces or tuple(each.name for each in usable_interfaces())
     if not names:
         text = "no Ethernet interface is up: no client can be served"
@@ -49,6 +49,15 @@ def run_checks(
             yield from _check_network(name)
     for path in paths:
         yield from check_image(path)
+
+
+def _all_names(interfaces: tuple[str, ...]) -> tuple[str, ...]:
+    # A target can have opened an interface by another one of its names.
+    names = list(interfaces)
+    for found in list_interfaces() if interfaces else ():
+        if any(map(found.has_name, interfaces)):
+            names += [found.name, *found.alternative_names]
+    return tuple(names)
 
 
 def _check_network(name: str) -> Iterator[Finding]:

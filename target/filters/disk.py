@@ -77,6 +77,10 @@ class FilteredDisk:
         """Make a range read as zeros."""
         self.disk.discard(offset, length)
 
+    def find_fault(self) -> str:
+        """Return why the wrapped disk must be opened again."""
+        return self.disk.find_fault()
+
     def close(self) -> None:
         """Close the wrapped disk."""
         self.disk.close()

@@ -47,6 +47,14 @@ class Disk(Protocol):
         """
         ...
 
+    def find_fault(self) -> str:
+        """Return why the disk must be opened again; empty if it need not be.
+
+        For example, its file was truncated or deleted. Reads that would return wrong
+        data, writes and flushes fail from then on.
+        """
+        ...
+
     def close(self) -> None:
         """Release all resources; no other method may be called afterwards."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,8 +31,6 @@ LIST_LIMIT: Final = 255
 """MAC addresses in a mask list or a reservation (P61, P76)."""
 UNCORRECTABLE_LIMIT: Final = 1 << 16
 """Most sectors that can be marked uncorrectable at a time."""
-_FAILURE_WINDOW: Final = 5.0
-"""Seconds for which a failed flush is reported to retransmissions and other clients."""
 _READ_ONLY_FEATURE_SETS: Final = (
     FeatureSet.DMA
     | FeatureSet.SMART
@@ -74,6 +73,8 @@ class ClientState:
             reservation (P72).
         write_cache: True if a write may be answered before it is stable; None selects
             the target's default.
+        losses: incremented when a flush fails, and again when the disk is reopened
+            after that: odd while flushes fail. Part of the epoch (P84).
 
     Raises:
         UsageError: the string or a list is too long.
@@ -83,6 +84,7 @@ class ClientState:
     mask: tuple[bytes, ...] = ()
     holders: tuple[bytes, ...] = ()
     write_cache: bool | None = None
+    losses: int = 0
     mask_set: frozenset[bytes] = field(init=False, repr=False, compare=False)
     """The mask as a set, for lookups."""
     holder_set: frozenset[bytes] = field(init=False, repr=False, compare=False)
@@ -128,6 +130,8 @@ class Export:
         buffer_count: requests that a client may have outstanding.
         state: the state that clients had set before.
         sync: True if every write to the disk is stable when it returns.
+        epoch_source: names what would lose writes that were not flushed, such as the
+            boot; empty means that IDENTIFY has no epoch (P84).
 
     Raises:
         UsageError: a buffer count below 2 or above 65535.
@@ -143,6 +147,7 @@ class Export:
         buffer_count: int = BUFFER_COUNT,
         state: ClientState | None = None,
         sync: bool = False,
+        epoch_source: str = "",
     ) -> None:
         if not BUFFER_MINIMUM <= buffer_count <= BUFFER_LIMIT:
             raise UsageError(
@@ -163,10 +168,13 @@ class Export:
         """The filters between the interfaces and the target. Disk filters are already
         part of ``disk``."""
         self.sync = sync
+        self.epoch_source = epoch_source
         self.uncorrectable: set[int] = set()
         """Sectors whose reads fail until they are written."""
-        self._failure_unreported = False
-        self._report_failure_until = 0.0
+        self.flush_failed = False
+        """True if a flush of the disk has failed since it was opened."""
+        self.on_flush_failure: Callable[[OSError], None] | None = None
+        """Called with the error when ``flush_failed`` is set."""
         serial = identity.serial or str(address)[1:]
         self.identity = replace(
             identity,
@@ -190,46 +198,44 @@ class Export:
         enabled = self.identity.enabled & ~FeatureSet.WRITE_CACHE
         if has_cache:
             enabled |= FeatureSet.WRITE_CACHE
-        self.identity = replace(self.identity, enabled=enabled)
+        self.identity = replace(self.identity, enabled=enabled, epoch=self._epoch())
         self.identity_page = self.identity.pack()
 
+    def _epoch(self) -> int:
+        if not self.epoch_source:
+            return 0
+        digest = sha256(f"{self.epoch_source} {self.state.losses}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") or 1
+
     def flush(self) -> None:
-        """Flush the disk for a single write (FUA, or write cache off).
+        """Flush the disk: all earlier writes become stable (P46).
+
+        The system reports lost writes only once and regards them as written afterwards.
+        Therefore a flush that failed is not repeated: all flushes fail until the disk
+        is reopened. An unreachable disk (``DEVICE_GONE``) has lost nothing yet.
 
         Raises:
-            OSError: the flush failed; the next ``flush_barrier`` fails, too.
+            OSError: the flush failed, or an earlier one did.
         """
+        if self.flush_failed:
+            raise OSError(errno.EIO, "an earlier flush failed")
         try:
             self.disk.flush()
         except OSError as error:
-            self._failure_unreported = (
-                self._failure_unreported or error.errno not in DEVICE_GONE
-            )
+            if error.errno not in DEVICE_GONE:
+                self.flush_failed = True
+                self._record_loss()
+                if self.on_flush_failure is not None:
+                    self.on_flush_failure(error)
             raise
 
-    def flush_barrier(self, now: float) -> None:
-        """Flush the disk for FLUSH CACHE: all earlier writes become stable (P46).
-
-        A disk reports a write-back error only once. The response can be lost and the
-        request retransmitted (P2), and other clients can share the disk. Therefore a
-        failure is reported to every flush for five seconds.
-
-        Args:
-            now: seconds.
-
-        Raises:
-            OSError: the flush failed, or an earlier failure is still being reported.
-        """
-        try:
-            self.flush()
-        except OSError as error:
-            if error.errno in DEVICE_GONE:
-                raise
-        if self._failure_unreported:
-            self._failure_unreported = False
-            self._report_failure_until = now + _FAILURE_WINDOW
-        if now < self._report_failure_until:
-            raise OSError(errno.EIO, "not all that was written is stable")
+    def _record_loss(self) -> None:
+        # In memory also if it cannot be saved, as on a full or broken file system.
+        after = replace(self.state, losses=self.state.losses + 1)
+        with suppress(OSError):
+            self.update_state(after)
+        self.state = after
+        self._rebuild_identity()
 
     @property
     def enabled(self) -> FeatureSet:

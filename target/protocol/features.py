@@ -59,7 +59,7 @@ def standby(
     The disk remains active; the timer in the sector count is ignored.
     """
     del fields, request, response
-    target.export.flush_barrier(target.now)
+    target.export.flush()
     return 0, 0
 
 
@@ -89,7 +89,7 @@ def set_features(
             export.update_state(replace(export.state, write_cache=True))
         case Feature.WRITE_CACHE_OFF:
             export.update_state(replace(export.state, write_cache=False))
-            export.flush_barrier(target.now)
+            export.flush()
         case Feature.LOOK_AHEAD_ON:
             export.enable(FeatureSet.LOOK_AHEAD)
         case Feature.LOOK_AHEAD_OFF:

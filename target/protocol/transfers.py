@@ -247,6 +247,6 @@ def flush(
 ) -> tuple[int, int]:
     """Execute FLUSH CACHE (EXT): the response is sent when the data is stable (P46)."""
     del fields, request, response
-    target.export.flush_barrier(target.now)
+    target.export.flush()
     target.flushes += 1
     return 0, 0

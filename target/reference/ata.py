@@ -73,7 +73,6 @@ class AtaCommands:
     """Command 0 of ``AoETarget``, which has the attributes."""
 
     export: Export
-    clock: Callable[[], float]
     counts: Counter[str]
     errors: Counter[str]
     mtu: int
@@ -258,7 +257,7 @@ class AtaCommands:
 
     def flush(self, ata: Packet, response: Packet) -> None:
         """Execute FLUSH CACHE (EXT): the response is sent when the data is stable."""
-        self.export.flush_barrier(self.clock())  # P46
+        self.export.flush()  # P46
         self.counts["flushes"] += 1
 
     # --- the device -----------------------------------------------------------------
@@ -275,7 +274,7 @@ class AtaCommands:
 
     def standby(self, ata: Packet, response: Packet) -> None:
         """Execute STANDBY (IMMEDIATE) and SLEEP: flush the disk."""
-        self.export.flush_barrier(self.clock())
+        self.export.flush()
 
     def idle(self, ata: Packet, response: Packet) -> None:
         """Execute IDLE (IMMEDIATE): do nothing."""
@@ -288,7 +287,7 @@ class AtaCommands:
                 export.update_state(replace(export.state, write_cache=True))
             case Feature.WRITE_CACHE_OFF:
                 export.update_state(replace(export.state, write_cache=False))
-                export.flush_barrier(self.clock())
+                export.flush()
             case Feature.LOOK_AHEAD_ON:
                 export.enable(FeatureSet.LOOK_AHEAD)
             case Feature.LOOK_AHEAD_OFF:

@@ -58,7 +58,6 @@ class ScapyEngine:
                 export=export,
                 mac=format_mac(mac),
                 mtu=mtu,
-                clock=lambda: self._now,
                 verbose=False,
             )
         except Exception as error:

@@ -23,7 +23,6 @@ runs as any answering machine: ``AoETarget(export=..., mac=..., mtu=..., iface=.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -58,8 +57,6 @@ from target.protocol.frames import Drop
 from target.reference.ata import AtaCommands, NoResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from target.protocol.exports import ClientState, Export
 
 _MAC_LENGTH: Final = 6
@@ -72,7 +69,6 @@ class AoETarget(AtaCommands, AnsweringMachine):
         export: the export to serve.
         mac: the interface's address, such as ``52:54:00:ae:00:01`` (P12).
         mtu: the interface's MTU, at least 548: one sector per frame.
-        clock: returns the time, seconds.
 
     Other keyword arguments are those of ``AnsweringMachine``, such as ``iface``.
 
@@ -98,10 +94,9 @@ class AoETarget(AtaCommands, AnsweringMachine):
         export: Export,
         mac: str,
         mtu: int,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the options of the constructor; scapy calls it."""
-        self.export, self.clock = export, clock
+        self.export = export
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()

@@ -31,13 +31,14 @@ _SYSTEM_DIRECTORY: Final = "/var/lib/aoe-target"
 _VERSION: Final = 1
 
 
-class _StateDocument(msgspec.Struct, forbid_unknown_fields=True):
+class _StateDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     # The file, as JSON. A config string is arbitrary bytes, stored as latin-1.
     version: int
     config_string: str
     mask: list[str]
     reserved_for: list[str]
     write_cache: bool | None = None
+    losses: int = 0
 
     @classmethod
     def from_state(cls, state: ClientState) -> Self:
@@ -47,6 +48,7 @@ class _StateDocument(msgspec.Struct, forbid_unknown_fields=True):
             [format_mac(mac) for mac in state.mask],
             [format_mac(mac) for mac in state.holders],
             state.write_cache,
+            state.losses,
         )
 
     def state(self) -> ClientState:
@@ -57,6 +59,7 @@ class _StateDocument(msgspec.Struct, forbid_unknown_fields=True):
             tuple(dict.fromkeys(map(parse_mac, self.mask))),
             tuple(dict.fromkeys(map(parse_mac, self.reserved_for))),
             self.write_cache,
+            self.losses,
         )
 
 

@@ -25,6 +25,7 @@ from aoe.ata import ATA_DATA, LBA28_LIMIT, LBA48_OPCODES, SECTOR, AFlag, Status
 from aoe.header import ETH_P_AOE, FRAME_MINIMUM, VERSION, Command
 from aoe.net.rings import (
     FRAME_OFFSET,
+    TP_STATUS_AVAILABLE,
     TP_STATUS_KERNEL,
     TP_STATUS_SEND_REQUEST,
     TPACKET2_HEADER,
@@ -122,7 +123,10 @@ class Flow:
         end = target.export.sectors
         self.last_lba = (end if is_long else min(end, LBA28_LIMIT)) - sectors
         """The largest LBA at which the transfer is within the disk. An LBA with device
-        bits or reserved bytes set is larger."""
+        bits or reserved bytes set is larger. A write of the last sector is excluded: it
+        gives a truncated file its size again, which hides the truncation."""
+        if not self.is_read:
+            self.last_lba = min(self.last_lba, end - sectors - 1)
         self.response_head = target.response_head
         self.registers = int.from_bytes(_REGISTERS.pack(aflags, 0, 0, _READY), "little")
         self.slot_header = TPACKET2_HEADER.pack(
@@ -151,7 +155,7 @@ class Flow:
         """Return True if the target still handles these requests as the flow does."""
         target = self.target
         export = target.export
-        return not (
+        return self.disk.is_intact() and not (
             export.state.mask_set
             or export.state.holder_set
             or export.uncorrectable
@@ -190,6 +194,8 @@ class FastPath:
         self._flows: dict[int, dict[int, Flow]] = {}
         self._active: list[Flow] = []
         self._is_empty = False
+        self.is_paused = False
+        """Set while a slow frame is handled: return after it (``Port.backlog``)."""
         self._batch_limit = rings.rx.slots.count
 
     def add(self, target: Target) -> None:
@@ -219,6 +225,9 @@ class FastPath:
                 if served == limit or not self._serve_one_slow(now):
                     return served
                 served += 1
+                if self.is_paused:
+                    self.is_paused = False
+                    return served
         return served
 
     def process_batch(self, limit: int) -> int:
@@ -271,9 +280,26 @@ class FastPath:
         except (KeyError, OSError):
             pass
         rings.rx.end_batch(count)
+        for flow in active:
+            if not (flow.is_read or flow.disk.is_intact()):
+                self._withdraw_batch(producer, count)
+                return count
         length = sum(flow.uncounted * flow.response_length for flow in active)
         rings.tx.end_batch(count, length)
         return count
+
+    def _withdraw_batch(self, producer: int, count: int) -> None:
+        # A file was truncated during the batch, and writes may have extended it: later
+        # reads of the batch may have returned zeros. The clients retransmit the
+        # requests, and the slow path reports the error.
+        tx = self._rings.tx.slots
+        for position in range(producer, producer + count):
+            self._rings.status[tx.offsets[position] >> 2] = TP_STATUS_AVAILABLE
+        for flow in self._active:
+            flow.uncounted = 0
+            if not (flow.is_read or flow.disk.is_intact()):
+                flow.disk.fail_reads()
+        self._active.clear()
 
     def _commit_counters(self, now: float) -> None:
         for flow in self._active:

@@ -7,7 +7,8 @@
                    +-- new        probe, claim, open ----------------> attach, announce
                    +-- changed    detach --> flush, close, open -----> attach, announce
                    +-- removed    detach --> flush, close
-                   +-- unchanged  not touched
+                   +-- unchanged  not touched, or reopened if a flush has failed or its
+                                  file is another one
 
 Opening can take seconds (an NBD server, three probes on the wire). It is done outside
 of the event loop, which goes on serving; only attach and detach run in the loop's
@@ -25,7 +26,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
-from target.disks import measure_disk
+from aoe.net.base import check_distinct
+from target.disks import identify_files, measure_disk
 from target.server.opening import Opener, find_engine, open_export
 
 if TYPE_CHECKING:
@@ -49,12 +51,14 @@ class Served:
         settings: its settings, without ``create``.
         export: the export.
         make_engine: makes what executes the requests, for each interface.
+        files: what its paths named when it was opened.
         resources: closes the disk and releases the address claims.
     """
 
     settings: ExportSettings
     export: Export
     make_engine: MakeEngine
+    files: tuple[tuple[int, int], ...]
     resources: ExitStack
 
 
@@ -67,12 +71,17 @@ class Changes:
         removed: exports that are no longer served.
         changed: exports with other settings.
         resized: exports with another size.
+        reopened: exports whose file was replaced, truncated or removed, or of which a
+            flush had failed.
+        failed: exports to which this has happened, and that cannot be reopened.
     """
 
     added: tuple[Address, ...] = ()
     removed: tuple[Address, ...] = ()
     changed: tuple[Address, ...] = ()
     resized: tuple[Address, ...] = ()
+    reopened: tuple[Address, ...] = ()
+    failed: tuple[Address, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -116,9 +125,13 @@ class Inventory:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]
-        replacements += [(each, each.settings) for each in resized]
+        reopened = [each for each in kept if each not in resized and _must_reopen(each)]
+        same = [*resized, *reopened]
+        replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
+            ports = [self.ports[name] for name in settings.frames()]
+            check_distinct(port.link for port in ports if port.link is not None)
             deferred = self._add_new(new, undo)
             for previous, wanted in replacements:
                 after = self._replace(previous, wanted)
@@ -133,8 +146,14 @@ class Inventory:
         return Changes(
             added=_addresses(new),
             removed=_addresses(each.settings for each in removed),
-            changed=_addresses(c for each, c in replacements if each not in resized),
+            changed=_addresses(c for each, c in replacements if each not in same),
             resized=_addresses(each.settings for each in resized),
+            reopened=_addresses(each.settings for each in reopened),
+            failed=_addresses(
+                each.settings
+                for each in kept
+                if each not in same and each.export.disk.find_fault()
+            ),
         )
 
     def close(self) -> None:
@@ -167,8 +186,9 @@ class Inventory:
             self._opener.claim(self.ports, wanted, undo)
             make_engine = find_engine(wanted.engine)
             export = open_export(wanted, undo, previous)
+            files = identify_files(wanted.path, wanted.overlay)
             settings = _without_create(wanted)
-            served = Served(settings, export, make_engine, undo.pop_all())
+            served = Served(settings, export, make_engine, files, undo.pop_all())
         self._run(partial(self._attach, served))
         self.served.append(served)
         return served
@@ -192,11 +212,21 @@ class Inventory:
     def _retire(self, served: Served) -> None:
         self._run(partial(self._detach, served))
         self.served.remove(served)
-        try:
-            if not served.export.disk.read_only:
-                served.export.flush()
-        except OSError as error:
-            raise from_os_error(served.settings.path, error) from error
+        export = served.export
+        fault = export.disk.find_fault()
+        if export.flush_failed:
+            log.warning(
+                "%s: closed after a failed flush: what was not flushed may be lost",
+                export.address,
+            )
+        elif not export.disk.read_only:
+            try:
+                export.flush()
+            except OSError as error:
+                if not fault:
+                    fix = "Reload again to reopen it all the same"
+                    raise from_os_error(served.settings.path, error, fix) from error
+                log.warning("%s: closed: it %s", served.settings.path, fault)
         served.resources.close()
 
     def _replace(self, served: Served, wanted: ExportSettings) -> Served:
@@ -285,6 +315,18 @@ def _is_resized(served: Served) -> bool:
         log.warning("%s", error)
         return False
     return size is not None and size != served.export.disk.size
+
+
+def _must_reopen(served: Served) -> bool:
+    wanted = served.settings
+    try:
+        files = identify_files(wanted.path, wanted.overlay)
+    except AoEError:
+        return False  # It has no name; DiskWatch logs that.
+    export = served.export
+    return (
+        files != served.files or export.flush_failed or bool(export.disk.find_fault())
+    )
 
 
 def _log_errors(function: Callable[..., object], *arguments: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from aoe.identify import Identity
 from aoe.net.link import open_link
 from target.config.settings import ENGINE
 from target.disks import open_disk
+from target.disks.epoch import find_epoch_source
 from target.filters.stack import Filters
 from target.protocol.exports import Export
 from target.protocol.target import Target
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
+    from aoe.address import Address
     from aoe.net.link import Link
     from target.config.settings import ExportSettings, Settings
     from target.protocol.engine import MakeEngine
@@ -138,6 +141,9 @@ def open_export(
     state, file = open_state(settings)
     if previous is not None and file is None and not settings.mask:
         state = previous.state
+    losses = max(state.losses, previous.state.losses if previous else 0)
+    # Odd: a flush has failed, and this is a new start (P84).
+    state = replace(state, losses=losses + losses % 2)
     identity = Identity(
         disk.size // SECTOR,
         serial=settings.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
@@ -155,13 +161,30 @@ def open_export(
         buffer_count=settings.buffers,
         state=state,
         sync=settings.disk.sync,
+        epoch_source=find_epoch_source(
+            settings.path,
+            settings.disk,
+            settings.overlay,
+            previous.epoch_source if previous is not None else "",
+        ),
     )
+    export.on_flush_failure = partial(_log_flush_failure, settings.address)
     export.filters = filters
     if previous is not None:
         export.uncorrectable |= previous.uncorrectable
     if file is not None:
         export.on_change = file.save
     return export
+
+
+def _log_flush_failure(address: Address, error: OSError) -> None:
+    why = (error.strerror or str(error)).lower()
+    log.error(
+        "%s: a flush failed: %s; all flushes fail until the disk is reopened. "
+        "Run: aoe-target reload",
+        address,
+        why,
+    )
 
 
 def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:

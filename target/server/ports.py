@@ -27,6 +27,7 @@ from aoe.net.base import LinkStatistics
 from target.filters.stack import with_filters
 from target.filters.target import FilteredTarget
 from target.protocol.target import Target
+from target.server.backlog import Backlog
 from target.server.fast_path import FastPath
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _FULL_DELAY: Final = 0.001
 """Seconds to sleep when the send ring is full."""
 _DRAIN_LIMIT: Final = 64
 """Batches that are served on a link before it is closed."""
+_TAG: Final = slice(20, 24)
 _ADDRESS: Final = Struct("!16xHB")
 """Shelf and slot of a frame."""
 
@@ -68,6 +70,9 @@ class Port:
         UsageError: the interface's MTU has no room for a sector.
     """
 
+    slow_after = 0.02
+    """Seconds after which clients may have repeated a request."""
+
     def __init__(
         self,
         link: Link,
@@ -77,13 +82,20 @@ class Port:
     ) -> None:
         check_mtu(link)
         self.name = link.name
-        """The name at first; an interface that reappears is expected to have it."""
+        """The name at first, or an alternative name; an interface that reappears is
+        expected to have it."""
         self.link: Link | None = link
         self.last_link = link
         """The link, or the last one if there is none."""
         self.targets: list[Engine] = []
         self.unmatched = 0
         """Frames addressed to none of the targets."""
+        self.backlog = Backlog()
+        """Frames that arrived while a request was executed that took long."""
+        self.repeats = 0
+        """Repeats of requests in progress, which got the same response."""
+        self.peers: Sequence[Port] = (self,)
+        """All ports of the process: a repeat can arrive on any of them."""
         self._reopen = reopen or _cannot_reopen
         self._frames = frames
         self._is_up = True
@@ -169,12 +181,15 @@ class Port:
         if link is None:
             return False
         batch = max(_BATCH_LONG, min(_BATCH, _BATCH_BYTES // link.mtu))
-        if self._fast_path is not None:
+        if self._fast_path is not None and not self.backlog:
             count = self._fast_path.serve(batch, now)
         else:
             count = 0
+            is_backlog = bool(self.backlog)
             while count < batch and self._serve_one_slow(now):
                 count += 1
+                if is_backlog and not self.backlog:
+                    break
         for served in self._filtered:
             self._serve_due(link, served, now)
         link.flush()
@@ -187,16 +202,78 @@ class Port:
         if response is None:
             time.sleep(_FULL_DELAY)
             return False
-        request = link.receive()
+        is_late = bool(self.backlog)
+        request = self.backlog.pop() if is_late else link.receive()
         if request is None:
             return False
         if len(request) < HEADER_LENGTH:
             self.unmatched += 1
         elif (target := self._by_address.get(_ADDRESS.unpack_from(request))) is None:
             self._serve_broadcast(link, request, now)
-        elif length := target.handle(request, response, now):
-            link.commit(length)
+        else:
+            began = time.monotonic()
+            length = target.handle(request, response, now)
+            is_slow = time.monotonic() - began > self.slow_after
+            if not length:
+                return True
+            if (is_late or is_slow) and not isinstance(target, FilteredTarget):
+                executed, answer = bytes(request), bytes(response[:length])
+                if is_slow:
+                    # Before the response can be sent, and the client can know of it.
+                    for port in self.peers:
+                        port.fill_backlog()
+                link.commit(length)
+                self._answer_all_repeats(executed, answer, target.export)
+            else:
+                link.commit(length)
         return True
+
+    def _answer_all_repeats(
+        self, request: bytes, response: bytes, export: Export
+    ) -> None:
+        # What is in the backlog arrived before the response was sent: an equal request
+        # is a repeat, or as good as one. Retransmissions have new tags (K25), and may
+        # arrive on another interface.
+        state = export.state
+        is_restricted = bool(state.mask_set or state.holder_set)
+        for port in self.peers:
+            port.answer_repeats(request, response, same_client=is_restricted)
+
+    def fill_backlog(self) -> None:
+        """Move all frames that have arrived to the backlog."""
+        if self.link is None:
+            return
+        with contextlib.suppress(NotFoundError):
+            while (frame := self.link.receive()) is not None:
+                self.backlog.append(bytes(frame))
+        if self._fast_path is not None and self.backlog:
+            self._fast_path.is_paused = True
+
+    def answer_repeats(
+        self, request: bytes, response: bytes, *, same_client: bool
+    ) -> None:
+        """Answer the requests in the backlog that equal one that was executed.
+
+        Args:
+            request: the request.
+            response: its response.
+            same_client: answer requests of the same client only.
+        """
+        link = self.link
+        if link is None:
+            return
+        for repeat in self.backlog.take_repeats(request, same_client=same_client):
+            self.repeats += 1
+            slot = link.reserve()
+            if slot is None:
+                link.flush()
+                slot = link.reserve()
+            if slot is None or len(slot) < len(response):
+                continue
+            slot[: len(response)] = response
+            slot[:12] = repeat[6:12] + link.mac
+            slot[_TAG] = repeat[_TAG]
+            link.commit(len(response))
 
     def _serve_due(self, link: Link, served: FilteredTarget, now: float) -> None:
         # Without a free slot, responses stay queued.
@@ -240,7 +317,7 @@ class Port:
         if interface is None:
             self.detach_link("interface is gone, waiting for it to reappear")
             return
-        if interface.name != link.name:
+        if not interface.has_name(link.name):
             log.warning("%s: renamed to %s", link.name, interface.name)
             link.name = interface.name
         changed = (interface.mtu, interface.mac) != (link.mtu, link.mac)
@@ -274,22 +351,26 @@ class Port:
         log.warning("%s: %s", self.link.name, why)
         for served in self._filtered:
             served.clear_queue()
+        self.backlog.clear()
         self._close_link(self.link)
         self.link = None
 
     def _try_reopen(self, interfaces: Sequence[Interface]) -> None:
         # The same interface, perhaps renamed, or a new one with the same name.
         candidates = [e for e in interfaces if self.last_link.index == e.index]
-        candidates += [e for e in interfaces if e.name == self.name]
+        candidates += [e for e in interfaces if e.has_name(self.name)]
         usable = [e for e in candidates if e.up and sectors_per_frame(e.mtu)]
         if not usable:
             return
         try:
-            self._attach_link(self._reopen(usable[0].name, self._frames))
+            self._attach_link(self._reopen(self._name_of(usable[0]), self._frames))
         except AoEError as error:
             log.warning("%s", error)
             return
         log.info("%s: available again, MTU %d", self.last_link.name, self.last_link.mtu)
+
+    def _name_of(self, interface: Interface) -> str:
+        return self.name if interface.has_name(self.name) else interface.name
 
     def _apply_change(self, interface: Interface) -> None:
         if not sectors_per_frame(interface.mtu):
@@ -298,7 +379,7 @@ class Port:
             )
             return
         try:
-            link = self._reopen(interface.name, self._frames)
+            link = self._reopen(self._name_of(interface), self._frames)
         except AoEError as error:
             self.detach_link(f"{error.why}, waiting")
             return

@@ -165,7 +165,7 @@ class Service:
             try:
                 busy = port.serve(now) or busy
             except NotFoundError as error:
-                port.detach_link(f"{error.why}, waiting for it to reappear")
+                _wait_for_interface(port, error)
                 self._register_ports()
         return busy
 
@@ -207,11 +207,17 @@ class Service:
             log.warning("interfaces: %s", error)
             return
         for port in self.ports:
-            port.update_interface(interfaces)
+            try:
+                port.update_interface(interfaces)
+            except NotFoundError as error:
+                # It was removed while a change of it was applied.
+                _wait_for_interface(port, error)
         self._register_ports()
 
     def _register_ports(self) -> None:
         # Ports open and close links: register exactly the current ones.
+        for port in self.ports:
+            port.peers = self.ports
         links = {port: port.link for port in self.ports if port.link is not None}
         for port, fd in list(self._polled.items()):
             if port not in links or links[port].fileno() != fd:
@@ -283,6 +289,10 @@ class Service:
             self._monitor.close()
         os.close(self._wakeup_fd)
         os.close(self.wakeup)
+
+
+def _wait_for_interface(port: Port, error: NotFoundError) -> None:
+    port.detach_link(f"{error.why}, waiting for it to reappear")
 
 
 @contextlib.contextmanager

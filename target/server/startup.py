@@ -12,6 +12,7 @@ from target.config.settings import ENGINE
 from target.server.inventory import Inventory
 from target.server.opening import Opener
 from target.server.service import Service
+from target.server.watch import DiskWatch
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -35,6 +36,7 @@ def open_service(settings: Settings, stack: ExitStack) -> Inventory:
     inventory = Inventory(service, Opener(settings, stack))
     stack.callback(inventory.close)
     inventory.change(settings)
+    service.timers.append(DiskWatch(lambda: tuple(inventory.served)))
     return inventory
 
 

@@ -54,7 +54,7 @@ FOLDERS = {
     "aoe/net": Rule("aoe", system="fcntl os pyroute2 select socket subprocess time"),
     "aoe/capture": Rule("aoe aoe/net", system="scapy time"),
     "aoe/common": Rule(
-        "aoe aoe/net", system="logging os select signal socket threading time"
+        "aoe aoe/net", system="fcntl logging os select signal socket threading time"
     ),
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
@@ -73,7 +73,7 @@ FOLDERS = {
         "aoe aoe/common target/protocol", system="logging os socket time"
     ),
     "target/disks/overlay": Rule("aoe aoe/common target/protocol", system="os time"),
-    "target/reference": Rule("aoe target/protocol", system="logging scapy time"),
+    "target/reference": Rule("aoe target/protocol", system="logging scapy"),
     "target/config": Rule("aoe aoe/common target/disks target/filters target/protocol"),
     "target/server": Rule(
         "aoe aoe/capture aoe/common aoe/net"
@@ -140,7 +140,7 @@ FOLDERS = {
     "initiator/check": Rule(
         "aoe aoe/net initiator/client", system="time", parts="initiator/check/rules"
     ),
-    "initiator/check/rules": Rule("aoe initiator/client"),
+    "initiator/check/rules": Rule("aoe"),
     "initiator/doctor": Rule(
         "aoe aoe/common aoe/common/doctor aoe/net initiator/client"
     ),

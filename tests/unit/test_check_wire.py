@@ -102,14 +102,19 @@ def test_p9_a_response_with_a_broadcast_address_is_returned() -> None:
 
 
 def test_p10_a_response_with_an_unknown_tag_is_reported_as_such() -> None:
+    tags: list[bytes] = []
+
     def wrong_tags(request: bytes, response: bytes) -> list[bytes]:
+        """Return every other response with the wrong tag."""
+        tag = request[20:24]
+        tags.extend(() if tag in tags else (tag,))
         wrong = response[:20] + b"\0\0\0\1" + response[24:]
-        return [response if request[23] % 2 else wrong]
+        return [response if tags.index(tag) % 2 else wrong]
 
     _, t, exchange = connect(wrong_tags)
     (result,) = run_checks(t, exchange, "header.answered")
     assert result.verdict is Verdict.DEVIATES
-    assert "tag is 00000001, not 80000000" in result.why[2]
+    assert f"tag is 00000001, not {tags[0].hex()}" in result.why[2]
 
 
 def test_a_target_that_crashes_in_a_check_is_reported_and_not_used_again() -> None:

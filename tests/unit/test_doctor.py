@@ -18,7 +18,7 @@ from aoe.common.doctor.interfaces import (
     diagnose_socket_buffers,
 )
 from aoe.common.doctor.wire import diagnose_duplicates, diagnose_target
-from aoe.common.survey import TargetInfo
+from aoe.common.survey import TargetInfo, identify
 from aoe.identify import Identity
 from aoe.net import interfaces
 from aoe.net.ethtool import LinkSettings, Pause, RingParameters
@@ -30,6 +30,8 @@ from target.doctor.image import (
     filesystem_of,
 )
 from target.doctor.running import diagnose_port
+from tests.asking import SECTORS, TARGET
+from tests.links import TargetLink
 from tests.statuses import STATUS
 
 if TYPE_CHECKING:
@@ -188,6 +190,26 @@ def test_vlans_on_an_interface_are_distinguished_from_veth_peers() -> None:
     assert not interfaces._is_upper(elsewhere, 2)  # noqa: SLF001 - as above
     veth = {**on_it, "linkinfo": {"kind": "veth"}}
     assert not interfaces._is_upper(veth, 2)  # noqa: SLF001 - as above
+
+
+# --- targets --------------------------------------------------------------------------
+
+
+def test_p11_data_that_another_program_reads_is_not_taken_for_identify_data() -> None:
+    def after_that_of_another(request: bytes, response: bytes) -> list[bytes]:
+        read = bytearray(response.ljust(548, b"\0"))
+        read[20:24] = b"\x80\x20\x00\x01"
+        read[36:] = b"\xa5" * 512
+        other = bytearray(read)
+        other[16:19] = b"\0\1\1"
+        other[20:24] = request[20:24]
+        return [bytes(read), bytes(other), response]
+
+    link = TargetLink(after_that_of_another)
+    address = link.target.export.address
+    found = identify(link, TargetInfo(address, TARGET, 16, 2))
+    assert found is not None
+    assert found.sectors == SECTORS
 
 
 # --- NICs -----------------------------------------------------------------------------

@@ -319,12 +319,12 @@ def test_k24_kernel_tags_are_a_counter_and_jiffies(connect: Connect) -> None:
 def test_p11_user_tags_have_bit_31_and_the_tag_base(
     connect: Connect,
 ) -> None:
-    world = connect(Options(tag_base=0xABC))
-    world.device.lasttag = 0x7FFFD
+    # IDENTIFY has the first tag.
+    world = connect(Options(tag_base=0x2BC, tag_start=0x1FFFFC))
     world.read(0, bytearray(4096))
-    assert [f.tag - (0x8000_0000 | 0xABC << 19) for f in world.take()] == [
-        0x7FFFE,
-        0x7FFFF,
+    assert [f.tag - (0x8000_0000 | 0x2BC << 21) for f in world.take()] == [
+        0x1FFFFE,
+        0x1FFFFF,
         0,
         1,
     ]

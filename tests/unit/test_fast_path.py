@@ -135,3 +135,39 @@ def test_more_requests_than_slots_are_answered_in_order(fast: Side) -> None:
     assert [int.from_bytes(response[28:34], "little") for response in responses] == [
         *range(500)
     ]
+
+
+def test_write_to_a_truncated_file_is_an_error_and_does_not_extend_it(
+    fast: Side,
+) -> None:
+    data = b"\xa5" * 512
+    requests = [ata(WRITE, lba, aflags=0x41, data=data) for lba in (1, 60, 99)]
+    assert [frame[27] for frame in fast.serve(*requests)] == [0x40] * 3
+    os.truncate(fast.files[0], 4096)
+    requests.append(ata(READ, 60))
+    assert [frame[27] & 1 for frame in fast.serve(*requests)] == [1] * 4
+    assert os.fstat(fast.files[0]).st_size == 4096
+
+
+def test_no_write_of_a_batch_in_which_the_file_is_truncated_is_acknowledged(
+    fast: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lbas: list[int] = []
+    pwritev = os.pwritev
+
+    def truncate_before_third(fd: int, data: list[memoryview], offset: int) -> int:
+        lbas.append(offset // 512)
+        if len(lbas) == 3:
+            os.truncate(fd, 0)
+        return pwritev(fd, data, offset)
+
+    monkeypatch.setattr("os.pwritev", truncate_before_third)
+    data = b"\xa5" * 512
+    writes = [ata(WRITE, lba, aflags=0x41, data=data) for lba in range(10, 20)]
+    read = ata(READ, 10)
+    assert len(fast.serve(writes[0], read)) == 2
+    assert [frame[27] for frame in fast.serve(*writes, read)] == [0x41]
+    assert lbas == [10, *range(10, 20)]
+    # The retransmissions get errors.
+    responses = fast.serve(*writes, read, ata(READ, 0))
+    assert [frame[27] & 1 for frame in responses] == [1] * 12

@@ -11,10 +11,13 @@ import pytest
 
 from aoe.errors import AoEError, BusyError, UsageError
 from initiator.disk.copy import CHUNK, Chunk, DiskEndpoint, copy
-from initiator.disk.files import FileEndpoint, StreamEndpoint, open_endpoint
+from initiator.disk.files import FileSource, StreamEndpoint, open_source
+from initiator.disk.output import FileDestination, open_destination, open_storage
 from target.disks import open_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from initiator.disk.disk import Disk
 
 
@@ -25,7 +28,7 @@ def test_a_served_image_is_not_truncated(tmp_path: Path) -> None:
     disk = open_disk(image)
 
     with pytest.raises(BusyError, match="served"):
-        FileEndpoint(tmp_path / "link", writable=True)
+        FileDestination(tmp_path / "link")
 
     disk.close()
     assert image.read_bytes() == b"\xaa" * 4096
@@ -34,11 +37,11 @@ def test_a_served_image_is_not_truncated(tmp_path: Path) -> None:
 def test_a_file_that_is_being_written_cannot_be_served(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(4096))
-    endpoint = FileEndpoint(image, writable=True)
+    endpoint = FileDestination(image)
     # Within one process too, since the two locks are of different kinds.
     with pytest.raises(BusyError):
         open_disk(image)
-    endpoint.finish()
+    endpoint.close()
     open_disk(image).close()
 
 
@@ -49,41 +52,47 @@ def test_a_file_system_without_locks_is_accepted(
         raise OSError(95, "not supported")
 
     monkeypatch.setattr(fcntl, "lockf", fail)
-    FileEndpoint(tmp_path / "new", writable=True).finish()
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    FileDestination(image).close()
 
 
-@pytest.mark.parametrize("writable", [False, True])
-def test_a_directory_is_rejected(tmp_path: Path, *, writable: bool) -> None:
+@pytest.mark.parametrize("opener", [FileSource, open_source, open_destination])
+def test_a_directory_is_rejected(
+    tmp_path: Path, opener: Callable[[Path], object]
+) -> None:
     with pytest.raises(UsageError, match="is a directory"):
-        FileEndpoint(tmp_path, writable=writable)
+        opener(tmp_path)
 
 
 def test_a_pipe_is_rejected_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="aoe read"):
-        FileEndpoint(tmp_path / "pipe")
+    for opener in (FileSource, open_storage):
+        with pytest.raises(UsageError, match="aoe read"):
+            opener(tmp_path / "pipe")
 
 
 def test_a_character_device_is_a_stream(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 1536)
-    endpoint = open_endpoint(tmp_path / "null", writable=True)
-    assert isinstance(endpoint, FileEndpoint)
+    endpoint = open_destination(tmp_path / "null")
+    assert isinstance(endpoint, FileDestination)
+    endpoint.close()
     (tmp_path / "link").symlink_to("/dev/null")
-    sink = open_endpoint(tmp_path / "link", writable=True)
+    sink = open_destination(tmp_path / "link")
     assert isinstance(sink, StreamEndpoint)
-    assert copy(open_endpoint(image), sink).copied == 1536
+    assert copy(open_source(image), sink).copied == 1536
 
 
 def test_enospc_of_a_device_is_an_aoe_error(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 512)
     with pytest.raises(AoEError, match=r"/dev/full: no space left on device"):
-        copy(FileEndpoint(image), open_endpoint(Path("/dev/full"), writable=True))
+        copy(FileSource(image), open_destination(Path("/dev/full")))
 
 
 def test_a_failure_to_extend_a_file_is_an_aoe_error(tmp_path: Path) -> None:
-    endpoint = FileEndpoint(tmp_path / "new", writable=True)
+    endpoint = FileDestination(tmp_path / "new")
     chunk = Chunk((1 << 63) - CHUNK, CHUNK, bytearray(b"\1" * CHUNK))
     with pytest.raises(AoEError, match="new: "):
         endpoint.write(chunk)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aoe.header import Command, Header
+from aoe.header import TAG_COUNTER, Command, Header
 from initiator.driver.bio import Bio, BioVec, Op, UserPages, bio_for
 from initiator.driver.options import Options
 from initiator.io.host import Host
@@ -290,6 +290,24 @@ def test_a_frame_of_the_fast_path_is_retransmitted_with_a_new_tag_k52(
     assert lost[20:24] != again[20:24]
     assert lost[24:] == again[24:]
     assert wire.disk[16 * 512 : 24 * 512] == data
+
+
+def test_p10_requests_wait_until_tags_may_be_used_again() -> None:
+    for wire in on_both_paths():
+        ended: list[Bio] = []
+        for _ in range(2):
+            wire.submit(bio_for(Op.READ, 16, bytearray(4096), ended.append))
+        wire.run(lambda ended=ended: len(ended) == 2)  # type: ignore[misc] # of this iteration
+        # As after so many requests.
+        wire.host.driver.devices[ADDRESS].lasttag += TAG_COUNTER
+        started = wire.now
+        sent = len(wire.requests)
+        wire.submit(bio_for(Op.READ, 24, bytearray(4096), ended.append))
+        while wire.now < started + 1.9:
+            wire.run_once()
+        assert len(wire.requests) == sent
+        wire.run(lambda ended=ended: len(ended) == 3)  # type: ignore[misc] # of this iteration
+        assert wire.now < started + 2.2
 
 
 def test_a_runt_is_left_to_the_slow_path_k61(wire: Wire) -> None:

@@ -137,11 +137,12 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "address candidates conflict ext followups fw_ver ident on_resize "
-    "refusals takes_fua targets timing to_identify trim_blocks up_since "
+    "AoeDev": "_options address candidates conflict ext followups fw_ver ident "
+    "on_resize refusals tags takes_fua targets timing to_identify trim_blocks up_since "
     "verified write_locks",
     "AoeIf": "netdev",
-    "AoeTgt": "addr heard held identifying ifs is_proven page source window",
+    "AoeTgt": "addr heard held identifying ifs is_proven other_lba_since page "
+    "repeats_lba source window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
     "Buf": "bio flush iter",

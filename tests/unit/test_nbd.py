@@ -107,14 +107,17 @@ def test_p41_p46_dead_server_is_enodev_until_it_is_reachable_again(
                 break
             except OSError:
                 assert time.monotonic() < end
-        with pytest.raises(OSError, match="may have lost writes that were not flushed"):
-            disk.flush()
+        for _ in range(3):
+            with pytest.raises(OSError, match="may have lost writes that were not fl"):
+                disk.flush()
+        disk.close()
+        # Until the disk is reopened.
+        disk = open_disk(exported(place))
         disk.flush()
     disk.close()
     assert [line.rpartition(": ")[2] for line in caplog.messages] == [
         "connection refused; clients get AoE error 3 (device unavailable)",
         "the server is reachable again",
-        "the server may have lost writes that were not flushed",
     ]
 
 
@@ -305,8 +308,9 @@ def test_changed_export_is_not_used(
         disk.close()
     (line,) = caplog.messages
     assert line.startswith(f"{exported(place)}: ")
-    fix = "Restart the target" if size == SIZE else "Run: aoe-target reload"
-    assert line.endswith(f"{fix}; clients get AoE error 3 (device unavailable)")
+    assert line.endswith(
+        "Run: aoe-target reload; clients get AoE error 3 (device unavailable)"
+    )
 
 
 def test_size_can_be_measured_while_served(place: Path, qcow2: Path) -> None:

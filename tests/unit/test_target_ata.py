@@ -56,6 +56,9 @@ class BadDisk:
         self._fail()
         self.flushes += 1
 
+    def find_fault(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 

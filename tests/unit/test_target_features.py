@@ -71,6 +71,9 @@ class RecordingDisk:
     def discard(self, _offset: int, _length: int) -> None:
         self._record("discard")
 
+    def find_fault(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 

@@ -45,6 +45,9 @@ class BoundedDisk:
     def flush(self) -> None:
         pass
 
+    def find_fault(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from aoe.common.uses import check_unused, find_use
 from aoe.errors import BusyError
 from target.disks import OpenFlags, measure_disk, open_disk
-from target.disks.uses import find_use
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = 1 << 20
 
@@ -27,8 +24,10 @@ class FakeHost:
 
     def __init__(self, root: Path) -> None:
         self.mounts, self.disks = root / "mountinfo", root / "block"
-        self.devices = root / "dev"
-        self.devices.mkdir(parents=True)
+        root.mkdir()
+        self.devices, self.swaps = root / "dev", root / "swaps"
+        self.swaps.write_text("Filename  Type  Size  Used  Priority\n")
+        self.devices.mkdir()
         self.disks.mkdir()
         self.mounts.write_text(
             "21 1 0:19 / /proc rw,nosuid shared:5 - proc proc rw\n"
@@ -51,6 +50,10 @@ class FakeHost:
         for key, value in values.items():
             (folder / key).write_text(f"{value}\n")
 
+    def swap(self, path: Path) -> None:
+        with self.swaps.open("a") as file:
+            file.write(f"{str(path).replace(' ', chr(92) + '040')}\tfile\t1\t0\t-2\n")
+
     def mount(self, number: str, point: str, source: str = "/dev/none") -> None:
         with self.mounts.open("a") as file:
             file.write(f"40 22 {number} / {point} rw shared:9 - ext4 {source} rw\n")
@@ -59,9 +62,10 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     it = FakeHost(tmp_path / "machine")
-    monkeypatch.setattr("target.disks.uses._MOUNTS", it.mounts)
-    monkeypatch.setattr("target.disks.uses._DISKS", it.disks)
-    monkeypatch.setattr("target.disks.uses._DEVICES", it.devices)
+    monkeypatch.setattr("aoe.common.uses._MOUNTS", it.mounts)
+    monkeypatch.setattr("aoe.common.uses._DISKS", it.disks)
+    monkeypatch.setattr("aoe.common.uses._DEVICES", it.devices)
+    monkeypatch.setattr("aoe.common.uses._SWAPS", it.swaps)
     return it
 
 
@@ -116,6 +120,43 @@ def test_mount_with_an_anonymous_device_number_is_found_by_its_source(
     # /dev/null represents the device of a btrfs: it exists on every host.
     host.mount("0:50", "/data", source="/dev/null")
     assert use_of("1:3") == "mounted on /data"
+
+
+def test_swap_file_and_swap_device_are_in_use(host: FakeHost, tmp_path: Path) -> None:
+    path = tmp_path / "swap file"
+    path.write_bytes(bytes(SIZE))
+    open_disk(path).close()
+    host.swap(tmp_path / "removed")
+    host.swap(path)
+    with pytest.raises(BusyError, match="in use as swap"):
+        open_disk(path)
+    # /dev/null represents the swap device: it exists on every host.
+    host.disk("sda", "8:0")
+    host.disk("sda1", "1:3", parent="sda")
+    host.swap(Path("/dev/null"))
+    assert use_of("1:3") == "in use as swap"
+    assert use_of("8:0") == "/dev/sda1 is in use as swap"
+
+
+def test_second_loop_device_on_a_file_is_in_use(host: FakeHost, image: Path) -> None:
+    host.loop("loop3", "7:3", image, (0, 0))
+    host.loop("loop4", "7:4", image, (0, 4096))
+    host.loop("loop5", "7:5", image, (4096, 4096))
+    host.mount("7:4", "/mnt")
+    assert use_of("7:3") == "its file is attached to /dev/loop4, mounted on /mnt"
+    assert use_of("7:5") == "its file is attached to /dev/loop3"
+    (host.disks / "loop3").rename(host.disks / "was3")
+    assert use_of("7:5") == ""
+
+
+def test_check_before_writing_names_path_use_and_fix(
+    host: FakeHost, image: Path
+) -> None:
+    check_unused(image, image.stat(), 0, SIZE, "Detach it")
+    host.loop("loop3", "7:3", image, (0, 0))
+    with pytest.raises(BusyError) as caught:
+        check_unused(image, image.stat(), 0, SIZE, "Detach it")
+    assert str(caught.value) == f"{image}: attached to /dev/loop3. Detach it"
 
 
 def test_unknown_device_is_not_in_use(host: FakeHost) -> None:

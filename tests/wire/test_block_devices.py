@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.asking import ata, ata_response
+from tests.loop_devices import loop_device
 from tests.programs import AOE_TARGET
 from tests.requirements import program
 from tests.serving import TIMEOUT, client, serving, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from aoe.net.netns import Wire
@@ -38,22 +37,8 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-@contextmanager
-def loop_device(image: Path) -> Iterator[str]:
-    """Attach an image to a loop device; yield "" if that is not permitted."""
-    losetup = program("losetup")
-    command = [losetup, "--find", "--show", str(image)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True)
-    device = made.stdout.strip()
-    try:
-        yield device
-    finally:
-        if device:
-            subprocess.run([losetup, "--detach", device], check=True)
-
-
-def refusal(wire: Wire, path: str) -> tuple[int, str]:
-    process = start(wire.target, "serve", "e7.4", wire.interface, path)
+def refusal(wire: Wire, path: str, *words: str) -> tuple[int, str]:
+    process = start(wire.target, "serve", "e7.4", wire.interface, path, *words)
     out, err = process.communicate(timeout=TIMEOUT)
     assert out == ""
     return process.returncode, err.rstrip("\n").removeprefix(f"aoe-target: {path}: ")
@@ -111,6 +96,47 @@ def test_image_of_a_loop_device_is_not_served_for_writing(
     assert why.startswith(f"attached to {device}. Unmount or detach it")
     with serving(wire, image, "--no-state"):
         pass
+
+
+def test_read_only_device_is_served_only_with_read_only(
+    wire: Wire, image: Path
+) -> None:
+    with loop_device(image) as device:
+        if not device:
+            expect_permission_error(wire)
+            return
+        subprocess.run([program("blockdev"), "--setro", device], check=True)
+        expected = (4, "the device is set to read-only. Use --read-only")
+        for words in ((), ("--force",)):
+            assert refusal(wire, device, *words) == expected
+        with serving(wire, device, "--no-state", "--read-only"), client(wire) as asking:
+            write = ata(WRITE, 0, 1, aflags=0x41, data=bytes(512))
+            assert asking.ask(write)[27] == 0x41
+        subprocess.run([program("blockdev"), "--setrw", device], check=True)
+        with serving(wire, device, "--no-state"):
+            pass
+
+
+def test_device_that_shrinks_while_it_is_served_is_an_error(
+    wire: Wire, image: Path
+) -> None:
+    content = image.read_bytes()
+    with loop_device(image) as device:
+        if not device:
+            expect_permission_error(wire)
+            return
+        with serving(wire, device, "--no-state"), client(wire) as asking:
+            write = ata(WRITE, 1, 1, aflags=0x41, data=content[512:1024])
+            assert asking.ask(write)[27] == 0x40
+            os.truncate(image, SIZE // 2)
+            subprocess.run([program("losetup"), "--set-capacity", device], check=True)
+            last = SIZE // 512 - 1
+            assert asking.ask(ata(READ, last))[27] & 1
+            assert asking.ask(ata(WRITE, last, aflags=0x41, data=bytes(512)))[27] & 1
+            assert asking.ask(write)[27] & 1
+            assert asking.ask(ata(FLUSH, count=0))[27] & 1
+            assert asking.ask(ata(READ, 1))[36:] == content[512:1024]
+    assert image.read_bytes() == content[: SIZE // 2]
 
 
 def test_mounted_disk_is_refused_with_its_mount_point(

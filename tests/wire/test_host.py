@@ -11,6 +11,7 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import NotFoundError
+from aoe.header import Command, Header
 from aoe.net.interfaces import (
     VethEnd,
     create_veth,
@@ -23,6 +24,7 @@ from aoe.net.interfaces import (
 from aoe.net.netns import Wire
 from initiator.disk.disk import Disk
 from initiator.driver.bio import Bio, Op
+from initiator.driver.driver import Driver
 from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.serving import TIMEOUT, ready_line, serving, start
@@ -37,13 +39,13 @@ E73 = Address(7, 3)
 
 def test_p11_hosts_have_different_tag_bases(wire: Wire, tmp_path: Path) -> None:
     """With any options, since each receives the responses to both."""
-    pid = os.getpid()
+    first = 1 + os.getpid() % 1000
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M"),
         wire.initiator.enter(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("initiator.io.tags.tag_base", lambda: pid & 0xFFF)
+        patch.setattr("initiator.io.tags.tag_base", lambda: first)
         options = Options(timing="kernel")
         with (
             Disk.open("e7.3", wire.interface, options=options) as one,
@@ -52,7 +54,34 @@ def test_p11_hosts_have_different_tag_bases(wire: Wire, tmp_path: Path) -> None:
             bases = {each.host.driver.options.tag_base for each in (one, other)}
         with Disk.open("e7.3", wire.interface) as later:
             bases.add(later.host.driver.options.tag_base)
-    assert bases == {pid & 0xFFF, (pid + 1) & 0xFFF}
+    assert bases == {first, first + 1}
+
+
+def test_p10_an_initiator_does_not_use_the_tags_of_the_one_before(
+    wire: Wire, tmp_path: Path
+) -> None:
+    """In a container, even the process ID is often the same."""
+    first: list[int] = []
+
+    def record(driver: Driver, frame: memoryview, *_: object) -> None:
+        header = Header.unpack_from(frame)
+        if header.command == Command.ATA:
+            first.append(header.tag)
+        received(driver, frame, *_)  # type: ignore[arg-type] # as passed
+
+    received = Driver.receive
+    with (
+        serving(wire, tmp_path / "disk.img", "--create", "1M"),
+        wire.initiator.enter(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("initiator.io.tags.tag_base", lambda: 7)
+        patch.setattr(Driver, "receive", record)
+        for _ in range(8):
+            with Disk.open("e7.3", wire.interface):
+                pass
+    assert {tag >> 21 for tag in first} == {0x400 | 7}
+    assert len(set(first)) == len(first) >= 8
 
 
 @pytest.mark.parametrize("rings", [None, False])

@@ -19,7 +19,7 @@ from aoe.net.link import open_link
 from aoe.net.netns import Wire
 from initiator.disk.copy import DiskEndpoint, copy, verify
 from initiator.disk.disk import Disk
-from initiator.disk.files import FileEndpoint
+from initiator.disk.files import FileSource
 from initiator.driver.bio import Bio, Op
 from initiator.io.host import Host
 from tests.faulty_link import FaultyLink
@@ -186,14 +186,14 @@ def test_verify_finds_a_difference(wire: Wire, tmp_path: Path) -> None:
         host = Host.on("aoe0")
     with host:
         disk = Disk(host, E00)
-        copy(FileEndpoint(image), DiskEndpoint(disk))
+        copy(FileSource(image), DiskEndpoint(disk))
         with served.open("r+b") as file:
             file.seek(MIB + 700)
             byte = file.read(1)
             file.seek(MIB + 700)
             file.write(bytes([byte[0] ^ 1]))
         with pytest.raises(AoEError, match=f"first difference at byte {MIB + 700}"):
-            verify(FileEndpoint(image), DiskEndpoint(disk))
+            verify(FileSource(image), DiskEndpoint(disk))
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from tests.nbd_servers import (
     server,
     use_client,
 )
+from tests.programs import AOE_TARGET
 from tests.requirements import program
 from tests.serving import (
     TIMEOUT,
@@ -242,6 +243,33 @@ def test_p41_server_errors_are_reported_as_ata_errors(
         assert asking.ask(ata(READ, 5))[36:] == data
 
 
+@pytest.mark.parametrize("words", [(), ("--plain",)])
+def test_slow_trim_is_executed_once_however_often_it_is_sent(
+    wire: Wire, place: Path, image: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    log = tmp_path / "log"
+    slow = ("--filter=log", "--filter=delay", "file", image, "delay-zero=700ms")
+    with server(nbdkit(place, *slow, f"logfile={log}"), place):
+        with served(wire, exported(place), tmp_path, *words) as asking:
+            requests = [with_tag(trim(0, 8), tag) for tag in range(1, 31)]
+            asking.send(requests[0])
+            for request in requests[1:]:
+                time.sleep(0.01)
+                asking.send(request)
+            tags = {asking.receive()[20:24] for _ in requests}
+            assert tags == {request[20:24] for request in requests}
+            # An equal request after the response is another one.
+            assert asking.ask(requests[0])[27] == 0x40
+        executed = [
+            each for each in log.read_text().splitlines() if "...Zero id" in each
+        ]
+        assert len(executed) == 2
+
+
+def with_tag(request: bytes, tag: int) -> bytes:
+    return request[:20] + tag.to_bytes(4, "big") + request[24:]
+
+
 class Load:
     """A load that writes numbered sectors, one after the other.
 
@@ -301,29 +329,30 @@ def test_p41_p46_server_killed_under_load_is_reconnected(
             assassin.join()
         for _ in range(50):
             assert load.step() == "gone"
-        assert asking.ask(flush())[14:16] == DEVICE_GONE
+        # Completed writes may be lost.
+        assert asking.ask(flush()) == FAULT
         with server(command, place):
             load.until("good")
-            for _ in range(100):
-                assert load.step() == "good"
-            assert load.kinds == {"gone", "good"}
+            results = [load.step() for _ in range(600)]
+            # The sector of a write that was in flight is in doubt, each time.
+            assert results.count("fault") in (0, 2)
+            assert "gone" not in results
             for lba, data in load.written.items():
                 assert asking.ask(ata(READ, lba))[36:] == data
-            # Completed writes may be lost, which is reported more than once (P2).
-            assert asking.ask(flush()) == FAULT
-            assert asking.ask(flush()) == FAULT
-            end = time.monotonic() + TIMEOUT
-            while (reply := asking.ask(flush())) != GOOD:
-                assert reply == FAULT
-                assert time.monotonic() < end
-                time.sleep(0.1)
+            assert [asking.ask(flush()) for _ in range(3)] == [FAULT] * 3
+            wire.target.run([*AOE_TARGET, "reload"], check=True, capture_output=True)
+            load.until("good")
+            assert asking.ask(flush()) == GOOD
+            assert {load.step() for _ in range(300)} == {"good"}
         messages = finish(target, 15).splitlines()
         assert target.returncode == 0
-    assert [line.rpartition(": ")[2].rpartition("; ")[2] for line in messages] == [
+    logged = [line for line in messages if "the connection was lost during" not in line]
+    assert [line.rpartition(": ")[2].rpartition("; ")[2] for line in logged[:2]] == [
         "clients get AoE error 3 (device unavailable)",
-        "the server is reachable again",
-        "the server may have lost writes that were not flushed",
+        "aoe-target reload",
     ]
+    assert logged[2].endswith("the server is reachable again")
+    assert "closed after a failed flush" in logged[3]
 
 
 def configuration(wire: Wire, folder: Path, exports: dict[str, str]) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from aoe.errors import UsageError
+from aoe.identify import Identity
 from aoe.net.link import open_link
 from aoe.net.netns import Switch
 from initiator.disk.disk import Disk
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.netns
 
-READ, WRITE, IDENTIFY = 0x24, 0x34, 0xEC
+READ, WRITE, IDENTIFY, FLUSH = 0x24, 0x34, 0xEC, 0xE7
 MIB = 1 << 20
 MAC = bytes.fromhex("525400ae0001")
 LONGEST_PAUSE = 1.0
@@ -125,6 +126,11 @@ def size_of(client: Client, slot: int) -> int:
     """Return the size from IDENTIFY, ignoring announcements."""
     response = client.ask(at(slot, ata(IDENTIFY, aflags=0)))
     return int.from_bytes(response[36 + 200 : 36 + 208], "little") * 512
+
+
+def epoch_of(client: Client, slot: int) -> int:
+    """Return the epoch from IDENTIFY."""
+    return Identity.unpack(client.ask(at(slot, ata(IDENTIFY, aflags=0)))[36:]).epoch
 
 
 class Load:
@@ -313,6 +319,127 @@ def test_reload_without_a_configuration_file_checks_sizes(
     os.truncate(image, 2 * MIB)
     assert served.reload() == "resized e7.0\n"
     assert size_of(asking, 0) == 2 * MIB
+
+
+def test_replaced_image_of_the_same_size_is_reopened(
+    served: Served, asking: Client
+) -> None:
+    image, new = served.image("0.img"), served.image("new.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    content = new.read_bytes()
+    write = at(0, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] == 0x40
+    new.rename(image)
+    # The deleted file is still there, but what is written to it is gone at the end.
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == bytes(512)
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] & 1
+    assert asking.ask(write)[27] & 1
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(
+        f"aoe-target: {image}: was removed or replaced while it was served"
+    )
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+    assert asking.ask(write)[27] == 0x40
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x40
+    assert image.read_bytes()[512:1024] == bytes(512)
+
+
+def test_renamed_image_is_served_until_the_reload(
+    served: Served, asking: Client
+) -> None:
+    image, old = served.image("0.img"), served.directory / "old.img"
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    image.rename(old)
+    content = served.image("0.img").read_bytes()
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(f"aoe-target: {image}: now names another file, or none")
+    write = at(0, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] == 0x40
+    assert served.reload() == "reopened e7.0\n"
+    assert old.read_bytes()[512:1024] == bytes(512)
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+
+
+def test_truncated_image_fails_until_it_is_restored_and_reopened(
+    served: Served, asking: Client
+) -> None:
+    image = served.image("0.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    content = image.read_bytes()
+    os.truncate(image, 4096)
+    write = at(0, ata(WRITE, 100, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] & 1
+    assert asking.ask(at(0, ata(READ, 100)))[27] & 1
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
+    assert image.stat().st_size == 4096
+    image.write_bytes(content)
+    assert asking.ask(at(0, ata(READ, 100)))[27] & 1
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(at(0, ata(READ, 100)))[36:] == content[51200:51712]
+    assert asking.ask(write)[27] == 0x40
+
+
+def test_removed_image_is_reported_while_no_client_uses_it(served: Served) -> None:
+    image = served.image("0.img")
+    served.write(s0=f"path = '{image}'")
+    served.start(1)
+    image.unlink()
+    assert served.process.stderr is not None
+    line = served.process.stderr.readline()
+    assert line.startswith(
+        f"aoe-target: {image}: was removed or replaced while it was served"
+    )
+    assert served.reload() == "failed e7.0\n"
+
+
+def test_p46_reload_reopens_a_disk_whose_flush_failed(
+    served: Served, asking: Client
+) -> None:
+    broken, image = served.directory / "broken", served.image("0.img")
+    fault = f"[[export.filter]]\nname = 'error'\non = 'flush'\nfile = '{broken}'"
+    served.write(s0=f"path = '{image}'\n{fault}", s1=f"path = '{served.image('1')}'")
+    served.start(2)
+    flush = at(0, ata(FLUSH, count=0))
+    epochs = [epoch_of(asking, 0)]
+    assert asking.ask(flush)[27] == 0x40
+    broken.touch()
+    assert asking.ask(flush)[27] == 0x61
+    broken.unlink()
+    assert [asking.ask(flush)[27] for _ in range(3)] == [0x61] * 3
+    assert asking.ask(at(1, ata(FLUSH, count=0)))[27] == 0x40
+    failed = {a: e["flush_failed"] for a, e in served.exports_now().items()}
+    assert failed == {"e7.0": True, "e7.1": False}
+    assert "[flush-failed]" in served.run("status").stdout
+    epochs.append(epoch_of(asking, 0))
+    assert served.reload() == "reopened e7.0\n"
+    assert asking.ask(flush)[27] == 0x40
+    assert served.reload() == "nothing has changed\n"
+    epochs.append(epoch_of(asking, 0))
+    assert len(set(epochs)) == 3
+
+
+def test_p46_reload_keeps_a_disk_whose_flush_fails_now_until_it_is_repeated(
+    served: Served, asking: Client
+) -> None:
+    broken, image = served.directory / "broken", served.image("0.img")
+    fault = f"[[export.filter]]\nname = 'error'\non = 'flush'\nfile = '{broken}'"
+    served.write(s0=f"path = '{image}'\n{fault}")
+    served.start(1)
+    broken.touch()
+    served.write(s0=f"path = '{image}'\nmodel = 'other'\n{fault}")
+    done = served.run("reload")
+    assert done.returncode == 1
+    assert "Reload again to reopen it all the same" in done.stderr
+    broken.unlink()
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x61
+    assert served.reload() == "changed e7.0\n"
+    assert asking.ask(at(0, ata(FLUSH, count=0)))[27] == 0x40
 
 
 def test_several_targets_are_selected_by_pid(served: Served) -> None:

@@ -53,7 +53,7 @@ ONE = b"\xa5" * 512
 
 def tag(number: int) -> int:
     """Return the tag of an initiator's request: bit 31, tool bits, a counter."""
-    return 0x8000_0000 | BASE << 19 | number
+    return 0x8000_0000 | BASE << 21 | number
 
 
 def request_frame(request: bytes, number: int, dst: bytes = Wire.target_mac) -> bytes:
@@ -261,7 +261,7 @@ def test_p10_p11_response_with_another_tag_is_ignored(peer: Peer) -> None:
     peer.submit(Op.READ, 7, bytearray(512))
     assert peer.receive() == request_frame(ata(0x24, 7), 2)
     response = ata_response(0x40, lba=7, data=ONE)
-    for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 19, 0):
+    for other in (tag(3), tag(2) ^ 1 << 31, tag(2) ^ 1 << 21, 0):
         peer.send(with_tag(response, other))
         assert peer.ended == []
     peer.send(response, 2)

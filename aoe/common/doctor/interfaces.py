@@ -58,6 +58,8 @@ def check_interface(name: str) -> Iterator[Finding]:
     yield from diagnose_interface(details)
     if not details.interface.ethernet:
         return
+    # The ioctls do not take alternative names.
+    name = details.interface.name
     nic = NicSettings(link_settings(name), ring_parameters(name), pause(name))
     yield from diagnose_nic(name, nic)
     if not capability_sets().effective & Capability.NET_ADMIN:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL
 from aoe.config import ConfigCommand
-from aoe.header import ErrorCode, Flag
+from aoe.header import TAG_COUNTER, ErrorCode, Flag
 from initiator.check.expect import (
     ANY_RESPONSE,
     SILENCE,
@@ -17,7 +17,6 @@ from initiator.check.expect import (
     refuses_and_echoes,
 )
 from initiator.check.model import Table
-from initiator.client.requests import TAG_LIMIT
 
 if TYPE_CHECKING:
     from initiator.check.expect import Expectation
@@ -116,7 +115,7 @@ def versions(t: Subject) -> Steps:
 @table.must("P10")
 def tags(t: Subject) -> Steps:
     """The response has the tag of the request, bit for bit."""
-    for bits in (0, 1, 0x2AAAA, 0x55555, TAG_LIMIT - 1):
+    for bits in (0, 1, 0x2AAAA, 0x155555, TAG_COUNTER):
         yield t.config(tag=t.tag_first | bits), own_config(t)
         yield t.identify(tag=t.tag_first | bits), ANY_RESPONSE
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -16,7 +18,15 @@ from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address, complete_copy_argument
 from initiator.disk.copy import DiskEndpoint, Outcome, copy, verify
 from initiator.disk.disk import Disk
-from initiator.disk.files import FileEndpoint, StreamEndpoint, open_endpoint
+from initiator.disk.files import FileSource, StreamEndpoint, open_source
+from initiator.disk.output import open_destination, open_standard_output, open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from initiator.disk.output import DeviceDestination, FileDestination
+
+    Output = DeviceDestination | FileDestination | StreamEndpoint
 
 
 def flush(disk: Disk) -> None:
@@ -37,6 +47,32 @@ def flush(disk: Disk) -> None:
         raise type(error)(error.what, why, error.fix) from error
 
 
+class _OutputOptions(TypedDict):
+    """The options of commands that write to a file or block device."""
+
+    in_place: bool
+    force: bool
+
+
+@contextmanager
+def _writing(output: Output) -> Iterator[None]:
+    """Commit a destination if all goes well; remove what is left of it otherwise."""
+    from initiator.cli.commands.check import Interrupts
+
+    with closing(output), Interrupts():
+        yield
+        output.commit()
+
+
+_in_place = click.option(
+    "--in-place",
+    is_flag=True,
+    help="Overwrite an existing file itself, instead of replacing it by a complete "
+    "copy at the end.",
+)
+_force = click.option(
+    "--force", is_flag=True, help="Write to a file or device that is in use."
+)
 _offset = click.option(
     "-o",
     "--offset",
@@ -57,6 +93,8 @@ _offset = click.option(
     type=SIZE,
     help="Length of the range in bytes; default: up to the end of the disk.",
 )
+@_in_place
+@_force
 @connection_options(3.0, uses_driver=True)
 def read(
     *,
@@ -65,6 +103,8 @@ def read(
     connection: Connection,
     offset: int,
     length: int | None,
+    in_place: bool,
+    force: bool,
 ) -> None:
     """Read from a disk to a file or to standard output.
 
@@ -77,11 +117,11 @@ def read(
     with connection.host(address) as host:
         source = DiskEndpoint(Disk(host, address, connection.timeout), offset, length)
         end = (
-            StreamEndpoint(sys.stdout.fileno(), "standard output")
+            open_standard_output(sys.stdout.fileno(), force=force)
             if str(file) == "-"
-            else open_endpoint(file, writable=True)
+            else open_destination(file, in_place=in_place, force=force)
         )
-        with progress(f"reading {address}", source.size) as advance:
+        with _writing(end), progress(f"reading {address}", source.size) as advance:
             copy(source, end, advance)
 
 
@@ -107,7 +147,7 @@ def write(
     source = (
         StreamEndpoint(sys.stdin.fileno(), "standard input", pad=pad)
         if str(file) == "-"
-        else open_endpoint(file, pad=pad)
+        else open_source(file, pad=pad)
     )
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
@@ -142,6 +182,8 @@ def _as_address(name: str) -> Address | None:
     help="Assume that the destination disk is all zeroes, and do not write zeroes.",
 )
 @click.option("--pad", is_flag=True, help="Pad the last sector with zeroes.")
+@_in_place
+@_force
 @json_option
 def copy_command(
     *,
@@ -152,6 +194,7 @@ def copy_command(
     target_is_zero: bool,
     pad: bool,
     as_json: bool,
+    **output_options: Unpack[_OutputOptions],
 ) -> None:
     """Copy a disk to a file, a file to a disk, or a disk to a disk.
 
@@ -161,20 +204,21 @@ def copy_command(
           aoe copy e0.0 e0.1 -i eth0
 
     An argument such as e0.0 is a disk, anything else a file; use ./e0.0 for a file with
-    such a name. A destination file is truncated first and gets holes where the source
-    has zeroes. A destination disk is flushed at the end.
+    such a name. A destination file gets holes where the source has zeroes; an existing
+    one is replaced when the copy is complete. The destination is flushed at the end.
     """
     from_address, to_address = _addresses(source, destination)
-    file = None if from_address else FileEndpoint(Path(source), pad=pad)
+    file = None if from_address else FileSource(Path(source), pad=pad)
     both = [each for each in (from_address, to_address) if each]
-    with connection.host(*both) as host:
+    with connection.host(*both) as host, ExitStack() as stack:
         disks = {each: Disk(host, each, connection.timeout) for each in both}
         left = file or DiskEndpoint(disks[both[0]])
-        right: DiskEndpoint | FileEndpoint
+        right: DiskEndpoint | FileDestination | DeviceDestination
         if to_address:
             right = DiskEndpoint(disks[to_address], is_zero=target_is_zero)
         else:
-            right = FileEndpoint(Path(destination), writable=True)
+            right = open_storage(Path(destination), **output_options)
+            stack.enter_context(_writing(right))
         started = time.monotonic()
         with progress(f"{source} -> {destination}", left.size) as advance:
             outcome = copy(left, right, advance)
@@ -182,13 +226,13 @@ def copy_command(
             flush(disks[to_address])
         seconds = time.monotonic() - started
         if check:
-            again = (
-                DiskEndpoint(disks[to_address], length=left.size)
-                if to_address
-                else FileEndpoint(Path(destination))
+            written = (
+                DiskEndpoint(right.disk, length=left.size)
+                if isinstance(right, DiskEndpoint)
+                else right.open_written()
             )
             with progress("verifying", left.size) as advance:
-                verify(left, again, advance)
+                verify(left, written, advance)
         retransmits = sum(disk.retransmits for disk in disks.values())
     if as_json:
         print_json(

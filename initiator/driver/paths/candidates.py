@@ -82,8 +82,10 @@ def identify(
     driver: Driver, d: AoeDev, target: AoeTgt, now: float, attempts: int = 0
 ) -> None:
     """Send IDENTIFY to a target on its current interface, whatever its window."""
-    f = d.new_target_frame(target)
+    f = d.new_target_frame(target) if d.has_tags(now) else None
     if f is None:
+        if target in d.targets:
+            d.to_identify[target] = None
         return
     if target.ifp >= len(target.ifs):
         target.rotate()

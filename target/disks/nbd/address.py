@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Endpoint: TypeAlias = tuple[socket.AddressFamily, str | tuple[object, ...]]
 
 _PORT: Final = 10809
+_KEEPALIVE: Final = 5
+"""Seconds between two TCP keep-alive probes."""
+_KEEPALIVE_PROBES: Final = 4
 _SCHEME: Final = re.compile(r"nbds?(\+\w+)?:")
 _SCHEMES: Final = frozenset(
     {"nbd", "nbd+unix", "nbd+vsock", "nbds", "nbds+unix", "nbds+vsock"}
@@ -101,6 +104,10 @@ def _resolve(host: str, port: int) -> tuple[Endpoint, ...]:
     return tuple((family, endpoint) for family, _, _, _, endpoint in found)
 
 
+class StalledError(TimeoutError):
+    """A request has no reply before its deadline; the server may still execute it."""
+
+
 def remaining_time(deadline: float) -> float:
     """Return the seconds until ``deadline``, a time of ``time.monotonic()``.
 
@@ -111,6 +118,19 @@ def remaining_time(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError(errno.ETIMEDOUT, "the request timed out")
     return left
+
+
+def _set_tcp_options(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Without these, the loss of the server's host is not noticed while a reply is due.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, _KEEPALIVE),
+        (socket.TCP_KEEPINTVL, _KEEPALIVE),
+        (socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        (socket.TCP_USER_TIMEOUT, _KEEPALIVE * _KEEPALIVE_PROBES * 1000),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def connect(address: NbdAddress, deadline: float) -> socket.socket:
@@ -130,7 +150,7 @@ def connect(address: NbdAddress, deadline: float) -> socket.socket:
             sock.settimeout(remaining_time(deadline))
             sock.connect(endpoint)
             if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _set_tcp_options(sock)
         except OSError as error:
             sock.close()
             failure = error

@@ -5,6 +5,20 @@ disks of the process; a flush after 30 seconds. An unreachable server is ``ENODE
 client gets "device unavailable" and retries. After a failed attempt, all requests fail
 at once for as long as that attempt took (back-off).
 
+::
+
+    request --> reply                                        done
+       |
+       +--> timeout: stalled -- all others are ENODEV --> reply: done
+       |                              |
+       +--> connection lost <---------+
+              READ     repeated on a new connection
+              others   in doubt: EIO, as are all writes to the range, and all flushes
+
+A server may execute a request after its connection was lost, and nothing tells the
+client when: a flush on a new connection does not cover it, even with multi-conn, which
+is about requests that were answered. Therefore no later write may overtake it.
+
 ``libnbd.py`` and ``socket_client.py`` implement the two NBD clients.
 """
 
@@ -15,6 +29,7 @@ import logging
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aoe.ata import SECTOR
@@ -22,7 +37,7 @@ from aoe.common.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from aoe.common.sizes import check_sectors, format_size
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
 from target.disks.blocks import BlockDisk
-from target.disks.nbd.address import NbdAddress
+from target.disks.nbd.address import NbdAddress, StalledError
 from target.disks.nbd.libnbd import LibnbdConnection, find_libnbd, require_libnbd
 from target.disks.nbd.socket_client import SocketConnection
 from target.disks.nbd.wire import NbdExport, NbdRequest
@@ -46,11 +61,23 @@ _CONNECT_TIMEOUT: Final = 10.0
 _RETRY_DELAY: Final = 0.05
 _REQUEST_LIMIT: Final = 1 << 20
 """Bytes in a request: small enough for a slow server to complete it in a second."""
+_POLL_TIME: Final = 0.002
+"""Seconds to wait for the reply to a stalled request, each time."""
+_CHANGES: Final = frozenset({NbdCommand.WRITE, NbdCommand.WRITE_ZEROES})
+_IN_DOUBT: Final = (
+    "the connection was lost during a write of {:,} bytes at {:,}, which the server "
+    "may still execute: writes to this range and all flushes fail. Make sure that the "
+    "server has ended, then run: aoe-target reload"
+)
 _MAY_BE_LOST: Final = "the server may have lost writes that were not flushed"
 _FIXED_FLAGS: Final = (
     NbdFlag.READ_ONLY | NbdFlag.FLUSH | NbdFlag.FUA | NbdFlag.WRITE_ZEROES
 )
 """Flags that must be the same after a reconnect."""
+
+
+class _ShutdownError(ConnectionAbortedError):
+    """A server that shuts down refuses a request; it has not executed it."""
 
 
 class Connection(Protocol):
@@ -61,16 +88,25 @@ class Connection(Protocol):
         """The export's properties, from the handshake."""
         ...
 
+    def is_closed(self) -> bool:
+        """Return True if the server has closed the connection, between requests."""
+        ...
+
     def request(self, request: NbdRequest, deadline: float) -> int:
         """Send a request, wait for the reply, return its error number, 0 for success.
 
-        After an exception the connection is not usable.
+        The buffers of the request are not accessed after the return.
 
         Raises:
-            OSError: the connection failed, or ``deadline`` of ``time.monotonic()`` has
-                passed.
-            AoEError: the server violated the protocol.
+            StalledError: there was no reply before ``deadline``, of
+                ``time.monotonic()``; the connection is usable for ``finish`` only.
+            OSError: the connection failed, and is not usable afterwards.
+            AoEError: the same, because the server violated the protocol.
         """
+        ...
+
+    def finish(self, deadline: float) -> int:
+        """Wait for the reply to the request that has stalled; as ``request``."""
         ...
 
     def close(self) -> None:
@@ -78,16 +114,15 @@ class Connection(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Close the connection; request buffers are not accessed afterwards."""
+        """Close the connection without DISCONNECT."""
         ...
 
 
 class NbdDisk:
     """An export of an NBD server, with automatic reconnect.
 
-    READ, WRITE and WRITE_ZEROES are idempotent and are repeated on a new connection
-    after a connection failure. The server may have lost writes that it had completed
-    but not flushed; therefore the first flush after a reconnect fails.
+    If the connection is lost, the server may have lost writes that it had completed but
+    not flushed; therefore all flushes fail until the disk is reopened.
 
     Args:
         uri: the disk's name in messages.
@@ -121,8 +156,11 @@ class NbdDisk:
         """The properties at the first connect; a reconnect must find the same."""
         self._flushed = False
         self._unflushed = False
+        self._stalled: NbdRequest | None = None
+        self._in_doubt: list[tuple[int, int]] = []
+        """The ranges of writes that the server may or may not execute some time."""
         self._writes_lost = False
-        self._export_changed = False
+        self._export_changed = ""
         self._not_before = 0.0
         self._unreachable = False
         try:
@@ -174,19 +212,25 @@ class NbdDisk:
         """Send FLUSH, and return when all completed writes are stable.
 
         A server without FLUSH is assumed to have no write cache, as in Linux and qemu.
+
+        Raises:
+            OSError: the server cannot be reached or reports an error, or a connection
+                was lost with writes that were not flushed.
         """
-        if self.export.flags & NbdFlag.FLUSH:
+        if self.export.flags & NbdFlag.FLUSH and not self._writes_lost:
             try:
                 self._request(NbdRequest(command=NbdCommand.FLUSH))
             except OSError:
                 if self._export_changed and self._flushed:
                     return  # No write of this client has been lost.
                 raise
-        self._flushed, self._unflushed = True, False
         if self._writes_lost:
-            self._writes_lost = False
-            log.warning("%s: %s", self._uri, _MAY_BE_LOST)
             raise OSError(errno.EIO, _MAY_BE_LOST)
+        self._flushed, self._unflushed = True, False
+
+    def find_fault(self) -> str:
+        """Return how the export differs from the one that was opened."""
+        return self._export_changed
 
     def close(self) -> None:
         """Close the connection without a flush."""
@@ -216,8 +260,12 @@ class NbdDisk:
 
     def _request(self, request: NbdRequest) -> None:
         begin = time.monotonic()
-        if self._connection is None and begin < self._not_before:
+        is_waiting = self._connection is None or self._stalled is not None
+        if is_waiting and begin < self._not_before:
             raise OSError(errno.ENODEV, "the server is unreachable")
+        self._finish_stalled(begin)
+        if request.command in _CHANGES:
+            self._check_in_doubt(request.offset, request.offset + request.length)
         flushing = request.command is NbdCommand.FLUSH
         deadline = begin + (_FLUSH_TIMEOUT if flushing else _TIMEOUT)
         attempts = 1 if self._connection is None else 2
@@ -227,32 +275,74 @@ class NbdDisk:
                 connection = self._ensure_connected(min(deadline, begin + _TIMEOUT))
                 error = connection.request(request, deadline)
                 if error == errno.ESHUTDOWN:
-                    raise ConnectionAbortedError(error, "the server shuts down")
+                    raise _ShutdownError(error, "the server shuts down")
                 break
             except (OSError, AoEError) as failure:
-                self._disconnect()
+                if isinstance(failure, StalledError):
+                    attempts = 0
+                    self._hold(request)
+                elif isinstance(failure, _ShutdownError):
+                    self._disconnect()
+                else:
+                    self._disconnect(request)
                 if not attempts or time.monotonic() >= deadline:
                     self._back_off(begin, failure)
                     raise OSError(errno.ENODEV, str(failure)) from failure
         if error:
             raise OSError(_map_errno(error), os.strerror(error))
 
+    def _check_in_doubt(self, start: int, end: int) -> None:
+        if any(first < end and start < last for first, last in self._in_doubt):
+            raise OSError(errno.EIO, "an earlier write may still be executed there")
+
+    def _hold(self, request: NbdRequest) -> None:
+        # Keeps the connection for the reply, unless its loss would lose nothing.
+        if self._unflushed or request.command in _CHANGES:
+            self._stalled = replace(request, data=None, into=None)
+        else:
+            self._disconnect()
+
+    def _finish_stalled(self, now: float) -> None:
+        request, connection = self._stalled, self._connection
+        if request is None or connection is None:
+            return
+        try:
+            error = connection.finish(now + _POLL_TIME)
+        except StalledError as stalled:
+            self._not_before = time.monotonic() + _RETRY_DELAY
+            raise OSError(errno.ENODEV, "the server is stalled") from stalled
+        except (OSError, AoEError) as failure:
+            self._stalled = None
+            log.warning("%s: connection lost while stalled: %s", self._uri, failure)
+            with suppress(OSError):
+                self._disconnect(request)
+            return
+        self._stalled = None
+        self._log_reachable()
+        if request.command in _CHANGES and not request.flags & NbdCommandFlag.FUA:
+            self._flushed, self._unflushed = False, True
+        if error == errno.ESHUTDOWN:
+            self._disconnect()
+
     def _ensure_connected(self, deadline: float) -> Connection:
         if self._connection is not None:
-            return self._connection
+            if not self._connection.is_closed():
+                return self._connection
+            self._disconnect()
         connection = self._connect(deadline)
         why = self._find_mismatch(connection.export)
-        self._export_changed = bool(why)
+        self._export_changed = why
         if why:
             connection.close()
-            is_resized = connection.export.size != self.export.size
-            fix = "Run: aoe-target reload" if is_resized else "Restart the target"
-            raise UsageError(self._uri, why, fix)
+            raise UsageError(self._uri, why, "Run: aoe-target reload")
         self._connection = connection
+        self._log_reachable()
+        return connection
+
+    def _log_reachable(self) -> None:
         if self._unreachable:
             self._unreachable = False
             log.warning("%s: the server is reachable again", self._uri)
-        return connection
 
     def _find_mismatch(self, found: NbdExport) -> str:
         # Clients rely on the size and on what a flush guarantees.
@@ -270,13 +360,27 @@ class NbdDisk:
             return "the server's flags or block sizes have changed"
         return ""
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, unanswered: NbdRequest | None = None) -> None:
+        """Close the connection.
+
+        Args:
+            unanswered: the request that had no reply.
+
+        Raises:
+            OSError: the request is a write, and in doubt from now on.
+        """
         if self._connection is None:
             return
         self._connection.abandon()
         self._connection = None
         if self._unflushed and self.export.flags & NbdFlag.FLUSH:
             self._writes_lost = True
+        if unanswered is not None and unanswered.command in _CHANGES:
+            self._writes_lost = True
+            start, length = unanswered.offset, unanswered.length
+            self._in_doubt.append((start, start + length))
+            log.error("%s: %s", self._uri, _IN_DOUBT.format(length, start))
+            raise OSError(errno.EIO, "the connection was lost before the reply")
 
     def _back_off(self, begin: float, failure: Exception) -> None:
         now = time.monotonic()

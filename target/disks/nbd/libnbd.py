@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.common.nbd import PAYLOAD, NbdCommand, NbdFlag
 from aoe.errors import AccessError, AoEError, NotFoundError
-from target.disks.nbd.address import NbdAddress, connect, remaining_time
+from target.disks.nbd.address import NbdAddress, StalledError, connect, remaining_time
 from target.disks.nbd.wire import NbdExport, NbdRequest, no_such_export
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class LibnbdConnection:
         self, library: ModuleType, address: NbdAddress, deadline: float
     ) -> None:
         self._library = library
+        self._cookie = 0
+        self._data = bytearray()
         self._handle = library.NBD()
         try:
             if address.endpoints:
@@ -127,17 +129,35 @@ class LibnbdConnection:
             payload=handle.get_block_size(library.SIZE_MAXIMUM) or PAYLOAD,
         )
 
+    def is_closed(self) -> bool:
+        """Return True if the server has closed the connection, between requests."""
+        with suppress(self._library.Error):
+            self._handle.poll(0)
+        return not self._handle.aio_is_ready()
+
     def request(self, request: NbdRequest, deadline: float) -> int:
         """Send a request, wait for the reply, return its error number, 0 for success.
 
         Raises:
-            OSError: the connection failed, or the deadline has passed; the connection
-                is not usable afterwards.
+            StalledError: there is no reply yet; continue with ``finish``.
+            OSError: the connection failed, and is not usable afterwards.
         """
         try:
-            cookie = self._start(request)
-            while not self._handle.aio_command_completed(cookie):
+            self._cookie = self._start(request)
+        except self._library.Error as error:
+            raise _broken(error) from error
+        result = self.finish(deadline)
+        if request.into is not None and not result:
+            request.into[:] = self._data
+        return result
+
+    def finish(self, deadline: float) -> int:
+        """Wait for the reply to a stalled request; see ``request``."""
+        try:
+            while not self._handle.aio_command_completed(self._cookie):
                 self._poll(deadline)
+        except TimeoutError as failure:
+            raise StalledError(errno.ETIMEDOUT, "the request timed out") from failure
         except self._library.Error as error:
             if self._handle.aio_is_ready():
                 return int(error.errnum) or errno.EIO
@@ -145,13 +165,16 @@ class LibnbdConnection:
         return 0
 
     def _start(self, request: NbdRequest) -> int:
+        # libnbd accesses the data until the reply, which may be after ``request`` has
+        # returned: a copy. It is passed directly: nbd.Buffer leaks a reference to it.
         handle, offset = self._handle, request.offset
         match request.command:
             case NbdCommand.READ:
-                # The buffer is passed directly: nbd.Buffer leaks a reference to it.
-                started = handle.aio_pread(request.into, offset)
+                self._data = bytearray(request.length)
+                started = handle.aio_pread(self._data, offset)
             case NbdCommand.WRITE:
-                started = handle.aio_pwrite(request.data, offset, flags=request.flags)
+                self._data = bytearray(request.data or b"")
+                started = handle.aio_pwrite(self._data, offset, flags=request.flags)
             case NbdCommand.WRITE_ZEROES:
                 started = handle.aio_zero(request.length, offset, flags=request.flags)
             case _:

@@ -163,6 +163,11 @@ class OverlayDisk:
                 self._put_header(boot="")
             raise
 
+    def find_fault(self) -> str:
+        """Return why overlay or base must be opened again; a failed flush is one."""
+        failed = "a flush of the overlay failed" if self._failed else ""
+        return failed or self._store.find_fault() or self._base.find_fault()
+
     def close(self) -> None:
         """Flush, and close store and base.
 

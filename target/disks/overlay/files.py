@@ -20,7 +20,8 @@ from aoe.errors import (
     UsageError,
     from_os_error,
 )
-from target.disks.file import FileDisk, OpenFlags, open_file
+from target.disks.file import FileDisk, OpenFlags
+from target.disks.opening import open_file
 from target.disks.overlay.disk import OverlayDisk, this_boot
 from target.disks.overlay.format import (
     HEADER_SLOT,
