@@ -123,8 +123,8 @@ class _Serve(SectionedCommand):
 @click.option(
     "--serial",
     default="",
-    help="Serial number, at most 20 characters; default: made from address and host "
-    "name.",
+    help="Serial number, at most 20 characters; default: made from address, host "
+    "name and file.",
 )
 @click.option(
     "--model",
