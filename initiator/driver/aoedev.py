@@ -170,8 +170,7 @@ class AoeDev:
         """Return the error of an invalid bio, or None; ``trims`` allows DISCARD."""
         size = bio.size
         if self.state is not State.UP:
-            why = f"device is not up{self.refused}"
-            return self.conflict or DeviceError(str(self.address), why)
+            return self.down_error
         if not 0 <= bio.sector <= self.ssize - size // SECTOR:
             return UsageError(str(self.address), "beyond the end of the device")
         if size % SECTOR:
@@ -179,6 +178,12 @@ class AoeDev:
         if bio.op is _DISCARD and not (trims and self.trim_blocks):
             return UnsupportedError(str(self.address), "the disk has no TRIM")
         return None
+
+    @property
+    def down_error(self) -> AoEError:
+        """The error of a bio while the device is not up."""
+        why = f"device is not up{self.refused}"
+        return self.conflict or DeviceError(str(self.address), why)
 
     @property
     def refused(self) -> str:

@@ -14,7 +14,12 @@ from aoe.config import Config
 from aoe.errors import DecodeError
 from aoe.header import sectors_per_frame
 from initiator.driver.aoedev import FRAMES_LIMIT, AoeDev, State
-from initiator.driver.paths.candidates import drop_frames, propose, verify_again
+from initiator.driver.paths.candidates import (
+    drop_frames,
+    propose,
+    suspect,
+    verify_again,
+)
 from initiator.driver.structs import IFS_LIMIT, AoeTgt
 from initiator.driver.timing import TIMINGS
 
@@ -159,6 +164,14 @@ def _forget_devices(driver: Driver) -> None:
     for d in list(driver.devices.values()):
         if d.was_never_found:
             del driver.devices[d.address]
+
+
+def suspect_all(driver: Driver, now: float) -> None:
+    """Ask all paths of open devices for their identity, before they get data."""
+    if driver.options.verify_paths:
+        for d in driver.devices.values():
+            for target in d.targets if d.nopen else ():
+                suspect(driver, d, target, now)
 
 
 def forget_paths(driver: Driver, d: AoeDev) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aoe")
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
+_PAUSE = 0.005
+"""A gap after which frames are received before any are sent, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
@@ -198,7 +200,14 @@ class Host:
             wait: maximum seconds to wait; None waits until there is an event, which is
                 for ever if no frame is outstanding.
         """
+        before = self._last_run
         now = self.now()
+        pause = self._last_run - before
+        if pause > _PAUSE:
+            # A target may have announced that it has restarted, with another disk.
+            self._receive_all(now)
+            if pause > _QUERY_INTERVAL:
+                discovery.suspect_all(self.driver, now)
         # Sent first, so that targets work while responses are processed.
         self._send(now)
         received = self._receive_all(now)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
@@ -134,7 +135,7 @@ def _make_serial(settings: ExportSettings) -> str:
     for path in filter(None, (settings.path, settings.overlay)):
         source += f"\n{os.path.realpath(path)}"
         with suppress(OSError):
-            status = os.stat(path)
+            status = Path(path).stat()
             source += f" {status.st_ino}" if stat.S_ISREG(status.st_mode) else ""
     return f"{shelf}.{slot}:{sha256(source.encode()).hexdigest()[:9]}"
 

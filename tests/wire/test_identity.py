@@ -183,4 +183,3 @@ with open_link("aoe0") as link:
         device = disk.host.driver.devices[disk.address]
         assert len(device.targets) == 1
         assert len(device.candidates) <= 8
-        assert device.retransmits == 0

@@ -126,7 +126,7 @@ def verify_again(
 
 
 def suspect(
-    driver: Driver, d: AoeDev, target: AoeTgt, now: float, attempts: int
+    driver: Driver, d: AoeDev, target: AoeTgt, now: float, attempts: int = 0
 ) -> None:
     """Send no data to a target until it has shown that its disk is the same.
 
@@ -137,7 +137,7 @@ def suspect(
         d: the device.
         target: the target.
         now: the time.
-        attempts: how often the frame was lost that makes it suspect.
+        attempts: how often a frame was lost that makes it suspect.
     """
     target.is_proven = False
     if not target.identifying:
