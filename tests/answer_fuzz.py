@@ -240,7 +240,9 @@ class AnswerFuzz:
 
     def _effect_on(self, frame: bytes, f: Frame) -> str:
         if frame[14] & 4:
-            return "failed"
+            may_wait = f.buf is not None or f.is_probe
+            # The disk is unavailable: the frame will be sent again.
+            return "ignored" if may_wait and frame[15] == 3 else "failed"
         if len(frame) < ATA_DATA:
             return "ignored"
         if frame[27] & 0xA9:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from target.disks.nbd.disk import CLIENT_VARIABLE
+from target.disks.nbd.opening import CLIENT_VARIABLE
 from tests.requirements import need_libnbd, program
 
 if TYPE_CHECKING:

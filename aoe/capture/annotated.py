@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 import zlib
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, Final, Self, cast
 
 from aoe.capture.pcapng import (
     CapturedFrame,
@@ -16,7 +16,7 @@ from aoe.capture.pcapng import (
     parse,
 )
 from aoe.describe import describe
-from aoe.errors import DecodeError, from_os_error
+from aoe.errors import DecodeError, UsageError, from_os_error
 from aoe.net.base import Link
 
 if TYPE_CHECKING:
@@ -37,13 +37,17 @@ __all__ = [
 ]
 
 
+_MAGIC: Final = build_section()[:4]
+
+
 class CaptureWriter:
     """An unbuffered writer of a pcapng file.
 
     Args:
-        path: the file; an existing file is truncated.
+        path: the file; an existing capture is truncated.
 
     Raises:
+        UsageError: the file has other contents, such as a disk image named by mistake.
         AoEError: the file cannot be written.
     """
 
@@ -51,6 +55,9 @@ class CaptureWriter:
         self._path = path
         self._interfaces: dict[str, int] = {}
         try:
+            if not _is_replaceable(path):
+                why = "exists and is not a pcapng file"
+                raise UsageError(str(path), why, "Remove it, or choose another name")
             self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise from_os_error(str(path), error) from error
@@ -94,6 +101,14 @@ class CaptureWriter:
         except OSError as error:
             self._file.close()
             raise from_os_error(str(self._path), error) from error
+
+
+def _is_replaceable(path: Path) -> bool:
+    # A pipe or terminal has no contents.
+    if not (path.is_file() or path.is_block_device()):
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) in (b"", _MAGIC)
 
 
 def read_capture(path: Path) -> Iterator[CapturedFrame]:

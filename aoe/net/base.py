@@ -150,18 +150,21 @@ class Link(ABC):
         self.close()
 
 
-def check_distinct(links: Iterable[Link]) -> None:
-    """Check that no two links are on the same interface, under different names.
+def check_distinct(interfaces: Iterable[tuple[int, str]]) -> None:
+    """Check that no two names are of the same interface.
+
+    Args:
+        interfaces: index and name of each.
 
     Raises:
         UsageError: two of them are; each frame would be handled twice.
     """
     names: dict[int, str] = {}
-    for link in links:
-        first = names.setdefault(link.index, link.name)
-        if first != link.name:
+    for index, name in interfaces:
+        first = names.setdefault(index, name)
+        if first != name:
             raise UsageError(
-                f"{first} and {link.name}",
+                f"{first} and {name}",
                 "are names of the same interface",
                 "Use only one of them",
             )

@@ -104,7 +104,7 @@ class Connection:
         """Open the interfaces until exit; ``promiscuous`` as in open_link."""
         with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
             links = [stack.enter_context(opener(name)) for name in self.names()]
-            check_distinct(links)
+            check_distinct((link.index, link.name) for link in links)
             yield links
 
     @contextmanager
@@ -113,6 +113,8 @@ class Connection:
         from initiator.client.remote import open_target
 
         with self.links() as links, open_target(links, address, self.timeout) as target:
+            target.unavailable_timeout = self.deadsecs
+            target.on_warning = _warn
             yield target
 
     @contextmanager

@@ -38,7 +38,7 @@ from initiator.client.requests import RequestBuilder
 from initiator.io.tags import claim_tag_base
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from aoe.address import Address
     from aoe.errors import AoEError
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from initiator.client.discover import QueryResponse
 
 _TRIES: Final = 4
+_ASK_INTERVAL: Final = 0.5
+"""Seconds between requests to a target whose disk is unavailable."""
 _ABORTED: Final = Status.READY | Status.ERROR
 """Status of a disk without a fault that does not support the command (P43)."""
 _CLAIMED: Final = "To replace it: aoe config fset {address} STRING"
@@ -60,6 +62,11 @@ class RemoteTarget:
         response: its response to the query on that link.
         tag_base: ten bits of the tags, see ``claim_tag_base``.
         timeout: seconds to wait for a response, in which a request is sent four times.
+
+    Attributes:
+        unavailable_timeout: seconds for which an ATA command is repeated while the
+            target says that its disk is unavailable.
+        on_warning: called then with the address and a line for the user.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class RemoteTarget:
         """The initiator's MAC addresses that it sees, with their interface names."""
         self.builder = RequestBuilder(self.address, self.mac, self.link.mac, tag_base)
         self.timeout = timeout
+        self.unavailable_timeout = 0.0
+        self.on_warning: Callable[[Address, str], None] = lambda *_: None
 
     # --- request and response -----------------------------------------------------
 
@@ -238,7 +247,7 @@ class RemoteTarget:
             DeviceError: the command failed, or the target refused it.
             NotFoundError: no response.
         """
-        response = self.exchange(request, what)
+        response = self._exchange_when_available(request, what)
         if _error(response) == ErrorCode.RESERVED:
             raise self._reserved_error(self.holders())
         self._check_refusal(response, what)
@@ -253,6 +262,19 @@ class RemoteTarget:
             kind = UnsupportedError if aborted else DeviceError
             raise kind(str(self.address), why)
         return registers, response[ATA_DATA:]
+
+    def _exchange_when_available(self, request: bytes, what: str) -> bytes:
+        """Repeat a request while the disk is unavailable (P14)."""
+        deadline = time.monotonic() + self.unavailable_timeout
+        response = self.exchange(request, what)
+        if self.unavailable_timeout and _is_unavailable(response):
+            limit = f"{self.unavailable_timeout:g} s"
+            why = f"device unavailable (AoE error 3): asking again for up to {limit}"
+            self.on_warning(self.address, why)
+        while _is_unavailable(response) and time.monotonic() < deadline:
+            time.sleep(_ASK_INTERVAL)
+            response = self.exchange(request, what)
+        return response
 
     def identity_page(self) -> bytes:
         """Return the 512 bytes of IDENTIFY DEVICE.
@@ -282,6 +304,10 @@ class RemoteTarget:
 
     def _malformed_error(self, error: DecodeError) -> AoEError:
         return DeviceError(str(self.address), f"sent a malformed response: {error}")
+
+
+def _is_unavailable(response: bytes) -> bool:
+    return _error(response) == ErrorCode.DEVICE_UNAVAILABLE
 
 
 def _error(response: bytes) -> int | None:

@@ -82,8 +82,12 @@ class DiskFile(io.RawIOBase):
         return length
 
     def flush(self) -> None:
-        """Make what was written durable; raises as ``Disk.flush``."""
+        """Make what was written durable; raises as ``Disk.flush``.
+
+        After an error, the next call flushes again: closing the file must not report
+        success for what was not flushed.
+        """
         super().flush()
         if self._is_dirty:
-            self._is_dirty = False
             self._disk.flush()
+            self._is_dirty = False

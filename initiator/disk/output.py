@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aoe.common.uses import check_unused, find_use, is_read_only_device
-from aoe.errors import AccessError, BusyError, UsageError, from_os_error
+from aoe.errors import AccessError, AoEError, BusyError, UsageError, from_os_error
 from initiator.disk.files import (
     FileSource,
     StreamEndpoint,
@@ -211,7 +211,19 @@ class FileDestination(_Output):
     def write(self, chunk: Chunk) -> int:
         """Write a chunk, which is done on return; zeroes stay holes."""
         self._empty()
-        return super().write(chunk)
+        try:
+            return super().write(chunk)
+        except AoEError as error:
+            cause = error.__cause__
+            if (
+                self._existing < 0
+                or self._temporary is None
+                or not isinstance(cause, OSError)
+                or cause.errno not in (errno.ENOSPC, errno.EDQUOT)
+            ):
+                raise
+            fix = "The old file is unchanged; make room for both, or use --in-place"
+            raise AoEError(error.what, error.why, fix) from cause
 
     def _empty(self) -> None:
         if not self._must_empty:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.ata import SECTOR
 from aoe.errors import AoEError, DeviceError, UnsupportedError, UsageError
 from aoe.identify import Identity
 from initiator.driver.bio import Bio, BioIter, Op
-from initiator.driver.requests import TRIM_BLOCK, TagBlocks
+from initiator.driver.flush.epoch import EpochGuard
+from initiator.driver.requests import TRIM_BLOCK, TagBlocks, put_identify
 from initiator.driver.skbuff import Skb
 from initiator.driver.structs import (
     DEFAULT_BCNT,
@@ -49,6 +51,7 @@ _EXHAUSTED: Final = BioIter([], 0)
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
 _DISCARD: Final = Op.DISCARD
+_FLUSH: Final = Op.FLUSH
 SKBPOOL_LIMIT: Final = 256
 """Maximum number of skbs in a device's pool, whose clones are not freed yet (K7)."""
 
@@ -71,7 +74,8 @@ class AoeDev:
         factive: outstanding frames by tag, in the order of transmission.
         rexmitq: expired frames to be retransmitted, by their last tag (K50).
         followups: further commands of bios in progress: remainders of truncated frames,
-            plain writes after a rejected FUA write, FLUSHes after writes.
+            plain writes after a rejected FUA write, FLUSHes after writes, IDENTIFY
+            (without an operation) after FLUSHes.
         bios: bios that no frame has been built from yet.
         buf: the bio that is being split into frames.
         skbpool: skbs whose clones were not freed when their frame was reused.
@@ -91,6 +95,9 @@ class AoeDev:
         on_resize: callbacks for a changed size of an open device.
         read_only: True if the last write since the target's announcement was rejected,
             False if it succeeded, None if there was none.
+        unavailable_since: time of the first response in a row which said that the
+            disk is unavailable at present; infinity if it is not.
+        available_since: time of the end of the last such row.
     """
 
     def __init__(self, address: Address, timing: Timing, options: Options) -> None:
@@ -125,9 +132,13 @@ class AoeDev:
         self.candidates: dict[tuple[bytes, NetDevice], AoeTgt] = {}
         self.refusals: dict[bytes, Refusal] = {}
         self.conflict: AoEError | None = None
-        self.verified = self.up_since = float("-inf")
+        self.verified = self.up_since = -inf
+        self.epochs = EpochGuard(address)
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
+        self.unavailable_since = inf
+        self.available_since = -inf
+        self.is_unavailable_reported = False
 
     @property
     def was_never_found(self) -> bool:
@@ -248,7 +259,7 @@ class AoeDev:
                     return frame
             if untainted:
                 break
-        if not out and self.has_proven:
+        if not out and self.has_proven and not self.is_unavailable:
             self.kicked += 1
             self.kickme = True
         return None
@@ -306,6 +317,11 @@ class AoeDev:
             f.fua = self.takes_fua and self.ext and length == buf.bio.size
             buf.flush = not f.fua
         buf.nframesout += 1
+        if op is _FLUSH:
+            buf.covers = self.epochs.answered
+        elif op is None:
+            f.skb.frags = []
+            put_identify(f.skb)
         if position.size:
             return
         if self.followups:
@@ -347,33 +363,17 @@ class AoeDev:
         self.buf = buf if position.size else None
         return True
 
-    def max_length(self, op: Op) -> int:
+    def max_length(self, op: Op | None) -> int:
         """Return how many bytes of the device one frame of this kind can cover."""
         if op is not _DISCARD:
             return self.maxbcnt
         return min(self.trim_blocks, self.maxbcnt // SECTOR) * TRIM_BLOCK
 
-    def add_followup(self, buf: Buf, op: Op, position: BioIter) -> None:
+    def add_followup(self, buf: Buf, op: Op | None, position: BioIter) -> None:
         """Queue a further command of a bio, which ends only after it."""
         # Counts as an outstanding frame until it has been split into frames.
         buf.nframesout += 1
         self.followups.append(Followup(buf, op, position))
-
-    def revert_identify(self, tag: int) -> Frame | None:
-        """Await the response to an earlier transmission of an IDENTIFY.
-
-        Returns:
-            The frame; None if the tag is of no such transmission.
-        """
-        for queue in (self.factive, self.rexmitq):
-            for f in queue.values():
-                if f.is_identify and tag in f.earlier:
-                    del queue[f.tag]
-                    f.earlier[f.tag] = f.sent
-                    f.tag, f.sent = tag, f.earlier.pop(tag)
-                    queue[tag] = f
-                    return f
-        return None
 
     def on_late_response(self, tag: int, now: float) -> None:
         """Record that an earlier transmission of a frame was answered.
@@ -426,10 +426,30 @@ class AoeDev:
         free_at = self.write_locks.next_timeout()
         if free_at is not None:
             yield free_at
-        if self.rexmitq and self.has_untainted:
+        if not self.rexmitq:
+            return
+        if not self.has_untainted:
+            target = self.next_to_ask()
+            if target is not None and any(f.buf for f in self.rexmitq.values()):
+                yield target.ask_at
+        else:
             for f in self.rexmitq.values():
                 if f.is_probe and f.target.is_proven and f.target.window.is_open:
                     yield self.next_probe(f)
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether a target has said that the disk is unavailable, and is waited for."""
+        return self.unavailable_since < inf
+
+    def next_to_ask(self) -> AoeTgt | None:
+        """Return the target to ask next for a disk that is unavailable.
+
+        None if all disks are available, or a request is outstanding at the target.
+        """
+        waiting = [t for t in self.targets if t.is_proven and t.ask_at < inf]
+        target = min(waiting, key=lambda each: each.ask_at, default=None)
+        return None if target is None or target.window.nout else target
 
     def next_probe(self, f: Frame) -> float:
         """Return the earliest time to retransmit a lost probe (K57)."""
@@ -445,8 +465,15 @@ class AoeDev:
             False if there is no other target to move it to.
         """
         other = self.new_frame()
-        if other is None:
-            return False
+        return other is not None and self._exchange(f, other)
+
+    def move(self, f: Frame, target: AoeTgt) -> bool:
+        """Move a frame to a target; return False if this has no free frame."""
+        other = self.new_target_frame(target)
+        return other is not None and self._exchange(f, other)
+
+    @staticmethod
+    def _exchange(f: Frame, other: Frame) -> bool:
         target = other.target
         if target is not f.target:
             other.target, f.target = f.target, target
@@ -459,19 +486,9 @@ class AoeDev:
     def expire_oversized(self, now: float) -> None:
         """Make frames that are longer than ``maxbcnt`` by now expire at once."""
         for f in self.factive.values():
-            if self._is_too_long(f):
+            if self.is_too_long(f):
                 f.due = now
 
-    def _is_too_long(self, f: Frame) -> bool:
+    def is_too_long(self, f: Frame) -> bool:
+        """Return True if a frame is longer than the paths can carry by now."""
         return f.op is not None and f.length > self.max_length(f.op)
-
-    def truncate(self, f: Frame) -> bool:
-        """Truncate a frame that is too long and queue the rest; return True if so."""
-        if f.buf is None or f.op is None or not self._is_too_long(f):
-            return False
-        position = BioIter(f.segments, f.sector, f.length)
-        f.length = self.max_length(f.op)
-        f.segments = position.advance(f.length)
-        left, sector = position.size, position.sector
-        self.add_followup(f.buf, f.op, BioIter(position.advance(left), sector, left))
-        return True

@@ -17,7 +17,6 @@ from initiator.driver.aoedev import FRAMES_LIMIT, AoeDev, State
 from initiator.driver.paths.candidates import (
     drop_frames,
     propose,
-    suspect,
     verify_again,
 )
 from initiator.driver.structs import IFS_LIMIT, AoeTgt
@@ -164,14 +163,6 @@ def _forget_devices(driver: Driver) -> None:
     for d in list(driver.devices.values()):
         if d.was_never_found:
             del driver.devices[d.address]
-
-
-def suspect_all(driver: Driver, now: float) -> None:
-    """Ask all paths of open devices for their identity, before they get data."""
-    if driver.options.verify_paths:
-        for d in driver.devices.values():
-            for target in d.targets if d.nopen else ():
-                suspect(driver, d, target, now)
 
 
 def forget_paths(driver: Driver, d: AoeDev) -> None:

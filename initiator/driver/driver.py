@@ -18,11 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA
-from aoe.errors import (
-    AoEError,
-    BusyError,
-    DeviceError,
-)
+from aoe.errors import AoEError, BusyError, DeviceError
 from aoe.header import (
     ETH_P_AOE,
     HEADER_LENGTH,
@@ -37,12 +33,11 @@ from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
-from initiator.driver.paths import candidates, verify
+from initiator.driver.paths import candidates, unavailable, verify
 from initiator.driver.requests import (
-    put_command,
     put_header,
     put_identify,
-    put_trim,
+    put_request,
     query,
 )
 from initiator.driver.rexmit import Rexmit
@@ -125,6 +120,15 @@ class Driver:
             if d.nopen:
                 self.discover(d.address)
 
+    def identify_open(self, now: float) -> None:
+        """Identify the open devices before anything else is sent to them (P84)."""
+        for d in self.devices.values():
+            if d.nopen and self.options.verify_paths:
+                candidates.suspect_all(self, d, now)
+            elif d.nopen and d.epochs.is_clean and d.targets:
+                d.to_identify[d.targets[0]] = None
+                self.schedule(d, now)
+
     def discover(self, address: Address = BROADCAST) -> None:
         """Broadcast a config query on every interface (K10-K12)."""
         tag = TAG_USER if self.options.tags == "user" else 0
@@ -133,6 +137,8 @@ class Driver:
 
     def open(self, d: AoeDev) -> None:
         """Open the device, which fixes its size (K19)."""
+        if d.nopen == 0 and d.ident:
+            d.epochs.reopen(d.ident)
         d.nopen += 1
 
     def close(self, d: AoeDev) -> None:
@@ -202,6 +208,7 @@ class Driver:
             self.free_frame(frame)
         d.candidates.clear()
         d.to_identify.clear()
+        unavailable.reset(d)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
@@ -292,6 +299,9 @@ class Driver:
         if f is None:
             d.on_late_response(tag, now)
         else:
+            if error == ErrorCode.DEVICE_UNAVAILABLE and (f.buf or f.is_probe):
+                unavailable.ask_again_later(self, d, f, now)
+                return
             self.work(d, now)
             kind = BusyError if error == ErrorCode.RESERVED else DeviceError
             self._frame_done(d, f, kind(str(address), text), now)
@@ -308,29 +318,31 @@ class Driver:
         is_other = self._checks and responses.repeats_another_lba(d, tag, frame, now)
         f = None if is_other else d.match(tag, now)
         if f is None:
-            self._unexpected(d, frame, tag, now)
+            responses.on_unexpected(self, d, frame, tag, now)
             self._run_unblocked(d, now)
             return
+        if d.is_unavailable and (f.buf or f.is_probe):
+            unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
-        if f.is_identify and self.options.verify_paths:
-            verify.on_identify(self, d, f.target, frame, now)
-            self._frame_done(d, f, None, now)
+        if f.op is None and not f.is_probe:
+            error = self._on_identify(d, f, frame, netdev, now)
         else:
-            self._frame_done(d, f, responses.complete(d, f, frame, netdev), now)
+            error = responses.complete(d, f, frame, netdev)
+        self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
 
-    def _unexpected(self, d: AoeDev, frame: memoryview, tag: int, now: float) -> None:
-        self.unexpected += 1
-        jiffies = self.jiffies(now)
-        if self.options.tags == "kernel":
-            # + 1: the tag's jiffy may have just begun, the present one almost ended.
-            d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / self.options.hz)
-        self.log.append(
-            f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
-            f"s={frame[6:12].hex()} d={frame[:6].hex()}"
-        )
-        d.on_late_response(tag, now)
+    def _on_identify(
+        self, d: AoeDev, f: Frame, frame: memoryview, netdev: NetDevice, now: float
+    ) -> AoEError | None:
+        """Process the response to IDENTIFY; return the error of its FLUSH, or None."""
+        if not self.options.verify_paths:
+            error = responses.complete(d, f, frame, netdev)
+            return error or d.epochs.on_identify(f, frame)
+        error = responses.identify_error(d, frame) or d.epochs.on_identify(f, frame)
+        if error is None or f.buf is None:
+            verify.on_identify(self, d, f.target, frame, now)
+        return error
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -357,10 +369,12 @@ class Driver:
             self.buf_done(d, buf)
 
     def buf_done(self, d: AoeDev, buf: Buf) -> None:
-        """End a bio whose frames are all done, or queue its FLUSH first."""
+        """End a bio whose frames are all done, or queue FLUSH or IDENTIFY first."""
         if buf.flush and buf.bio.error is None:
             buf.flush = False
             d.add_followup(buf, Op.FLUSH, BioIter([], 0))
+        elif buf.covers >= 0 and buf.bio.error is None and d.epochs.needs_check(buf):
+            d.add_followup(buf, None, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)
 
@@ -416,25 +430,9 @@ class Driver:
             if f is None:
                 return
             d.assign(f)
-            self.fill(d, f)
+            put_request(f, self.page_hooks, ext=d.ext)
             f.begin()
             self.transmit(d, f, now)
-
-    def fill(self, d: AoeDev, f: Frame) -> None:
-        """Write the ATA header, attach the data (``aoecmd_ata_rw``, K28-K36)."""
-        skb, op = f.skb, f.op
-        if f.buf is None or op is None:
-            return
-        if op is _DISCARD:
-            put_trim(skb, f.sector, f.length, ext=d.ext)
-            return
-        put_command(skb, op, f.sector, f.length, ext=d.ext, fua=f.fua)
-        if op is not _WRITE:
-            skb.frags = []
-        elif self.page_hooks is None:
-            skb.frags = f.segments
-        else:
-            self.page_hooks.attach(f.buf.bio, skb, f.segments)
 
     def identify_any(self, d: AoeDev, now: float) -> None:
         """Send IDENTIFY on the next path (``aoecmd_ata_id``, K20)."""
@@ -470,6 +468,8 @@ class Driver:
         f.min_response = SLOW_PATH_ONLY
         d.factive[tag] = f
         target.window.nout += 1
+        if f.op is None and not f.is_probe:
+            d.epochs.on_sent(f, (*d.factive.values(), *d.rexmitq.values()))
         netdev.xmit(f.skb)
 
     def jiffies(self, now: float) -> int:

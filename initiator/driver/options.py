@@ -28,8 +28,9 @@ class Options:
             unanswered before the device is down and its bios fail, even if other frames
             are answered; 0 means forever (K54).
         maxout: maximum number of frames outstanding at one target (K15).
-        report_errors: an AoE error ends its bio. The kernel logs it and retransmits the
-            frame until ``deadsecs`` (K62).
+        report_errors: an AoE error ends its bio, except error 3: the disk is waited for
+            until ``deadsecs``. The kernel logs each error and retransmits the frame
+            until then (K62).
         send_flush: send FLUSH CACHE for FLUSH bios, and honour FUA. The kernel reports
             success without sending a frame (K37).
         send_discard: send TRIM for DISCARD bios. The kernel's devices do not support

@@ -10,7 +10,7 @@ from collections import deque
 from functools import lru_cache
 from math import inf
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aoe.address import MAC_BROADCAST, Address
 from aoe.ata import (
@@ -35,6 +35,10 @@ from aoe.header import (
 )
 from initiator.driver.bio import BioVec, Op, UserPages
 from initiator.driver.skbuff import Skb
+
+if TYPE_CHECKING:
+    from initiator.driver.page_hooks import PageHooks
+    from initiator.driver.structs import Frame
 
 _WRITES: Final = int(AFlag.WRITE)
 _LBA48: Final = int(AFlag.EXTENDED)
@@ -151,6 +155,23 @@ def put_command(
         lba >> 32,
         0,
     )
+
+
+def put_request(f: Frame, page_hooks: PageHooks | None, *, ext: bool) -> None:
+    """Write the ATA header, attach the data (``aoecmd_ata_rw``, K28-K36)."""
+    skb, op = f.skb, f.op
+    if f.buf is None or op is None:
+        return
+    if op is Op.DISCARD:
+        put_trim(skb, f.sector, f.length, ext=ext)
+        return
+    put_command(skb, op, f.sector, f.length, ext=ext, fua=f.fua)
+    if op is not Op.WRITE:
+        skb.frags = []
+    elif page_hooks is None:
+        skb.frags = f.segments
+    else:
+        page_hooks.attach(f.buf.bio, skb, f.segments)
 
 
 def read_write_registers(length: int, *, writes: bool) -> bytes:

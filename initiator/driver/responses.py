@@ -17,6 +17,7 @@ from initiator.driver.requests import failure, is_aborted, write_protected
 
 if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
+    from initiator.driver.driver import Driver
     from initiator.driver.netdev import NetDevice
     from initiator.driver.structs import Frame
 
@@ -28,6 +29,7 @@ _IS_BAD: Final = int(STATUS_BAD)
 
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
+_DISCARD: Final = Op.DISCARD
 
 _RUNT_RETRIES: Final = 2
 """Retransmissions of a read after which a response that is too short fails it."""
@@ -76,6 +78,22 @@ def repeats_another_lba(d: AoeDev, tag: int, response: memoryview, now: float) -
     return False
 
 
+def on_unexpected(
+    driver: Driver, d: AoeDev, response: memoryview, tag: int, now: float
+) -> None:
+    """Log and count a response without an outstanding request."""
+    driver.unexpected += 1
+    jiffies = driver.jiffies(now)
+    if driver.options.tags == "kernel":
+        # + 1: the tag's jiffy may have just begun, the present one almost ended.
+        d.timing.sample_late(((jiffies - tag & 0xFFFF) + 1) / driver.options.hz)
+    driver.log.append(
+        f"{'unexpected rsp':>15} {d.address}    tag={tag:08x}@{jiffies:08x} "
+        f"s={response[6:12].hex()} d={response[:6].hex()}"
+    )
+    d.on_late_response(tag, now)
+
+
 def complete(
     d: AoeDev, f: Frame, response: memoryview, netdev: NetDevice
 ) -> AoEError | None:
@@ -91,7 +109,10 @@ def complete(
             return error
     elif op is _WRITE:
         f.target.wpkts += 1
+        d.epochs.answered += not f.fua
         d.read_only = False
+    elif op is _DISCARD:
+        d.epochs.answered += 1
     elif op is None:
         error = identify_error(d, response)
         if error is None:

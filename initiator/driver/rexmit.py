@@ -15,13 +15,15 @@ its frames move to other targets, and probes detect that it responds again.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import NotFoundError
 from aoe.header import Command
-from initiator.driver.bio import BioVec, Op, UserPages
+from initiator.driver.bio import BioIter, BioVec, Op, UserPages
+from initiator.driver.paths import unavailable
 from initiator.driver.paths.candidates import suspect
-from initiator.driver.requests import put_command, put_header
+from initiator.driver.requests import put_command, put_header, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
 if TYPE_CHECKING:
@@ -39,6 +41,18 @@ def _is_vital(d: AoeDev, f: Frame) -> bool:
     if f.is_identify:
         return f.target in d.targets and not d.has_proven
     return not f.is_probe
+
+
+def _truncate(d: AoeDev, f: Frame) -> bool:
+    """Truncate a frame that is too long and queue the rest; return True if so."""
+    if f.buf is None or f.op is None or not d.is_too_long(f):
+        return False
+    position = BioIter(f.segments, f.sector, f.length)
+    f.length = d.max_length(f.op)
+    f.segments = position.advance(f.length)
+    left, sector = position.size, position.sector
+    d.add_followup(f.buf, f.op, BioIter(position.advance(left), sector, left))
+    return True
 
 
 class Rexmit:
@@ -81,7 +95,7 @@ class Rexmit:
         f.min_response = SLOW_PATH_ONLY
         mac = f.ifp.netdev.mac
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
-        self._driver.fill(d, f)
+        put_request(f, self._driver.page_hooks, ext=d.ext)
 
     def _record_loss(self, d: AoeDev, f: Frame, now: float) -> bool:
         """Record a loss at the frame's target and interface (K50).
@@ -133,13 +147,8 @@ class Rexmit:
     ) -> bool:
         """Return True if a frame can be sent now; may move it to another target."""
         target = f.target
-        if f.is_identify and not target.is_proven:
-            return True
-        if not target.is_proven and not f.is_probe:
-            d.reassign(f)
-            return f.target.is_proven and f.target.window.is_open
         if not target.is_proven:
-            return False
+            return self._may_resend_unproven(d, f)
         if target.taint and f.is_probe:
             if now < d.next_probe(f):
                 return False
@@ -152,7 +161,16 @@ class Rexmit:
                     self._probe(d, target, now)
             elif has_untainted and probes_only:
                 return False
+        if f.target.ask_at < inf and f.buf is not None:
+            return unavailable.may_ask(d, f, now)
         return f.target.window.is_open
+
+    @staticmethod
+    def _may_resend_unproven(d: AoeDev, f: Frame) -> bool:
+        """Return True for IDENTIFY, and for data that moves to a proven target."""
+        if f.is_identify or f.is_probe:
+            return f.is_identify
+        return d.reassign(f) and f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
         """Retransmit with a new tag on the next interface (``resend``, K42, K52)."""
@@ -166,8 +184,8 @@ class Rexmit:
             f.target.nout_probes += 1
             if driver.options.follow_mtu:
                 self._fill_probe(d, f)
-        elif driver.options.follow_mtu and d.truncate(f):
-            driver.fill(d, f)
+        elif driver.options.follow_mtu and _truncate(d, f):
+            put_request(f, driver.page_hooks, ext=d.ext)
         f.target.rotate()
         driver.transmit(d, f, now)
         if f.is_probe:

@@ -45,22 +45,24 @@ class Buf:
     Attributes:
         flush: a FLUSH has to follow when all frames are done.
         nframesout: frames outstanding, and follow-up commands not yet split.
+        covers: how many answered writes its FLUSH has to cover; -1 without one.
     """
 
-    __slots__ = ("bio", "flush", "iter", "nframesout")
+    __slots__ = ("bio", "covers", "flush", "iter", "nframesout")
 
     def __init__(self, bio: Bio, position: BioIter | None = None) -> None:
         self.bio = bio
         self.iter = position or BioIter(bio.vecs, bio.sector, bio.size)
         self.nframesout = 0
         self.flush = False
+        self.covers = -1
 
 
 class Followup(NamedTuple):
     """A further command of a bio in progress, see ``AoeDev.followups``."""
 
     buf: Buf
-    op: Op
+    op: Op | None
     iter: BioIter
 
 
@@ -145,8 +147,8 @@ class Frame:
 
     @property
     def is_identify(self) -> bool:
-        """Whether it is an IDENTIFY."""
-        return self.op is None and not self.is_probe
+        """Whether it is an IDENTIFY that no bio waits for."""
+        return self.op is None and not self.is_probe and self.buf is None
 
     def grace(self, late: float) -> float:
         """Return a grace period for the last transmission, in seconds.
@@ -206,6 +208,7 @@ class AoeTgt:
         held: responses received, with their interfaces, while it was not proven.
         heard: time of its first config response.
         page: its IDENTIFY data, while it is not compared with that of others yet.
+        ask_at: when to ask for the disk again, if it is unavailable; else infinity.
         repeats_lba: responses have the LBA of the request, as far as seen.
         other_lba_since: time of the first response since then that had another.
     """
@@ -227,6 +230,7 @@ class AoeTgt:
     held: list[tuple[bytes, NetDevice]] = field(default_factory=list)
     heard: float = 0.0
     page: bytes = b""
+    ask_at: float = inf
     repeats_lba: bool = False
     other_lba_since: float = inf
 
@@ -238,7 +242,7 @@ class AoeTgt:
         """Whether the window has room and there is an interface to send on (K41)."""
         window = self.window
         has_room = window.nout < window.maxout and self.ifp < len(self.ifs)
-        return has_room and self.is_proven
+        return has_room and self.is_proven and self.ask_at == inf
 
     @property
     def next_step(self) -> float:

@@ -29,6 +29,7 @@ _CONFIG: Final = struct.Struct("=II 40x 12xI 64s 112x 64x")
     0     4     8                 48        60      64      128                240   304
     | fd  | bs  | device .. limit | number  | flags | name  | crypt, key, init | 0   |
 """
+_BLKROSET: Final = 0x125D
 _ATTEMPTS: Final = 100
 """Another process can take the free device between LOOP_CTL_GET_FREE and
 LOOP_CONFIGURE; try again with the next one."""
@@ -66,6 +67,8 @@ class LoopDevice:
                 fd = os.open(path, mode | os.O_CLOEXEC)
                 try:
                     ioctl(fd, _CONFIGURE, config)
+                    # The device keeps what blockdev --setro has set for another file.
+                    ioctl(fd, _BLKROSET, struct.pack("=i", mode == os.O_RDONLY))
                 except BaseException:
                     os.close(fd)
                     raise

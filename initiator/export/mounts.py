@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 _NOT_PERMITTED: Final = 1
 """Exit code of mount(8) for wrong usage and missing permission."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+_LOOP_FIX: Final = "Attach it with --loop instead of --mount, then: "
+_FIXES: Final = {
+    "LVM2_member": f"{_LOOP_FIX}vgchange --activate y, and mount a logical volume",
+    "crypto_LUKS": f"{_LOOP_FIX}cryptsetup open {{device}} NAME, and mount "
+    "/dev/mapper/NAME",
+    "linux_raid_member": f"{_LOOP_FIX}mdadm --assemble --scan, and mount the array",
+}
+"""How to use what is not a file system, by the type that blkid(8) detects."""
 _SHOWN: Final = 5
 """How many users of a path a message names."""
 
@@ -45,7 +53,32 @@ def mount(
     why = _error_text(done, f"mount: {directory}: ")
     if done.returncode == _NOT_PERMITTED or "denied" in why:
         raise AccessError(str(directory), why, "Run as root")
-    raise AoEError(str(directory), f"not mounted: {why}", "Give --fstype TYPE")
+    content, fix = _describe_contents(device)
+    raise AoEError(str(directory), f"not mounted: {content or why}", fix)
+
+
+def _describe_contents(device: Path) -> tuple[str, str]:
+    """Return why the contents of a device cannot be mounted, and how to use them.
+
+    The reason is empty if blkid(8) recognizes a file system or nothing at all.
+    """
+    try:
+        done = _run("blkid", "--probe", "--output", "export", str(device))
+    except NotFoundError:
+        return "", "Give --fstype TYPE"
+    found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    kind = found.get("TYPE", "")
+    if found.get("USAGE") == "filesystem":
+        return "", f"It has a file system of type {kind}; see also: dmesg"
+    if kind:
+        fix = _FIXES.get(kind, "").format(device=device)
+        return f"the disk contains {kind}, not a file system", fix
+    if table := found.get("PTTYPE"):
+        fix = (
+            f"{_LOOP_FIX}partx --add {device}, and mount a partition such as {device}p1"
+        )
+        return f"the disk has a partition table ({table}), not a file system", fix
+    return "", "Give --fstype TYPE"
 
 
 def unmount(path: Path, *, lazy: bool = False) -> None:
@@ -76,17 +109,19 @@ def busy_error(path: Path) -> BusyError:
     """Return an error that names the users of a file, device or directory tree."""
     inside = [each.point for each in _mounts() if path in each.point.parents]
     mounts = [f"a mount on {each}" for each in (*inside, *mounts_of(path))]
-    found = [*mounts, *_processes(path)]
+    found = [*mounts, *_holders(path), *_processes(path)]
     named = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     why = f"in use by {named}" if named else "in use, maybe in another mount namespace"
     return BusyError(str(path), why, "Stop using it, or: aoe detach --lazy")
 
 
 def is_in_use(path: Path, except_mount: Path | None) -> bool:
-    """Return True if a process has it open, or it is mounted other than there."""
-    return any(_processes(path)) or any(
-        each != except_mount for each in mounts_of(path)
-    )
+    """Return True if a process has it open, or it is mounted other than there.
+
+    Also if another device uses it, as LVM and LUKS do.
+    """
+    is_mounted = any(each != except_mount for each in mounts_of(path))
+    return is_mounted or any(_holders(path)) or any(_processes(path))
 
 
 def is_mounted(path: Path) -> bool:
@@ -95,12 +130,30 @@ def is_mounted(path: Path) -> bool:
 
 
 def mounts_of(device: Path | None) -> list[Path]:
-    """Return the mount points of a block device in this mount namespace."""
+    """Return the mount points of a block device and its partitions.
+
+    Only those in this mount namespace.
+    """
     if device is None or not device.is_block_device():
         return []
-    number = device.stat().st_rdev
-    names = {str(device), f"{os.major(number)}:{os.minor(number)}"}
+    entry = _sysfs_entry(device)
+    names = {str(device), entry.name}
+    for partition in (each.parent for each in entry.glob("*/partition")):
+        names |= {f"/dev/{partition.name}", (partition / "dev").read_text().strip()}
     return [each.point for each in _mounts() if {each.number, each.source} & names]
+
+
+def _sysfs_entry(device: Path) -> Path:
+    number = device.stat().st_rdev
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+
+
+def _holders(path: Path) -> Iterator[str]:
+    """Yield the devices that use a block device or a partition of it."""
+    if path.is_block_device():
+        entry = _sysfs_entry(path)
+        for pattern in ("holders/*", "*/holders/*"):
+            yield from (f"/dev/{each.name}" for each in sorted(entry.glob(pattern)))
 
 
 class _Mount(NamedTuple):

@@ -141,6 +141,7 @@ class _AckBatch:
         target.last_response = now
         target.rpkts += self.reads
         target.wpkts += self.writes
+        self.d.epochs.answered += self.writes
         if self.writes:
             self.d.read_only = False
 

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aoe")
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
-_PAUSE = 0.005
+_GAP = 0.005
 """A gap after which frames are received before any are sent, in seconds."""
+_PAUSE = 1.0
+"""A gap in which a target's host may have been restarted, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
@@ -92,6 +94,7 @@ class Host:
         self._busy_poller = BusyPoller()
         self._ring_checks: list[Callable[[], bool]] = []
         self._stalled = 0.0
+        self._has_paused = False
         self._last_run = time.monotonic()
         self._tag_claim = -1
         for port in self.ports:
@@ -136,7 +139,7 @@ class Host:
         links: list[Link] = []
         try:
             links.extend(map(opener, interfaces))
-            check_distinct(links)
+            check_distinct((link.index, link.name) for link in links)
             return cls(links, options, opener)
         except BaseException:
             for link in links:
@@ -183,6 +186,7 @@ class Host:
         present = time.monotonic()
         if present - self._last_run > _STALL:
             self._stalled += present - self._last_run
+            self._has_paused = self._has_paused or present - self._last_run > _PAUSE
         self._last_run = present
         return present - self._stalled
 
@@ -202,12 +206,13 @@ class Host:
         """
         before = self._last_run
         now = self.now()
-        pause = self._last_run - before
-        if pause > _PAUSE:
+        if self._last_run - before > _GAP:
             # A target may have announced that it has restarted, with another disk.
             self._receive_all(now)
-            if pause > _QUERY_INTERVAL:
-                discovery.suspect_all(self.driver, now)
+        if self._has_paused:
+            # The targets may have been restarted meanwhile.
+            self._has_paused = False
+            self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.
         self._send(now)
         received = self._receive_all(now)

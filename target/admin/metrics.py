@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from http.server import ThreadingHTTPServer
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
@@ -212,12 +213,7 @@ class MetricsServer:
         try:
             handler = _make_handler(StatusCollector(snapshot))
         except ImportError as error:
-            # Exit code 2: a restart by the service manager would not help.
-            raise UsageError(
-                "--metrics",
-                "prometheus-client is not installed",
-                "Install it with: pip install 'pyaoe[metrics]'",
-            ) from error
+            raise _not_installed() from error
         self._server = _listen(endpoint, handler)
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
@@ -280,6 +276,35 @@ class _Server(ThreadingHTTPServer):
             log.warning("metrics: %s: %r", client_address[0], error)
 
 
+def check_metrics(endpoint: tuple[str, int]) -> None:
+    """Check that metrics can be served, without listening.
+
+    Raises:
+        UsageError: prometheus-client is not installed, or no such address.
+    """
+    if find_spec("prometheus_client") is None:
+        raise _not_installed()
+    address, port = endpoint
+    try:
+        socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise _no_such_address(endpoint, error) from error
+
+
+def _not_installed() -> UsageError:
+    # Exit code 2: a restart by the service manager would not help.
+    return UsageError(
+        "--metrics",
+        "prometheus-client is not installed",
+        "Install it with: pip install 'pyaoe[metrics]'",
+    )
+
+
+def _no_such_address(endpoint: tuple[str, int], error: socket.gaierror) -> UsageError:
+    what = "--metrics {}:{}".format(*endpoint)
+    return UsageError(what, f"no such address: {error.strerror}", FIX)
+
+
 def _listen(
     endpoint: tuple[str, int], handler: type[BaseHTTPRequestHandler]
 ) -> _Server:
@@ -291,7 +316,7 @@ def _listen(
         family, _, _, _, sockaddr = found[0]
         return _Server(family, (str(sockaddr[0]), port), handler)
     except socket.gaierror as error:
-        raise UsageError(what, f"no such address: {error.strerror}", FIX) from error
+        raise _no_such_address(endpoint, error) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BusyError(what, "port in use", "Choose another port") from error

@@ -219,8 +219,8 @@ def _check_replaceable(path: Path, account: Account) -> None:
     raise AccessError(
         str(path),
         f"user {user} may not write this state file",
-        f"Use --state-dir DIR with a directory of {user}, or "
-        f"chown {user} {directory}, or --no-state",
+        f"Make a directory for it: install -d -o {user} DIR; then use --state-dir DIR, "
+        "or --no-state to store none",
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aoe.common.capabilities import set_parent_death_signal
-from aoe.errors import from_os_error
+from aoe.errors import UsageError, from_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,11 @@ def exit_with_parent(parent: int) -> None:
         raise SystemExit(0)
 
 
+def _is_process_id(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not file.read(32).strip(b"0123456789 \n")
+
+
 @contextmanager
 def pidfile(path: Path) -> Iterator[None]:
     """Write the process ID to a file, atomically, and remove the file at exit.
@@ -38,6 +43,11 @@ def pidfile(path: Path) -> Iterator[None]:
         AoEError: the file cannot be written.
     """
     content = f"{os.getpid()}\n"
+    # A disk image in the place of the file would be lost.
+    if path.exists() and not (path.is_file() and _is_process_id(path)):
+        raise UsageError(
+            f"--pidfile {path}", "exists and has no process ID", "Choose another path"
+        )
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.write_text(content, "ascii")

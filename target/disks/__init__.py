@@ -13,11 +13,19 @@ from pathlib import Path
 from aoe.errors import UsageError, from_os_error
 from target.disks.direct import DirectDisk, direct_block
 from target.disks.file import FileDisk, OpenFlags
-from target.disks.opening import measure_file, open_file
+from target.disks.nbd.address import is_nbd
+from target.disks.opening import measure_file, open_file, try_file
 from target.disks.overlay.format import MAGIC
 from target.protocol.disk import Disk
 
-__all__ = ["Disk", "OpenFlags", "identify_files", "measure_disk", "open_disk"]
+__all__ = [
+    "Disk",
+    "OpenFlags",
+    "check_disk",
+    "identify_files",
+    "measure_disk",
+    "open_disk",
+]
 
 
 def open_disk(
@@ -40,10 +48,7 @@ def open_disk(
         return _open_base(path, flags)
     from target.disks.overlay.files import identify_base, open_overlay
 
-    if flags.direct:
-        raise UsageError(
-            overlay, "an overlay does not support O_DIRECT", "Omit --direct"
-        )
+    _refuse_direct(overlay, flags)
     base = _open_base(path, replace(flags, read_only=True, force=False))
     try:
         identity = identify_base(str(path), flags.offset, base.size)
@@ -62,12 +67,55 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
     Raises:
         AoEError: the disk no longer exists, or cannot be served as it is now.
     """
-    from target.disks.nbd.address import is_nbd
-    from target.disks.nbd.disk import measure_nbd
-
     if overlay:
         return None
-    return measure_nbd(path) if is_nbd(path) else measure_file(Path(path), flags)
+    if not is_nbd(path):
+        return measure_file(Path(path), flags)
+    from target.disks.nbd.opening import measure_nbd
+
+    return measure_nbd(path)
+
+
+def check_disk(path: str, flags: OpenFlags, overlay: str = "") -> None:
+    """Check that ``open_disk`` can succeed; nothing is created, locked or written.
+
+    Raises:
+        AoEError: as ``open_disk``, except for locks.
+    """
+    if not overlay:
+        _check_base(path, flags)
+        return
+    from target.disks.overlay.files import check_overlay, identify_base
+
+    _refuse_direct(overlay, flags)
+    size = _check_base(path, replace(flags, read_only=True, force=False))
+    if size is not None and (is_nbd(path) or Path(path).exists()):
+        check_overlay(overlay, identify_base(path, flags.offset, size), flags)
+
+
+def _check_base(path: str, flags: OpenFlags) -> int | None:
+    if is_nbd(path):
+        from target.disks.nbd.opening import check_nbd
+
+        return check_nbd(path, flags)
+    fd, size = try_file(Path(path), flags)
+    if fd is None:
+        return size
+    try:
+        if flags.direct:
+            direct_block(Path(path), fd, flags.offset, size)
+        else:
+            _refuse_overlay(Path(path), fd)
+    finally:
+        os.close(fd)
+    return size
+
+
+def _refuse_direct(overlay: str, flags: OpenFlags) -> None:
+    if flags.direct:
+        raise UsageError(
+            overlay, "an overlay does not support O_DIRECT", "Omit --direct"
+        )
 
 
 def identify_files(path: str, overlay: str = "") -> tuple[tuple[int, int], ...]:
@@ -79,8 +127,6 @@ def identify_files(path: str, overlay: str = "") -> tuple[tuple[int, int], ...]:
     Raises:
         AoEError: a file does not exist, or its directory cannot be searched.
     """
-    from target.disks.nbd.address import is_nbd
-
     found = []
     for each in (path, overlay):
         if each and not is_nbd(each):
@@ -94,8 +140,7 @@ def identify_files(path: str, overlay: str = "") -> tuple[tuple[int, int], ...]:
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd.address import is_nbd
-    from target.disks.nbd.disk import open_nbd
+    from target.disks.nbd.opening import open_nbd
 
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)

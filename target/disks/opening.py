@@ -10,8 +10,10 @@ import fcntl
 import logging
 import os
 import stat
+from dataclasses import replace
+from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.ata import SECTOR
 from aoe.common.sizes import check_sectors, format_size
@@ -19,19 +21,49 @@ from aoe.common.uses import check_unused, find_use, is_read_only_device
 from aoe.errors import AccessError, BusyError, NotFoundError, UsageError, from_os_error
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from target.disks.file import OpenFlags
 
 log: Final = logging.getLogger("aoe-target")
 
 _FLOCK: Final = Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
-_BUSY_FIX: Final = "Unmount or detach it, or use --read-only or --force"
+_DEVICES: Final = Path("/dev")
 
 
-def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
+class Advice(NamedTuple):
+    """What error messages advise, which depends on the options of the command.
+
+    Args:
+        in_use: for a file or device with a local user.
+        locked: for a file that another program has locked.
+        not_writable: added to the advice to get the permission.
+        missing: for a file that does not exist.
+    """
+
+    in_use: str = "Unmount or detach it"
+    locked: str = "Stop it first"
+    not_writable: str = ""
+    missing: str = "Restore it"
+
+
+SERVE: Final = Advice(
+    "Unmount or detach it, or use --read-only. With --force, writes from both sides "
+    "corrupt it",
+    "Stop it first. With --force, writes from both sides corrupt it",
+    ", or use --read-only",
+    "Make one with --create 1G",
+)
+NO_OPTIONS: Final = Advice()
+"""For files to which the options of the command do not apply."""
+
+
+def open_file(path: Path, flags: OpenFlags, advice: Advice = SERVE) -> tuple[int, int]:
     """Open a file or a block device and lock the part of it that will be served.
+
+    Args:
+        path: the path.
+        flags: how to open it.
+        advice: for error messages.
 
     Returns:
         The file descriptor, and the size of the window in bytes.
@@ -45,16 +77,12 @@ def open_file(path: Path, flags: OpenFlags) -> tuple[int, int]:
     """
     if flags.create is not None:
         _create(path, flags.create)
-    mode = _check_type(path)
-    if not mode & 0o222 and not flags.read_only:
-        raise AccessError(str(path), "no user may write to it", "Use --read-only")
-    fd = _open(path, flags, is_device=stat.S_ISBLK(mode))
+    mode = _check_mode(path, flags, advice)
+    fd = _open(path, flags, advice, is_device=stat.S_ISBLK(mode))
     try:
-        _check_writable(path, fd, flags)
-        size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _check_in_use(path, fd, flags, size)
+        size = _check_open(path, fd, flags, advice)
         if not flags.force:
-            _lock(path, fd, flags, size)
+            _lock(path, fd, flags, size, advice)
     except BaseException:
         os.close(fd)
         raise
@@ -65,19 +93,90 @@ def measure_file(path: Path, flags: OpenFlags) -> int:
     """Return the current size of a window of a file or block device, in bytes.
 
     Raises:
-        AoEError: as ``open_file``, except for locks.
+        AoEError: as ``open_file``, except for locks and missing permissions to write.
     """
-    _check_type(path)
+    _check_type(path, SERVE)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise from_os_error(str(path), error) from error
     try:
         size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
-        _check_in_use(path, fd, flags, size)
+        _check_in_use(path, fd, flags, size, SERVE)
         return size
     finally:
         os.close(fd)
+
+
+def try_file(
+    path: Path, flags: OpenFlags, advice: Advice = SERVE
+) -> tuple[int | None, int]:
+    """Check whether ``open_file`` can succeed; nothing is created, locked or written.
+
+    Returns:
+        A descriptor for reading, None if ``flags.create`` would create the file, and
+        the size of the window in bytes.
+
+    Raises:
+        AoEError: as ``open_file``, except for locks.
+    """
+    if flags.create is not None and not path.exists():
+        check_sectors(str(path), flags.create)
+        check_directory(path)
+        return None, _check_window(path, flags.create, flags)
+    mode = _check_mode(path, flags, advice)
+    if not flags.read_only and not os.access(path, os.W_OK, effective_ids=True):
+        raise _no_permission(path, flags, advice)
+    reading = replace(flags, read_only=True)
+    fd = _open(path, reading, advice, is_device=stat.S_ISBLK(mode))
+    try:
+        return fd, _check_open(path, fd, flags, advice)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def check_directory(path: Path) -> None:
+    """Check whether a file could be created.
+
+    Raises:
+        NotFoundError: its directory does not exist.
+        AccessError: no permission to write to the directory.
+    """
+    if not path.parent.is_dir():
+        raise NotFoundError(
+            str(path), f"no directory {path.parent}", "Create it, or correct the path"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise AccessError(
+            str(path),
+            f"not allowed to write to the directory {path.parent}",
+            "Choose another path, or run as a user with access to it",
+        )
+
+
+def _check_mode(path: Path, flags: OpenFlags, advice: Advice) -> int:
+    mode = _check_type(path, advice)
+    if not mode & 0o222 and not flags.read_only:
+        raise AccessError(
+            str(path),
+            "no user may write to it",
+            f"chmod u+w {path}{advice.not_writable}",
+        )
+    return mode
+
+
+def _check_open(path: Path, fd: int, flags: OpenFlags, advice: Advice) -> int:
+    # Returns the size of the window.
+    if not flags.read_only and is_read_only_device(fd):
+        raise AccessError(
+            str(path),
+            "the device is set to read-only",
+            f"To allow writes: blockdev --setrw {path}{advice.not_writable}",
+        )
+    size = _window(path, os.lseek(fd, 0, os.SEEK_END), flags)
+    _check_in_use(path, fd, flags, size, advice)
+    return size
 
 
 def _create(path: Path, size: int) -> None:
@@ -98,14 +197,12 @@ def _create(path: Path, size: int) -> None:
         os.close(fd)
 
 
-def _check_type(path: Path) -> int:
+def _check_type(path: Path, advice: Advice) -> int:
     # The file type is checked before opening: opening a FIFO would block.
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise NotFoundError(
-            str(path), "no such file", "Make one with --create 1G"
-        ) from None
+        raise _missing(path, advice) from None
     except OSError as error:
         raise from_os_error(str(path), error) from error
     if stat.S_ISDIR(mode):
@@ -117,7 +214,17 @@ def _check_type(path: Path) -> int:
     raise UsageError(str(path), why, "Name a disk image or a block device")
 
 
-def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
+def _missing(path: Path, advice: Advice) -> NotFoundError:
+    if path.absolute().is_relative_to(_DEVICES):
+        # A file there would be in memory.
+        return NotFoundError(str(path), "no such device", "List them with: lsblk")
+    if not path.parent.is_dir():
+        why = f"no directory {path.parent}"
+        return NotFoundError(str(path), why, "Create it, or correct the path")
+    return NotFoundError(str(path), "no such file", advice.missing)
+
+
+def _open(path: Path, flags: OpenFlags, advice: Advice, *, is_device: bool) -> int:
     mode = os.O_CLOEXEC | (os.O_RDONLY if flags.read_only else os.O_RDWR)
     if flags.sync:
         mode |= os.O_DSYNC
@@ -129,30 +236,34 @@ def _open(path: Path, flags: OpenFlags, *, is_device: bool) -> int:
     try:
         return os.open(path, mode)
     except OSError as error:
-        raise _open_error(path, flags, error) from error
+        raise _open_error(path, flags, advice, error) from error
 
 
-def _open_error(path: Path, flags: OpenFlags, error: OSError) -> Exception:
+def _open_error(
+    path: Path, flags: OpenFlags, advice: Advice, error: OSError
+) -> Exception:
     if error.errno == errno.EBUSY:
         in_use = find_use(path.stat(), 0, 0) or "mounted or in use"
-        return BusyError(str(path), in_use, _BUSY_FIX)
+        return BusyError(str(path), in_use, advice.in_use)
     if error.errno == errno.EINVAL and flags.direct:
         return UsageError(
             str(path), "this file system does not support O_DIRECT", "Omit --direct"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        readable = not flags.read_only and os.access(path, os.R_OK)
-        why = "not allowed to write" if readable else "not allowed to read"
-        fix = "Use --read-only" if readable else "Run as a user with access to it"
-        return AccessError(str(path), why, fix)
+        return _no_permission(path, flags, advice)
     return from_os_error(str(path), error)
 
 
-def _check_writable(path: Path, fd: int, flags: OpenFlags) -> None:
-    if not flags.read_only and is_read_only_device(fd):
-        raise AccessError(
-            str(path), "the device is set to read-only", "Use --read-only"
-        )
+def _no_permission(path: Path, flags: OpenFlags, advice: Advice) -> AccessError:
+    if flags.read_only or not os.access(path, os.R_OK, effective_ids=True):
+        why, fix = "not allowed to read", "Run as a user with access to it"
+    elif os.statvfs(path).f_flag & os.ST_RDONLY:
+        why = "on a file system that is mounted read-only"
+        fix = f"Mount it for writing{advice.not_writable}"
+    else:
+        why = "not allowed to write"
+        fix = f"Run as a user that may write to it{advice.not_writable}"
+    return AccessError(str(path), why, fix)
 
 
 def _window(path: Path, size: int, flags: OpenFlags) -> int:
@@ -162,6 +273,10 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
             f"already exists with {format_size(size)}",
             "Omit --create, or choose another path",
         )
+    return _check_window(path, size, flags)
+
+
+def _check_window(path: Path, size: int, flags: OpenFlags) -> int:
     if flags.offset % SECTOR:
         check_sectors(f"--offset {flags.offset}", flags.offset)
     length = size - flags.offset if flags.length is None else flags.length
@@ -176,15 +291,19 @@ def _window(path: Path, size: int, flags: OpenFlags) -> int:
         raise UsageError(
             str(path),
             "the disk is empty: 0 bytes",
-            f"Give it a size: truncate -s 1G {path}",
+            "Insert a medium, or choose another device"
+            if path.is_block_device()
+            else f"Give it a size: truncate -s 1G {path}",
         )
     return check_sectors(str(path), length)
 
 
-def _check_in_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+def _check_in_use(
+    path: Path, fd: int, flags: OpenFlags, size: int, advice: Advice
+) -> None:
     info = os.fstat(fd)
     if not flags.read_only and not flags.force:
-        check_unused(path, info, flags.offset, size, _BUSY_FIX)
+        check_unused(path, info, flags.offset, size, advice.in_use)
     elif in_use := find_use(info, flags.offset, size):
         log.warning(
             "%s: %s: clients and the local user do not see each other's changes",
@@ -193,7 +312,7 @@ def _check_in_use(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
         )
 
 
-def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
+def _lock(path: Path, fd: int, flags: OpenFlags, size: int, advice: Advice) -> None:
     # An open file description lock on the window: the kernel releases it when the
     # process ends, and locks on different windows of a file do not conflict.
     kind = fcntl.F_RDLCK if flags.read_only else fcntl.F_WRLCK
@@ -206,5 +325,5 @@ def _lock(path: Path, fd: int, flags: OpenFlags, size: int) -> None:
         raise BusyError(
             str(path),
             "served or in use by another program",
-            "Stop it first, or use --force",
+            advice.locked,
         ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
 from aoe.common.sizes import format_size, short_size
+from aoe.common.uses import find_use
 from aoe.errors import AccessError, AoEError, BusyError
 from target.disks import open_disk
 
@@ -38,11 +39,11 @@ def check_image(path: str) -> Iterator[Finding]:
     if "://" in path:
         return
     mode = Path(path).stat().st_mode
+    yield from _check_local_use(path)
     yield from _check_direct(path)
     if stat.S_ISREG(mode):
         yield diagnose_filesystem(path, filesystem_of(path))
         yield _check_free_space(path)
-        yield from _check_loop_devices(path)
 
 
 def _check_direct(path: str) -> Iterator[Finding]:
@@ -125,14 +126,10 @@ def diagnose_free_space(path: str, missing: int, free: int) -> Finding:
     return warn(path, check, text, "free some space, or serve a smaller disk")
 
 
-def _check_loop_devices(path: str) -> Iterator[Finding]:
-    real = Path(path).resolve()
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            file = backing.read_text("utf-8").rstrip("\n")
-        except OSError:
-            continue
-        if file == str(real):
-            device = f"/dev/{backing.parts[3]}"
-            text = f"is in use as {device}: writes from both sides corrupt it"
-            yield fail(path, "loop device", text, f"losetup -d {device}")
+def _check_local_use(path: str) -> Iterator[Finding]:
+    info = Path(path).stat()
+    use = find_use(info, 0, info.st_size)
+    if use:
+        text = f"{use}: writes from both sides corrupt it"
+        fix = "unmount and detach it, or serve it with --read-only"
+        yield fail(path, "local use", text, fix)

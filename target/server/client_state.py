@@ -84,16 +84,16 @@ class StateFile:
         except FileNotFoundError:
             return ClientState()
         except OSError as error:
-            raise from_os_error(
-                str(self.path), error, "Or serve with --no-state"
-            ) from error
+            fix = "Or serve with --no-state, without the mask list that it may have"
+            raise from_os_error(str(self.path), error, fix) from error
         try:
             return msgspec.json.decode(raw, type=_StateDocument).state()
         except (msgspec.MsgspecError, UnicodeError, UsageError) as error:
             raise AoEError(
                 str(self.path),
                 f"not a state file: {error}",
-                "Remove it to reset what clients set, or serve with --no-state",
+                "Restore it, or remove it to reset what clients set, the mask list "
+                "included",
             ) from error
 
     def save(self, state: ClientState) -> None:
@@ -108,7 +108,7 @@ class StateFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path, raw + b"\n")
         except OSError as error:
-            fix = "Until this is fixed, clients cannot change it; or use --no-state"
+            fix = "Until this is fixed, clients cannot change it"
             log.warning("%s", from_os_error(str(self.path), error, fix))
             raise
 

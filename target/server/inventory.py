@@ -130,8 +130,8 @@ class Inventory:
         replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
             self._open_ports(settings, undo)
-            ports = [self.ports[name] for name in settings.frames()]
-            check_distinct(port.link for port in ports if port.link is not None)
+            links = [self.ports[name].link for name in settings.frames()]
+            check_distinct((link.index, link.name) for link in links if link)
             deferred = self._add_new(new, undo)
             for previous, wanted in replacements:
                 after = self._replace(previous, wanted)

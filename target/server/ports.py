@@ -80,7 +80,7 @@ class Port:
         reopen: Callable[[str, int], Link] | None = None,
         frames: int = 0,
     ) -> None:
-        check_mtu(link)
+        check_mtu(link.name, link.mtu)
         self.name = link.name
         """The name at first, or an alternative name; an interface that reappears is
         expected to have it."""
@@ -398,7 +398,7 @@ class Port:
         self._attach_link(link)
 
     def _attach_link(self, link: Link) -> None:
-        check_mtu(link)
+        check_mtu(link.name, link.mtu)
         self.link = self.last_link = link
         self._is_up = True
         for target in self.targets:
@@ -435,15 +435,15 @@ def _cannot_reopen(name: str, _frames: int) -> Link:
     raise AoEError(name, "cannot be reopened")
 
 
-def check_mtu(link: Link) -> None:
+def check_mtu(name: str, mtu: int) -> None:
     """Check that the MTU of an interface is large enough for a sector.
 
     Raises:
         UsageError: it is not.
     """
-    if not sectors_per_frame(link.mtu):
+    if not sectors_per_frame(mtu):
         raise UsageError(
-            link.name,
-            f"an MTU of {link.mtu} has no room for a sector",
-            f"Raise it with: ip link set {link.name} mtu 1500",
+            name,
+            f"an MTU of {mtu} has no room for a sector",
+            f"Raise it with: ip link set {name} mtu 1500",
         )

@@ -34,5 +34,5 @@ def probe(link: Link, addresses: Collection[Address]) -> None:
             raise BusyError(
                 str(found.address),
                 f"already served on {link.name} by {format_mac(found.mac)}",
-                "Choose another address, or --force",
+                "Choose another address. With --force, clients mix up both disks",
             )

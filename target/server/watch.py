@@ -6,7 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final
 
-from aoe.errors import AoEError
+from aoe.errors import AoEError, NotFoundError
 from target.disks import identify_files
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class DiskWatch:
 def _is_replaced(served: Served) -> bool:
     try:
         files = identify_files(served.settings.path, served.settings.overlay)
-    except AoEError:
+    except NotFoundError:
         return True
+    except AoEError:
+        return False  # After a change of user, the directory may not be searchable.
     return files != served.files

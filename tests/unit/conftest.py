@@ -101,6 +101,7 @@ class FakeTarget:
         self.supports_fua = False
         self.read_only = False
         self.flushes = 0
+        self.epoch = 0
 
     @property
     def identity(self) -> Identity:
@@ -110,6 +111,7 @@ class FakeTarget:
             lba48=self.lba48,
             feature_sets=self.feature_sets,
             enabled=self.enabled,
+            epoch=self.epoch,
         )
 
     def announce(self, tag: int = 0) -> bytearray:

@@ -205,10 +205,7 @@ def test_a_target_without_flush_gives_a_warning(
         ),
         (
             ["--nbd", "s", "--loop"],
-            (
-                "--nbd: excludes --mount, --loop and --fuse. "
-                "Attach the disk once more for these"
-            ),
+            ("--nbd: excludes --mount, --loop and --fuse. Choose one of them"),
         ),
         (
             ["--loop", "--fstype", "xfs"],

@@ -107,7 +107,10 @@ FOLDERS = {
         system="os subprocess",
     ),
     "initiator/rules": Rule("aoe/common"),
-    "initiator/driver": Rule("aoe", parts="initiator/driver/paths"),
+    "initiator/driver": Rule(
+        "aoe", parts="initiator/driver/flush initiator/driver/paths"
+    ),
+    "initiator/driver/flush": Rule("aoe initiator/driver"),
     "initiator/driver/paths": Rule("aoe initiator/driver"),
     "initiator/io": Rule(
         "aoe aoe/net initiator/driver", system="logging os select time"
@@ -156,7 +159,7 @@ FOLDERS = {
         system="os select signal time",
     ),
     "initiator/cli/commands/lab": Rule(
-        "aoe aoe/common aoe/net initiator/lab initiator/lab/explorer"
+        "aoe aoe/common aoe/net initiator/client initiator/lab initiator/lab/explorer"
         " initiator/lab/kernel initiator/lab/reports initiator/rules"
     ),
 }

@@ -24,7 +24,7 @@ from aoe.capture.annotated import (
     read_capture,
 )
 from aoe.capture.pcapng import build_interface, build_packet, build_section, parse
-from aoe.errors import AoEError, DecodeError, NotFoundError
+from aoe.errors import AoEError, DecodeError, NotFoundError, UsageError
 from aoe.header import Command, Flag, Header
 from aoe.net.base import Link, LinkStatistics
 from tests.requirements import need
@@ -174,6 +174,20 @@ def test_errors_name_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
         CaptureWriter(tmp_path / "no" / "folder")
     with pytest.raises(AoEError, match="is a directory"):
         CaptureWriter(tmp_path)
+
+
+def test_a_disk_image_is_not_overwritten_by_a_capture(tmp_path: Path) -> None:
+    """As by: aoe copy disk.img e0.0 --pcap disk.img."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    with pytest.raises(UsageError, match="exists and is not a pcapng file"):
+        CaptureWriter(image)
+    assert image.read_bytes() == bytes(4096)
+    for content in (b"", b"\n\r\r\nan older capture"):
+        image.write_bytes(content)
+        with CaptureWriter(image):
+            pass
+        assert image.read_bytes().startswith(b"\n\r\r\n")
 
 
 def test_a_full_file_system_is_reported_as_an_aoe_error(tmp_path: Path) -> None:

@@ -211,7 +211,6 @@ def test_k45_responses_at_a_full_window_widen_it(
     [
         (1, DeviceError, "unrecognized command code"),
         (2, DeviceError, "bad argument parameter"),
-        (3, DeviceError, "device unavailable"),
         (4, DeviceError, "config string present"),
         (5, DeviceError, "unsupported version"),
         (6, BusyError, "target is reserved"),

@@ -14,8 +14,8 @@ import pytest
 from aoe.errors import AccessError, AoEError, NotFoundError, UsageError
 from target.disks import open_disk
 from target.disks.nbd.address import NbdAddress, connect, is_nbd
-from target.disks.nbd.disk import choose_client
 from target.disks.nbd.libnbd import find_libnbd
+from target.disks.nbd.opening import choose_client
 from target.disks.nbd.socket_client import SocketConnection
 from tests.nbd_servers import CLIENTS, exported, nbdkit, server, use_client
 from tests.requirements import need_libnbd
@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_libnbd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("target.disks.nbd.disk.find_libnbd", lambda: None)
+    monkeypatch.setattr("target.disks.nbd.opening.find_libnbd", lambda: None)
     monkeypatch.setattr("target.disks.nbd.libnbd.find_libnbd", lambda: None)
 
 

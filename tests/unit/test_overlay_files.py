@@ -209,7 +209,8 @@ def test_changed_base_is_refused_unless_forced_or_reset(
         open_disk(golden, overlay=file)
     assert caught.value.fix == (
         "Restore the old base, or discard the overlay with: "
-        f"aoe-target overlay reset {file}, or use --force"
+        f"aoe-target overlay reset {file}. Use --force only if its content is still "
+        "the same"
     )
     with pytest.raises(UsageError, match="has changed since the overlay"):
         commit_overlay(file, quiet)

@@ -60,6 +60,30 @@ def test_p11_responses_to_other_requests_are_ignored() -> None:
     assert link.sent[0][20] & 0x80
 
 
+@pytest.mark.parametrize("times", [3, 1000])
+def test_p14_an_ata_command_is_repeated_while_the_disk_is_unavailable(
+    times: int,
+) -> None:
+    warnings: list[str] = []
+
+    def unavailable(_: bytes, response: bytes) -> list[bytes]:
+        is_answered = len(link.sent) > times
+        error = response[:14] + b"\x1c\x03" + response[16:60]
+        return [response if is_answered else error]
+
+    link, target = make_remote(unavailable)
+    target.unavailable_timeout = 2.0
+    target.on_warning = lambda _, line: warnings.append(line)
+    if times == 3:
+        assert len(target.identity_page()) == 512
+        assert len(link.sent) == 4
+    else:
+        with pytest.raises(DeviceError, match="refused: device unavailable"):
+            target.identity_page()
+        assert 4 <= len(link.sent) <= 6
+    assert warnings == ["device unavailable (AoE error 3): asking again for up to 2 s"]
+
+
 def test_p54_the_error_of_a_claimed_target_has_its_config_string() -> None:
     link, target = make_remote()
     ask(link.target, config(4, b"the other\n"))

@@ -10,6 +10,7 @@ import pytest
 
 from aoe.address import Address
 from aoe.errors import UsageError
+from target.cli.captive import pidfile
 from target.config.settings import ExportSettings, Settings
 from target.disks import OpenFlags
 from tests.programs import AOE_TARGET
@@ -83,6 +84,20 @@ def test_help_begins_with_an_example(words: tuple[str, ...]) -> None:
                 "Invalid value for '--filter': filter drop: unknown key chance. "
                 "Choose one of probability, count, after, seed, direction, on, file. "
                 "Try: aoe-target serve --help"
+            ),
+        ),
+        (
+            ("serve", "--config", "aoe.toml", "--verbose", "--read-only"),
+            (
+                "--read-only: applies to a disk of the command line, not to those of "
+                "--config. Set it in the file, see aoe-target.toml(5)"
+            ),
+        ),
+        (
+            ("serve", "-c", "aoe.toml", "-m", "52:54:00:ae:00:01"),
+            (
+                "--mask: applies to a disk of the command line, not to those of "
+                "--config. Set it in the file, see aoe-target.toml(5)"
             ),
         ),
     ],
@@ -225,3 +240,20 @@ def test_help_imports_no_slow_module() -> None:
         env={**os.environ},
     ).stdout.split()
     assert not {"scapy", "pyroute2", "rich", "msgspec", "logging"} & set(loaded)
+
+
+def test_pidfile_overwrites_only_a_process_id(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    for before in ("", "4242\n"):
+        path.write_text(before)
+        with pidfile(path):
+            assert path.read_text() == f"{os.getpid()}\n"
+        assert not path.exists()
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    with (
+        pytest.raises(UsageError, match="exists and has no process ID"),
+        pidfile(image),
+    ):
+        pass
+    assert image.read_bytes() == bytes(4096)

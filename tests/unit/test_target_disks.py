@@ -317,7 +317,7 @@ def test_file_without_write_permission_needs_read_only(image: Path) -> None:
     image.chmod(stat.S_IRUSR)
     assert failure(image) == (
         AccessError,
-        "PATH: no user may write to it. Use --read-only",
+        "PATH: no user may write to it. chmod u+w PATH, or use --read-only",
     )
     disk = open_disk(image, OpenFlags(read_only=True))
     assert disk.read_only
@@ -376,10 +376,8 @@ def test_unaligned_window_is_refused(image: Path) -> None:
 @pytest.mark.parametrize(("first", "second"), [(False, False), (False, True)])
 def test_image_is_locked_for_writing(image: Path, *, first: bool, second: bool) -> None:
     held = open_disk(image, OpenFlags(read_only=first))
-    busy = (
-        BusyError,
-        "PATH: served or in use by another program. Stop it first, or use --force",
-    )
+    fix = "Stop it first. With --force, writes from both sides corrupt it"
+    busy = (BusyError, f"PATH: served or in use by another program. {fix}")
     assert failure(image, OpenFlags(read_only=second)) == busy
     held.close()
     open_disk(image, OpenFlags(read_only=second)).close()

@@ -251,7 +251,7 @@ def test_probe_finds_the_target_of_an_address(link: QueueLink) -> None:
         probe(link, [Address(7, 3)])
     assert str(caught.value) == (
         "e7.3: already served on eth0 by 52:54:00:00:00:09. "
-        "Choose another address, or --force"
+        "Choose another address. With --force, clients mix up both disks"
     )
 
 

@@ -120,7 +120,7 @@ def test_failed_save_leaves_the_old_file(
     assert caplog.messages == [
         (
             f"{file.path}: no space left on device. "
-            "Until this is fixed, clients cannot change it; or use --no-state"
+            "Until this is fixed, clients cannot change it"
         )
     ]
 
@@ -153,7 +153,7 @@ def test_invalid_file_is_refused_with_a_fix(file: StateFile, content: bytes) -> 
     assert caught.value.why.startswith("not a state file: ")
     assert (
         caught.value.fix
-        == "Remove it to reset what clients set, or serve with --no-state"
+        == "Restore it, or remove it to reset what clients set, the mask list included"
     )
 
 

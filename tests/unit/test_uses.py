@@ -173,7 +173,8 @@ def test_image_attached_to_a_loop_device_is_refused_for_writing(
             with pytest.raises(BusyError) as caught:
                 attempt(str(image), OpenFlags())
             assert str(caught.value) == (
-                f"{image}: {use}. Unmount or detach it, or use --read-only or --force"
+                f"{image}: {use}. Unmount or detach it, or use --read-only. With "
+                "--force, writes from both sides corrupt it"
             )
         for flags in (OpenFlags(read_only=True), OpenFlags(force=True)):
             caplog.clear()

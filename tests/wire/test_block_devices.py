@@ -48,7 +48,7 @@ def expect_permission_error(wire: Wire) -> None:
     # The second one on machines without loop devices.
     assert refusal(wire, "/dev/loop0") in (
         (4, "not allowed to read. Run as a user with access to it"),
-        (3, "no such file. Make one with --create 1G"),
+        (3, "no such device. List them with: lsblk"),
     )
 
 
@@ -106,7 +106,8 @@ def test_read_only_device_is_served_only_with_read_only(
             expect_permission_error(wire)
             return
         subprocess.run([program("blockdev"), "--setro", device], check=True)
-        expected = (4, "the device is set to read-only. Use --read-only")
+        fix = f"To allow writes: blockdev --setrw {device}, or use --read-only"
+        expected = (4, f"the device is set to read-only. {fix}")
         for words in ((), ("--force",)):
             assert refusal(wire, device, *words) == expected
         with serving(wire, device, "--no-state", "--read-only"), client(wire) as asking:

@@ -240,13 +240,52 @@ def test_a_read_only_device_is_not_written_to(
         if not device:
             return
         subprocess.run([program("blockdev"), "--setro", device], check=True)
-        done = aoe(wire, command, "e7.3", device)
+        try:
+            done = aoe(wire, command, "e7.3", device)
+        finally:
+            # The device keeps the setting when it is detached.
+            subprocess.run([program("blockdev"), "--setrw", device], check=True)
         assert done.returncode == 4
         assert "the device is set to read-only" in done.stderr
-        subprocess.run([program("blockdev"), "--setrw", device], check=True)
         options = ("--verify",) if command == "copy" else ()
         assert aoe(wire, command, "e7.3", device, *options).returncode == 0
     assert other.read_bytes() == image.read_bytes()
+
+
+def test_a_block_device_that_shrinks_while_it_is_copied(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "other.img"
+    disk.write_bytes(bytes(SIZE))
+    with (
+        serving(wire, disk, NO_PROBE, "--filter", "delay:seconds=0.02"),
+        loop_device(image) as device,
+    ):
+        if not device:
+            return
+        process = start(wire, "copy", device, "e7.3")
+        wait_until(lambda: any(disk.read_bytes()[MIB:]))
+        os.truncate(image, SIZE // 2)
+        subprocess.run([program("losetup"), "--set-capacity", device], check=True)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert out == ""
+    assert f"aoe: {device}: has shrunk from " in err
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, 2 * SIZE], ids=["shrinks", "grows"])
+def test_a_disk_that_is_resized_while_it_is_copied(
+    wire: Wire, image: Path, backup: Path, size: int
+) -> None:
+    with serving(wire, image, NO_PROBE, "--filter", "delay:seconds=0.02") as target:
+        process = start(wire, "copy", "e7.3", backup)
+        wait_for_data(backup)
+        os.truncate(image, size)
+        target.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1, err
+    assert out == ""
+    assert backup.read_bytes() == OLD
 
 
 def test_an_image_that_is_truncated_while_it_is_copied(

@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from contextlib import contextmanager
@@ -330,7 +331,7 @@ def test_detach_selects_one_of_several_by_path(wire: Wire, disk: Path) -> None:
         words = ["attach", "e7.3", "-i", wire.interface, "--background"]
         second = first.aoe(*words, "--fuse", file, "--read-only")
         assert second == f"e7.3 300 MiB as {file} [read-only]\n"
-        third = first.aoe(*words, "--nbd", nbd)
+        third = first.aoe(*words, "--nbd", nbd, "--read-only")
         listed = first.aoe("detach", "--list").splitlines(keepends=True)
         assert sorted(listed) == sorted((f"e7.3 300 MiB as {device}\n", second, third))
         refusal = first.aoe("detach", "e7.3", code=2)
@@ -399,3 +400,65 @@ def test_detach_of_an_unattached_disk_fails(wire: Wire) -> None:
     )
     assert done.returncode == 3
     assert done.stderr == "aoe: e7.3: not attached here (attached: nothing)\n"
+
+
+def partition_table() -> bytes:
+    """Return a first sector with one partition from sector 2048."""
+    entry = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0x83, b"\0\0\0", 2048, 65536)
+    return entry.rjust(462, b"\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@mounting("--mount", "{directory}")
+def test_a_partitioned_disk_is_not_called_empty(
+    wire: Wire, disk: Path, directory: Path
+) -> None:
+    """The commands in the message lead to the file system in the partition."""
+    partition = disk.with_name("partition")
+    with partition.open("wb") as file:
+        file.truncate(65536 * 512)
+    make_filesystem("ext4", partition)
+    with disk.open("r+b") as file:
+        file.write(partition_table())
+        file.seek(2048 * 512)
+        file.write(partition.read_bytes())
+    with serving(wire, disk, NO_PROBE):
+        process = start_attach(wire, "--mount", directory)
+        out, err = process.communicate(timeout=TIMEOUT * 3)
+        assert (process.returncode, out) == (1, "")
+        assert "not mounted: the disk has a partition table (dos)" in err
+        assert "--loop instead of --mount, then: partx --add /dev/loop" in err
+        with attached(wire, "--loop") as attachment:
+            device = attachment.about["device"]
+            attachment.run("partx", "--add", device)
+            attachment.run("mount", f"{device}p1", directory)
+            refusal = attachment.aoe("detach", "e7.3", code=5)
+            assert f"{device}: in use by a mount on {directory}." in refusal
+            attachment.run("touch", directory / "file")
+            attachment.run("umount", directory)
+            attachment.aoe("detach", "e7.3")
+            assert attachment.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "magic", "kind"),
+    [
+        (0, b"LUKS\xba\xbe" + b"\0\2" + bytes(4088), "crypto_LUKS"),
+        (4086, b"SWAPSPACE2", "swap"),
+    ],
+)
+@mounting("--mount", "{directory}")
+def test_other_contents_are_named(
+    wire: Wire, disk: Path, directory: Path, offset: int, magic: bytes, kind: str
+) -> None:
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        file.write(magic)
+    if kind == "swap":
+        subprocess.run([program("mkswap"), disk], check=True, capture_output=True)
+    with serving(wire, disk, NO_PROBE):
+        process = start_attach(wire, "--mount", directory)
+        _, err = process.communicate(timeout=TIMEOUT * 3)
+    assert process.returncode == 1
+    assert f"not mounted: the disk contains {kind}, not a file system" in err
+    assert ("cryptsetup open /dev/loop" in err) is (kind == "crypto_LUKS")
+    assert "mkfs" not in err

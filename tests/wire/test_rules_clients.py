@@ -270,7 +270,6 @@ def test_p10_p11_response_with_another_tag_is_ignored(peer: Peer) -> None:
 
 FAILURES = {
     "reserved": error_response(ata(0x24, 7), 6),
-    "unavailable": error_response(ata(0x24, 7), 3),
     "sector not found": ata_response(0x41, 0x10, count=1, lba=7),
     "device fault": ata_response(0x61, 0x04, count=1, lba=7),
     "busy": ata_response(0xC0, count=1, lba=7),

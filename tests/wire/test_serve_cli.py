@@ -102,7 +102,7 @@ def test_an_address_served_by_another_process_of_the_host_is_busy(
             5,
             (
                 f"e7.3: already served on aoe0 by process {first.pid}. "
-                "Choose another address, or --force"
+                "Choose another address. With --force, clients mix up both disks"
             ),
         )
         forced = start(wire.target, *words, "--force")
@@ -122,7 +122,7 @@ def test_an_address_served_by_another_host_is_busy(
             5,
             (
                 "e7.3: already served on aoe0 by 52:54:00:ae:00:01. "
-                "Choose another address, or --force"
+                "Choose another address. With --force, clients mix up both disks"
             ),
         )
         other = start(wire.initiator, *words[:1], "e7.4", *words[2:])
@@ -152,7 +152,7 @@ def test_an_image_that_is_served_already_is_busy(wire: Wire, image: Path) -> Non
             5,
             (
                 f"{image}: served or in use by another program. "
-                "Stop it first, or use --force"
+                "Stop it first. With --force, writes from both sides corrupt it"
             ),
         )
 

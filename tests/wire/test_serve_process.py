@@ -110,6 +110,20 @@ def test_user_that_cannot_save_state_is_refused_at_start(
     assert "--state-dir DIR" in err
 
 
+def test_image_in_a_directory_of_root_is_not_reported_as_replaced(
+    wire: Wire, place: Path
+) -> None:
+    words = (place / "disk.img", "--user", OTHER_USER, "--no-state")
+    with serving(wire, *words) as process:
+        place.chmod(0o700)
+        if OTHER_USER == "nobody":
+            os.chown(place, 0, 0)
+        time.sleep(2.5)
+        assert process_status(process.pid)["State"].startswith("S")
+        process.terminate()
+        assert "names another file" not in finish(process)
+
+
 # --- a command ------------------------------------------------------------------------
 
 

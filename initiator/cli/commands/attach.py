@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aoe.common.commandline import ADDRESS, json_option, print_json
 from aoe.errors import UsageError, from_os_error
+from initiator.cli.commands.claims import force_option, writing_to
 from initiator.cli.commands.detach import attached_line
 from initiator.cli.common import Connection, connection_options
 from initiator.disk.disk import Disk
@@ -20,6 +22,9 @@ from initiator.disk.disk import Disk
 if TYPE_CHECKING:
     from aoe.address import Address
     from initiator.export.attachment import AttachSpec
+
+
+_CLAIMED: Final = "Detach it first, or use --read-only or --force"
 
 
 def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
@@ -57,6 +62,7 @@ def _resolve(_: click.Context, __: click.Parameter, value: str | None) -> Path |
     "--mount-options", "options", default="", help="Mount options, as of mount -o."
 )
 @click.option("-r", "--read-only", is_flag=True, help="Refuse writes.")
+@force_option
 @click.option(
     "--run",
     "command",
@@ -86,7 +92,7 @@ def attach(
     background: bool,
     ready_fd: int | None,
     as_json: bool,
-    **spec: Any,  # noqa: ANN401 - the other fields of an AttachSpec
+    **spec: Any,  # noqa: ANN401 - the other fields of an AttachSpec, and force
 ) -> None:
     """Attach a disk as a block device, mount, file or NBD.
 
@@ -105,6 +111,7 @@ def attach(
     --loop and --mount need root, and with --fuse they need mfusepy: pip install
     'pyaoe[fuse]'.
     """
+    force: bool = spec.pop("force")
     _check(nbd, command, spec, background=background)
     process = _Process([] if ready_fd is None else [ready_fd])
     if command:
@@ -113,14 +120,16 @@ def attach(
         process.run_supervised(command, planned_uri(str(nbd), str(address)))
     elif background:
         process.daemonize()
+    opening = _Opening(
+        address=address, connection=connection, read_only=read_only, force=force
+    )
     announcer = _Announcer(process, as_json=as_json, quiet=bool(command))
     if nbd is not None:
-        _serve_nbd(address, connection, nbd, announcer, read_only=read_only)
+        _serve_nbd(opening, nbd, announcer)
         return
     from initiator.export.attachment import AttachSpec
 
-    attach_spec = AttachSpec(read_only=read_only, **spec)
-    _attach(address, connection, attach_spec, announcer)
+    _attach(opening, AttachSpec(read_only=read_only, **spec), announcer)
 
 
 def _check(
@@ -131,7 +140,7 @@ def _check(
         raise UsageError("attach", "no option says how to attach", fix)
     if nbd is not None and any(spec.values()):
         why = "excludes --mount, --loop and --fuse"
-        raise UsageError("--nbd", why, "Attach the disk once more for these")
+        raise UsageError("--nbd", why, "Choose one of them")
     if not spec["directory"] and (spec["fstype"] or spec["options"]):
         raise UsageError("--fstype, --mount-options", "need --mount", "Add --mount DIR")
     if command and nbd is None:
@@ -141,14 +150,27 @@ def _check(
         raise UsageError("attach", why, "Choose one of them")
 
 
-def _serve_nbd(
-    address: Address,
-    connection: Connection,
-    nbd: str,
-    announcer: _Announcer,
-    *,
-    read_only: bool,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opening:
+    # How to open the disk, and how to refuse it if this host writes to it already.
+    address: Address
+    connection: Connection
+    read_only: bool
+    force: bool
+
+    def enter(self, stack: ExitStack) -> Disk:
+        """Open the disk until the end of the stack, and claim it unless read-only."""
+        host = stack.enter_context(self.connection.host(self.address))
+        disk = Disk(
+            host, self.address, self.connection.timeout, read_only=self.read_only
+        )
+        stack.enter_context(disk)
+        is_free = self.force or self.read_only
+        stack.enter_context(writing_to(disk, force=is_free, fix=_CLAIMED))
+        return disk
+
+
+def _serve_nbd(opening: _Opening, nbd: str, announcer: _Announcer) -> None:
     from initiator.export.detach import serve_control
     from initiator.export.frontend import catch_termination
     from initiator.export.nbd.frontend import NbdFrontend
@@ -161,9 +183,9 @@ def _serve_nbd(
         # First, because its errors need no network access to detect. Clients that
         # connect early wait in the backlog.
         listener = stack.enter_context(closing(Listener(nbd)))
-        host = stack.enter_context(connection.host(address))
-        disk = stack.enter_context(Disk(host, address, connection.timeout))
-        ended = stack.enter_context(catch_termination(host))
+        disk = opening.enter(stack)
+        ended = stack.enter_context(catch_termination(disk.host))
+        read_only = opening.read_only
         frontend = NbdFrontend(disk, listener, read_only=read_only, report=_report)
         stack.enter_context(closing(frontend))
         about = _describe(
@@ -174,9 +196,7 @@ def _serve_nbd(
         frontend.run(ended)
 
 
-def _attach(
-    address: Address, connection: Connection, spec: AttachSpec, announcer: _Announcer
-) -> None:
+def _attach(opening: _Opening, spec: AttachSpec, announcer: _Announcer) -> None:
     from initiator.export.attachment import Attachment
     from initiator.export.detach import Detacher, detach_on_signals, flush
     from initiator.export.disk_thread import DiskThread
@@ -185,13 +205,11 @@ def _attach(
     become_io_flusher()
     detacher = Detacher(_report)
     with ExitStack() as stack:
-        host = stack.enter_context(connection.host(address))
-        disk = Disk(host, address, connection.timeout, read_only=spec.read_only)
-        stack.enter_context(disk)
+        disk = opening.enter(stack)
         stack.enter_context(detach_on_signals(detacher))
         thread = stack.enter_context(DiskThread(disk, _report))
         if not spec.read_only and not flush(thread):
-            _report(f"{address}: warning: the target does not support FLUSH")
+            _report(f"{disk.address}: warning: the target does not support FLUSH")
         attachment = Attachment(thread, spec, detacher.request_detach)
         attachment.attach()
         about = _describe(

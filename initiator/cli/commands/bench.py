@@ -11,6 +11,7 @@ from aoe.ata import SECTOR
 from aoe.common.commandline import ADDRESS, SECONDS, SIZE, json_option, print_json
 from aoe.common.sizes import format_count, short_size
 from aoe.errors import UsageError
+from initiator.cli.commands.claims import force_option, writing_to
 from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address
 from initiator.driver.bio import Op
@@ -80,6 +81,7 @@ class _LoadOptions(TypedDict):
     help="Percentage of reads, for the pattern mix.",
 )
 @click.option("--destroy", is_flag=True, help="Allow overwriting data on the disk.")
+@force_option
 @connection_options(3.0, uses_driver=True)
 @json_option
 def bench(
@@ -89,6 +91,7 @@ def bench(
     pattern: Pattern,
     size: int | None,
     destroy: bool,
+    force: bool,
     as_json: bool,
     **load_options: Unpack[_LoadOptions],
 ) -> None:
@@ -121,7 +124,10 @@ def bench(
         disk = Disk(host, address, connection.timeout)
         rest = max(0, disk.size - load.offset)
         load = replace(load, size=rest if size is None else size)
-        with progress(f"{pattern} {address}", None) as advance:
+        with (
+            writing_to(disk, force=force or not load.writes),
+            progress(f"{pattern} {address}", None) as advance,
+        ):
             result = run_bench(disk, load, advance)
     if as_json:
         print_json("bench", address=str(address), **_fields(result))

@@ -19,8 +19,10 @@ from initiator.check.runner import Session, drive
 from initiator.check.subject import Subject, probe
 from initiator.check.suite import choose, parse_rules
 from initiator.check.wire import WireExchange
+from initiator.cli.commands.claims import CLAIM_FIX, force_option
 from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
+from initiator.client.claims import claimed
 from initiator.client.discover import QueryResponse, discover
 from initiator.io.tags import claim_tag_base
 from initiator.rules import load_all_rules, rule_record
@@ -80,6 +82,7 @@ _OTHERS = Needs.MASK | Needs.HAZARD
     "writes beyond the end of the disk and to broadcast addresses; with --claim, edits "
     "of the mask list, which crash vblade 25. Makes the interface promiscuous.",
 )
+@force_option
 @connection_options(1.0)
 @json_option
 def check(
@@ -125,9 +128,13 @@ def check(
         _subject(links, address, connection.timeout) as (t, exchange, response),
     ):
         t.scratch = _scratch(t, lba, sectors)
-        if not as_json:
-            click.echo(_introduction(t, response))
-        results = _run(t, exchange, checks, allowed, quiet=as_json)
+        with ExitStack() as stack:
+            if Needs.DISK in allowed and not options["force"]:
+                path = (response.interface, response.mac)
+                stack.enter_context(claimed(address, t.identity, [path], CLAIM_FIX))
+            if not as_json:
+                click.echo(_introduction(t, response))
+            results = _run(t, exchange, checks, allowed, quiet=as_json)
     if as_json:
         _print_json(t, response, results)
     else:

@@ -13,6 +13,7 @@ from aoe.common.sizes import format_size, short_size
 from aoe.errors import UnsupportedError, UsageError
 from aoe.identify import FeatureSet, Identity
 from aoe.smart import SMART_FAILING, SMART_KEY, unpack_attributes
+from initiator.cli.commands.claims import force_option, writing_to
 from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address
 
@@ -243,6 +244,7 @@ def flush(*, address: Address, connection: Connection, as_json: bool) -> None:
     help="Length of the range in bytes; default: up to the end of the disk.",
 )
 @click.option("--destroy", is_flag=True, help="Allow discarding data on the disk.")
+@force_option
 @connection_options(3.0, uses_driver=True)
 @json_option
 def trim(
@@ -252,6 +254,7 @@ def trim(
     offset: int,
     length: int | None,
     destroy: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Discard a range of a disk (ATA TRIM).
@@ -273,7 +276,10 @@ def trim(
         if offset + whole > disk.size:
             why = f"{whole} bytes at {offset} reach beyond its {disk.size} bytes"
             raise UsageError(str(address), why)
-        with progress(f"trimming {address}", whole) as advance:
+        with (
+            writing_to(disk, force=force),
+            progress(f"trimming {address}", whole) as advance,
+        ):
             for done in range(0, whole, _TRIM_STEP):
                 step = min(_TRIM_STEP, whole - done)
                 disk.trim(offset + done, step)

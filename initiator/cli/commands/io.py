@@ -14,15 +14,17 @@ from aoe.address import Address
 from aoe.common.commandline import ADDRESS, SIZE, json_option, print_json
 from aoe.common.sizes import format_count, format_size
 from aoe.errors import AoEError, UnsupportedError, UsageError
+from initiator.cli.commands.claims import force_option, writing_to
 from initiator.cli.common import Connection, connection_options, progress
 from initiator.cli.complete import complete_address, complete_copy_argument
+from initiator.client.claims import disk_keys
 from initiator.disk.copy import DiskEndpoint, Outcome, copy, verify
 from initiator.disk.disk import Disk
 from initiator.disk.files import FileSource, StreamEndpoint, open_source
 from initiator.disk.output import open_destination, open_standard_output, open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from initiator.disk.output import DeviceDestination, FileDestination
 
@@ -71,7 +73,7 @@ _in_place = click.option(
     "copy at the end.",
 )
 _force = click.option(
-    "--force", is_flag=True, help="Write to a file or device that is in use."
+    "--force", is_flag=True, help="Write to a file, device or disk that is in use."
 )
 _offset = click.option(
     "-o",
@@ -130,9 +132,16 @@ def read(
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_offset
 @click.option("--pad", is_flag=True, help="Pad the last sector with zeroes.")
+@force_option
 @connection_options(3.0, uses_driver=True)
 def write(
-    *, address: Address, file: Path, connection: Connection, offset: int, pad: bool
+    *,
+    address: Address,
+    file: Path,
+    connection: Connection,
+    offset: int,
+    pad: bool,
+    force: bool,
 ) -> None:
     """Write a file or standard input to a disk.
 
@@ -151,9 +160,10 @@ def write(
     )
     with connection.host(address) as host:
         disk = Disk(host, address, connection.timeout)
-        with progress(f"writing {address}", source.size) as advance:
-            copy(source, DiskEndpoint(disk, offset), advance)
-        flush(disk)
+        with writing_to(disk, force=force):
+            with progress(f"writing {address}", source.size) as advance:
+                copy(source, DiskEndpoint(disk, offset), advance)
+            flush(disk)
 
 
 def _as_address(name: str) -> Address | None:
@@ -215,7 +225,10 @@ def copy_command(
         left = file or DiskEndpoint(disks[both[0]])
         right: DiskEndpoint | FileDestination | DeviceDestination
         if to_address:
-            right = DiskEndpoint(disks[to_address], is_zero=target_is_zero)
+            disk = disks[to_address]
+            _check_different(disks.values(), force=output_options["force"])
+            stack.enter_context(writing_to(disk, force=output_options["force"]))
+            right = DiskEndpoint(disk, is_zero=target_is_zero)
         else:
             right = open_storage(Path(destination), **output_options)
             stack.enter_context(_writing(right))
@@ -248,6 +261,21 @@ def copy_command(
         return
     details = _details(outcome, seconds, retransmits, check=check)
     click.echo(f"{source} -> {destination}: {', '.join(details)}")
+
+
+def _check_different(disks: Collection[Disk], *, force: bool) -> None:
+    """Check that source and destination are not addresses of the same disk.
+
+    Raises:
+        UsageError: they have the same serial number or WWN.
+    """
+    keys = [disk_keys(disk.identity) for disk in disks]
+    if len(keys) > 1 and set.intersection(*keys) and not force:
+        raise UsageError(
+            " and ".join(str(disk.address) for disk in disks),
+            "are the same disk, by their serial number or WWN",
+            "If they are not, use --force",
+        )
 
 
 def _details(

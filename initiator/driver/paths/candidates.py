@@ -142,3 +142,9 @@ def suspect(
     target.is_proven = False
     if not target.identifying:
         identify(driver, d, target, now, attempts)
+
+
+def suspect_all(driver: Driver, d: AoeDev, now: float) -> None:
+    """Ask all paths of a device for its identity, before they get data."""
+    for target in d.targets:
+        suspect(driver, d, target, now)

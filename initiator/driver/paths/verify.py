@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
     from initiator.driver.driver import Driver
     from initiator.driver.netdev import NetDevice
-    from initiator.driver.structs import AoeTgt
+    from initiator.driver.structs import AoeTgt, Frame
 
 _REFUSAL_SECONDS: Final = 10.0
 """Seconds for which a refused path of a closed device counts as a conflict."""
@@ -61,13 +61,13 @@ def admits(
         is_foreign = driver.options.check_responses and known is None
         driver.foreign += is_foreign
         return not is_foreign
-    f = d.outstanding(tag) or d.revert_identify(tag)
+    f = d.outstanding(tag) or _revert_identify(d, tag)
     if f is None:
         driver.foreign += known is None
         return known is not None
     target = f.target
     if f.is_identify:
-        return _admits_identity(driver, d, target, frame)
+        return _admits_identity(driver, d, target, frame, now)
     if target.is_proven and (src == target.source or (known and known.is_proven)):
         return True
     driver.foreign += known is None and src != target.source
@@ -78,8 +78,25 @@ def admits(
     return False
 
 
+def _revert_identify(d: AoeDev, tag: int) -> Frame | None:
+    """Await the response to an earlier transmission of an IDENTIFY.
+
+    Returns:
+        The frame; None if the tag is of no such transmission.
+    """
+    for queue in (d.factive, d.rexmitq):
+        for f in queue.values():
+            if f.is_identify and tag in f.earlier:
+                del queue[f.tag]
+                f.earlier[f.tag] = f.sent
+                f.tag, f.sent = tag, f.earlier.pop(tag)
+                queue[tag] = f
+                return f
+    return None
+
+
 def _admits_identity(
-    driver: Driver, d: AoeDev, target: AoeTgt, frame: memoryview
+    driver: Driver, d: AoeDev, target: AoeTgt, frame: memoryview, now: float
 ) -> bool:
     """Return True if an IDENTIFY has been answered with its data.
 
@@ -105,6 +122,7 @@ def _admits_identity(
             return True
         error = str(failed)
     driver.log.append(error)
+    target.last_response = now
     if is_candidate:
         drop(d, target)
     return False

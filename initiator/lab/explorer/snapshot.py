@@ -208,6 +208,7 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
         ),
         device,
     )
+    yield attributes("answered"), device.epochs
     yield from ((_DICT, device.factive), (_DICT, device.rexmitq))
     yield from ((_QUEUE, device.bios), (_QUEUE, device.skbpool))
     yield attributes("rttavg rttdev"), device.timing

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from aoe.address import Address, parse_macs
 from aoe.ata import SECTOR
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
     from target.filters.settings import FilterSettings
 
 PROGRAM: Final = "aoe-target"
+_PROCESS_OPTIONS: Final = frozenset(
+    {
+        *("arguments", "config", "pcap", "command", "force", "plain", "control"),
+        *("metrics", "user", "exit_with_parent", "pidfile", "log_format", "ready_fd"),
+        *("verbose", "help"),
+    }
+)
+"""The parameters that apply to the process and not to a disk, by their Python names."""
 WINDOW: Final = Parsed("sectors or size", partial(parse_size, unit=SECTOR))
 
 
@@ -263,10 +272,23 @@ def serve(arguments: tuple[str, ...], **options: object) -> None:
     """
     from target.admin.logs import logging_to_stderr
 
+    if options["config"] is not None:
+        _refuse_disk_options(click.get_current_context())
     with logging_to_stderr(str(options["log_format"])):
         serve_until_stopped(
             build_settings(arguments, options), build_process_options(options)
         )
+
+
+def _refuse_disk_options(ctx: click.Context) -> None:
+    # They would be ignored; a disk would be served for writing despite --read-only.
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        source = ctx.get_parameter_source(name)
+        if name not in _PROCESS_OPTIONS and source is ParameterSource.COMMANDLINE:
+            why = "applies to a disk of the command line, not to those of --config"
+            fix = "Set it in the file, see aoe-target.toml(5)"
+            raise UsageError(parameter.opts[-1], why, fix)
 
 
 def build_settings(arguments: tuple[str, ...], options: dict[str, Any]) -> Settings:

@@ -32,29 +32,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from aoe.ata import SECTOR
 from aoe.common.nbd import NbdCommand, NbdCommandFlag, NbdFlag
 from aoe.common.sizes import check_sectors, format_size
 from aoe.errors import AccessError, AoEError, UsageError, from_os_error
-from target.disks.blocks import BlockDisk
-from target.disks.nbd.address import NbdAddress, StalledError
-from target.disks.nbd.libnbd import LibnbdConnection, find_libnbd, require_libnbd
-from target.disks.nbd.socket_client import SocketConnection
+from target.disks.nbd.address import StalledError
 from target.disks.nbd.wire import NbdExport, NbdRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
-
-    from target.disks.file import OpenFlags
-    from target.protocol.disk import Disk
-
-    Connect: TypeAlias = Callable[[NbdAddress, float], "Connection"]
 
 log: Final = logging.getLogger("aoe-target")
 
-CLIENT_VARIABLE: Final = "AOE_NBD_CLIENT"
-"""The environment variable that names the client, ``libnbd`` or ``own``."""
 _TIMEOUT: Final = 1.0
 _FLUSH_TIMEOUT: Final = 30.0
 _CONNECT_TIMEOUT: Final = 10.0
@@ -164,7 +152,7 @@ class NbdDisk:
         self._not_before = 0.0
         self._unreachable = False
         try:
-            self.size = self._check(self.export)
+            self.size = check_export(uri, self.export, read_only=read_only, sync=sync)
         except BaseException:
             connection.close()
             raise
@@ -172,16 +160,6 @@ class NbdDisk:
         # lost from now on.
         with suppress(OSError):
             self.flush()
-
-    def _check(self, export: NbdExport) -> int:
-        uri = self._uri
-        if export.flags & NbdFlag.READ_ONLY and not self.read_only:
-            raise AccessError(uri, "not allowed to write", "Use --read-only")
-        if self._sync and not export.flags & (NbdFlag.FUA | NbdFlag.FLUSH):
-            raise UsageError(
-                uri, "the server supports neither FUA nor FLUSH", "Omit --sync"
-            )
-        return check_sectors(uri, export.size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
@@ -398,95 +376,18 @@ def _map_errno(error: int) -> int:
     return errno.EIO if error in (errno.ENODEV, errno.ENXIO) else error
 
 
-def choose_client(address: NbdAddress, name: str = "") -> Connect:
-    """Choose the NBD client: libnbd if it is installed, else the built-in one.
-
-    Args:
-        address: the address of the server.
-        name: ``libnbd`` or ``own`` selects one; empty means automatic.
+def check_export(uri: str, export: NbdExport, *, read_only: bool, sync: bool) -> int:
+    """Check that an export can be served, and return its size in bytes.
 
     Raises:
-        UsageError: the name is unknown, or ``own`` with TLS or vsock.
-        NotFoundError: libnbd is required and not installed.
+        AccessError: it is read-only.
+        UsageError: it cannot make writes stable, or its size is not a multiple of the
+            sector and block size.
     """
-    if name not in ("", "libnbd", "own"):
+    if export.flags & NbdFlag.READ_ONLY and not read_only:
+        raise AccessError(uri, "not allowed to write", "Use --read-only")
+    if sync and not export.flags & (NbdFlag.FUA | NbdFlag.FLUSH):
         raise UsageError(
-            f"{CLIENT_VARIABLE}={name}", "no such client", "Set it to libnbd or own"
+            uri, "the server supports neither FUA nor FLUSH", "Omit --sync"
         )
-    if name == "libnbd":
-        library = require_libnbd(f"{CLIENT_VARIABLE}=libnbd", "libnbd is not installed")
-    elif name == "own" and not address.endpoints:
-        raise UsageError(
-            address.uri,
-            "TLS and vsock need libnbd",
-            f"Unset {CLIENT_VARIABLE}=own",
-        )
-    elif not address.endpoints:
-        library = require_libnbd(address.uri, "TLS and vsock need libnbd")
-    else:
-        found = None if name == "own" else find_libnbd()
-        if found is None:
-            return SocketConnection
-        library = found
-    return lambda address, deadline: LibnbdConnection(library, address, deadline)
-
-
-def open_nbd(uri: str, flags: OpenFlags, client: str = "") -> Disk:
-    """Connect to an export of an NBD server.
-
-    Args:
-        uri: ``nbd://host[:port]/name`` or ``nbd+unix:///name?socket=/path``; with
-            libnbd also ``nbds`` for TLS, and ``+vsock``.
-        flags: how to open it.
-        client: as for ``choose_client``; by default from ``AOE_NBD_CLIENT`` in the
-            environment.
-
-    Raises:
-        AoEError: no such server or export, it is not writable, or an option that is
-            only for files.
-    """
-    for option, is_set in (
-        ("--direct", flags.direct),
-        ("--offset", flags.offset),
-        ("--length", flags.length is not None),
-        ("--create", flags.create is not None),
-    ):
-        if is_set:
-            raise UsageError(uri, f"{option} is only for files", f"Omit {option}")
-    disk = NbdDisk(
-        uri, _make_connector(uri, client), read_only=flags.read_only, sync=flags.sync
-    )
-    if SECTOR % disk.export.block == 0:
-        return disk
-    try:
-        return BlockDisk(disk, disk.export.block, uri)
-    except BaseException:
-        disk.close()
-        raise
-
-
-def measure_nbd(uri: str, client: str = "") -> int | None:
-    """Return the size that an export has now, in bytes, over a new connection.
-
-    Returns:
-        The size; None if the server does not accept a second connection, as qemu-nbd
-        without ``--shared``.
-
-    Raises:
-        AoEError: no such server or export.
-    """
-    connect = _make_connector(uri, client)
-    try:
-        connection = connect(time.monotonic() + _TIMEOUT)
-    except TimeoutError:
-        return None
-    except OSError as error:
-        raise from_os_error(uri, error, "Is the server running?") from error
-    connection.close()
-    return check_sectors(uri, connection.export.size)
-
-
-def _make_connector(uri: str, client: str) -> Callable[[float], Connection]:
-    address = NbdAddress.parse(uri)
-    connect = choose_client(address, client or os.environ.get(CLIENT_VARIABLE, ""))
-    return lambda deadline: connect(address, deadline)
+    return check_sectors(uri, export.size)

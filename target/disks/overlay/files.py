@@ -21,7 +21,7 @@ from aoe.errors import (
     from_os_error,
 )
 from target.disks.file import FileDisk, OpenFlags
-from target.disks.opening import open_file
+from target.disks.opening import NO_OPTIONS, check_directory, open_file, try_file
 from target.disks.overlay.disk import OverlayDisk, this_boot
 from target.disks.overlay.format import (
     HEADER_SLOT,
@@ -120,6 +120,36 @@ def open_overlay(
             raise from_os_error(str(path), error) from error
         stack.pop_all()
         return disk
+
+
+def check_overlay(path: str | Path, identity: BaseIdentity, flags: OpenFlags) -> None:
+    """Check that ``open_overlay`` can succeed; nothing is created, locked or written.
+
+    Args:
+        path: the overlay file.
+        identity: the identity of the base.
+        flags: only read_only and force are used.
+
+    Raises:
+        AoEError: as ``open_overlay``, except for locks.
+    """
+    path = Path(path)
+    if not flags.read_only and not path.exists():
+        check_directory(path)
+        return
+    _check_exists(path)
+    fd, size = try_file(path, OpenFlags(read_only=flags.read_only), NO_OPTIONS)
+    if fd is None:
+        return
+    try:
+        header = _read_header(path, fd, size)
+    except OSError as error:
+        raise from_os_error(str(path), error) from error
+    finally:
+        os.close(fd)
+    _check_state(path, header)
+    if not header.base.is_like(identity):
+        _check_base(path, header.base, identity, force=flags.force)
 
 
 def overlay_status(path: str | Path) -> OverlayStatus:
@@ -269,18 +299,23 @@ def _fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _open(path: Path, flags: OpenFlags) -> tuple[int, OverlayHeader]:
+def _check_exists(path: Path) -> None:
     if not path.exists():
         raise NotFoundError(
             str(path),
             "no such overlay",
             f"Create it with: aoe-target serve ADDRESS IFACE PATH --overlay {path}",
         )
+
+
+def _open(path: Path, flags: OpenFlags) -> tuple[int, OverlayHeader]:
+    _check_exists(path)
     # The lock is skipped only to read the status; --force does not skip it.
     may_share = flags.force and flags.read_only
     fd, size = open_file(
         path,
         OpenFlags(read_only=flags.read_only, sync=flags.sync, force=may_share),
+        NO_OPTIONS,
     )
     try:
         return fd, _read_header(path, fd, size)
@@ -330,7 +365,8 @@ def _check_base(
         raise UsageError(
             str(path),
             f"the base {found.path} has changed since the overlay was made",
-            _FIX_BASE.format(path) + ", or use --force",
+            _FIX_BASE.format(path)
+            + ". Use --force only if its content is still the same",
         )
 
 
@@ -342,7 +378,7 @@ def _open_base(path: Path, recorded: BaseIdentity, stack: ExitStack) -> FileDisk
             "Copy the served disk instead",
         )
     window = OpenFlags(offset=recorded.offset, length=recorded.size)
-    fd, size = open_file(Path(recorded.path), window)
+    fd, size = open_file(Path(recorded.path), window, NO_OPTIONS)
     base = FileDisk(fd, recorded.offset, size, read_only=False)
     stack.callback(base.close)
     return base

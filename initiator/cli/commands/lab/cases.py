@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.address import Address
+    from aoe.net.link import Link
     from initiator.lab.cases import Case, Result
     from initiator.lab.wire import CaseRun
 
     Command = Callable[..., None]
+
+_TIMEOUT: Final = 5.0
+"""Seconds to wait for a target on an interface."""
 
 # Modules of the lab are imported on use, so that other commands start faster.
 
@@ -262,6 +266,11 @@ def _print_events(result: Result) -> None:
 @click.option(
     "--overwrite", is_flag=True, help="Allow overwriting the first sectors of its disk."
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite them although this host has attached or mounted the disk.",
+)
 @json_option
 def run_command(
     *,
@@ -270,6 +279,7 @@ def run_command(
     interface: str | None,
     address: Address,
     overwrite: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Run one case, and compare the disk with the submitted data.
@@ -301,7 +311,10 @@ def run_command(
     if interface is not None:
         from initiator.lab.wire import on_interface
 
-        with on_interface(interface, address) as peer:
+        with (
+            on_interface(interface, address) as peer,
+            _claimed(peer.link, address, force=force),
+        ):
             case_run = run_and_read_back(case, peer, peer.link.mac)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
@@ -315,6 +328,24 @@ def run_command(
     if not case_run.agrees_with(in_memory):
         there, here = case_run.result.outcome, in_memory.result.outcome
         raise AoEError(str(case), f"{there} on {place}, {here} in memory")
+
+
+@contextmanager
+def _claimed(link: Link, address: Address, *, force: bool) -> Iterator[None]:
+    """Claim a target's disk while the context is active, unless ``force`` is set."""
+    from aoe.identify import Identity
+    from initiator.client.claims import claimed
+    from initiator.client.remote import open_target
+
+    if force:
+        yield
+        return
+    with open_target([link], address, _TIMEOUT) as target:
+        identity = Identity.unpack(target.identity_page())
+        path = (link.name, target.mac)
+    fix = "Detach it or wait for the end of the process, or use --force"
+    with claimed(address, identity, [path], fix):
+        yield
 
 
 def _print_run(

@@ -1,0 +1,1 @@
+"""Whether a FLUSH has covered what it had to."""
