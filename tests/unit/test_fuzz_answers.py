@@ -18,7 +18,7 @@ FRAMES = 30_000
 
 
 def test_no_response_breaks_a_rule() -> None:
-    fuzz = AnswerFuzz(seed=1)
+    fuzz = AnswerFuzz(seed=3)
     assert fuzz_answers.run(fuzz, FRAMES) == ""
     assert fuzz.frames == FRAMES
     assert fuzz.verdicts.keys() == {"ignored", "done", "failed", "unsupported"}
