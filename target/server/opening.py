@@ -8,12 +8,13 @@ import re
 import stat
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
+from aoe.errors import AoEError
 from aoe.identify import Identity
 from aoe.net.link import open_link
 from target.config.settings import ENGINE
@@ -118,7 +119,13 @@ def find_engine(name: str) -> MakeEngine:
     """
     if name == ENGINE:
         return Target
-    from target.reference.loading import load_engine
+    try:
+        from target.reference.loading import load_engine
+    except (ImportError, OSError) as error:
+        # On a reload after a change to a user that may not read the modules.
+        raise AoEError(
+            f"engine {name}", f"cannot be imported: {error}", "Restart the target"
+        ) from error
 
     return load_engine(name)
 
@@ -220,8 +227,10 @@ def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
     )
 
 
+@cache
 def _version() -> tuple[str, int]:
-    # The version for the identity page, and for query config responses.
+    # The version for the identity page, and for query config responses. The user that
+    # the target changes to may be unable to read it.
     try:
         release = importlib.metadata.version("pyaoe")
     except importlib.metadata.PackageNotFoundError:
