@@ -62,7 +62,7 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         overlay: a copy-on-write file that takes all writes; ``path`` is only read.
         buffers: requests that a client may have outstanding, at least 2.
         serial: serial number, at most 20 ASCII characters; by default derived from
-            address and host.
+            address, host name and file.
         model: model name, at most 40 ASCII characters.
         wwn: world wide name, 16 hexadecimal digits; by default derived from address and
             serial number.
