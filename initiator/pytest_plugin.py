@@ -158,11 +158,16 @@ def serve(
 
 
 def _start(wire: Wire, args: Sequence[str], log: Path) -> subprocess.Popen[Any]:
+    from aoe.common.programs import program_command
+
     # --force skips the search for other targets: the veth pair is new.
-    serving = [sys.executable, "-m", "target", "serve", "--force", "--exit-with-parent"]
+    options = ["--force", "--exit-with-parent"]
     with log.open("wb") as stderr:
         target = wire.target.popen(
-            [*serving, *args], stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*program_command("aoe-target"), "serve", *options, *args],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
         )
     if not (target.stdout and target.stdout.readline()):
         target.wait(_STOP_TIMEOUT)

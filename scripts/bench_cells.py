@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from scripts.bench_images import DISK
 from scripts.bench_load import AOE_BENCH, Workload
@@ -151,6 +151,29 @@ def _request_cells() -> list[Cell]:
     return cells
 
 
+# --- the engines, compared with each other --------------------------------------------
+
+
+def engine_cell(op: Literal["read", "write"]) -> Cell:
+    """Return a cell of requests with the scapy engine and with the other one."""
+
+    def measure(engine: str) -> Callable[[Rig], Sample]:
+        def requests(rig: Rig) -> Sample:
+            with rig.aoe_target(rig.images.filled(), "--engine", engine) as server:
+                return rig.load(server, rig.load_generator(), Workload(op, 16, 2), DISK)
+
+        return requests
+
+    return Cell(
+        name=f"engine-{op}",
+        title=f"1 KiB {op}, 16 deep, MTU 1500, engine scapy",
+        unit="IOPS",
+        mtu=1500,
+        sides=tuple(Side(name, measure(name)) for name in ("scapy", "struct")),
+        goals=(Goal(of="scapy"), Goal(of="scapy", to="struct")),
+    )
+
+
 # --- copies, compared with nbdcopy ----------------------------------------------------
 
 
@@ -289,5 +312,7 @@ CELLS: Final = (
     ),
     *(initiator_cell(depth) for depth in (64, 16)),
     *_scaling_cells(),
+    engine_cell("read"),
+    engine_cell("write"),
 )
 """All cells, in the order of the table."""

@@ -6,28 +6,23 @@ output of ``aoeload``. With the latter the result does not depend on pyaoe's ini
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from aoe.ata import SECTOR
+from aoe.common.programs import program_command
 from aoe.errors import AoEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 ADDRESS: Final = "7.3"
 SHELF, SLOT = ADDRESS.split(".")
 _Document = TypeVar("_Document", bound=msgspec.Struct)
-
-
-def installed_command(program: str) -> str:
-    """Return the path of a command of pyaoe, next to this Python."""
-    return str(Path(sys.executable).with_name(program))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ def _aoe_bench_command(
     interface: str, workload: Workload, size: int, seconds: float
 ) -> list[str]:
     args = [
-        installed_command("aoe"),
+        *program_command("aoe"),
         "bench",
         f"e{ADDRESS}",
         f"rand{workload.op}",

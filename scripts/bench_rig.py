@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from aoe.ata import SECTOR
+from aoe.common.programs import program_command
 from aoe.errors import AoEError
-from scripts.bench_load import ADDRESS, AOE_BENCH, external, installed_command
+from scripts.bench_load import ADDRESS, AOE_BENCH, external
 from scripts.bench_stats import Sample
 from scripts.bench_tools import pinned
 
@@ -107,18 +108,18 @@ class Rig:
 
     # --- servers ----------------------------------------------------------------------
 
-    def aoe_target(self, image: Path) -> AbstractContextManager[Server]:
-        """Serve an image with ``aoe-target`` and its default settings."""
+    def aoe_target(self, image: Path, *options: str) -> AbstractContextManager[Server]:
+        """Serve an image with ``aoe-target``, by default with its default settings."""
         # --force skips the search for other targets: the veth pair is new.
         args = [f"e{ADDRESS}", self._wire.interface, str(image), "--force"]
-        return self._target([*args, "--no-state"])
+        return self._target([*args, "--no-state", *options])
 
     def aoe_target_config(self, config: Path) -> AbstractContextManager[Server]:
         """Serve the exports of a configuration file with ``aoe-target``."""
         return self._target(["--config", str(config)])
 
     def _target(self, args: Sequence[str]) -> AbstractContextManager[Server]:
-        command = [installed_command("aoe-target"), "serve", *args]
+        command = [*program_command("aoe-target"), "serve", *args]
         return self._serving("aoe-target", command, _printed_a_line)
 
     def vblade(self, image: Path) -> AbstractContextManager[Server]:
@@ -247,7 +248,7 @@ class Rig:
     def aoe_copy(self, server: Server, source: Path) -> Sample:
         """Copy with ``aoe copy``."""
         args = [
-            installed_command("aoe"),
+            *program_command("aoe"),
             "copy",
             f"e{ADDRESS}",
             "-i",

@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 
 from aoe.capture.annotated import read_capture
 from aoe.common.commandline import run
+from aoe.common.programs import program_command
 from aoe.errors import AoEError
 from aoe.net.netns import Namespace, Wire, ensure_root_or_user_namespace
 
@@ -39,9 +39,9 @@ def run_command(host: str, namespace: Namespace, *args: str) -> None:
         AoEError: it failed.
     """
     click.secho(f"{host}$ {shlex.join(args)}", fg="cyan")
-    program = Path(sys.executable).with_name(args[0])
+    command = [*program_command(args[0]), *args[1:]]
     # Not interrupted by Ctrl-C: the demo terminates its children.
-    done = namespace.run([str(program), *args[1:]], check=False, start_new_session=True)
+    done = namespace.run(command, check=False, start_new_session=True)
     if done.returncode:
         raise AoEError(shlex.join(args), f"exit code {done.returncode}")
 
@@ -50,7 +50,7 @@ def serve(wire: Wire, *args: str) -> subprocess.Popen[str]:
     """Start the target, and wait for its ready line."""
     click.secho(f"target$ {shlex.join(args)} &", fg="cyan")
     target: subprocess.Popen[str] = wire.target.popen(
-        [str(Path(sys.executable).with_name(args[0])), *args[1:]],
+        [*program_command(args[0]), *args[1:]],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -11,7 +11,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.common.commandline import print_json, run
+from aoe.common.programs import program_command
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.netns import Wire, ensure_root_or_user_namespace
 from initiator.disk.disk import Disk
@@ -160,9 +160,9 @@ def measure(timing: str, trial: Trial) -> Result:
 
 def serve(wire: Wire, image: Path) -> subprocess.Popen[str]:
     """Start ``aoe-target``, and wait until it is ready."""
-    args = ["-m", "target", "serve", "e0.0", wire.interface, str(image)]
+    serve = [*program_command("aoe-target"), "serve", "e0.0", wire.interface]
     target: subprocess.Popen[str] = wire.target.popen(
-        [sys.executable, *args, "--create", str(SIZE)],
+        [*serve, str(image), "--create", str(SIZE)],
         stdout=subprocess.PIPE,
         text=True,
     )

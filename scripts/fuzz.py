@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from aoe.ata import AtaError, Opcode
 from aoe.header import Command, ErrorCode
+from tests.engines import ENGINES
 from tests.fuzz_frames import Mutator, hypothesis_frames, scapy_frames
 from tests.fuzz_port import FuzzedPort, run_all
 
@@ -56,11 +57,13 @@ class Find(NamedTuple):
         mtu: MTU of the port.
         frames: the frames in order.
         why: the rule.
+        engine: the engine of the targets.
     """
 
     mtu: int
     frames: list[bytes]
     why: str
+    engine: str = "struct"
 
 
 class Campaign:
@@ -69,22 +72,25 @@ class Campaign:
     Args:
         directory: an empty directory for their disks, preferably in memory, because
             many requests flush.
+        engine: the engine of the targets.
         show_progress: called at each checkpoint with the number of frames so far.
     """
 
     def __init__(
         self,
         directory: Path,
+        engine: str = "struct",
         show_progress: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self.frames = 0
+        self.engine = engine
         self.find: Find | None = None
         self.memory: dict[str, tuple[int, int]] = {}
         """Resident bytes by source: after the warm-up, and the maximum after that."""
         self._show_progress = show_progress
         with ExitStack() as stack:
             self.ports = [
-                FuzzedPort(directory / f"port{number}", mtu, before)
+                FuzzedPort(directory / f"port{number}", mtu, before, ENGINES[engine])
                 for number, (mtu, before) in enumerate(MTUS)
             ]
             for port in self.ports:
@@ -105,7 +111,8 @@ class Campaign:
                 self._check()
         except Exception as error:  # noqa: BLE001 - any exception is a find
             history = list(self._history[number])
-            self.find = Find(MTUS[number][0], history, describe(error))
+            why = describe(error)
+            self.find = Find(MTUS[number][0], history, why, self.engine)
 
     def _check(self) -> None:
         self._show_progress(self.frames)
@@ -190,7 +197,7 @@ def failure_of(find: Find, frames: Sequence[bytes]) -> str:
         prefix="fuzz-", dir=memory_directory()
     ) as directory:
         try:
-            run_all(Path(directory) / "port", find.mtu, frames)
+            run_all(Path(directory) / "port", find.mtu, frames, ENGINES[find.engine])
         except Exception as error:  # noqa: BLE001 - any exception is a find
             return describe(error)
     return ""
@@ -223,7 +230,7 @@ def shorten(find: Find) -> Find:
             last = last[:-cut]
         cut //= 2
     frames = [*earlier, last]
-    return Find(find.mtu, frames, failure_of(find, frames))
+    return find._replace(frames=frames, why=failure_of(find, frames))
 
 
 # --- output -------------------------------------------------------------------------
@@ -283,7 +290,7 @@ def format_table(table: dict[str, Counter[str]]) -> str:
 
 def print_find(find: Find) -> None:
     """Print a find as ``--replay`` and ``FINDS`` of the unit test take it."""
-    print(f"FAILED, MTU {find.mtu}: {find.why}")
+    print(f"FAILED, MTU {find.mtu}, engine {find.engine}: {find.why}")
     for frame in find.frames:
         print(f"  {frame.hex()}")
 
@@ -318,9 +325,12 @@ def main(args: Sequence[str] | None = None) -> int:
         help="run only these frames, in order, on a new port",
     )
     parser.add_argument("--mtu", type=int, default=1500, help="for --replay")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="struct", help="as of aoe-target serve"
+    )
     options = parser.parse_args(args)
     if options.replay:
-        why = failure_of(Find(options.mtu, [], ""), options.replay)
+        why = failure_of(Find(options.mtu, [], "", options.engine), options.replay)
         print(why or "no rule broken")
         return 1 if why else 0
     start = time.monotonic()
@@ -328,7 +338,9 @@ def main(args: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(
             prefix="fuzz-", dir=memory_directory()
         ) as directory,
-        Campaign(Path(directory), show_progress(options.frames)) as campaign,
+        Campaign(
+            Path(directory), options.engine, show_progress(options.frames)
+        ) as campaign,
     ):
         run_campaign(campaign, options.frames, options.seed)
         return report(campaign, options.seed, time.monotonic() - start)

@@ -5,6 +5,7 @@ release. Each name is imported when it is first used.
 
     Target              the protocol without I/O: request frame in, response frame out
     Export              a disk, its address, and the state that clients have set
+    AoETarget           the same in scapy packets, to be changed in a subclass
     Disk                the interface that a disk implements
     MemoryDisk, open_disk   a disk in memory; a disk by path, device or NBD URI
     Settings, ExportSettings, load_settings   what to serve; the same from a TOML file
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from target.protocol.disk import Disk
     from target.protocol.exports import Export
     from target.protocol.target import Target
+    from target.reference.machine import AoETarget
     from target.server.startup import open_service
 
 __all__ = [
+    "AoETarget",
     "Disk",
     "Export",
     "ExportSettings",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
+    "AoETarget": "target.reference.machine",
     "Disk": "target.protocol.disk",
     "Export": "target.protocol.exports",
     "ExportSettings": "target.config.settings",

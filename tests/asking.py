@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from aoe.address import Address
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export
-from target.protocol.target import Target
+from tests.engines import ENGINES, selected
 
 if TYPE_CHECKING:
     from target.disks import Disk
+    from target.protocol.engine import Engine
 
 CLIENT = bytes.fromhex("525400c11e47")
 TARGET = bytes.fromhex("5254007a26e7")
@@ -19,12 +20,17 @@ TAG = 0x11223344
 SECTORS = 2048
 
 
-def make_target(disk: Disk | None = None, mtu: int = 1500) -> Target:
+def make_target(disk: Disk | None = None, mtu: int = 1500) -> Engine:
     """Return a target 7.3 of 1 MiB in which all sectors differ."""
     if disk is None:
         disk = MemoryDisk(b"".join(sector(number) for number in range(SECTORS)))
     export = Export(Address(7, 3), disk, buffer_count=16, firmware_number=0x4019)
-    return Target(export, TARGET, mtu)
+    return serve(export, mtu)
+
+
+def serve(export: Export, mtu: int = 1500) -> Engine:
+    """Return the selected engine with an export."""
+    return ENGINES[selected.get()](export, TARGET, mtu)
 
 
 def sector(number: int) -> bytes:
@@ -141,7 +147,7 @@ def sent_to(dst: bytes, response: bytes) -> bytes:
     return dst + response[6:]
 
 
-def ask(target: Target, request: bytes, now: float = 0.0) -> bytes:
+def ask(target: Engine, request: bytes, now: float = 0.0) -> bytes:
     """Pass a request to a target, with a slot that has old contents."""
     slot = memoryview(bytearray(b"\xdb" * target.frame_limit))
     length = target.handle(memoryview(request), slot, now)

@@ -11,11 +11,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.accounts import IS_ROOT
+from tests.programs import AOE
 from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Attached:
         return done.stdout + done.stderr
 
     def aoe(self, *words: object, code: int = 0) -> str:
-        return self.run(sys.executable, "-m", "initiator", *words, code=code)
+        return self.run(*AOE, *words, code=code)
 
     def popen(self, *words: object, stdout: int | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(self.inside(*words), text=True, stdout=stdout)
@@ -85,9 +85,7 @@ def start_attach(wire: Wire, *words: object) -> subprocess.Popen[str]:
         "unshare",
         "--mount",
         "--fork",
-        sys.executable,
-        "-m",
-        "initiator",
+        *AOE,
         "attach",
     ]
     command += ["e7.3", "-i", wire.interface, *map(str, words)]

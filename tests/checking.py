@@ -10,14 +10,14 @@ from initiator.check.runner import Session, drive
 from initiator.check.subject import Subject, probe
 from initiator.check.suite import CHECKS
 from target.disks.memory import MemoryDisk
-from tests.asking import CLIENT, SECTORS, ask, make_target
+from tests.asking import CLIENT, SECTORS, TARGET, ask, make_target
 from tests.mutants import Mutant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from initiator.check.model import Check
-    from target.protocol.target import Target
+    from target.protocol.engine import Engine
 
 EVERYTHING = ~Needs.NOTHING
 SCRATCH = 8
@@ -26,7 +26,7 @@ SCRATCH = 8
 class MutatedExchange:
     """Passes requests to a target and returns responses, both altered by a mutant."""
 
-    def __init__(self, target: Target, mutant: Mutant) -> None:
+    def __init__(self, target: Engine, mutant: Mutant) -> None:
         self.target = target
         self.request_count = 0
         self._mutant = mutant
@@ -38,12 +38,12 @@ class MutatedExchange:
         return self._mutant.alter(request, response)
 
 
-def subject_of(target: Target, exchange: MutatedExchange) -> Subject:
+def subject_of(target: Engine, exchange: MutatedExchange) -> Subject:
     """Return a probed subject for a target."""
     mtu = target.frame_limit - 14
-    plain = Subject(target.export.address, target.mac, CLIENT, mtu, Config())
+    plain = Subject(target.export.address, TARGET, CLIENT, mtu, Config())
     config = Config.unpack_from(ask(target, plain.config()))
-    t = Subject(target.export.address, target.mac, CLIENT, mtu, config)
+    t = Subject(target.export.address, TARGET, CLIENT, mtu, config)
     assert drive(probe(t), t, exchange) is None
     if t.identity is not None:
         t.scratch = range(t.identity.sectors - SCRATCH, t.identity.sectors)

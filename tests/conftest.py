@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from hypothesis import settings
 
-from aoe.errors import AccessError
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
+from tests.engines import ENGINES, selected
+from tests.requirements import need_namespaces
+from tests.skips import pytest_terminal_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,9 +21,19 @@ if TYPE_CHECKING:
     MakeWire: TypeAlias = Callable[[int | tuple[int, int]], Wire]
 
 
+__all__ = ["pytest_terminal_summary"]
+
 # No deadline: tests must not fail on a busy machine.
 settings.register_profile("no_deadline", settings.default, deadline=None)
 settings.load_profile("no_deadline")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with each engine of the target."""
+    before = selected.set(request.param)
+    yield request.param
+    selected.reset(before)
 
 
 @pytest.fixture
@@ -33,10 +45,8 @@ def make_wire() -> Iterator[MakeWire]:
     with ExitStack() as stack:
 
         def make(mtu: int | tuple[int, int]) -> Wire:
-            try:
-                return stack.enter_context(Wire(mtu))
-            except AccessError as error:
-                pytest.skip(str(error))
+            need_namespaces()
+            return stack.enter_context(Wire(mtu))
 
         yield make
 

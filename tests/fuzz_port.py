@@ -26,6 +26,7 @@ from aoe.identify import FeatureSet
 from aoe.net.base import Link, LinkStatistics
 from target.disks import OpenFlags, open_disk
 from target.protocol.exports import Export
+from target.protocol.target import Target
 from target.server.ports import Port
 from tests.fuzz_rules import FAULT, Change, Served, check_request, needs_flush
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from target.disks import Disk
+    from target.protocol.engine import MakeEngine
     from target.protocol.exports import ClientState
 
 SIZE = 1 << 20
@@ -174,9 +176,16 @@ class FuzzedPort:
         directory: a directory for their files; it is created.
         mtu: MTU of the interface.
         before: MTU of the interface when the targets were added, if different.
+        make_engine: the engine of the targets.
     """
 
-    def __init__(self, directory: Path, mtu: int, before: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mtu: int,
+        before: int | None = None,
+        make_engine: MakeEngine = Target,
+    ) -> None:
         directory.mkdir()
         self.outcomes: Counter[Outcome] = Counter()
         self.frames = 0
@@ -184,6 +193,8 @@ class FuzzedPort:
         self._is_state_lost = False
         self._directory = directory
         self._files: dict[str, bytes] = {}
+        self._make_engine = make_engine
+        self._initial_mtu = before or mtu
         self._link = FuzzLink(mtu)
         initial = FuzzLink(before or mtu)
         self._port = Port(initial, reopen=lambda _name, _frames: self._link)
@@ -208,7 +219,8 @@ class FuzzedPort:
         export = Export(address, disk, firmware_number=0x4019, sync=flags.sync)
         export.on_change = self._on_state_change
         model = bytearray(content[flags.offset :][:SIZE])
-        return Served(self._port.add(export), disk, model)
+        target = self._port.add(export, self._make_engine)
+        return Served(target, disk, model, MAC, self._link.mtu, self._initial_mtu)
 
     def _on_state_change(self, _state: ClientState) -> None:
         if self._checksum % FAULT_MODULUS in STATE_FAULTS:
@@ -251,7 +263,7 @@ class FuzzedPort:
             target, disk = each.target, each.disk
             must_report = disk.flush_failed and needs_flush(request)
             has_fault = disk.failed or self._is_state_lost or must_report
-            address = target.response_head[10:13]
+            address = each.address
             own = [response for response in responses if response[16:19] == address]
             assert len(own) <= 1, "two responses of one target"
             if len(request) < 24 or not each.is_addressed(request):
@@ -300,7 +312,7 @@ class FuzzedPort:
     @property
     def executed(self) -> int:
         """Return how many requests were handled, a broadcast once for each target."""
-        return sum(each.target.requests for each in self.served)
+        return sum(each.target.statistics().requests for each in self.served)
 
     @property
     def dropped(self) -> Counter[str]:
@@ -333,9 +345,14 @@ class FuzzedPort:
             each.disk.close()
 
 
-def run_all(directory: Path, mtu: int, frames: Iterable[bytes]) -> FuzzedPort:
+def run_all(
+    directory: Path,
+    mtu: int,
+    frames: Iterable[bytes],
+    make_engine: MakeEngine = Target,
+) -> FuzzedPort:
     """Run frames on a new port, and verify all disks at the end."""
-    port = FuzzedPort(directory, mtu)
+    port = FuzzedPort(directory, mtu, make_engine=make_engine)
     try:
         for frame in frames:
             port.run(frame)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from target.protocol.engine import Engine
     from target.protocol.exports import ClientState
-    from target.protocol.target import Target
     from tests.fuzz_port import CheckedDisk
 
 SECTOR = 512
@@ -41,16 +41,49 @@ class Change(NamedTuple):
 
 @dataclass(slots=True)
 class Served:
-    """A target, its disk, and a model of the disk's contents."""
+    """A target, its disk, and a model of the disk's contents.
 
-    target: Target
+    Args:
+        target: the target.
+        disk: its disk.
+        model: the contents that the disk must have.
+        mac: the address of its interface.
+        mtu: the MTU of its interface.
+        initial_mtu: the MTU when the target was added.
+    """
+
+    target: Engine
     disk: CheckedDisk
     model: bytearray
+    mac: bytes
+    mtu: int
+    initial_mtu: int
+
+    @property
+    def address(self) -> bytes:
+        """Shelf and slot, as in a header."""
+        return struct.pack("!HB", *self.target.export.address)
+
+    @property
+    def frame_limit(self) -> int:
+        """Length of the longest frame."""
+        return 14 + self.mtu
+
+    @property
+    def sector_limit(self) -> int:
+        """Most sectors in a frame."""
+        return min((self.frame_limit - 36) // SECTOR, 255)
+
+    @property
+    def largest_advertised(self) -> int:
+        """The largest sector count that the target has advertised."""
+        return min((max(self.mtu, self.initial_mtu) - 36) // SECTOR, 255)
 
     def is_addressed(self, request: bytes) -> bool:
         """Return True if the frame is for this target or a broadcast address (P8)."""
         shelf, slot = struct.unpack_from("!HB", request, 16)
-        return shelf in (self.target.shelf, 0xFFFF) and slot in (self.target.slot, 0xFF)
+        own_shelf, own_slot = self.target.export.address
+        return shelf in (own_shelf, 0xFFFF) and slot in (own_slot, 0xFF)
 
 
 def check_request(
@@ -115,8 +148,7 @@ def expects_response(served: Served, request: bytes, before: ClientState) -> boo
 
 def exceeds_new_mtu(served: Served, request: bytes, before: ClientState) -> bool:
     """Return True if a transfer only fitted the MTU before it was reduced (P37)."""
-    target = served.target
-    is_between = target.sector_limit < request[26] <= target.largest_advertised
+    is_between = served.sector_limit < request[26] <= served.largest_advertised
     is_allowed = not is_reserved(request, before)
     return is_between and is_allowed and is_transfer(served, request)
 
@@ -182,10 +214,10 @@ def expected_changes(
     length = count * SECTOR
     data = request[36 : 36 + length]
     if opcode in WRITES and is_transfer(served, request):
-        start = offset_of(served, request, served.target.sector_limit)
+        start = offset_of(served, request, served.sector_limit)
         return [] if start is None else [Change(start, length, data)]
     is_trim = opcode == TRIM and request[24] & 1 and request[25] == 1
-    if is_trim and count <= served.target.sector_limit:
+    if is_trim and count <= served.sector_limit:
         return trimmed_ranges(served, data) if may_write(served, request, count) else []
     return []
 
@@ -258,7 +290,7 @@ def edited_mask(
 
 def mask_limit(served: Served) -> int:
     """Return how many entries of a mask list fit into a frame."""
-    return min((served.target.frame_limit - 28) // 8, 255)
+    return min((served.frame_limit - 28) // 8, 255)
 
 
 # --- responses ----------------------------------------------------------------------
@@ -268,9 +300,8 @@ def check_response(
     served: Served, request: bytes, response: bytes, *, has_fault: bool
 ) -> None:
     """Check every byte of a response, so that none leaks old memory."""
-    target = served.target
-    assert 60 <= len(response) <= target.frame_limit, "length"
-    assert response[:14] == request[6:12] + target.mac + b"\x88\xa2", "Ethernet header"
+    assert 60 <= len(response) <= served.frame_limit, "length"
+    assert response[:14] == request[6:12] + served.mac + b"\x88\xa2", "Ethernet header"
     code = response[15]
     if response[14] == 0x18:
         assert code == 0, "an error code without its flag"
@@ -278,7 +309,7 @@ def check_response(
         assert response[14] == 0x1C, "flags"
         assert 1 <= code <= 6, "error code"
         assert code != NO_DISK or has_fault, "the disk was available"
-    assert response[16:19] == struct.pack("!HB", target.shelf, target.slot), "address"
+    assert response[16:19] == served.address, "address"
     assert response[19:24] == request[19:24], "command and tag"
     body = body_of(served, request, response, code, has_fault=has_fault)
     assert response[24:] == body.ljust(36, b"\0"), "body"
@@ -288,7 +319,7 @@ def body_of(
     served: Served, request: bytes, response: bytes, code: int, *, has_fault: bool
 ) -> bytes:
     """Return the bytes expected after the header of a response."""
-    command, limit = request[19], served.target.frame_limit
+    command, limit = request[19], served.frame_limit
     if request[14] >> 4 != 1 or command > 3:
         assert code == (5 if request[14] >> 4 != 1 else 1), "error code"
         return request[24:limit]
@@ -310,13 +341,13 @@ def body_of(
 def config_of(served: Served, request: bytes, code: int) -> bytes:
     """Return the expected body of a query config response (P50)."""
     assert code in (0, 2, NO_DISK, CONFIG_TAKEN), "error code"
-    target, ccmd = served.target, request[29] & 0x0F
-    string = target.export.state.config_string[: target.frame_limit - 32]
+    export, ccmd = served.target.export, request[29] & 0x0F
+    string = export.state.config_string[: served.frame_limit - 32]
     assert ccmd < 5 or code == 2, "an unknown config command was executed"
     fixed = (
-        target.export.buffer_count,
-        target.export.firmware_number,
-        min((target.frame_limit - 50) // SECTOR, 255),
+        export.buffer_count,
+        export.firmware_number,
+        min((served.frame_limit - 50) // SECTOR, 255),
         0x10 | ccmd,
         len(string),
     )
@@ -326,7 +357,7 @@ def config_of(served: Served, request: bytes, code: int) -> bytes:
 def mask_of(served: Served, request: bytes, response: bytes, code: int) -> bytes:
     """Return the expected body of a mask list response."""
     if code == 2:
-        return request[24 : served.target.frame_limit]
+        return request[24 : served.frame_limit]
     assert code in (0, NO_DISK), "error code"
     if response[26]:
         entries = macs_of(request[28:], 8, request[27])[: mask_limit(served)]
@@ -356,7 +387,7 @@ def registers_of(
         may_fail = has_fault or has_uncorrectable(served)
         assert may_fail or registers != (0x41, 0x40), "uncorrectable without a fault"
         is_read = opcode in READS and is_transfer(served, request)
-        offset = offset_of(served, request, served.target.sector_limit)
+        offset = offset_of(served, request, served.sector_limit)
         is_valid = is_read and offset is not None
         assert may_fail or not is_valid, "a valid request failed"
     head = bytes((request[24] & 0x53, registers[1], count, registers[0]))
@@ -368,7 +399,7 @@ def data_of(served: Served, request: bytes, response: bytes) -> bytes:
     opcode = request[27]
     if opcode in READS:
         assert is_transfer(served, request), "an invalid READ succeeded"
-        start = offset_of(served, request, served.target.sector_limit)
+        start = offset_of(served, request, served.sector_limit)
         assert start is not None, "a READ beyond the end succeeded"
         return bytes(served.model[start : start + request[26] * SECTOR])
     if opcode == IDENTIFY:

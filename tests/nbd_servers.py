@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import pytest
-
 from target.disks.nbd.disk import CLIENT_VARIABLE
-from target.disks.nbd.libnbd import find_libnbd
+from tests.requirements import need_libnbd, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    import pytest
 
 SIZE = 4 << 20
 TIMEOUT = 10.0
@@ -29,26 +26,11 @@ GREETING = b"NBDMAGICIHAVEOPT" + struct.pack("!H", 3)
 CLIENTS = ("own", "libnbd")
 
 
-def program(name: str, package: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name}; apt install {package}")
-    return found
-
-
 def use_client(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Select the NBD client, for child processes as well."""
     if name == "libnbd":
         need_libnbd()
     monkeypatch.setenv(CLIENT_VARIABLE, name)
-
-
-def need_libnbd() -> None:
-    if find_libnbd() is None:
-        pytest.skip(
-            f"no libnbd for {sys.executable}, which loads modules that end in "
-            f"{EXTENSION_SUFFIXES[0]}; apt install python3-libnbd"
-        )
 
 
 def is_listening(path: Path) -> bool:
@@ -77,24 +59,24 @@ def server(command: Sequence[object], path: Path) -> Iterator[subprocess.Popen[b
 
 
 def nbdkit(path: Path, *words: object) -> list[str]:
-    return [program("nbdkit", "nbdkit"), "-f", "-U", str(path), *map(str, words)]
+    return [program("nbdkit"), "-f", "-U", str(path), *map(str, words)]
 
 
 def qemu_nbd(path: Path, image: Path, *words: object) -> list[str]:
-    name = program("qemu-nbd", "qemu-utils")
+    name = program("qemu-nbd")
     fixed = ["-t", "-f", "qcow2", "-x", "disk", "-k", str(path)]
     return [name, *fixed, *map(str, words), str(image)]
 
 
 def make_qcow2(path: Path, size: int = SIZE) -> Path:
-    tool = program("qemu-img", "qemu-utils")
+    tool = program("qemu-img")
     subprocess.run([tool, "create", "-q", "-f", "qcow2", path, str(size)], check=True)
     return path
 
 
 def raw_bytes(source: Path | str) -> bytes:
     """Return the contents of an image or a URI, read by qemu-img."""
-    tool = program("qemu-img", "qemu-utils")
+    tool = program("qemu-img")
     with tempfile.TemporaryDirectory() as directory:
         raw = Path(directory) / "raw"
         subprocess.run([tool, "convert", "-O", "raw", source, raw], check=True)

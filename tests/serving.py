@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aoe.net.link import open_link
 from tests.asking import CLIENT, TARGET
+from tests.engines import serve_command
+from tests.programs import AOE_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,13 @@ ANNOUNCEMENT_TAG = bytes(4)
 
 def start(where: Namespace, *words: object, **options: object) -> subprocess.Popen[str]:
     """Start ``aoe-target`` with these arguments."""
-    command = [sys.executable, "-m", "target", *map(str, words)]
+    return run(where, [*AOE_TARGET, *map(str, words)], **options)
+
+
+def run(
+    where: Namespace, command: Sequence[str], **options: object
+) -> subprocess.Popen[str]:
+    """Start a program; its output is for ``ready_line`` and ``finish``."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process: subprocess.Popen[str] = where.popen(command, **{**pipes, **options})
     return process
@@ -51,7 +58,7 @@ def finish(process: subprocess.Popen[str], number: int | None = None) -> str:
 @contextmanager
 def serving(wire: Wire, *words: object) -> Iterator[subprocess.Popen[str]]:
     """Serve 7.3 on the wire with these arguments after the interface."""
-    process = start(wire.target, "serve", "e7.3", wire.interface, *words)
+    process = run(wire.target, serve_command("e7.3", wire.interface, *words))
     ready_line(process)
     try:
         yield process

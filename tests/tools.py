@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
+from tests.programs import AOE
+from tests.requirements import program
 from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
@@ -20,19 +18,11 @@ if TYPE_CHECKING:
     from aoe.net.netns import Namespace, Wire
 
 
-def program(name: str, package: str) -> str:
-    """Return the path of a program, or skip the test, naming its package."""
-    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        pytest.skip(f"no {name}; apt install {package}")
-    return path
-
-
 @contextmanager
 def vblade_serving(wire: Wire, image: Path, *options: str) -> Iterator[None]:
     """Serve 7.3 with Debian's vblade."""
     words = [*options, "7", "3", wire.interface, str(image)]
-    command = [program("vblade", "vblade"), *words]
+    command = [program("vblade"), *words]
     process = wire.target.popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -46,7 +36,7 @@ def vblade_serving(wire: Wire, image: Path, *options: str) -> Iterator[None]:
 def call(
     where: Namespace, *words: object, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "initiator", *map(str, words)]
+    command = [*AOE, *map(str, words)]
     defaults: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
     done: subprocess.CompletedProcess[str] = where.run(
         command, **{**defaults, **options}

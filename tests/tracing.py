@@ -8,16 +8,13 @@ and of writes before the last ``fdatasync``.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
-
-from tests.serving import TIMEOUT, finish, ready_line
+from tests.engines import serve_command
+from tests.requirements import program
+from tests.serving import TIMEOUT, finish, ready_line, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,16 +50,20 @@ class Call(NamedTuple):
 @contextmanager
 def traced(wire: Wire, log: Path, *words: object) -> Iterator[None]:
     """Serve e7.3 under strace; the log is complete when the context ends."""
-    if not shutil.which("strace"):
-        pytest.skip("no strace; apt install strace")
-    strace = ["strace", "-D", "-y", "-xx", "-s", "70000", "-o", str(log), "-e", CALLS]
-    served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
-    process = wire.target.popen(
-        [*strace, *served, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    strace = [
+        program("strace"),
+        "-D",
+        "-y",
+        "-xx",
+        "-s",
+        "70000",
+        "-o",
+        str(log),
+        "-e",
+        CALLS,
+    ]
+    served = serve_command("e7.3", wire.interface, *words)
+    process = run(wire.target, [*strace, *served])
     ready_line(process)
     yield
     assert finish(process, 15) == ""

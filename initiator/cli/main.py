@@ -74,7 +74,9 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         ),
     },
     "Study protocol and driver": {
-        "lab": Entry("lab:lab", "Simulate the page reference counts of AoE block I/O."),
+        "lab": Entry(
+            "lab.cases:lab", "Simulate the page reference counts of AoE block I/O."
+        ),
         "rule": Entry(
             "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
         ),

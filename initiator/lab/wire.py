@@ -7,7 +7,6 @@ After a case the sectors are read back from the target's disk.
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from aoe.ata import ATA_DATA, SECTOR
+from aoe.common.programs import program_command
 from aoe.config import Config
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import (
@@ -241,9 +241,9 @@ class Bench:
 
 def _serve(wire: Wire, disk: Path) -> None:
     """Start a target by its command line and wait until it is ready."""
-    serve = ["-m", "target", "serve", str(ADDRESS), wire.interface, str(disk)]
+    serve = [*program_command("aoe-target"), "serve", str(ADDRESS)]
     target: subprocess.Popen[str] = wire.target.popen(
-        [sys.executable, *serve],
+        [*serve, wire.interface, str(disk)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

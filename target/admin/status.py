@@ -51,6 +51,7 @@ def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
         "read_only": export.disk.read_only,
         "sync": settings.disk.sync,
         "direct": settings.disk.direct,
+        "engine": settings.engine,
         "serial": export.identity.serial,
         "config_string": export.config_string.decode("utf-8", "backslashreplace"),
         "mask": [format_mac(mac) for mac in export.state.mask],

@@ -39,6 +39,15 @@ def complete_filter(
     return starting_with(incomplete, FILTERS)
 
 
+def complete_engine(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[str] | list[CompletionItem[str]]:
+    """Complete the name of an engine, or a file."""
+    from target.config.settings import ENGINES
+
+    return starting_with(incomplete, ENGINES) or complete_file(ctx, param, incomplete)
+
+
 def complete_pid(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Complete the process ID of a target in this network namespace."""
     from target.admin.control import find_targets

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from aoe.address import Address
     from target.filters.settings import FilterSettings
 
+ENGINE: Final = "struct"
+"""The default engine."""
+ENGINES: Final = (ENGINE, "scapy")
+"""The engines that need no file."""
 _FRAMES: Final = 256
 """Minimum number of receive buffers of an interface, for bursts of many clients."""
 _ROTATIONS: Final = frozenset({0, 1, *range(0x401, 0xFFFF)})
@@ -55,6 +59,9 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         rotation: revolutions per minute, 1 for a non-rotating disk.
         physical_block: the physical sector size, 512 or 4096 bytes.
         filters: the filters, the one nearest to the wire first.
+        engine: what executes the requests: ``struct``, the implementation for use;
+            ``scapy``, the reference in scapy packets; or a Python file with a subclass
+            of that, ``FILE.py`` or ``FILE.py:CLASS``.
 
     Raises:
         UsageError: a value is out of range.
@@ -75,12 +82,14 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     rotation: int = 1
     physical_block: int = SECTOR
     filters: tuple[FilterSettings, ...] = ()
+    engine: str = ENGINE
 
     def __post_init__(self) -> None:
         self._check_interfaces()
         self._check_window()
         self._check_clients()
         self._check_identity()
+        self._check_engine()
 
     def _check_interfaces(self) -> None:
         if not self.interfaces or not all(self.interfaces):
@@ -139,6 +148,16 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
                     "does not fit in the IDENTIFY data",
                     f"Use at most {limit} printable ASCII characters",
                 )
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES and not self.engine.partition(":")[0].endswith(
+            ".py"
+        ):
+            raise UsageError(
+                f"--engine {self.engine}",
+                "no such engine",
+                "Use struct, scapy, or a Python file: FILE.py, FILE.py:CLASS",
+            )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from aoe.common.sizes import parse_size
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
 from target.config.endpoint import parse_endpoint
-from target.config.settings import ExportSettings, Settings
+from target.config.settings import ENGINE, ExportSettings, Settings
 from target.disks import OpenFlags
 from target.filters.settings import make_filter
 from target.protocol.exports import BUFFER_COUNT, MODEL
@@ -75,6 +75,8 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         force: serve it although it seems to be in use.
         filter: filters, such as injected faults, each a ``name`` and its keys; the
             first is nearest to the wire.
+        engine: what executes the requests: "struct", or for experiments "scapy" or
+            a Python file, as FILE.py or FILE.py:CLASS.
     """
 
     interfaces: str | list[str] = []
@@ -96,6 +98,7 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     state_dir: str = ""
     force: bool = False
     filter: list[dict[str, Any]] = []
+    engine: str = ENGINE
 
 
 class Export(ExportTable, forbid_unknown_fields=True, kw_only=True):
@@ -250,6 +253,7 @@ def _build(directory: Path, table: Export, document: Document) -> ExportSettings
         state_dir=directory / state_dir if state_dir and table.keep_state else None,
         keep_state=table.keep_state,
         filters=tuple(_filter(directory, each) for each in table.filter),
+        engine=_engine(directory, table.engine),
     )
 
 
@@ -258,6 +262,10 @@ def _filter(directory: Path, table: dict[str, Any]) -> FilterSettings:
     if not settings.file:
         return settings
     return msgspec.structs.replace(settings, file=str(directory / settings.file))
+
+
+def _engine(directory: Path, name: str) -> str:
+    return str(directory / name) if ".py" in name else name
 
 
 def _size(value: int | str) -> int:

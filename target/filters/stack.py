@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from target.filters.settings import FilterSettings
     from target.protocol.disk import Disk
-    from target.protocol.target import Target
+    from target.protocol.engine import Engine
 
 
 class Filters:
@@ -58,7 +58,7 @@ class Filters:
         ]
 
 
-def with_filters(target: Target) -> Target | FilteredTarget:
+def with_filters(target: Engine) -> Engine | FilteredTarget:
     """Return a target behind its export's wire filters, if there are any."""
     filters = target.export.filters
     if not isinstance(filters, Filters) or not filters.wire:

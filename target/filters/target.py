@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from target.filters.wire import WireFilter
+    from target.protocol.engine import Engine
     from target.protocol.exports import Export
-    from target.protocol.target import Target
 
 QUEUE_LIMIT: Final = 1024
 """Most frames in the queue; frames beyond that are dropped (tail drop)."""
@@ -44,7 +44,7 @@ class FilteredTarget:
             an export share them, so that a count is per export.
     """
 
-    def __init__(self, target: Target, filters: Iterable[WireFilter]) -> None:
+    def __init__(self, target: Engine, filters: Iterable[WireFilter]) -> None:
         self.target = target
         self.queue_drops = 0
         """Frames dropped because the queue was full or the MTU was reduced."""

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import MAC_BROADCAST, SHELF_ALL, SLOT_ALL
@@ -34,42 +33,14 @@ from target.protocol.commands import (
     unknown_command,
     unknown_version,
 )
+from target.protocol.engine import TargetStatistics
 from target.protocol.frames import ETHERTYPE, REQUEST, RESPONSE_HEAD, Drop, pad, swap16
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from target.protocol.exports import Export
 
 _RESPONSE: Final = int(Flag.RESPONSE)
 _SECTORS_LIMIT: Final = 255
-
-
-@dataclass(frozen=True, slots=True)
-class TargetStatistics:
-    """Counters of one target.
-
-    Args:
-        requests: frames addressed to this target, answered or not.
-        reads: READ commands that succeeded.
-        writes: WRITE commands that succeeded.
-        read_bytes: bytes of disk data sent.
-        written_bytes: bytes of disk data received.
-        flushes: FLUSH commands that succeeded.
-        errors: error responses, by kind.
-        dropped: frames dropped without a response, by ``Drop``.
-        last_request: time of the last request, seconds of the caller's clock.
-    """
-
-    requests: int
-    reads: int
-    writes: int
-    read_bytes: int
-    written_bytes: int
-    flushes: int
-    errors: Mapping[str, int]
-    dropped: Mapping[str, int]
-    last_request: float | None
 
 
 class Target:

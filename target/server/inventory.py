@@ -26,13 +26,14 @@ import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
 from target.disks import measure_disk
-from target.server.opening import Opener, open_export
+from target.server.opening import Opener, find_engine, open_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from aoe.address import Address
     from target.config.settings import ExportSettings, Settings
+    from target.protocol.engine import MakeEngine
     from target.protocol.exports import Export
     from target.server.ports import Port
     from target.server.service import Service
@@ -47,11 +48,13 @@ class Served:
     Args:
         settings: its settings, without ``create``.
         export: the export.
+        make_engine: makes what executes the requests, for each interface.
         resources: closes the disk and releases the address claims.
     """
 
     settings: ExportSettings
     export: Export
+    make_engine: MakeEngine
     resources: ExitStack
 
 
@@ -162,8 +165,10 @@ class Inventory:
     def _add(self, wanted: ExportSettings, previous: Export | None = None) -> Served:
         with ExitStack() as undo:
             self._opener.claim(self.ports, wanted, undo)
+            make_engine = find_engine(wanted.engine)
             export = open_export(wanted, undo, previous)
-            served = Served(_without_create(wanted), export, undo.pop_all())
+            settings = _without_create(wanted)
+            served = Served(settings, export, make_engine, undo.pop_all())
         self._run(partial(self._attach, served))
         self.served.append(served)
         return served
@@ -171,7 +176,7 @@ class Inventory:
     def _attach(self, served: Served) -> None:
         for name in served.settings.interfaces:
             port = self.ports[name]
-            port.announce([port.add(served.export)])
+            port.announce([port.add(served.export, served.make_engine)])
 
     def _detach(self, served: Served) -> None:
         for name in served.settings.interfaces:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from aoe.ata import SECTOR
 from aoe.identify import Identity
 from aoe.net.link import open_link
+from target.config.settings import ENGINE
 from target.disks import open_disk
 from target.filters.stack import Filters
 from target.protocol.exports import Export
+from target.protocol.target import Target
 from target.server.claims import claim
 from target.server.client_state import open_state
 from target.server.ports import Port
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from aoe.net.link import Link
     from target.config.settings import ExportSettings, Settings
+    from target.protocol.engine import MakeEngine
 
 
 class Opener:
@@ -98,6 +101,19 @@ class Opener:
                 )
                 with listener:
                     probe(listener, addresses)
+
+
+def find_engine(name: str) -> MakeEngine:
+    """Return the engine of this name; see ``ExportSettings.engine``.
+
+    Raises:
+        AoEError: the file with the engine cannot be used.
+    """
+    if name == ENGINE:
+        return Target
+    from target.reference.loading import load_engine
+
+    return load_engine(name)
 
 
 def open_export(

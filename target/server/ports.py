@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aoe.address import Address
     from aoe.net.interfaces import Interface
     from aoe.net.link import Link
+    from target.protocol.engine import Engine, MakeEngine
     from target.protocol.exports import Export
 
 log: Final = logging.getLogger("aoe-target")
@@ -80,14 +81,14 @@ class Port:
         self.link: Link | None = link
         self.last_link = link
         """The link, or the last one if there is none."""
-        self.targets: list[Target] = []
+        self.targets: list[Engine] = []
         self.unmatched = 0
         """Frames addressed to none of the targets."""
         self._reopen = reopen or _cannot_reopen
         self._frames = frames
         self._is_up = True
         self._closed_statistics = LinkStatistics()
-        self._by_address: dict[tuple[int, int], Target | FilteredTarget] = {}
+        self._by_address: dict[tuple[int, int], Engine | FilteredTarget] = {}
         self._filtered: list[FilteredTarget] = []
         self._fast_path = self._make_fast_path(link)
         for export in exports:
@@ -95,15 +96,21 @@ class Port:
 
     # --- targets ------------------------------------------------------------------
 
-    def add(self, export: Export) -> Target:
-        """Start to serve an export, without an announcement."""
-        target = Target(export, self.last_link.mac, self.last_link.mtu)
+    def add(self, export: Export, make_engine: MakeEngine = Target) -> Engine:
+        """Start to serve an export, without an announcement.
+
+        Args:
+            export: the export.
+            make_engine: makes what executes the requests. The fast path is for
+                ``Target`` only, as it must give the same result.
+        """
+        target = make_engine(export, self.last_link.mac, self.last_link.mtu)
         self.targets.append(target)
         served = self._by_address[export.address] = with_filters(target)
         if isinstance(served, FilteredTarget):
             self._filtered.append(served)
-        elif self._fast_path is not None:
-            self._fast_path.add(target)
+        elif self._fast_path is not None and isinstance(served, Target):
+            self._fast_path.add(served)
         return target
 
     def remove(self, address: Address) -> None:
@@ -112,16 +119,16 @@ class Port:
         if isinstance(served, FilteredTarget):
             self._filtered.remove(served)
             served = served.target
-        elif self._fast_path is not None:
+        elif self._fast_path is not None and isinstance(served, Target):
             self._fast_path.remove(served)
         self.targets.remove(served)
 
-    def target(self, address: Address) -> Target | None:
+    def target(self, address: Address) -> Engine | None:
         """Return the target of an address; None while its export is replaced."""
         served = self._by_address.get(address)
         return served.target if isinstance(served, FilteredTarget) else served
 
-    def announce(self, targets: Iterable[Target] | None = None) -> None:
+    def announce(self, targets: Iterable[Engine] | None = None) -> None:
         """Send announcements of the targets, by default of all (P48)."""
         link = self.link
         if link is None:
@@ -145,7 +152,7 @@ class Port:
             return None
         fast_path = FastPath(rings, self._serve_one_slow)
         for served in self._by_address.values():
-            if not isinstance(served, FilteredTarget):
+            if isinstance(served, Target):
                 fast_path.add(served)
         return fast_path
 

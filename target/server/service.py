@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from aoe.net.interfaces import InterfaceMonitor
     from aoe.net.link import LinkStatistics
-    from target.protocol.target import TargetStatistics
+    from target.protocol.engine import TargetStatistics
     from target.server.ports import Port
 
     Handler = Callable[[int, Any], None]

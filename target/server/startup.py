@@ -8,6 +8,7 @@ from aoe.address import format_mac
 from aoe.common.sizes import format_count, short_size
 from aoe.header import sectors_per_frame
 from aoe.net.interfaces import InterfaceMonitor
+from target.config.settings import ENGINE
 from target.server.inventory import Inventory
 from target.server.opening import Opener
 from target.server.service import Service
@@ -67,6 +68,8 @@ def _describe_flags(settings: ExportSettings) -> str:
     if settings.overlay:
         names[f"overlay {settings.overlay}"] = True
     flags = [name for name, is_set in names.items() if is_set]
+    if settings.engine != ENGINE:
+        flags.append(f"engine {settings.engine}")
     if len(settings.filters) == 1:
         flags.append(f"filter {settings.filters[0]}")
     elif settings.filters:

@@ -14,6 +14,7 @@ import pytest
 from aoe.errors import DeviceError, NotFoundError, UnsupportedError
 from initiator.cli.commands import io
 from initiator.cli.main import ENTRIES, cli
+from tests.programs import AOE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def aoe(
     *words: str, stdout: IO[str] | int = subprocess.PIPE, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "initiator", *words]
+    command = [*AOE, *words]
     return subprocess.run(
         command,
         check=False,

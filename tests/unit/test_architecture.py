@@ -59,7 +59,8 @@ FOLDERS = {
     "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
     # The target.
     "target": Rule(
-        "aoe/common target/cli target/config target/disks target/protocol target/server"
+        "aoe aoe/common target/cli target/config target/disks target/protocol"
+        " target/reference target/server"
     ),
     "target/protocol": Rule("aoe"),
     "target/filters": Rule("aoe target/protocol"),
@@ -72,10 +73,11 @@ FOLDERS = {
         "aoe aoe/common target/protocol", system="logging os socket time"
     ),
     "target/disks/overlay": Rule("aoe aoe/common target/protocol", system="os time"),
+    "target/reference": Rule("aoe target/protocol", system="logging scapy time"),
     "target/config": Rule("aoe aoe/common target/disks target/filters target/protocol"),
     "target/server": Rule(
         "aoe aoe/capture aoe/common aoe/net"
-        " target/config target/disks target/filters target/protocol",
+        " target/config target/disks target/filters target/protocol target/reference",
         system="logging os select signal socket time",
     ),
     "target/admin": Rule(
@@ -88,7 +90,7 @@ FOLDERS = {
     ),
     "target/netboot": Rule("aoe"),
     "target/cli": Rule(
-        "aoe aoe/common target/admin target/filters",
+        "aoe aoe/common target/admin target/config target/filters",
         system="os signal",
         parts="target/cli/commands",
     ),
@@ -122,7 +124,7 @@ FOLDERS = {
         "aoe aoe/common initiator/disk initiator/export", system="os select socket"
     ),
     "initiator/lab": Rule(
-        "aoe aoe/net initiator/disk initiator/driver initiator/lab/kernel",
+        "aoe aoe/common aoe/net initiator/disk initiator/driver initiator/lab/kernel",
         system="subprocess time",
     ),
     "initiator/lab/kernel": Rule("aoe initiator/driver"),
@@ -142,15 +144,17 @@ FOLDERS = {
     "initiator/cli": Rule(
         "aoe aoe/capture aoe/common aoe/net initiator/client initiator/driver"
         " initiator/io initiator/lab/reports initiator/rules",
-        parts="initiator/cli/commands",
+        parts="initiator/cli/commands initiator/cli/commands/lab",
     ),
     "initiator/cli/commands": Rule(
         "aoe aoe/capture aoe/common aoe/common/doctor aoe/net initiator/check"
         " initiator/client initiator/disk initiator/doctor initiator/driver"
-        " initiator/export initiator/export/nbd initiator/io initiator/lab"
-        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports"
-        " initiator/rules",
+        " initiator/export initiator/export/nbd initiator/io initiator/rules",
         system="os select signal time",
+    ),
+    "initiator/cli/commands/lab": Rule(
+        "aoe aoe/common aoe/net initiator/lab initiator/lab/explorer"
+        " initiator/lab/kernel initiator/lab/reports initiator/rules"
     ),
 }
 # Libraries that are imported on use, because the import is slow.

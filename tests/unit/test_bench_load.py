@@ -16,6 +16,7 @@ from scripts.bench_load import (
     parse_aoe_bench,
     parse_external,
 )
+from tests.programs import AOE
 
 READ = Workload("read", 64, 8)
 WRITE = Workload("write", 1, 127)
@@ -30,11 +31,11 @@ def aoe_bench_output(**changes: object) -> str:
 
 
 def test_command_line_of_aoe_bench() -> None:
-    command = " ".join(AOE_BENCH.command("aoe0", READ, 1 << 20, 0.5))
-    assert command.split("/")[-1] == (
-        "aoe bench e7.3 randread -i aoe0 --sectors 8 --depth 64 --seconds 0.5 "
+    words = (
+        "bench e7.3 randread -i aoe0 --sectors 8 --depth 64 --seconds 0.5 "
         "--size 1048576 --json"
     )
+    assert AOE_BENCH.command("aoe0", READ, 1 << 20, 0.5) == [*AOE, *words.split()]
 
 
 def test_aoe_bench_gets_destroy_only_for_writes() -> None:

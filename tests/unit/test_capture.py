@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import io
 import json
-import shutil
 import struct
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from aoe.capture.pcapng import build_interface, build_packet, build_section, par
 from aoe.errors import AoEError, DecodeError, NotFoundError
 from aoe.header import Command, Flag, Header
 from aoe.net.base import Link, LinkStatistics
+from tests.requirements import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,8 +233,7 @@ def test_other_operations_are_forwarded_to_the_link(tmp_path: Path) -> None:
 
 
 def test_tshark_shows_comment_time_direction_and_interface(tmp_path: Path) -> None:
-    if shutil.which("tshark") is None:
-        pytest.skip("no tshark; apt install tshark")
+    need("tshark")
     path = tmp_path / "shown.pcapng"
     with CaptureWriter(path) as writer:
         link = CapturingLink(ScriptedLink(), writer, lambda: NOW)

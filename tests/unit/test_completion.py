@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from initiator.cli.main import cli as aoe
 from target.cli.main import cli as aoe_target
 from target.filters.settings import FILTERS
 from tests.completing import completed, environment, typed
+from tests.requirements import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,9 +119,8 @@ def test_without_the_capability_there_are_no_addresses_and_no_error() -> None:
 
 @both
 def test_zsh_and_fish_accept_their_scripts(program: str) -> None:
+    need("zsh", "fish")
     for shell in ("zsh", "fish"):
-        if not shutil.which(shell):
-            pytest.skip(f"apt install {shell}")
         checked = subprocess.run(
             [shell, "-n"],
             input=completion_script(CLIS[program], program, shell),
@@ -134,8 +133,7 @@ def test_zsh_and_fish_accept_their_scripts(program: str) -> None:
 
 @both
 def test_fish_completes(program: str) -> None:
-    if not shutil.which("fish"):
-        pytest.skip("apt install fish")
+    need("fish")
     script = f"{program} completion fish | source; complete -C '{program} compl'"
     done = subprocess.run(
         ["fish", "--no-config", "-c", script],

@@ -3,13 +3,13 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.capture.annotated import CaptureWriter, Direction
 from tests.asking import CLIENT, TARGET, ask, ata, config, make_target
+from tests.programs import AOE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ READ = ata(0x24, lba=8, count=2)
 def decode(
     *arguments: str, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "initiator", "decode", *arguments]
+    command = [*AOE, "decode", *arguments]
     return subprocess.run(command, check=False, capture_output=True, input=stdin)
 
 

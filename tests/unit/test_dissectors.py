@@ -6,7 +6,6 @@ Wireshark dissects the header and ATA, tcpdump all four commands.
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -20,6 +19,7 @@ from aoe.header import FRAME_MINIMUM, Command, ErrorCode, Flag, Header
 from aoe.identify import Identity
 from aoe.macmask import Directive, DirectiveCommand, MaskCommand, MaskError, MaskList
 from aoe.reserve import Reserve, ReserveCommand
+from tests.requirements import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,10 +211,8 @@ def write_capture(path: Path, frames: list[bytes]) -> Path:
     return path
 
 
-def run(program: str, *arguments: str | Path) -> str:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed: apt install {program}")
-    command = [*AS_USER, program, *map(str, arguments)]
+def run(name: str, *arguments: str | Path) -> str:
+    command = [*AS_USER, program(name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from aoe.errors import UsageError
-from initiator.cli.commands.explore import explore as command
+from initiator.cli.commands.lab.explore import explore as command
 from initiator.lab.explorer.explore import (
     FINISH,
     VIOLATIONS,

@@ -30,6 +30,7 @@ from initiator.lab.reports.html_page import html_page
 from initiator.lab.reports.legend import OUTCOMES
 from initiator.lab.reports.tables import COLUMNS, dump_lines, record, write_csv
 from initiator.rules import load_all_rules, load_kernel_rules
+from tests.programs import AOE
 
 YEAR_2007 = "none@2.6.21/rawalloc_highorder_tail/clean/NOSG"
 SAMPLES = [
@@ -206,7 +207,7 @@ def test_tables_are_not_truncated_at_any_width(columns: str) -> None:
 def test_an_unknown_name_is_a_one_line_error_and_code_2(
     words: tuple[str, ...], line: str
 ) -> None:
-    command = [sys.executable, "-m", "initiator", "lab", *words]
+    command = [*AOE, "lab", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{line}\n"

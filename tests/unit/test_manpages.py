@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from target.admin.metrics import StatusCollector
 from target.config.toml import Document, Export, load_settings
 from target.filters.settings import FILTERS
 from tests.command_lines import CLIS, ours, parse
+from tests.requirements import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +78,7 @@ LINES = [
 
 
 def run(*command: str, text: str) -> str:
-    if not shutil.which(command[0]):
-        pytest.skip("apt install mandoc groff-base")
+    need("mandoc", "groff")
     done = subprocess.run(
         command, input=text, capture_output=True, text=True, check=False
     )
@@ -300,7 +299,6 @@ def test_imports_in_pages_succeed() -> None:
 
 
 def test_serve_page_lists_every_metric() -> None:
-    pytest.importorskip("prometheus_client")
     status = {"version": "1", "uptime_seconds": 1.0, "exports": [], "interfaces": []}
     listed = re.findall(r"\baoe_\w+", PROSE["aoe-target-serve.8"].text("METRICS"))
     kinds = {"counter": "_total", "info": "_info"}

@@ -17,7 +17,8 @@ from target.disks.nbd.address import NbdAddress, connect, is_nbd
 from target.disks.nbd.disk import choose_client
 from target.disks.nbd.libnbd import find_libnbd
 from target.disks.nbd.socket_client import SocketConnection
-from tests.nbd_servers import CLIENTS, exported, nbdkit, need_libnbd, server, use_client
+from tests.nbd_servers import CLIENTS, exported, nbdkit, server, use_client
+from tests.requirements import need_libnbd
 
 if TYPE_CHECKING:
     from pathlib import Path

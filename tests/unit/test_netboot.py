@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +10,8 @@ from click.testing import CliRunner
 from aoe.errors import UsageError
 from target.cli.main import cli
 from target.netboot import FILES
+from tests.programs import AOE_TARGET
+from tests.requirements import SBIN, program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,7 @@ ROOT = ("--root", "UUID=8b4e")
 choices = pytest.mark.parametrize(
     "words", [(), CLIENT, SERVER, (*CLIENT, *SERVER, *ROOT)], ids=len
 )
-# Programs of administrators are not on the PATH of other users.
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+PATH = f"{os.environ['PATH']}:{SBIN}"
 
 
 def netboot(*words: str) -> str:
@@ -36,11 +35,9 @@ def settings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def run(package: str, program: str, *words: object) -> None:
+def run(name: str, *words: object) -> None:
     """Run a program that checks a file, and show its output if it fails."""
-    if not (path := shutil.which(program, path=PATH)):
-        pytest.skip(f"apt install {package}")
-    command = [path, *map(str, words)]
+    command = [program(name), *map(str, words)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -78,7 +75,7 @@ def test_all_shows_the_command_for_each_file() -> None:
 def test_dnsmasq_accepts_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     conf = tmp_path / "aoe.conf"
     conf.write_text(netboot("e7.3", "-f", "dnsmasq", *words))
-    run("dnsmasq-base", "dnsmasq", "--test", f"--conf-file={conf}")
+    run("dnsmasq", "--test", f"--conf-file={conf}")
 
 
 @choices
@@ -86,7 +83,7 @@ def test_dhcpd_accepts_its_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     conf, leases = tmp_path / "dhcpd.conf", tmp_path / "leases"
     leases.touch()
     conf.write_text(netboot("e7.3", "-f", "dhcpd", *words))
-    run("isc-dhcp-server", "dhcpd", "-t", "-cf", conf, "-lf", leases)
+    run("dhcpd", "-t", "-cf", conf, "-lf", leases)
 
 
 def test_servers_accept_the_files_of_two_clients(tmp_path: Path) -> None:
@@ -96,12 +93,12 @@ def test_servers_accept_the_files_of_two_clients(tmp_path: Path) -> None:
             text = netboot(f"e7.{slot}", "-f", form, "--client", mac)
             (tmp_path / f"{slot}.{suffix}").write_text(text)
     (tmp_path / "dnsmasq.conf").write_text(f"conf-dir={tmp_path},*.dns\n")
-    run("dnsmasq-base", "dnsmasq", "--test", f"--conf-file={tmp_path}/dnsmasq.conf")
+    run("dnsmasq", "--test", f"--conf-file={tmp_path}/dnsmasq.conf")
     both = "".join(path.read_text() for path in sorted(tmp_path.glob("*.dhcp")))
     (tmp_path / "dhcpd.conf").write_text(both)
     (tmp_path / "leases").touch()
     words = ("-cf", tmp_path / "dhcpd.conf", "-lf", tmp_path / "leases")
-    run("isc-dhcp-server", "dhcpd", "-t", *words)
+    run("dhcpd", "-t", *words)
 
 
 def test_dnsmasq_offers_ipxe_to_firmware_and_the_disk_to_ipxe() -> None:
@@ -178,8 +175,8 @@ def test_a_script_installs_executable_scripts_that_pass_shellcheck(
     assert files == written
     for each in files:
         assert os.access(root / each, os.X_OK)
-        run("dash", "sh", "-n", root / each)
-    run("shellcheck", "shellcheck", script, *(root / each for each in files))
+        run("sh", "-n", root / each)
+    run("shellcheck", script, *(root / each for each in files))
 
 
 @pytest.fixture
@@ -279,6 +276,6 @@ def test_wrong_usage_is_an_error_with_code_2(
 
 
 def test_help_begins_with_examples() -> None:
-    command = [sys.executable, "-m", "target", "netboot", "--help"]
+    command = [*AOE_TARGET, "netboot", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "aoe-target netboot e0.0 | less" in done.stdout

@@ -16,6 +16,7 @@ from target.disks.overlay.files import (
     overlay_status,
     reset_overlay,
 )
+from tests.programs import AOE_TARGET
 
 CLUSTER = 64 << 10
 SIZE = 5 * CLUSTER + 512
@@ -51,7 +52,7 @@ def quiet(_done: int, _total: int) -> None:
 
 def aoe_target(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "target", *map(str, words)],
+        [*AOE_TARGET, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,

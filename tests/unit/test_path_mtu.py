@@ -16,14 +16,14 @@ from tests.asking import CLIENT, TARGET, ask, make_target, reserve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from target.protocol.target import Target
+    from target.protocol.engine import Engine
 
 EXPECTED = 17
 OVERHEAD = ATA_DATA
 
 
 def walk(
-    target: Target, expected: int, passes: Callable[[bytes], bool]
+    target: Engine, expected: int, passes: Callable[[bytes], bool]
 ) -> tuple[PathMtu, list[bytes]]:
     """Measure a path that loses frames; return the result and the requests."""
     builder = RequestBuilder(target.export.address, TARGET, CLIENT)

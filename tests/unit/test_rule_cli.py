@@ -13,6 +13,7 @@ from aoe.common import rules as rules_module
 from initiator.cli.commands.rule import rule
 from initiator.cli.main import cli
 from initiator.rules import load_all_rules
+from tests.programs import AOE
 
 UNKNOWN = "P" + "999"
 RULES = load_all_rules()
@@ -23,7 +24,7 @@ def aoe(*words: str) -> Result:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "initiator", *words]
+    command = [*AOE, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts import get_pip
+from tests.requirements import program
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHELL = (
@@ -161,10 +161,9 @@ def test_environment_is_stale_after_python_or_requirements_changed(
     assert run_lib(f"{here} fresh $venv").returncode == 1
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="apt install shellcheck")
 @pytest.mark.parametrize("script", SHELL)
 def test_shellcheck_finds_nothing(script: str) -> None:
-    command = ["shellcheck", script]
+    command = [program("shellcheck"), script]
     result = subprocess.run(
         command, cwd=CHECKOUT, capture_output=True, text=True, check=False
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from target.cli.commands.serve import serve
+from tests.requirements import program
 
 UNITS = Path(__file__).resolve().parents[2] / "target/systemd"
 ONE, MANY = (UNITS / f"aoe-target{at}.service" for at in ("", "@"))
@@ -20,10 +20,8 @@ def values(unit: Path, key: str) -> list[str]:
 
 
 def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("apt install systemd")
     return subprocess.run(
-        ["systemd-analyze", *words],
+        [program("systemd-analyze"), *words],
         capture_output=True,
         text=True,
         check=False,

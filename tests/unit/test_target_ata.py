@@ -13,10 +13,13 @@ from tests.asking import (
     ask,
     ata,
     ata_response,
+    config,
     make_target,
     response_frame,
     sector,
 )
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 READ, READ_EXT, WRITE, WRITE_EXT = 0x20, 0x24, 0x30, 0x34
 ABORTED = (0x41, 0x04)
@@ -138,7 +141,7 @@ def test_transfer_above_the_advertised_count_is_served_if_it_fits_p22_p37() -> N
     # At MTU 1560, 3 sectors fit after the Ethernet header, but only 2 by the usual
     # formula, which counts 14 bytes too many.
     target = make_target(mtu=1560)
-    assert target.advertised_sectors == 2
+    assert ask(target, config(0))[28] == 2
     data = sector(0) + sector(1) + sector(2)
     assert ask(target, ata(READ_EXT, 0, 3)) == ata_response(0x40, data=data)
     assert ask(target, ata(READ_EXT, 0, 4)) == ata_response(*ABORTED, count=4)
@@ -154,7 +157,7 @@ def test_sectors_per_frame_depend_on_mtu_p22(mtu: int, sectors: int) -> None:
 
 def test_sectors_per_frame_are_limited_by_the_count_field_p22() -> None:
     target = make_target(mtu=200_000)
-    assert target.advertised_sectors == 255
+    assert ask(target, config(0))[28] == 255
     assert len(ask(target, ata(READ_EXT, 0, 255))) == 36 + 255 * 512
 
 

@@ -11,6 +11,7 @@ from aoe.address import Address
 from aoe.errors import UsageError
 from target.config.settings import ExportSettings, Settings
 from target.disks import OpenFlags
+from tests.programs import AOE_TARGET
 
 
 def place(**fields: object) -> ExportSettings:
@@ -21,7 +22,7 @@ def place(**fields: object) -> ExportSettings:
 
 def aoe_target(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "target", *words],
+        [*AOE_TARGET, *words],
         capture_output=True,
         text=True,
         check=False,

@@ -7,13 +7,15 @@ import pytest
 from tests.asking import ask, config, config_response, make_target
 
 if TYPE_CHECKING:
-    from target.protocol.target import Target
+    from target.protocol.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 READ, TEST, PREFIX, SET, FORCE = range(5)
 LONGEST = bytes(range(256)) * 4
 
 
-def owned(string: bytes) -> Target:
+def owned(string: bytes) -> Engine:
     target = make_target()
     target.export.force(string)
     return target

@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,16 +15,20 @@ from aoe.errors import UsageError
 from aoe.identify import FeatureSet, Identity
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import ClientState, Export
-from target.protocol.target import Target
 from tests.asking import (
     SECTORS,
-    TARGET,
     ask,
     ata,
     ata_response,
     make_target,
     sector,
+    serve,
 )
+
+if TYPE_CHECKING:
+    from target.protocol.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 TRIM, VERIFY, VERIFY_EXT, WRITE_UNCORRECTABLE, SMART, FEATURES = (
     0x06,
@@ -72,24 +77,24 @@ class RecordingDisk:
 
 def target_of(
     disk: RecordingDisk | None = None, state: ClientState | None = None, *, sync: bool
-) -> Target:
+) -> Engine:
     export = Export(Address(7, 3), disk or RecordingDisk(), state=state, sync=sync)
-    return Target(export, TARGET, 1500)
+    return serve(export)
 
 
-def identity(target: Target) -> Identity:
+def identity(target: Engine) -> Identity:
     return Identity.unpack(ask(target, ata(0xEC))[36:])
 
 
-def words(target: Target) -> tuple[int, ...]:
+def words(target: Engine) -> tuple[int, ...]:
     return struct.unpack("<256H", ask(target, ata(0xEC))[36:])
 
 
-def features(target: Target, feature: int, count: int = 0) -> bytes:
+def features(target: Engine, feature: int, count: int = 0) -> bytes:
     return ask(target, ata(FEATURES, count=count, feature=feature))
 
 
-def smart(target: Target, feature: int, lba: int = KEY) -> bytes:
+def smart(target: Engine, feature: int, lba: int = KEY) -> bytes:
     return ask(target, ata(SMART, lba, 1, feature=feature))
 
 

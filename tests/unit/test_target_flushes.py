@@ -9,6 +9,8 @@ import pytest
 from target.disks.memory import MemoryDisk
 from tests.asking import ask, ata, ata_response, make_target
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 class FailingOnceDisk(MemoryDisk):
     """A disk that reports a write-back error only once, as the kernel does."""

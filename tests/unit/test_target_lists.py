@@ -29,8 +29,10 @@ from tests.asking import (
 )
 
 if TYPE_CHECKING:
+    from target.protocol.engine import Engine
     from target.protocol.exports import ClientState
-    from target.protocol.target import Target
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 READ, EDIT = 0, 1
 SET, FORCE = 1, 2
@@ -44,13 +46,13 @@ def number(n: int) -> bytes:
     return b"\x02\0\0" + n.to_bytes(3, "big")
 
 
-def masked(*macs: bytes, mtu: int = 1500) -> Target:
+def masked(*macs: bytes, mtu: int = 1500) -> Engine:
     target = make_target(mtu=mtu)
     ask(target, mask(EDIT, *((ADD, mac) for mac in macs)))
     return target
 
 
-def reserved(*macs: bytes) -> Target:
+def reserved(*macs: bytes) -> Engine:
     target = make_target()
     ask(target, reserve(FORCE, *macs))
     return target

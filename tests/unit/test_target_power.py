@@ -14,8 +14,7 @@ from target.disks.memory import MemoryDisk
 from target.disks.overlay.disk import OverlayDisk
 from target.disks.overlay.format import BaseIdentity, OverlayHeader, find_header
 from target.protocol.exports import Export
-from target.protocol.target import Target
-from tests.asking import TARGET, ask, make_target
+from tests.asking import ask, make_target, serve
 from tests.durable_contents import (
     CACHE_OFF,
     CACHE_ON,
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from target.disks import Disk
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 SECTORS = 41
 """Not a multiple of the cluster size: the last cluster is partial."""
@@ -123,9 +124,7 @@ def test_p46_guaranteed_contents_survive_a_power_failure(
     is_sync: bool,
 ) -> None:
     store, disk = make(is_sync=is_sync)
-    target = Target(
-        Export(make_target().export.address, disk, sync=is_sync), TARGET, 1500
-    )
+    target = serve(Export(make_target().export.address, disk, sync=is_sync))
     requests = conversation(plan)
     for request, contents in zip(
         requests, durable_contents(requests, is_sync=is_sync), strict=True

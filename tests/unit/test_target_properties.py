@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.asking import CLIENT, TARGET, make_target
 
 if TYPE_CHECKING:
-    from target.protocol.target import Target
+    from target.protocol.engine import Engine
 
 SECTORS = 16
 DIRT = 0xDB
@@ -90,7 +90,7 @@ LIKELY_FRAMES = st.integers(0, 2**64).map(
 )
 
 
-def response_to(target: Target, request: bytes) -> tuple[int, bytearray]:
+def response_to(target: Engine, request: bytes) -> tuple[int, bytearray]:
     slot = bytearray([DIRT]) * target.frame_limit
     before = bytes(request)
     length = target.handle(memoryview(bytearray(request)), memoryview(slot), 0.0)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError
+from tests.requirements import need_namespaces
 from tests.rules import serve_clients
 from tests.serving import NO_PROBE, serving
 from tests.tools import vblade_serving
@@ -19,20 +18,20 @@ if TYPE_CHECKING:
     from tests.rules import Clients
 
 
-@pytest.fixture(scope="module", params=[(), ("--plain",)], ids=["rings", "plain"])
+WAYS = {"rings": (), "plain": ("--plain",), "scapy": ("--engine", "scapy")}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def served_for_rules(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clients]:
-    """Serve a disk for all rule tests, on the fast path and on the slow path.
+    """Serve a disk for all rule tests, by each implementation of the target.
 
-    Skips only if no namespaces can be created.
+    Skip only if no namespaces can be created.
     """
+    need_namespaces()
     image = tmp_path_factory.mktemp("rules") / "disk.img"
-    with ExitStack() as stack:
-        try:
-            clients = stack.enter_context(serve_clients(image, *request.param))
-        except AccessError as error:
-            pytest.skip(str(error))
+    with serve_clients(image, *WAYS[request.param]) as clients:
         yield clients
 
 

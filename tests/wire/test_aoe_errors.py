@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.net.interfaces import set_down
+from tests.programs import AOE, AOE_TARGET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aoe.net.netns import Wire
 
 pytestmark = pytest.mark.netns
-
-AOE = [sys.executable, "-m", "initiator"]
 
 
 def fails(wire: Wire, code: int, *words: str) -> str:
@@ -131,7 +129,7 @@ def test_beyond_the_end(wire: Wire, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(4096))
     target = wire.target.popen(
-        [sys.executable, "-m", "target", "serve", "e0.0", "aoe0", str(disk)],
+        [*AOE_TARGET, "serve", "e0.0", "aoe0", str(disk)],
         stdout=subprocess.PIPE,
     )
     assert target.stdout is not None

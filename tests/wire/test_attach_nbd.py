@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,9 @@ from tests.nbd_clients import (
     parse_replies,
     request,
 )
-from tests.nbd_servers import exported, program, raw_bytes
+from tests.nbd_servers import exported, raw_bytes
+from tests.programs import AOE
+from tests.requirements import program
 from tests.serving import NO_PROBE, TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def our_target(wire: Wire, image: Path) -> Iterator[object]:
 
 @contextmanager
 def vblade(wire: Wire, image: Path) -> Iterator[object]:
-    name = shutil.which("vblade", path="/usr/sbin:/usr/bin")
-    if name is None:
-        pytest.skip("no vblade; apt install vblade")
+    name = program("vblade")
     command = [name, "-b", "64", "7", "3", wire.interface, str(image)]
     process = wire.target.popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -92,7 +91,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def attach_command(wire: Wire, path: object, *words: object) -> list[str]:
-    command = [sys.executable, "-m", "initiator", "attach", "e7.3"]
+    command = [*AOE, "attach", "e7.3"]
     return [*command, "-i", wire.interface, "--nbd", str(path), *map(str, words)]
 
 
@@ -116,21 +115,12 @@ def attached(wire: Wire, path: Path, *words: object) -> Iterator[subprocess.Pope
 
 
 def run(tool: str, *words: object, check: bool = True) -> Done:
-    command = [program(tool, PACKAGES[tool]), *map(str, words)]
+    command = [program(tool), *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-PACKAGES = {
-    "nbdinfo": "libnbd-bin",
-    "nbdcopy": "libnbd-bin",
-    "qemu-img": "qemu-utils",
-    "qemu-io": "qemu-utils",
-    "fio": "fio",
-}
 
 
 def qemu_io(uri: str, commands: Sequence[str], *, check: bool = True) -> str:
@@ -279,7 +269,7 @@ def test_run_exits_with_the_code_of_the_command(
     wire: Wire, image: Path, path: Path
 ) -> None:
     command = attach_command(wire, path, "--run", 'nbdinfo --size "$uri"; exit 7')
-    program("nbdinfo", "libnbd-bin")
+    program("nbdinfo")
     with our_target(wire, image):
         done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (7, f"{SIZE}\n")

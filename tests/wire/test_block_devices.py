@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.asking import ata, ata_response
-from tests.nbd_servers import program
+from tests.programs import AOE_TARGET
+from tests.requirements import program
 from tests.serving import TIMEOUT, client, serving, start
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Path:
 @contextmanager
 def loop_device(image: Path) -> Iterator[str]:
     """Attach an image to a loop device; yield "" if that is not permitted."""
-    losetup = program("losetup", "mount")
+    losetup = program("losetup")
     command = [losetup, "--find", "--show", str(image)]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     device = made.stdout.strip()
@@ -116,18 +116,20 @@ def test_image_of_a_loop_device_is_not_served_for_writing(
 def test_mounted_disk_is_refused_with_its_mount_point(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
-    mkfs = program("mkfs.ext4", "e2fsprogs")
+    mkfs = program("mkfs.ext4")
     subprocess.run([mkfs, "-q", "-F", image], check=True)
     point = tmp_path / "mount point"
     point.mkdir()
     # The mount ends with the mount namespace.
     script = """
         mount -o loop "$1" "$2"
-        for path in "$1" "$(findmnt --noheadings --output SOURCE "$2")"; do
-            "$3" -m target serve e7.3 "$4" "$path" || true
+        image=$1 device=$(findmnt --noheadings --output SOURCE "$2") interface=$3
+        shift 3
+        for path in "$image" "$device"; do
+            "$@" serve e7.3 "$interface" "$path" || true
         done
     """
-    words = [str(image), str(point), sys.executable, wire.interface]
+    words = [str(image), str(point), wire.interface, *AOE_TARGET]
     done = wire.target.run(
         ["unshare", "--mount", "sh", "-ec", script, "sh", *words],
         capture_output=True,

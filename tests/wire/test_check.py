@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aoe.capture.annotated import read_capture
 from tests.asking import config, frame, mask, mask_response, reserve, reserve_response
+from tests.programs import AOE
+from tests.requirements import program
 from tests.serving import TIMEOUT, client, serving
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.netns
 
-CHECK = [sys.executable, "-m", "initiator", "check", "e7.3", "-i", "aoe0"]
+CHECK = [*AOE, "check", "e7.3", "-i", "aoe0"]
 EVERYTHING = ("--write", "--claim", "--hazardous")
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_check_restores_the_target(
 
 
 def test_list_needs_no_target() -> None:
-    command = [sys.executable, "-m", "initiator", "check", "--list", "--only", "P69"]
+    command = [*AOE, "check", "--list", "--only", "P69"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
         ["P69", "must"],
@@ -201,9 +201,7 @@ VBLADE_ADVICE = {
 
 @pytest.fixture
 def vblade(wire: Wire, image: Path) -> Iterator[subprocess.Popen[bytes]]:
-    path = shutil.which("vblade", path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        pytest.skip("no vblade; apt install vblade")
+    path = program("vblade")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     peer = wire.target.popen([path, "7", "3", "aoe0", str(image)], **pipes)
     assert peer.stdout is not None

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe.errors import AccessError
 from aoe.net.netns import Switch
+from tests.programs import AOE_TARGET
+from tests.requirements import need_namespaces, program
 from tests.serving import TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -23,11 +22,8 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture
 def switch() -> Iterator[Switch]:
-    try:
-        made = Switch()
-    except AccessError as error:
-        pytest.skip(str(error))
-    with made:
+    need_namespaces()
+    with Switch() as made:
         yield made
 
 
@@ -39,7 +35,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def call(where: Namespace, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "target", "doctor", *map(str, words)]
+    command = [*AOE_TARGET, "doctor", *map(str, words)]
     done: subprocess.CompletedProcess[str] = where.run(
         command, capture_output=True, text=True, timeout=60
     )
@@ -90,11 +86,9 @@ def test_no_interface_that_is_up_is_a_failure(wire: Wire) -> None:
 
 
 def test_a_missing_capability_is_a_failure_but_ends_no_other_check(wire: Wire) -> None:
-    if not shutil.which("setpriv"):
-        pytest.skip("no setpriv; apt install util-linux")
-    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable]
+    bare = [program("setpriv"), "--bounding-set=-all", "--inh-caps=-all"]
     done = wire.target.run(
-        [*bare, "-m", "target", "doctor", "--json"], capture_output=True, text=True
+        [*bare, *AOE_TARGET, "doctor", "--json"], capture_output=True, text=True
     )
     findings = json.loads(done.stdout)["findings"]
     found = {(each["subject"], each["check"]): each for each in findings}
@@ -154,9 +148,7 @@ def test_two_paths_to_one_disk_are_ok(switch: Switch, image: Path) -> None:
 
 
 def test_vblade_is_found(wire: Wire, image: Path) -> None:
-    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
-    if vblade is None:
-        pytest.skip("no vblade; apt install vblade")
+    vblade = program("vblade")
     served = wire.target.popen(
         [vblade, "7", "3", wire.interface, str(image)], stdout=subprocess.PIPE
     )

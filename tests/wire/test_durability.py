@@ -69,6 +69,7 @@ def requests() -> list[bytes]:
     return sequence.frames
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("mode", MODES)
 def test_p46_guaranteed_contents_survive_a_power_failure_at_each_response(
     wire: Wire, tmp_path: Path, mode: str
@@ -128,6 +129,7 @@ def surviving(file: StableFile, *, is_overlay: bool) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.usefixtures("engine")
 def test_p46_fdatasync_precedes_the_response_with_rings(
     wire: Wire, tmp_path: Path
 ) -> None:

@@ -7,13 +7,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.asking import ata, ata_response, config, response_frame, sector
+from tests.programs import AOE, AOE_TARGET
 from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def write(lba: int, data: bytes) -> bytes:
 
 
 def start_aoe(wire: Wire, *words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "initiator", *map(str, words), "-i", "aoe0"]
+    command = [*AOE, *map(str, words), "-i", "aoe0"]
     return wire.initiator.popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -267,7 +267,7 @@ def test_active_filters_are_shown(wire: Wire, image: Path) -> None:
 
 
 def ask_target(wire: Wire, *words: object) -> str:
-    command = [sys.executable, "-m", "target", *map(str, words)]
+    command = [*AOE_TARGET, *map(str, words)]
     done = wire.target.run(command, capture_output=True, text=True, check=True)
     return str(done.stdout)
 

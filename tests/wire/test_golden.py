@@ -7,14 +7,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError
 from aoe.net.netns import Switch
+from tests.programs import AOE, AOE_TARGET
+from tests.requirements import need_namespaces
 from tests.serving import finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -32,11 +31,9 @@ CLIENTS = range(1, 9)
 
 @pytest.fixture
 def switch() -> Iterator[Switch]:
-    with ExitStack() as stack:
-        try:
-            yield stack.enter_context(Switch(9000))
-        except AccessError as error:
-            pytest.skip(str(error))
+    need_namespaces()
+    with Switch(9000) as made:
+        yield made
 
 
 def sha256(path: Path) -> str:
@@ -79,7 +76,7 @@ class Lab:
 
 
 def aoe(host: Namespace, *words: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "initiator", *map(str, words), "-i", "aoe0"]
+    command = [*AOE, *map(str, words), "-i", "aoe0"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     child: subprocess.Popen[bytes] = host.popen(
         command, stderr=subprocess.PIPE, **pipes
@@ -88,7 +85,7 @@ def aoe(host: Namespace, *words: object) -> subprocess.Popen[bytes]:
 
 
 def overlay(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "target", "overlay", *map(str, words)]
+    command = [*AOE_TARGET, "overlay", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ from initiator.disk.files import FileEndpoint
 from initiator.driver.bio import Bio, Op
 from initiator.io.host import Host
 from tests.faulty_link import FaultyLink
+from tests.programs import AOE, AOE_TARGET
+from tests.requirements import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,23 +49,21 @@ def make_image(path: Path, size: int) -> Path:
 
 
 def serve(wire: Wire, disk: Path, *options: str, address: str = "e0.0") -> None:
-    command = [sys.executable, "-m", "target", "serve", address, "aoe0", str(disk)]
+    command = [*AOE_TARGET, "serve", address, "aoe0", str(disk)]
     target = wire.target.popen([*command, *options], stdout=subprocess.PIPE, text=True)
     assert target.stdout is not None
     assert target.stdout.readline().startswith(address)
 
 
 def serve_with_vblade(wire: Wire, disk: Path) -> None:
-    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
-    if vblade is None:
-        pytest.skip("no vblade; apt install vblade")
+    vblade = program("vblade")
     wire.target.popen(
         [vblade, "-b", "64", "0", "0", "aoe0", str(disk)], stdout=subprocess.DEVNULL
     )
 
 
 def aoe(wire: Wire, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "initiator", *words, "-i", "aoe0"]
+    command = [*AOE, *words, "-i", "aoe0"]
     return wire.initiator.run(command, capture_output=True, text=True, timeout=600)
 
 
@@ -136,7 +135,7 @@ def test_a_range_is_written_from_a_file_and_read_to_a_pipe(
     (tmp_path / "in").write_bytes(written)
 
     wrote = aoe(wire, "write", "e0.0", str(tmp_path / "in"), "--offset", "64K")
-    command = [sys.executable, "-m", "initiator", "read", "e0.0", "-i", "aoe0"]
+    command = [*AOE, "read", "e0.0", "-i", "aoe0"]
     window = ["--offset", "64K", "--length", "1536"]
     read = wire.initiator.run([*command, *window], capture_output=True)
 

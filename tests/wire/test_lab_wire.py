@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.address import Address
-from aoe.errors import AccessError, AoEError, NotFoundError
+from aoe.errors import AoEError, NotFoundError
 from initiator.lab.cases import ALL_SUBMITTERS, Case, all_cases
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.wire import Bench, WirePeer, on_interface, run_and_read_back
+from tests.programs import AOE
+from tests.requirements import need_namespaces
 from tests.serving import ready_line, start
 
 if TYPE_CHECKING:
@@ -45,11 +46,8 @@ CASES = covering()
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    try:
-        opened = Bench()
-    except AccessError as error:
-        pytest.skip(str(error))
-    with opened:
+    need_namespaces()
+    with Bench() as opened:
         yield opened
 
 
@@ -85,7 +83,7 @@ def test_k81_a_clone_of_a_failed_device_is_written(bench: Bench) -> None:
 
 
 def aoe_lab_run(wire: Wire | None, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "initiator", "lab", "run", *words]
+    command = [*AOE, "lab", "run", *words]
     options = {"capture_output": True, "text": True, "check": False, "timeout": 60}
     run = subprocess.run if wire is None else wire.initiator.run
     return run(command, **options)  # type: ignore[call-overload] # as given

@@ -7,16 +7,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aoe.errors import AccessError
 from aoe.net.interfaces import rename, set_down, set_mtu, set_up
 from aoe.net.netns import Switch
+from tests.programs import AOE, AOE_TARGET
+from tests.requirements import need_namespaces
 from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Rig:
         assert ready_line(self.served).startswith("e0.0 ")
 
     def status(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "target", "status", "--json"]
+        command = [*AOE_TARGET, "status", "--json"]
         done = self.target.run(command, capture_output=True, text=True, check=True)
         document: dict[str, Any] = json.loads(done.stdout)
         [target] = document["targets"]
@@ -71,7 +70,7 @@ class Rig:
         return moved
 
     def copy(self, *words: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "initiator", "copy", *map(str, words)]
+        command = [*AOE, "copy", *map(str, words)]
         child: subprocess.Popen[str] = self.initiator.popen(
             [*command, "-i", self.switch.interface],
             stdout=subprocess.PIPE,
@@ -83,11 +82,8 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    with ExitStack() as stack:
-        try:
-            switch = stack.enter_context(Switch(9000))
-        except AccessError as error:
-            pytest.skip(str(error))
+    need_namespaces()
+    with Switch(9000) as switch:
         yield Rig(switch, tmp_path)
 
 
@@ -199,7 +195,7 @@ def rename_while_down(host: Namespace, name: str, new: str) -> None:
 
 
 def discover(rig: Rig) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0", "--json"]
+    command = [*AOE, "discover", "-i", "aoe0", "--json"]
     done = rig.initiator.run(command, capture_output=True, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)["targets"]
     return found

@@ -18,6 +18,7 @@ from aoe.net import interfaces
 from aoe.net.link import Link, LinkStatistics, PlainLink, RingLink
 from aoe.net.netns import Namespace, Wire
 from tests.frames import bring_up, frame_of, receive_all
+from tests.requirements import missing, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -450,9 +451,9 @@ def test_a_renamed_interface_keeps_working(
 def test_frames_lost_to_a_full_queue_are_counted(
     wire: Wire, links: Callable[..., Link], *, rings: bool
 ) -> None:
-    queue = "tc qdisc add dev aoe0 root tbf rate 40mbit burst 3000 limit 6000"
+    queue = program("tc") + " qdisc add dev aoe0 root tbf rate 5mbps burst 3k limit 6k"
     if wire.initiator.run(queue.split(), stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("no token bucket filter; modprobe sch_tbf")
+        missing("token bucket filter", "modprobe sch_tbf")
     target = links(wire.target, frames=1000)
     initiator = links(wire.initiator, rings=rings)
     for number in range(100):

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.attaching import LONG, attached, may_mount, may_use_fuse, start_attach
-from tests.nbd_servers import program
+from tests.programs import AOE
+from tests.requirements import need, program
 from tests.serving import NO_PROBE, TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ FOLDERS = ("aoe", "target", "initiator", "tests")
 MIB = 1 << 20
 XFS_NEEDS = 300 * MIB
 LOSSY = ("--filter", "drop:probability=0.02", "--filter", "duplicate:probability=0.02")
-PACKAGES = "xfsprogs e2fsprogs"
 FSCK = {
     "xfs": ["xfs_repair", "-n", "-f"],
     "ext4": ["fsck.ext4", "-fn"],
@@ -84,6 +83,7 @@ def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def tested(**fixtures: Any) -> None:  # noqa: ANN401 - each has its own type
+            need("libfuse")
             if may_mount():
                 test(**fixtures)
                 return
@@ -107,12 +107,12 @@ def mounted(wire: Wire, directory: Path, *words: object) -> Iterator[Attached]:
 
 
 def make_filesystem(kind: str, disk: Path) -> None:
-    make = program(f"mkfs.{kind}", PACKAGES)
+    make = program(f"mkfs.{kind}")
     subprocess.run([make, "-q", str(disk)], check=True, capture_output=True)
 
 
 def fsck(kind: str, disk: Path) -> None:
-    words = [program(FSCK[kind][0], PACKAGES), *FSCK[kind][1:], str(disk)]
+    words = [program(FSCK[kind][0]), *FSCK[kind][1:], str(disk)]
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -147,7 +147,7 @@ def test_file_system_preserves_a_source_tree(
     with serving(wire, disk, NO_PROBE, *(LOSSY if is_lossy else [])):
         with attached(wire, "--loop") as attachment:
             device = attachment.about["device"]
-            attachment.run(program(f"mkfs.{kind}", PACKAGES), "-q", device)
+            attachment.run(program(f"mkfs.{kind}"), "-q", device)
             attachment.aoe("detach", device)
             assert attachment.wait() == 0
         with mounted(wire, directory) as attachment:
@@ -345,6 +345,7 @@ def test_detach_selects_one_of_several_by_path(wire: Wire, disk: Path) -> None:
 def test_fuse_file_reads_and_writes_the_disk(
     wire: Wire, disk: Path, tmp_path: Path
 ) -> None:
+    need("libfuse")
     content = os.urandom(4 * MIB)
     disk.write_bytes(content)
     file = tmp_path / "e7.3"
@@ -372,6 +373,7 @@ def test_fuse_file_reads_and_writes_the_disk(
 def test_punch_hole_in_the_fuse_file_trims_the_disk(
     wire: Wire, disk: Path, tmp_path: Path
 ) -> None:
+    need("libfuse")
     disk.write_bytes(os.urandom(4 * MIB))
     file = tmp_path / "e7.3"
     with serving(wire, disk, NO_PROBE):
@@ -390,7 +392,7 @@ def test_punch_hole_in_the_fuse_file_trims_the_disk(
 
 def test_detach_of_an_unattached_disk_fails(wire: Wire) -> None:
     done = wire.initiator.run(
-        [sys.executable, "-m", "initiator", "detach", "e7.3"],
+        [*AOE, "detach", "e7.3"],
         capture_output=True,
         text=True,
         timeout=TIMEOUT * 3,

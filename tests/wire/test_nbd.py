@@ -22,12 +22,12 @@ from tests.nbd_servers import (
     exported,
     make_qcow2,
     nbdkit,
-    program,
     qemu_nbd,
     raw_bytes,
     server,
     use_client,
 )
+from tests.requirements import program
 from tests.serving import (
     TIMEOUT,
     Client,
@@ -145,7 +145,7 @@ def test_writes_to_a_qcow2_are_in_it_and_trim_deallocates_clusters(
         process.terminate()
         process.wait(TIMEOUT)
     assert raw_bytes(qcow2) == data
-    tool = program("qemu-img", "qemu-utils")
+    tool = program("qemu-img")
     command = [tool, "map", "--output=json", str(qcow2)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     holes = [e for e in json.loads(output) if e["zero"] and not e["data"]]
@@ -390,7 +390,7 @@ def test_unreachable_server_does_not_affect_other_disks(
 
 def test_nbd_over_tcp_with_a_quoted_export_name(wire: Wire, tmp_path: Path) -> None:
     output = tmp_path / "pid"
-    name = program("nbdkit", "nbdkit")
+    name = program("nbdkit")
     wire.target.run(["ip", "link", "set", "lo", "up"], check=True)
     command = [name, "-f", "-i", "127.0.0.1", "-p", "1809", "-P", str(output)]
     process = wire.target.popen([*command, "info", "exportname"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import time
@@ -14,6 +13,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from target.cli.main import cli
+from tests.requirements import need
 from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ _IP = 0x0800
 @contextmanager
 def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
     """Run dnsmasq in the target's namespace with the file that netboot prints."""
-    if shutil.which("dnsmasq") is None:
-        pytest.skip("needs dnsmasq: apt install dnsmasq-base")
+    need("dnsmasq")
     done = CliRunner().invoke(cli, ["netboot", "e7.3", "-f", "dnsmasq", *options])
     text = done.stdout.replace("/srv/tftp", str(directory))
     (directory / "aoe.conf").write_text(

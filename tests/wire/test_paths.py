@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,7 +23,8 @@ from initiator.disk.disk import Disk
 from initiator.driver.bio import Bio, Op
 from initiator.driver.options import Options
 from initiator.io.host import Host
-from tests.nbd_servers import program
+from tests.programs import AOE
+from tests.requirements import program
 from tests.serving import TIMEOUT, finish, ready_line, start
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ def test_an_attached_disk_continues_on_the_other_path(
     target = start(wire.target, "serve", "e7.3", "aoe0,aoe1", image, "--create", "64M")
     ready_line(target)
     copy = f'nbdcopy --flush {source} "$uri"'
-    command = [sys.executable, "-m", "initiator", "attach", "e7.3", "-i", "aoe0,aoe1"]
+    command = [*AOE, "attach", "e7.3", "-i", "aoe0,aoe1"]
     command += ["--nbd", str(tmp_path / "socket"), "--run", copy]
-    program("nbdcopy", "libnbd-bin")
+    program("nbdcopy")
     process = wire.initiator.popen(command)
     until = time.monotonic() + TIMEOUT
     while image.stat().st_blocks < (4 << 20) // 512:

@@ -67,6 +67,14 @@ def test_processes_end_with_the_test(pytester: pytest.Pytester) -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_file_target_py_of_the_user_is_not_run(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        target="raise SystemExit('mine')",
+        test_mine="def test_one(aoe_disk): aoe_disk.open()",
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_target_that_fails_to_start_is_an_error_with_its_message(
     pytester: pytest.Pytester,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.consoles import Console, is_like, steps
+from tests.programs import AOE_TARGET
+from tests.requirements import need, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,7 @@ PROGRAMS = re.findall(r"```python\n((?:from initiator|import).*?)```", API, re.D
 
 @pytest.mark.usefixtures("wire")  # where no namespaces can be made, it skips
 def test_the_demo_looks_as_it_is_shown(tmp_path: Path) -> None:
-    if shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
-        pytest.skip("no mkfs.ext4; apt install e2fsprogs")
+    need("mkfs.ext4")
     (shown,) = re.findall(
         r"```text\n(1  Create two network namespaces.*?)```", README, re.DOTALL
     )
@@ -106,12 +106,12 @@ def test_the_api_reference_has_a_program_for_each_class() -> None:
 
 def test_cap_net_raw_is_all_it_takes(aoe_disk: ServedDisk, tmp_path: Path) -> None:
     """As a container with --cap-add NET_RAW has it; the image is our own."""
-    only = ["setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all"]
+    only = [program("setpriv"), "--bounding-set=-all,+net_raw", "--inh-caps=-all"]
     data, wire = tmp_path / "data", aoe_disk.wire
     data.write_bytes(b"x" * 4096)
-    serve = ["-m", "target", "serve", "e7.3", wire.interface, str(tmp_path / "disk")]
+    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface, str(tmp_path / "disk")]
     target = wire.target.popen(
-        [*only, sys.executable, *serve, "--create", "1M"],
+        [*only, *serve, "--create", "1M"],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from aoe.errors import AccessError, UsageError
+from aoe.errors import UsageError
 from aoe.net.link import open_link
 from aoe.net.netns import Switch
 from initiator.disk.disk import Disk
 from tests.asking import ata, config
+from tests.programs import AOE_TARGET
+from tests.requirements import need_namespaces
 from tests.serving import TIMEOUT, Client, finish, start
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Served:
         return [self.process.stdout.readline() for _ in range(count)]
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "target", *map(str, words)]
+        command = [*AOE_TARGET, *map(str, words)]
         return self.host.run(command, capture_output=True, text=True, timeout=60)
 
     def reload(self) -> str:
@@ -83,11 +84,9 @@ class Served:
 
 @pytest.fixture
 def switch() -> Iterator[Switch]:
-    with ExitStack() as stack:
-        try:
-            yield stack.enter_context(Switch())
-        except AccessError as error:
-            pytest.skip(str(error))
+    need_namespaces()
+    with Switch() as made:
+        yield made
 
 
 @pytest.fixture

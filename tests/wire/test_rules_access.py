@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +23,8 @@ from tests.asking import (
     sent_by,
     sent_to,
 )
+from tests.engines import serve_command
+from tests.requirements import program
 from tests.rules import (
     BROADCAST,
     ME,
@@ -36,7 +35,7 @@ from tests.rules import (
     query_response,
     with_tag,
 )
-from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
+from tests.serving import TIMEOUT, client, finish, ready_line, run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,11 +173,12 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
+@pytest.mark.usefixtures("engine")
 def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
     owner, unclaimed = (
         query_response(READ, string, buffers=64) for string in (b"owner", b"")
     )
-    process = start(wire.target, "serve", "e7.3", wire.interface, spare)
+    process = run(wire.target, serve_command("e7.3", wire.interface, spare))
     ready_line(process)
     with client(wire) as asking:
         assert asking.ask(config(3, b"owner")) == query_response(
@@ -200,20 +200,22 @@ def test_p59_p78_client_state_survives_sigkill(wire: Wire, spare: Path) -> None:
             assert asking.ask(reserve(READ)) == reserve_response()
 
 
+@pytest.mark.usefixtures("engine")
 def test_client_state_is_fsynced_before_the_response(
     wire: Wire, spare: Path, tmp_path: Path
 ) -> None:
-    if not shutil.which("strace"):
-        pytest.skip("no strace; apt install strace")
     log = tmp_path / "calls"
-    strace = ["strace", "-D", "-y", "-o", str(log), "-etrace=rename,fsync,sendto"]
-    served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
-    process = wire.target.popen(
-        [*strace, *served, str(spare), "--state-dir", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    strace = [
+        program("strace"),
+        "-D",
+        "-y",
+        "-o",
+        str(log),
+        "-etrace=rename,fsync,sendto",
+    ]
+    options = ("--state-dir", tmp_path)
+    served = serve_command("e7.3", wire.interface, spare, *options)
+    process = run(wire.target, [*strace, *served])
     ready_line(process)
     with client(wire) as asking:
         assert asking.ask(reserve(SET, ME)) == reserve_response(ME, rcmd=SET)

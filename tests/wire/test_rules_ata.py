@@ -233,6 +233,7 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
+@pytest.mark.usefixtures("engine")
 def test_p40_read_only_disk(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)

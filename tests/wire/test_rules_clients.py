@@ -10,7 +10,6 @@ import json
 import socket
 import struct
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from initiator.driver.bio import Bio, Op, bio_for
 from initiator.driver.options import Options
 from initiator.io.host import Host
 from tests.asking import ata, ata_response, config
+from tests.programs import AOE
 from tests.rules import (
     BROADCAST,
     ME,
@@ -342,7 +342,7 @@ def test_p60_linux_needs_two_buffers(
 
 def test_p6_p11_p19_p23_discover_broadcasts_a_query(wire: Wire) -> None:
     with wire.target.enter(), open_link("aoe0", responses=False) as link:
-        command = [sys.executable, "-m", "initiator", "discover", "-i", "aoe0"]
+        command = [*AOE, "discover", "-i", "aoe0"]
         process = wire.initiator.popen([*command, "--json"], stdout=subprocess.PIPE)
         assert link.wait(TIMEOUT)
         query = bytes(link.receive() or b"")

@@ -211,6 +211,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(("options", "buffers"), [((), 64), (("-b", 2), 2)])
 def test_p48_p60_ready_target_broadcasts_an_announcement(
     wire: Wire, image: Path, options: tuple[str, int], buffers: int
@@ -224,6 +225,7 @@ def test_p48_p60_ready_target_broadcasts_an_announcement(
         assert asking.receive(QUIET_TIME) == NO_RESPONSE
 
 
+@pytest.mark.usefixtures("engine")
 def test_p48_masked_target_announces_to_the_listed_clients(
     wire: Wire, image: Path
 ) -> None:

@@ -177,6 +177,7 @@ def identity(changes: dict[int, int] | None = None) -> Step:
     return ata(IDENTIFY), ata_response(0x40, data=page(changes))
 
 
+@pytest.mark.usefixtures("engine")
 def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
@@ -222,6 +223,7 @@ def smart_page(*attributes: tuple[int, int]) -> bytes:
     return sealed(whole)
 
 
+@pytest.mark.usefixtures("engine")
 def test_smart_data_counts_transfers(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)

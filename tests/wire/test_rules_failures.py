@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AccessError
 from aoe.net.netns import Wire
 from tests.asking import ata, ata_response
+from tests.engines import serve_command
+from tests.requirements import need_namespaces, program
 from tests.rules import (
     AWAKE,
     DISK,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.rules import Step
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("engine")]
 
 READS = (0x20, 0x24, 0xC8, 0x25, 0x40, 0x42)
 WRITES = (0x30, 0x34, 0xCA, 0x35, 0x3D)
@@ -62,9 +62,7 @@ class FailingDisk:
     """A disk with injected errors, behind an NBD server of its own."""
 
     def __init__(self, place: Path) -> None:
-        nbdkit = shutil.which("nbdkit")
-        if nbdkit is None:
-            pytest.skip("no nbdkit; apt install nbdkit")
+        nbdkit = program("nbdkit")
         self._place = place
         (place / "disk.img").write_bytes(DISK)
         socket = place / "socket"
@@ -101,13 +99,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDisk]:
 
 
 @pytest.fixture(scope="module")
-def asking(disk: FailingDisk) -> Iterator[Client]:
-    """Serve the disk once for all tests."""
-    try:
-        wire = Wire(1500)
-    except AccessError as error:
-        pytest.skip(str(error))
-    with wire, serving(wire, disk.uri, NO_PROBE, "--no-state"), client(wire) as asking:
+def asking(disk: FailingDisk, engine: str) -> Iterator[Client]:
+    """Serve the disk once for all tests, by each engine."""
+    del engine
+    need_namespaces()
+    with (
+        Wire() as wire,
+        serving(wire, disk.uri, NO_PROBE, "--no-state"),
+        client(wire) as asking,
+    ):
         yield asking
 
 
@@ -189,11 +189,17 @@ def test_p41_p18_missing_device_is_unavailable(wire: Wire, tmp_path: Path) -> No
 
 
 def test_p41_full_file_system_is_device_fault(wire: Wire, tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
-    served = f"{sys.executable} -m target serve e7.3 {wire.interface}"
-    image = f"{tmp_path}/disk.img --create 1M --no-state {NO_PROBE}"
+    mount = [program("mount"), "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
+    image = [str(tmp_path / "disk.img"), "--create", "1M", "--no-state", NO_PROBE]
+    serve = serve_command("e7.3", wire.interface, *image)
     process = wire.target.popen(
-        ["unshare", "--mount", "sh", "-c", f"{mount} && exec {served} {image}"],
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f"{shlex.join(mount)} && exec {shlex.join(serve)}",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

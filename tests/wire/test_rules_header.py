@@ -20,6 +20,7 @@ from tests.asking import (
     sent_by,
     sent_to,
 )
+from tests.engines import serve_command
 from tests.rules import (
     ABORTED,
     AWAKE,
@@ -40,7 +41,7 @@ from tests.rules import (
     write,
     write_response,
 )
-from tests.serving import client, finish, ready_line, serving, start
+from tests.serving import client, finish, ready_line, run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,10 +194,11 @@ def test_rule(clients: Clients, rule: str) -> None:
     clients.run_steps(RULES[rule])
 
 
+@pytest.mark.usefixtures("engine")
 def test_p9_each_target_responds_to_a_broadcast(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "other.img"
-    words = ("serve", "e7.4", wire.interface, image, "--create", "1M", "-b", "16")
-    other = start(wire.target, *words)
+    words = (image, "--create", "1M", "-b", "16")
+    other = run(wire.target, serve_command("e7.4", wire.interface, *words))
     ready_line(other)
     with (
         serving(wire, tmp_path / "disk.img", "--create", "1M", "-b", "16"),

@@ -118,6 +118,7 @@ MTUS = {548: (1, 1), 1500: (2, 2), 1560: (2, 3), 4200: (8, 8), 9000: (17, 17)}
 MTUS[65535] = (127, 127)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("mtu", MTUS)
 def test_p21_p22_p25_p37_sectors_per_frame_depend_on_mtu(
     make_wire: Callable[[int], Wire], tmp_path: Path, mtu: int

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aoe.capture.annotated import Direction, read_capture
 from tests.asking import ata, config
+from tests.programs import AOE_TARGET
+from tests.requirements import program
 from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ def test_an_address_served_by_another_host_is_busy(
 def test_an_address_served_by_vblade_is_busy(
     wire: Wire, image: Path, tmp_path: Path
 ) -> None:
-    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
-    if vblade is None:
-        pytest.skip("no vblade; apt install vblade")
+    vblade = program("vblade")
     other = wire.target.popen(
         [vblade, "7", "3", wire.interface, str(image)], stdout=subprocess.PIPE
     )
@@ -181,11 +179,10 @@ def test_an_mtu_too_small_for_a_sector_is_refused(wire: Wire, image: Path) -> No
 
 
 def test_a_missing_capability_is_an_error_with_code_4(wire: Wire, image: Path) -> None:
-    if not shutil.which("setpriv"):
-        pytest.skip("no setpriv; apt install util-linux")
-    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    setpriv = program("setpriv")
+    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     process = wire.target.popen(
-        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *serve, str(image)],
+        [setpriv, "--bounding-set=-all", "--inh-caps=-all", *serve, str(image)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

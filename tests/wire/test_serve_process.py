@@ -8,7 +8,6 @@ import pty
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -21,6 +20,7 @@ from aoe.common.capabilities import Capability
 from aoe.net.interfaces import set_mtu
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, OTHER_USER, process_status
 from tests.asking import ata, config
+from tests.programs import AOE, AOE_TARGET
 from tests.serving import TIMEOUT, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def test_command_inherits_streams_and_its_exit_code_is_returned(
 
 
 def test_command_runs_when_the_disk_is_served(wire: Wire, place: Path) -> None:
-    inside = wire.initiator.command([sys.executable, "-m", "initiator"])
+    inside = wire.initiator.command(AOE)
     command = f'{" ".join(inside)} stat "$aoe" -i "$iface" --json'
     process = captive(wire, place / "disk.img", command)
     out, err = process.communicate(timeout=TIMEOUT)
@@ -197,7 +197,7 @@ def test_ctrl_c_goes_to_the_command_and_the_disk_stays_served(
         echo up
         while :; do sleep 0.05; done
     """
-    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     serve += [str(place / "disk.img"), "--pidfile", str(pidfile), "--run", command]
     keyboard, terminal = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
@@ -257,7 +257,7 @@ def test_target_exits_with_its_parent(
     wire: Wire, place: Path, words: tuple[str, ...]
 ) -> None:
     pidfile = place / "pid"
-    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     serve += [str(place / "disk.img"), "--exit-with-parent", "--pidfile", str(pidfile)]
     shell = ["sh", "-c", '"$@" & wait', "sh", *serve, *words]
     parent = wire.target.popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -273,7 +273,7 @@ def test_target_exits_with_its_parent(
 
 def test_target_outlives_its_parent_by_default(wire: Wire, place: Path) -> None:
     pidfile = place / "pid"
-    serve = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+    serve = [*AOE_TARGET, "serve", "e7.3", wire.interface]
     serve += [str(place / "disk.img"), "--pidfile", str(pidfile)]
     shell = ["sh", "-c", '"$@" & wait', "sh", *serve]
     parent = wire.target.popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,8 @@ import pytest
 
 from aoe.ata import Opcode
 from tests.asking import ata, config
+from tests.programs import AOE_TARGET
+from tests.requirements import need, program
 from tests.serving import TIMEOUT, client, finish, ready_line
 
 if TYPE_CHECKING:
@@ -45,15 +45,14 @@ def values(key: str) -> list[str]:
 @pytest.fixture
 def calls(wire: Wire, tmp_path: Path) -> list[tuple[str, str]]:
     """Run a target as the unit does, and return its system calls."""
-    if shutil.which("strace") is None:
-        pytest.skip("needs strace: apt install strace")
+    need("strace", "systemd-analyze")
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
     (tmp_path / "state").mkdir()
     settings = tmp_path / "aoe-target.toml"
     settings.write_text(CONFIG.format(interface=wire.interface))
     log = tmp_path / "calls"
     strace = ["strace", "-D", "-f", "-o", str(log)]
-    serve = [sys.executable, "-m", "target", "serve", "--config", str(settings)]
+    serve = [*AOE_TARGET, "serve", "--config", str(settings)]
     process: subprocess.Popen[str] = wire.target.popen(
         [*strace, *serve],
         cwd=CHECKOUT,
@@ -91,7 +90,7 @@ def _use(wire: Wire) -> None:
 
 def _status(wire: Wire) -> str:
     done = wire.target.run(
-        [sys.executable, "-m", "target", "status"],
+        [*AOE_TARGET, "status"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -110,9 +109,7 @@ def _until(happened: Callable[[], bool], what: str) -> None:
 @cache
 def _sets() -> dict[str, set[str]]:
     """Return systemd's system call sets by name."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("needs systemd-analyze: apt install systemd")
-    command = ["systemd-analyze", "--no-pager", "syscall-filter"]
+    command = [program("systemd-analyze"), "--no-pager", "syscall-filter"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     sets: dict[str, set[str]] = {}
     for line in done.stdout.splitlines():

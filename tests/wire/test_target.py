@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,8 @@ from aoe.net.interfaces import VethEnd, create_veth
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
 from tests.asking import ata, ata_response, config, config_response, response_frame
+from tests.programs import AOE_TARGET
+from tests.requirements import missing, need
 from tests.serving import TIMEOUT, Client, client, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -183,15 +183,14 @@ def test_window_of_a_file(wire: Wire, image: Path) -> None:
 @pytest.fixture
 def traced(wire: Wire, image: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Serve with these options, send requests, and return the system calls."""
-    if not shutil.which("strace"):
-        pytest.skip("no strace; apt install strace")
+    need("strace")
 
     def trace(*options: str, requests: list[bytes]) -> list[str]:
         log = tmp_path / "calls"
         # With -D strace is a grandchild, so that the process ID is the target's.
         strace = ["strace", "-D", "-yy", "-o", str(log)]
         calls = "-etrace=openat,pwritev,pwritev2,fdatasync,sendto"
-        served = [sys.executable, "-m", "target", "serve", "e7.3", wire.interface]
+        served = [*AOE_TARGET, "serve", "e7.3", wire.interface]
         process = wire.target.popen(
             [*strace, calls, *served, str(image), *options],
             stdout=subprocess.PIPE,
@@ -243,7 +242,7 @@ def test_direct_bypasses_the_page_cache(wire: Wire, image: Path) -> None:
     if not process.stdout.readline():
         error = finish(process)
         assert "this file system does not support O_DIRECT" in error
-        pytest.skip(f"{error}: set TMPDIR to a directory on a disk")
+        missing("O_DIRECT in TMPDIR", "set TMPDIR to a directory on a disk")
     with client(wire) as asking:
         assert asking.ask(ata(READ, 3, 2))[36:] == content[1536:2560]
         request = ata(WRITE, 5, aflags=0x41, data=b"\xee" * 512)

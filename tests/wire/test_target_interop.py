@@ -8,8 +8,8 @@ import pytest
 
 from aoe.identify import Identity
 from tests.asking import ata, config, frame
+from tests.requirements import program
 from tests.serving import Client, client, serving
-from tests.tools import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def run(wire: Wire, *words: str) -> str:
 
 
 def test_aoeping_reads_the_identity(served: Wire) -> None:
-    aoeping = program("aoeping", "aoetools")
+    aoeping = program("aoeping")
     out = run(served, aoeping, "-i", "7", "3", served.interface)
     page = bytes.fromhex("".join(out.splitlines()[1:]).replace(" ", ""))
     identity = Identity.unpack(page)
@@ -41,13 +41,13 @@ def test_aoeping_reads_the_identity(served: Wire) -> None:
 
 
 def test_aoeping_query(served: Wire) -> None:
-    aoeping = program("aoeping", "aoetools")
+    aoeping = program("aoeping")
     out = run(served, aoeping, "-v", "7", "3", served.interface)
     assert "config query response" in out
 
 
 def test_aoeping_reads_smart_data(served: Wire) -> None:
-    aoeping = program("aoeping", "aoetools")
+    aoeping = program("aoeping")
     out = run(served, aoeping, "-s", "5", "-S", "read_data", "7", "3", served.interface)
     page = bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", out)))
     assert len(page) == 512
@@ -56,7 +56,7 @@ def test_aoeping_reads_smart_data(served: Wire) -> None:
 
 
 def test_aoecfg_reads_sets_tests_and_clears_the_config_string(served: Wire) -> None:
-    aoecfg = program("aoecfg", "aoetools")
+    aoecfg = program("aoecfg")
 
     def ask(command: str, string: str | None = None) -> str:
         words = ["-s", string] if string is not None else []
@@ -122,7 +122,7 @@ def ask_both(asking: Client) -> dict[str, bytes]:
 def test_responses_equal_those_of_vblade_where_it_conforms(
     wire: Wire, image: Path
 ) -> None:
-    vblade = program("vblade", "vblade")
+    vblade = program("vblade")
     peer = wire.target.popen(
         [vblade, "-b", "64", "7", "3", wire.interface, str(image)],
         stdout=subprocess.PIPE,

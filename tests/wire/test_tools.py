@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aoe.capture.annotated import read_capture
 from aoe.describe import describe
-from aoe.errors import AccessError
 from aoe.net.netns import Switch
+from tests.programs import AOE
+from tests.requirements import need_namespaces, program
 from tests.serving import NO_PROBE, finish, ready_line, serving, start
-from tests.tools import aoe, aoe_json, call, program, vblade_serving
+from tests.tools import aoe, aoe_json, call, vblade_serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +32,8 @@ OTHER = "52:54:00:00:00:07"
 
 @pytest.fixture
 def switch() -> Iterator[Switch]:
-    try:
-        made = Switch(9000)
-    except AccessError as error:
-        pytest.skip(str(error))
-    with made:
+    need_namespaces()
+    with Switch(9000) as made:
         yield made
 
 
@@ -44,7 +41,7 @@ def switch() -> Iterator[Switch]:
 
 
 def test_identify_reads_the_same_page_as_aoeping(served: Wire) -> None:
-    aoeping = program("aoeping", "aoetools")
+    aoeping = program("aoeping")
     theirs = served.initiator.run(
         [aoeping, "-i", "7", "3", "aoe0"], capture_output=True, text=True, timeout=20
     ).stdout
@@ -67,7 +64,7 @@ def test_p74_identify_works_on_a_reserved_disk_and_smart_does_not(
 
 
 def test_smart_reads_the_same_page_as_aoeping(served: Wire) -> None:
-    aoeping = program("aoeping", "aoetools")
+    aoeping = program("aoeping")
     aoe(served, "read", "e7.3", "/dev/null", "--length", "8K")
     out = served.initiator.run(
         [aoeping, "-s", "5", "-S", "read_data", "7", "3", "aoe0"],
@@ -216,7 +213,7 @@ def findings(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 def test_sancheck_prints_the_same_row_as_aoe_sancheck(
     make_wire: MakeWire, image: Path
 ) -> None:
-    sancheck = program("aoe-sancheck", "aoetools")
+    sancheck = program("aoe-sancheck")
     wire = make_wire(4200)
     with serving(wire, image, NO_PROBE, "--no-state"):
         theirs = wire.initiator.run(
@@ -313,9 +310,9 @@ def test_p60_doctor_warns_about_a_target_with_one_buffer(
 def test_doctor_reports_a_missing_capability_and_runs_the_other_checks(
     wire: Wire,
 ) -> None:
-    bare = [program("setpriv", "util-linux"), "--bounding-set=-all", "--inh-caps=-all"]
+    bare = [program("setpriv"), "--bounding-set=-all", "--inh-caps=-all"]
     done = wire.initiator.run(
-        [*bare, sys.executable, "-m", "initiator", "doctor", "--json"],
+        [*bare, *AOE, "doctor", "--json"],
         capture_output=True,
         text=True,
     )

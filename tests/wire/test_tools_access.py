@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.requirements import program
 from tests.serving import finish, ready_line, start
-from tests.tools import aoe, aoe_json, call, program
+from tests.tools import aoe, aoe_json, call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,7 @@ CLAIMS = [
 
 
 def test_config_prints_the_same_as_aoecfg(served: Wire) -> None:
-    aoecfg = program("aoecfg", "aoetools")
+    aoecfg = program("aoecfg")
 
     def theirs(verb: str, string: str | None) -> str:
         words = [] if string is None else ["-s", string]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.consoles import TIMEOUT, Console, Step, is_like, steps
+from tests.requirements import need
 
 pytestmark = pytest.mark.netns
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 NEEDED = {
-    "1-serve-and-attach.md": {"mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils"},
-    "4-netboot.md": {"mkfs.ext4": "e2fsprogs", "dnsmasq": "dnsmasq-base"},
-    "5-what-nbd-has.md": {"qemu-nbd": "qemu-utils", "nbdkit": "nbdkit"},
+    "1-serve-and-attach.md": ("mkfs.ext4", "qemu-img"),
+    "4-netboot.md": ("mkfs.ext4", "dnsmasq"),
+    "5-what-nbd-has.md": ("qemu-nbd", "nbdkit"),
 }
-"""Programs that the tutorials need, with their Debian packages."""
+"""Programs that the tutorials run."""
 LINE = "e0.0 1 GiB (52:54:00:ae:00:01) in 0.24 s, 7 frames retransmitted, verified"
 
 
@@ -29,9 +28,7 @@ LINE = "e0.0 1 GiB (52:54:00:ae:00:01) in 0.24 s, 7 frames retransmitted, verifi
 )
 @pytest.mark.usefixtures("wire")  # skips if namespaces are not permitted
 def test_tutorial_prints_its_output(path: Path, tmp_path: Path) -> None:
-    for name, package in NEEDED.get(path.name, {}).items():
-        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            pytest.skip(f"no {name}; apt install {package}")
+    need(*NEEDED.get(path.name, ()))
     with Console(tmp_path) as console:
         for step in steps(path.read_text()):
             printed = console.run(step)

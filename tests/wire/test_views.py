@@ -16,6 +16,7 @@ from aoe.errors import AccessError, NotFoundError, UnsupportedError, UsageError
 from initiator.disk.async_disk import AsyncDisk
 from initiator.disk.disk import Disk
 from initiator.disk.file_view import DiskFile
+from tests.requirements import program
 from tests.serving import TIMEOUT, serving
 
 if TYPE_CHECKING:
@@ -209,9 +210,7 @@ def test_trim_raises_unsupported_error_if_the_disk_lacks_it(
     wire: Wire, tmp_path: Path
 ) -> None:
     """Debian's vblade does not support it."""
-    vblade = shutil.which("vblade", path="/usr/sbin:/usr/bin")
-    if vblade is None:
-        pytest.skip("no vblade; apt install vblade")
+    vblade = program("vblade")
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(MIB))
     process = wire.target.popen([vblade, "7", "3", wire.interface, str(image)])

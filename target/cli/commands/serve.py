@@ -19,7 +19,7 @@ from aoe.common.completion import complete_file
 from aoe.common.sizes import parse_size
 from aoe.errors import UsageError, from_os_error
 from aoe.identify import parse_wwn
-from target.cli.complete import complete_export, complete_filter
+from target.cli.complete import complete_engine, complete_export, complete_filter
 from target.config.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
@@ -178,6 +178,15 @@ class _Serve(SectionedCommand):
     "See aoe-target.toml(5) for the parameters.",
 )
 @click.option(
+    "--engine",
+    default="struct",
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_engine,
+    help="What executes the requests: struct; scapy, the slow reference in scapy "
+    "packets; or a Python file with a subclass of it, FILE.py or FILE.py:CLASS.",
+)
+@click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Capture all frames to this pcapng file, with comments.",
@@ -331,6 +340,7 @@ def _build_export(
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],
         filters=options["filters"],
+        engine=options["engine"],
     )
 
 

@@ -11,7 +11,7 @@ import click
 from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
-from initiator.cli.commands.explore import explore
+from initiator.cli.commands.lab.explore import explore
 from initiator.cli.complete import complete_address, complete_axis
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""``aoe lab`` and its subcommands."""

@@ -1,0 +1,1 @@
+"""The reference target: the protocol in scapy packets, short, and easy to change."""
