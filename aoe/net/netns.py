@@ -166,7 +166,8 @@ class Namespace(_Closable):
                 why,
                 "Run as root, or in a user namespace: unshare -Urn",
             )
-        raise AoEError("network namespace", why or "the holder process exited")
+        fix = "Install it with: apt install iproute2" if "ip: not found" in why else ""
+        raise AoEError("network namespace", why or "the holder process exited", fix)
 
 
 class Wire(_Closable):

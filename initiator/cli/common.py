@@ -73,9 +73,18 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
-    def _opener(self, *, promiscuous: bool = False) -> Iterator[Callable[[str], Link]]:
-        """Yield a function that opens an interface, capturing its frames if wanted."""
-        opener = functools.partial(open_link, responses=True, promiscuous=promiscuous)
+    def opener(
+        self, *, promiscuous: bool = False, rings: bool | None = None
+    ) -> Iterator[Callable[[str], Link]]:
+        """Yield a function that opens an interface, capturing its frames if wanted.
+
+        Args:
+            promiscuous: as in open_link.
+            rings: as in open_link.
+        """
+        opener = functools.partial(
+            open_link, responses=True, promiscuous=promiscuous, rings=rings
+        )
         with self.recorder() as record:
             yield lambda name: record(opener(name))
 
@@ -101,7 +110,7 @@ class Connection:
     @contextmanager
     def links(self, *, promiscuous: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces until exit; ``promiscuous`` as in open_link."""
-        with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
+        with self.opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
             yield [stack.enter_context(opener(name)) for name in self.names()]
 
     @contextmanager
@@ -121,7 +130,7 @@ class Connection:
         """
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
         with (
-            self._opener() as opener,
+            self.opener() as opener,
             Host.on(*self.names(), options=options, opener=opener) as host,
         ):
             yield host

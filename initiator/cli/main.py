@@ -80,6 +80,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "rule": Entry(
             "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
         ),
+        "scapy": Entry(
+            "session:scapy_command",
+            "Open scapy's interactive session with the AoE layers.",
+        ),
     },
     "Set up the shell": {
         "completion": Entry(".complete:completion", "Print a shell completion script."),

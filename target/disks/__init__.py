@@ -12,6 +12,9 @@ from pathlib import Path
 from aoe.errors import UsageError
 from target.disks.direct import DirectDisk, direct_block
 from target.disks.file import FileDisk, OpenFlags, measure_file, open_file
+from target.disks.nbd.address import is_nbd
+from target.disks.nbd.disk import measure_nbd, open_nbd
+from target.disks.overlay.files import identify_base, open_overlay
 from target.disks.overlay.format import MAGIC
 from target.protocol.disk import Disk
 
@@ -36,8 +39,6 @@ def open_disk(
     flags = flags or OpenFlags()
     if not overlay:
         return _open_base(path, flags)
-    from target.disks.overlay.files import identify_base, open_overlay
-
     if flags.direct:
         raise UsageError(
             overlay, "an overlay does not support O_DIRECT", "Omit --direct"
@@ -60,18 +61,12 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
     Raises:
         AoEError: the disk no longer exists, or cannot be served as it is now.
     """
-    from target.disks.nbd.address import is_nbd
-    from target.disks.nbd.disk import measure_nbd
-
     if overlay:
         return None
     return measure_nbd(path) if is_nbd(path) else measure_file(Path(path), flags)
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd.address import is_nbd
-    from target.disks.nbd.disk import open_nbd
-
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)
     return _open_image(Path(path), flags)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
+from aoe.errors import AoEError
 from aoe.identify import Identity
 from aoe.net.link import open_link
 from target.config.settings import ENGINE
@@ -111,7 +112,13 @@ def find_engine(name: str) -> MakeEngine:
     """
     if name == ENGINE:
         return Target
-    from target.reference.loading import load_engine
+    try:
+        from target.reference.loading import load_engine
+    except (ImportError, OSError) as error:
+        # On a reload after a change to a user that may not read the modules.
+        raise AoEError(
+            f"engine {name}", f"cannot be imported: {error}", "Restart the target"
+        ) from error
 
     return load_engine(name)
 
@@ -177,8 +184,10 @@ def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
     )
 
 
+@cache
 def _version() -> tuple[str, int]:
-    # The version for the identity page, and for query config responses.
+    # The version for the identity page, and for query config responses. The user that
+    # the target changes to may be unable to read it.
     try:
         release = importlib.metadata.version("pyaoe")
     except importlib.metadata.PackageNotFoundError:

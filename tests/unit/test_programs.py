@@ -70,4 +70,4 @@ def test_command_of_a_checkout_runs_the_files_of_that_checkout(
     words = (AS_CHILDREN | TYPED)[name]
     command = [word.replace(str(CHECKOUT), str(tmp_path)) for word in words]
     loaded = run(tmp_path, *command, path=tmp_path / "none")
-    assert f"matches {tmp_path}/aoe/errors.py" in loaded
+    assert f"{tmp_path}/aoe/errors.py" in loaded

@@ -447,7 +447,15 @@ def _open_metrics(
 ) -> MetricsServer | None:
     if settings.metrics is None:
         return None
-    from target.admin.metrics import MetricsServer
+    try:
+        from target.admin.metrics import MetricsServer
+    except ImportError as error:
+        # Exit code 2: a restart by the service manager would not help.
+        raise UsageError(
+            "--metrics",
+            "prometheus-client is not installed",
+            "Install it with: pip install 'pyaoe[metrics]'",
+        ) from error
 
     return stack.enter_context(MetricsServer(settings.metrics, status))
 
