@@ -193,7 +193,7 @@ def test_ctrl_c_goes_to_the_command_and_the_disk_stays_served(
 ) -> None:
     pidfile = place / "pid"
     command = f"""
-        trap 'sleep 0.2; kill -0 $(cat {pidfile}) && echo served; exit 6' INT
+        trap 'sleep 0.2; kill -0 $(cat "{pidfile}") && echo served; exit 6' INT
         echo up
         while :; do sleep 0.05; done
     """

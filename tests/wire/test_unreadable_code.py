@@ -17,6 +17,7 @@ from aoe.identify import Identity
 from aoe.net.interfaces import set_mtu
 from tests.accounts import NOBODY, OTHER_USER
 from tests.asking import ata
+from tests.nbd_servers import exported
 from tests.programs import AOE_TARGET
 from tests.serving import NO_PROBE, TIMEOUT, client, finish, ready_line
 
@@ -71,7 +72,8 @@ class Target:
         self._host = wire.target
         self._place = place
         serve = ["serve", "--config", str(configure(place, *exports)), NO_PROBE]
-        program = [word.replace(str(CHECKOUT), f"{place}/root") for word in AOE_TARGET]
+        *python, main = AOE_TARGET
+        program = [*python, main.replace(str(CHECKOUT), f"{place}/root")]
         self.process: subprocess.Popen[str] = wire.target.popen(
             [*program, *serve, "--user", OTHER_USER],
             stdout=subprocess.PIPE,
@@ -94,7 +96,7 @@ def test_everything_works_without_reading_the_code(wire: Wire, place: Path) -> N
         identity = asking.ask(identify)
         overlay = f'overlay = "{place}/overlay"\n{FILTER}'
         assert target.reload("", overlay) == "added e7.1\n"
-        missing = f"nbd+unix:///?socket={place}/none"
+        missing = exported(place / "none")
         refusal = target.reload("", overlay, f'path = "{missing}"')
         assert "no such file" in refusal
         set_mtu(wire.interface, 9000, wire.target.pid)
