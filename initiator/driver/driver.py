@@ -35,12 +35,7 @@ from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
 from initiator.driver.paths import unavailable
-from initiator.driver.requests import (
-    put_header,
-    put_identify,
-    put_request,
-    query,
-)
+from initiator.driver.requests import put_header, put_identify, put_request, query
 from initiator.driver.rexmit import Rexmit
 from initiator.driver.structs import SLOW_PATH_ONLY
 
@@ -123,7 +118,8 @@ class Driver:
     def identify_open(self, now: float) -> None:
         """Identify the open devices before anything else is sent to them (P84)."""
         for d in self.devices.values():
-            if d.nopen and d.epochs.is_clean:
+            is_up = d.nopen and d.state is _UP
+            if is_up and d.epochs.renew((*d.factive.values(), *d.rexmitq.values())):
                 d.wants_identify = True
                 self.schedule(d, now)
 
@@ -186,6 +182,7 @@ class Driver:
         """
         d.state = State.CLOSEWAIT if d.nopen else State.DOWN
         d.ssize = 0
+        d.epochs.is_renewing = False
         frames = [*d.factive.values(), *d.rexmitq.values()]
         d.factive.clear()
         d.rexmitq.clear()
@@ -346,8 +343,10 @@ class Driver:
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
         error = responses.complete(d, f, frame, netdev)
-        if f.op is None and not f.is_probe and error is None:
-            error = d.epochs.on_identify(f, frame)
+        if f.op is None and not f.is_probe:
+            error = error or d.epochs.on_identify(f, frame)
+            d.epochs.is_renewing = False
+            self.resume(d, now)
         self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
 
@@ -432,6 +431,8 @@ class Driver:
             self._rexmit.resend_deferred(d, now)
         if d.wants_identify:
             self._identify(d, now)
+        if d.epochs.is_renewing:
+            return
         while d.followups or d.buf is not None or d.bios:
             f = d.new_frame()
             if f is None:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
-_PAUSE = 1.0
-"""A gap in which a target's host may have been restarted, in seconds."""
+_PAUSE = 0.3
+"""A gap in which a target may have been restarted, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
@@ -173,7 +173,8 @@ class Host:
         present = time.monotonic()
         if present - self._last_run > _STALL:
             self._stalled += present - self._last_run
-            self._has_paused = self._has_paused or present - self._last_run > _PAUSE
+            if present - self._last_run > _PAUSE:
+                self._has_paused = self.driver.options.send_flush
         self._last_run = present
         return present - self._stalled
 
@@ -193,7 +194,6 @@ class Host:
         """
         now = self.now()
         if self._has_paused:
-            # The targets may have been restarted meanwhile.
             self._has_paused = False
             self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.
@@ -225,7 +225,7 @@ class Host:
         driver, run_queue = self.driver, self._run_queue
         while run_queue:
             d, _ = run_queue.popitem()
-            is_plain = len(d.targets) == 1 and not d.wants_identify
+            is_plain = len(d.targets) == 1 and not d.epochs.is_renewing
             if is_plain and len(d.targets[0].ifs) == 1:
                 fast_path = self._fast_paths.get(d.targets[0].ifs[0].netdev)
                 if fast_path is not None:

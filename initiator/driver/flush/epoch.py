@@ -50,6 +50,9 @@ class EpochGuard:
         self._identity: tuple[object, ...] = ()
         self._epoch = 0
         self._clean_tag: int | None = None
+        self.is_renewing = False
+        """Nothing is sent until the next IDENTIFY is answered: writes are of its epoch
+        or later."""
 
     def reopen(self, page: bytes) -> None:
         """Begin with this IDENTIFY data: earlier writes are no longer of concern."""
@@ -63,6 +66,12 @@ class EpochGuard:
     def is_clean(self) -> bool:
         """Whether all answered writes are covered by a FLUSH."""
         return self.answered == self._covered
+
+    def renew(self, in_flight: Iterable[Frame]) -> bool:
+        """Await IDENTIFY before the next write, if there is nothing to lose."""
+        changes = any(each.op in _CHANGES for each in in_flight)
+        self.is_renewing = self._epoch != 0 and self.is_clean and not changes
+        return self.is_renewing
 
     def needs_check(self, buf: Buf) -> bool:
         """Return True if IDENTIFY has to follow the FLUSH of this buf."""
@@ -78,6 +87,8 @@ class EpochGuard:
 
     def on_identify(self, f: Frame, response: ReadBuffer) -> DeviceError | None:
         """Compare the epoch in a response; return the error of a FLUSH, or None."""
+        may_take = self.is_renewing or self._clean_tag == f.tag
+        self._clean_tag = None
         page = response[ATA_DATA : ATA_DATA + SECTOR]
         if len(page) < SECTOR:
             return None
@@ -94,9 +105,8 @@ class EpochGuard:
                 "was restarted before the flush",
                 "Open the disk again, and write them again",
             )
-        elif self._clean_tag == f.tag and _names(found) == self._identity:
+        elif may_take and _names(found) == self._identity:
             self._take(found)
-        self._clean_tag = None
         return error
 
 
