@@ -197,6 +197,11 @@ class Identity:
                 if self.transfer & 0xF8 == kind:
                     words[index] |= 0x0100 << (self.transfer & 0x07)
 
+    def describe(self) -> str:
+        """Return model, serial number and size, for messages."""
+        name = f"serial {self.serial!r}" if self.serial else "no serial number"
+        return f"{self.model or 'a disk'} ({name}, {self.sectors * SECTOR} bytes)"
+
     def is_same_disk(self, other: Self) -> bool:
         """Return True if both describe one disk, whose size may have changed.
 

@@ -43,10 +43,14 @@ class Site:
         self.switch, self._folder = switch, folder
         self._processes: list[subprocess.Popen[str]] = []
 
-    def serve(self, name: str, where: Namespace | None = None) -> Namespace:
+    def serve(
+        self, name: str, where: Namespace | None = None, content: bytes = b""
+    ) -> Namespace:
         """Serve a disk with default options; return where."""
         where = where or self.switch.add_host()
         path = self._folder / name
+        if content:
+            path.write_bytes(content)
         words = ("e7.3", "aoe0", path, "--force", "--no-state")
         create = () if path.exists() else ("--create", str(SIZE))
         self._processes.append(start(where, "serve", *words, *create))
@@ -103,6 +107,25 @@ def test_a1_stat_shows_two_disks_at_one_address(site: Site) -> None:
     text = site.aoe("stat", "e7.3", "-i", "aoe0").stdout
     assert first["mac"] in text
     assert second["mac"] in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "trim e7.3 --offset 0 --length 1M --destroy",
+        "config set e7.3 mine",
+        "reserve set e7.3",
+        "identify e7.3",
+        "read e7.3 /dev/null",
+    ],
+)
+def test_a1_a_command_refuses_an_address_with_two_disks(site: Site, words: str) -> None:
+    for name in ("one", "other"):
+        site.serve(name, content=b"\1" * SIZE)
+    done = site.aoe(*words.split(), "-i", "aoe0")
+    assert done.returncode == 1, done.stderr
+    assert "different disks at one address" in done.stderr
+    assert site.content("one") + site.content("other") == b"\1" * (2 * SIZE)
 
 
 def test_a1_a_second_disk_does_not_get_data_of_an_open_one(

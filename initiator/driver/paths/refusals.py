@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import format_mac
-from aoe.ata import SECTOR
 from aoe.errors import DeviceError
 from aoe.identify import Identity
 from initiator.driver.aoedev import State
@@ -38,9 +37,10 @@ def refuse(driver: Driver, d: AoeDev, target: AoeTgt, what: str, now: float) -> 
         report_conflict(driver, d, [*others, target], now)
         return
     page, name = target.page, target.ifs[0].netdev.name
+    found, used = Identity.unpack(page), Identity.unpack(d.ident)
     why = (
-        f"{format_mac(target.addr)} on {name}: it serves {what}, {_describe(page)}, "
-        f"not the one in use, {_describe(d.ident)}"
+        f"{format_mac(target.addr)} on {name}: it serves {what}, {found.describe()}, "
+        f"not the one in use, {used.describe()}"
     )
     add_refusal(driver, d, Refusal(target.addr, name, why, page, now))
     if target in d.targets:
@@ -57,7 +57,7 @@ def report_conflict(
     """Use none of the targets of a closed device, because their disks differ."""
     disks = [
         f"{format_mac(each.addr)} on {each.ifs[0].netdev.name} serves "
-        f"{_describe(each.page or d.ident)}"
+        f"{Identity.unpack(each.page or d.ident).describe()}"
         for each in targets
     ]
     why = f"different disks at one address: {', '.join(disks)}"
@@ -100,9 +100,3 @@ def _remove_target(driver: Driver, d: AoeDev, target: AoeTgt, now: float) -> Non
             d.rexmitq[tag] = f
     d.update_maxbcnt()
     driver.schedule(d, now)
-
-
-def _describe(page: bytes) -> str:
-    identity = Identity.unpack(page)
-    name = f"serial {identity.serial!r}" if identity.serial else "no serial number"
-    return f"{identity.model or 'a disk'} ({name}, {identity.sectors * SECTOR} bytes)"
