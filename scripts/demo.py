@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import click
 from aoe.capture.annotated import read_capture
 from aoe.common.commandline import run
 from aoe.common.programs import program_command
-from aoe.errors import AoEError
+from aoe.errors import AoEError, from_os_error
 from aoe.net.netns import Namespace, Wire, ensure_root_or_user_namespace
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SIZE = 64 << 20
 ADDRESS = "e0.0"
+DEFAULT_CAPTURE = Path("demo.pcapng")
 
 
 def title(text: str) -> None:
@@ -91,9 +92,31 @@ def descriptions(capture: Path) -> Iterator[str]:
         yield f"{(frame.time - start) * 1000:8.3f} ms  {frame.comment}"
 
 
-def demonstrate(directory: Path, capture: Path) -> None:
-    """Serve a disk, discover it, copy a file system to it and back, and compare."""
-    os.chdir(directory)
+def save(capture: Path, wanted: Path | None) -> Path:
+    """Copy the capture to a file, by default in the working directory.
+
+    If that is not writable, copy it to a new directory for temporary files.
+
+    Returns:
+        The path of the copy.
+
+    Raises:
+        AoEError: the file cannot be written.
+    """
+    try:
+        return Path(shutil.copyfile(capture, wanted or DEFAULT_CAPTURE))
+    except OSError as error:
+        if wanted is not None:
+            raise from_os_error(str(wanted), error, "Choose another file") from error
+    place = Path(tempfile.mkdtemp(prefix="pyaoe-demo-"))
+    return Path(shutil.copyfile(capture, place / DEFAULT_CAPTURE))
+
+
+def demonstrate(capture: Path) -> None:
+    """Serve a disk, discover it, copy a file system to it and back, and compare.
+
+    Files are in the working directory.
+    """
     disk, image, back = map(Path, ("disk.img", "fs.img", "back.img"))
     with Wire(mtu=9000) as wire:
         title("1  Create two network namespaces with a veth pair, MTU 9000")
@@ -135,19 +158,19 @@ def demonstrate(directory: Path, capture: Path) -> None:
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("demo.pcapng"),
-    show_default=True,
-    help="File for the capture.",
+    help=f"File for the capture.  [default: {DEFAULT_CAPTURE}]",
 )
-def demo(pcap: Path) -> None:
+def demo(pcap: Path | None) -> None:
     """Serve a file over raw Ethernet and use it as a disk, on one machine."""
     ensure_root_or_user_namespace()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pyaoe-demo-") as directory:
-        demonstrate(Path(directory), pcap.absolute())
+        with chdir(directory):
+            demonstrate(DEFAULT_CAPTURE)
+        saved = save(Path(directory, DEFAULT_CAPTURE), pcap)
     seconds = time.monotonic() - started
     title(f"Done in {seconds:.1f} s. Show the captured frames with:")
-    click.echo(f"tshark -r {pcap} -V")
+    click.echo(f"tshark -r {shlex.quote(str(saved))} -V")
 
 
 if __name__ == "__main__":

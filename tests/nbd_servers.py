@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
 
 from target.disks.nbd.opening import CLIENT_VARIABLE
 from tests.requirements import need_libnbd, program
@@ -84,7 +85,7 @@ def raw_bytes(source: Path | str) -> bytes:
 
 
 def exported(path: Path, name: str = "") -> str:
-    return f"nbd+unix:///{name}?socket={path}"
+    return f"nbd+unix:///{name}?socket={quote(str(path))}"
 
 
 def option_reply(kind: int, data: bytes = b"", option: int = 7) -> list[bytes]:

@@ -1,4 +1,8 @@
-"""The command lines of ``aoe`` and ``aoe-target``."""
+"""The command lines of ``aoe`` and ``aoe-target``.
+
+nohup, or a background job of a script, would have the tests and with them the programs
+ignore signals.
+"""
 
 from __future__ import annotations
 
@@ -6,5 +10,7 @@ from typing import Final
 
 from aoe.common.programs import program_command
 
-AOE: Final = program_command("aoe")
-AOE_TARGET: Final = program_command("aoe-target")
+SIGNALLED: Final = ("env", "--default-signal=HUP,INT,QUIT")
+"""The start of a command line: a program that gets these signals."""
+AOE: Final = [*SIGNALLED, *program_command("aoe")]
+AOE_TARGET: Final = [*SIGNALLED, *program_command("aoe-target")]

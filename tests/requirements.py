@@ -128,6 +128,9 @@ def _refusal(attempt: Callable[[], None]) -> AccessError | None:
 
 
 def _try_namespaces() -> None:
+    if os.geteuid():
+        # Its error says why they are not permitted.
+        check_user_namespaces()
     Wire().close()
 
 

@@ -29,16 +29,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def summary(reasons: Iterable[str]) -> Iterator[str]:
     """Yield the lines of the summary, given the reason of each skip."""
     installable, others = Counter[str](), Counter[str]()
-    packages = set[str]()
+    packages, skipped = set[str](), 0
     for reason in reasons:
         if match := _INSTALLABLE.fullmatch(reason):
-            installable[match[1]] += 1
+            skipped += 1
+            installable.update(match[1].split(" and no "))
             packages.update(match[2].split())
         else:
             others[reason] += 1
     if packages:
         command = f"apt install {' '.join(sorted(packages))}"
-        yield f"{_tests(installable.total())} skipped, which run after: {command}"
+        yield f"{_tests(skipped)} skipped, which run after: {command}"
         yield from (f"{n:7}  no {what}" for what, n in _by_count(installable))
     for reason, count in _by_count(others):
         yield f"{_tests(count)} skipped: {reason}"

@@ -17,6 +17,7 @@ STATUS: dict[str, Any] = {
             "read_only": False,
             "sync": True,
             "direct": False,
+            "fault": "was truncated to 4,096 bytes",
             "flush_failed": True,
             "epoch": "5f1c0f0e7d2a9b34",
             "serial": "0.0:host",

@@ -73,7 +73,7 @@ class ControlServer(threading.Thread):
         log: logging.Logger,
     ) -> None:
         super().__init__(name="control", daemon=True)
-        self._handle = partial(_execute, handle, log)
+        self._execute = partial(_execute, handle, log)
         self._kind = kind
         self._path = path
         self._queue: list[str] = []
@@ -110,7 +110,7 @@ class ControlServer(threading.Thread):
                 if not command:
                     return
                 # The handler logs what it has done.
-                self._handle(command, {})
+                self._execute(command, {})
             for listener in self._listeners:
                 if listener.fileno() in ready:
                     self._serve_one(listener)
@@ -133,7 +133,7 @@ class ControlServer(threading.Thread):
             command = str(request.pop("command"))
         except (msgspec.MsgspecError, KeyError):
             return _error_response(UsageError("control", "not a command"))
-        return self._handle(command, request)
+        return self._execute(command, request)
 
     def close(self) -> None:
         """End the thread and close the sockets."""

@@ -22,14 +22,14 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from aoe.common.signals import not_ignored
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _TERMINATING: Final = (signal.SIGTERM, signal.SIGINT)
 _SERVER_ONLY: Final = (signal.SIGHUP, signal.SIGUSR1)
 """Signals for the server: reload and log statistics."""
-_FORWARDED: Final = (*_TERMINATING, *_SERVER_ONLY)
-_AWAITED: Final = (*_FORWARDED, signal.SIGCHLD)
 _KILL_TIMEOUT: Final = 2.0
 """Seconds from SIGTERM to SIGKILL for CMD."""
 _POLL_INTERVAL: Final = 0.01
@@ -84,11 +84,18 @@ class _Supervisor:
         self._server = server
         self._command: int | None = None
         self._is_terminating = False
+        # A SIGINT that is ignored stays so, here and in the command.
+        self._forwarded = (
+            signal.SIGTERM,
+            *not_ignored(signal.SIGINT),
+            *_SERVER_ONLY,
+        )
+        self._awaited = (*self._forwarded, signal.SIGCHLD)
 
     def supervise(
         self, command: str, variables: Mapping[str, str], ready_fd: int
     ) -> int:
-        for number in _FORWARDED:
+        for number in self._forwarded:
             signal.signal(number, self._forward)
         with os.fdopen(ready_fd, "rb") as pipe:
             is_ready = bool(pipe.read(1))
@@ -96,7 +103,7 @@ class _Supervisor:
             return _exit_code(os.waitpid(self._server, 0)[1])
         # Blocked until the command's process ID is stored, as a signal in between would
         # be forwarded to the server; and until a child has exited, see _wait.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
         self._command = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", command],
@@ -118,7 +125,7 @@ class _Supervisor:
             if exited in (self._server, command):
                 return exited, status
             if not exited:
-                number = signal.sigwait(_AWAITED)
+                number = signal.sigwait(self._awaited)
                 if number != signal.SIGCHLD:
                     self._forward(number, None)
 

@@ -53,11 +53,12 @@ _TERMINATE_TIMEOUT: Final = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 
 _SYSCTLS: Final = {
-    "/proc/sys/kernel/unprivileged_userns_clone": "0",
-    "/proc/sys/user/max_user_namespaces": "0",
-    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+    "kernel.unprivileged_userns_clone": ("0", "1"),
+    "user.max_user_namespaces": ("0", "10000"),
+    "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),
 }
-"""The sysctls of unprivileged user namespaces, with the value that disables them."""
+"""The sysctls of unprivileged user namespaces: a value that disables them, and one that
+allows them."""
 
 
 class _Closable(ABC):
@@ -166,7 +167,8 @@ class Namespace(_Closable):
                 why,
                 "Run as root, or in a user namespace: unshare -Urn",
             )
-        raise AoEError("network namespace", why or "the holder process exited")
+        fix = "Install it with: apt install iproute2" if "ip: not found" in why else ""
+        raise AoEError("network namespace", why or "the holder process exited", fix)
 
 
 class Wire(_Closable):
@@ -310,21 +312,20 @@ def check_user_namespaces() -> None:
 
 
 def _userns_fix() -> str:
-    disabling = [
-        f"sysctl {path.removeprefix('/proc/sys/').replace('/', '.')} is {value}"
-        for path, value in _SYSCTLS.items()
-        if _read_sysctl(path) == value
+    settings = [
+        f"{name}={allowing}"
+        for name, (disabling, allowing) in _SYSCTLS.items()
+        if _read_sysctl(name) == disabling
     ]
-    names = ", ".join(
-        path.removeprefix("/proc/sys/").replace("/", ".") for path in _SYSCTLS
-    )
-    reason = ", ".join(disabling) or f"see the sysctls {names}"
-    return f"Run as root, or allow user namespaces: {reason}"
+    how = f"see the sysctls {', '.join(_SYSCTLS)}"
+    if settings:
+        how = f"sudo sysctl -w {' '.join(settings)}"
+    return f"Run as root, or allow user namespaces: {how}"
 
 
-def _read_sysctl(path: str) -> str:
+def _read_sysctl(name: str) -> str:
     try:
-        return Path(path).read_text("ascii").strip()
+        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
     except OSError:
         return ""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import Address
-from aoe.common.commandline import SECONDS
+from aoe.common.commandline import SECONDS, CommandGroup
 from aoe.common.completion import complete_interfaces
 from aoe.errors import NotFoundError, UsageError
 from aoe.net.base import check_distinct
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Command = Callable[..., None]
 
 
-class VerbGroup(click.Group):
+class VerbGroup(CommandGroup):
     """A group of subcommands that users tend to leave out, such as ``read``."""
 
     def resolve_command(
@@ -74,9 +74,18 @@ class Connection:
     deadsecs: float = 60
 
     @contextmanager
-    def _opener(self, *, promiscuous: bool = False) -> Iterator[Callable[[str], Link]]:
-        """Yield a function that opens an interface, capturing its frames if wanted."""
-        opener = functools.partial(open_link, responses=True, promiscuous=promiscuous)
+    def opener(
+        self, *, promiscuous: bool = False, rings: bool | None = None
+    ) -> Iterator[Callable[[str], Link]]:
+        """Yield a function that opens an interface, capturing its frames if wanted.
+
+        Args:
+            promiscuous: as in open_link.
+            rings: as in open_link.
+        """
+        opener = functools.partial(
+            open_link, responses=True, promiscuous=promiscuous, rings=rings
+        )
         with self.recorder() as record:
             yield lambda name: record(opener(name))
 
@@ -102,7 +111,7 @@ class Connection:
     @contextmanager
     def links(self, *, promiscuous: bool = False) -> Iterator[list[Link]]:
         """Open the interfaces until exit; ``promiscuous`` as in open_link."""
-        with self._opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
+        with self.opener(promiscuous=promiscuous) as opener, ExitStack() as stack:
             links = [stack.enter_context(opener(name)) for name in self.names()]
             check_distinct((link.index, link.name) for link in links)
             yield links
@@ -126,7 +135,7 @@ class Connection:
         """
         options = Options(timing=self.timing, deadsecs=self.deadsecs, only=only)
         with (
-            self._opener() as opener,
+            self.opener() as opener,
             Host.on(*self.names(), options=options, opener=opener) as host,
         ):
             host.driver.on_warning = _warn

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from aoe.common.commandline import run
+from aoe.common.commandline import CommandGroup, run
 
 
 class Entry(NamedTuple):
@@ -80,6 +80,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "rule": Entry(
             "rule:rule", "Print rules of the protocol (P) and of the Linux driver (K)."
         ),
+        "scapy": Entry(
+            "session:scapy_command",
+            "Open scapy's interactive session with the AoE layers.",
+        ),
     },
     "Set up the shell": {
         "completion": Entry(".complete:completion", "Print a shell completion script."),
@@ -107,7 +111,7 @@ class _Commands(Mapping[str, click.Command]):
         return len(ENTRIES)
 
 
-class _Sections(click.Group):
+class _Sections(CommandGroup):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:

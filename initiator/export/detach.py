@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from aoe.common import control
+from aoe.common.signals import handling, not_ignored
 from aoe.errors import AoEError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from initiator.export.disk_thread import DiskThread
 
 _KIND: Final = "attachment"
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 find_attachments: Final = partial(control.find_running, _KIND)
 send_command: Final = partial(control.send_command, kind=_KIND)
@@ -156,12 +156,7 @@ def flush(disk: DiskThread) -> bool:
 
 @contextmanager
 def detach_on_signals(detacher: Detacher) -> Iterator[None]:
-    """Request a detach on SIGINT, SIGTERM and SIGHUP."""
-    before = {
-        number: signal.signal(number, detacher.request_detach) for number in _SIGNALS
-    }
-    try:
+    """Request a detach on SIGTERM, and on SIGINT and SIGHUP unless they are ignored."""
+    numbers = (signal.SIGTERM, *not_ignored(signal.SIGINT, signal.SIGHUP))
+    with handling(detacher.request_detach, numbers):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,6 +7,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from aoe.common.signals import handling, not_ignored, reset
 from initiator.driver.aoedev import State
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from initiator.disk.disk import Disk
     from initiator.io.host import Host
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DISCOVER_INTERVAL: Final = 1.0
 """Seconds between query config requests to a device that is down. A target that starts
 again may not announce itself, or the announcement may be lost."""
@@ -56,7 +56,8 @@ class DiskRunner:
     def _check_state(self, now: float) -> None:
         is_up = self._device.state is State.UP
         if is_up != self._was_up:
-            state = "up again" if is_up else "down: no response; retrying"
+            why = self._device.refused or ": no response"
+            state = "up again" if is_up else f"down{why}; retrying"
             self._report(f"{self._disk.address}: {state}")
             self._was_up = is_up
         if not is_up and now - self._last_discover >= _DISCOVER_INTERVAL:
@@ -69,28 +70,27 @@ def catch_termination(host: Host) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns True once SIGTERM or SIGINT has arrived.
 
     The signal also interrupts the wait of the host's event loop. A second one has its
-    default action and ends the process. Only for the main thread.
+    default action and ends the process. A SIGINT that is ignored stays so. Only for the
+    main thread.
     """
+    numbers = (signal.SIGTERM, *not_ignored(signal.SIGINT))
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        reset(numbers)
         received.append(number)
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    host.watch(reader, lambda _: _drain(reader))
-    try:
-        yield lambda: bool(received)
-    finally:
-        host.unwatch(reader)
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(reader)
-        os.close(writer)
+    with handling(handle, numbers):
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        host.watch(reader, lambda _: _drain(reader))
+        try:
+            yield lambda: bool(received)
+        finally:
+            host.unwatch(reader)
+            signal.set_wakeup_fd(wakeup)
+            os.close(reader)
+            os.close(writer)
 
 
 def _drain(reader: int) -> None:

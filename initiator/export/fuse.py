@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from initiator.export.disk_thread import DiskThread
 
 _DEVICE: Final = "/dev/fuse"
-_INSTALL: Final = "Install it with: pip install 'pyaoe[fuse]', apt install fuse3"
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 _BACKGROUND: Final = 64
@@ -309,8 +308,12 @@ def _load() -> Any:  # noqa: ANN401 - a module without types
         import mfusepy
     except (ImportError, OSError) as error:
         # mfusepy loads libfuse when it is imported.
-        what = "libfuse" if isinstance(error, OSError) else "mfusepy"
-        raise NotFoundError(what, "not installed", _INSTALL) from error
+        is_library = isinstance(error, OSError)
+        what = "libfuse" if is_library else "mfusepy"
+        command = "apt install fuse3" if is_library else "pip install 'pyaoe[fuse]'"
+        raise NotFoundError(
+            what, "not installed", f"Install it with: {command}"
+        ) from error
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

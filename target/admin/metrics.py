@@ -16,9 +16,16 @@ import sys
 import threading
 import time
 from http.server import ThreadingHTTPServer
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+)
+
+from aoe.common.hosts import resolve
 from aoe.errors import AoEError, BusyError, UsageError, from_os_error
 from target.config.endpoint import FIX
 
@@ -91,8 +98,6 @@ class StatusCollector:
 
 
 def _about_target(status: Status, started: float) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
-
     about = {"version": str(status["version"])}
     yield InfoMetricFamily("aoe_target", "The program.", value=about)
     yield GaugeMetricFamily(
@@ -101,8 +106,6 @@ def _about_target(status: Status, started: float) -> Iterator[Metric]:
 
 
 def _about_exports(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
-
     labels = ("export", "interface")
     info = InfoMetricFamily("aoe_export", "A disk and how it is served.", labels=labels)
     size = GaugeMetricFamily(
@@ -128,8 +131,6 @@ def _about_exports(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
 
 
 def _about_traffic(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
     labels = ("export", "interface")
     for name, text in _TARGET_COUNTERS.items():
         family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
@@ -154,8 +155,6 @@ def _about_traffic(rows: list[tuple[Status, Status]]) -> Iterator[Metric]:
 def _by_kind(
     rows: list[tuple[Status, Status]], name: str, label: str, text: str
 ) -> Metric:
-    from prometheus_client.core import CounterMetricFamily
-
     labels = ("export", "interface", label)
     family = CounterMetricFamily(f"aoe_target_{name}", text, labels=labels)
     for export, interface in rows:
@@ -165,8 +164,6 @@ def _by_kind(
 
 
 def _about_interfaces(interfaces: list[Status]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
     labels = ("interface",)
     for name, text in _FRAME_COUNTERS.items():
         frames = CounterMetricFamily(
@@ -203,18 +200,13 @@ class MetricsServer:
     Raises:
         BusyError: the port is in use.
         AccessError: no permission to bind the port.
-        UsageError: prometheus-client is not installed.
         AoEError: the address is not one of this host.
     """
 
     def __init__(
         self, endpoint: tuple[str, int], snapshot: Callable[[], Status]
     ) -> None:
-        try:
-            handler = _make_handler(StatusCollector(snapshot))
-        except ImportError as error:
-            raise _not_installed() from error
-        self._server = _listen(endpoint, handler)
+        self._server = _listen(endpoint, _make_handler(StatusCollector(snapshot)))
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
 
@@ -280,24 +272,12 @@ def check_metrics(endpoint: tuple[str, int]) -> None:
     """Check that metrics can be served, without listening.
 
     Raises:
-        UsageError: prometheus-client is not installed, or no such address.
+        UsageError: no such address.
     """
-    if find_spec("prometheus_client") is None:
-        raise _not_installed()
-    address, port = endpoint
     try:
-        socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        resolve(*endpoint)
     except socket.gaierror as error:
         raise _no_such_address(endpoint, error) from error
-
-
-def _not_installed() -> UsageError:
-    # Exit code 2: a restart by the service manager would not help.
-    return UsageError(
-        "--metrics",
-        "prometheus-client is not installed",
-        "Install it with: pip install 'pyaoe[metrics]'",
-    )
 
 
 def _no_such_address(endpoint: tuple[str, int], error: socket.gaierror) -> UsageError:
@@ -311,9 +291,7 @@ def _listen(
     address, port = endpoint
     what = f"--metrics {address}:{port}"
     try:
-        flags = socket.AI_PASSIVE
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=flags)
-        family, _, _, _, sockaddr = found[0]
+        family, sockaddr = resolve(address, port, socket.AI_PASSIVE)[0]
         return _Server(family, (str(sockaddr[0]), port), handler)
     except socket.gaierror as error:
         raise _no_such_address(endpoint, error) from error
@@ -326,8 +304,6 @@ def _listen(
 
 
 def _make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
-    from prometheus_client import CollectorRegistry, MetricsHandler
-
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
 

@@ -8,12 +8,14 @@
 
 CAP_NET_RAW is needed to open an interface again after an MTU change, CAP_DAC_OVERRIDE
 for images and state files of other users. Open files and sockets are not affected.
+
+The user may be unable to read Python's modules, for example in root's home directory.
+All that a serving target needs, for a reload as well, must have been imported before.
 """
 
 from __future__ import annotations
 
 import grp
-import logging
 import os
 import pwd
 import stat
@@ -34,8 +36,6 @@ from aoe.errors import AccessError, NotFoundError, UsageError, from_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-log: Final = logging.getLogger("aoe-target")
 
 _AS_ROOT: Final = Capability.NET_RAW | Capability.DAC_OVERRIDE
 _AS_USER: Final = Capability.NET_RAW
@@ -167,7 +167,6 @@ def drop(account: Account | None = None, replaceable: Iterable[Path] = ()) -> No
         what = "privileges" if account is None else f"--user {account.name}"
         raise from_os_error(what, error) from error
     if account is not None:
-        _check_code(account)
         for path in replaceable:
             _check_replaceable(path, account)
 
@@ -193,19 +192,6 @@ def _become(account: Account) -> None:
             raise
     os.setresgid(*(account.gid,) * 3)
     os.setresuid(*(account.uid,) * 3)
-
-
-def _check_code(account: Account) -> None:
-    # An interpreter in root's home directory keeps running but cannot import modules.
-    for path in (os.__file__, __file__):
-        if not os.access(path, os.R_OK):
-            log.warning(
-                "--user %s: cannot read %s: a reload may fail to import modules. "
-                "Install pyaoe in a directory that all users can read",
-                account.name,
-                path,
-            )
-            return
 
 
 def _check_replaceable(path: Path, account: Account) -> None:

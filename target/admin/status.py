@@ -51,6 +51,7 @@ def _export(served: Served, inventory: Inventory, now: float) -> dict[str, Any]:
         "read_only": export.disk.read_only,
         "sync": settings.disk.sync,
         "direct": settings.disk.direct,
+        "fault": export.disk.find_fault(),
         "flush_failed": export.flush_failed,
         "epoch": f"{export.identity.epoch:016x}",
         "engine": settings.engine,

@@ -14,7 +14,9 @@ from aoe.errors import UsageError, from_os_error
 from target.disks.direct import DirectDisk, direct_block
 from target.disks.file import FileDisk, OpenFlags
 from target.disks.nbd.address import is_nbd
+from target.disks.nbd.opening import check_nbd, measure_nbd, open_nbd
 from target.disks.opening import measure_file, open_file, try_file
+from target.disks.overlay.files import check_overlay, identify_base, open_overlay
 from target.disks.overlay.format import MAGIC
 from target.protocol.disk import Disk
 
@@ -46,8 +48,6 @@ def open_disk(
     flags = flags or OpenFlags()
     if not overlay:
         return _open_base(path, flags)
-    from target.disks.overlay.files import identify_base, open_overlay
-
     _refuse_direct(overlay, flags)
     base = _open_base(path, replace(flags, read_only=True, force=False))
     try:
@@ -71,8 +71,6 @@ def measure_disk(path: str, flags: OpenFlags, overlay: str = "") -> int | None:
         return None
     if not is_nbd(path):
         return measure_file(Path(path), flags)
-    from target.disks.nbd.opening import measure_nbd
-
     return measure_nbd(path)
 
 
@@ -85,8 +83,6 @@ def check_disk(path: str, flags: OpenFlags, overlay: str = "") -> None:
     if not overlay:
         _check_base(path, flags)
         return
-    from target.disks.overlay.files import check_overlay, identify_base
-
     _refuse_direct(overlay, flags)
     size = _check_base(path, replace(flags, read_only=True, force=False))
     if size is not None and (is_nbd(path) or Path(path).exists()):
@@ -95,8 +91,6 @@ def check_disk(path: str, flags: OpenFlags, overlay: str = "") -> None:
 
 def _check_base(path: str, flags: OpenFlags) -> int | None:
     if is_nbd(path):
-        from target.disks.nbd.opening import check_nbd
-
         return check_nbd(path, flags)
     fd, size = try_file(Path(path), flags)
     if fd is None:
@@ -140,8 +134,6 @@ def identify_files(path: str, overlay: str = "") -> tuple[tuple[int, int], ...]:
 
 
 def _open_base(path: str | Path, flags: OpenFlags) -> Disk:
-    from target.disks.nbd.opening import open_nbd
-
     if is_nbd(str(path)):
         return open_nbd(str(path), flags)
     return _open_image(Path(path), flags)

@@ -1,10 +1,10 @@
-"""Diagnosis of running targets: frames that the kernel has dropped."""
+"""Diagnosis of running targets: frames that the kernel has dropped, lost data."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from aoe.common.doctor.findings import Finding, Verdict, from_error, ok, warn
+from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok, warn
 from aoe.errors import AoEError
 from target.admin.control import find_targets, send_command
 
@@ -29,7 +29,7 @@ _LOSSES: Final = {
 
 
 def check_running_targets(names: tuple[str, ...] = ()) -> Iterator[Finding]:
-    """Check the counters of the targets that run in this network namespace.
+    """Check the targets that run in this network namespace, and their disks.
 
     Args:
         names: the interfaces to check; all if empty.
@@ -43,6 +43,24 @@ def check_running_targets(names: tuple[str, ...] = ()) -> Iterator[Finding]:
         for interface in status["interfaces"]:
             if not names or interface["name"] in names:
                 yield from diagnose_port(pid, interface)
+        for export in status["exports"]:
+            yield from diagnose_export(pid, export)
+
+
+def diagnose_export(pid: int, export: Mapping[str, Any]) -> Iterator[Finding]:
+    """Diagnose the disk of an export of a running target.
+
+    Args:
+        pid: the target's process ID.
+        export: an entry of ``exports`` in its status.
+    """
+    subject, check = export["address"], f"target {pid}"
+    if export["fault"]:
+        text = f"{export['path']}: {export['fault']}"
+        yield fail(subject, check, text, "restore it, then run: aoe-target reload")
+    elif export["flush_failed"]:
+        text = f"{export['path']}: a flush failed: written data may be lost"
+        yield fail(subject, check, text, "check the disk; then: aoe-target reload")
 
 
 def diagnose_port(pid: int, interface: Mapping[str, Any]) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
 from aoe.net.base import check_distinct
-from target.disks import identify_files, measure_disk
+from target.disks import check_disk, identify_files, measure_disk
 from target.server.opening import Opener, find_engine, open_export
 
 if TYPE_CHECKING:
@@ -122,11 +122,25 @@ class Inventory:
         Raises:
             AoEError: something could not be opened; all changes were rolled back.
         """
+        try:
+            return self._change(settings)
+        except AoEError as error:
+            if settings.source is None:
+                raise
+            from target.config.toml import advise_keys
+
+            raise advise_keys(error) from error
+
+    def _change(self, settings: Settings) -> Changes:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]
         reopened = [each for each in kept if each not in resized and _must_reopen(each)]
         same = [*resized, *reopened]
+        for each in same:
+            # Before the open disk is closed: it could not be opened again either.
+            wanted = each.settings
+            check_disk(wanted.path, wanted.disk, wanted.overlay)
         replacements += [(each, each.settings) for each in same]
         with ExitStack() as undo:
             self._open_ports(settings, undo)

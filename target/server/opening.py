@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import stat
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
+from aoe.errors import AoEError
 from aoe.identify import Identity
 from aoe.net.link import open_link
 from target.config.settings import ENGINE
@@ -114,9 +119,32 @@ def find_engine(name: str) -> MakeEngine:
     """
     if name == ENGINE:
         return Target
-    from target.reference.loading import load_engine
+    try:
+        from target.reference.loading import load_engine
+    except (ImportError, OSError) as error:
+        # On a reload after a change to a user that may not read the modules.
+        raise AoEError(
+            f"engine {name}", f"cannot be imported: {error}", "Restart the target"
+        ) from error
 
     return load_engine(name)
+
+
+def _make_serial(settings: ExportSettings) -> str:
+    """Derive a serial number from address, host, and the file that holds the data.
+
+    Clients take two disks with the same serial number for one. A file that replaces
+    another one under the same name has another inode number; a block device keeps its
+    name.
+    """
+    shelf, slot = settings.address
+    source = os.uname().nodename
+    for path in filter(None, (settings.path, settings.overlay)):
+        source += f"\n{os.path.realpath(path)}"
+        with suppress(OSError):
+            status = Path(path).stat()
+            source += f" {status.st_ino}" if stat.S_ISREG(status.st_mode) else ""
+    return f"{shelf}.{slot}:{sha256(source.encode()).hexdigest()[:9]}"
 
 
 def open_export(
@@ -137,7 +165,6 @@ def open_export(
     filters = _make_filters(settings, previous)
     disk = filters.wrap_disk(disk)
     firmware, number = _version()
-    shelf, slot = settings.address
     state, file = open_state(settings)
     if previous is not None and file is None and not settings.mask:
         state = previous.state
@@ -146,7 +173,7 @@ def open_export(
     state = replace(state, losses=losses + losses % 2)
     identity = Identity(
         disk.size // SECTOR,
-        serial=settings.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
+        serial=settings.serial or _make_serial(settings),
         firmware=firmware,
         model=settings.model,
         physical_block=settings.physical_block,
@@ -200,8 +227,10 @@ def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
     )
 
 
+@cache
 def _version() -> tuple[str, int]:
-    # The version for the identity page, and for query config responses.
+    # The version for the identity page, and for query config responses. The user that
+    # the target changes to may be unable to read it.
     try:
         release = importlib.metadata.version("pyaoe")
     except importlib.metadata.PackageNotFoundError:

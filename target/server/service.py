@@ -24,6 +24,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from aoe.common.signals import handling, not_ignored, reset
 from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.busy_poll import BusyPoller, ring_checks
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from target.protocol.engine import TargetStatistics
     from target.server.ports import Port
 
-    Handler = Callable[[int, Any], None]
 
 log: Final = logging.getLogger("aoe-target")
 
@@ -299,28 +299,27 @@ def _wait_for_interface(port: Port, error: NotFoundError) -> None:
 def signals(service: Service) -> Iterator[None]:
     """Handle signals: TERM and INT stop a service, HUP reloads, USR1 logs statistics.
 
-    A second TERM or INT kills the process at once. Use it only in the main thread.
+    A second TERM or INT kills the process at once. An INT that is ignored stays so.
+    Use it only in the main thread.
     """
-    endings = (signal.SIGTERM, signal.SIGINT)
+    endings = (signal.SIGTERM, *not_ignored(signal.SIGINT))
 
     def end(_number: int, _frame: object) -> None:
-        for number in endings:
-            signal.signal(number, signal.SIG_DFL)
+        reset(endings)
         service.stop()
 
     def queue_signal(number: int, _frame: object) -> None:
         service.queue_signal(number)
 
-    handlers: dict[int, Handler] = dict.fromkeys(endings, end)
-    handlers |= dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), queue_signal)
-    before = {number: signal.signal(number, how) for number, how in handlers.items()}
-    wakeup = signal.set_wakeup_fd(service.wakeup, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with (
+        handling(end, endings),
+        handling(queue_signal, (signal.SIGHUP, signal.SIGUSR1)),
+    ):
+        wakeup = signal.set_wakeup_fd(service.wakeup, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
 
 
 def describe_target(counters: TargetStatistics) -> str:

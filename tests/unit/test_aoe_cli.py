@@ -125,7 +125,8 @@ def test_commands_that_send_frames_have_pcap_and_json(path: str) -> None:
     if sends_frames and not path.startswith("aoe lab "):
         assert "--pcap" in options
         # What these move goes to standard output, or comes from it, or goes on.
-        assert "--json" in options or path in ("aoe read", "aoe write", "aoe attach")
+        streams = ("aoe read", "aoe write", "aoe attach", "aoe scapy")
+        assert "--json" in options or path in streams
 
 
 def test_help_lists_every_command_once() -> None:

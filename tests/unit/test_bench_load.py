@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aoe.common.programs import program_command
 from aoe.errors import AoEError
 from scripts.bench_load import (
     AOE_BENCH,
@@ -16,7 +17,6 @@ from scripts.bench_load import (
     parse_aoe_bench,
     parse_external,
 )
-from tests.programs import AOE
 
 READ = Workload("read", 64, 8)
 WRITE = Workload("write", 1, 127)
@@ -35,7 +35,10 @@ def test_command_line_of_aoe_bench() -> None:
         "bench e7.3 randread -i aoe0 --sectors 8 --depth 64 --seconds 0.5 "
         "--size 1048576 --json"
     )
-    assert AOE_BENCH.command("aoe0", READ, 1 << 20, 0.5) == [*AOE, *words.split()]
+    assert AOE_BENCH.command("aoe0", READ, 1 << 20, 0.5) == [
+        *program_command("aoe"),
+        *words.split(),
+    ]
 
 
 def test_aoe_bench_gets_destroy_only_for_writes() -> None:

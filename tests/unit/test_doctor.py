@@ -29,7 +29,7 @@ from target.doctor.image import (
     diagnose_free_space,
     filesystem_of,
 )
-from target.doctor.running import diagnose_port
+from target.doctor.running import diagnose_export, diagnose_port
 from tests.asking import SECTORS, TARGET
 from tests.links import TargetLink
 from tests.statuses import STATUS
@@ -330,6 +330,17 @@ def test_frames_lost_by_a_running_target_are_warnings() -> None:
     assert good.verdict is Verdict.OK
     gone = {"name": "eth0", "state": "gone", "statistics": clean}
     assert verdicts(list(diagnose_port(17, gone))[:1]) == {"target 17": "warn"}
+
+
+def test_lost_data_of_a_running_target_is_a_failure() -> None:
+    export = STATUS["exports"][0]
+    path = export["path"]
+    (truncated,) = diagnose_export(17, export)
+    assert truncated.verdict is Verdict.FAIL
+    assert truncated.text == f"{path}: was truncated to 4,096 bytes"
+    (lost,) = diagnose_export(17, {**export, "fault": ""})
+    assert lost.text == f"{path}: a flush failed: written data may be lost"
+    assert not [*diagnose_export(17, {**export, "fault": "", "flush_failed": False})]
 
 
 # --- images ---------------------------------------------------------------------------

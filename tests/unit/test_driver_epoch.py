@@ -9,6 +9,7 @@ import pytest
 from aoe.address import Address
 from aoe.ata import ATA_DATA, SECTOR, Opcode
 from aoe.errors import AoEError, DeviceError
+from aoe.header import TAG_USER
 from aoe.identify import FeatureSet, Identity
 from initiator.driver.bio import Bio, Op
 from initiator.driver.flush.epoch import EpochGuard
@@ -155,9 +156,9 @@ def test_p84_write_in_flight_at_the_check_belongs_to_either_boot(world: World) -
 def test_p84_retransmitted_identify_does_not_clear_writes_after_it(
     world: World,
 ) -> None:
-    world.deliver(world.target.announce())
+    world.deliver(world.target.announce(TAG_USER))
     world.take()
-    # The first transmission is lost; the write is executed before the restart.
+    # The first IDENTIFY is lost; the write is executed before the restart.
     assert write(world) is None
     world.target.epoch += 1
     world.wait(1)
@@ -199,7 +200,7 @@ def test_p84_after_a_pause_unflushed_writes_are_still_compared(world: World) -> 
     world.target.epoch += 1
     world.driver.identify_open(world.now)
     world.write(0, b"x" * SECTOR)
-    assert answer_all(world) == [WRITE]
+    assert answer_all(world) == [IDENTIFY, WRITE]
     assert flush(world) is not None
 
 

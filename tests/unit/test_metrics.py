@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import copy
 import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aoe.errors import AoEError, BusyError, NotFoundError, UsageError
+from aoe.errors import BusyError, NotFoundError, UsageError
 from target.admin.metrics import MetricsServer, StatusCollector
 from target.config.endpoint import parse_endpoint
 from target.config.toml import load_settings
@@ -94,18 +93,6 @@ def test_port_in_use_is_refused() -> None:
 def test_unknown_host_is_refused() -> None:
     with pytest.raises(UsageError, match="no such address"):
         MetricsServer(("no address", 0), lambda: STATUS)
-
-
-def test_missing_prometheus_client_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(AoEError) as caught:
-        MetricsServer(("127.0.0.1", 0), lambda: STATUS)
-    assert str(caught.value) == (
-        "--metrics: prometheus-client is not installed. "
-        "Install it with: pip install 'pyaoe[metrics]'"
-    )
 
 
 @pytest.mark.parametrize(

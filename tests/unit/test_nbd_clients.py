@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -41,6 +42,11 @@ def without_libnbd(monkeypatch: pytest.MonkeyPatch) -> None:
 def keys(path: Path, name: str = "alice") -> Path:
     path.write_text(f"{name}:{os.urandom(32).hex()}\n")
     return path
+
+
+def with_keys(place: Path, file: Path) -> str:
+    options = f"socket={quote(str(place))}&tls-psk-file={quote(str(file))}"
+    return f"nbds+unix://alice@/?{options}"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +179,7 @@ def test_other_system_packages_are_not_imported() -> None:
 def test_tls_with_matching_keys(place: Path, tmp_path: Path) -> None:
     need_libnbd()
     key = keys(tmp_path / "keys")
-    uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={key}"
+    uri = with_keys(place, key)
     command = nbdkit(place, "--tls=require", f"--tls-psk={key}", "memory", "4M")
     with server(command, place):
         disk = open_disk(uri)
@@ -192,7 +198,7 @@ def test_tls_with_different_keys_is_refused(place: Path, tmp_path: Path) -> None
     command = nbdkit(place, "--tls=require", f"--tls-psk={known}", "memory", "4M")
     with server(command, place):
         for file in (other, tmp_path / "none"):
-            uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={file}"
+            uri = with_keys(place, file)
             with pytest.raises(AccessError, match="Check the keys on both sides"):
                 open_disk(uri)
 
@@ -213,7 +219,7 @@ def test_server_that_requires_tls_message(
 
 def test_nbds_uri_refuses_a_server_without_tls(place: Path, tmp_path: Path) -> None:
     need_libnbd()
-    uri = f"nbds+unix://alice@/?socket={place}&tls-psk-file={keys(tmp_path / 'keys')}"
+    uri = with_keys(place, keys(tmp_path / "keys"))
     with (
         server(nbdkit(place, "memory", "4M"), place),
         pytest.raises(AccessError, match=r"does not support TLS.* Use nbd://"),

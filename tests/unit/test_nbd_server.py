@@ -35,6 +35,7 @@ from tests.nbd_clients import (
     parse_replies,
     request,
 )
+from tests.nbd_servers import exported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,7 +297,8 @@ def test_stale_socket_is_replaced_but_not_one_in_use(tmp_path: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as stale:
         stale.bind(str(path))
     with closing(Listener(str(path))) as listener:
-        assert listener.uri("e7.3") == f"nbd+unix:///e7.3?socket={tmp_path}/a%20socket"
+        assert listener.uri("e7.3") == exported(tmp_path / "a socket", "e7.3")
+        assert listener.uri("e7.3").endswith("/a%20socket")
         assert planned_uri(str(path), "e7.3") == listener.uri("e7.3")
         with pytest.raises(BusyError, match="another server listens there"):
             Listener(str(path))

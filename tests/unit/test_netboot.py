@@ -189,7 +189,7 @@ def initramfs(tmp_path: Path) -> Path:
     _, _, rest = text.partition("scripts/local-top/aoe\" <<'END'\n")
     script, _, _ = rest.partition("END\n")
     for path in ("/dev/etherd", "/sys/class/net", "/scripts/functions"):
-        script = script.replace(path, f"{tmp_path}{path}")
+        script = script.replace(path, path[1:].replace("scripts", "./scripts"))
     # Regular files stand in for device nodes, which take root to create.
     script = script.replace("[ -b ", "[ -e ").replace("[ ! -c ", "[ ! -e ")
     (tmp_path / "scripts").mkdir()
@@ -202,12 +202,11 @@ def initramfs(tmp_path: Path) -> Path:
         (tmp_path / "sys/class/net" / name / "type").write_text(f"{kind}\n")
     (tmp_path / "dev/etherd").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
-    etherd = tmp_path / "dev/etherd"
-    sleep = f"echo slept; echo . >>{tmp_path}/n\n"
-    sleep += f"[ $(wc -l <{tmp_path}/n) != 3 ] || >{etherd}/${{APPEARS:-e7.3}}\n"
+    sleep = "echo slept; echo . >>n\n"
+    sleep += "[ $(wc -l <n) != 3 ] || >dev/etherd/${APPEARS:-e7.3}\n"
     for name, body in (
         ("ip", 'echo ip "$@"'),
-        ("modprobe", f'echo modprobe "$@"; >{etherd}/discover'),
+        ("modprobe", 'echo modprobe "$@"; >dev/etherd/discover'),
         ("sleep", sleep),
     ):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -218,7 +217,8 @@ def initramfs(tmp_path: Path) -> Path:
 
 def wait(initramfs: Path, **environment: str) -> list[str]:
     done = subprocess.run(
-        ["sh", initramfs / "aoe"],
+        ["sh", "aoe"],
+        cwd=initramfs,
         env={"PATH": f"{initramfs}/bin:{PATH}", **environment},
         capture_output=True,
         text=True,
@@ -237,8 +237,7 @@ def test_an_initramfs_waits_until_the_disk_appears(initramfs: Path) -> None:
 
 
 def test_an_initramfs_waits_for_the_disk_that_root_names(initramfs: Path) -> None:
-    root = f"{initramfs}/dev/etherd/e10.11p2"
-    output = wait(initramfs, ROOT=root, APPEARS="e10.11")
+    output = wait(initramfs, ROOT="dev/etherd/e10.11p2", APPEARS="e10.11")
     assert "begin Waiting for the AoE disk e10.11" in output
     assert output[-1] == "end"
 

@@ -67,7 +67,7 @@ def test_command_of_a_checkout_runs_the_files_of_that_checkout(
     """Without being installed: by its path, or with -m in its directory."""
     for package in OURS:
         (tmp_path / package).symlink_to(CHECKOUT / package)
-    words = (AS_CHILDREN | TYPED)[name]
-    command = [word.replace(str(CHECKOUT), str(tmp_path)) for word in words]
-    loaded = run(tmp_path, *command, path=tmp_path / "none")
-    assert f"matches {tmp_path}/aoe/errors.py" in loaded
+    *python, main = (AS_CHILDREN | TYPED)[name]
+    there = main.replace(str(CHECKOUT), str(tmp_path))
+    loaded = run(tmp_path, *python, there, path=tmp_path / "none")
+    assert f"{tmp_path}/aoe/errors.py" in loaded

@@ -11,6 +11,7 @@ import pytest
 
 from initiator.cli.main import cli as aoe
 from target.cli.main import cli as aoe_target
+from tests.requirements import LIBRARIES, PACKAGES
 
 CHECKOUT = Path(__file__).parents[2]
 PLACES = [".", "aoe", "target", "initiator", "initiator/lab", "scripts"]
@@ -131,3 +132,10 @@ def headings(path: Path) -> set[str]:
 
 def test_readme_can_be_read_in_ten_minutes() -> None:
     assert README.count("\n") <= 350
+
+
+def test_its_packages_are_those_that_tests_need() -> None:
+    (listed,) = re.findall(r"^    apt install (.*(?:\n {8}.*)*)", README, re.MULTILINE)
+    essential = {"util-linux"}
+    needed = {*PACKAGES.values(), *LIBRARIES.values()} - essential
+    assert listed.replace("\\", "").split() == sorted(needed)

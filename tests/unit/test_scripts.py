@@ -20,7 +20,7 @@ SHELL = (
     *("scripts/bench", "scripts/diagrams", "scripts/frozen", "scripts/fuzz"),
     *("scripts/fuzz_answers", "scripts/killtest", "scripts/manpages"),
     *("scripts/commit_msg", "scripts/mutants", "scripts/release"),
-    "scripts/rule_index",
+    *("scripts/rule_index", "scripts/versions"),
     ".ci/run",
 )
 
@@ -109,7 +109,7 @@ def test_unreachable_index_is_a_one_line_error_with_a_fix(tmp_path: Path) -> Non
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(
-        f"get_pip: cannot download pip from file://{tmp_path}/nowhere: "
+        f"get_pip: cannot download pip from {tmp_path.as_uri()}/nowhere: "
     )
     assert line.endswith("Or install ensurepip with: apt install python3-venv")
 
@@ -150,15 +150,15 @@ def test_environment_is_stale_after_python_or_requirements_changed(
     (venv / "bin").mkdir(parents=True)
     (venv / "bin/python").symlink_to(sys.executable)
     here = f"root='{root}'; venv='{venv}'; "
-    assert run_lib(f"{here} fresh $venv").returncode == 1
-    assert run_lib(f"{here} fingerprint $venv > $venv/stamp").returncode == 0
-    assert run_lib(f"{here} fresh $venv").returncode == 0
+    assert run_lib(f'{here} fresh "$venv"').returncode == 1
+    assert run_lib(f'{here} fingerprint "$venv" >"$venv/stamp"').returncode == 0
+    assert run_lib(f'{here} fresh "$venv"').returncode == 0
     (root / "pyproject.toml").write_text("two")
-    assert run_lib(f"{here} fresh $venv").returncode == 1
+    assert run_lib(f'{here} fresh "$venv"').returncode == 1
     (root / "pyproject.toml").write_text("one")
-    assert run_lib(f"{here} fresh $venv").returncode == 0
+    assert run_lib(f'{here} fresh "$venv"').returncode == 0
     (venv / "bin/python").unlink()
-    assert run_lib(f"{here} fresh $venv").returncode == 1
+    assert run_lib(f'{here} fresh "$venv"').returncode == 1
 
 
 @pytest.mark.parametrize("script", SHELL)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.address import Address
+from aoe.common.signals import handling
 from aoe.errors import AoEError, BusyError, UsageError
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export
@@ -173,7 +174,9 @@ def test_first_signal_stops_the_service_and_second_one_kills_it(
 ) -> None:
     service = Service([Port(link, [export(7, 3)])])
     before = signal.getsignal(signal.SIGTERM)
-    with signals(service):
+    # The test run may ignore it, as a background job of a script.
+    handling_interrupts = handling(signal.default_int_handler, [signal.SIGINT])
+    with handling_interrupts, signals(service):
         # Without the signal it would wait forever.
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         service.run()

@@ -28,7 +28,7 @@ from tests.nbd_clients import (
 )
 from tests.nbd_servers import exported, raw_bytes
 from tests.programs import AOE
-from tests.requirements import program
+from tests.requirements import need, program
 from tests.serving import NO_PROBE, TIMEOUT, finish, ready_line, serving, start
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ def test_read_only_export_refuses_writes(wire: Wire, image: Path, path: Path) ->
 
 
 def test_tcp_port_is_served(wire: Wire, image: Path) -> None:
+    need("qemu-img")
     script = 'echo "$uri"; qemu-img info "$uri"'
     command = attach_command(wire, "127.0.0.1:10809", "--run", script)
     with our_target(wire, image):
@@ -269,7 +270,7 @@ def test_run_exits_with_the_code_of_the_command(
     wire: Wire, image: Path, path: Path
 ) -> None:
     command = attach_command(wire, path, "--run", 'nbdinfo --size "$uri"; exit 7')
-    program("nbdinfo")
+    need("nbdinfo")
     with our_target(wire, image):
         done = wire.initiator.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (7, f"{SIZE}\n")

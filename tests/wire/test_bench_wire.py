@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import SIGNALLED
 from tests.requirements import need_namespaces, need_user_namespaces, program
 
 pytestmark = pytest.mark.netns
@@ -38,7 +39,7 @@ def _namespaces() -> None:
 
 
 def start(*words: object, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    command = [*SIGNALLED, sys.executable, str(SCRIPT), *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command,
@@ -152,7 +153,7 @@ def test_signal_leaves_no_processes_and_no_images(
             assert process.poll() is None
             time.sleep(0.01)
         processes = " ".join(processes_with(f"PYAOE_MARK={tmp_path}"))
-        assert "aoe-target" in processes
+        assert "target/__main__.py" in processes
         process.send_signal(number)
         process.communicate(timeout=TIMEOUT)
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)

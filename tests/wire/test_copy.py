@@ -132,9 +132,24 @@ def test_a_signal_leaves_the_backup_and_no_temporary_file(
     assert list(backup.parent.iterdir()) == [backup]
 
 
-def start(wire: Wire, *words: object) -> subprocess.Popen[str]:
+def test_a_copy_under_nohup_survives_the_end_of_the_session(
+    wire: Wire, image: Path, backup: Path
+) -> None:
+    slow = ("--filter", "delay:seconds=0.02")
+    with serving(wire, image, NO_PROBE, *slow):
+        process = start(wire, "copy", "e7.3", backup, prefix=("nohup",))
+        wait_for_data(backup)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0
+    assert backup.read_bytes() == image.read_bytes()
+
+
+def start(
+    wire: Wire, *words: object, prefix: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     process: subprocess.Popen[str] = wire.initiator.popen(
-        [*AOE, *map(str, words), "-i", wire.interface],
+        [*prefix, *AOE, *map(str, words), "-i", wire.interface],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.errors import AoEError, NotFoundError
+from aoe.errors import AccessError, AoEError, NotFoundError
 from aoe.net import interfaces
 from aoe.net.interfaces import Interface, VethEnd
-from aoe.net.netns import Namespace, Wire
-from tests.requirements import need_user_namespaces
+from aoe.net.netns import Namespace, Wire, check_user_namespaces
+from tests.requirements import need_namespaces, need_user_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,6 +281,36 @@ def test_root_is_not_re_executed() -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("0 ['x'] 0\n", "")
+
+
+def test_the_error_has_the_command_that_allows_user_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"kernel.apparmor_restrict_unprivileged_userns": "1"}
+    monkeypatch.setattr("aoe.net.netns._read_sysctl", settings.get)
+    refuse = subprocess.CompletedProcess((), 1, "", "unshare: not permitted\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: refuse)
+    with pytest.raises(AccessError) as caught:
+        check_user_namespaces()
+    assert str(caught.value) == (
+        "user namespace: unshare: not permitted. "
+        "Run as root, or allow user namespaces: "
+        "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+
+
+def test_a_missing_program_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("unshare", "sh", "cat"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    need_namespaces()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AoEError, match=r"ip: not found\. Install it .* iproute2"):
+        Namespace()
+    (tmp_path / "unshare").unlink()
+    with pytest.raises(AoEError, match=r"^unshare: not installed\. .* util-linux"):
+        Namespace()
 
 
 def test_the_error_names_the_sysctls_of_user_namespaces() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import socket
 import threading
 import urllib.request
@@ -12,10 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aoe.errors import AoEError
 from target.admin.metrics import MetricsServer
+from tests.serving import NO_PROBE, finish, start
 from tests.statuses import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from aoe.net.netns import Wire
 
@@ -123,3 +126,17 @@ def test_ipv6_is_served(wire: Wire) -> None:
     with MetricsServer(("::1", 0), lambda: STATUS) as server:
         server.start()
         assert "aoe_target_info" in scrape(server.port, "[::1]")
+
+
+def test_missing_prometheus_client_is_a_usage_error(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    words = ("serve", "e7.3", wire.interface, image, "--metrics", "9", NO_PROBE)
+    process = start(wire.target, *words, env={**os.environ, "PYTHONPATH": path})
+    assert finish(process) == (
+        "aoe-target: --metrics: prometheus-client is not installed. "
+        "Install it with: pip install 'pyaoe[metrics]'\n"
+    )
+    assert process.returncode == 2

@@ -118,31 +118,44 @@ def fsck(kind: str, disk: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def copy_tree(attachment: Attached, directory: Path) -> subprocess.Popen[str]:
-    """Copy the sources of this checkout and 32 MiB of random data, and sync."""
-    script = f"""
-        cp -a {" ".join(FOLDERS)} {directory}/
-        head -c {32 * MIB} /dev/urandom >{directory}/noise
-        sha256sum <{directory}/noise >{directory}/sum
-        sync --file-system {directory}
-    """
-    return attachment.popen("sh", "-ec", f"cd {CHECKOUT}; {script}")
-
-
-def compare(attachment: Attached, directory: Path) -> None:
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Make a copy of this checkout's sources, which does not change during the test."""
     for folder in FOLDERS:
-        # Tests that run in parallel write bytecode files.
-        words = ["diff", "-r", "--exclude=__pycache__"]
-        attachment.run(*words, CHECKOUT / folder, directory / folder)
-    read = attachment.run("sh", "-ec", f"sha256sum <{directory}/noise")
-    assert read == attachment.run("cat", directory / "sum")
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / folder, tmp_path / "tree" / folder, ignore=ignored)
+    return tmp_path / "tree"
+
+
+def copy_tree(attachment: Attached, tree: Path, to: Path) -> subprocess.Popen[str]:
+    """Copy a directory and 32 MiB of random data, and sync."""
+    script = f"""
+        cd "$2"
+        cp -a "$1" tree
+        head -c {32 * MIB} /dev/urandom >noise
+        sha256sum <noise >sum
+        sync --file-system .
+    """
+    return attachment.popen("sh", "-ec", script, "sh", tree, to)
+
+
+def compare(attachment: Attached, tree: Path, copy: Path) -> None:
+    attachment.run("diff", "-r", tree, copy / "tree")
+    read = attachment.run("sh", "-ec", 'sha256sum <"$1"', "sh", copy / "noise")
+    assert read == attachment.run("cat", copy / "sum")
 
 
 @pytest.mark.parametrize("is_lossy", [False, True], ids=["clean", "lossy"])
 @pytest.mark.parametrize("kind", FSCK)
 @mounting("--mount", "{directory}")
 def test_file_system_preserves_a_source_tree(
-    make_wire: MakeWire, disk: Path, directory: Path, kind: str, *, is_lossy: bool
+    make_wire: MakeWire,
+    disk: Path,
+    directory: Path,
+    tree: Path,
+    kind: str,
+    *,
+    is_lossy: bool,
 ) -> None:
     wire = make_wire(9000)
     with serving(wire, disk, NO_PROBE, *(LOSSY if is_lossy else [])):
@@ -152,17 +165,17 @@ def test_file_system_preserves_a_source_tree(
             attachment.aoe("detach", device)
             assert attachment.wait() == 0
         with mounted(wire, directory) as attachment:
-            assert copy_tree(attachment, directory).wait(LONG) == 0
+            assert copy_tree(attachment, tree, directory).wait(LONG) == 0
         fsck(kind, disk)
         with mounted(wire, directory) as attachment:
-            compare(attachment, directory)
+            compare(attachment, tree, directory)
     fsck(kind, disk)
 
 
 @pytest.mark.parametrize("kind", FSCK)
 @mounting("--mount", "{directory}")
 def test_file_system_blocks_until_the_target_is_restarted(
-    make_wire: MakeWire, disk: Path, directory: Path, kind: str
+    make_wire: MakeWire, disk: Path, directory: Path, tree: Path, kind: str
 ) -> None:
     wire = make_wire(9000)
     make_filesystem(kind, disk)
@@ -171,7 +184,7 @@ def test_file_system_blocks_until_the_target_is_restarted(
     ready_line(target)
     with mounted(wire, directory) as attachment:
         before = disk.stat().st_blocks
-        copying = copy_tree(attachment, directory)
+        copying = copy_tree(attachment, tree, directory)
         until = time.monotonic() + LONG
         while disk.stat().st_blocks < before + 4 * MIB // 512:
             assert time.monotonic() < until
@@ -182,7 +195,7 @@ def test_file_system_blocks_until_the_target_is_restarted(
         target = start(wire.target, *words)
         ready_line(target)
         assert copying.wait(LONG) == 0
-        compare(attachment, directory)
+        compare(attachment, tree, directory)
     fsck(kind, disk)
     finish(target, signal.SIGTERM)
 
@@ -194,8 +207,8 @@ def test_mount_in_use_is_not_detached(wire: Wire, disk: Path, directory: Path) -
         serving(wire, disk, NO_PROBE),
         attached(wire, "--mount", directory) as attachment,
     ):
-        wait_there = f"cd {directory}; echo; exec sleep 999"
-        user = attachment.popen("sh", "-c", wait_there, stdout=subprocess.PIPE)
+        words = ["sh", "-c", 'cd "$1"; echo; exec sleep 999', "sh", directory]
+        user = attachment.popen(*words, stdout=subprocess.PIPE)
         assert user.stdout is not None
         user.stdout.readline()
         refusal = attachment.aoe("detach", "e7.3", code=5)
@@ -270,13 +283,18 @@ def test_failed_mount_leaves_nothing_behind(
     wire: Wire, disk: Path, directory: Path
 ) -> None:
     with serving(wire, disk, NO_PROBE):
-        before = set(Path("/run").glob("aoe-*"))
-        process = start_attach(wire, "--mount", directory)
-        out, err = process.communicate(timeout=TIMEOUT * 3)
-        assert (process.returncode, out) == (1, "")
-        assert err.startswith(f"aoe: {directory}: not mounted: ")
-        assert err.count("\n") == 1
-        assert set(Path("/run").glob("aoe-*")) <= before
+        # It has a /run of its own, which is listed after its exit code.
+        script = 'mount -t tmpfs none /run; "$@" || echo $?; find /run -name "aoe-*"'
+        attach = [*AOE, "attach", "e7.3", "-i", wire.interface, "--mount", directory]
+        done = wire.initiator.run(
+            ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, attach)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT * 3,
+        )
+        assert done.stdout == "1\n"
+        assert done.stderr.startswith(f"aoe: {directory}: not mounted: ")
+        assert done.stderr.count("\n") == 1
 
 
 @mounting("--mount", "{directory}")
@@ -286,9 +304,9 @@ def test_lazy_detach_completes_after_the_last_close(
     make_filesystem("ext4", disk)
     with serving(wire, disk, NO_PROBE):
         with attached(wire, "--mount", directory) as attachment:
-            write = f"cd {directory}; echo; read line; echo $line >late; sync late"
+            write = 'cd "$1"; echo; read line; echo $line >late; sync late'
             user = subprocess.Popen(
-                attachment.inside("sh", "-c", write),
+                attachment.inside("sh", "-c", write, "sh", directory),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -358,9 +376,9 @@ def test_fuse_file_reads_and_writes_the_disk(
             assert attachment.run("stat", "--format=%s", file) == f"{4 * MIB}\n"
             attachment.run("cmp", file, disk)
             # Offsets need no alignment, and O_TRUNC does not change the size.
-            write = f"printf hello | dd of={file} bs=5 oflag=seek_bytes seek=1021"
-            attachment.run("sh", "-ec", f"{write} conv=notrunc,fsync")
-            attachment.run("sh", "-ec", f"printf start >{file}")
+            seek = "bs=5 oflag=seek_bytes seek=1021 conv=notrunc,fsync"
+            for write in (f'printf hello | dd of="$1" {seek}', 'printf start >"$1"'):
+                attachment.run("sh", "-ec", write, "sh", file)
             beyond = [f"of={file}", "bs=1M", "count=1", "seek=4", "conv=notrunc"]
             output = attachment.run("dd", "if=/dev/zero", *beyond, code=1)
             assert "No space left on device" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.asking import ata, config
 from tests.consoles import is_like
-from tests.programs import AOE_TARGET
+from tests.programs import AOE_TARGET, SIGNALLED
 from tests.requirements import program
 from tests.serving import NO_PROBE, client, finish, ready_line, serving, start
 from tests.tools import call
@@ -56,14 +57,14 @@ def test_the_example_changes_the_protocol_in_ten_lines(
 def test_the_program_without_the_server_answers(wire: Wire) -> None:
     script = on_wire(STANDALONE, wire)
     process = wire.target.popen(
-        [sys.executable, "-c", script],
+        [*SIGNALLED, sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         text=True,
         cwd=CHECKOUT,
     )
     done = call(wire.initiator, "identify", "e0.0", "-i", wire.interface, "-t", "20")
     assert "pyaoe" in done.stdout
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=30)[0]
     assert "IDENTIFY tag" in printed
     assert " ==> " in printed

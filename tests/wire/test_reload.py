@@ -378,11 +378,33 @@ def test_truncated_image_fails_until_it_is_restored_and_reopened(
     assert asking.ask(at(0, ata(READ, 100)))[27] & 1
     assert asking.ask(at(0, ata(READ, 1)))[36:] == content[512:1024]
     assert image.stat().st_size == 4096
+    assert served.exports_now()["e7.0"]["fault"] == "was truncated to 4,096 bytes"
+    assert "[fault: was truncated to 4,096 bytes]" in served.run("status").stdout
+    done = served.run("doctor", "aoe0")
+    assert f"e7.0: target {served.process.pid}: {image}: was truncated" in done.stdout
     image.write_bytes(content)
     assert asking.ask(at(0, ata(READ, 100)))[27] & 1
     assert served.reload() == "reopened e7.0\n"
     assert asking.ask(at(0, ata(READ, 100)))[36:] == content[51200:51712]
     assert asking.ask(write)[27] == 0x40
+
+
+def test_disk_that_cannot_be_reopened_stays_open(
+    served: Served, asking: Client
+) -> None:
+    base, new = served.image("0.img"), served.image("new.img")
+    content = base.read_bytes()
+    overlay = f"overlay = '{served.directory / '0.ovl'}'"
+    served.write(s0=f"path = '{base}'\n{overlay}")
+    served.start(1)
+    write = at(0, ata(WRITE, 1, aflags=0x41, data=bytes(512)))
+    assert asking.ask(write)[27] == 0x40
+    new.rename(base)
+    done = served.run("reload")
+    assert done.returncode == 2
+    assert "has changed since the overlay was made" in done.stderr
+    assert asking.ask(at(0, ata(READ, 1)))[36:] == bytes(512)
+    assert asking.ask(at(0, ata(READ, 2)))[36:] == content[1024:1536]
 
 
 def test_removed_image_is_reported_while_no_client_uses_it(served: Served) -> None:

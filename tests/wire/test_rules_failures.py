@@ -13,6 +13,7 @@ import pytest
 from aoe.net.netns import Wire
 from tests.asking import ata, ata_response
 from tests.engines import serve_command
+from tests.nbd_servers import exported
 from tests.requirements import need_namespaces, program
 from tests.rules import (
     AWAKE,
@@ -66,7 +67,7 @@ class FailingDisk:
         self._place = place
         (place / "disk.img").write_bytes(DISK)
         socket = place / "socket"
-        self.uri = f"nbd+unix:///?socket={socket}"
+        self.uri = exported(socket)
         self._server = subprocess.Popen(
             [nbdkit, "-f", "-U", socket, "eval", *map(self._method, METHODS)]
         )
@@ -77,7 +78,7 @@ class FailingDisk:
 
     def _method(self, name: str) -> str:
         how = f"if [ -e {name} ]; then cat {name} >&2; exit 1; fi; {METHODS[name]}"
-        return f"{name}=cd {self._place}; {how}"
+        return f"{name}=cd {shlex.quote(str(self._place))}; {how}"
 
     @contextmanager
     def failing(self, method: str, error: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ import click
 
 from aoe.address import Address, format_mac
 from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
+from aoe.common.signals import handling, not_ignored
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from initiator.check.model import OPTIONS, Level, Needs, Verdict
@@ -232,12 +233,15 @@ def _run(
 
 
 class Interrupts:
-    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP; deferred in ``held``."""
+    """Raise KeyboardInterrupt on SIGTERM, and on SIGINT and SIGHUP unless ignored.
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    Deferred in ``held``.
+    """
 
     def __init__(self) -> None:
         self._is_held = self._is_due = False
+        numbers = (signal.SIGTERM, *not_ignored(signal.SIGINT, signal.SIGHUP))
+        self._handling = handling(self._interrupt, numbers)
 
     def _interrupt(self, *_: object) -> None:
         self._is_due = True
@@ -256,14 +260,11 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
-        self._before = {
-            number: signal.signal(number, self._interrupt) for number in self._SIGNALS
-        }
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(None, None, None)
 
 
 def _introduction(t: Subject, response: QueryResponse) -> str:

@@ -49,10 +49,7 @@ class EpochGuard:
         self._covered = 0
         self._identity: tuple[object, ...] = ()
         self._epoch = 0
-        self._clean_tag: int | None = None
-        self.is_renewing = False
-        """Nothing is sent until the next IDENTIFY is answered: writes are of its epoch
-        or later."""
+        self._clean_tags: set[int] = set()
 
     def reopen(self, page: bytes) -> None:
         """Begin with this IDENTIFY data: earlier writes are no longer of concern."""
@@ -67,12 +64,6 @@ class EpochGuard:
         """Whether all answered writes are covered by a FLUSH."""
         return self.answered == self._covered
 
-    def renew(self, in_flight: Iterable[Frame]) -> bool:
-        """Await IDENTIFY before the next write, if there is nothing to lose."""
-        changes = any(each.op in _CHANGES for each in in_flight)
-        self.is_renewing = self._epoch != 0 and self.is_clean and not changes
-        return self.is_renewing
-
     def needs_check(self, buf: Buf) -> bool:
         """Return True if IDENTIFY has to follow the FLUSH of this buf."""
         return self._epoch != 0 and buf.covers > self._covered
@@ -80,15 +71,14 @@ class EpochGuard:
     def on_sent(self, f: Frame, in_flight: Iterable[Frame]) -> None:
         """Record that IDENTIFY is sent, for the first time or again."""
         # If no write is unflushed or in flight, later ones cannot be older than the
-        # response. That of a retransmission may be: the tag tells.
-        is_clean = self.is_clean and not f.earlier
-        if is_clean and not any(each.op in _CHANGES for each in in_flight):
-            self._clean_tag = f.tag
+        # response to this transmission, which its tag tells.
+        if self.is_clean and not any(each.op in _CHANGES for each in in_flight):
+            self._clean_tags.add(f.tag)
 
     def on_identify(self, f: Frame, response: ReadBuffer) -> DeviceError | None:
         """Compare the epoch in a response; return the error of a FLUSH, or None."""
-        may_take = self.is_renewing or self._clean_tag == f.tag
-        self._clean_tag = None
+        may_take = f.tag in self._clean_tags
+        self._clean_tags.clear()
         page = response[ATA_DATA : ATA_DATA + SECTOR]
         if len(page) < SECTOR:
             return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from aoe.common.hosts import resolve
 from aoe.errors import BusyError, UsageError, from_os_error
 
 _PORT: Final = 10809
@@ -91,9 +92,7 @@ def _port_uri(host: str, port: int, name: str) -> str:
 
 def _listen_on_port(address: str, host: str, port: int) -> socket.socket:
     try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = resolve(host, port, socket.AI_PASSIVE)
     except OSError as error:
         raise from_os_error(address, error) from error
     except UnicodeError as error:
@@ -101,7 +100,7 @@ def _listen_on_port(address: str, host: str, port: int) -> socket.socket:
     # A name may resolve to an address that this host does not have: localhost to ::1
     # where IPv6 is disabled.
     failures = []
-    for family, _, _, _, sockaddr in found:
+    for family, sockaddr in found:
         try:
             return socket.create_server(sockaddr, family=family)
         except OSError as error:

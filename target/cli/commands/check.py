@@ -71,24 +71,27 @@ def _problems(chosen: ExportSettings) -> list[str]:
 
 
 def _general_problems(settings: Settings) -> list[str]:
-    from target.admin.metrics import check_metrics
+    from target.cli.metrics import import_metrics
     from target.disks.opening import check_directory
 
     steps: list[Callable[[], object]] = [partial(_check_distinct, settings)]
     if settings.metrics is not None:
-        steps.append(partial(check_metrics, settings.metrics))
+        endpoint = settings.metrics
+        steps.append(lambda: import_metrics().check_metrics(endpoint))
     if settings.control is not None:
         steps.append(partial(check_directory, settings.control))
     return _collect(steps)
 
 
 def _collect(steps: Iterable[Callable[[], object]]) -> list[str]:
+    from target.config.toml import advise_keys
+
     problems = []
     for step in steps:
         try:
             step()
         except AoEError as error:
-            problems.append(str(error))
+            problems.append(str(advise_keys(error)))
     return problems
 
 

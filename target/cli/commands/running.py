@@ -161,6 +161,7 @@ def _describe_export(export: dict[str, Any]) -> str:
     ]
     flags = [flag.replace("_", "-") for flag in flags]
     for name, label in (
+        ("fault", "fault: {}"),
         ("overlay", "overlay {}"),
         ("config_string", "config string {}"),
         ("mask", "mask {}"),

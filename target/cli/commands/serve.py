@@ -24,9 +24,6 @@ from target.cli.complete import complete_engine, complete_export, complete_filte
 from target.config.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from target.admin.metrics import MetricsServer
     from target.config.settings import ExportSettings, Settings
     from target.filters.settings import FilterSettings
 
@@ -132,8 +129,8 @@ class _Serve(SectionedCommand):
 @click.option(
     "--serial",
     default="",
-    help="Serial number, at most 20 characters; default: made from address and host "
-    "name.",
+    help="Serial number, at most 20 characters; default: made from address, host "
+    "name and file.",
 )
 @click.option(
     "--model",
@@ -156,8 +153,8 @@ class _Serve(SectionedCommand):
 )
 @click.option(
     "--physical-block",
-    type=click.Choice([512, 4096]),
-    default=512,
+    type=click.Choice(("512", "4096")),
+    default="512",
     show_default=True,
     help="Physical block size in bytes.",
 )
@@ -357,7 +354,7 @@ def _build_export(
         model=options["model"],
         wwn=options["wwn"] or 0,
         rotation=options["rotation"],
-        physical_block=options["physical_block"],
+        physical_block=int(options["physical_block"]),
         mask=options["mask"],
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],
@@ -410,6 +407,7 @@ def serve_until_stopped(settings: Settings, process: ProcessOptions) -> None:
     from target.admin.operations import Operations
     from target.admin.privileges import drop, find_account
     from target.cli.captive import exit_with_parent, pidfile
+    from target.cli.metrics import open_metrics
     from target.server.service import signals
     from target.server.startup import open_service, ready_lines
 
@@ -422,7 +420,7 @@ def serve_until_stopped(settings: Settings, process: ProcessOptions) -> None:
         operations = Operations(inventory, settings, notifier)
         control = ControlServer(operations.ask, settings.control)
         stack.callback(control.close)
-        metrics = _open_metrics(settings, operations.status, stack)
+        metrics = open_metrics(settings, operations.status, stack)
         drop(account, _state_files(settings))
         if parent is not None:
             exit_with_parent(parent)
@@ -462,16 +460,6 @@ def _fork_command(
     variables = {"aoe": str(first.address), "iface": first.interfaces[0]}
     supervised = run_supervised(process.command, variables, ready_fds)
     return [*ready_fds, supervised.ready_fd], supervised.parent
-
-
-def _open_metrics(
-    settings: Settings, status: Callable[[], dict[str, Any]], stack: ExitStack
-) -> MetricsServer | None:
-    if settings.metrics is None:
-        return None
-    from target.admin.metrics import MetricsServer
-
-    return stack.enter_context(MetricsServer(settings.metrics, status))
 
 
 def _state_files(settings: Settings) -> list[Path]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from aoe.common.hosts import resolve
 from aoe.errors import AoEError, UsageError
 
 if TYPE_CHECKING:
@@ -97,11 +98,10 @@ def _host(uri: str, parts: SplitResult) -> tuple[str, int]:
 
 def _resolve(host: str, port: int) -> tuple[Endpoint, ...]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return tuple(resolve(host, port))
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "no address"
         raise AoEError(host, why.lower(), "Check the host name") from error
-    return tuple((family, endpoint) for family, _, _, _, endpoint in found)
 
 
 class StalledError(TimeoutError):
