@@ -37,8 +37,8 @@ _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
 _GAP = 0.005
 """A gap after which frames are received before any are sent, in seconds."""
-_PAUSE = 1.0
-"""A gap in which a target's host may have been restarted, in seconds."""
+_PAUSE = 0.3
+"""A gap in which a target may have been restarted, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
@@ -186,7 +186,8 @@ class Host:
         present = time.monotonic()
         if present - self._last_run > _STALL:
             self._stalled += present - self._last_run
-            self._has_paused = self._has_paused or present - self._last_run > _PAUSE
+            if present - self._last_run > _PAUSE:
+                self._has_paused = self.driver.options.send_flush
         self._last_run = present
         return present - self._stalled
 
@@ -210,7 +211,6 @@ class Host:
             # A target may have announced that it has restarted, with another disk.
             self._receive_all(now)
         if self._has_paused:
-            # The targets may have been restarted meanwhile.
             self._has_paused = False
             self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.

@@ -178,6 +178,32 @@ def test_p84_writes_after_an_identify_that_saw_the_restart_are_of_the_new_boot(
     assert flush(world) is None
 
 
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_p84_after_a_pause_nothing_is_written_before_identify_is_answered(
+    world: World, lost: int
+) -> None:
+    write(world)
+    flush(world)
+    world.target.epoch += 1
+    world.driver.identify_open(world.now)
+    world.write(0, b"x" * SECTOR)
+    for _ in range(lost):
+        assert {frame.registers.command for frame in world.take()} == {IDENTIFY}
+        world.wait(1)
+    assert answer_all(world)[0] == IDENTIFY
+    assert world.ended.pop().error is None
+    assert flush(world) is None
+
+
+def test_p84_after_a_pause_unflushed_writes_are_still_compared(world: World) -> None:
+    write(world)
+    world.target.epoch += 1
+    world.driver.identify_open(world.now)
+    world.write(0, b"x" * SECTOR)
+    assert answer_all(world) == [IDENTIFY, WRITE]
+    assert flush(world) is not None
+
+
 def test_p84_another_disk_does_not_set_the_epoch() -> None:
     guard = EpochGuard(Address(1, 2))
     guard.reopen(Identity(8, serial="one", epoch=1).pack())

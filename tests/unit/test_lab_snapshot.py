@@ -148,7 +148,7 @@ CONSTANT = {
     "BioIter": "_vecs",
     "Buf": "bio covers flush iter",
     "Buffer": "free owner pieces wasted",
-    "EpochGuard": "_address _clean_tag _covered _epoch _identity",
+    "EpochGuard": "_address _clean_tags _covered _epoch _identity",
     "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
     "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs on_warning "
