@@ -197,6 +197,29 @@ class Identity:
                 if self.transfer & 0xF8 == kind:
                     words[index] |= 0x0100 << (self.transfer & 0x07)
 
+    def describe(self) -> str:
+        """Return model, serial number and size, for messages."""
+        name = f"serial {self.serial!r}" if self.serial else "no serial number"
+        return f"{self.model or 'a disk'} ({name}, {self.sectors * SECTOR} bytes)"
+
+    def is_same_disk(self, other: Self) -> bool:
+        """Return True if both describe one disk, whose size may have changed.
+
+        Serial number, model and world wide name have to be equal. The firmware
+        revision and the features may change. Without serial number and world wide name,
+        only the size tells disks apart.
+        """
+        mine, others = (
+            (self.serial, self.model, self.wwn),
+            (
+                other.serial,
+                other.model,
+                other.wwn,
+            ),
+        )
+        has_name = bool(self.serial or self.wwn)
+        return mine == others and (has_name or self.sectors == other.sectors)
+
     @classmethod
     def unpack(cls, page: ReadBuffer) -> Self:
         """Decode a page as the Linux driver does (K21, P83).

@@ -63,8 +63,15 @@ def _fall_silent(world: World) -> None:
     world.wait(_SILENCE)
 
 
+def _exchange(world: World) -> None:
+    serial, world.target.serial = world.target.serial, "another"
+    _announce(world)
+    world.target.serial = serial
+
+
 EVENTS: Final[dict[str, Event]] = {
     "announcement": _announce,
+    "announcement of another disk": _exchange,
     "open": _open,
     "last close": _close,
     "no response for deadsecs": _fall_silent,
@@ -108,9 +115,11 @@ def target_transitions(options: Options) -> list[Transition]:
     world = _make_world(options)
     world.bring_up()
     other = world.second_mac()
-    world.deliver(other.announce())
-    watched = world.device.targets[-1]
     answering = {world.target.mac: world.target, other.mac: other}
+    world.deliver(other.announce())
+    for frame in world.take():
+        world.deliver(answering[frame.raw[:6]].answer(frame.raw))
+    watched = world.device.targets[-1]
     steps: dict[Transition, list[int]] = {}
 
     def watch(event: str, happen: Callable[[], None]) -> None:

@@ -17,13 +17,20 @@ import threading
 import time
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import click
 
 from aoe.common.commandline import run
 from aoe.errors import AoEError
 from aoe.net.netns import Wire, ensure_root_or_user_namespace
+from scripts.killtest_crash import (
+    FRONT_ENDS,
+    CrashResult,
+    crash_plans,
+    run_crashes,
+    summarise_crashes,
+)
 from tests.asking import ata
 from tests.ledger import ORIGINAL, SECTOR, Ledger, make_sectors
 from tests.serving import Client, client, finish, ready_line, start
@@ -116,6 +123,9 @@ class Result(NamedTuple):
     ledger: Ledger
     flushes: int
     faults: list[str]
+
+
+_R = TypeVar("_R", Result, CrashResult)
 
 
 class Load:
@@ -269,35 +279,65 @@ def summarise(title: str, results: Sequence[Result]) -> str:
 @click.option("--seed", default=1, show_default=True, help="Seed of the plans.")
 @click.option("--list", "only_list", is_flag=True, help="Show the plans and exit.")
 @click.option(
+    "--crash",
+    is_flag=True,
+    help="Crash the target's host: what was not flushed is lost.",
+)
+@click.option(
     "--dir",
     "where",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Directory for the images (default: that for temporary files).",
 )
-def killtest(rounds: int, seed: int, where: Path | None, *, only_list: bool) -> None:
+def killtest(
+    rounds: int, seed: int, where: Path | None, *, only_list: bool, crash: bool
+) -> None:
     """Kill a target under load repeatedly, and check for lost writes."""
     if only_list:
-        for plan in plans(rounds, seed):
+        for plan in crash_plans(rounds, seed) if crash else plans(rounds, seed):
             click.echo(plan)
         return
     ensure_root_or_user_namespace()
     started = time.monotonic()
-    results = []
     with tempfile.TemporaryDirectory(prefix="killtest-", dir=where) as directory:
-        for result in run_all(rounds, seed, Path(directory)):
-            results.append(result)
-            if sys.stderr.isatty():
-                click.echo(f"\r{len(results)} of {rounds} rounds", err=True, nl=False)
-            for fault in result.faults[:10]:
-                click.echo(f"{result.plan}: {fault}")
-    if sys.stderr.isatty():
-        click.echo("\r", err=True, nl=False)
+        if crash:
+            faults = report_crashes(rounds, seed, Path(directory))
+        else:
+            faults = report_kills(rounds, seed, Path(directory))
+    click.echo(f"seed {seed}, {time.monotonic() - started:.0f} s")
+    if faults:
+        raise AoEError("killtest", "writes were lost", f"Repeat with --seed {seed}")
+
+
+def report_kills(rounds: int, seed: int, directory: Path) -> int:
+    """Run and print the rounds with kills; return the number of faults."""
+    results = list(show_progress(rounds, run_all(rounds, seed, directory)))
     for mode in MODES:
         click.echo(summarise(mode, [r for r in results if r.plan.mode == mode]))
     click.echo(summarise("all", results))
-    click.echo(f"seed {seed}, {time.monotonic() - started:.0f} s")
-    if any(result.faults for result in results):
-        raise AoEError("killtest", "writes were lost", f"Repeat with --seed {seed}")
+    return sum(len(result.faults) for result in results)
+
+
+def report_crashes(rounds: int, seed: int, directory: Path) -> int:
+    """Run and print the rounds with crashes; return the number of faults."""
+    results = list(show_progress(rounds, run_crashes(rounds, seed, directory)))
+    for name in FRONT_ENDS:
+        chosen = [each for each in results if each.plan.front_end == name]
+        click.echo(summarise_crashes(name, chosen))
+    click.echo(summarise_crashes("all", results))
+    return sum(len(result.faults) for result in results)
+
+
+def show_progress(rounds: int, results: Iterator[_R]) -> Iterator[_R]:
+    """Yield results; print their faults, and how many there are."""
+    for number, result in enumerate(results, 1):
+        yield result
+        if sys.stderr.isatty():
+            click.echo(f"\r{number} of {rounds} rounds", err=True, nl=False)
+        for fault in result.faults[:10]:
+            click.echo(f"{result.plan}: {fault}")
+    if sys.stderr.isatty():
+        click.echo("\r", err=True, nl=False)
 
 
 if __name__ == "__main__":

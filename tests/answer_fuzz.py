@@ -2,7 +2,8 @@
 
 Bios of all kinds are kept outstanding. Valid responses to their frames, and responses
 captured from a Linux initiator's network, are damaged in bytes, fields, length, tag or
-source MAC. What a response may cause is computed here from the rules, and compared with
+source MAC. Paths are not verified (``tests/unit/test_driver_verify.py`` is for that).
+What a response may cause is computed here from the rules, and compared with
 what the driver does: which frame is done, which bio ends, with which error and data.
 """
 
@@ -64,7 +65,11 @@ class AnswerFuzz:
         target = FakeTarget(disk)
         target.feature_sets = FeatureSet.TRIM
         options = Options(
-            deadsecs=0, quarantine=0.5, only={ADDRESS}, check_responses=check_responses
+            deadsecs=0,
+            quarantine=0.5,
+            only={ADDRESS},
+            check_responses=check_responses,
+            verify_paths=False,
         )
         self.world = World(options, (1500, 9000), target)
         self.world.bring_up()

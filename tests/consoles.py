@@ -7,7 +7,7 @@
 Each command must succeed and print the output in the document. Values that differ
 between runs or releases (times, rates, counters, tags, process IDs, MAC addresses,
 firmware versions) are compared by format only. White space matches any white space,
-``...`` matches anything, and a count of retransmitted frames is optional.
+``...`` matches anything, and a count of retransmitted or repeated frames is optional.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FORMS = {
 _ANY_FORM = re.compile(
     "|".join(f"({re.escape(f) if f == '...' else f})" for f in _FORMS)
 )
-_RETRANSMITTED = re.compile(r", [\d,]+ frames? retransmitted")
+_RETRANSMITTED = re.compile(r", [\d,]+ (?:frames? retransmitted|repeats)")
 
 
 class Step(NamedTuple):

@@ -7,9 +7,10 @@ any response with its tag is accepted.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from aoe.address import BROADCAST, format_mac
@@ -24,6 +25,7 @@ from aoe.ata import (
 )
 from aoe.config import Config
 from aoe.errors import (
+    AoEError,
     BusyError,
     DecodeError,
     DeviceError,
@@ -31,9 +33,10 @@ from aoe.errors import (
     UnsupportedError,
 )
 from aoe.header import ErrorCode, Flag, Header
+from aoe.identify import Identity
 from aoe.macmask import Directive, MaskCommand, MaskList
 from aoe.reserve import Reserve, ReserveCommand
-from initiator.client.discover import discover
+from initiator.client.discover import Query, discover
 from initiator.client.requests import RequestBuilder
 from initiator.io.tags import claim_tag_base
 
@@ -41,11 +44,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aoe.address import Address
-    from aoe.errors import AoEError
     from aoe.net.link import Link
     from initiator.client.discover import QueryResponse
 
 _TRIES: Final = 4
+_SETTLE: Final = 0.05
+"""Seconds to wait for a second target with the same address."""
 _ASK_INTERVAL: Final = 0.5
 """Seconds between requests to a target whose disk is unavailable."""
 _ABORTED: Final = Status.READY | Status.ERROR
@@ -335,14 +339,32 @@ def open_target(
 
     Raises:
         NotFoundError: no response.
+        DeviceError: targets with different disks respond.
     """
-    with open_targets(links, address, timeout) as found:
+    with open_targets(links, address, timeout, _SETTLE) as found:
+        macs = {each.mac for each in found}
+        if len(macs) > 1:
+            _check_same_disk(address, found)
         yield found[0]
+
+
+def _check_same_disk(address: Address, targets: Sequence[RemoteTarget]) -> None:
+    disks: dict[str, Identity] = {}
+    for target in targets:
+        # One that does not answer IDENTIFY may have been announced by anybody.
+        with suppress(AoEError):
+            identity = Identity.unpack(target.identity_page())
+            where = f"{format_mac(target.mac)} on {target.link.name}"
+            disks[f"{where} serves {identity.describe()}"] = identity
+    pairs = itertools.pairwise(disks.values())
+    if not all(one.is_same_disk(other) for one, other in pairs):
+        why = f"different disks at one address: {', '.join(disks)}"
+        raise DeviceError(str(address), why, "Give one of them another address")
 
 
 @contextmanager
 def open_targets(
-    links: Sequence[Link], address: Address, timeout: float
+    links: Sequence[Link], address: Address, timeout: float, settle: float = 0
 ) -> Iterator[list[RemoteTarget]]:
     """Find a target, or all targets, each once per MAC address and link.
 
@@ -350,6 +372,7 @@ def open_targets(
         links: the links to query.
         address: the target; ``BROADCAST`` means all.
         timeout: seconds to wait for targets, and later for each response.
+        settle: seconds to wait for further responses to another query.
 
     Raises:
         NotFoundError: no target responds.
@@ -361,6 +384,14 @@ def open_targets(
 
     by_name = {link.name: link for link in links}
     responses = discover(links, address, timeout, enough)
+    if settle and responses:
+        known = {(each.mac, each.interface) for each in responses}
+        query = Query(links, address)
+        query.send()
+        for response in query.responses(settle):
+            if (response.mac, response.interface) not in known:
+                known.add((response.mac, response.interface))
+                responses.append(response)
     responses = [response for response in responses if response.error is None]
     if not responses:
         raise not_found(address, by_name, timeout)

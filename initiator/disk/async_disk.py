@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 from aoe.address import Address
 from initiator.disk.disk import Disk
-from initiator.driver.aoedev import State
 from initiator.io.host import Host
 
 if TYPE_CHECKING:
@@ -111,10 +110,8 @@ class Pump:
         deadline = time.monotonic() + timeout
         interval = 0.05
         queried_at = float("-inf")
-        while True:
-            d = driver.devices.get(address)
-            if d is not None and d.state is State.UP:
-                return
+        self.host.begin_search(address)
+        while not self.host.is_settled(address):
             now = time.monotonic()
             if self.failure is not None:
                 raise self.failure

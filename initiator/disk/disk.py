@@ -9,6 +9,7 @@ from aoe.ata import SECTOR
 from aoe.errors import AccessError, AoEError, UsageError
 from aoe.identify import discard_zeroes_data
 from initiator.disk.read_modify_write import ReadModifyWriteView
+from initiator.driver.aoedev import State
 from initiator.driver.bio import Bio, Op, bio_for
 from initiator.io.host import Host
 
@@ -190,6 +191,8 @@ class Disk:
         self._check_end(offset, length)
 
     def _check_end(self, offset: int, length: int) -> None:
+        if self._device.state is not State.UP:
+            raise self._device.down_error
         if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(
                 str(self.address),

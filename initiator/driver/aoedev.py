@@ -25,14 +25,23 @@ from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.flush.epoch import EpochGuard
 from initiator.driver.requests import TRIM_BLOCK, TagBlocks, put_identify
 from initiator.driver.skbuff import Skb
-from initiator.driver.structs import DEFAULT_BCNT, AoeTgt, Buf, Followup, Frame
+from initiator.driver.structs import (
+    DEFAULT_BCNT,
+    AoeTgt,
+    Buf,
+    Followup,
+    Frame,
+    Refusal,
+)
 from initiator.driver.write_order import RangeLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aoe.address import Address
+    from initiator.driver.netdev import NetDevice
     from initiator.driver.options import Options
+    from initiator.driver.structs import AoeIf
     from initiator.driver.timing import Timing
 
 FRAMES_LIMIT: Final = 512
@@ -76,7 +85,13 @@ class AoeDev:
         takes_fua: WRITE DMA FUA EXT has not been rejected yet.
         trim_blocks: 512-byte blocks of ranges per TRIM; 0 means no TRIM.
         write_locks: range locks of writes in progress.
-        wants_identify: IDENTIFY is to be sent as soon as a frame is available.
+        to_identify: targets to send IDENTIFY to as soon as their window has room, and
+            on which interface.
+        candidates: targets that are not proven yet, by MAC address and interface.
+        refusals: targets that are not used, by MAC address; the last few.
+        conflict: the error after targets with different disks have answered.
+        verified: when a target was last shown to serve the disk.
+        up_since: when the first one was, since the device was down.
         on_resize: callbacks for a changed size of an open device.
         read_only: True if the last write since the target's announcement was rejected,
             False if it succeeded, None if there was none.
@@ -113,13 +128,22 @@ class AoeDev:
         self.takes_fua = True
         self.trim_blocks = 0
         self.write_locks = RangeLocks()
+        self.to_identify: dict[AoeTgt, AoeIf | None] = {}
+        self.candidates: dict[tuple[bytes, NetDevice], AoeTgt] = {}
+        self.refusals: dict[bytes, Refusal] = {}
+        self.conflict: AoEError | None = None
+        self.verified = self.up_since = -inf
         self.epochs = EpochGuard(address)
-        self.wants_identify = False
         self.on_resize: list[Callable[[], None]] = []
         self.read_only: bool | None = None
         self.unavailable_since = inf
         self.available_since = -inf
         self.is_unavailable_reported = False
+
+    @property
+    def was_never_found(self) -> bool:
+        """Whether no path has ever been proven, and none is a candidate."""
+        return not (self.ident or self.nopen or self.targets or self.candidates)
 
     @property
     def identity(self) -> Identity | None:
@@ -157,7 +181,7 @@ class AoeDev:
         """Return the error of an invalid bio, or None; ``trims`` allows DISCARD."""
         size = bio.size
         if self.state is not State.UP:
-            return DeviceError(str(self.address), "device is not up")
+            return self.down_error
         if not 0 <= bio.sector <= self.ssize - size // SECTOR:
             return UsageError(str(self.address), "beyond the end of the device")
         if size % SECTOR:
@@ -167,9 +191,30 @@ class AoeDev:
         return None
 
     @property
+    def down_error(self) -> AoEError:
+        """The error of a bio while the device is not up."""
+        why = f"device is not up{self.refused}"
+        return self.conflict or DeviceError(str(self.address), why)
+
+    @property
+    def refused(self) -> str:
+        """The refused paths, to be appended to an error."""
+        return "".join(f"; refused {each.why}" for each in self.refusals.values())
+
+    @property
     def has_untainted(self) -> bool:
-        """Whether at least one target is not tainted."""
-        return not all(target.taint for target in self.targets)
+        """Whether at least one proven target is not tainted."""
+        return any(each.is_proven and not each.taint for each in self.targets)
+
+    @property
+    def has_proven(self) -> bool:
+        """Whether at least one target is proven."""
+        return any(each.is_proven for each in self.targets)
+
+    def outstanding(self, tag: int) -> Frame | None:
+        """Return the frame with this tag, active or deferred."""
+        f = self.factive.get(tag)
+        return self.rexmitq.get(tag) if f is None else f
 
     def new_frame(self) -> Frame | None:
         """Return a free frame of the next target that can send, or None (``newframe``).
@@ -198,6 +243,8 @@ class AoeDev:
             for step in range(1, count + 1):
                 index = (self.tgt + step) % count
                 target = self.targets[index]
+                if not target.is_proven:
+                    continue
                 if not target.taint:
                     untainted = True
                     out += target.window.nout
@@ -212,7 +259,7 @@ class AoeDev:
                     return frame
             if untainted:
                 break
-        if not out and not self.is_unavailable:
+        if not out and self.has_proven and not self.is_unavailable:
             self.kicked += 1
             self.kickme = True
         return None
@@ -247,7 +294,7 @@ class AoeDev:
 
     def update_maxbcnt(self) -> None:
         """Set ``maxbcnt`` to the smallest ``minbcnt`` of all targets (K18)."""
-        self.maxbcnt = min(t.minbcnt for t in self.targets)
+        self.maxbcnt = min((t.minbcnt for t in self.targets), default=DEFAULT_BCNT)
 
     def assign(self, f: Frame) -> None:
         """Assign the next part of the queued work to a frame (K28-K30).
@@ -328,12 +375,6 @@ class AoeDev:
         buf.nframesout += 1
         self.followups.append(Followup(buf, op, position))
 
-    @property
-    def is_identifying(self) -> bool:
-        """Whether an IDENTIFY is outstanding."""
-        frames = (*self.factive.values(), *self.rexmitq.values())
-        return any(f.op is None and not f.is_probe for f in frames)
-
     def on_late_response(self, tag: int, now: float) -> None:
         """Record that an earlier transmission of a frame was answered.
 
@@ -362,6 +403,8 @@ class AoeDev:
             if f is None:
                 return None
             target = f.target
+        if f.is_identify:
+            target.identifying.clear()
         target.last_response = now
         self.timing.sample(now - f.sent)
         return f
@@ -377,6 +420,7 @@ class AoeDev:
             yield self.next_tick
             return
         yield from (f.due for f in self.factive.values())
+        yield from (each.next_step for each in self.candidates.values())
         if self.tags.free_at is not None:
             yield self.tags.free_at
         free_at = self.write_locks.next_timeout()
@@ -390,7 +434,7 @@ class AoeDev:
                 yield target.ask_at
         else:
             for f in self.rexmitq.values():
-                if f.is_probe and f.target.window.is_open:
+                if f.is_probe and f.target.is_proven and f.target.window.is_open:
                     yield self.next_probe(f)
 
     @property
@@ -403,8 +447,9 @@ class AoeDev:
 
         None if all disks are available, or a request is outstanding at the target.
         """
-        target = min(self.targets, key=lambda each: each.ask_at)
-        return None if target.ask_at == inf or target.window.nout else target
+        waiting = [t for t in self.targets if t.is_proven and t.ask_at < inf]
+        target = min(waiting, key=lambda each: each.ask_at, default=None)
+        return None if target is None or target.window.nout else target
 
     def next_probe(self, f: Frame) -> float:
         """Return the earliest time to retransmit a lost probe (K57)."""
@@ -441,19 +486,9 @@ class AoeDev:
     def expire_oversized(self, now: float) -> None:
         """Make frames that are longer than ``maxbcnt`` by now expire at once."""
         for f in self.factive.values():
-            if self._is_too_long(f):
+            if self.is_too_long(f):
                 f.due = now
 
-    def _is_too_long(self, f: Frame) -> bool:
+    def is_too_long(self, f: Frame) -> bool:
+        """Return True if a frame is longer than the paths can carry by now."""
         return f.op is not None and f.length > self.max_length(f.op)
-
-    def truncate(self, f: Frame) -> bool:
-        """Truncate a frame that is too long and queue the rest; return True if so."""
-        if f.buf is None or f.op is None or not self._is_too_long(f):
-            return False
-        position = BioIter(f.segments, f.sector, f.length)
-        f.length = self.max_length(f.op)
-        f.segments = position.advance(f.length)
-        left, sector = position.size, position.sector
-        self.add_followup(f.buf, f.op, BioIter(position.advance(left), sector, left))
-        return True

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aoe.address import BROADCAST, Address
 from aoe.ata import ATA_DATA
-from aoe.config import Config
-from aoe.errors import AoEError, BusyError, DecodeError, DeviceError
+from aoe.errors import AoEError, BusyError, DeviceError
 from aoe.header import (
     ETH_P_AOE,
     HEADER_LENGTH,
@@ -34,7 +33,7 @@ from initiator.driver import discovery, responses
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.bio import Bio, BioIter, Op
 from initiator.driver.options import Options
-from initiator.driver.paths import narrow, unavailable
+from initiator.driver.paths import candidates, narrow, unavailable, verify
 from initiator.driver.requests import put_header, put_identify, put_request, query
 from initiator.driver.rexmit import Rexmit
 from initiator.driver.structs import SLOW_PATH_ONLY
@@ -74,7 +73,8 @@ class Driver:
         run_queue: devices with pending work. A caller that sets it to a dictionary has
             to call ``work`` for its devices before time advances; with None the driver
             calls ``work`` immediately.
-        on_warning: called with an address and a line for the user.
+        on_warning: called with an address and a line for the user, such as that a path
+            was refused because it serves another disk.
     """
 
     def __init__(
@@ -118,8 +118,10 @@ class Driver:
     def identify_open(self, now: float) -> None:
         """Identify the open devices before anything else is sent to them (P84)."""
         for d in self.devices.values():
-            if d.nopen and d.epochs.is_clean:
-                d.wants_identify = True
+            if d.nopen and self.options.verify_paths:
+                candidates.suspect_all(self, d, now)
+            elif d.nopen and d.epochs.is_clean and d.targets:
+                d.to_identify[d.targets[0]] = None
                 self.schedule(d, now)
 
     def discover(self, address: Address = BROADCAST) -> None:
@@ -199,10 +201,15 @@ class Driver:
                 )
             frame.buf = None
             self.free_frame(frame)
+        d.candidates.clear()
+        d.to_identify.clear()
         unavailable.reset(d)
         for target in d.targets:
             target.window.reset()
             target.window.nout = target.nout_probes = 0
+            target.is_proven = not self.options.verify_paths
+            target.identifying.clear()
+            target.held.clear()
         for bio in bios:
             self._bio_done(d, bio, error)
 
@@ -222,6 +229,8 @@ class Driver:
                 d.next_tick = now + d.timing.tick
             if self._rexmit.expire(d, now):
                 self._kick(d, now)
+            if d.candidates:
+                verify.expire(self, d, now)
             self._run_unblocked(d, now)
 
     def _kick(self, d: AoeDev, now: float) -> None:
@@ -251,23 +260,26 @@ class Driver:
         if bool(tag & TAG_USER) != self._user_tags and (tag or command != _CONFIG):
             return
         d = self._at.get((shelf, slot))
-        if command != _CONFIG and d is not None and self._is_foreign(d, src):
-            self.foreign += 1
-        elif command == _ATA and d is not None and not verfl & _IS_ERROR:
+        if (
+            command != _CONFIG
+            and d is not None
+            and not verify.admits(self, d, src, tag, frame, netdev, now)
+        ):
+            return
+        if command == _ATA and d is not None and not verfl & _IS_ERROR:
             self._ata_rsp(d, tag, frame, netdev, now)
         else:
             address = Address(shelf, slot)
             if verfl & _IS_ERROR:
                 self._error_rsp(address, error, command, tag, now)
             elif command == _CONFIG:
-                self._config_rsp(address, src, tag, frame, netdev, now)
+                discovery.on_config_response(
+                    self, address, src, frame, netdev, tag, now
+                )
             elif command == _ATA:
                 self.log.append(f"aoecmd_ata_rsp: no such device {address}")
             elif command < 0xF0:
                 self.log.append(f"unknown command {command} from {address}")
-
-    def _is_foreign(self, d: AoeDev, src: bytes) -> bool:
-        return self._checks and d.find_target(src) is None
 
     def _error_rsp(
         self, address: Address, error: int, command: int, tag: int, now: float
@@ -290,44 +302,12 @@ class Driver:
             self._frame_done(d, f, kind(str(address), text), now)
         self._run_unblocked(d, now)
 
-    def _config_rsp(
-        self,
-        address: Address,
-        src: bytes,
-        tag: int,
-        frame: memoryview,
-        netdev: NetDevice,
-        now: float,
-    ) -> None:
-        try:
-            config = Config.unpack_from(frame)
-        except DecodeError:
-            return
-        d = discovery.on_config_response(self, address, src, config, netdev, now)
-        if d is None:
-            return
-        if not tag:
-            # An announcement: the target was started, maybe with other options (P48).
-            d.read_only = None
-        if self.options.follow_mtu:
-            d.expire_oversized(now)
-        if d.nopen == 0 or (self.options.revive and d.state is not _UP):
-            d.fw_ver = config.firmware
-            self._identify(d, now)
-        elif self._follows_resize(d):
-            d.wants_identify = True
-            self.schedule(d, now)
-
-    def _follows_resize(self, d: AoeDev) -> bool:
-        is_up = d.state is State.UP
-        return self.options.follow_resize and is_up and not d.is_identifying
-
     def _ata_rsp(
         self, d: AoeDev, tag: int, frame: memoryview, netdev: NetDevice, now: float
     ) -> None:
         if len(frame) < ATA_DATA:
             return
-        if self._checks and responses.is_runt(d, tag, frame):
+        if self._checks and responses.is_runt(d, tag, frame, now):
             self.runts += 1
             return
         is_other = self._checks and responses.repeats_another_lba(d, tag, frame, now)
@@ -340,11 +320,24 @@ class Driver:
             unavailable.on_available(self, d, now)
         # New frames are sent before the response is processed (K27).
         self.work(d, now)
-        error = responses.complete(d, f, frame, netdev)
-        if f.op is None and not f.is_probe and error is None:
-            error = d.epochs.on_identify(f, frame)
+        if f.op is None and not f.is_probe:
+            error = self._on_identify(d, f, frame, netdev, now)
+        else:
+            error = responses.complete(d, f, frame, netdev)
         self._frame_done(d, f, error, now)
         self._run_unblocked(d, now)
+
+    def _on_identify(
+        self, d: AoeDev, f: Frame, frame: memoryview, netdev: NetDevice, now: float
+    ) -> AoEError | None:
+        """Process the response to IDENTIFY; return the error of its FLUSH, or None."""
+        if not self.options.verify_paths:
+            error = responses.complete(d, f, frame, netdev)
+            return error or d.epochs.on_identify(f, frame)
+        error = responses.identify_error(d, frame) or d.epochs.on_identify(f, frame)
+        if error is None or f.buf is None:
+            verify.on_identify(self, d, f.target, frame, now)
+        return error
 
     def _frame_done(
         self, d: AoeDev, f: Frame, error: AoEError | None, now: float
@@ -397,7 +390,7 @@ class Driver:
 
     def resume(self, d: AoeDev, now: float) -> None:
         """Schedule work that the window may admit after responses."""
-        if d.bios or d.buf is not None or d.rexmitq or d.wants_identify:
+        if d.bios or d.buf is not None or d.rexmitq or d.to_identify:
             self.schedule(d, now)
         self._run_unblocked(d, now)
 
@@ -427,8 +420,8 @@ class Driver:
             return
         if d.rexmitq:
             self._rexmit.resend_deferred(d, now)
-        if d.wants_identify:
-            self._identify(d, now)
+        if d.to_identify:
+            candidates.identify_waiting(self, d, now)
         while d.followups or d.buf is not None or d.bios:
             f = d.new_frame()
             if f is None:
@@ -438,20 +431,23 @@ class Driver:
             f.begin()
             self.transmit(d, f, now)
 
-    def _identify(self, d: AoeDev, now: float) -> None:
-        """Send IDENTIFY DEVICE and reset the RTT estimate (``aoecmd_ata_id``, K20)."""
+    def identify_any(self, d: AoeDev, now: float) -> None:
+        """Send IDENTIFY on the next path (``aoecmd_ata_id``, K20)."""
         f = d.new_frame()
-        if f is None:
-            return
+        if f is not None:
+            if not d.nopen:
+                d.timing.reset()
+            self.send_identify(d, f, now)
+
+    def send_identify(self, d: AoeDev, f: Frame, now: float, attempts: int = 0) -> None:
+        """Send IDENTIFY, with the back-off after ``attempts`` lost frames."""
         f.buf = f.op = None
         f.segments = f.skb.frags = []
         put_identify(f.skb)
-        d.wants_identify = False
-        if not d.nopen:
-            d.timing.reset()
         if d.timing.tick and d.next_tick is None:
             d.next_tick = now + d.timing.tick
         f.begin()
+        f.attempts = attempts
         self.transmit(d, f, now)
 
     def transmit(self, d: AoeDev, f: Frame, now: float) -> None:

@@ -46,6 +46,10 @@ class Options:
         check_responses: ignore responses from MAC addresses that have not announced the
             device, and responses to reads that are too short. The kernel checks neither
             (K13, K61).
+        verify_paths: a MAC address gets data only after IDENTIFY, sent to it, has shown
+            that it serves the same disk: when it is new, after it has announced itself
+            again or has not responded, and after the device failed. The kernel
+            believes each config response (K14-K19).
         follow_resize: send IDENTIFY to an open device that announces itself, to learn
             its size. The kernel does so only while it is closed (K19).
         quarantine: seconds that a frame is assumed to stay in the network, at least. No
@@ -71,6 +75,7 @@ class Options:
     follow_mtu: bool = True
     kick: bool = True
     check_responses: bool = True
+    verify_paths: bool = True
     follow_resize: bool = True
     quarantine: float = 2.0
     revive: bool = True
@@ -96,6 +101,7 @@ class Options:
             send_flush=False,
             send_discard=False,
             check_responses=False,
+            verify_paths=False,
             follow_resize=False,
             quarantine=0,
             follow_mtu=False,

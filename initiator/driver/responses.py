@@ -35,22 +35,23 @@ _RUNT_RETRIES: Final = 2
 """Retransmissions of a read after which a response that is too short fails it."""
 
 
-def is_runt(d: AoeDev, tag: int, response: memoryview) -> bool:
+def is_runt(d: AoeDev, tag: int, response: memoryview, now: float) -> bool:
     """Return True if a read's response is too short and should be ignored.
 
     The frame is then retransmitted. The third runt of a read is processed, and fails it
     (K61).
     """
-    f = d.factive.get(tag)
-    if f is None:
-        f = d.rexmitq.get(tag)
-    return (
-        f is not None
-        and f.op is _READ
-        and len(response) < ATA_DATA + f.length
-        and f.attempts < _RUNT_RETRIES
-        and not response[_STATUS] & _IS_BAD
-    )
+    f = d.outstanding(tag)
+    if (
+        f is None
+        or f.op is not _READ
+        or len(response) >= ATA_DATA + f.length
+        or f.attempts >= _RUNT_RETRIES
+        or response[_STATUS] & _IS_BAD
+    ):
+        return False
+    f.target.last_response = now
+    return True
 
 
 def repeats_another_lba(d: AoeDev, tag: int, response: memoryview, now: float) -> bool:
@@ -113,7 +114,10 @@ def complete(
     elif op is _DISCARD:
         d.epochs.answered += 1
     elif op is None:
-        return _identified(d, response)
+        error = identify_error(d, response)
+        if error is None:
+            take_identity(d, identify_page(response))
+        return error
     # The response may arrive on another interface than the request was sent on.
     ifp = f.ifp if f.ifp.netdev is netdev else f.target.find_if(netdev)
     if ifp is not None:
@@ -134,26 +138,39 @@ def _copy_out(d: AoeDev, f: Frame, response: memoryview) -> AoEError | None:
     return None
 
 
-def _identified(d: AoeDev, response: memoryview) -> AoEError | None:
-    """Take over the IDENTIFY data and set the device up (K21, K22)."""
-    page = bytes(response[ATA_DATA : ATA_DATA + SECTOR])
+def identify_page(response: memoryview) -> bytes:
+    """Return the IDENTIFY data of a response."""
+    return bytes(response[ATA_DATA : ATA_DATA + SECTOR])
+
+
+def identify_error(d: AoeDev, response: memoryview) -> AoEError | None:
+    """Return the error of a response to IDENTIFY, or None if it has the data."""
+    status = response[_STATUS]
+    if status & _IS_BAD:
+        return failure(d.address, None, status, response[_ERROR])
+    page = identify_page(response)
     if len(page) < SECTOR:
         why = f"runt IDENTIFY: {len(page)} of {SECTOR} bytes"
         return DeviceError(str(d.address), why)
+    return None
+
+
+def take_identity(d: AoeDev, page: bytes, *, keeps_size: bool = False) -> None:
+    """Take over IDENTIFY data, and set the device up (K21, K22)."""
     if page != d.ident:
         d.takes_fua = True
     identity, before = Identity.unpack(page), d.ssize
     d.ident = page
     d.ext = identity.lba48
-    # Sectors beyond cannot be addressed; the LBA would be truncated (K35).
-    d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
+    if not keeps_size:
+        # Sectors beyond cannot be addressed; the LBA would be truncated (K35).
+        d.ssize = min(identity.sectors, LBA48_LIMIT if d.ext else LBA28_LIMIT)
     can_trim = FeatureSet.TRIM in identity.feature_sets
     d.trim_blocks = trim_blocks(page) if can_trim else 0
     d.state = State.UP
     if d.nopen and d.ssize != before:
         for callback in list(d.on_resize):
             callback()
-    return None
 
 
 def _failed(d: AoeDev, f: Frame, status: int, error: int) -> AoEError | None:

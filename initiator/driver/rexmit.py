@@ -15,12 +15,13 @@ its frames move to other targets, and probes detect that it responds again.
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from aoe.errors import NotFoundError
 from aoe.header import Command
+from initiator.driver.bio import BioIter
 from initiator.driver.paths import narrow, unavailable
+from initiator.driver.paths.candidates import suspect
 from initiator.driver.requests import put_header, put_probe, put_request
 from initiator.driver.structs import SLOW_PATH_ONLY
 
@@ -28,6 +29,25 @@ if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
     from initiator.driver.driver import Driver
     from initiator.driver.structs import AoeTgt, Frame
+
+
+def _is_vital(d: AoeDev, f: Frame) -> bool:
+    """Return True if the device is down without a response to this frame."""
+    if f.is_identify:
+        return f.target in d.targets and not d.has_proven
+    return not f.is_probe
+
+
+def _truncate(d: AoeDev, f: Frame) -> bool:
+    """Truncate a frame that is too long and queue the rest; return True if so."""
+    if f.buf is None or f.op is None or not d.is_too_long(f):
+        return False
+    position = BioIter(f.segments, f.sector, f.length)
+    f.length = d.max_length(f.op)
+    f.segments = position.advance(f.length)
+    left, sector = position.size, position.sector
+    d.add_followup(f.buf, f.op, BioIter(position.advance(left), sector, left))
+    return True
 
 
 class Rexmit:
@@ -49,13 +69,13 @@ class Rexmit:
         deadsecs = self._driver.options.deadsecs
         for f in expired:
             waited = int(f.waited_total + now - f.sent)
-            if deadsecs and waited > deadsecs and not f.is_probe:
-                why = f"no response for {waited} s, device is down"
+            if deadsecs and waited > deadsecs and _is_vital(d, f):
+                why = f"no response for {waited} s, device is down{d.refused}"
                 self._driver.fail(d, NotFoundError(str(d.address), why))
                 return False
             if f.min_response < SLOW_PATH_ONLY:
                 self._materialize_skb(d, f)
-            self._record_loss(d, f, now)
+            is_silent = self._record_loss(d, f, now)
             del d.factive[f.tag]
             if f.is_path_test:
                 self._driver.free_frame(f)
@@ -65,6 +85,9 @@ class Rexmit:
             f.target.window.nout -= 1
             narrow.on_loss(self._driver, d, f, now)
             f.attempts += 1
+            if is_silent and self._driver.options.verify_paths and not f.is_identify:
+                # It may be another disk that responds next.
+                suspect(self._driver, d, f.target, now, f.attempts)
         return True
 
     def _materialize_skb(self, d: AoeDev, f: Frame) -> None:
@@ -74,18 +97,23 @@ class Rexmit:
         put_header(f.skb, f.target.addr, mac, d.address, Command.ATA, f.tag)
         put_request(f, self._driver.page_hooks, ext=d.ext)
 
-    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> None:
-        """Record a loss at the frame's target and interface (K50)."""
+    def _record_loss(self, d: AoeDev, f: Frame, now: float) -> bool:
+        """Record a loss at the frame's target and interface (K50).
+
+        Returns:
+            True if the target has become tainted, or more so.
+        """
         target, timing = f.target, d.timing
         waited = f.waited + now - f.sent
         unanswered = f.attempts + 1 if target.last_response <= now - waited else 0
         deadsecs = self._driver.options.deadsecs
-        if timing.should_taint(waited, unanswered, deadsecs, len(d.targets)):
+        is_silent = timing.should_taint(waited, unanswered, deadsecs, len(d.targets))
+        if is_silent:
             target.raise_taint(timing.max_taint)
         target.window.on_loss(f.attempts + 1, f.sent, now)
         if f.is_probe:
             target.nout_probes -= 1
-            return
+            return is_silent
         ifp = f.ifp
         if not timing.by_burst or f.sent > ifp.lost_at:
             ifp.lost += 1
@@ -99,6 +127,7 @@ class Rexmit:
             if self._driver.options.follow_mtu:
                 target.update_minbcnt()
                 d.update_maxbcnt()
+        return is_silent
 
     def resend_deferred(self, d: AoeDev, now: float) -> None:
         """Retransmit frames as far as the windows allow (``rexmit_deferred``)."""
@@ -118,6 +147,8 @@ class Rexmit:
     ) -> bool:
         """Return True if a frame can be sent now; may move it to another target."""
         target = f.target
+        if not target.is_proven:
+            return self._may_resend_unproven(d, f)
         if target.taint and f.is_probe:
             if now < d.next_probe(f):
                 return False
@@ -131,11 +162,15 @@ class Rexmit:
             elif has_untainted and probes_only:
                 return False
         if f.buf is not None and d.is_unavailable and not has_untainted:
-            if unavailable.may_ask(d, f, now):
-                return True
-            if f.target.ask_at < inf:
-                return False
+            return unavailable.may_resend(d, f, now)
         return f.target.window.is_open
+
+    @staticmethod
+    def _may_resend_unproven(d: AoeDev, f: Frame) -> bool:
+        """Return True for IDENTIFY, and for data that moves to a proven target."""
+        if f.is_identify or f.is_probe:
+            return f.is_identify
+        return d.reassign(f) and f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
         """Retransmit with a new tag on the next interface (``resend``, K42, K52)."""
@@ -149,7 +184,7 @@ class Rexmit:
             f.target.nout_probes += 1
             if driver.options.follow_mtu:
                 self._fill_probe(d, f)
-        elif driver.options.follow_mtu and d.truncate(f):
+        elif driver.options.follow_mtu and _truncate(d, f):
             put_request(f, driver.page_hooks, ext=d.ext)
         f.target.rotate()
         driver.transmit(d, f, now)
@@ -171,7 +206,7 @@ class Rexmit:
         target.taint -= 1
         if d.has_untainted:
             for each in d.targets if d.timing.probes_only else [target]:
-                if each.taint and not each.nout_probes:
+                if each.taint and each.is_proven and not each.nout_probes:
                     self._probe(d, each, now)
 
     def _probe(self, d: AoeDev, target: AoeTgt, now: float) -> None:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from initiator.driver.paths.narrow import Search
     from initiator.driver.timing import Window
 
+DECIDE_SECONDS: Final = 0.3
+"""Seconds for which the first path of a device waits for the responses of others that
+were heard before it was proven: they may have another disk."""
+FORGET_SECONDS: Final = 10.0
+"""Seconds after which a candidate that does not answer IDENTIFY is forgotten."""
 SLOW_PATH_ONLY: Final = 1 << 30
 """A value of ``Frame.min_response`` that no response has."""
 FIRST_GRACE: Final = 0.25
@@ -60,6 +65,24 @@ class Followup(NamedTuple):
     buf: Buf
     op: Op | None
     iter: BioIter
+
+
+class Refusal(NamedTuple):
+    """A MAC address that is not used, although it responds for the device.
+
+    Args:
+        mac: the MAC address.
+        interface: the local interface on which it responds.
+        why: the reason, for the user.
+        page: its IDENTIFY data; empty if it sent none.
+        time: when it was refused last.
+    """
+
+    mac: bytes
+    interface: str
+    why: str
+    page: bytes
+    time: float
 
 
 class Frame:
@@ -133,6 +156,11 @@ class Frame:
         """Whether it shows if the disk is available; targets know its IDENTIFY data."""
         return self.buf is not None or (self.is_probe and not self.length)
 
+    @property
+    def is_identify(self) -> bool:
+        """Whether it is an IDENTIFY that no bio waits for."""
+        return self.op is None and not self.is_probe and self.buf is None
+
     def grace(self, late: float) -> float:
         """Return a grace period for the last transmission, in seconds.
 
@@ -190,6 +218,13 @@ class AoeTgt:
         nout_probes: probes outstanding (K57).
         last_response: time of the last response.
         rpkts, wpkts: read and write frames completed.
+        is_proven: IDENTIFY has shown that it serves the device's disk. Only then it is
+            sent data, and its responses are processed.
+        identifying: interfaces on which it was sent an IDENTIFY that is outstanding.
+        source: the MAC address that its responses come from, if not ``addr``.
+        held: responses received, with their interfaces, while it was not proven.
+        heard: time of its first config response.
+        page: its IDENTIFY data, while it is not compared with that of others yet.
         ask_at: when to ask for the disk again, if it is unavailable; else infinity.
         repeats_lba: responses have the LBA of the request, as far as seen.
         other_lba_since: time of the first response since then that had another.
@@ -206,38 +241,49 @@ class AoeTgt:
     last_response: float = float("-inf")
     rpkts: int = 0
     wpkts: int = 0
+    is_proven: bool = True
+    identifying: set[AoeIf] = field(default_factory=set)
+    source: bytes = b""
+    held: list[tuple[bytes, NetDevice]] = field(default_factory=list)
+    heard: float = 0.0
+    page: bytes = b""
     ask_at: float = inf
     repeats_lba: bool = False
     other_lba_since: float = inf
+
+    def __post_init__(self) -> None:
+        self.source = self.source or self.addr
 
     @property
     def can_send(self) -> bool:
         """Whether the window has room and there is an interface to send on (K41)."""
         window = self.window
         has_room = window.nout < window.maxout and self.ifp < len(self.ifs)
-        return has_room and self.ask_at == inf
+        return has_room and self.is_proven and self.ask_at == inf
 
-    def update_if(self, netdev: NetDevice, sector_count: int) -> bool:
+    @property
+    def next_step(self) -> float:
+        """Time at which a candidate is compared with others, or forgotten."""
+        if self.page:
+            return self.last_response + DECIDE_SECONDS
+        return self.heard + FORGET_SECONDS
+
+    def update_if(self, netdev: NetDevice, sector_count: int) -> AoeIf:
         """Add an interface on which the target has responded, or update its ``bcnt``.
 
         ``bcnt`` is the smaller of what the MTU and the target's ``sector_count`` allow.
         If either is 0, it is 1024 bytes (K17, K18).
-
-        Returns:
-            False if the target already has eight interfaces (K7).
         """
         bcnt = min(sectors_per_frame(netdev.mtu), sector_count) * SECTOR
         bcnt = bcnt or DEFAULT_BCNT
         ifp = self.find_if(netdev)
-        if ifp is not None:
-            ifp.announced = bcnt
-            ifp.bcnt = min(bcnt, ifp.limit or bcnt)
-        elif len(self.ifs) < IFS_LIMIT:
-            self.ifs.append(AoeIf(netdev, bcnt, announced=bcnt))
-        else:
-            return False
+        if ifp is None:
+            ifp = AoeIf(netdev, bcnt)
+            self.ifs.append(ifp)
+        ifp.announced = bcnt
+        ifp.bcnt = min(bcnt, ifp.limit or bcnt)
         self.update_minbcnt()
-        return True
+        return ifp
 
     def find_if(self, netdev: NetDevice) -> AoeIf | None:
         """Return the target's interface for ``netdev``, if any (``getif``)."""

@@ -56,7 +56,8 @@ class DiskRunner:
     def _check_state(self, now: float) -> None:
         is_up = self._device.state is State.UP
         if is_up != self._was_up:
-            state = "up again" if is_up else "down: no response; retrying"
+            why = self._device.refused or ": no response"
+            state = "up again" if is_up else f"down{why}; retrying"
             self._report(f"{self._disk.address}: {state}")
             self._was_up = is_up
         if not is_up and now - self._last_discover >= _DISCOVER_INTERVAL:

@@ -119,8 +119,9 @@ class _AckBatch:
     def __init__(self, d: AoeDev, f: Frame, netdev: NetDevice) -> None:
         self.d, self.target, self.ifp = d, f.target, f.ifp
         self.free = f.target.ffree
-        is_plain = not f.target.taint and f.ifp.netdev is netdev
-        self.mac = f.target.addr if is_plain else b""
+        target = f.target
+        is_plain = not target.taint and target.is_proven and f.ifp.netdev is netdev
+        self.mac = target.source if is_plain else b""
         self.reads = self.writes = 0
         self.sent: dict[float, None] = {}
 
@@ -288,7 +289,8 @@ class FastPath:
         is_new = geometry not in geometries and len(geometries) < _GEOMETRIES_LIMIT
         if is_new:
             geometries[geometry] = length
-        if key in self._flows:
+        known = self._flows.get(key)
+        if known and self._driver.devices.get(known.address) is known:
             return is_new
         for address, d in self._driver.devices.items():
             head = VERSION << 4 | Flag.RESPONSE, 0, *address, Command.ATA
@@ -301,14 +303,14 @@ class FastPath:
 
     def send(self, d: AoeDev, now: float) -> None:
         """Send plain reads and writes of a device, as far as window and ring allow."""
-        if d.rexmitq or d.followups or d.wants_identify or not d.ext:
+        if d.rexmitq or d.followups or d.to_identify or not d.ext:
             return
         if not d.has_tags(now):
             return
         target = d.targets[0]
         window = target.window
         limit = min(window.maxout - window.nout, self._rings.tx.slots.count - 1)
-        if limit <= 0 or target.taint or target.ifp >= len(target.ifs):
+        if limit <= 0 or target.taint or not target.can_send:
             return
         sent, length = self._fill_slots(d, target, limit, now)
         window.nout += sent

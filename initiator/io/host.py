@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
@@ -15,6 +16,7 @@ from aoe.net.base import check_distinct
 from aoe.net.busy_poll import BusyPoller, ring_checks
 from aoe.net.link import open_link
 from aoe.net.netdevice import get_link_info
+from initiator.driver import discovery
 from initiator.driver.aoedev import AoeDev, State
 from initiator.driver.driver import Driver
 from initiator.driver.options import Options
@@ -30,18 +32,28 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
     from initiator.driver.netdev import NetDevice
 
+_log = logging.getLogger("aoe")
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
-_PAUSE = 1.0
-"""A gap in which a target's host may have been restarted, in seconds."""
+_GAP = 0.005
+"""A gap after which frames are received before any are sent, in seconds."""
+_PAUSE = 0.3
+"""A gap in which a target may have been restarted, in seconds."""
 _TIMER_SLACK = 0.005
 """Minimum seconds between two queries of the driver's timer."""
 _BATCH = 32
 """Maximum frames received from one interface per call of ``run_once``."""
 _CHECK_INTERVAL = 0.2
 """Seconds between checks whether interfaces have disappeared, returned or changed."""
+_SETTLE = 0.05
+"""Seconds to wait for further responses after the first path was proven. Of two targets
+with different disks at one address, none may be used by chance."""
 _QUERY_INTERVAL = 10.0
 """Seconds between queries for further paths to open devices; the kernel's is 60."""
+
+
+def _log_warning(address: Address, text: str) -> None:
+    _log.warning("%s: %s", address, text)
 
 
 class Host:
@@ -93,6 +105,7 @@ class Host:
                     f"Raise it: ip link set {port.name} mtu 1500",
                 )
         self.driver = Driver(self._with_tags(options or Options()))
+        self.driver.on_warning = _log_warning
         self._run_queue: dict[AoeDev, None] = {}
         self.driver.run_queue = self._run_queue
         self._fast_paths: dict[NetDevice, FastPath] = {}
@@ -173,7 +186,8 @@ class Host:
         present = time.monotonic()
         if present - self._last_run > _STALL:
             self._stalled += present - self._last_run
-            self._has_paused = self._has_paused or present - self._last_run > _PAUSE
+            if present - self._last_run > _PAUSE:
+                self._has_paused = self.driver.options.send_flush
         self._last_run = present
         return present - self._stalled
 
@@ -191,9 +205,12 @@ class Host:
             wait: maximum seconds to wait; None waits until there is an event, which is
                 for ever if no frame is outstanding.
         """
+        before = self._last_run
         now = self.now()
+        if self._last_run - before > _GAP:
+            # A target may have announced that it has restarted, with another disk.
+            self._receive_all(now)
         if self._has_paused:
-            # The targets may have been restarted meanwhile.
             self._has_paused = False
             self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.
@@ -225,8 +242,7 @@ class Host:
         driver, run_queue = self.driver, self._run_queue
         while run_queue:
             d, _ = run_queue.popitem()
-            is_plain = len(d.targets) == 1 and not d.wants_identify
-            if is_plain and len(d.targets[0].ifs) == 1:
+            if len(d.targets) == 1 and len(d.targets[0].ifs) == 1:
                 fast_path = self._fast_paths.get(d.targets[0].ifs[0].netdev)
                 if fast_path is not None:
                     fast_path.send(d, now)
@@ -361,24 +377,53 @@ class Host:
 
         Raises:
             NotFoundError: there was no response.
-            DeviceError: the target responded, but rejected IDENTIFY.
+            DeviceError: the target responded, but rejected IDENTIFY, or targets with
+                different disks have responded.
         """
-        driver = self.driver
+        self.begin_search(address)
         deadline = time.monotonic() + timeout
         interval = 0.05
 
-        def is_up() -> bool:
-            d = driver.devices.get(address)
-            return d is not None and d.state is State.UP
+        def is_found() -> bool:
+            return self.is_settled(address)
 
-        while not is_up():
+        while not is_found():
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self.not_found(address, timeout)
-            driver.discover(address)
-            self.run_until(is_up, min(interval, left))
+            self.driver.discover(address)
+            self.run_until(is_found, min(interval, left))
             interval *= 2
-        return driver.devices[address]
+        return self.found(address)
+
+    def begin_search(self, address: Address) -> None:
+        """Forget the paths of a device, unless it is open or was verified just now."""
+        d = self.driver.devices.get(address)
+        if d is not None and self.now() - d.verified > _SETTLE:
+            discovery.forget_paths(self.driver, d)
+
+    def is_settled(self, address: Address) -> bool:
+        """Return True if a device is up or in conflict, and no response is awaited.
+
+        After the first path was proven, others have had time to announce themselves.
+        """
+        d = self.driver.devices.get(address)
+        if d is None or d.conflict is not None:
+            return d is not None
+        is_final = d.nopen or not self.driver.options.verify_paths
+        is_up = d.state is State.UP
+        return is_up and (bool(is_final) or self.now() - d.up_since >= _SETTLE)
+
+    def found(self, address: Address) -> AoeDev:
+        """Return a device that is settled.
+
+        Raises:
+            DeviceError: its paths have different disks.
+        """
+        d = self.driver.devices[address]
+        if d.conflict is not None:
+            raise d.conflict
+        return d
 
     def not_found(self, address: Address, timeout: float) -> AoEError:
         """Return the error of ``find`` for a device that is not up in time."""

@@ -49,7 +49,8 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         disk: how to open it.
         overlay: a copy-on-write file that takes all writes; ``path`` is only read.
         buffers: requests that a client may have outstanding (P60).
-        serial: at most 20 ASCII characters; derived from address and host if empty.
+        serial: at most 20 ASCII characters; derived from address, host and file if
+            empty.
         model: at most 40 ASCII characters.
         mask: MAC addresses of the clients that are served; empty leaves the list as
             clients have set it.

@@ -25,7 +25,7 @@ import msgspec
 
 from aoe.address import Address, parse_mac
 from aoe.common.sizes import parse_size
-from aoe.errors import UsageError, from_os_error
+from aoe.errors import AoEError, UsageError, from_os_error
 from aoe.identify import parse_wwn
 from target.config.endpoint import parse_endpoint
 from target.config.settings import ENGINE, ExportSettings, Settings
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`$")
 _OPTION: Final = re.compile(r"^--([a-z-]+)")
+_OPTION_WITH_VALUE: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z0-9]\w*))?")
 _UNKNOWN: Final = re.compile(r"unknown field `(.*?)`")
 
 
@@ -61,7 +62,7 @@ class ExportTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         overlay: a copy-on-write file that takes all writes; ``path`` is only read.
         buffers: requests that a client may have outstanding, at least 2.
         serial: serial number, at most 20 ASCII characters; by default derived from
-            address and host.
+            address, host name and file.
         model: model name, at most 40 ASCII characters.
         wwn: world wide name, 16 hexadecimal digits; by default derived from address and
             serial number.
@@ -174,6 +175,27 @@ def _metrics(value: int | str) -> tuple[str, int] | None:
 def _file_key(what: str) -> str:
     # Converts an option name, --physical-block, to the key, physical_block.
     return _OPTION.sub(lambda match: match[1].replace("-", "_"), what)
+
+
+def advise_keys(error: AoEError) -> AoEError:
+    """Return the error with keys of the file in its fix, instead of options of serve.
+
+    ``serve --config`` refuses these options.
+    """
+    fix = _OPTION_WITH_VALUE.sub(_key_with_value, error.fix)
+    return type(error)(error.what, error.why, fix)
+
+
+def _key_with_value(match: re.Match[str]) -> str:
+    option, value = match[1], match[2]
+    if option == "no-state":
+        return "keep_state = false"
+    key = option.replace("-", "_")
+    if key not in {*Export.__struct_fields__, *Document.__struct_fields__} - {"force"}:
+        return match[0]
+    if key == "read_only":
+        return "read_only = true"
+    return f'{key} = "{value}"' if value else key
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,16 @@ class Inventory:
         Raises:
             AoEError: something could not be opened; all changes were rolled back.
         """
+        try:
+            return self._change(settings)
+        except AoEError as error:
+            if settings.source is None:
+                raise
+            from target.config.toml import advise_keys
+
+            raise advise_keys(error) from error
+
+    def _change(self, settings: Settings) -> Changes:
         self._opener.force = settings.force
         kept, replacements, new, removed = _compare(self.served, settings.exports)
         resized = [each for each in kept if _is_resized(each)]

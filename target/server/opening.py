@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import stat
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
@@ -126,6 +130,23 @@ def find_engine(name: str) -> MakeEngine:
     return load_engine(name)
 
 
+def _make_serial(settings: ExportSettings) -> str:
+    """Derive a serial number from address, host, and the file that holds the data.
+
+    Clients take two disks with the same serial number for one. A file that replaces
+    another one under the same name has another inode number; a block device keeps its
+    name.
+    """
+    shelf, slot = settings.address
+    source = os.uname().nodename
+    for path in filter(None, (settings.path, settings.overlay)):
+        source += f"\n{os.path.realpath(path)}"
+        with suppress(OSError):
+            status = Path(path).stat()
+            source += f" {status.st_ino}" if stat.S_ISREG(status.st_mode) else ""
+    return f"{shelf}.{slot}:{sha256(source.encode()).hexdigest()[:9]}"
+
+
 def open_export(
     settings: ExportSettings, stack: ExitStack, previous: Export | None = None
 ) -> Export:
@@ -144,7 +165,6 @@ def open_export(
     filters = _make_filters(settings, previous)
     disk = filters.wrap_disk(disk)
     firmware, number = _version()
-    shelf, slot = settings.address
     state, file = open_state(settings)
     if previous is not None and file is None and not settings.mask:
         state = previous.state
@@ -153,7 +173,7 @@ def open_export(
     state = replace(state, losses=losses + losses % 2)
     identity = Identity(
         disk.size // SECTOR,
-        serial=settings.serial or f"{shelf}.{slot}:{os.uname().nodename}"[:20],
+        serial=settings.serial or _make_serial(settings),
         firmware=firmware,
         model=settings.model,
         physical_block=settings.physical_block,

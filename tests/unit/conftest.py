@@ -95,23 +95,23 @@ class FakeTarget:
             version=1,
         )
         self.lba48 = lba48
+        self.serial = "1"
         self.feature_sets = FeatureSet.NONE
         self.enabled = FeatureSet.NONE
         self.supports_fua = False
         self.read_only = False
         self.flushes = 0
         self.epoch = 0
-        self.serial = ""
 
     @property
     def identity(self) -> Identity:
         return Identity(
             len(self.disk) // SECTOR,
+            serial=self.serial,
             lba48=self.lba48,
             feature_sets=self.feature_sets,
             enabled=self.enabled,
             epoch=self.epoch,
-            serial=self.serial,
         )
 
     def announce(self, tag: int = 0) -> bytearray:

@@ -112,7 +112,9 @@ FOLDERS = {
     ),
     "initiator/driver/flush": Rule("aoe initiator/driver"),
     "initiator/driver/paths": Rule("aoe initiator/driver"),
-    "initiator/io": Rule("aoe aoe/net initiator/driver", system="os select time"),
+    "initiator/io": Rule(
+        "aoe aoe/net initiator/driver", system="logging os select time"
+    ),
     "initiator/client": Rule(
         "aoe aoe/common aoe/common/doctor aoe/net initiator/io", system="os time"
     ),

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aoe.ata import ATA_DATA, SECTOR, AFlag
+from aoe.ata import ATA_DATA, SECTOR, AFlag, Opcode
 from aoe.header import HEADER, Command
 from initiator.driver.bio import Bio, Op, UserPages, bio_for
 from initiator.driver.options import Options
@@ -38,7 +38,9 @@ MTUS = [(1500,), (4200,), (1500, 9000), (600, 4200, 1500)]
 
 
 def is_probe(frame: Sent) -> bool:
-    """Return True for a READ with payload (K57a)."""
+    """Return True for a READ with payload (K57a), or an IDENTIFY."""
+    if frame.registers.command == Opcode.IDENTIFY:
+        return True
     return len(frame.raw) > ATA_DATA and not frame.registers.aflags & AFlag.WRITE
 
 

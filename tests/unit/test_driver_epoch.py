@@ -9,6 +9,7 @@ import pytest
 from aoe.address import Address
 from aoe.ata import ATA_DATA, SECTOR, Opcode
 from aoe.errors import AoEError, DeviceError
+from aoe.header import TAG_USER
 from aoe.identify import FeatureSet, Identity
 from initiator.driver.bio import Bio, Op
 from initiator.driver.flush.epoch import EpochGuard
@@ -155,9 +156,9 @@ def test_p84_write_in_flight_at_the_check_belongs_to_either_boot(world: World) -
 def test_p84_retransmitted_identify_does_not_clear_writes_after_it(
     world: World,
 ) -> None:
-    world.deliver(world.target.announce())
+    world.deliver(world.target.announce(TAG_USER))
     world.take()
-    # The first transmission is lost; the write is executed before the restart.
+    # The first IDENTIFY is lost; the write is executed before the restart.
     assert write(world) is None
     world.target.epoch += 1
     world.wait(1)
@@ -175,6 +176,32 @@ def test_p84_writes_after_an_identify_that_saw_the_restart_are_of_the_new_boot(
     world.write(0, b"x" * SECTOR)
     answer_all(world)
     assert flush(world) is None
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_p84_after_a_pause_nothing_is_written_before_identify_is_answered(
+    world: World, lost: int
+) -> None:
+    write(world)
+    flush(world)
+    world.target.epoch += 1
+    world.driver.identify_open(world.now)
+    world.write(0, b"x" * SECTOR)
+    for _ in range(lost):
+        assert {frame.registers.command for frame in world.take()} == {IDENTIFY}
+        world.wait(1)
+    assert answer_all(world)[0] == IDENTIFY
+    assert world.ended.pop().error is None
+    assert flush(world) is None
+
+
+def test_p84_after_a_pause_unflushed_writes_are_still_compared(world: World) -> None:
+    write(world)
+    world.target.epoch += 1
+    world.driver.identify_open(world.now)
+    world.write(0, b"x" * SECTOR)
+    assert answer_all(world) == [IDENTIFY, WRITE]
+    assert flush(world) is not None
 
 
 def test_p84_another_disk_does_not_set_the_epoch() -> None:

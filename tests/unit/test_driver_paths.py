@@ -10,7 +10,7 @@ import pytest
 
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError
-from aoe.header import Flag
+from aoe.header import TAG_USER, Flag
 from initiator.driver.bio import Op, bio_for
 from initiator.driver.options import Options
 
@@ -72,6 +72,7 @@ def test_k18_the_smallest_path_limits_all_frames(
     assert world.device.maxbcnt == 1024
     other = world.second_mac(sector_count=1)
     world.deliver(other.announce())
+    world.run_until_idle()
     assert world.device.maxbcnt == 512
 
 
@@ -137,7 +138,7 @@ def test_remainders_of_truncated_frames_fail_with_the_device(connect: Connect) -
     world.driver.open(world.device)
     bio = world.read(0, bytearray(17 * SECTOR))
     world.target.config = replace(world.target.config, sector_count=2)
-    world.deliver(world.target.announce())
+    world.deliver(world.target.announce(TAG_USER))
     world.wait(0.001)
     assert world.device.followups
     world.driver.fail(world.device, DeviceError("e1.2", "is gone"))
@@ -168,10 +169,12 @@ def test_k42_the_first_frame_is_sent_on_the_second_interface(
     world = connect(options, mtus=(1500, 1500), buffers=2, is_up=False)
     for port in (0, 1):
         world.deliver(world.target.announce(), port)
-    # The IDENTIFY, sent on the first interface, takes one place of the window.
-    [identify] = world.take()
-    assert identify.port.name == "eth0"
-    world.respond(identify)
+    # The IDENTIFY, sent on the first interface, takes one place of the window. With
+    # verify_paths, the second interface has a frame of its own.
+    identify = world.take()
+    names = ["eth0", "eth1"]
+    assert [f.port.name for f in identify] == names[: 1 + options.verify_paths]
+    world.respond(*identify)
     world.read(0, bytearray(SECTOR))
     [first] = world.take()
     assert first.port.name == "eth1"

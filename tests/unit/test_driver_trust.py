@@ -8,7 +8,7 @@ import pytest
 
 from aoe.ata import SECTOR, Opcode
 from aoe.errors import DeviceError, UsageError
-from aoe.header import ErrorCode
+from aoe.header import TAG_USER, ErrorCode
 from initiator.driver.bio import Op, bio_for
 from initiator.driver.options import Options
 
@@ -113,8 +113,8 @@ def test_identify_is_sent_as_soon_as_a_full_window_opens(connect: Connect) -> No
     frames = world.take()
     assert len(frames) == 1
     world.target.disk += bytes(SECTOR)
-    world.deliver(world.target.announce())
-    world.deliver(world.target.announce())
+    world.deliver(world.target.announce(TAG_USER))
+    world.deliver(world.target.announce(TAG_USER))
     assert world.take() == []
     world.respond(*frames)
     asked = []

@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from scripts import killtest
+from scripts.killtest_crash import FRONT_ENDS, crash_plans
+from tests.crash_ledger import CrashLedger
 from tests.ledger import ORIGINAL, SECTOR, Ledger, make_sector, make_sectors
 
 SECTORS = 16
@@ -86,6 +88,55 @@ def test_sectors_in_flight_are_not_free(ledger: Ledger) -> None:
     assert ledger.is_free(6, 2)
     ledger.answer(3)
     assert ledger.is_free(4, 2)
+
+
+@pytest.fixture
+def crashes() -> CrashLedger:
+    """Enter three writes to sector 5: one flushed, one answered, one in flight."""
+    book = CrashLedger()
+    for _ in range(2):
+        book.answer(book.send(5, 1))
+    book.flushed(1)
+    book.send(5, 1)
+    return book
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_after_a_crash_a_flushed_write_or_a_later_one_is_no_fault(
+    crashes: CrashLedger, number: int
+) -> None:
+    assert crashes.faults(disk_with(s5=make_sector(number, 5))) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (make_sector(ORIGINAL, 5), "holds write 0, although write 1 was flushed"),
+        (make_sector(9, 5), "holds 9, which was not written"),
+        (bytes(SECTOR), "holds None, which was not written"),
+        (make_sector(2, 6), "not from a write to this sector"),
+    ],
+)
+def test_after_a_crash_a_flushed_write_that_is_gone_is_a_fault(
+    crashes: CrashLedger, found: bytes, words: str
+) -> None:
+    assert crashes.faults(disk_with(s5=found)) == [f"sector 5: {words}"]
+
+
+def test_failed_flush_forgives_what_was_answered_before(crashes: CrashLedger) -> None:
+    crashes.flush_failed()
+    crashes.flushed(crashes.answered)
+    assert crashes.promised == {5: 1}
+    crashes.answer(3)
+    crashes.flushed(crashes.answered)
+    assert crashes.promised == {5: 3}
+    assert (crashes.flushes, crashes.failures) == (3, 1)
+
+
+def test_crashes_alternate_between_the_front_ends() -> None:
+    plans = list(crash_plans(6, 1))
+    assert plans == list(crash_plans(6, 1)) != list(crash_plans(6, 2))
+    assert [plan.front_end for plan in plans] == [*FRONT_ENDS, *FRONT_ENDS]
 
 
 def test_same_seed_gives_the_same_plans() -> None:

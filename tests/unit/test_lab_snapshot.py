@@ -137,20 +137,22 @@ def test_restoring_a_snapshot_is_exact(
 
 
 CONSTANT = {
-    "AoeDev": "_options address available_since epochs ext followups fw_ver ident "
-    "is_unavailable_reported on_resize tags takes_fua targets timing trim_blocks "
-    "unavailable_since wants_identify write_locks",
+    "AoeDev": "_options address available_since candidates conflict epochs ext "
+    "followups fw_ver ident is_unavailable_reported on_resize refusals tags takes_fua "
+    "targets timing to_identify trim_blocks unavailable_since up_since verified "
+    "write_locks",
     "AoeIf": "announced limit netdev search",
-    "AoeTgt": "addr ask_at ifs other_lba_since repeats_lba window",
+    "AoeTgt": "addr ask_at heard held identifying ifs is_proven other_lba_since page "
+    "repeats_lba source window",
     "Bio": "end_io fua length op sector vecs size",
     "BioIter": "_vecs",
     "Buf": "bio covers flush iter",
     "Buffer": "free owner pieces wasted",
-    "EpochGuard": "_address _clean_tag _covered _epoch _identity",
+    "EpochGuard": "_address _clean_tags _covered _epoch _identity",
     "KmemCache": "counts_objects memory order redzone size",
     "Clone": "number",
-    "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs "
-    "on_warning options page_hooks run_queue runts tag_base",
+    "Driver": "_at _checks _rexmit _user_tags devices foreign netdevs on_warning "
+    "options page_hooks run_queue runts tag_base",
     "Frame": "fua min_response",
     "Journal": "_numbers costs keep_entries",
     "Memory": "arena journal pages rules",

@@ -37,12 +37,16 @@ def check(directory: Path, *exports: str, top: str = "") -> tuple[int, list[str]
     )
     config = directory / "aoe.toml"
     config.write_text(f"{top}\n[defaults]\ninterfaces = 'lo'\n{tables}")
-    command = [*AOE_TARGET, "check", str(config), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = aoe_target("check", str(config), "--json")
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     problems = [line for each in found["exports"] for line in each["problems"]]
     return done.returncode, problems + found["problems"]
+
+
+def aoe_target(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [*AOE_TARGET, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def truncated(overlay: Path, base: Path) -> None:
@@ -112,6 +116,20 @@ def test_disk_that_cannot_be_opened(image: Path, lines: str, why: str) -> None:
     assert (code, why in problem) == (1, True), problem
     after = sorted(image.parent.iterdir())
     assert [each for each in after if each.name != "aoe.toml"] == before
+
+
+def test_advice_names_keys_of_the_file(image: Path) -> None:
+    image.chmod(0o444)
+    for lines, fix in (
+        ("path = 'none.img'", 'Make one with create = "1G"'),
+        ("path = 'disk.img'", "or use read_only = true"),
+        ("path = 'disk.img'\noverlay = 'x'\ndirect = true", "Omit direct"),
+    ):
+        _, [problem] = check(image.parent, lines)
+        assert problem.endswith(fix)
+    missing = aoe_target("serve", "--config", str(image.with_name("aoe.toml")))
+    assert "direct" in missing.stderr
+    assert "--direct" not in missing.stderr
 
 
 def test_exports_that_exclude_each_other(image: Path) -> None:

@@ -11,15 +11,16 @@ from aoe.address import BROADCAST, Address, format_mac
 from aoe.ata import SECTOR
 from aoe.common.commandline import ADDRESS, SECONDS, json_option, print_json
 from aoe.errors import NotFoundError
+from aoe.identify import Identity
 from initiator.cli.common import Connection, connection_options
 from initiator.cli.complete import complete_address
 from initiator.client.discover import Query, QueryResponse, discover
-from initiator.driver.aoedev import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from initiator.driver.aoedev import AoeDev
+    from initiator.driver.structs import Refusal
     from initiator.io.host import Host
 
     Paths: TypeAlias = dict[Address, list[tuple[dict[str, object], str]]]
@@ -81,7 +82,20 @@ def _device_fields(device: AoeDev, paths: Paths) -> dict[str, object]:
         "serial": identity.serial if identity else "",
         "firmware": identity.firmware if identity else "",
         "lba48": device.ext,
+        "refused": [_refusal_fields(each) for each in device.refusals.values()],
         **found,
+    }
+
+
+def _refusal_fields(refusal: Refusal) -> dict[str, object]:
+    identity = Identity.unpack(refusal.page) if refusal.page else None
+    return {
+        "mac": format_mac(refusal.mac),
+        "interface": refusal.interface,
+        "why": refusal.why,
+        "model": identity.model if identity else "",
+        "serial": identity.serial if identity else "",
+        "size_bytes": identity.sectors * SECTOR if identity else 0,
     }
 
 
@@ -117,7 +131,8 @@ def stat(
           aoe stat e0.0 -i eth0 --probe
 
     Without ADDRESS, all disks that answer are shown. The columns are address, size,
-    interfaces, bytes of data per frame, and state.
+    interfaces, bytes of data per frame, and state. A MAC address that answers for the
+    same address with another disk is refused, and shown in a line of its own.
     """
     with connection.host(*addresses) as host:
         devices = _survey(host, addresses, connection.timeout)
@@ -131,6 +146,8 @@ def stat(
             f"{device.address!s:>10} {size:>15} {','.join(_interfaces(device)):>6} "
             f"{device.maxbcnt:<5} {device.status}"
         )
+        for refusal in device.refusals.values():
+            click.echo(f"{'':>10} refused {refusal.why}")
         for _, line in paths.get(device.address, ()):
             click.echo(line)
     missing = set(addresses) - {device.address for device in devices}
@@ -170,8 +187,7 @@ def _survey(host: Host, addresses: Sequence[Address], timeout: float) -> list[Ao
     devices = host.driver.devices
 
     def are_up() -> bool:
-        up = {a for a, d in devices.items() if d.state is State.UP}
-        return bool(addresses) and up >= set(addresses)
+        return bool(addresses) and all(map(host.is_settled, addresses))
 
     for _ in range(3):
         for address in addresses or [BROADCAST]:

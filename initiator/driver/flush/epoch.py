@@ -49,7 +49,7 @@ class EpochGuard:
         self._covered = 0
         self._identity: tuple[object, ...] = ()
         self._epoch = 0
-        self._clean_tag: int | None = None
+        self._clean_tags: set[int] = set()
 
     def reopen(self, page: bytes) -> None:
         """Begin with this IDENTIFY data: earlier writes are no longer of concern."""
@@ -71,13 +71,14 @@ class EpochGuard:
     def on_sent(self, f: Frame, in_flight: Iterable[Frame]) -> None:
         """Record that IDENTIFY is sent, for the first time or again."""
         # If no write is unflushed or in flight, later ones cannot be older than the
-        # response. That of a retransmission may be: the tag tells.
-        is_clean = self.is_clean and not f.earlier
-        if is_clean and not any(each.op in _CHANGES for each in in_flight):
-            self._clean_tag = f.tag
+        # response to this transmission, which its tag tells.
+        if self.is_clean and not any(each.op in _CHANGES for each in in_flight):
+            self._clean_tags.add(f.tag)
 
     def on_identify(self, f: Frame, response: ReadBuffer) -> DeviceError | None:
         """Compare the epoch in a response; return the error of a FLUSH, or None."""
+        may_take = f.tag in self._clean_tags
+        self._clean_tags.clear()
         page = response[ATA_DATA : ATA_DATA + SECTOR]
         if len(page) < SECTOR:
             return None
@@ -94,9 +95,8 @@ class EpochGuard:
                 "was restarted before the flush",
                 "Open the disk again, and write them again",
             )
-        elif self._clean_tag == f.tag and _names(found) == self._identity:
+        elif may_take and _names(found) == self._identity:
             self._take(found)
-        self._clean_tag = None
         return error
 
 

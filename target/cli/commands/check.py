@@ -84,12 +84,14 @@ def _general_problems(settings: Settings) -> list[str]:
 
 
 def _collect(steps: Iterable[Callable[[], object]]) -> list[str]:
+    from target.config.toml import advise_keys
+
     problems = []
     for step in steps:
         try:
             step()
         except AoEError as error:
-            problems.append(str(error))
+            problems.append(str(advise_keys(error)))
     return problems
 
 

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import click
 
-from aoe.common.commandline import ADDRESS, json_option, print_json
+from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.explore import explore
@@ -30,7 +30,7 @@ _TIMEOUT: Final = 5.0
 # Modules of the lab are imported on use, so that other commands start faster.
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def lab() -> None:
     """Simulate the page reference counts of AoE block I/O.
 
