@@ -108,12 +108,16 @@ def test_read_only_device_is_served_only_with_read_only(
         subprocess.run([program("blockdev"), "--setro", device], check=True)
         fix = f"To allow writes: blockdev --setrw {device}, or use --read-only"
         expected = (4, f"the device is set to read-only. {fix}")
-        for words in ((), ("--force",)):
-            assert refusal(wire, device, *words) == expected
-        with serving(wire, device, "--no-state", "--read-only"), client(wire) as asking:
-            write = ata(WRITE, 0, 1, aflags=0x41, data=bytes(512))
-            assert asking.ask(write)[27] == 0x41
-        subprocess.run([program("blockdev"), "--setrw", device], check=True)
+        try:
+            for words in ((), ("--force",)):
+                assert refusal(wire, device, *words) == expected
+            options = ("--no-state", "--read-only")
+            with serving(wire, device, *options), client(wire) as asking:
+                write = ata(WRITE, 0, 1, aflags=0x41, data=bytes(512))
+                assert asking.ask(write)[27] == 0x41
+        finally:
+            # The device keeps the setting when it is detached.
+            subprocess.run([program("blockdev"), "--setrw", device], check=True)
         with serving(wire, device, "--no-state"):
             pass
 
