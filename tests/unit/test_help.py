@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 
 import click
@@ -56,6 +58,22 @@ def test_a_group_without_a_command_prints_its_help_as_a_usage_error(
     text = outcomes[0][1]
     assert text.startswith(f"Usage: {ctx.command_path} ")
     assert outcomes == [(0, text, ""), (2, "", text)]
+
+
+@pytest.mark.parametrize(
+    "words", [("initiator",), ("initiator", "copy"), ("target",), ("target", "serve")]
+)
+def test_help_imports_no_slow_module(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--help"],
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert f"{words[0]}.cli.main" in imported
+    assert imported & {"scapy", "pyroute2", "rich", "msgspec", "logging"} == set()
 
 
 @pytest.mark.parametrize("line", EXAMPLES)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -232,17 +230,6 @@ def test_two_disks_at_one_address_need_different_interfaces() -> None:
     assert str(caught.value) == (
         "e0.0 on eth0: duplicate address. Give each export its own"
     )
-
-
-def test_help_imports_no_slow_module() -> None:
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import target.cli, sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ},
-    ).stdout.split()
-    assert not {"scapy", "pyroute2", "rich", "msgspec", "logging"} & set(loaded)
 
 
 def test_pidfile_overwrites_only_a_process_id(tmp_path: Path) -> None:
