@@ -166,5 +166,5 @@ def crashing_host(
         yield host
     finally:
         host.close()
+        # It ends when no mount namespace has a copy of it; that is not waited for.
         mount.unmount(lazy=True)
-        mount.join()

@@ -207,15 +207,16 @@ class Host:
         """
         before = self._last_run
         now = self.now()
+        received = False
         if self._last_run - before > _GAP:
             # A target may have announced that it has restarted, with another disk.
-            self._receive_all(now)
+            received = self._receive_all(now)
         if self._has_paused:
             self._has_paused = False
             self.driver.identify_open(now)
         # Sent first, so that targets work while responses are processed.
         self._send(now)
-        received = self._receive_all(now)
+        received = self._receive_all(now) or received
         if now >= self._check_due:
             self._check_interfaces(now)
         due: float | None = self._timer_check_due

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,6 +50,15 @@ def test_a_ready_descriptor_ends_the_wait_and_its_callback_is_called(
     host.watch(ours.fileno(), events.append, select.POLLOUT)
     host.run_once()
     assert events == [select.POLLIN, select.POLLOUT]
+
+
+def test_frames_received_after_a_gap_end_the_wait(host: Host, link: QueueLink) -> None:
+    # A bio may have ended, and nothing be outstanding that would end it later.
+    link.deliver(bytes(60))
+    time.sleep(0.02)
+    begin = time.monotonic()
+    host.run_once(5)
+    assert time.monotonic() - begin < 2
 
 
 def test_watched_descriptors_are_polled_under_a_load_of_frames(
