@@ -190,22 +190,29 @@ class _VersionField(BitField):
         return x
 
 
+def _split_entries(pkt: Packet, s: bytes, size: int) -> tuple[list[bytes], bytes]:
+    """Return the complete entries in ``s``, at most ``pkt.count``, and the rest."""
+    end = min(pkt.count, len(s) // size) * size
+    return [s[start : start + size] for start in range(0, end, size)], s[end:]
+
+
+# getfield() of scapy's list fields stops after 100 entries, from scapy 2.6 on.
+
+
 class _DirectivesField(PacketListField):
     """The complete directives in the frame, at most ``count`` (P69)."""
 
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[Packet]]:
-        length = min(pkt.count, len(s) // DIRECTIVE_LENGTH) * DIRECTIVE_LENGTH
-        _, directives = super().getfield(pkt, s[:length])
-        return s[length:], directives
+        entries, rest = _split_entries(pkt, s, DIRECTIVE_LENGTH)
+        return rest, [self.m2i(pkt, entry) for entry in entries]
 
 
 class _MACsField(FieldListField):
     """The complete MAC addresses in the frame, at most ``count`` (P75)."""
 
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[str]]:
-        length = min(pkt.count, len(s) // MAC_LENGTH) * MAC_LENGTH
-        _, macs = super().getfield(pkt, s[:length])
-        return s[length:], macs
+        entries, rest = _split_entries(pkt, s, MAC_LENGTH)
+        return rest, [self.field.m2i(pkt, entry) for entry in entries]
 
     def i2repr(self, _pkt: Packet | None, x: list[object]) -> str:
         # FieldListField.i2repr fails on the RandMAC that fuzz() puts here.
@@ -417,13 +424,7 @@ class AoEMask(_Body):
         ByteEnumField("mcmd", MaskCommand.READ, _value_names(MaskCommand)),
         ByteEnumField("merror", MaskError.NONE, _value_names(MaskError)),
         FieldLenField("count", None, fmt="B", count_of="directives"),
-        _DirectivesField(
-            "directives",
-            [],
-            AoEDirective,
-            count_from=lambda pkt: pkt.count,
-            max_count=_COUNT_LIMIT,
-        ),
+        _DirectivesField("directives", [], AoEDirective),
     ]
     dispatch_hook = _needs(MASK_LENGTH)
 
@@ -443,13 +444,7 @@ class AoEReserve(_Body):
     fields_desc: ClassVar[list[Field]] = [
         ByteEnumField("rcmd", ReserveCommand.READ, _value_names(ReserveCommand)),
         FieldLenField("count", None, fmt="B", count_of="macs"),
-        _MACsField(
-            "macs",
-            [],
-            MACField("mac", None),
-            count_from=lambda pkt: pkt.count,
-            max_count=_COUNT_LIMIT,
-        ),
+        _MACsField("macs", [], MACField("mac", None)),
     ]
     dispatch_hook = _needs(RESERVE_LENGTH)
 

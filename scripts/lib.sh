@@ -4,6 +4,7 @@
 #   prepare             install pyaoe and its tools if needed, and put them on PATH
 #   user_cache          print the user's cache directory for this checkout
 #   step NAME CMD...    run a command; print result and time, and its output if it fails
+#   run_pytest ARG...   run pytest with the python on PATH, several tests at a time
 #   fail MESSAGE        print an error, and exit
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -69,4 +70,25 @@ prepare() {
   fi
   unset PYTHONHOME PYTHONPATH
   export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+}
+
+run_pytest() {
+  # Network namespaces need root, or a user namespace.
+  local namespace=()
+  if [ "$(id -u)" != 0 ]; then
+    if unshare -Urn true 2>/dev/null; then
+      namespace=(unshare -Urn)
+    else
+      echo "namespaces  not permitted: see sysctl user.max_user_namespaces" \
+        "and kernel.apparmor_restrict_unprivileged_userns"
+    fi
+  fi
+  # In a user namespace the uid is 0; pytest names its directory in /tmp after LOGNAME.
+  LOGNAME=$(id -un 2>/dev/null || id -u)
+  export LOGNAME
+  # CI installs all programs that the tests need, so there a skipped test is a failure.
+  [ -z "${PYAOE_NO_SKIP:-}" ] || set -- -p tests.no_skip "$@"
+  # The tests spend much of their time waiting: one worker more than there are CPUs.
+  set -- -n "$(($(nproc) + 1))" --dist worksteal "$@"
+  "${namespace[@]}" python -m pytest -q "$@"
 }

@@ -277,11 +277,15 @@ def _add_examples(page: Page, contexts: list[click.Context], prose: Prose) -> No
 
 
 def _placeholders(contexts: list[click.Context]) -> set[str]:
-    words = set()
-    for ctx in contexts:
-        for parameter in ctx.command.params:
-            words |= set(re.findall(r"[A-Z]{2,}", parameter.make_metavar(ctx)))
-    return words
+    texts = [
+        text
+        for ctx in contexts
+        for text in (
+            *ctx.command.collect_usage_pieces(ctx),
+            *(names for names, _ in options_of(ctx)),
+        )
+    ]
+    return set(re.findall(r"[A-Z]{2,}", " ".join(texts)))
 
 
 def _usage(ctx: click.Context) -> str:

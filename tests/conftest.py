@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["pytest_terminal_summary"]
 
-# No deadline: tests must not fail on a busy machine.
-settings.register_profile("no_deadline", settings.default, deadline=None)
-settings.load_profile("no_deadline")
+# Tests must not fail on a busy machine.
+settings.register_profile(
+    "busy",
+    settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SCHEMA_VERSION: Final = 1
 
 
-class Parsed(click.ParamType[object]):
+class Parsed(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4
     """A click parameter type backed by one of pyaoe's parsers.
 
     Args:
@@ -64,6 +64,28 @@ _MONTH: Final = 30 * 24 * 3600
 ADDRESS: Final = Parsed("address", Address.parse)
 SECONDS: Final = Parsed("seconds", parse_seconds)
 SIZE: Final = Parsed("size", parse_size)
+
+
+class MissingCommandError(click.UsageError):
+    """A call of a group without a subcommand; its message is the help of the group."""
+
+
+class CommandGroup(click.Group):
+    """A group whose help is a usage error if it is called without a subcommand.
+
+    In click that is so from 8.2 on; earlier versions exit with 0 and print the help to
+    standard output.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            MissingCommandError: there are none.
+        """
+        if not args and not ctx.resilient_parsing:
+            raise MissingCommandError(ctx.get_help(), ctx)
+        return super().parse_args(ctx, args)
 
 
 class SectionedCommand(click.Command):
@@ -138,7 +160,7 @@ def _discard_output() -> int:
 
 
 def _print_usage_error(error: click.ClickException, program: str) -> None:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, MissingCommandError):
         click.echo(error.format_message(), err=True)
         return
     fix = ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.address import Address
-from aoe.common.commandline import SECONDS
+from aoe.common.commandline import SECONDS, CommandGroup
 from aoe.common.completion import complete_interfaces
 from aoe.errors import NotFoundError, UsageError
 from aoe.net.link import open_link
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Command = Callable[..., None]
 
 
-class VerbGroup(click.Group):
+class VerbGroup(CommandGroup):
     """A group of subcommands that users tend to leave out, such as ``read``."""
 
     def resolve_command(

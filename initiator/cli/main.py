@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from aoe.common.commandline import run
+from aoe.common.commandline import CommandGroup, run
 
 
 class Entry(NamedTuple):
@@ -111,7 +111,7 @@ class _Commands(Mapping[str, click.Command]):
         return len(ENTRIES)
 
 
-class _Sections(click.Group):
+class _Sections(CommandGroup):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:

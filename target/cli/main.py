@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from aoe.common.commandline import run
+from aoe.common.commandline import CommandGroup, run
 from aoe.common.completion import completion_command
 from target.cli.commands.check import check
 from target.cli.commands.doctor import doctor
@@ -26,7 +26,7 @@ from target.cli.commands.serve import serve
 PROGRAM: Final = "aoe-target"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pyaoe", prog_name=PROGRAM)
 def cli() -> None:
     """Serve disk images and block devices over AoE.

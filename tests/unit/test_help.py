@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import click
 import pytest
 
+from aoe.common.commandline import run
 from scripts.man_commands import options_of, read_help, walk
 from tests.command_lines import CLIS, ours, parse
 
@@ -20,8 +24,12 @@ OTHER_MEANING = {
     ("aoe lab run", "--interface"),
     ("aoe-target serve", "--control"),
 }
+GROUPS = [ctx for ctx in CONTEXTS if isinstance(ctx.command, click.Group)]
 every_command = pytest.mark.parametrize(
     "ctx", CONTEXTS, ids=[ctx.command_path for ctx in CONTEXTS]
+)
+every_group = pytest.mark.parametrize(
+    "ctx", GROUPS, ids=[ctx.command_path for ctx in GROUPS]
 )
 
 
@@ -32,6 +40,40 @@ def test_help_begins_with_one_sentence_and_an_example(
     first, second = str(ctx.command.help).strip().split("\n\n")[:2]
     assert re.fullmatch(r"[A-Z][^.\n]*\.", first)
     assert re.match(r"\s*\x08\s*Try:  aoe", second)
+
+
+@every_group
+def test_a_group_without_a_command_prints_its_help_as_a_usage_error(
+    ctx: click.Context,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program, *words = ctx.command_path.split()
+    outcomes = []
+    for rest in (["--help"], []):
+        monkeypatch.setattr(sys, "argv", [program, *words, *rest])
+        with pytest.raises(SystemExit) as end:
+            run(CLIS[program], program)
+        outcomes.append((end.value.code, *capsys.readouterr()))
+    text = outcomes[0][1]
+    assert text.startswith(f"Usage: {ctx.command_path} ")
+    assert outcomes == [(0, text, ""), (2, "", text)]
+
+
+@pytest.mark.parametrize(
+    "words", [("initiator",), ("initiator", "copy"), ("target",), ("target", "serve")]
+)
+def test_help_imports_no_slow_module(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--help"],
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert f"{words[0]}.cli.main" in imported
+    assert imported & {"scapy", "pyroute2", "rich", "msgspec", "logging"} == set()
 
 
 @pytest.mark.parametrize("line", EXAMPLES)

@@ -60,7 +60,7 @@ def test_installing_twice_binds_once() -> None:
 
 
 def test_packets_of_scapys_layers_keep_their_ethertype() -> None:
-    built = "raw = bytes(Ether(dst='', src='') / contrib.AOE())"
+    built = f"raw = bytes(Ether(dst='{MAC}', src='{MAC}') / contrib.AOE())"
     code = f"{built}; assert raw[12:14] == b'\\x88\\xa2', raw"
     loads = ["import aoe.layers", "import scapy.contrib.aoe as contrib", code]
     assert layers_after(*loads) == OURS

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from target.netboot import FILES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 PACKAGES = ("aoe", "target", "initiator")
 
 
@@ -23,6 +25,25 @@ def modules() -> set[str]:
         str(path.relative_to(CHECKOUT))
         for package in PACKAGES
         for path in (CHECKOUT / package).rglob("*.py")
+    }
+
+
+def requirements() -> dict[str, list[str]]:
+    """Return all requirements by where they are listed; ``dev`` includes its groups."""
+    groups = PROJECT["dependency-groups"]
+    dev = [
+        requirement
+        for each in groups["dev"]
+        for requirement in (
+            [each] if isinstance(each, str) else groups[each["include-group"]]
+        )
+    ]
+    return {
+        "runtime": PROJECT["project"]["dependencies"],
+        "build": PROJECT["build-system"]["requires"],
+        **PROJECT["project"]["optional-dependencies"],
+        **groups,
+        "dev": dev,
     }
 
 
@@ -198,6 +219,22 @@ def test_the_sdist_contains_sources_tests_and_scripts(sdist: set[str]) -> None:
     assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test"} <= sdist
     assert "tests/unit/test_packaging.py" in sdist
     assert {"aoe/PROTOCOL.md", "initiator/KERNEL.md"} <= sdist
+
+
+def test_a_package_has_the_same_lower_bound_wherever_it_is_required() -> None:
+    bounds: dict[str, set[str]] = {}
+    for requirement in {each for listed in requirements().values() for each in listed}:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement)
+        name, _, bound = requirement.partition(">=")
+        bounds.setdefault(name, set()).add(bound)
+    assert {name: each for name, each in bounds.items() if len(each) > 1} == {}
+
+
+def test_environments_of_the_tests_have_all_requirements() -> None:
+    # scripts/venv installs pyaoe and the group dev, for scripts/versions lowest too.
+    listed = requirements()
+    installed = {*listed.pop("runtime"), *listed.pop("dev")}
+    assert {each for other in listed.values() for each in other} - installed == set()
 
 
 def test_gitignore_excludes_no_module(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SHELL = (
     *("scripts/bench", "scripts/diagrams", "scripts/frozen", "scripts/fuzz"),
     *("scripts/fuzz_answers", "scripts/killtest", "scripts/manpages"),
     *("scripts/commit_msg", "scripts/mutants", "scripts/release"),
-    "scripts/rule_index",
+    *("scripts/rule_index", "scripts/versions"),
     ".ci/run",
 )
 

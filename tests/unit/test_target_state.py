@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,8 +34,8 @@ def file(tmp_path: Path) -> StateFile:
 
 
 def settings_for(path: Path | str, **fields: object) -> ExportSettings:
-    place = ExportSettings(address=Address(7, 3), interfaces=("eth0",), path=str(path))
-    return msgspec.structs.replace(place, **fields)
+    required = {"address": Address(7, 3), "interfaces": ("eth0",), "path": str(path)}
+    return ExportSettings(**required, **fields)  # type: ignore[arg-type] # as given
 
 
 def test_missing_file_is_the_default_state(file: StateFile) -> None:

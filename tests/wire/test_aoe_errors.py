@@ -113,8 +113,8 @@ def test_a_missing_subcommand(wire: Wire, command: str) -> None:
 
 
 def test_a_suggestion_ends_with_a_question_mark(wire: Wire) -> None:
-    line = fails(wire, 2, "discovr", "-i", "aoe0")
-    assert "? Try: aoe --help" in line or "?) Try: aoe --help" in line
+    line = fails(wire, 2, "discover", "-i", "aoe0", "--timout", "1")
+    assert "? Try: aoe discover --help" in line or "?) Try: aoe discover --h" in line
 
 
 def test_not_an_address(wire: Wire) -> None:

@@ -16,6 +16,7 @@ from tests.asking import ata, ata_response, config, config_response, response_fr
 from tests.programs import AOE_TARGET
 from tests.requirements import missing, need
 from tests.serving import TIMEOUT, Client, client, finish, ready_line, serving, start
+from tests.tools import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,3 +259,26 @@ def test_unknown_command_is_echoed_up_to_the_mtu_p16(wire: Wire, image: Path) ->
         request = ata(0)[:19] + b"\x09" + ata(0)[20:24] + argument
         response = asking.ask(request)
         assert response == response_frame(9, argument, verfl=0x1C, error=1)
+
+
+def test_neither_the_target_nor_a_copy_imports_scapy(
+    wire: Wire, image: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    words = ("serve", "e7.3", wire.interface, image)
+    process = start(wire.target, *words, env=environment)
+    ready_line(process)
+    copy = tmp_path / "copy.img"
+    done = call(
+        wire.initiator, "copy", "e7.3", copy, "-i", wire.interface, env=environment
+    )
+    target = finish(process, signal.SIGTERM)
+    assert (process.returncode, done.returncode) == (0, 0)
+    assert copy.read_bytes() == image.read_bytes()
+    for data_path, output in (
+        ("target.server.fast_path", target),
+        ("initiator.io.fast_path", done.stderr),
+    ):
+        names = {line.rpartition("|")[2].strip() for line in output.splitlines()}
+        assert data_path in names
+        assert "scapy" not in names

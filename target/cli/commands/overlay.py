@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aoe.common.commandline import json_option, print_json
+from aoe.common.commandline import CommandGroup, json_option, print_json
 from aoe.common.completion import complete_file
 from aoe.common.sizes import format_size, short_size
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from target.disks.overlay.files import OverlayStatus
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def overlay() -> None:
     """Show, commit or reset copy-on-write overlays.
 

@@ -147,8 +147,8 @@ class _Serve(SectionedCommand):
 )
 @click.option(
     "--physical-block",
-    type=click.Choice([512, 4096]),
-    default=512,
+    type=click.Choice(("512", "4096")),
+    default="512",
     show_default=True,
     help="Physical block size in bytes.",
 )
@@ -335,7 +335,7 @@ def _build_export(
         model=options["model"],
         wwn=options["wwn"] or 0,
         rotation=options["rotation"],
-        physical_block=options["physical_block"],
+        physical_block=int(options["physical_block"]),
         mask=options["mask"],
         state_dir=options["state_dir"],
         keep_state=not options["no_state"],

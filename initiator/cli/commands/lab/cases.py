@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from aoe.common.commandline import ADDRESS, json_option, print_json
+from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.explore import explore
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Modules of the lab are imported on use, so that other commands start faster.
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def lab() -> None:
     """Simulate the page reference counts of AoE block I/O.
 
