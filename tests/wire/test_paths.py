@@ -135,7 +135,7 @@ def uses_both(load: Load) -> bool:
         after = received_frames("aoe0", "aoe1")
         return all(b - a > SHARE for a, b in zip(before, after, strict=True))
 
-    return load.run(have_both_carried, TIMEOUT)
+    return load.run(have_both_carried, 3 * TIMEOUT)
 
 
 def assert_continues_on(load: Load, name: str) -> None:
