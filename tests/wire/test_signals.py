@@ -28,7 +28,7 @@ def start_ignoring(
     command = [*IGNORING, *program_command(program), *map(str, words)]
     pipe = subprocess.PIPE
     process: subprocess.Popen[str] = host.popen(
-        command, stdout=pipe, stderr=pipe, text=True
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     )
     return process
 
