@@ -14,6 +14,7 @@ from tests.skips import pytest_terminal_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from aoe.net.link import Link
     from aoe.net.netns import Namespace
@@ -39,6 +40,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     before = selected.set(request.param)
     yield request.param
     selected.reset(before)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """Return a directory whose name has a space, as TMPDIR may have one."""
+    path = tmp_path / "a b"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture
