@@ -43,7 +43,7 @@ DEFERRAL: Final = "_is_referenced"
 TESTS: Final = tuple(
     f"tests/unit/test_lab_{name}.py" for name in ("skbuff", "slab", "rules", "policies")
 )
-NEEDED: Final = ("aoe", "initiator", "tests", "pyproject.toml")
+NEEDED: Final = ("aoe", "initiator", "target", "tests", "pyproject.toml")
 _TIMEOUT: Final = 120.0
 
 

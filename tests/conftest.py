@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from aoe.net.link import open_link
 from aoe.net.netns import Wire
@@ -14,6 +14,7 @@ from tests.skips import pytest_terminal_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from aoe.net.link import Link
     from aoe.net.netns import Namespace
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["pytest_terminal_summary"]
 
-# No deadline: tests must not fail on a busy machine.
-settings.register_profile("no_deadline", settings.default, deadline=None)
-settings.load_profile("no_deadline")
+# Tests must not fail on a busy machine.
+settings.register_profile(
+    "busy",
+    settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -34,6 +40,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     before = selected.set(request.param)
     yield request.param
     selected.reset(before)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """Return a directory whose name has a space, as TMPDIR may have one."""
+    path = tmp_path / "a b"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

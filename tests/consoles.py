@@ -23,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tests.requirements import SBIN
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -97,7 +99,7 @@ class Console:
     """
 
     def __init__(self, directory: Path) -> None:
-        programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
+        programs = [str(Path(sys.executable).parent), os.environ["PATH"], SBIN]
         path = os.pathsep.join(programs)
         self._shell = subprocess.Popen(
             ["bash", "--norc"],

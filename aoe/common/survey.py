@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 3
 _TIMEOUT: Final = 0.1
-"""Seconds to wait for responses after each try."""
+"""Seconds to wait for responses after each try, before a target starts."""
+_SURVEY_TIMEOUT: Final = 0.3
+"""The same, where a complete answer matters more: hosts may be busy."""
 
 
 class TargetInfo(NamedTuple):
@@ -51,7 +53,7 @@ def survey(link: Link) -> list[TargetInfo]:
     Raises:
         NotFoundError: the interface is gone.
     """
-    return sorted(set(query_targets(link, [BROADCAST])))
+    return sorted(set(query_targets(link, [BROADCAST], _SURVEY_TIMEOUT)))
 
 
 def identify(link: Link, target: TargetInfo) -> Identity | None:
@@ -67,7 +69,7 @@ def identify(link: Link, target: TargetInfo) -> Identity | None:
     expected = (target.mac, *target.address, Command.ATA, TAG_USER)
     for _ in range(_TRIES):
         link.send(frame)
-        for header, response in _responses(link):
+        for header, response in _responses(link, _SURVEY_TIMEOUT):
             # Responses to other initiators of this host arrive here, too (P11).
             address = header.shelf, header.slot
             if (header.src, *address, header.command, header.tag) != expected:
@@ -78,12 +80,15 @@ def identify(link: Link, target: TargetInfo) -> Identity | None:
     return None
 
 
-def query_targets(link: Link, addresses: Collection[Address]) -> Iterator[TargetInfo]:
+def query_targets(
+    link: Link, addresses: Collection[Address], timeout: float = _TIMEOUT
+) -> Iterator[TargetInfo]:
     """Query each address three times, and yield the responses as they arrive.
 
     Args:
         link: an interface that delivers responses.
         addresses: the addresses to query.
+        timeout: seconds to wait for responses after each try.
 
     Raises:
         NotFoundError: the interface is gone.
@@ -91,7 +96,7 @@ def query_targets(link: Link, addresses: Collection[Address]) -> Iterator[Target
     for _ in range(_TRIES):
         for address in addresses:
             link.send(_query(link.mac, address))
-        for header, response in _responses(link):
+        for header, response in _responses(link, timeout):
             if header.command != Command.CONFIG:
                 continue
             config = Config()
@@ -103,9 +108,8 @@ def query_targets(link: Link, addresses: Collection[Address]) -> Iterator[Target
             yield TargetInfo(address, header.src, config.buffer_count, sectors)
 
 
-def _responses(link: Link) -> Iterator[tuple[Header, memoryview]]:
-    # Yield what arrives within the timeout of one try.
-    end = time.monotonic() + _TIMEOUT
+def _responses(link: Link, timeout: float) -> Iterator[tuple[Header, memoryview]]:
+    end = time.monotonic() + timeout
     while (left := end - time.monotonic()) > 0:
         if not link.wait(left):
             return

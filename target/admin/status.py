@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aoe.address import format_mac
+from aoe.common.version import release
 from aoe.header import sectors_per_frame
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def describe_inventory(inventory: Inventory, source: Path | None) -> dict[str, A
     now = time.monotonic()
     return {
         "pid": os.getpid(),
-        "version": importlib.metadata.version("pyaoe"),
+        "version": release(),
         "uptime_seconds": round(now - _STARTED, 3),
         "config": None if source is None else str(source),
         "exports": [

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import stat
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoe.ata import SECTOR
+from aoe.common.version import release
 from aoe.errors import AoEError
 from aoe.identify import Identity
 from aoe.net.link import open_link
@@ -227,13 +227,9 @@ def _make_filters(settings: ExportSettings, previous: Export | None) -> Filters:
     )
 
 
-@cache
 def _version() -> tuple[str, int]:
-    # The version for the identity page, and for query config responses. The user that
-    # the target changes to may be unable to read it.
-    try:
-        release = importlib.metadata.version("pyaoe")
-    except importlib.metadata.PackageNotFoundError:
+    # The version for the identity page, and for query config responses.
+    if not (known := release()):
         return "", 0
-    major, minor, *_ = (int(number) for number in re.findall(r"\d+", release))
+    major, minor, *_ = (int(number) for number in re.findall(r"\d+", known))
     return f"{major}.{minor}", major << 8 | minor

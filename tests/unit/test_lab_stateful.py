@@ -149,7 +149,8 @@ def walk(
             deadline=None,
             report_multiple_bugs=False,
             # In states with few enabled steps most rules are filtered out.
-            suppress_health_check=[HealthCheck.filter_too_much],
+            # On a busy machine all is slow.
+            suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
         ),
     )
 

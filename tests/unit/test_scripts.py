@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from scripts import get_pip
-from tests.requirements import program
+from tests.requirements import need_user_namespaces, program
+from tests.serving import TIMEOUT
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHELL = (
@@ -159,6 +161,55 @@ def test_environment_is_stale_after_python_or_requirements_changed(
     assert run_lib(f'{here} fresh "$venv"').returncode == 0
     (venv / "bin/python").unlink()
     assert run_lib(f'{here} fresh "$venv"').returncode == 1
+
+
+def test_read_only_checkout_has_its_environment_in_the_cache_directory(
+    tmp_path: Path,
+) -> None:
+    need_user_namespaces()
+    scripts = tmp_path / "checkout/scripts"
+    scripts.mkdir(parents=True)
+    shutil.copy(CHECKOUT / "scripts/lib.sh", scripts)
+    # Without the last two functions it would be created.
+    script = """
+        mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"
+        . "$1/scripts/lib.sh"
+        fresh() { return 1; }
+        step() { echo "$1"; }
+        prepare
+        echo "$VIRTUAL_ENV"
+    """
+    done = subprocess.run(
+        [*("unshare", "-Urm", "bash", "-euc"), script, "bash", scripts.parent],
+        env={"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    step, venv = done.stdout.splitlines()
+    assert step == "environment"
+    assert Path(venv).is_relative_to(tmp_path / "cache/pyaoe")
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+    -V) echo Python 3.11.0 ;;
+    -c*) echo "$0" ;;
+    "-m venv"*) mkdir -p "$5/bin" && cp "$0" "$5/bin/python" ;;
+    *--editable*) sleep 0.5; echo installed >>"$LOG" ;;
+esac
+"""
+
+
+def test_two_first_runs_at_once_create_one_environment(tmp_path: Path) -> None:
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    command = [CHECKOUT / "scripts/venv", tmp_path / "venv"]
+    variables = {"PATH": os.environ["PATH"], "PYTHON": str(python), "LOG": str(log)}
+    runs = [subprocess.Popen(command, env=variables) for _ in range(2)]
+    assert [run.wait(TIMEOUT) for run in runs] == [0, 0]
+    assert log.read_text() == "installed\n"
 
 
 @pytest.mark.parametrize("script", SHELL)

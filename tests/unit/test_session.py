@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from scapy.config import conf
+from scapy.error import log_scapy
 from scapy.fields import RandByte
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Dot1Q, Ether
@@ -164,8 +165,11 @@ def test_an_error_is_a_response(session: Session) -> None:
 
 
 def test_none_is_returned_after_the_timeout(
-    session: Session, caplog: pytest.LogCaptureFixture
+    session: Session,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(log_scapy, "propagate", True)
     assert session.ask(AoE(shelf=7, slot=4) / AoEConfig()) is None
     assert "no response on" in caplog.text
 

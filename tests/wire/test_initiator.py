@@ -203,6 +203,7 @@ def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.mark.timeout(1800)  # for a busy machine
 @pytest.mark.parametrize(
     "mtu", [1500, 9000, 65535, (9000, 1500), (1500, 9000)], ids=str
 )

@@ -74,20 +74,24 @@ def expect_permission_error(wire: Wire, *words: object) -> None:
         assert "that may open /dev/fuse" in line or "modprobe fuse" in line
 
 
-def mounting(*words: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def mounting(
+    *words: str, needs: str = "mkfs.ext4"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a test by a check of the error message if mounting is not permitted.
 
     Args:
         words: options of ``aoe attach``; a name in braces stands for that fixture.
+        needs: the program that makes the file system, in the same way.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def tested(**fixtures: Any) -> None:  # noqa: ANN401 - each has its own type
-            need("libfuse")
             if may_mount():
+                need("libfuse", needs.format_map(fixtures))
                 test(**fixtures)
                 return
+            need("libfuse")
             wire = fixtures.get("wire") or fixtures["make_wire"](9000)
             arguments = [word.format_map(fixtures) for word in words]
             with serving(wire, fixtures["disk"], NO_PROBE):
@@ -147,7 +151,7 @@ def compare(attachment: Attached, tree: Path, copy: Path) -> None:
 
 @pytest.mark.parametrize("is_lossy", [False, True], ids=["clean", "lossy"])
 @pytest.mark.parametrize("kind", FSCK)
-@mounting("--mount", "{directory}")
+@mounting("--mount", "{directory}", needs="mkfs.{kind}")
 def test_file_system_preserves_a_source_tree(
     make_wire: MakeWire,
     disk: Path,
@@ -173,7 +177,7 @@ def test_file_system_preserves_a_source_tree(
 
 
 @pytest.mark.parametrize("kind", FSCK)
-@mounting("--mount", "{directory}")
+@mounting("--mount", "{directory}", needs="mkfs.{kind}")
 def test_file_system_blocks_until_the_target_is_restarted(
     make_wire: MakeWire, disk: Path, directory: Path, tree: Path, kind: str
 ) -> None:
@@ -227,7 +231,7 @@ def test_mount_in_use_is_not_detached(wire: Wire, disk: Path, directory: Path) -
     fsck("ext4", disk)
 
 
-@mounting("--mount", "{directory}")
+@mounting("--mount", "{directory}", needs="mkfs.xfs")
 def test_umount_detaches_the_disk(wire: Wire, disk: Path, directory: Path) -> None:
     make_filesystem("xfs", disk)
     with (

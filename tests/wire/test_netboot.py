@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from target.cli.main import cli
-from tests.requirements import need
+from tests.requirements import program
 from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _IP = 0x0800
 @contextmanager
 def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
     """Run dnsmasq in the target's namespace with the file that netboot prints."""
-    need("dnsmasq")
+    server_program = program("dnsmasq")
     done = CliRunner().invoke(cli, ["netboot", "e7.3", "-f", "dnsmasq", *options])
     text = done.stdout.replace("/srv/tftp", str(directory))
     (directory / "aoe.conf").write_text(
@@ -45,7 +45,7 @@ def dnsmasq(wire: Wire, directory: Path, *options: str) -> Iterator[None]:
     where = wire.target
     where.run(["ip", "address", "add", "192.0.2.1/24", "dev", wire.interface])
     command = [
-        "dnsmasq",
+        server_program,
         "--no-daemon",
         "--log-dhcp",
         f"--conf-file={directory}/aoe.conf",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def uses_both(load: Load) -> bool:
         after = received_frames("aoe0", "aoe1")
         return all(b - a > SHARE for a, b in zip(before, after, strict=True))
 
-    return load.run(have_both_carried, TIMEOUT)
+    return load.run(have_both_carried, 3 * TIMEOUT)
 
 
 def assert_continues_on(load: Load, name: str) -> None:
@@ -227,7 +228,7 @@ def test_an_attached_disk_continues_on_the_other_path(
     source.write_bytes(os.urandom(64 << 20))
     target = start(wire.target, "serve", "e7.3", "aoe0,aoe1", image, "--create", "64M")
     ready_line(target)
-    copy = f'nbdcopy --flush {source} "$uri"'
+    copy = f'nbdcopy --flush {shlex.quote(str(source))} "$uri"'
     command = [*AOE, "attach", "e7.3", "-i", "aoe0,aoe1"]
     command += ["--nbd", str(tmp_path / "socket"), "--run", copy]
     program("nbdcopy")

@@ -28,7 +28,7 @@ def start_ignoring(
     command = [*IGNORING, *program_command(program), *map(str, words)]
     pipe = subprocess.PIPE
     process: subprocess.Popen[str] = host.popen(
-        command, stdout=pipe, stderr=pipe, text=True
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     )
     return process
 
@@ -78,7 +78,7 @@ def test_the_supervisor_of_a_command_keeps_sigint_ignored(
     wire: Wire, image: Path
 ) -> None:
     words = ("serve", "e7.3", wire.interface, image, NO_PROBE)
-    command = "echo here; read line; exit 7"
+    command = "echo here; exec sleep 60"
     process = start_ignoring(wire.target, "aoe-target", *words, "--run", command)
     ready_line(process)
     assert signal.SIGINT in ignored(process.pid)

@@ -76,7 +76,8 @@ def test_smart_reads_the_same_page_as_aoeping(served: Wire) -> None:
     found = aoe_json(served, "smart", "e7.3")
     assert found["health"] == "passed"
     raws = {each["name"]: each["raw"] for each in found["attributes"]}
-    assert raws["total LBAs read"] == 16
+    # More if frames were retransmitted, on a busy machine.
+    assert raws["total LBAs read"] >= 16
     offsets = range(2, 38, 12)
     theirs = {
         page[at]: int.from_bytes(page[at + 5 : at + 11], "little") for at in offsets

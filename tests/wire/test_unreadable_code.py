@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -40,6 +41,7 @@ def place() -> Iterator[Path]:
         path = Path(name)
         code = path / "root"
         code.mkdir(0o700)
+        (code / "libraries").symlink_to(sysconfig.get_path("purelib"))
         for package in ("aoe", "target"):
             shutil.copytree(CHECKOUT / package, code / package)
         for disk in ("0", "1", "2"):
@@ -72,10 +74,12 @@ class Target:
         self._host = wire.target
         self._place = place
         serve = ["serve", "--config", str(configure(place, *exports)), NO_PROBE]
+        # With -S, it finds the libraries by PYTHONPATH only.
         *python, main = AOE_TARGET
-        program = [*python, main.replace(str(CHECKOUT), f"{place}/root")]
+        program = [*python, "-S", main.replace(str(CHECKOUT), f"{place}/root")]
         self.process: subprocess.Popen[str] = wire.target.popen(
             [*program, *serve, "--user", OTHER_USER],
+            env={**os.environ, "PYTHONPATH": f"{place}/root/libraries"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
