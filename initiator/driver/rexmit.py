@@ -147,8 +147,13 @@ class Rexmit:
     ) -> bool:
         """Return True if a frame can be sent now; may move it to another target."""
         target = f.target
+        is_unavailable = f.buf is not None and d.is_unavailable and not has_untainted
         if not target.is_proven:
-            return self._may_resend_unproven(d, f)
+            if f.is_identify or f.is_probe:
+                return f.is_identify
+            if is_unavailable:
+                return unavailable.may_ask(d, f, now)
+            return d.reassign(f) and f.target.window.is_open
         if target.taint and f.is_probe:
             if now < d.next_probe(f):
                 return False
@@ -161,16 +166,9 @@ class Rexmit:
                     self._probe(d, target, now)
             elif has_untainted and probes_only:
                 return False
-        if f.buf is not None and d.is_unavailable and not has_untainted:
+        if is_unavailable:
             return unavailable.may_resend(d, f, now)
         return f.target.window.is_open
-
-    @staticmethod
-    def _may_resend_unproven(d: AoeDev, f: Frame) -> bool:
-        """Return True for IDENTIFY, and for data that moves to a proven target."""
-        if f.is_identify or f.is_probe:
-            return f.is_identify
-        return d.reassign(f) and f.target.window.is_open
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
         """Retransmit with a new tag on the next interface (``resend``, K42, K52)."""
