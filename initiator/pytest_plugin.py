@@ -158,7 +158,7 @@ def serve(
 
 
 def _start(wire: Wire, args: Sequence[str], log: Path) -> subprocess.Popen[Any]:
-    from aoe.common.programs import program_command
+    from aoe.common.process.programs import program_command
 
     # --force skips the search for other targets: the veth pair is new.
     options = ["--force", "--exit-with-parent"]

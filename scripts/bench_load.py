@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 import msgspec
 
 from aoe.ata import SECTOR
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.errors import AoEError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from aoe.ata import SECTOR
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.errors import AoEError
 from scripts.bench_load import ADDRESS, AOE_BENCH, external
 from scripts.bench_stats import Sample

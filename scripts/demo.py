@@ -16,7 +16,7 @@ import click
 
 from aoe.capture.annotated import read_capture
 from aoe.common.commandline import run
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.errors import AoEError, from_os_error
 from aoe.net.netns import Namespace, Wire, ensure_root_or_user_namespace
 

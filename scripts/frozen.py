@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.common.commandline import print_json, run
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.netns import Wire, ensure_root_or_user_namespace
 from initiator.disk.disk import Disk

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.accounts import IS_ROOT
 from tests.programs import AOE
+from tests.requirements import missing, need
 from tests.serving import TIMEOUT
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ LONG = 120.0
 
 def may_use_fuse() -> bool:
     return os.access("/dev/fuse", os.R_OK | os.W_OK)
+
+
+def need_fuse() -> None:
+    """Skip the test unless it may mount a FUSE file system."""
+    need("libfuse")
+    if not may_use_fuse():
+        missing("access to /dev/fuse", "modprobe fuse, and run the tests as root")
 
 
 def may_mount() -> bool:

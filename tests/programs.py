@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 
 SIGNALLED: Final = ("env", "--default-signal=HUP,INT,QUIT")
 """The start of a command line: a program that gets these signals."""

@@ -146,29 +146,32 @@ class Rexmit:
         self, d: AoeDev, f: Frame, now: float, *, has_untainted: bool
     ) -> bool:
         """Return True if a frame can be sent now; may move it to another target."""
-        target = f.target
-        is_unavailable = f.buf is not None and d.is_unavailable and not has_untainted
-        if not target.is_proven:
+        if f.buf is not None and d.is_unavailable and not has_untainted:
+            return unavailable.may_resend(d, f, now)
+        if not f.target.is_proven:
             if f.is_identify or f.is_probe:
                 return f.is_identify
-            if is_unavailable:
-                return unavailable.may_ask(d, f, now)
             return d.reassign(f) and f.target.window.is_open
-        if target.taint and f.is_probe:
-            if now < d.next_probe(f):
-                return False
-        elif target.taint:
-            # The kernel calls reassign_frame even if all targets are tainted. With
-            # one target, the only effect is that its interface is rotated.
-            probes_only = d.timing.probes_only
-            if (has_untainted or not probes_only) and d.reassign(f):
-                if has_untainted and not target.nout_probes:
-                    self._probe(d, target, now)
-            elif has_untainted and probes_only:
-                return False
-        if is_unavailable:
-            return unavailable.may_resend(d, f, now)
+        if f.target.taint and not self._may_resend_tainted(
+            d, f, now, has_untainted=has_untainted
+        ):
+            return False
         return f.target.window.is_open
+
+    def _may_resend_tainted(
+        self, d: AoeDev, f: Frame, now: float, *, has_untainted: bool
+    ) -> bool:
+        """Move a tainted target's frame, or return True if it may be sent there."""
+        if f.is_probe:
+            return now >= d.next_probe(f)
+        # The kernel calls reassign_frame even if all targets are tainted. With one
+        # target, the only effect is that its interface is rotated.
+        target, probes_only = f.target, d.timing.probes_only
+        if (has_untainted or not probes_only) and d.reassign(f):
+            if has_untainted and not target.nout_probes:
+                self._probe(d, target, now)
+            return True
+        return not (has_untainted and probes_only)
 
     def _resend(self, d: AoeDev, f: Frame, now: float) -> None:
         """Retransmit with a new tag on the next interface (``resend``, K42, K52)."""

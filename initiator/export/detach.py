@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from aoe.common import control
-from aoe.common.signals import handling, not_ignored
+from aoe.common.process.signals import handling, not_ignored
 from aoe.errors import AoEError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from aoe.common.signals import handling, not_ignored, reset
+from aoe.common.process.signals import handling, not_ignored, reset
 from initiator.driver.aoedev import State
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from initiator.driver.bio import Bio
     from initiator.driver.netdev import NetDevice
 
-_log = logging.getLogger("aoe")
 _STALL = 0.1
 """A gap between calls of ``run_once`` longer than this, in seconds, stops the clock."""
 _GAP = 0.005
@@ -53,7 +51,10 @@ _QUERY_INTERVAL = 10.0
 
 
 def _log_warning(address: Address, text: str) -> None:
-    _log.warning("%s: %s", address, text)
+    # Not needed by the commands, whose start it would delay.
+    import logging
+
+    logging.getLogger("aoe").warning("%s: %s", address, text)
 
 
 class Host:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from aoe.ata import ATA_DATA, SECTOR
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.config import Config
 from aoe.errors import AoEError, NotFoundError
 from aoe.header import (

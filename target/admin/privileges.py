@@ -23,7 +23,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.common.capabilities import (
+from aoe.common.process.capabilities import (
     Capability,
     CapabilitySets,
     capability_sets,

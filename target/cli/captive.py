@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from aoe.common.capabilities import set_parent_death_signal
+from aoe.common.process.capabilities import set_parent_death_signal
 from aoe.errors import UsageError, from_os_error
 
 if TYPE_CHECKING:

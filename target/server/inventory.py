@@ -27,6 +27,7 @@ import msgspec
 
 from aoe.errors import AoEError, BusyError, from_os_error
 from aoe.net.base import check_distinct
+from target.config.toml import advise_keys
 from target.disks import check_disk, identify_files, measure_disk
 from target.server.opening import Opener, find_engine, open_export
 
@@ -127,8 +128,6 @@ class Inventory:
         except AoEError as error:
             if settings.source is None:
                 raise
-            from target.config.toml import advise_keys
-
             raise advise_keys(error) from error
 
     def _change(self, settings: Settings) -> Changes:

@@ -24,7 +24,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from aoe.common.signals import handling, not_ignored, reset
+from aoe.common.process.signals import handling, not_ignored, reset
 from aoe.common.sizes import format_count, short_size
 from aoe.errors import AoEError, NotFoundError
 from aoe.net.busy_poll import BusyPoller, ring_checks

@@ -56,7 +56,8 @@ FOLDERS = {
     "aoe/common": Rule(
         "aoe aoe/net", system="fcntl logging os select signal socket threading time"
     ),
-    "aoe/common/doctor": Rule("aoe aoe/common aoe/net", system="os"),
+    "aoe/common/process": Rule(system="os signal time"),
+    "aoe/common/doctor": Rule("aoe aoe/common aoe/common/process aoe/net", system="os"),
     # The target.
     "target": Rule(
         "aoe aoe/common target/cli target/config target/disks target/protocol"
@@ -76,12 +77,12 @@ FOLDERS = {
     "target/reference": Rule("aoe target/protocol", system="logging scapy"),
     "target/config": Rule("aoe aoe/common target/disks target/filters target/protocol"),
     "target/server": Rule(
-        "aoe aoe/capture aoe/common aoe/net"
+        "aoe aoe/capture aoe/common aoe/common/process aoe/net"
         " target/config target/disks target/filters target/protocol target/reference",
         system="logging os select signal socket time",
     ),
     "target/admin": Rule(
-        "aoe aoe/common target/config target/protocol target/server",
+        "aoe aoe/common aoe/common/process target/config target/protocol target/server",
         system="logging os select socket threading time",
     ),
     "target/doctor": Rule(
@@ -90,19 +91,20 @@ FOLDERS = {
     ),
     "target/netboot": Rule("aoe"),
     "target/cli": Rule(
-        "aoe aoe/common target/admin target/config target/filters",
+        "aoe aoe/common aoe/common/process target/admin target/config target/filters",
         system="os signal",
         parts="target/cli/commands",
     ),
     "target/cli/commands": Rule(
-        "aoe aoe/common aoe/common/doctor aoe/net target/admin target/config"
+        "aoe aoe/common aoe/common/process aoe/common/doctor aoe/net target/admin"
+        " target/config"
         " target/disks target/disks/overlay target/doctor target/filters"
         " target/netboot target/server",
         system="os time",
     ),
     # The initiator.
     "initiator": Rule(
-        "aoe aoe/common aoe/net"
+        "aoe aoe/common aoe/common/process aoe/net"
         " initiator/cli initiator/disk initiator/driver initiator/io",
         system="os subprocess",
     ),
@@ -123,14 +125,16 @@ FOLDERS = {
         system="asyncio fcntl os time",
     ),
     "initiator/export": Rule(
-        "aoe aoe/common initiator/disk initiator/driver initiator/io",
+        "aoe aoe/common aoe/common/process initiator/disk initiator/driver"
+        " initiator/io",
         system="fcntl logging os signal subprocess threading time",
     ),
     "initiator/export/nbd": Rule(
         "aoe aoe/common initiator/disk initiator/export", system="os select socket"
     ),
     "initiator/lab": Rule(
-        "aoe aoe/common aoe/net initiator/disk initiator/driver initiator/lab/kernel",
+        "aoe aoe/common/process aoe/net initiator/disk initiator/driver"
+        " initiator/lab/kernel",
         system="subprocess time",
     ),
     "initiator/lab/kernel": Rule("aoe initiator/driver"),
@@ -154,7 +158,8 @@ FOLDERS = {
         parts="initiator/cli/commands initiator/cli/commands/lab",
     ),
     "initiator/cli/commands": Rule(
-        "aoe aoe/capture aoe/common aoe/common/doctor aoe/net initiator/check"
+        "aoe aoe/capture aoe/common aoe/common/process aoe/common/doctor aoe/net"
+        " initiator/check"
         " initiator/client initiator/disk initiator/doctor initiator/driver"
         " initiator/export initiator/export/nbd initiator/io initiator/rules"
         " initiator/session",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from aoe.errors import AoEError
 from scripts.bench_load import (
     AOE_BENCH,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aoe.address import Address
-from aoe.common.capabilities import Capability
 from aoe.common.doctor.findings import Finding, Verdict
 from aoe.common.doctor.host import diagnose_privileges
 from aoe.common.doctor.interfaces import (
@@ -18,6 +17,7 @@ from aoe.common.doctor.interfaces import (
     diagnose_socket_buffers,
 )
 from aoe.common.doctor.wire import diagnose_duplicates, diagnose_target
+from aoe.common.process.capabilities import Capability
 from aoe.common.survey import TargetInfo, identify
 from aoe.identify import Identity
 from aoe.net import interfaces

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.common.capabilities import Capability, capability_sets
+from aoe.common.process.capabilities import Capability, capability_sets
 from aoe.errors import AccessError, NotFoundError, UsageError
 from target.admin.privileges import Account, find_account
 from tests.accounts import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.address import Address
-from aoe.common.signals import handling
+from aoe.common.process.signals import handling
 from aoe.errors import AoEError, BusyError, UsageError
 from target.disks.memory import MemoryDisk
 from target.protocol.exports import Export

@@ -11,9 +11,8 @@ import pytest
 from aoe.errors import DeviceError
 from initiator.disk.disk import Disk
 from scripts.killtest_crash import FRONT_ENDS, run_crashes
-from tests.attaching import may_use_fuse
+from tests.attaching import need_fuse
 from tests.crashing import CrashingHost, VolatileFile, crashing_host
-from tests.requirements import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +32,7 @@ def file() -> VolatileFile:
 
 @pytest.fixture
 def host(wire: Wire, tmp_path: Path, file: VolatileFile) -> Iterator[CrashingHost]:
-    need("libfuse")
-    if not may_use_fuse():
-        pytest.skip("/dev/fuse is not usable")
+    need_fuse()
     with crashing_host(wire, tmp_path, file) as booted:
         yield booted
 

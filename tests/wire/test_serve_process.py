@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.common.capabilities import Capability
+from aoe.common.process.capabilities import Capability
 from aoe.net.interfaces import set_mtu
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY, OTHER_USER, process_status
 from tests.asking import ata, config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aoe.common.programs import program_command
+from aoe.common.process.programs import program_command
 from tests.accounts import process_status
 from tests.serving import NO_PROBE, TIMEOUT, ready_line, serving
 

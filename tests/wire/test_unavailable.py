@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.attaching import attached, may_use_fuse
+from tests.attaching import attached, need_fuse
 from tests.nbd_servers import exported, nbdkit, server
 from tests.requirements import program
 from tests.serving import NO_PROBE, serving
@@ -118,8 +118,8 @@ def test_p14_exports_wait(
     wire: Wire, storage: Storage, tmp_path: Path, kind: str
 ) -> None:
     place = tmp_path / "disk"
-    if kind == "fuse" and not may_use_fuse():
-        pytest.skip("needs /dev/fuse")
+    if kind == "fuse":
+        need_fuse()
     copied = tmp_path / "copied"
     source = {
         "nbd": [program("nbdcopy"), exported(place), str(copied)],

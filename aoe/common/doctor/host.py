@@ -6,8 +6,8 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from aoe.common.capabilities import Capability, capability_sets
 from aoe.common.doctor.findings import Finding, Verdict, fail, from_error, ok
+from aoe.common.process.capabilities import Capability, capability_sets
 from aoe.errors import AoEError
 from aoe.net.netns import check_user_namespaces
 

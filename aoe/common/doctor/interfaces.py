@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.common.capabilities import Capability, capability_sets
 from aoe.common.doctor.findings import Finding, fail, from_error, ok, warn
+from aoe.common.process.capabilities import Capability, capability_sets
 from aoe.common.sizes import short_size
 from aoe.errors import NotFoundError
 from aoe.header import ETHERNET_LENGTH, sectors_per_frame

@@ -272,13 +272,13 @@ class _Process:
         self._is_daemon = False
 
     def run_supervised(self, command: str, uri: str) -> None:
-        from aoe.common.daemon import run_supervised
+        from aoe.common.process.daemon import run_supervised
 
         supervised = run_supervised(command, {"uri": uri}, self._ready_fds)
         self._ready_fds.append(supervised.ready_fd)
 
     def daemonize(self) -> None:
-        from aoe.common.daemon import daemonize
+        from aoe.common.process.daemon import daemonize
 
         self._ready_fds.append(daemonize(self._ready_fds))
         self._is_daemon = True
@@ -291,6 +291,6 @@ class _Process:
             except OSError as error:
                 raise from_os_error(f"--ready-fd {fd}", error) from error
         if self._is_daemon:
-            from aoe.common.daemon import close_terminal
+            from aoe.common.process.daemon import close_terminal
 
             close_terminal()

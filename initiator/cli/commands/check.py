@@ -12,7 +12,7 @@ import click
 
 from aoe.address import Address, format_mac
 from aoe.common.commandline import ADDRESS, Parsed, json_option, print_json
-from aoe.common.signals import handling, not_ignored
+from aoe.common.process.signals import handling, not_ignored
 from aoe.errors import AoEError, NotFoundError, UsageError
 from aoe.header import sectors_per_frame
 from initiator.check.model import OPTIONS, Level, Needs, Verdict

@@ -66,10 +66,12 @@ def reset(d: AoeDev) -> None:
 def may_resend(d: AoeDev, f: Frame, now: float) -> bool:
     """Return True if a frame may be sent while no target can execute requests."""
     target = f.target
-    return may_ask(d, f, now) or (target.ask_at == inf and target.window.is_open)
+    if target.is_proven and target.ask_at == inf and target.window.is_open:
+        return True
+    return _may_ask(d, f, now)
 
 
-def may_ask(d: AoeDev, f: Frame, now: float) -> bool:
+def _may_ask(d: AoeDev, f: Frame, now: float) -> bool:
     """Return True if a frame may be sent now to find out whether a target is back.
 
     The frame is moved to the target that has not been asked for the longest time.

@@ -447,7 +447,7 @@ def _fork_command(
     settings: Settings, process: ProcessOptions
 ) -> tuple[list[int], int | None]:
     # Return the descriptors that get READY=1, and the process to exit with, if any.
-    from aoe.common.daemon import run_supervised
+    from aoe.common.process.daemon import run_supervised
     from target.cli.captive import exit_with_parent
 
     ready_fds = [] if process.ready_fd is None else [process.ready_fd]

@@ -22,7 +22,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aoe.common.signals import not_ignored
+from aoe.common.process.signals import not_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -1,0 +1,1 @@
+"""A process and its host: starting in the background, signals, capabilities."""
