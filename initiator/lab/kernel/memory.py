@@ -35,8 +35,10 @@ class Rules:
             scatter-gather before it is queued (2.6.21). Otherwise
             validate_xmit_skb does so when the skb leaves the qdisc (K77).
         bad_page_freed: a bad page, such as a slab page whose count drops to 0, is
-            reported and freed (2.6.21). Otherwise its block is kept out of
-            circulation (K89).
+            reported, loses its PG_slab, and is freed (2.6.21). Otherwise its block is
+            kept out of circulation (K89).
+        bug_on_lost_slab_flag: giving back a slab with a page that has lost its PG_slab
+            is a BUG (2.6.21, K137).
         compound_slabs: slabs and kmalloc memory of several pages are compound pages.
             Otherwise only the first page has a count (K85).
         frozen_slabs: slab pages have count 0; get_page and put_page on them warn and
@@ -53,6 +55,7 @@ class Rules:
     name: str
     early_linearize: bool = False
     bad_page_freed: bool = False
+    bug_on_lost_slab_flag: bool = False
     compound_slabs: bool = True
     frozen_slabs: bool = False
     vmapped_stacks: bool = True
@@ -65,6 +68,7 @@ RULES_2_6_21: Final = Rules(
     name="2.6.21",
     early_linearize=True,
     bad_page_freed=True,
+    bug_on_lost_slab_flag=True,
     compound_slabs=False,
     vmapped_stacks=False,
     xfs_avoids_straddling=False,

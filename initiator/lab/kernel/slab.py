@@ -212,9 +212,16 @@ class KmemCache:
             if self.memory.rules.frozen_slabs:
                 pages[0].count = 1
             for page in pages:
-                page.slab = False
+                self._clear_slab_flag(page)
             if self.counts_objects:
                 for page in pages[1:]:
                     if page.head is None:
                         self.memory.page_ref_dec(page, "slab")
             self.memory.free_pages(pages[0], "slab")
+
+    def _clear_slab_flag(self, page: Page) -> None:
+        """Clear PG_slab of a page that is given back (``kmem_freepages``, K137)."""
+        if not page.slab and self.memory.rules.bug_on_lost_slab_flag:
+            note = "BUG_ON(!PageSlab(page)): the slab's page was freed before"
+            self.memory.journal.bug("slab", "kmem_freepages", page.pfn, "K137", note)
+        page.slab = False
