@@ -32,6 +32,10 @@ _SHELF_SWITCHES: Final = 0x0FFF
 """Shelf of an appliance with unset address switches; the kernel rejects it (K14)."""
 _DEVICES_LIMIT: Final = 4096
 """Maximum number of devices. Those that are never identified are forgotten."""
+_RESTARTED: Final = (
+    "the target was restarted, and has no epoch to compare after a FLUSH (P84): if its "
+    "host was restarted too, writes that were not flushed are lost"
+)
 
 
 def on_config_response(
@@ -65,6 +69,8 @@ def on_config_response(
     if not tag:
         # An announcement: the target was started, maybe with other options (P48).
         d.read_only = None
+        if d.nopen and driver.options.verify_paths and d.epochs.is_blind:
+            driver.warn(d, _RESTARTED)
     if driver.options.follow_mtu:
         d.expire_oversized(now)
     if not d.nopen:

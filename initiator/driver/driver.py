@@ -370,7 +370,7 @@ class Driver:
         if buf.flush and buf.bio.error is None:
             buf.flush = False
             d.add_followup(buf, Op.FLUSH, BioIter([], 0))
-        elif buf.covers >= 0 and buf.bio.error is None and d.epochs.needs_check(buf):
+        elif buf.covers >= 0 and buf.bio.error is None and d.epochs.on_flushed(buf):
             d.add_followup(buf, None, BioIter([], 0))
         else:
             self._bio_done(d, buf.bio, None)

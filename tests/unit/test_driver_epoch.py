@@ -118,6 +118,20 @@ def test_p84_without_an_epoch_nothing_is_sent_or_compared(connect: Connect) -> N
     assert flush(world) is None
 
 
+def test_p84_restart_of_a_target_without_an_epoch_is_reported(
+    connect: Connect,
+) -> None:
+    world = connect()
+    lines: list[str] = []
+    world.driver.on_warning = lambda _, text: lines.append(text)
+    world.driver.open(world.device)
+    for change in (write, flush):
+        change(world)
+        world.bring_up()
+    assert len(lines) == 1
+    assert "writes that were not flushed are lost" in lines[0]
+
+
 def test_p84_epoch_that_disappears_is_a_change(world: World) -> None:
     write(world)
     world.target.epoch = 0
@@ -216,7 +230,7 @@ def test_p84_another_disk_does_not_set_the_epoch() -> None:
         assert guard.on_identify(f, bytes(ATA_DATA) + page) is None
     f.buf = Buf(Bio(Op.FLUSH, 0, lambda _bio: None))
     f.buf.covers = guard.answered = 1
-    assert guard.needs_check(f.buf)
+    assert guard.on_flushed(f.buf)
     assert guard.on_identify(f, bytes(ATA_DATA) + page) is None
 
 

@@ -64,9 +64,17 @@ class EpochGuard:
         """Whether all answered writes are covered by a FLUSH."""
         return self.answered == self._covered
 
-    def needs_check(self, buf: Buf) -> bool:
-        """Return True if IDENTIFY has to follow the FLUSH of this buf."""
-        return self._epoch != 0 and buf.covers > self._covered
+    @property
+    def is_blind(self) -> bool:
+        """Whether writes need a FLUSH, and a restart would not be noticed by it."""
+        return self._epoch == 0 and not self.is_clean
+
+    def on_flushed(self, buf: Buf) -> bool:
+        """Record a FLUSH that succeeded; return True if IDENTIFY has to follow it."""
+        if self._epoch and buf.covers > self._covered:
+            return True
+        self._covered = max(self._covered, buf.covers)
+        return False
 
     def on_sent(self, f: Frame, in_flight: Iterable[Frame]) -> None:
         """Record that IDENTIFY is sent, for the first time or again."""
