@@ -7,12 +7,11 @@ of its world (K117).
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
 from initiator.lab.kernel.journal import BugOn, Entry, Journal
-from initiator.lab.kernel.memory import RULES_2_6_21
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
@@ -137,10 +136,6 @@ class Result:
         flags: annotations, sorted.
         reason: the rule that decided the outcome, and a description.
         costs: see ``initiator.lab.kernel.journal.Costs``.
-        if_linearized_late: on 2.6.21, the outcome with ``early_linearize`` off, if it
-            differs (K121).
-        if_bad_page_kept_out: on 2.6.21, the outcome with ``bad_page_freed`` off, if it
-            differs (K121).
         journal: the event log.
     """
 
@@ -149,8 +144,6 @@ class Result:
     flags: tuple[str, ...]
     reason: str
     costs: dict[str, int]
-    if_linearized_late: str
-    if_bad_page_kept_out: str
     journal: Journal
 
 
@@ -200,26 +193,14 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         world.rewrite(write)
 
 
-def run_case(case: Case, *, keep_entries: bool = False, compare: bool = True) -> Result:
+def run_case(case: Case, *, keep_entries: bool = False) -> Result:
     """Run a case in a new world, with a target in memory.
 
     Args:
         case: the case.
         keep_entries: record all entries of the journal, not only faults.
-        compare: on 2.6.21, also run the case with ``early_linearize`` off and with
-            ``bad_page_freed`` off (K121).
     """
-    world = simulate_case(case, keep_entries=keep_entries)
-    rules = world.memory.rules
-    if_linearized_late = if_bad_page_kept_out = ""
-    if compare and POLICIES[case.policy].rules == RULES_2_6_21:
-        if_linearized_late = _differing(
-            case, replace(rules, early_linearize=False), world
-        )
-        if_bad_page_kept_out = _differing(
-            case, replace(rules, bad_page_freed=False), world
-        )
-    return result_of(case, world, if_linearized_late, if_bad_page_kept_out)
+    return result_of(case, simulate_case(case, keep_entries=keep_entries))
 
 
 def simulate_case(
@@ -243,17 +224,7 @@ def simulate_case(
     return world
 
 
-def _differing(case: Case, rules: Rules, default: World) -> str:
-    outcome = simulate_case(case, rules=rules).journal.outcome
-    return outcome if outcome != default.journal.outcome else ""
-
-
-def result_of(
-    case: Case,
-    world: World,
-    if_linearized_late: str = "",
-    if_bad_page_kept_out: str = "",
-) -> Result:
+def result_of(case: Case, world: World) -> Result:
     """Return the result of a case from the world that it was run in."""
     journal = world.journal
     return Result(
@@ -262,8 +233,6 @@ def result_of(
         tuple(sorted(flag.value for flag in journal.flags)),
         _reason(journal, case),
         asdict(journal.costs),
-        if_linearized_late,
-        if_bad_page_kept_out,
         journal,
     )
 

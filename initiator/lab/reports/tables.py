@@ -28,12 +28,7 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.journal import Entry
 
 COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "deferred")
-COLUMNS: Final = (
-    *Case._fields,
-    *("outcome", "flags", "reason"),
-    *COSTS,
-    *("if_linearized_late", "if_bad_page_kept_out"),
-)
+COLUMNS: Final = (*Case._fields, "outcome", "flags", "reason", *COSTS)
 """Columns of the CSV and keys of a record."""
 
 COLORS: Final = {
@@ -80,8 +75,6 @@ def record(result: Result) -> dict[str, object]:
         "flags": list(result.flags),
         "reason": result.reason,
         **result.costs,
-        "if_linearized_late": result.if_linearized_late,
-        "if_bad_page_kept_out": result.if_bad_page_kept_out,
     }
 
 
@@ -214,8 +207,7 @@ def _cell(result: Result | None) -> Text:
 
     if result is None:
         return Text("")
-    mark = "*" if result.if_linearized_late or result.if_bad_page_kept_out else ""
-    return Text(result.outcome + mark, style=COLORS[result.outcome])
+    return Text(result.outcome, style=COLORS[result.outcome])
 
 
 def _by_policy(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -231,19 +223,12 @@ def _box() -> Box:
     return SIMPLE_HEAD
 
 
-def legend(results: Sequence[Result], *, cells: bool) -> Iterator[str]:
+def legend(results: Sequence[Result]) -> Iterator[str]:
     """Yield the meanings of the outcomes in a table, and a command to continue with."""
     found = {result.outcome for result in results}
     for word, meaning in OUTCOMES.items():
         if word in found:
             yield f"{word:<15} {meaning}"
-    if cells and any(
-        result.if_linearized_late or result.if_bad_page_kept_out for result in results
-    ):
-        yield (
-            f"{'*':<15} differs if 2.6.21 linearized late or kept bad pages out of "
-            "circulation (K121)"
-        )
     worst = min(results, key=lambda result: list(OUTCOMES).index(result.outcome))
     yield f"\nSteps of a case: aoe lab explain {worst.case}"
 
@@ -321,10 +306,6 @@ def verdict(result: Result) -> Iterator[str]:
             yield f"Worst violation: {_describe_fault(worst)}"
     costs = [f"{name} {number}" for name, number in result.costs.items() if number]
     yield f"Costs: {', '.join(costs) or 'none'}"
-    if result.if_linearized_late:
-        yield f"Outcome if linearized late (K121): {result.if_linearized_late}"
-    if result.if_bad_page_kept_out:
-        yield f"Outcome if bad pages are kept out (K121): {result.if_bad_page_kept_out}"
 
 
 def _describe_fault(entry: Entry) -> str:

@@ -124,7 +124,7 @@ def _print_tables(results: list[Result], *, cells: bool) -> None:
     console.print(cost_table(results))
     for table in cell_tables(results, console.width) if cells else ():
         console.print(table)
-    for line in legend(results, cells=cells):
+    for line in legend(results):
         console.print(line, soft_wrap=True)
 
 
