@@ -131,9 +131,35 @@ def test_k100_policy_b_defers_reuse_while_a_private_head_holds_references() -> N
 
 
 def test_k100_policy_b_does_not_protect_borrowed_fragments_from_k80() -> None:
-    case = "{}/xfs_kmalloc_subpage/stale_clone+free_realloc/SG"
-    for policy in ("b", "b+"):
-        assert run(case.format(policy)).outcome == "wrong-bytes"
+    case = "b/xfs_kmalloc_subpage/stale_clone+free_realloc/SG"
+    assert run(case).outcome == "wrong-bytes"
+
+
+@pytest.mark.parametrize("nic", ["SG", "COW"])
+@pytest.mark.parametrize("submitter", ["pagecache", *SUBPAGE, "kmalloc_highorder_tail"])
+def test_k147_k143_with_b_plus_memory_is_not_reused_before_the_last_clone_is_freed(
+    submitter: str, nic: str
+) -> None:
+    world = make_world("b+", Nic[nic])
+    world.nic.hold_qdisc = True
+    write = submit(world, submitter)
+    page = page_of(write)
+    world.nic.hold_qdisc = False
+    world.free_in_end_io = True
+    world.retransmit()
+    world.deliver_response()
+    # The frame has ended, and one clone of it waits in the qdisc.
+    assert (write.ended, write.buffer.is_held, len(world.nic.qdisc)) == (True, False, 1)
+    world.reallocate(SUBMITTERS[submitter])
+    mine = {(p.pfn, offset) for p, offset, _ in write.buffer.pieces}
+    others = {(p.pfn, offset) for p, offset, _ in world.realloc_buffers[0].pieces}
+    assert not mine & others
+    world.finish()
+    assert not faults(world.journal)
+    puts = [e for e in world.journal.entries if e.action == "put_page"]
+    dropped = [e for e in puts if e.rule == "K143"]
+    assert [(e.actor, e.page) for e in dropped] == [("network", page.pfn)]
+    assert disk(world, len(write.expected)) == write.expected
 
 
 @pytest.mark.parametrize("submitter", ["rawalloc_highorder_tail", "stack_tail"])

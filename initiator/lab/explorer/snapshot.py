@@ -195,7 +195,6 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     yield from ((_SEQUENCE, journal.entries), (_SEQUENCE, journal.faults))
     yield _SET, journal.flags
     yield attributes("clones"), world.ops
-    yield _DICT, world.accounting.fragment_refs
     for cache in world.submitters.caches.values():
         yield attributes("freelist"), cache
         yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.freelist))

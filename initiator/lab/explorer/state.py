@@ -145,14 +145,12 @@ class _State:
         return self.skbs.setdefault(skb, len(self.skbs))
 
     def _skb(self, skb: Skb) -> tuple[Any, ...]:
-        refs = self.world.accounting.fragment_refs.get(skb, ())
         return (
             skb.dataref,
             skb.owns_frags,
             _places(skb.frags),
             bytes(skb.head[_REGISTERS]),
             self.tags.get(tag_of(skb.head), _DEAD),
-            *[page.pfn for page in refs],
         )
 
     def _clones(self) -> tuple[Any, ...]:

@@ -40,8 +40,8 @@ class Policy:
             K97).
         slab_counts_objects: slab takes a reference per object and defers the reuse
             of a freed object while other references remain (b, K100).
-        aoe_gets_fragments: the AoE driver takes a reference per fragment and drops it
-            with its own skb (b+).
+        aoe_gets_fragments: the AoE driver takes a reference to the page of each
+            fragment; the fragments own them (b+, K147).
         filesystem_gets: file systems take a reference to each page that they add to a
             bio and drop it in bi_end_io (c, K101).
         filesystem_uses_pages: file systems allocate such buffers as whole pages from
@@ -143,17 +143,12 @@ class PageAccounting:
     Args:
         policy: the policy.
         ops: skb operations, on the memory whose pages are counted.
-
-    Attributes:
-        fragment_refs: pages that the AoE driver holds references to, by skb of the
-            frame (b+).
     """
 
     def __init__(self, policy: Policy, ops: SkbOps) -> None:
         self.policy = policy
         self.memory: Memory = ops.memory
         self._ops = ops
-        self.fragment_refs: dict[Skb, list[Page]] = {}
 
     # --- the file system --------------------------------------------------------
 
@@ -208,21 +203,24 @@ class PageAccounting:
         """Fill the skb's fragments; by default the pages are borrowed (K72)."""
         skb.frags = segments
         pages = [cast("Page", page) for page, _, _ in segments]
+        rule, note = "K72", "borrowed: no reference"
         if self.policy.sendpage_ok:
+            rule, note = "K102", ""
             skb.frags = [self._get_or_copy(segment) for segment in segments]
             skb.owns_frags = True
         elif self.policy.aoe_gets_fragments:
+            rule, note = "K147", ""
             for page in pages:
-                self.memory.get_page(page, "AoE driver", "K100")
-            self.fragment_refs[skb] = pages
+                self.memory.get_page(page, "AoE driver", "K147")
+            skb.owns_frags = True
         for page in pages:
             self.memory.journal.add(
                 "AoE driver",
                 "skb_fill_page_desc",
                 page=page.pfn,
                 count=page.compound_head.count,
-                rule="K102" if self.policy.sendpage_ok else "K72",
-                note="" if self.policy.sendpage_ok else "borrowed: no reference",
+                rule=rule,
+                note=note,
                 bio=self.memory.journal.number(bio),
                 skb=self.memory.journal.number(skb),
             )
@@ -260,11 +258,10 @@ class PageAccounting:
         """Release a frame's skb and return the skb that the frame uses next.
 
         With borrowed fragments the AoE driver keeps the skb and resets its fragment
-        table before it is used again (K82).
+        table before it is used again (K82). Owned ones are released with the last
+        clone (K143), so it leaves the skb to them.
         """
         if skb.owns_frags:
             self._ops.release_data(skb)
             return Skb()
-        for page in self.fragment_refs.pop(skb, ()):
-            self.memory.put_page(page, "AoE driver", "K100")
         return skb

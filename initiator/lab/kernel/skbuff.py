@@ -158,9 +158,12 @@ class SkbOps:
             self.release_data(skb)
 
     def release_data(self, skb: Skb) -> None:
-        """Decrement dataref; at 0 put owned fragments (``skb_release_data``, K82)."""
+        """Decrement dataref; the last sharer puts owned fragments (K82, K143).
+
+        Models ``skb_release_data``.
+        """
         skb.dataref -= 1
         if skb.dataref == 0 and skb.owns_frags:
             for page, _, _ in skb.frags:
-                self.memory.put_page(cast("Page", page), "network", "K102")
+                self.memory.put_page(cast("Page", page), "network", "K143")
             skb.frags = []
