@@ -269,7 +269,8 @@ def test_k104_a_missing_reference_is_a_bad_page_in_skb_release_data() -> None:
     skb = Skb()
     skb.frags, skb.owns_frags = [BioVec(tail, 0, 512)], True
     SkbOps(memory).release_data(skb)
-    assert faults(memory.journal) == [("bad-page", tail.compound_head.pfn)]
+    head = tail.compound_head.pfn
+    assert faults(memory.journal) == [("bad-page", head), ("leak", head)]
     assert memory.journal.faults[0].note.startswith("network freed a slab page")
     assert not tail.compound_head.free
 

@@ -298,12 +298,22 @@ def test_k137_each_lost_reference_of_a_large_kmalloc_ends_in_a_bug_on_2_6_21() -
         assert {case.nic for case, outcome in found.items() if outcome == "BUG"} == nics
 
 
-def test_k89_later_kernels_keep_a_bad_slab_page_out_of_circulation() -> None:
+def test_k89_k144_later_kernels_lose_a_bad_slab_page() -> None:
     rules = replace(RULES_2_6_21, bad_page_freed=False)
     world = make_world("none@2.6.21", Nic.NOSG, rules)
     page = page_of(submit(world, "kmalloc_highorder_tail"))
-    assert faults(world.journal) == [("bad-page", page.pfn)]
+    assert faults(world.journal) == [("bad-page", page.pfn), ("leak", page.pfn)]
     assert (page.kept_out, page.free) == (True, False)
+
+
+def test_k144_a_page_that_6_1_finds_bad_is_lost_until_the_next_boot() -> None:
+    case = "{}/rawalloc_highorder_tail/late_txdone+free_realloc/COW"
+    lost = run(case.format("none@6.1"))
+    assert lost.outcome == "leak"
+    (entry,) = [e for e in lost.journal.faults if e.rule == "K144"]
+    # The owner frees the block, whose second page the network still refers to.
+    assert (entry.page, entry.note) == (0, "2 page(s) lost until the next boot")
+    assert "leak" not in [f for f, _ in faults(run(case.format("none@2.6.21")).journal)]
 
 
 @every_nic

@@ -204,10 +204,25 @@ class Memory:
             )
         if not bad or self.rules.bad_page_freed:
             return True
-        for page in block:
-            if page.free:
-                page.free, page.kept_out = False, True
+        kept = [page for page in block if page.free]
+        for page in kept:
+            page.free = False
+        self._keep_out(kept)
         return False
+
+    def _keep_out(self, pages: Sequence[Page]) -> None:
+        """Keep pages out of circulation: they are lost until the next boot (K144)."""
+        for page in pages:
+            page.kept_out = True
+        if pages:
+            self.journal.add(
+                "page allocator",
+                "keep out",
+                page=pages[0].pfn,
+                rule="K144",
+                note=f"{len(pages)} page(s) lost until the next boot",
+                fault=Fault.LEAK,
+            )
 
     def _rmqueue(self, order: int) -> list[Page]:
         """Remove a block from the free list."""
@@ -369,9 +384,9 @@ class Memory:
         """Check pages and put them on the free list (``free_pages_prepare``, K89)."""
         bad = [page for page in block if self._is_bad(page, actor, rule)]
         if bad and not self.rules.bad_page_freed:
-            for page in block:
-                if not page.free and (page.slab or page.owner is None):
-                    page.kept_out = True
+            # Pages of the block that have a new owner meanwhile stay in use.
+            lost = [p for p in block if p.slab or p.owner is None]
+            self._keep_out([p for p in lost if not (p.free or p.kept_out)])
             return
         for page in block:
             self._free_one_page(page, actor, rule)
