@@ -211,6 +211,12 @@ class World:
                 page.data[:] = bytes([_REALLOCATED]) * PAGE_SIZE
         self.realloc_buffers.append(buffer)
 
+    def shrink_slabs(self) -> None:
+        """Return empty slabs to the page allocator, as memory reclaim does (K111)."""
+        note = "empty slabs go back to the page allocator"
+        self.journal.add("slab", "kmem_cache_shrink", rule="K111", note=note)
+        self.submitters.reclaim()
+
     def rewrite(self, write: Write) -> None:
         """Write new content into a buffer that its owner still holds."""
         write.buffer.fill(REWRITTEN)

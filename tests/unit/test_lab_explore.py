@@ -97,6 +97,32 @@ def test_k120_only_copies_preserve_the_contents() -> None:
     assert not explore("c+", "COW", SUBPAGE, violations=CONTENTS).safe
 
 
+def test_k141_frozen_pages_do_not_protect_a_slab_that_is_returned_meanwhile() -> None:
+    """get_page did nothing, since the page was slab; put_page hits its new owner."""
+    found = explore("f", "COW", SUBPAGE, failures=0, violations={Fault.PREMATURE_FREE})
+    assert fault_of(found) == (Fault.PREMATURE_FREE, "K76", 0)
+    assert kinds(found) == [
+        *("submit", "dequeue", "transmit", "response"),
+        *("free", "shrink", "reallocate", "complete"),
+    ]
+    assert found.path[-2].what == "pagecache"
+    assert found.fault is not None
+    assert found.fault.note == "freed by network, still used by new owner"
+
+
+def test_k100_slab_returns_no_page_that_policy_b_plus_has_references_to() -> None:
+    found = explore("b+", "COW", SUBPAGE)
+    assert found.complete
+    stepper = make_stepper("b+", "COW", "xfs_kmalloc_subpage")
+    for step in ("submit", "dequeue", "transmit", "response", "free"):
+        assert Step("shrink") not in stepper.enabled_steps()
+        what = "xfs_kmalloc_subpage" if step == "submit" else ""
+        stepper.apply(Step(step, 0, what))
+    assert Step("shrink") not in stepper.enabled_steps()
+    stepper.apply(Step("complete", 0))
+    assert Step("shrink") in stepper.enabled_steps()
+
+
 def test_k101_policy_d_is_a_bug_at_submission_of_a_slab_page() -> None:
     found = explore("d", "SG", SUBPAGE)
     assert (kinds(found), fault_of(found)[0]) == (["submit"], Fault.BUG)

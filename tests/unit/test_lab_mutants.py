@@ -34,9 +34,9 @@ def test_every_get_and_put_of_three_modules_has_a_mutant() -> None:
         assert calls <= removed
 
 
-def test_both_checks_for_references_to_an_object_have_a_mutant() -> None:
+def test_each_check_for_references_to_an_object_has_a_mutant() -> None:
     texts = [m.text for m in mutants.all_mutants()]
-    assert sum("_is_referenced" in text for text in texts) == 2
+    assert sum("_is_referenced" in text for text in texts) == 3
 
 
 def test_a_mutant_differs_from_its_module_in_one_statement() -> None:

@@ -167,6 +167,16 @@ def test_k100_reuse_stays_deferred_while_a_reference_remains() -> None:
     assert not one.pieces()[0][0].free
 
 
+def test_k100_a_slab_with_a_referenced_object_is_not_empty() -> None:
+    cache = make_cache(counts_objects=True)
+    one = cache.alloc("a")
+    cache.memory.get_page(one.pieces()[0][0], "network", "K76")
+    cache.free(one, "a")
+    assert not cache.has_empty_slab
+    cache.memory.put_page(one.pieces()[0][0], "network", "K76")
+    assert cache.has_empty_slab
+
+
 def test_k100_references_of_other_objects_do_not_defer_reuse() -> None:
     cache = make_cache(counts_objects=True)
     one, _ = cache.alloc("a"), cache.alloc("b")

@@ -158,7 +158,7 @@ CONSTANT = {
     "Memory": "arena journal pages rules",
     "ModelledNic": "_ops _wire kind mtu taps",
     "Page": "data pfn",
-    "Stepper": "_payloads bounds snapshots submitters track_contents world",
+    "Stepper": "_payloads _victims bounds snapshots submitters track_contents world",
     "Skb": "head",
     "SkbOps": "memory",
     "SlabObject": "cache offset pages size",
@@ -169,7 +169,7 @@ CONSTANT = {
 CONTAINERS = {
     "AoeDev": "bios factive rexmitq skbpool",
     "AoeTgt": "ffree",
-    "KmemCache": "slabs",
+    "KmemCache": "freelist slabs",
     "Driver": "log",
     "Journal": "entries faults flags",
     "Memory": "free_list",
@@ -195,6 +195,7 @@ def test_snapshots_cover_all_attributes(policy: str) -> None:
             if isinstance(read, attrgetter):
                 covered_names.setdefault(kind, set()).update(read.__reduce__()[1])
     items["Memory"] = stepper.world.memory
+    items["KmemCache"] = stepper.world.submitters.caches["slab"]
     assert items.keys() >= CONSTANT.keys()
     for kind in covered_names.keys() | CONSTANT.keys():
         constant = CONSTANT.get(kind, "")

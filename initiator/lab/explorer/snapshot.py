@@ -196,7 +196,6 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     yield _SET, journal.flags
     yield attributes("clones"), world.ops
     for cache in world.submitters.caches.values():
-        yield attributes("freelist"), cache
         yield from ((_SEQUENCE, cache.slabs), (_SEQUENCE, cache.freelist))
     yield attributes("unexpected"), world.driver
     yield _QUEUE, world.driver.log

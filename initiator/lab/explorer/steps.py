@@ -85,6 +85,7 @@ STEPS: Final = {
     "fail and free": "the device fails, all bios end, their owners free the buffers",
     "free": "the owner of bio {which} frees the buffer",
     "reallocate": "a new owner allocates and fills memory: {what}",
+    "shrink": "slab returns its empty slabs to the page allocator",
     "rewrite": "the owner of bio {which} writes new content into the buffer",
     "finish": "all remaining clones, responses and buffers are processed and freed",
 }
@@ -134,6 +135,7 @@ class Stepper:
         driver = self.world.driver
         # Device failure is a step of its own; aoe_deadsecs must not trigger it.
         driver.options = replace(driver.options, deadsecs=0)
+        self._victims = self._victim_names()
         self._payloads: dict[bytes, int] = {}
         self.duplicates = 0
         self.rewritten: tuple[int, ...] = ()
@@ -150,6 +152,17 @@ class Stepper:
         if policy.filesystem_uses_pages:
             kinds &= {"vmalloc"}
         return (1 if kinds <= {"page", "slab"} else 2) * (buffers + copies)
+
+    def _victim_names(self) -> list[str]:
+        """Return the kinds of memory that a new owner may allocate.
+
+        They are those of the submitters, and a page of the page cache where slab may
+        have returned the pages.
+        """
+        names = dict.fromkeys(each.name for each in self.submitters)
+        if any("slab" in each.kind for each in self.submitters):
+            names["pagecache"] = None
+        return list(names)
 
     @property
     def journal(self) -> Journal:
@@ -218,8 +231,10 @@ class Stepper:
                 if self.track_contents and write.number not in self.rewritten:
                     yield Step("rewrite", write.number)
         if number and len(world.realloc_buffers) < self.bounds.reallocations:
-            for name in dict.fromkeys(each.name for each in self.submitters):
+            for name in self._victims:
                 yield Step("reallocate", len(world.realloc_buffers), name)
+        if world.submitters.can_reclaim:
+            yield Step("shrink")
 
     @property
     def is_quiescent(self) -> bool:
@@ -254,6 +269,8 @@ class Stepper:
                 self._time_out(step.which)
             case "reallocate":
                 world.reallocate(ALL_SUBMITTERS[step.what])
+            case "shrink":
+                world.shrink_slabs()
             case "finish":
                 world.finish()
             case "dequeue" | "transmit" | "lose" | "complete":

@@ -41,8 +41,8 @@ class Rules:
             is a BUG (2.6.21, K137).
         compound_slabs: slabs and kmalloc memory of several pages are compound pages.
             Otherwise only the first page has a count (K85).
-        frozen_slabs: slab pages have count 0; get_page and put_page on them warn and
-            do nothing (6.14, K87).
+        frozen_slabs: slab pages have count 0; get_page on them warns and does nothing,
+            and put_page does nothing (6.14, K87).
         vmapped_stacks: a kernel stack consists of order-0 pages with count 1.
             Otherwise it is a block whose second page has count 0 (K90, K108d).
         debug_vm: get_page at count 0 is a BUG (CONFIG_DEBUG_VM, K119).
@@ -338,11 +338,13 @@ class Memory:
             )
 
     def _skip_frozen(self, page: Page, actor: str, action: str) -> bool:
-        """Record a warning and return True for a frozen slab page (K87)."""
+        """Return True for a frozen slab page, on which only get_page warns (K87)."""
         if not (self.rules.frozen_slabs and page.slab):
             return False
-        self.journal.flags.add(Flag.WARN)
-        note = "frozen slab page: warns and does nothing"
+        note = "frozen slab page: does nothing"
+        if action == "get_page":
+            note = "frozen slab page: warns and does nothing"
+            self.journal.flags.add(Flag.WARN)
         self.journal.add(
             actor,
             action,

@@ -122,7 +122,7 @@ POLICIES: Final = {
         ),
         Policy(
             name="f",
-            summary="frozen slab pages: get and put warn and do nothing",
+            summary="frozen slab pages: get and put do nothing, get warns",
             rules=RULES_6_14,
         ),
     )

@@ -203,11 +203,23 @@ class KmemCache:
                     each.deferred = False
                     self.freelist.append(each)
 
+    @property
+    def has_empty_slab(self) -> bool:
+        """True if ``reap`` and ``shrink`` return a slab to the page allocator."""
+        return any(
+            all(
+                each in self.freelist
+                or (each.deferred and not self._is_referenced(each))
+                for each in slab
+            )
+            for slab in self.slabs
+        )
+
     def shrink(self) -> None:
         """Return empty slabs to the page allocator (``kmem_cache_shrink``)."""
         for slab in [s for s in self.slabs if all(o in self.freelist for o in s)]:
             self.slabs.remove(slab)
-            self.freelist = [o for o in self.freelist if o not in slab]
+            self.freelist[:] = [o for o in self.freelist if o not in slab]
             pages = slab[0].pages
             if self.memory.rules.frozen_slabs:
                 pages[0].count = 1

@@ -216,6 +216,11 @@ class Submitters:
         pieces = found.pieces()[skip:]
         return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
 
+    @property
+    def can_reclaim(self) -> bool:
+        """True if ``reclaim`` returns a slab to the page allocator."""
+        return any(cache.has_empty_slab for cache in self.caches.values())
+
     def reclaim(self) -> None:
         """Reap deferred objects and return empty slabs to the page allocator."""
         for cache in self.caches.values():

@@ -105,8 +105,9 @@ def explore(
     A breadth-first search over the states of the modelled machine. The events are: a
     bio is submitted; a clone leaves its queue, is sent, lost or freed; a response
     arrives, or arrives twice; a frame times out; the device fails; the owner of a
-    buffer frees it or writes to it; another user allocates memory. Equal states are
-    visited once. The shortest order of events that violates the policy is printed.
+    buffer frees it or writes to it; slab returns its empty slabs to the page allocator;
+    another user allocates memory. Equal states are visited once. The shortest order of
+    events that violates the policy is printed.
 
     Exit codes: 0 safe within the bounds, 1 a violation was found.
     """
