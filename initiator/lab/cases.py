@@ -1,4 +1,4 @@
-"""The 1,890 cases: policy x submitter x event x NIC, each run in its own world.
+"""The cases: policy x submitter x event x NIC, each run in its own world.
 
 An event is a script of steps. The outcome of a case is the worst fault in the journal
 of its world (K117).

@@ -206,7 +206,7 @@ def test_k101_policy_c_plus_is_safe_with_whole_pages() -> None:
 def test_k101_policy_d_is_a_bug_for_slab_pages_only(nic: str) -> None:
     found = outcomes(["d"], SUBMITTERS, ["clean"], [nic])
     died = {case.submitter for case, outcome in found.items() if outcome == "BUG"}
-    assert died == {*SUBPAGE, "kmalloc_highorder_tail"}
+    assert died == {*SUBPAGE, "kmalloc_highorder_tail", "kmalloc_large_tail"}
 
 
 def test_k101_policy_d_misses_count_zero_pages_that_are_not_slab() -> None:
@@ -219,6 +219,7 @@ def test_k101_policy_d_misses_count_zero_pages_that_are_not_slab() -> None:
         ("pagecache", True),
         ("vmalloc_page", True),
         ("stack_tail", True),
+        ("kmalloc_large_tail", True),
         ("xfs_kmalloc_subpage", False),
         ("jbd_frozen_slab", False),
         ("kmalloc_highorder_tail", False),

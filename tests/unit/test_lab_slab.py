@@ -361,6 +361,16 @@ def test_k92_xfs_of_2_6_21_uses_a_straddling_object() -> None:
 # --- submitters -----------------------------------------------------------------------
 
 
+def test_k140_a_large_kmalloc_is_compound_on_6_1_and_slab_on_2_6_21() -> None:
+    for rules, is_slab in ((RULES_2_6_21, True), (RULES_6_1, False)):
+        submitters = Submitters(make_memory(rules), POLICIES["none@6.1"])
+        buffer = submitters.allocate(SUBMITTERS["kmalloc_large_tail"])
+        ((page, offset, length),) = buffer.pieces
+        assert (page.pfn, offset, length, page.slab) == (1, 0, PAGE_SIZE, is_slab)
+        assert (page.compound_head is page) == is_slab
+        assert len(page.block) == 4
+
+
 @pytest.mark.parametrize(
     ("submitter", "then", "now"),
     [
@@ -368,6 +378,7 @@ def test_k92_xfs_of_2_6_21_uses_a_straddling_object() -> None:
         ("xfs_kmalloc_subpage", 1, 1),
         ("jbd_frozen_slab", 1, 1),
         ("kmalloc_highorder_tail", 0, 1),
+        ("kmalloc_large_tail", 0, 1),
         ("rawalloc_highorder_tail", 0, 0),
         ("stack_tail", 0, 1),
         ("vmalloc_page", 1, 1),

@@ -16,6 +16,7 @@ from initiator.driver.aoedev import State
 from initiator.lab.cases import ALL_SUBMITTERS
 from initiator.lab.explorer.snapshot import Snapshots, attributes, clones
 from initiator.lab.kernel.memory import PAGE_SIZE
+from initiator.lab.kernel.submitters import HUGE_ORDER
 from initiator.lab.peer import MemoryPeer
 from initiator.lab.world import World
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _MOMENT: Final = 0.001
 """Seconds between two steps: frames of different steps have different send times."""
+
+_PAGES: Final = {"page": 1, "slab": 1, "large kmalloc": 1 << HUGE_ORDER}
+"""Pages of a buffer, by kind of memory, if not 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +155,8 @@ class Stepper:
         kinds = {each.kind for each in self.submitters}
         if policy.filesystem_uses_pages:
             kinds &= {"vmalloc"}
-        return (1 if kinds <= {"page", "slab"} else 2) * (buffers + copies)
+        most = max((_PAGES.get(kind, 2) for kind in kinds), default=1)
+        return most * (buffers + copies)
 
     def _victim_names(self) -> list[str]:
         """Return the kinds of memory that a new owner may allocate.
@@ -160,7 +165,9 @@ class Stepper:
         have returned the pages.
         """
         names = dict.fromkeys(each.name for each in self.submitters)
-        if any("slab" in each.kind for each in self.submitters):
+        if self.world.submitters.caches.keys() & {
+            each.kind for each in self.submitters
+        }:
             names["pagecache"] = None
         return list(names)
 

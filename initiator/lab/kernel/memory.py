@@ -41,6 +41,8 @@ class Rules:
             is a BUG (2.6.21, K137).
         compound_slabs: slabs and kmalloc memory of several pages are compound pages.
             Otherwise only the first page has a count (K85).
+        kmalloc_large_is_slab: kmalloc of more than 8 KiB returns a slab object
+            (2.6.21). Otherwise it returns a compound page that is not slab (K140).
         frozen_slabs: slab pages have count 0; get_page on them warns and does nothing,
             and put_page does nothing (6.14, K87).
         vmapped_stacks: a kernel stack consists of order-0 pages with count 1.
@@ -57,6 +59,7 @@ class Rules:
     bad_page_freed: bool = False
     bug_on_lost_slab_flag: bool = False
     compound_slabs: bool = True
+    kmalloc_large_is_slab: bool = False
     frozen_slabs: bool = False
     vmapped_stacks: bool = True
     debug_vm: bool = False
@@ -70,6 +73,7 @@ RULES_2_6_21: Final = Rules(
     bad_page_freed=True,
     bug_on_lost_slab_flag=True,
     compound_slabs=False,
+    kmalloc_large_is_slab=True,
     vmapped_stacks=False,
     xfs_avoids_straddling=False,
 )

@@ -1,7 +1,7 @@
 """Submitters of bios and the kinds of memory that they submit.
 
-There are seven kinds (K84-K92), and two fixes as variants: XFS and jbd with pages from
-the page allocator instead of slab objects. The page counts of a kind depend on the
+There are eight kinds (K84-K92, K140), and two fixes as variants: XFS and jbd with pages
+from the page allocator instead of slab objects. The page counts of a kind depend on the
 kernel's ``Rules``: the second page of a stack has count 0 on 2.6.21 and 1 on 6.1
 (K108d).
 """
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SUBPAGE: Final = 1024
 """Bytes of a sub-page buffer: XFS metadata in 1 KiB blocks, jbd's frozen copies."""
 LARGE_ORDER: Final = 1
+"""Order of a slab of kmalloc-8192, and of blocks from alloc_pages."""
+HUGE_ORDER: Final = 2
+"""Order of a kmalloc of 16 KiB, more than the largest slab cache of SLUB (K140)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +116,12 @@ SUBMITTERS: Final = {
             "large slab",
         ),
         Submitter(
+            "kmalloc_large_tail",
+            "XFS",
+            "log buffer: second page of a kmalloc of 16 KiB",
+            "large kmalloc",
+        ),
+        Submitter(
             "rawalloc_highorder_tail",
             "owner",
             "second page of alloc_pages(1), not compound",
@@ -139,6 +148,8 @@ VARIANTS: Final = {
 }
 """Fixes of the 2007 thread: a whole page for each small buffer instead of slab."""
 
+_BLOCKS: Final = {"raw": (LARGE_ORDER, False), "large kmalloc": (HUGE_ORDER, True)}
+"""Order of a block by kind of memory, and whether it is a compound page."""
 _NEEDS: Final = {"xfs_get_free_page": SUBPAGE, "jbd_get_free_page": SUBPAGE}
 
 
@@ -168,6 +179,10 @@ class Submitters:
                 memory, PAGE_SIZE << LARGE_ORDER, LARGE_ORDER, counts
             ),
         }
+        if memory.rules.kmalloc_large_is_slab:
+            self.caches["large kmalloc"] = KmemCache(
+                memory, PAGE_SIZE << HUGE_ORDER, HUGE_ORDER, counts
+            )
 
     def allocate(self, submitter: Submitter, owner: str | None = None) -> Buffer:
         """Allocate a buffer as ``submitter`` does, for ``owner``."""
@@ -178,20 +193,24 @@ class Submitters:
         if self.policy.filesystem_uses_pages and kind not in ("page", "vmalloc"):
             needs = SUBPAGE if kind == "slab" else PAGE_SIZE
             return self._page(owner, needs)
+        if kind in self.caches:
+            return self._kmalloc(submitter, owner)
         if kind == "page":
             return self._page(owner, _NEEDS.get(submitter.name, PAGE_SIZE))
         if kind == "vmalloc":
             pages = self.memory.vmalloc(2, owner)
             return self._pages(owner, pages, pages)
-        if kind == "raw":
-            block = self.memory.alloc_pages(LARGE_ORDER, owner)
-            return self._pages(owner, block, block[:1])
-        found = self.caches[kind].alloc(owner)
+        order, compound = _BLOCKS[kind]
+        block = self.memory.alloc_pages(order, owner, compound=compound)
+        return self._pages(owner, block, block[:1])
+
+    def _kmalloc(self, submitter: Submitter, owner: str) -> Buffer:
+        found = self.caches[submitter.kind].alloc(owner)
         avoids = submitter.owner == "XFS" and self.memory.rules.xfs_avoids_straddling
         if avoids and found.straddles:
             found.cache.free(found, owner)
             return self._page(owner, SUBPAGE)
-        return self._object(owner, found, 1 if kind == "large slab" else 0)
+        return self._object(owner, found)
 
     def _page(self, owner: str, needs: int) -> Buffer:
         page = self.memory.alloc_pages(0, owner)[0]
@@ -203,7 +222,7 @@ class Submitters:
         )
 
     def _pages(self, owner: str, pages: list[Page], freed: list[Page]) -> Buffer:
-        """Return the second of two pages; ``freed`` are freed one by one."""
+        """Return the second of the pages; ``freed`` are freed one by one."""
 
         def free() -> None:
             for page in freed:
@@ -211,9 +230,11 @@ class Submitters:
 
         return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], free)
 
-    def _object(self, owner: str, found: SlabObject, skip: int) -> Buffer:
-        """Return an object without its first ``skip`` pages."""
-        pieces = found.pieces()[skip:]
+    def _object(self, owner: str, found: SlabObject) -> Buffer:
+        """Return an object, or the second page of one of several pages."""
+        pieces = found.pieces()
+        if found.size > PAGE_SIZE:
+            pieces = pieces[1:2]
         return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
 
     @property

@@ -83,7 +83,7 @@ def matrix(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Run all 1,890 cases, or some of them, and show the outcomes.
+    """Run all cases, or some of them, and show the outcomes.
 
     \b
     Try:  aoe lab matrix
@@ -91,7 +91,7 @@ def matrix(
           aoe lab matrix --csv >cases.csv
 
     Each option may be repeated. The fixed submitters xfs_get_free_page and
-    jbd_get_free_page are not among the seven of the matrix, and run only if given.
+    jbd_get_free_page are not in the matrix, and run only if given.
     """
     from initiator.lab.cases import all_cases, run_case
     from initiator.lab.reports.tables import record, write_csv
