@@ -38,9 +38,10 @@ class Event:
         late: TX completion comes after bi_end_io.
         duplicate: the response arrives twice.
         fails: the device fails while the clone waits in the qdisc.
-        reuse: what happens to the memory after bi_end_io: "" nothing; "free": the
-            owner frees it, and a new owner allocates and fills it; "rewrite": the
-            owner writes new content into it.
+        frees: the owner frees the memory in bi_end_io.
+        reallocates: a new owner then allocates memory of the same kind and fills it.
+        rewrites: after bi_end_io the owner, who keeps the memory, writes new content
+            into it.
     """
 
     name: str
@@ -49,7 +50,9 @@ class Event:
     late: bool = False
     duplicate: bool = False
     fails: bool = False
-    reuse: str = ""
+    frees: bool = False
+    reallocates: bool = False
+    rewrites: bool = False
 
 
 EVENTS: Final = {
@@ -69,28 +72,49 @@ EVENTS: Final = {
             fails=True,
         ),
         Event(
+            "late_txdone+free",
+            "response before TX completion, memory freed",
+            late=True,
+            frees=True,
+        ),
+        Event(
+            "stale_clone+free",
+            "stale clone transmitted after the memory was freed",
+            stale=True,
+            frees=True,
+        ),
+        Event(
+            "devfail+free",
+            "clone transmitted after device failure, memory freed",
+            fails=True,
+            frees=True,
+        ),
+        Event(
             "late_txdone+free_realloc",
             "response before TX completion, memory reused",
             late=True,
-            reuse="free",
+            frees=True,
+            reallocates=True,
         ),
         Event(
             "stale_clone+free_realloc",
             "stale clone transmitted after the memory was reused",
             stale=True,
-            reuse="free",
+            frees=True,
+            reallocates=True,
         ),
         Event(
             "devfail+free_realloc",
             "clone transmitted after device failure and reuse",
             fails=True,
-            reuse="free",
+            frees=True,
+            reallocates=True,
         ),
         Event(
             "stale_clone+rewrite_in_place",
             "stale clone transmitted after its owner wrote new content",
             stale=True,
-            reuse="rewrite",
+            rewrites=True,
         ),
     )
 }
@@ -176,7 +200,7 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
     nic = world.nic
     nic.hold_qdisc = event.stale or event.fails
     nic.hold_completion = event.late
-    world.free_in_end_io = event.reuse == "free"
+    world.free_in_end_io = event.frees
     write = world.submit(submitter)
     if event.fails:
         world.fail_device()
@@ -187,9 +211,9 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         if event.duplicate:
             world.deliver_response(duplicate=True)
         world.deliver_response()
-    if event.reuse == "free":
+    if event.reallocates:
         world.reallocate(submitter)
-    elif event.reuse == "rewrite":
+    if event.rewrites:
         world.rewrite(write)
 
 

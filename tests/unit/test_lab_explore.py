@@ -90,6 +90,13 @@ def test_k81_a_device_failure_leaves_a_stale_clone_in_fewer_steps() -> None:
     assert "fail" in kinds(found)
 
 
+def test_k142_four_steps_free_page_cache_memory_of_6_1_twice() -> None:
+    found = explore("none@6.1", "NOSG", ["pagecache"])
+    assert kinds(found) == ["submit", "fail", "free", "dequeue"]
+    assert fault_of(found) == (Fault.DOUBLE_FREE, "K75", 0)
+    assert explore("none@2.6.21", "NOSG", ["pagecache"]).complete
+
+
 def test_k120_only_copies_preserve_the_contents() -> None:
     """Policy e copies slab objects and borrows all other pages."""
     assert explore("e", "SG", SUBPAGE, violations=CONTENTS).complete

@@ -89,7 +89,7 @@ def test_k97_a_compound_tail_is_a_bug_on_3_7_and_counted_in_its_head_on_3_12() -
     assert world.journal.outcome == "ok"
 
 
-def test_k98_6_1_without_references_fails_only_for_tails_of_raw_blocks() -> None:
+def test_k98_6_1_undisturbed_fails_only_for_tails_of_raw_blocks() -> None:
     found = outcomes(["none@6.1"], SUBMITTERS, ["clean", "dup_response"], ["NOSG"])
     bad = {case.submitter for case, outcome in found.items() if outcome != "ok"}
     assert bad == {"rawalloc_highorder_tail"}
