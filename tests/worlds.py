@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from initiator.lab.cases import EVENTS, Case, run_case, run_event
+from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, run_case, run_event
 from initiator.lab.kernel.journal import Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, Memory
 from initiator.lab.kernel.policy import POLICIES
@@ -38,7 +38,7 @@ def make_world(
 
 
 def submit(world: World, submitter: str) -> Write:
-    return world.submit(SUBMITTERS[submitter])
+    return world.submit(ALL_SUBMITTERS[submitter])
 
 
 def run(case: str) -> Result:

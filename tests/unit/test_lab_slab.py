@@ -20,7 +20,13 @@ from initiator.lab.kernel.memory import (
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.slab import KmemCache, SlabObject, calculate_slab_order
-from initiator.lab.kernel.submitters import SUBMITTERS, SUBPAGE, Buffer, Submitters
+from initiator.lab.kernel.submitters import (
+    SUBMITTERS,
+    SUBPAGE,
+    VARIANTS,
+    Buffer,
+    Submitters,
+)
 from tests.worlds import counts, disk, faults, first, make_memory, make_world, submit
 
 REDZONE = 16
@@ -258,7 +264,7 @@ def test_without_redzones_objects_are_aligned() -> None:
 
 
 def hold_three(submitters: Submitters) -> list[Buffer]:
-    return [submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"]) for _ in range(3)]
+    return [submitters.allocate(VARIANTS["jbd_kmalloc"]) for _ in range(3)]
 
 
 def test_redzones_a_straddling_buffer_has_two_fragments_and_is_written_correctly() -> (
@@ -267,7 +273,7 @@ def test_redzones_a_straddling_buffer_has_two_fragments_and_is_written_correctly
     world = make_world("none@2.6.21", Nic.SG, redzone=REDZONE)
     others = hold_three(world.submitters)
     world.nic.hold_qdisc = True
-    write = submit(world, "xfs_kmalloc_subpage")
+    write = submit(world, "jbd_kmalloc")
     assert [(o, n) for _, o, n in write.buffer.pieces] == [(3136, 960), (0, 64)]
     write.buffer.pieces[0][0].data[3136:3140] = b"head"
     write.buffer.pieces[1][0].data[60:64] = b"tail"
@@ -288,7 +294,7 @@ def test_redzones_a_straddling_buffer_has_two_fragments_and_is_written_correctly
 def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> None:
     world = make_world("none@2.6.21", nic, redzone=REDZONE)
     hold_three(world.submitters)
-    write = submit(world, "xfs_kmalloc_subpage")
+    write = submit(world, "jbd_kmalloc")
     (near, _, _), (far, _, _) = write.buffer.pieces
     assert counts(world.journal, near) == [2, 1]
     # On 2.6.21 the slab's second page has count 0: 1, 0 frees it.
@@ -302,10 +308,8 @@ def test_redzones_are_harmless_if_the_second_page_is_compound_or_frozen(
     policy: str, nic: Nic
 ) -> None:
     world = make_world(policy, nic, redzone=REDZONE)
-    others = [
-        world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"]) for _ in range(3)
-    ]
-    write = submit(world, "jbd_frozen_slab")
+    others = [world.submitters.allocate(VARIANTS["jbd_kmalloc"]) for _ in range(3)]
+    write = submit(world, "jbd_kmalloc")
     assert len(write.buffer.pieces) == (1 if policy == "c+" else 2)
     world.deliver_response()
     for other in others:
@@ -318,7 +322,7 @@ def test_redzones_are_harmless_if_the_second_page_is_compound_or_frozen(
 def test_redzones_half_of_a_straddling_buffer_is_rejected_without_a_get() -> None:
     world = make_world("a", Nic.NOSG, redzone=REDZONE)
     hold_three(world.submitters)
-    buffer = world.submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
+    buffer = world.submitters.allocate(VARIANTS["jbd_kmalloc"])
     ended: list[Bio] = []
     bio = Bio(Op.WRITE, 0, ended.append)
     page, offset, length = buffer.pieces[0]
@@ -333,8 +337,8 @@ def test_redzones_half_of_a_straddling_buffer_is_rejected_without_a_get() -> Non
 def test_k102_both_halves_of_a_straddling_buffer_are_copied_separately() -> None:
     world = make_world("e", Nic.SG, redzone=REDZONE)
     for _ in range(3):
-        world.submitters.allocate(SUBMITTERS["jbd_frozen_slab"])
-    submit(world, "jbd_frozen_slab")
+        world.submitters.allocate(VARIANTS["jbd_kmalloc"])
+    submit(world, "jbd_kmalloc")
     assert world.journal.costs.copied == 1024
     copies = [e.page for e in world.journal.entries if e.action == "copy"]
     assert len(set(copies)) == 2
@@ -350,12 +354,34 @@ def test_k92_xfs_of_6_1_allocates_a_page_instead_of_a_straddling_object() -> Non
     assert write.buffer.wasted == PAGE_SIZE - 1024
 
 
-def test_k92_xfs_of_2_6_21_uses_a_straddling_object() -> None:
+def test_k138_xfs_of_2_6_21_doubles_the_size_until_its_buffer_is_aligned() -> None:
     submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["none@2.6.21"], REDZONE)
-    hold_three(submitters)
     buffer = submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
-    assert all(page.slab for page, _, _ in buffer.pieces)
-    assert len(buffer.pieces) == 2
+    sizes = [
+        e.note.split()[0]
+        for e in submitters.memory.journal.entries
+        if e.action == "kmalloc"
+    ]
+    assert sizes == ["1024", "2048", "4096"]
+    ((page, offset, length),) = buffer.pieces
+    assert (page.slab, page.count, offset, length) == (True, 1, 0, SUBPAGE)
+    assert buffer.wasted == PAGE_SIZE - SUBPAGE
+    buffer.release()
+    submitters.reclaim()
+    assert all(page.free for page in submitters.memory.pages)
+
+
+@pytest.mark.parametrize("submitter", SUBMITTERS)
+@pytest.mark.parametrize("rules", [RULES_2_6_21, RULES_6_1], ids=lambda r: r.name)
+def test_k138_with_redzones_only_jbd_on_plain_kmalloc_straddles_pages(
+    rules: Rules, submitter: str
+) -> None:
+    submitters = Submitters(make_memory(rules, 32), POLICIES["none@6.1"], REDZONE)
+    for _ in range(4):
+        buffer = submitters.allocate(SUBMITTERS[submitter])
+        assert len(buffer.pieces) == 1
+    straddling = [submitters.allocate(VARIANTS["jbd_kmalloc"]) for _ in range(4)]
+    assert {len(buffer.pieces) for buffer in straddling} == {1, 2}
 
 
 # --- submitters -----------------------------------------------------------------------

@@ -51,7 +51,8 @@ class Rules:
         bug_on_tail_increment: the AoE driver's increment of the count of a compound
             tail is a BUG (3.7 to 3.11). Otherwise it increments the head (K97).
         xfs_avoids_straddling: XFS frees a slab object that straddles a page boundary
-            and allocates a whole page (K92).
+            and allocates a whole page (K92). Otherwise it frees one that does not begin
+            at a sector boundary, and allocates twice the size (K138).
     """
 
     name: str

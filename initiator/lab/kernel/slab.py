@@ -5,7 +5,8 @@ Models what affects a page's lifetime: the pages of an object and their counts
 per object and deferred reuse of objects whose pages are still referenced (K100).
 
 A redzone in front of an object shifts it from its natural alignment: it may straddle a
-page boundary or not start at a sector boundary.
+page boundary or not start at a sector boundary. A cache whose objects are aligned to
+their size has no redzones (K138).
 """
 
 from __future__ import annotations

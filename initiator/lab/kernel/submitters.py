@@ -1,9 +1,9 @@
 """Submitters of bios and the kinds of memory that they submit.
 
-There are eight kinds (K84-K92, K140), and two fixes as variants: XFS and jbd with pages
-from the page allocator instead of slab objects. The page counts of a kind depend on the
-kernel's ``Rules``: the second page of a stack has count 0 on 2.6.21 and 1 on 6.1
-(K108d).
+There are eight kinds (K84-K92, K140). Variants are two fixes, XFS and jbd with pages
+from the page allocator instead of slab objects, and jbd on plain kmalloc. The page
+counts of a kind depend on the kernel's ``Rules``: the second page of a stack has count
+0 on 2.6.21 and 1 on 6.1 (K108d).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ SUBMITTERS: Final = {
             "jbd_frozen_slab",
             "jbd",
             "ext3's frozen journal copy, a slab object",
-            "slab",
+            "jbd slab",
         ),
         Submitter(
             "kmalloc_highorder_tail",
@@ -144,9 +144,19 @@ VARIANTS: Final = {
             "the fix: frozen copy in a page of its own",
             "page",
         ),
+        Submitter(
+            "jbd_kmalloc",
+            "jbd",
+            "frozen copy in plain kmalloc, before jbd had caches of its own",
+            "slab",
+        ),
     )
 }
-"""Fixes of the 2007 thread: a whole page for each small buffer instead of slab."""
+"""Submitters beside the matrix.
+
+The fixes of the 2007 thread, a whole page for each small buffer instead of slab, and
+the only submitter whose buffers straddle pages under slab debugging (K138).
+"""
 
 _BLOCKS: Final = {"raw": (LARGE_ORDER, False), "large kmalloc": (HUGE_ORDER, True)}
 """Order of a block by kind of memory, and whether it is a compound page."""
@@ -159,7 +169,7 @@ class Submitters:
     Args:
         memory: the machine's pages.
         policy: decides whether slab counts objects and file systems use whole pages.
-        redzone: bytes in front of each sub-page object, see
+        redzone: bytes in front of each object of plain kmalloc below 4 KiB, see
             ``initiator.lab.kernel.slab``.
     """
 
@@ -168,21 +178,24 @@ class Submitters:
         self.policy = policy
         counts = policy.slab_counts_objects
         self.caches = {
-            "slab": KmemCache(
-                memory,
-                SUBPAGE,
-                calculate_slab_order(SUBPAGE + redzone),
-                counts,
-                redzone,
-            ),
+            "slab": self._kmalloc_cache(SUBPAGE, redzone),
+            "jbd slab": KmemCache(memory, SUBPAGE, 0, counts),
             "large slab": KmemCache(
                 memory, PAGE_SIZE << LARGE_ORDER, LARGE_ORDER, counts
             ),
         }
+        if redzone:
+            self.caches["kmalloc-2048"] = self._kmalloc_cache(2 * SUBPAGE, redzone)
+            self.caches["kmalloc-4096"] = self._kmalloc_cache(PAGE_SIZE, 0)
         if memory.rules.kmalloc_large_is_slab:
             self.caches["large kmalloc"] = KmemCache(
                 memory, PAGE_SIZE << HUGE_ORDER, HUGE_ORDER, counts
             )
+
+    def _kmalloc_cache(self, size: int, redzone: int) -> KmemCache:
+        order = calculate_slab_order(size + redzone)
+        counts = self.policy.slab_counts_objects
+        return KmemCache(self.memory, size, order, counts, redzone)
 
     def allocate(self, submitter: Submitter, owner: str | None = None) -> Buffer:
         """Allocate a buffer as ``submitter`` does, for ``owner``."""
@@ -206,10 +219,18 @@ class Submitters:
 
     def _kmalloc(self, submitter: Submitter, owner: str) -> Buffer:
         found = self.caches[submitter.kind].alloc(owner)
-        avoids = submitter.owner == "XFS" and self.memory.rules.xfs_avoids_straddling
-        if avoids and found.straddles:
+        if submitter.owner != "XFS":
+            return self._object(owner, found)
+        if self.memory.rules.xfs_avoids_straddling:
+            if found.straddles:
+                found.cache.free(found, owner)
+                return self._page(owner, SUBPAGE)
+            return self._object(owner, found)
+        # xfs_buf_get_noaddr() of 2.6.21 repeats with twice the size (K138).
+        larger = iter(("kmalloc-2048", "kmalloc-4096"))
+        while not found.is_aligned:
             found.cache.free(found, owner)
-            return self._page(owner, SUBPAGE)
+            found = self.caches[next(larger)].alloc(owner)
         return self._object(owner, found)
 
     def _page(self, owner: str, needs: int) -> Buffer:
@@ -231,11 +252,20 @@ class Submitters:
         return Buffer(owner, [(pages[1], 0, PAGE_SIZE)], free)
 
     def _object(self, owner: str, found: SlabObject) -> Buffer:
-        """Return an object, or the second page of one of several pages."""
-        pieces = found.pieces()
+        """Return an object, or the second page of one of several pages.
+
+        Of an object that is larger than the buffer needs, it is the beginning.
+        """
+
+        def free() -> None:
+            found.cache.free(found, owner)
+
         if found.size > PAGE_SIZE:
-            pieces = pieces[1:2]
-        return Buffer(owner, pieces, lambda: found.cache.free(found, owner))
+            return Buffer(owner, found.pieces()[1:2], free)
+        if found.size == SUBPAGE:
+            return Buffer(owner, found.pieces(), free)
+        page, offset, _ = found.pieces()[0]
+        return Buffer(owner, [(page, offset, SUBPAGE)], free, found.size - SUBPAGE)
 
     @property
     def can_reclaim(self) -> bool:

@@ -90,8 +90,8 @@ def matrix(
           aoe lab matrix -p a -p e -s rawalloc_highorder_tail
           aoe lab matrix --csv >cases.csv
 
-    Each option may be repeated. The fixed submitters xfs_get_free_page and
-    jbd_get_free_page are not in the matrix, and run only if given.
+    Each option may be repeated. The submitters xfs_get_free_page, jbd_get_free_page and
+    jbd_kmalloc are not in the matrix, and run only if given.
     """
     from initiator.lab.cases import all_cases, run_case
     from initiator.lab.reports.tables import record, write_csv
