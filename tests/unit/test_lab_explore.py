@@ -223,8 +223,7 @@ def test_several_pages_are_sent_in_several_frames() -> None:
 
 def test_a_search_ended_by_max_states_reports_the_steps_completed() -> None:
     found = explore("e", "COW", SUBPAGE, bios=2, max_states=500)
-    assert found.safe
-    assert not found.complete
+    assert (found.safe, found.undecided, found.complete) == (False, "states", False)
     whole = explore("e", "COW", SUBPAGE, bios=2, max_steps=found.steps)
     assert whole.states <= found.states
 
@@ -353,8 +352,31 @@ def test_the_command_prints_the_extent_of_safety_and_succeeds() -> None:
     assert "of any length" in result.output
     result = invoke("-p", "e", "-n", "SG", "-s", "pagecache", "--steps", "3")
     assert "of up to 3 steps" in result.output
+
+
+def test_the_command_says_undecided_if_the_search_was_cut_short() -> None:
     result = invoke("-p", "e", "-n", "SG", "-s", "pagecache", "--states", "50")
-    assert "more was not tried" in result.output
+    assert result.exit_code == 6
+    assert "Undecided: none of these in any order of up to" in result.output
+    assert "raise --states" in result.output
+    assert "Safe" not in result.output
+    report = json.loads(
+        invoke(
+            "-p", "e", "-n", "SG", "-s", "pagecache", "--states", "50", "--json"
+        ).output
+    )
+    assert (report["safe"], report["undecided"]) == (False, "states")
+
+
+def test_a_search_in_which_memory_ran_out_is_undecided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Stepper, "_pages_needed", lambda _, __: 1)
+    found = explore("e", "SG", ["pagecache"], bios=2)
+    assert (found.safe, found.undecided, found.complete) == (False, "memory", False)
+    result = invoke("-p", "e", "-n", "SG", "-s", "pagecache", "--bios", "2")
+    assert result.exit_code == 6
+    assert "ran out of memory" in result.output
 
 
 def test_the_command_prints_json() -> None:

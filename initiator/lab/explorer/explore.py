@@ -11,7 +11,7 @@ import gc
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
 
 from aoe.errors import AoEError, UsageError
@@ -93,10 +93,12 @@ class Exploration:
 
     Args:
         config: what was searched.
-        safe: no violation was found within the bounds.
+        safe: all interleavings within the bounds were tried, and none has a violation.
+        undecided: no violation was found, but the search was cut short: by "states",
+            that is ``max_states``, or by "memory", an allocation of the modelled
+            machine that failed. Otherwise "".
         complete: all reachable states were expanded, so that ``safe`` holds for any
-            number of steps. False if ``max_steps`` or ``max_states`` ended the search
-            or memory ran out.
+            number of steps. False if ``max_steps`` ended the search, too.
         steps: length of the counterexample; if there is none, the number of steps up
             to which all interleavings were tried.
         states: distinct states reached.
@@ -110,6 +112,7 @@ class Exploration:
 
     config: SearchConfig
     safe: bool
+    undecided: str
     complete: bool
     steps: int
     states: int
@@ -263,10 +266,14 @@ class Explorer:
                 break
             self.tried = self.depth
             level = next_level
-        found = self._result(path, time.perf_counter() - start)
-        return replace(
-            found, complete=found.safe and not level and not self.out_of_memory
-        )
+        undecided = ""
+        if path is None and self.out_of_memory:
+            undecided = "memory"
+        elif path is None and level and not self._has_room:
+            undecided = "states"
+        seconds = time.perf_counter() - start
+        complete = path is None and not level and not undecided
+        return self._result(path, seconds, undecided, complete=complete)
 
     @property
     def _has_room(self) -> bool:
@@ -323,13 +330,16 @@ class Explorer:
         if self.config.violation(self.stepper.journal) is not None:
             yield Path(path, FINISH)
 
-    def _result(self, path: Path | None, seconds: float) -> Exploration:
+    def _result(
+        self, path: Path | None, seconds: float, undecided: str, *, complete: bool
+    ) -> Exploration:
         steps = path.unrolled() if path is not None else ()
         stepper, descriptions = replay(self.config, steps)
         return Exploration(
             config=self.config,
-            safe=path is None,
-            complete=False,
+            safe=path is None and not undecided,
+            undecided=undecided,
+            complete=complete,
             steps=len(steps) or self.tried,
             states=len(self.seen),
             edges=self.edges,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from initiator.lab.explorer.explore import Exploration
 
     Command = Callable[..., None]
+
+_UNDECIDED: Final = 6
+"""Exit code; the lower ones are those of ``aoe.errors``."""
 
 # Modules of the lab are imported on use, so that other commands start faster.
 
@@ -109,7 +112,8 @@ def explore(
     another user allocates memory. Equal states are visited once. The shortest order of
     events that violates the policy is printed.
 
-    Exit codes: 0 safe within the bounds, 1 a violation was found.
+    Exit codes: 0 safe within the bounds, 1 a violation was found, 6 undecided: the
+    search was cut short.
     """
     from initiator.lab.explorer.explore import VIOLATIONS, parse_faults
     from initiator.lab.explorer.explore import explore as search
@@ -129,7 +133,7 @@ def explore(
         print_json("lab explore", **record(found))
     else:
         _print(found)
-    click.get_current_context().exit(0 if found.safe else 1)
+    click.get_current_context().exit(_UNDECIDED if found.undecided else not found.safe)
 
 
 def record(found: Exploration) -> dict[str, object]:
@@ -144,6 +148,7 @@ def record(found: Exploration) -> dict[str, object]:
         "bounds": asdict(setting.bounds),
         "violations": sorted(fault.value for fault in setting.violations),
         "safe": found.safe,
+        "undecided": found.undecided or None,
         "complete": found.complete,
         "steps": found.steps,
         "states": found.states,
@@ -175,7 +180,9 @@ def _print(found: Exploration) -> None:
     click.echo(f"  bounds       {', '.join(bounds)}")
     click.echo(f"  looking for  {what}")
     click.echo()
-    if found.fault is None or found.journal is None:
+    if found.undecided:
+        click.secho(f"Undecided: {_why_undecided(found)}.", fg="yellow")
+    elif found.fault is None or found.journal is None:
         click.secho(f"Safe: none of these {_extent(found)}.", fg="green")
     else:
         name = found.fault.fault.value if found.fault.fault else ""
@@ -198,9 +205,15 @@ def _print(found: Exploration) -> None:
 def _extent(found: Exploration) -> str:
     if found.complete:
         return f"in any order of any length (nothing new after {found.steps} steps)"
-    if found.steps == found.config.bounds.max_steps:
-        return f"in any order of up to {found.steps} steps"
-    return f"in any order of up to {found.steps} steps; more was not tried"
+    return f"in any order of up to {found.steps} steps"
+
+
+def _why_undecided(found: Exploration) -> str:
+    why = {
+        "states": f"the search ended at {found.states:,} states; raise --states",
+        "memory": "in some orders the modelled machine ran out of memory",
+    }[found.undecided]
+    return f"none of these {_extent(found)}, but {why}"
 
 
 @contextmanager
