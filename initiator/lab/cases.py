@@ -222,9 +222,12 @@ def run_case(case: Case, *, keep_entries: bool = False) -> Result:
 
     Args:
         case: the case.
-        keep_entries: record all entries of the journal, not only faults.
+        keep_entries: keep all entries in the result's journal, not only faults.
     """
-    return result_of(case, simulate_case(case, keep_entries=keep_entries))
+    result = result_of(case, simulate_case(case, keep_entries=True))
+    if not keep_entries:
+        result.journal.entries.clear()
+    return result
 
 
 def simulate_case(
@@ -249,7 +252,12 @@ def simulate_case(
 
 
 def result_of(case: Case, world: World) -> Result:
-    """Return the result of a case from the world that it was run in."""
+    """Return the result of a case from the world that it was run in.
+
+    Args:
+        case: the case.
+        world: a world that has recorded all entries.
+    """
     journal = world.journal
     return Result(
         case,
@@ -267,15 +275,15 @@ def _reason(journal: Journal, case: Case) -> str:
     if worst is None:
         return _why_ok(case)
     first = journal.faults[0]
-    description = _describe(first)
+    description = _describe(journal.act_of(first), first)
     if first.fault is worst.fault:
         return description
-    return f"{description}; then {_describe(worst)}"
+    return f"{description}; then {_describe(worst, worst)}"
 
 
-def _describe(entry: Entry) -> str:
-    where = "" if entry.page is None else f" page {entry.page}"
-    return f"{entry.rule} {entry.actor} {entry.action}{where}: {entry.note}"
+def _describe(act: Entry, fault: Entry) -> str:
+    where = "" if act.page is None else f" page {act.page}"
+    return f"{act.rule} {act.actor} {act.action}{where}: {fault.note}"
 
 
 def _why_ok(case: Case) -> str:

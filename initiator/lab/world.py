@@ -88,7 +88,8 @@ class World:
         self.policy = policy
         self.journal = Journal(keep_entries=keep_entries)
         self.memory = Memory(pages, rules or policy.rules, self.journal)
-        self.ops = SkbOps(self.memory)
+        rule = "K147" if policy.aoe_gets_fragments else "K143"
+        self.ops = SkbOps(self.memory, rule)
         self.accounting = PageAccounting(policy, self.ops)
         self.submitters = Submitters(self.memory, policy, redzone)
         self.driver = Driver(Options.kernel(), self.accounting)

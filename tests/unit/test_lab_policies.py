@@ -157,7 +157,7 @@ def test_k147_k143_with_b_plus_memory_is_not_reused_before_the_last_clone_is_fre
     world.finish()
     assert not faults(world.journal)
     puts = [e for e in world.journal.entries if e.action == "put_page"]
-    dropped = [e for e in puts if e.rule == "K143"]
+    dropped = [e for e in puts if e.rule == "K147"]
     assert [(e.actor, e.page) for e in dropped] == [("network", page.pfn)]
     assert disk(world, len(write.expected)) == write.expected
 

@@ -227,8 +227,10 @@ def test_k75_explain_prints_the_steps_of_the_bug_of_2007() -> None:
     assert "PREMATURE-FREE: freed by network, still used by owner" in faults[0]
     assert "DOUBLE-FREE" in faults[1]
     first = next(line for line in lines if line.startswith("First violation"))
-    assert first.startswith("First violation: K75 at step 8, premature-free.")
-    assert " Linearizing: " in first
+    assert first == "First violation: K75 at step 7, put_page. Linearizing"
+    assert lines[lines.index(first) + 1] == (
+        "Reported: premature-free at step 8: freed by network, still used by owner"
+    )
     start = lines.index("Rules, in full with: aoe rule NUMBER") + 1
     named = {entry.rule for entry in run_recorded(YEAR_2007).journal.entries}
     assert lines[start : lines.index("", start)] == [
@@ -252,6 +254,8 @@ def test_json_has_all_events_and_the_first_fault() -> None:
     )
     assert report["first_fault"]["rule"] == "K75"
     assert report["events"][report["first_fault"]["step"]] == report["first_fault"]
+    assert report["events"][report["first_act"]["step"]] == report["first_act"]
+    assert report["first_act"]["action"] == "put_page"
     assert set(report["meanings"]) == {"policy", "submitter", "event", "nic"}
     named = {event["rule"] for event in report["events"]} - {""}
     assert {rule["number"] for rule in report["rules"]} == named

@@ -476,6 +476,65 @@ def test_k117_the_outcome_is_the_first_of_the_worst_faults() -> None:
         assert journal.worst.action == f"first {name}"
 
 
+@pytest.mark.parametrize(
+    ("case", "rule", "actor", "action", "fault"),
+    [
+        # The network's last put frees a slab page; the allocator reports it.
+        (
+            *("none@2.6.21/kmalloc_highorder_tail/clean/NOSG", "K75"),
+            *("network", "put_page", "bad-page"),
+        ),
+        # The network still holds a reference when the owner frees the block.
+        (
+            *("none@6.1/rawalloc_highorder_tail/late_txdone+free/COW", "K76"),
+            *("network", "get_page", "bad-page"),
+        ),
+        (
+            *("c/rawalloc_highorder_tail/clean/SG", "K101"),
+            *("owner", "put_page", "premature-free"),
+        ),
+        # b+ has a rule of its own.
+        (
+            *("b+/rawalloc_highorder_tail/clean/SG", "K147"),
+            *("network", "put_page", "premature-free"),
+        ),
+        (
+            *("none@6.1/pagecache/devfail+free/NOSG", "K75"),
+            *("network", "put_page", "double-free"),
+        ),
+        # The fault is the act.
+        (
+            *("none@6.1/pagecache/stale_clone+rewrite_in_place/SG", "K80"),
+            *("network", "transmit", "wrong-bytes"),
+        ),
+        (
+            *("d/xfs_kmalloc_subpage/clean/SG", "K101"),
+            *("bio", "bio_add_page", "BUG"),
+        ),
+    ],
+)
+def test_the_first_violation_is_the_act_and_not_its_report(
+    case: str, rule: str, actor: str, action: str, fault: str
+) -> None:
+    result = run(case)
+    first_fault = result.journal.faults[0]
+    act = result.journal.act_of(first_fault)
+    assert (act.rule, act.actor, act.action) == (rule, actor, action)
+    assert first_fault.fault is Fault(fault)
+    assert act.step <= first_fault.step
+    assert result.reason.startswith(f"{rule} {actor} {action}")
+
+
+def test_k116_a_leak_is_the_act_of_the_get_that_nothing_dropped() -> None:
+    world = make_world("none@6.1", Nic.COW)
+    write = submit(world, "pagecache")
+    world.memory.get_page(page_of(write), "packet socket", "K83")
+    world.deliver_response()
+    world.finish()
+    act = world.journal.act_of(world.journal.faults[0])
+    assert (act.actor, act.action, act.rule) == ("packet socket", "get_page", "K83")
+
+
 def test_k117_annotations_are_those_of_the_rule() -> None:
     words = "WARN copied EIO ghost-write dup-write unexpected-rsp"
     assert [flag.value for flag in Flag] == words.split()

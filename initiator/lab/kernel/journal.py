@@ -24,6 +24,13 @@ class Fault(Enum):
 
 
 SEVERITY: Final = tuple(Fault)
+_GETS: Final = frozenset({"get_page", "page_ref_inc"})
+_PUTS: Final = frozenset({"put_page", "page_ref_dec"})
+_COUNTING: Final = _GETS | _PUTS | {"free_pages"}
+_REPORTS: Final = frozenset(
+    {"bad_page", "free_page", "keep out", "kmem_freepages", "leak"}
+)
+"""Actions that find what an earlier act has done to a page count."""
 
 
 class Flag(Enum):
@@ -213,3 +220,32 @@ class Journal:
         """The name of the worst fault, or ``ok`` (K117)."""
         worst = self.worst
         return worst.fault.value if worst and worst.fault else "ok"
+
+    def act_of(self, fault: Entry) -> Entry:
+        """Return the event that broke the rule which ``fault`` reports.
+
+        Most faults are that event themselves. But what an allocator finds was done
+        before: by the get_page that nothing has dropped if the page has a count, and
+        otherwise by the last put_page or free_pages. Needs ``keep_entries``.
+        """
+        if fault.action not in _REPORTS:
+            return fault
+        before = [e for e in self.entries[: fault.step] if e.action in _COUNTING]
+        mine = [entry for entry in before if entry.page == fault.page]
+        left: list[Entry] = []
+        for entry in mine:
+            if entry.action in _GETS:
+                left.append(entry)
+            elif entry.action in _PUTS:
+                left = _without_last_of(left, entry.actor)
+        if fault.count and left:
+            return left[-1]
+        return (mine or before or [fault])[-1]
+
+
+def _without_last_of(gets: list[Entry], actor: str) -> list[Entry]:
+    """Return the references without the last one of an actor."""
+    for at in reversed(range(len(gets))):
+        if gets[at].actor == actor:
+            return gets[:at] + gets[at + 1 :]
+    return gets

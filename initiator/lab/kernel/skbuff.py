@@ -59,10 +59,12 @@ class SkbOps:
 
     Args:
         memory: the pages that the fragments refer to.
+        fragment_rule: the rule by which owned fragments are put.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, fragment_rule: str = "K143") -> None:
         self.memory = memory
+        self._fragment_rule = fragment_rule
         self.clones = 0
 
     @property
@@ -165,5 +167,5 @@ class SkbOps:
         skb.dataref -= 1
         if skb.dataref == 0 and skb.owns_frags:
             for page, _, _ in skb.frags:
-                self.memory.put_page(cast("Page", page), "network", "K143")
+                self.memory.put_page(cast("Page", page), "network", self._fragment_rule)
             skb.frags = []

@@ -301,11 +301,22 @@ def verdict(result: Result) -> Iterator[str]:
     if not faults or worst is None:
         yield f"No violation: {result.reason}"
     else:
-        yield f"First violation: {_describe_fault(faults[0])}"
+        yield from _first_violation(result.journal.act_of(faults[0]), faults[0])
         if worst.fault is not faults[0].fault:
             yield f"Worst violation: {_describe_fault(worst)}"
     costs = [f"{name} {number}" for name, number in result.costs.items() if number]
     yield f"Costs: {', '.join(costs) or 'none'}"
+
+
+def _first_violation(act: Entry, fault: Entry) -> Iterator[str]:
+    """Yield the act that broke a rule, and the event that reported it if it differs."""
+    if act is fault:
+        yield f"First violation: {_describe_fault(fault)}"
+        return
+    title = rule_title(act.rule)
+    yield f"First violation: {act.rule} at step {act.step}, {act.action}. {title}"
+    word = fault.fault.value if fault.fault else ""
+    yield f"Reported: {word} at step {fault.step}: {fault.note}"
 
 
 def _describe_fault(entry: Entry) -> str:

@@ -198,6 +198,7 @@ def explain(
     from initiator.rules import rule_record
 
     result = run_case(_case(parts), keep_entries=True)
+    faults = result.journal.faults
     if html is not None:
         from initiator.lab.reports.html_page import html_page
 
@@ -213,7 +214,8 @@ def explain(
             "lab explain",
             **record(result),
             meanings={axis: meaning for axis, _, meaning in describe_case(result.case)},
-            first_fault=next(map(event_record, result.journal.faults), None),
+            first_fault=next(map(event_record, faults), None),
+            first_act=next(map(event_record, map(result.journal.act_of, faults)), None),
             events=[event_record(entry) for entry in result.journal.entries],
             rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
         )
