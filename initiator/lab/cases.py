@@ -39,7 +39,10 @@ class Event:
         duplicate: the response arrives twice.
         fails: the device fails while the clone waits in the qdisc.
         frees: the owner frees the memory in bi_end_io.
-        reallocates: a new owner then allocates memory of the same kind and fills it.
+        frees_early: the owner frees it before, when the frame was sent.
+        shrinks: slab then returns its empty slabs to the page allocator.
+        reallocates: a new owner then allocates memory and fills it: of the "same" kind,
+            or a "page" from the page allocator.
         rewrites: after bi_end_io the owner, who keeps the memory, writes new content
             into it.
     """
@@ -51,7 +54,9 @@ class Event:
     duplicate: bool = False
     fails: bool = False
     frees: bool = False
-    reallocates: bool = False
+    frees_early: bool = False
+    shrinks: bool = False
+    reallocates: str = ""
     rewrites: bool = False
 
 
@@ -94,21 +99,34 @@ EVENTS: Final = {
             "response before TX completion, memory reused",
             late=True,
             frees=True,
-            reallocates=True,
+            reallocates="same",
         ),
         Event(
             "stale_clone+free_realloc",
             "stale clone transmitted after the memory was reused",
             stale=True,
             frees=True,
-            reallocates=True,
+            reallocates="same",
         ),
         Event(
             "devfail+free_realloc",
             "clone transmitted after device failure and reuse",
             fails=True,
             frees=True,
-            reallocates=True,
+            reallocates="same",
+        ),
+        Event(
+            "slab_shrink",
+            "response before TX completion, slab returned, page reused",
+            late=True,
+            frees=True,
+            shrinks=True,
+            reallocates="page",
+        ),
+        Event(
+            "free_before_end_io",
+            "the owner frees the memory before bi_end_io",
+            frees_early=True,
         ),
         Event(
             "stale_clone+rewrite_in_place",
@@ -202,6 +220,8 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
     nic.hold_completion = event.late
     world.free_in_end_io = event.frees
     write = world.submit(submitter)
+    if event.frees_early:
+        world.free_buffer(write)
     if event.fails:
         world.fail_device()
     else:
@@ -211,8 +231,11 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         if event.duplicate:
             world.deliver_response(duplicate=True)
         world.deliver_response()
+    if event.shrinks:
+        world.shrink_slabs()
     if event.reallocates:
-        world.reallocate(submitter)
+        is_page = event.reallocates == "page"
+        world.reallocate(SUBMITTERS["pagecache"] if is_page else submitter)
     if event.rewrites:
         world.rewrite(write)
 

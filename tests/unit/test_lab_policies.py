@@ -19,7 +19,7 @@ from initiator.driver.driver import Driver
 from initiator.driver.skbuff import Skb
 from initiator.io.link_device import LinkDevice
 from initiator.lab.cases import EVENTS
-from initiator.lab.kernel.journal import Flag, Journal
+from initiator.lab.kernel.journal import BugOn, Flag, Journal
 from initiator.lab.kernel.memory import PAGE_SIZE, RULES_6_1, Memory
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES, sendpage_ok
@@ -108,8 +108,36 @@ def test_k99_an_owner_that_frees_the_page_before_end_io_leaks_it() -> None:
 
 
 def test_k99_an_owner_that_frees_the_page_after_end_io_does_not_leak_it() -> None:
-    found = outcomes(["a"], ["pagecache"], EVENTS, ["SG"])
+    late = [event.name for event in EVENTS.values() if not event.frees_early]
+    found = outcomes(["a"], ["pagecache"], late, Nic.__members__)
     assert "leak" not in found.values()
+
+
+@every_nic
+def test_k99_the_event_free_before_end_io_leaks_with_policy_a(nic: str) -> None:
+    result = run(f"a/pagecache/free_before_end_io/{nic}")
+    assert result.outcome == "leak"
+    assert result.reason.startswith("K99 AoE driver page_ref_dec page 0")
+    for policy in POLICIES:
+        if policy != "a":
+            assert run(f"{policy}/pagecache/free_before_end_io/{nic}").outcome == "ok"
+
+
+@pytest.mark.parametrize("submitter", [*SUBPAGE, "kmalloc_highorder_tail"])
+def test_k141_the_event_slab_shrink_breaks_frozen_pages(submitter: str) -> None:
+    found = outcomes(["f", "b"], [submitter], ["slab_shrink"], ["COW"])
+    assert list(found.values()) == ["premature-free", "ok"]
+
+
+def test_k100_with_policy_b_slab_does_not_give_a_referenced_page_back() -> None:
+    case = "{}/kmalloc_highorder_tail/slab_shrink/COW"
+    kept = run(case.format("b")).journal
+    freed = first(kept, "kmem_cache_shrink").step
+    put = [e for e in kept.entries if e.actor == "network" and e.action == "put_page"]
+    assert freed < put[0].step
+    pages = [e.step for e in kept.entries if e.action == "free_page" and e.page == 1]
+    assert put[0].step < pages[0]
+    assert run(case.format("none@2.6.21")).outcome == "premature-free"
 
 
 def test_k76_policy_a_does_not_protect_pages_after_bi_end_io() -> None:
@@ -200,6 +228,21 @@ def test_each_party_has_one_name_in_the_journal() -> None:
 def test_k101_policy_c_plus_is_safe_with_whole_pages() -> None:
     found = outcomes(["c+"], SUBMITTERS, EVENTS, Nic.__members__)
     assert not FREEING & set(found.values())
+
+
+@every_nic
+def test_k101_policy_c_plus_d_stops_at_slab_pages_and_accepts_the_fixes(
+    nic: str,
+) -> None:
+    for submitter in (*SUBPAGE, "kmalloc_highorder_tail", "jbd_kmalloc"):
+        world = make_world("c+d", Nic[nic])
+        with pytest.raises(BugOn):
+            submit(world, submitter)
+        # Nothing was referenced or freed.
+        assert world.journal.costs.gets == 0
+    for submitter in ("xfs_get_free_page", "jbd_get_free_page", "pagecache"):
+        assert run(f"c+d/{submitter}/clean/{nic}").outcome == "ok"
+    assert run(f"c+d/rawalloc_highorder_tail/clean/{nic}").outcome == "double-free"
 
 
 @every_nic

@@ -183,7 +183,7 @@ def test_tables_are_not_truncated_at_any_width(columns: str) -> None:
             ("matrix", "-p", "x"),
             (
                 "aoe: x: no such policy "
-                "(have: none@2.6.21, none@6.1, a, b, b+, c, c+, d, e, f)"
+                "(have: none@2.6.21, none@6.1, a, b, b+, c, c+, d, c+d, e, f)"
             ),
         ),
         (

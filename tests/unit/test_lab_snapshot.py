@@ -160,7 +160,7 @@ CONSTANT = {
     "Page": "data pfn",
     "Stepper": "_payloads _victims bounds snapshots submitters track_contents world",
     "Skb": "head",
-    "SkbOps": "memory",
+    "SkbOps": "_fragment_rule memory",
     "SlabObject": "cache offset pages size",
     "Write": "bio buffer expected number",
     "World": "accounting driver journal memory nic ops peer policy submitters",

@@ -115,6 +115,13 @@ POLICIES: Final = {
             bug_on_slab=True,
         ),
         Policy(
+            name="c+d",
+            summary="c, enforced by BUG_ON(PageSlab(page)) in bio_add_page",
+            rules=RULES_2_6_21,
+            filesystem_gets=True,
+            bug_on_slab=True,
+        ),
+        Policy(
             name="e",
             summary="copy if not sendpage_ok; fragments own references",
             rules=RULES_6_1,
