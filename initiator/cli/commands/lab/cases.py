@@ -12,6 +12,7 @@ from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_jso
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.explore import explore
+from initiator.cli.commands.lab.replay import replay
 from initiator.cli.complete import complete_address, complete_axis
 
 if TYPE_CHECKING:
@@ -385,3 +386,4 @@ def _print_run(
 
 
 lab.add_command(explore)
+lab.add_command(replay)
