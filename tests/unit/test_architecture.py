@@ -144,6 +144,9 @@ FOLDERS = {
     "initiator/lab/reports": Rule(
         "aoe aoe/common initiator/lab initiator/lab/kernel initiator/rules"
     ),
+    "initiator/lab/traces": Rule(
+        "aoe aoe/common initiator/lab/kernel initiator/lab/reports initiator/rules"
+    ),
     "initiator/check": Rule(
         "aoe aoe/net initiator/client", system="time", parts="initiator/check/rules"
     ),
@@ -167,7 +170,8 @@ FOLDERS = {
     ),
     "initiator/cli/commands/lab": Rule(
         "aoe aoe/common aoe/net initiator/client initiator/lab initiator/lab/explorer"
-        " initiator/lab/kernel initiator/lab/reports initiator/rules"
+        " initiator/lab/kernel initiator/lab/reports initiator/lab/traces"
+        " initiator/rules"
     ),
 }
 # Libraries that are imported on use, because the import is slow.

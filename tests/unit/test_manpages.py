@@ -14,6 +14,7 @@ import pytest
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
 from initiator.lab.reports.legend import OUTCOMES
 from initiator.lab.reports.tables import AXES
+from initiator.lab.traces.rules import RULES
 from scripts.man_commands import children, command_page, options_of, read_help, walk
 from scripts.man_config import EXAMPLE
 from scripts.man_prose import DIRECTORY, Prose, is_block
@@ -318,6 +319,13 @@ def test_lab_page_has_every_name_of_an_axis_and_every_outcome() -> None:
         assert tags == list(AXES[axis])
     table = PROSE["aoe-lab.1"].paragraphs("OUTCOMES")[-1]
     assert re.findall(r"^ +(\S+)", table, re.MULTILINE) == list(OUTCOMES)
+
+
+def test_lab_page_has_every_rule_of_a_trace_with_its_outcome() -> None:
+    tags = PROSE["aoe-lab.1"].tags("TRACE RULES")
+    assert list(tags) == [rule.name for rule in RULES]
+    for rule in RULES:
+        assert tags[rule.name].startswith(f"Outcome {rule.fault.value}: "), rule.name
 
 
 def test_configuration_page_has_every_key() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from initiator.lab.cases import Result
     from initiator.lab.kernel.journal import Entry
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #1d2327; --soft: #667079; --rule: #dcdcd6;
   --thread: #ecebe5; --bad: #c8102e; --bad-soft: #c8102e1c; --good: #1a7f4b;
@@ -146,7 +146,7 @@ def html_page(result: Result) -> str:
             '<html lang="en"><head><meta charset="utf-8"/>',
             '<meta name="viewport" content="width=device-width"/>',
             f"<title>{escape(str(result.case))}</title>",
-            f"<style>{_STYLE}</style></head><body>",
+            f"<style>{STYLE}</style></head><body>",
             *_top(result, links),
             '<h2>Timeline</h2><div class="card">',
             draw(history),

@@ -12,6 +12,7 @@ from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_jso
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.explore import explore
+from initiator.cli.commands.lab.replay import replay
 from initiator.cli.commands.lab.switches import switch_options
 from initiator.cli.complete import complete_address, complete_axis
 
@@ -393,3 +394,4 @@ def _print_run(
 
 
 lab.add_command(explore)
+lab.add_command(replay)

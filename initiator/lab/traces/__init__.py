@@ -1,0 +1,1 @@
+"""Traces of a real kernel, judged by the rules of page counts."""
