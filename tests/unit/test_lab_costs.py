@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
+from click.testing import CliRunner
 
+from aoe.errors import UsageError
+from initiator.cli.main import cli
 from initiator.lab.cases import EVENTS
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
+from initiator.lab.workload import workload_costs
 from tests.worlds import faults, run, world_after
 
 every_nic = pytest.mark.parametrize("nic", Nic.__members__)
@@ -92,6 +96,45 @@ def test_costs_gets_and_puts_balance_without_faults(policy: str, nic: str) -> No
             if {word for word, _ in faults(world.journal)} <= {"wrong-bytes"}:
                 costs = asdict(world.journal.costs)
                 assert costs["gets"] == costs["puts"], (submitter, event)
+
+
+# --- a workload -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "writes", "kmallocs"),
+    [
+        # Linearizing alone: a get and a put for each write.
+        ("none@2.6.21", 2 * 7, 0),
+        ("a", 4 * 7, 0),
+        ("c", 4 * 7, 0),
+        # Slab takes a reference to each object, whatever it is used for.
+        ("b", 4 * 7, 2 * 50),
+        ("b+", 6 * 7, 2 * 50),
+        # Frozen pages are not counted.
+        ("f", 0, 0),
+    ],
+)
+def test_k100_all_kmallocs_pay_for_references_of_slab(
+    policy: str, writes: int, kmallocs: int
+) -> None:
+    found = workload_costs(policy, "xfs_kmalloc_subpage", "NOSG", 7, 50)
+    assert found.writes is not None
+    assert found.writes.gets + found.writes.puts == writes
+    assert found.kmallocs.gets + found.kmallocs.puts == kmallocs
+    assert found.writes.copied == 7 * 1024
+
+
+def test_the_command_costs_lists_the_policies() -> None:
+    done = CliRunner().invoke(cli, ["lab", "costs", "--writes", "2", "--kmallocs", "3"])
+    assert done.exit_code == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["b", "8", "6", "2,048", "·"] in rows
+    assert ["c+", "8", "·", "2,048", "6,144"] in rows
+    assert ["d", "BUG", "·"] in rows
+    assert {row[0] for row in rows if row} >= POLICIES.keys()
+    wrong = CliRunner().invoke(cli, ["lab", "costs", "-s", "tape"])
+    assert isinstance(wrong.exception, UsageError)
 
 
 # --- how long references are held ---------------------------------------------------

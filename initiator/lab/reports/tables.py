@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aoe.common.rules import Rule
     from initiator.lab.kernel.journal import Entry
+    from initiator.lab.workload import WorkloadCosts
 
 COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "deferred")
 COLUMNS: Final = (
@@ -149,9 +150,39 @@ def cost_table(results: Sequence[Result]) -> Table:
     for policy, mine in _by_policy(results):
         sums = [sum(result.costs[name] for result in mine) for name in COSTS]
         longest = max(result.longest_reference for result in mine)
-        cells = [f"{each:,}" if each else "·" for each in sums]
+        cells = [_number(each) for each in sums]
         table.add_row(policy, *cells, f"{longest:g} s" if longest else "·")
     return table
+
+
+def workload_table(found: Sequence[WorkloadCosts]) -> Table:
+    """Return the costs of a workload by policy."""
+    from rich.table import Table
+
+    table = Table(box=_box())
+    table.add_column("policy", no_wrap=True)
+    for heading in (
+        *("operations\nof writes", "operations of\nother kmallocs"),
+        *("bytes\ncopied", "bytes\nwasted"),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in found:
+        others = each.kmallocs.gets + each.kmallocs.puts
+        if each.writes is None:
+            table.add_row(each.policy, "BUG", _number(others), "", "")
+            continue
+        table.add_row(
+            each.policy,
+            _number(each.writes.gets + each.writes.puts),
+            _number(others),
+            _number(each.writes.copied),
+            _number(each.writes.wasted),
+        )
+    return table
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value else "·"
 
 
 def cell_tables(results: Sequence[Result], width: int) -> Iterator[Table]:

@@ -11,6 +11,7 @@ import click
 from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
+from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
 from initiator.cli.commands.lab.replay import replay
 from initiator.cli.commands.lab.switches import switch_options
@@ -393,5 +394,6 @@ def _print_run(
     click.echo(f"Why: {result.reason}")
 
 
+lab.add_command(costs)
 lab.add_command(explore)
 lab.add_command(replay)
