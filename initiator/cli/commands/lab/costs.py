@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "policies",
     multiple=True,
     shell_complete=complete_axis("policy"),
-    help="Policy for page references; may be repeated. Default: all.",
+    help="Policy for page references.",
 )
 @click.option(
     "-s",
@@ -66,14 +66,15 @@ def costs(
     kmallocs: int,
     as_json: bool,
 ) -> None:
-    """Show what policies cost a workload, other uses of kmalloc included.
+    """Show what policies cost a workload.
 
     \b
     Try:  aoe lab costs
           aoe lab costs -p a -p b -p c+ --writes 1000 --kmallocs 100000
 
     Most kmallocs never reach a disk. A policy that takes references to slab objects
-    pays for all of them, one in the driver or the file system only for writes.
+    pays for all of them, one in the driver or the file system only for writes. -p may
+    be repeated; by default all policies are listed.
     Operations are increments and decrements of page counts.
     """
     from initiator.lab.kernel.policy import POLICIES
