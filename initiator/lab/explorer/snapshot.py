@@ -59,7 +59,7 @@ _DICT: Final = Kind(
     lambda of: tuple(of.items()), lambda to, was: (to.clear(), to.update(was))
 )
 """A dict including its order, in which equal dicts may differ."""
-_PAGE: Final = attributes("count head slab free kept_out owner block")
+_PAGE: Final = attributes("count head slab frozen free kept_out owner block")
 _OBJECT: Final = attributes("owner deferred")
 _BUFFER: Final = attributes("is_held")
 _WRITE: Final = attributes("ended executed")

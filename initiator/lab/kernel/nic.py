@@ -29,8 +29,8 @@ class ModelledNic:
 
     A clone waits in the qdisc until it is validated, in the TX ring until it is
     transmitted, and then for its TX completion. The hold switches stop clones in each
-    place. Validation linearizes a clone for a NIC without scatter-gather; 2.6.21 does
-    so before the qdisc (K77).
+    place. Validation linearizes a clone for a NIC without scatter-gather, or gives it
+    a private head; 2.6.21 does so before the qdisc (K77, K152).
 
     Attributes:
         hold_qdisc: hold new clones in the qdisc.
@@ -61,7 +61,9 @@ class ModelledNic:
     def xmit(self, skb: Skb) -> None:
         """Clone the AoE driver's skb and queue the clone (``dev_queue_xmit``, K73)."""
         clone = self._ops.clone(skb)
-        if self._ops.memory.rules.early_linearize:
+        rules = self._ops.memory.rules
+        is_early = rules.early_head if self.kind is Nic.COW else rules.early_linearize
+        if is_early:
             self._prepare(clone)
         self.qdisc.append(clone)
         if not self.hold_qdisc:
