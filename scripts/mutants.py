@@ -41,7 +41,8 @@ SHARERS: Final = frozenset({"dataref", "users"})
 DEFERRAL: Final = "_is_referenced"
 """The test for deferring the reuse of an object, replaced by False."""
 TESTS: Final = tuple(
-    f"tests/unit/test_lab_{name}.py" for name in ("skbuff", "slab", "rules", "policies")
+    f"tests/unit/test_lab_{name}.py"
+    for name in ("skbuff", "slab", "rules", "model", "policies", "costs")
 )
 NEEDED: Final = ("aoe", "initiator", "target", "tests", "pyproject.toml")
 _TIMEOUT: Final = 120.0

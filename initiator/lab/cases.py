@@ -20,7 +20,6 @@ from initiator.lab.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from initiator.lab.kernel.memory import Rules
     from initiator.lab.kernel.submitters import Submitter
     from initiator.lab.peer import Peer
 
@@ -168,24 +167,49 @@ class Case(NamedTuple):
         return cls(*parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switches:
+    """What deviates from the defaults of the kernel in all cases of a run.
+
+    Args:
+        redzone: bytes in front of each object of plain kmalloc below 4 KiB: slab
+            debugging. The slab is filled so far that the submitted object straddles
+            pages, if one does (K138).
+    """
+
+    redzone: int = 0
+
+    @property
+    def options(self) -> str:
+        """The options of ``aoe lab`` for these switches, each with a leading space."""
+        return f" --redzone {self.redzone}" if self.redzone else ""
+
+
+DEFAULT: Final = Switches()
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of a case.
 
     Args:
         case: the case.
+        switches: deviations from the defaults of the kernel.
         outcome: the worst fault, or ``ok`` (K117).
         flags: annotations, sorted.
         reason: the rule that decided the outcome, and a description.
         costs: see ``initiator.lab.kernel.journal.Costs``.
+        longest_reference: how long a reference was held at most, in simulated seconds.
         journal: the event log.
     """
 
     case: Case
+    switches: Switches
     outcome: str
     flags: tuple[str, ...]
     reason: str
     costs: dict[str, int]
+    longest_reference: float
     journal: Journal
 
 
@@ -240,14 +264,18 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         world.rewrite(write)
 
 
-def run_case(case: Case, *, keep_entries: bool = False) -> Result:
+def run_case(
+    case: Case, switches: Switches = DEFAULT, *, keep_entries: bool = False
+) -> Result:
     """Run a case in a new world, with a target in memory.
 
     Args:
         case: the case.
+        switches: deviations from the defaults.
         keep_entries: keep all entries in the result's journal, not only faults.
     """
-    result = result_of(case, simulate_case(case, keep_entries=True))
+    world = simulate_case(case, switches, keep_entries=True)
+    result = result_of(case, world, switches)
     if not keep_entries:
         result.journal.entries.clear()
     return result
@@ -255,39 +283,44 @@ def run_case(case: Case, *, keep_entries: bool = False) -> Result:
 
 def simulate_case(
     case: Case,
+    switches: Switches = DEFAULT,
     *,
     keep_entries: bool = False,
-    rules: Rules | None = None,
     peer: Peer | None = None,
     nic_mac: bytes | None = None,
 ) -> World:
-    """Run a case and return its world; arguments as for ``World``."""
+    """Run a case and return its world; arguments as for ``run_case`` and ``World``."""
     world = World(
         POLICIES[case.policy],
         Nic[case.nic],
-        rules=rules,
         keep_entries=keep_entries,
         peer=peer,
         nic_mac=nic_mac,
+        redzone=switches.redzone,
     )
-    run_event(world, ALL_SUBMITTERS[case.submitter], EVENTS[case.event])
+    submitter = ALL_SUBMITTERS[case.submitter]
+    world.submitters.add_neighbours(submitter)
+    run_event(world, submitter, EVENTS[case.event])
     return world
 
 
-def result_of(case: Case, world: World) -> Result:
+def result_of(case: Case, world: World, switches: Switches = DEFAULT) -> Result:
     """Return the result of a case from the world that it was run in.
 
     Args:
         case: the case.
         world: a world that has recorded all entries.
+        switches: those of the run.
     """
     journal = world.journal
     return Result(
         case,
+        switches,
         journal.outcome,
         tuple(sorted(flag.value for flag in journal.flags)),
         _reason(journal, case),
         asdict(journal.costs),
+        round(journal.longest_reference(), 6),
         journal,
     )
 

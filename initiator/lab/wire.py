@@ -27,7 +27,7 @@ from aoe.header import (
     Header,
 )
 from aoe.net.link import open_link
-from initiator.lab.cases import Case, Result, result_of, simulate_case
+from initiator.lab.cases import DEFAULT, Case, Result, result_of, simulate_case
 from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.peer import ADDRESS
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aoe.address import Address
     from aoe.net.link import Link
     from aoe.net.netns import Wire
+    from initiator.lab.cases import Switches
     from initiator.lab.peer import Peer
 
 _DISK: Final = 64 * SECTOR
@@ -72,16 +73,19 @@ class CaseRun:
 
 
 def run_and_read_back(
-    case: Case, peer: Peer | None = None, nic_mac: bytes | None = None
+    case: Case,
+    peer: Peer | None = None,
+    nic_mac: bytes | None = None,
+    switches: Switches = DEFAULT,
 ) -> CaseRun:
     """Run a case with a peer, by default a disk in memory, and read the disk back."""
-    world = simulate_case(case, keep_entries=True, peer=peer, nic_mac=nic_mac)
+    world = simulate_case(case, switches, keep_entries=True, peer=peer, nic_mac=nic_mac)
     submitted, offset = b"", 0
     if world.writes:
         write = world.writes[0]
         submitted, offset = write.expected, write.bio.sector * SECTOR
     on_disk = world.peer.contents(offset, len(submitted))
-    return CaseRun(result_of(case, world), submitted, on_disk)
+    return CaseRun(result_of(case, world, switches), submitted, on_disk)
 
 
 class WirePeer:
@@ -222,11 +226,11 @@ class Bench:
             file.seek(offset)
             return file.read(length)
 
-    def run(self, case: Case) -> CaseRun:
+    def run(self, case: Case, switches: Switches = DEFAULT) -> CaseRun:
         """Zero the disk and run a case."""
         with self.disk.open("r+b") as file:
             file.write(bytes(_DISK))
-        return run_and_read_back(case, self.peer, self.link.mac)
+        return run_and_read_back(case, self.peer, self.link.mac, switches)
 
     def close(self) -> None:
         """Stop the target and remove the veth pair."""

@@ -97,13 +97,21 @@ class World:
         if nic_mac is not None:
             self.nic.mac = nic_mac
         self.peer: Peer = peer or MemoryPeer()
-        self.now = 0.0
         self.writes: list[Write] = []
         self.realloc_buffers: list[Buffer] = []
         self.responses: list[bytes] = []
         self.free_in_end_io = False
         self._drop_frames = False
         self._bring_up()
+
+    @property
+    def now(self) -> float:
+        """The simulated time, in seconds."""
+        return self.journal.now
+
+    @now.setter
+    def now(self, time: float) -> None:
+        self.journal.now = time
 
     @property
     def device(self) -> AoeDev:
@@ -287,6 +295,7 @@ class World:
             self.free_buffer(write)
         for buffer in self.realloc_buffers:
             buffer.release()
+        self.submitters.free_neighbours()
         self.submitters.reclaim()
         self._find_leaks()
 

@@ -371,7 +371,7 @@ def test_the_command_says_undecided_if_the_search_was_cut_short() -> None:
 def test_a_search_in_which_memory_ran_out_is_undecided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Stepper, "_pages_needed", lambda _, __: 1)
+    monkeypatch.setattr(Stepper, "_pages_needed", lambda *_: 1)
     found = explore("e", "SG", ["pagecache"], bios=2)
     assert (found.safe, found.undecided, found.complete) == (False, "memory", False)
     result = invoke("-p", "e", "-n", "SG", "-s", "pagecache", "--bios", "2")

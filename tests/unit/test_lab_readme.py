@@ -6,13 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from initiator.cli.main import cli
 from initiator.lab.cases import Case, run_case
 
 CHECKOUT = Path(__file__).parents[2]
 CLAIM = re.compile(r"aoe lab explain (\S+/\S+)\s+# ([\w-]+)(?:, (.*))?")
 README = (CHECKOUT / "initiator/lab/README.md").read_text("utf-8")
 PAGE = (CHECKOUT / "scripts/manpages.d/aoe-lab.1.txt").read_text("utf-8")
+ROW = re.compile(r"\| (.+) \| `aoe (lab .+?)` \| (.+) \|")
+STATEMENTS = ROW.findall(README)
 CLAIMS = sorted({*CLAIM.findall(README), *CLAIM.findall(PAGE)})
 
 
@@ -36,3 +40,31 @@ def test_a_stated_outcome_is_that_of_the_lab(
         "with a warning": "WARN" in result.flags,
     }
     assert not aside or checks[aside]
+
+
+def test_the_statements_of_2007_have_commands() -> None:
+    text = " ".join(statement for statement, _, _ in STATEMENTS)
+    for quoted in (
+        "might cause memory leaks",
+        "although it won't, because the caller hasn't run bi_end_io yet",
+        "don't give the page back to the page allocator",
+        "a bit costly",
+        "references tend to be rather short-term",
+        "slab debug alignment issues",
+        "document and enforce",
+    ):
+        assert f'"{quoted}"' in text
+
+
+@pytest.mark.parametrize(("statement", "command", "shown"), STATEMENTS)
+def test_a_statement_of_2007_is_shown_by_its_command(
+    statement: str, command: str, shown: str
+) -> None:
+    assert statement
+    done = CliRunner().invoke(cli, command.split())
+    assert done.exit_code == 0
+    output = " ".join(done.stdout.split())
+    quoted = [text for text in re.findall(r"`([^`]+)`", shown) if text != "bi_end_io"]
+    assert quoted
+    for text in quoted:
+        assert text in output

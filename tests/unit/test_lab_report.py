@@ -103,7 +103,7 @@ def test_csv_has_a_line_per_case_with_all_columns(
     lines = list(csv.DictReader(io.StringIO(file.getvalue())))
     assert ",".join(lines[0]) == (
         "policy,submitter,event,nic,outcome,flags,reason,"
-        "gets,puts,copied,wasted,held,deferred"
+        "gets,puts,copied,wasted,held,deferred,longest_reference"
     )
     assert len(lines) == len(results)
     for line, result in zip(lines, results, strict=True):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aoe.errors import UsageError
+from initiator.cli.main import cli
 from initiator.driver.bio import Bio, Op
+from initiator.lab.cases import Switches
+from initiator.lab.explorer.explore import explore
 from initiator.lab.kernel.memory import (
     PAGE_SIZE,
     RULES_2_6_21,
@@ -382,6 +386,33 @@ def test_k138_with_redzones_only_jbd_on_plain_kmalloc_straddles_pages(
         assert len(buffer.pieces) == 1
     straddling = [submitters.allocate(VARIANTS["jbd_kmalloc"]) for _ in range(4)]
     assert {len(buffer.pieces) for buffer in straddling} == {1, 2}
+
+
+def test_the_option_redzone_shows_a_buffer_that_straddles_two_pages() -> None:
+    def explained(case: str, *options: str) -> str:
+        done = CliRunner().invoke(cli, ["lab", "explain", case, *options])
+        assert done.exit_code == 0
+        return done.stdout
+
+    case = "none@2.6.21/jbd_kmalloc/clean/NOSG"
+    assert "Outcome: ok" in explained(case)
+    text = explained(case, "--redzone", "16")
+    assert text.startswith(f"{case} --redzone 16\n")
+    assert "960 bytes from 3136" in text
+    assert "Outcome: BUG" in text
+    assert "Outcome: ok" in explained(
+        case.replace("none@2.6.21", "a"), "--redzone", "16"
+    )
+    xfs = case.replace("jbd_kmalloc", "xfs_kmalloc_subpage")
+    assert "Outcome: ok" in explained(xfs, "--redzone", "16")
+
+
+def test_the_explorer_finds_the_fault_of_a_straddling_buffer() -> None:
+    switches = Switches(redzone=REDZONE)
+    found = explore("none@2.6.21", "NOSG", ["jbd_kmalloc"], switches=switches)
+    assert [step.kind for step in found.path] == ["submit"]
+    assert explore("none@2.6.21", "NOSG", ["jbd_kmalloc"]).complete
+    assert explore("b", "NOSG", ["jbd_kmalloc"], switches=switches, failures=0).complete
 
 
 # --- submitters -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
 
 from aoe.errors import AoEError, UsageError
-from initiator.lab.cases import ALL_SUBMITTERS
+from initiator.lab.cases import ALL_SUBMITTERS, DEFAULT, Switches
 from initiator.lab.explorer.state import state_hash
 from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
@@ -62,6 +62,7 @@ class SearchConfig:
             rotation.
         bounds: limits of the search.
         violations: the faults to search for.
+        switches: deviations from the defaults of the kernel.
     """
 
     policy: str
@@ -69,6 +70,7 @@ class SearchConfig:
     submitters: tuple[str, ...]
     bounds: Bounds
     violations: frozenset[Fault] = VIOLATIONS
+    switches: Switches = DEFAULT
 
     def make_stepper(self, *, keep_entries: bool = False) -> Stepper:
         """Return a stepper on a new world."""
@@ -77,6 +79,7 @@ class SearchConfig:
             Nic[self.nic],
             self.submitters,
             self.bounds,
+            self.switches,
             track_contents=Fault.WRONG_BYTES in self.violations,
             keep_entries=keep_entries,
         )
@@ -135,6 +138,7 @@ def explore(
     submitters: Sequence[str],
     *,
     violations: Collection[Fault] = VIOLATIONS,
+    switches: Switches = DEFAULT,
     progress: Callable[[int, int], None] | None = None,
     **bounds: Unpack[BoundNames],
 ) -> Exploration:
@@ -146,6 +150,7 @@ def explore(
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``, used by the bios in
             rotation.
         violations: the faults to search for.
+        switches: deviations from the defaults of the kernel.
         progress: called periodically with the depth and the number of states.
         **bounds: see ``Bounds``.
 
@@ -160,7 +165,12 @@ def explore(
         if name not in axis:
             raise UsageError(name, f"unknown (have: {', '.join(axis)})")
     config = SearchConfig(
-        policy, nic, tuple(submitters), Bounds(**bounds), frozenset(violations)
+        policy,
+        nic,
+        tuple(submitters),
+        Bounds(**bounds),
+        frozenset(violations),
+        switches,
     )
     return Explorer(config, progress or (lambda _steps, _states: None)).run()
 

@@ -187,11 +187,11 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     for page in memory.pages:
         yield _PAGE, page
     yield _SEQUENCE, memory.free_list
-    yield attributes("now free_in_end_io _drop_frames"), world
+    yield attributes("free_in_end_io _drop_frames"), world
     for some in (world.writes, world.realloc_buffers, world.responses):
         yield _SEQUENCE, some
     yield attributes("gets puts copied wasted held deferred"), journal.costs
-    yield attributes("step"), journal
+    yield attributes("step now"), journal
     yield from ((_SEQUENCE, journal.entries), (_SEQUENCE, journal.faults))
     yield _SET, journal.flags
     yield attributes("clones"), world.ops

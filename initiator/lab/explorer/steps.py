@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.ata import SECTOR, Registers
 from initiator.driver.aoedev import State
-from initiator.lab.cases import ALL_SUBMITTERS
+from initiator.lab.cases import ALL_SUBMITTERS, DEFAULT
 from initiator.lab.explorer.snapshot import Snapshots, attributes, clones
 from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.kernel.submitters import HUGE_ORDER
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from initiator.driver.structs import Frame
+    from initiator.lab.cases import Switches
     from initiator.lab.kernel.journal import Journal
     from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
@@ -104,6 +105,7 @@ class Stepper:
         nic: the kind of NIC.
         submitters: names of submitters, used by the bios in rotation.
         bounds: limits of the search.
+        switches: deviations from the defaults of the kernel.
         track_contents: page contents are part of the state, and owners may rewrite
             their buffers.
         keep_entries: record all events, not only faults.
@@ -119,6 +121,7 @@ class Stepper:
         nic: Nic,
         submitters: Sequence[str],
         bounds: Bounds,
+        switches: Switches = DEFAULT,
         *,
         track_contents: bool = True,
         keep_entries: bool = False,
@@ -126,14 +129,17 @@ class Stepper:
         self.submitters = [ALL_SUBMITTERS[name] for name in submitters]
         self.bounds = bounds
         self.track_contents = track_contents
-        pages = self._pages_needed(policy)
+        pages = self._pages_needed(policy, switches)
         self.world = World(
             policy,
             nic,
             pages=pages,
             peer=MemoryPeer(bounds.bios * bounds.buffers * PAGE_SIZE // SECTOR),
             keep_entries=keep_entries,
+            redzone=switches.redzone,
         )
+        for submitter in dict.fromkeys(self.submitters):
+            self.world.submitters.add_neighbours(submitter)
         queues = self.world.nic
         queues.hold_qdisc = queues.hold_ring = queues.hold_completion = True
         driver = self.world.driver
@@ -146,7 +152,7 @@ class Stepper:
         mine = [(attributes("duplicates rewritten"), self)]
         self.snapshots = Snapshots(self.world, mine)
 
-    def _pages_needed(self, policy: Policy) -> int:
+    def _pages_needed(self, policy: Policy, switches: Switches) -> int:
         """Return enough pages for all buffers and copies at the same time."""
         bounds = self.bounds
         buffers = bounds.bios * bounds.buffers
@@ -156,6 +162,8 @@ class Stepper:
         if policy.filesystem_uses_pages:
             kinds &= {"vmalloc"}
         most = max((_PAGES.get(kind, 2) for kind in kinds), default=1)
+        if switches.redzone:
+            most = max(most, 2)
         return most * (buffers + copies)
 
     def _victim_names(self) -> list[str]:

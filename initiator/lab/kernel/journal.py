@@ -75,6 +75,7 @@ class Entry:
         span: number of pages, from ``page`` on, whose owner changes.
         compound: the pages are one compound page and share the head's count (K88).
         bio, skb, clone: sequence numbers, from 0, or None.
+        time: simulated time, in seconds.
     """
 
     step: int
@@ -92,6 +93,7 @@ class Entry:
     bio: int | None = None
     skb: int | None = None
     clone: int | None = None
+    time: float = 0.0
 
 
 class BugOn(Exception):  # noqa: N818 - the kernel's name
@@ -125,6 +127,9 @@ class Journal:
     Args:
         keep_entries: record all entries. Otherwise record only faults, flags and
             costs, which is what the explorer needs.
+
+    Attributes:
+        now: simulated time, in seconds.
     """
 
     __slots__ = (
@@ -134,6 +139,7 @@ class Journal:
         "faults",
         "flags",
         "keep_entries",
+        "now",
         "step",
     )
 
@@ -144,6 +150,7 @@ class Journal:
         self.flags: set[Flag] = set()
         self.costs = Costs()
         self.step = 0
+        self.now = 0.0
         self._numbers: dict[type, dict[object, int]] = {}
 
     def reset(self) -> None:
@@ -187,6 +194,7 @@ class Journal:
                 rule,
                 note,
                 fault,
+                time=self.now,
                 **links,
             )
             if self.keep_entries:
@@ -221,6 +229,23 @@ class Journal:
         worst = self.worst
         return worst.fault.value if worst and worst.fault else "ok"
 
+    def longest_reference(self) -> float:
+        """Return how long a reference was held at most, in simulated seconds.
+
+        Those of slab to its own objects do not count. Needs ``keep_entries``.
+        """
+        held: dict[int | None, list[Entry]] = {}
+        longest = 0.0
+        for entry in self.entries:
+            gets = held.setdefault(entry.page, [])
+            if entry.action in _GETS and entry.actor != "slab":
+                gets.append(entry)
+            elif entry.action in _PUTS and entry.actor != "slab" and gets:
+                get = _dropped_by(entry, gets)
+                gets.remove(get)
+                longest = max(longest, entry.time - get.time)
+        return longest
+
     def act_of(self, fault: Entry) -> Entry:
         """Return the event that broke the rule which ``fault`` reports.
 
@@ -236,16 +261,16 @@ class Journal:
         for entry in mine:
             if entry.action in _GETS:
                 left.append(entry)
-            elif entry.action in _PUTS:
-                left = _without_last_of(left, entry.actor)
+            elif entry.action in _PUTS and left:
+                left.remove(_dropped_by(entry, left))
         if fault.count and left:
             return left[-1]
         return (mine or before or [fault])[-1]
 
 
-def _without_last_of(gets: list[Entry], actor: str) -> list[Entry]:
-    """Return the references without the last one of an actor."""
-    for at in reversed(range(len(gets))):
-        if gets[at].actor == actor:
-            return gets[:at] + gets[at + 1 :]
-    return gets
+def _dropped_by(put: Entry, gets: list[Entry]) -> Entry:
+    """Return the reference that ``put`` drops: the first of its actor, if any.
+
+    The network drops what the AoE driver has taken for fragments (K143).
+    """
+    return next((get for get in gets if get.actor == put.actor), gets[0])

@@ -11,6 +11,7 @@ their size has no redzones (K138).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,20 @@ class KmemCache:
             span=len(found.pieces()),
         )
         return found
+
+    def alloc_up_to_straddling(self, owner: str) -> list[SlabObject]:
+        """Allocate the objects in front of the first one that straddles a page.
+
+        Allocate nothing if no object of a slab does.
+        """
+        if not self.freelist:
+            self._grow()
+        ahead = list(
+            itertools.takewhile(lambda o: not o.straddles, reversed(self.freelist))
+        )
+        if len(ahead) == len(self.freelist):
+            return []
+        return [self.alloc(owner) for _ in ahead]
 
     def _grow(self) -> None:
         memory = self.memory

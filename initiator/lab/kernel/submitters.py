@@ -23,6 +23,8 @@ SUBPAGE: Final = 1024
 """Bytes of a sub-page buffer: XFS metadata in 1 KiB blocks, jbd's frozen copies."""
 LARGE_ORDER: Final = 1
 """Order of a slab of kmalloc-8192, and of blocks from alloc_pages."""
+NEIGHBOUR: Final = "neighbour"
+"""Owner of the other objects of a slab."""
 HUGE_ORDER: Final = 2
 """Order of a kmalloc of 16 KiB, more than the largest slab cache of SLUB (K140)."""
 
@@ -176,6 +178,7 @@ class Submitters:
     def __init__(self, memory: Memory, policy: Policy, redzone: int = 0) -> None:
         self.memory = memory
         self.policy = policy
+        self._neighbours: list[SlabObject] = []
         counts = policy.slab_counts_objects
         self.caches = {
             "slab": self._kmalloc_cache(SUBPAGE, redzone),
@@ -266,6 +269,20 @@ class Submitters:
             return Buffer(owner, found.pieces(), free)
         page, offset, _ = found.pieces()[0]
         return Buffer(owner, [(page, offset, SUBPAGE)], free, found.size - SUBPAGE)
+
+    def add_neighbours(self, submitter: Submitter) -> None:
+        """Fill a slab so far that the next object straddles pages, if one does.
+
+        Without redzones none does.
+        """
+        cache = self.caches.get(submitter.kind)
+        if cache is not None and cache.redzone:
+            self._neighbours += cache.alloc_up_to_straddling(NEIGHBOUR)
+
+    def free_neighbours(self) -> None:
+        """Free the objects of ``add_neighbours``."""
+        for each in self._neighbours:
+            each.cache.free(each, NEIGHBOUR)
 
     @property
     def can_reclaim(self) -> bool:

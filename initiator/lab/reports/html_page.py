@@ -139,6 +139,7 @@ def html_page(result: Result) -> str:
     history = build_history(result.journal.entries, result.journal.worst)
     first = None if history.first is None else history.first.step
     links = RuleLinks({entry.rule for entry in history.entries})
+    command = f"{result.case}{result.switches.options}"
     return "\n".join(
         (
             "<!DOCTYPE html>",
@@ -158,7 +159,7 @@ def html_page(result: Result) -> str:
             "</tbody></table></div>",
             *_rules("Rules", links, links.named),
             *_rules("Further rules cited by these", links, links.further),
-            f"<footer><code>aoe lab explain {escape(str(result.case))}</code></footer>",
+            f"<footer><code>aoe lab explain {escape(command)}</code></footer>",
             f"<script>{_SCRIPT}</script></body></html>",
             "",
         )

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 
     from aoe.common.rules import Rule
     from initiator.lab.kernel.journal import Entry
+    from initiator.lab.workload import WorkloadCosts
 
 COSTS: Final = ("gets", "puts", "copied", "wasted", "held", "deferred")
-COLUMNS: Final = (*Case._fields, "outcome", "flags", "reason", *COSTS)
+COLUMNS: Final = (
+    *Case._fields,
+    *("outcome", "flags", "reason"),
+    *COSTS,
+    "longest_reference",
+)
 """Columns of the CSV and keys of a record."""
 
 COLORS: Final = {
@@ -75,6 +81,7 @@ def record(result: Result) -> dict[str, object]:
         "flags": list(result.flags),
         "reason": result.reason,
         **result.costs,
+        "longest_reference": result.longest_reference,
     }
 
 
@@ -102,6 +109,7 @@ def event_record(entry: Entry) -> dict[str, object]:
         "bio": entry.bio,
         "skb": entry.skb,
         "clone": entry.clone,
+        "time": round(entry.time, 6),
     }
 
 
@@ -129,20 +137,52 @@ def outcome_table(results: Sequence[Result]) -> Table:
 
 
 def cost_table(results: Sequence[Result]) -> Table:
-    """Sum the costs of each policy."""
+    """Sum the costs of each policy, with the longest time that a reference was held."""
     from rich.table import Table
 
     table = Table(title="Costs: sums over the same cases", box=_box())
     table.add_column("policy", no_wrap=True)
     for heading in (
         *("gets", "puts", "bytes\ncopied", "bytes\nwasted"),
-        *("bytes\nheld", "objects\ndeferred"),
+        *("bytes\nheld", "objects\ndeferred", "longest\nreference"),
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for policy, mine in _by_policy(results):
         sums = [sum(result.costs[name] for result in mine) for name in COSTS]
-        table.add_row(policy, *(f"{each:,}" if each else "·" for each in sums))
+        longest = max(result.longest_reference for result in mine)
+        cells = [_number(each) for each in sums]
+        table.add_row(policy, *cells, f"{longest:g} s" if longest else "·")
     return table
+
+
+def workload_table(found: Sequence[WorkloadCosts]) -> Table:
+    """Return the costs of a workload by policy."""
+    from rich.table import Table
+
+    table = Table(box=_box())
+    table.add_column("policy", no_wrap=True)
+    for heading in (
+        *("operations\nof writes", "operations of\nother kmallocs"),
+        *("bytes\ncopied", "bytes\nwasted"),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in found:
+        others = each.kmallocs.gets + each.kmallocs.puts
+        if each.writes is None:
+            table.add_row(each.policy, "BUG", _number(others), "", "")
+            continue
+        table.add_row(
+            each.policy,
+            _number(each.writes.gets + each.writes.puts),
+            _number(others),
+            _number(each.writes.copied),
+            _number(each.writes.wasted),
+        )
+    return table
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value else "·"
 
 
 def cell_tables(results: Sequence[Result], width: int) -> Iterator[Table]:
@@ -306,6 +346,8 @@ def verdict(result: Result) -> Iterator[str]:
             yield f"Worst violation: {_describe_fault(worst)}"
     costs = [f"{name} {number}" for name, number in result.costs.items() if number]
     yield f"Costs: {', '.join(costs) or 'none'}"
+    if result.longest_reference:
+        yield f"Longest reference: {result.longest_reference:g} s of simulated time"
 
 
 def _first_violation(act: Entry, fault: Entry) -> Iterator[str]:

@@ -11,8 +11,10 @@ import click
 from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
+from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
 from initiator.cli.commands.lab.replay import replay
+from initiator.cli.commands.lab.switches import switch_options
 from initiator.cli.complete import complete_address, complete_axis
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
 @_axis("submitter", "Submitter of the bio, which owns its memory.")
 @_axis("event", "Event that happens to the frame.")
 @_axis("nic", "Type of NIC: SG, NOSG or COW.")
+@switch_options
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line per case.")
 @json_option
 def matrix(
@@ -83,6 +86,7 @@ def matrix(
     nics: tuple[str, ...],
     as_csv: bool,
     as_json: bool,
+    **switches: int,
 ) -> None:
     """Run all cases, or some of them, and show the outcomes.
 
@@ -94,12 +98,12 @@ def matrix(
     Each option may be repeated. The submitters xfs_get_free_page, jbd_get_free_page and
     jbd_kmalloc are not in the matrix, and run only if given.
     """
-    from initiator.lab.cases import all_cases, run_case
+    from initiator.lab.cases import Switches, all_cases, run_case
     from initiator.lab.reports.tables import record, write_csv
 
     cases = list(all_cases(policies, submitters, events, nics))
     with _counting("running", len(cases)) as advance:
-        results = [advance(run_case(case)) for case in cases]
+        results = [advance(run_case(case, Switches(**switches))) for case in cases]
     if as_json:
         print_json("lab matrix", cases=[record(result) for result in results])
     elif as_csv:
@@ -173,6 +177,7 @@ def _file(option: str, help_text: str) -> Callable[[Command], Command]:
 
 @lab.command()
 @_case_argument
+@switch_options
 @_file("--html", "Write a self-contained HTML page with a timeline to this file.")
 @_file("--trace", "Write a Chrome trace to this file, for ui.perfetto.dev.")
 @json_option
@@ -182,6 +187,7 @@ def explain(
     html: IO[str] | None,
     trace: IO[str] | None,
     as_json: bool,
+    **switches: int,
 ) -> None:
     """Run one case and print its events step by step.
 
@@ -189,7 +195,7 @@ def explain(
     Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
           aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
     """
-    from initiator.lab.cases import run_case
+    from initiator.lab.cases import Switches, run_case
     from initiator.lab.reports.tables import (
         describe_case,
         event_record,
@@ -198,7 +204,7 @@ def explain(
     )
     from initiator.rules import rule_record
 
-    result = run_case(_case(parts), keep_entries=True)
+    result = run_case(_case(parts), Switches(**switches), keep_entries=True)
     faults = result.journal.faults
     if html is not None:
         from initiator.lab.reports.html_page import html_page
@@ -232,7 +238,7 @@ def _print_events(result: Result) -> None:
         verdict,
     )
 
-    click.secho(str(result.case), bold=True)
+    click.secho(f"{result.case}{result.switches.options}", bold=True)
     for axis, name, meaning in describe_case(result.case):
         click.echo(f"  {axis:<10} {name:<24} {meaning}")
     click.echo()
@@ -274,6 +280,7 @@ def _print_events(result: Result) -> None:
     is_flag=True,
     help="Overwrite them although this host has attached or mounted the disk.",
 )
+@switch_options
 @json_option
 def run_command(
     *,
@@ -284,6 +291,7 @@ def run_command(
     overwrite: bool,
     force: bool,
     as_json: bool,
+    **switches: int,
 ) -> None:
     """Run one case, and compare the disk with the submitted data.
 
@@ -297,9 +305,10 @@ def run_command(
 
     Exit codes: 0 same outcome as in memory, 1 another outcome.
     """
+    from initiator.lab.cases import Switches
     from initiator.lab.wire import run_and_read_back
 
-    case = _case(parts)
+    case, chosen = _case(parts), Switches(**switches)
     if interface is not None and wire:
         raise UsageError(
             "--wire", "excludes -i: it creates its own interfaces", "Choose one"
@@ -310,7 +319,7 @@ def run_command(
             "would be overwritten from its first sector",
             "Add --overwrite",
         )
-    case_run = in_memory = run_and_read_back(case)
+    case_run = in_memory = run_and_read_back(case, switches=chosen)
     if interface is not None:
         from initiator.lab.wire import on_interface
 
@@ -318,14 +327,14 @@ def run_command(
             on_interface(interface, address) as peer,
             _claimed(peer.link, address, force=force),
         ):
-            case_run = run_and_read_back(case, peer, peer.link.mac)
+            case_run = run_and_read_back(case, peer, peer.link.mac, chosen)
     elif wire:
         from aoe.net.netns import ensure_root_or_user_namespace
         from initiator.lab.wire import Bench
 
         ensure_root_or_user_namespace()
         with Bench() as bench:
-            case_run = bench.run(case)
+            case_run = bench.run(case, chosen)
     place = f"{address} on {interface}" if interface else "a veth pair" if wire else ""
     _print_run(case_run, in_memory, place, as_json=as_json)
     if not case_run.agrees_with(in_memory):
@@ -368,7 +377,7 @@ def _print_run(
             on_disk=case_run.on_disk.hex(),
         )
         return
-    click.secho(str(result.case), bold=True)
+    click.secho(f"{result.case}{result.switches.options}", bold=True)
     if not case_run.submitted:
         click.echo("The machine stopped before anything was submitted.")
     else:
@@ -385,5 +394,6 @@ def _print_run(
     click.echo(f"Why: {result.reason}")
 
 
+lab.add_command(costs)
 lab.add_command(explore)
 lab.add_command(replay)

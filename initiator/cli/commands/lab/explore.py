@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aoe.common.commandline import json_option, print_json
+from initiator.cli.commands.lab.switches import switch_options
 from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _bound(
     help="Fault to search for; may be repeated. Default: BUG, double-free, "
     "premature-free, leak, underflow; others: wrong-bytes, bad-page.",
 )
+@switch_options
 @json_option
 def explore(
     *,
@@ -96,6 +98,7 @@ def explore(
     states: int,
     violations: tuple[str, ...],
     as_json: bool,
+    redzone: int,
     **bounds: int,
 ) -> None:
     """Search all orders of events for one that violates a policy.
@@ -115,6 +118,7 @@ def explore(
     Exit codes: 0 safe within the bounds, 1 a violation was found, 6 undecided: the
     search was cut short.
     """
+    from initiator.lab.cases import Switches
     from initiator.lab.explorer.explore import VIOLATIONS, parse_faults
     from initiator.lab.explorer.explore import explore as search
 
@@ -125,6 +129,7 @@ def explore(
             submitters,
             violations=parse_faults(violations) or VIOLATIONS,
             progress=report,
+            switches=Switches(redzone=redzone),
             max_steps=steps,
             max_states=states,
             **bounds,
@@ -175,7 +180,9 @@ def _print(found: Exploration) -> None:
         if value is not None
     ]
     click.secho(
-        f"{setting.policy}, {', '.join(setting.submitters)}, {setting.nic}", bold=True
+        f"{setting.policy}, {', '.join(setting.submitters)}, {setting.nic}"
+        f"{setting.switches.options}",
+        bold=True,
     )
     click.echo(f"  bounds       {', '.join(bounds)}")
     click.echo(f"  looking for  {what}")
