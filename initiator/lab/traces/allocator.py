@@ -39,9 +39,11 @@ class Allocator:
             before = page.count
             if page.pfn == pfn:
                 page.is_counted = True
-            elif not event.shared:
+            elif event.shared:
+                page.is_counted = None
+            else:
                 page.became(0, counted=False)
-            page.bios, page.queued = 0, None
+            page.bios, page.queued, page.departure = 0, None, None
             pages.step(page, event, before, of_block(page.pfn, pfn, order))
         if order:
             block = Block(pfn, order, event.line, event.head, compound=event.shared)
@@ -82,7 +84,7 @@ class Allocator:
         may_have_counted_tails = allocated is None or not allocated.compound
         for page in tracked:
             pages.settle(page)
-            before = page.count
+            before, is_counted = page.count, page.is_counted
             page.became(0, counted=False)
             pages.step(page, event, before, of_block(page.pfn, pfn, order))
             if page is twice and free is not None:
@@ -91,8 +93,13 @@ class Allocator:
             if page.bios and not is_second:
                 note = "the page was freed while a bio of it is in flight"
                 pages.found(FREED_IN_IO, page, event, note)
-            if before and page.pfn != pfn and may_have_counted_tails:
+            if page.pfn == pfn:
+                continue
+            if before and may_have_counted_tails:
                 note = f"the block was freed while the count of this page is {before}"
+                pages.found(COUNTED_TAIL, page, event, note)
+            elif is_counted:
+                note = "the block was freed while this page is allocated by itself"
                 pages.found(COUNTED_TAIL, page, event, note)
         pages.free.remove(pfn, order)
         pages.free.add(Block(pfn, order, event.line, event.head, is_batched))

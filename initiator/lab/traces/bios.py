@@ -80,7 +80,7 @@ class Bios:
             page.queued = page.count
         page.bios += 1
         note = f"bio at {queued.device}, sector {queued.sector}"
-        self.pages.step(page, queued, before, note)
+        page.departure = self.pages.step(page, queued, before, note)
 
     def _forget(self) -> None:
         """Forget the oldest bios if there are too many."""

@@ -66,7 +66,7 @@ class MarkEvent(NamedTuple):
 
     Args:
         line: line number.
-        name: ``lost`` if events are missing here, ``every_allocation`` if all
+        name: ``lost`` if events are missing here, ``pages.bt`` if all
             allocations from here on are in the trace, ``other`` for an event that the
             judge does not use.
         number: of events that are missing, 0 if unknown.

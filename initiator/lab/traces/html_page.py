@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from initiator.lab.traces.verdict import Step, Story, Verdict, Violation
 
 _MILD: Final = ("leak", "underflow", "bad-page", "undecided")
+_STYLE: Final = "h1 { overflow-wrap: anywhere; } table { min-width: 720px; }"
 _KEY: Final = (
     ('<path class="get" d="M8 2L14 13H2Z"/>', "count raised"),
     ('<path class="put" d="M8 14L2 3H14Z"/>', "count lowered"),
@@ -57,7 +58,7 @@ def html_page(verdict: Verdict, name: str, lines: int) -> str:
             '<html lang="en"><head><meta charset="utf-8"/>',
             '<meta name="viewport" content="width=device-width"/>',
             f"<title>{escape(name)}</title>",
-            f"<style>{STYLE}</style></head><body>",
+            f"<style>{STYLE}{_STYLE}</style></head><body>",
             *_top(verdict, name, lines, links),
             *(line for story in verdict.stories for line in _story(story, links)),
             *_rules(verdict, links),

@@ -72,7 +72,7 @@ class Judge:
                 self._of_bios[event.name](event)
             elif event.name == "lost":
                 self._lost()
-            elif event.name == "every_allocation":
+            elif event.name == "pages.bt":
                 self._pages.sees_allocations = True
         self._pages.settle_all()
         self.verdict.forgotten = self._forgotten + self._now_forgotten()

@@ -85,10 +85,11 @@ class Pages:
         event: PageEvent | BioEvent,
         before: int | None,
         note: str = "",
-    ) -> None:
+    ) -> Step:
         """Add an event to the history of a page."""
         step = Step(event.line, event.head, event.name, before, page.count, note)
         page.remember(step, STEPS)
+        return step
 
     def found(
         self, rule: TraceRule, page: Page, event: PageEvent | BioEvent, note: str
@@ -115,6 +116,8 @@ class Pages:
         if page.story is None:
             verdict.pages += 1
             page.story = Story(page.pfn, page.history)
+            if page.departure is not None and page.departure not in page.history:
+                page.story.steps.insert(0, page.departure)
             page.history = []
             if len(verdict.stories) < STORIES:
                 verdict.stories.append(page.story)

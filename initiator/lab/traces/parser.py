@@ -131,7 +131,7 @@ class TraceParser:
             number = next(filter(None, lost.groups()), "0")
             yield MarkEvent(self.lines, "lost", int(number))
         elif line.startswith(_SCRIPT):
-            yield MarkEvent(self.lines, "every_allocation")
+            yield MarkEvent(self.lines, "pages.bt")
         elif not _NOISE.fullmatch(line):
             self._not_a_line(line)
 

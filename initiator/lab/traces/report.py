@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from initiator.lab.traces.verdict import Step, Story, Verdict, Violation
 
 _WIDTH: Final = 80
-_MARKS: Final = ("other", "lost", "every_allocation")
+_MARKS: Final = ("other", "lost", "pages.bt")
 """Names of events that are about the trace itself."""
 UNDECIDED: Final = "No rule could be judged: the trace misses the events above"
 
@@ -83,10 +83,8 @@ def rule_states(verdict: Verdict) -> Iterator[tuple[TraceRule, str]]:
 
 
 def _either(names: Sequence[str]) -> str:
-    shown = ["pages.bt" if name == "every_allocation" else name for name in names]
-    if len(shown) == 1:
-        return shown[0]
-    return f"{', '.join(shown[:-1])} or {shown[-1]}"
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 # --- text -----------------------------------------------------------------------

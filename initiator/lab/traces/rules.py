@@ -55,14 +55,14 @@ FREED_TWICE: Final = TraceRule(
     "pages were freed that are already free",
     Fault.DOUBLE_FREE,
     "K112",
-    (_FREES, ("page_ref_set", "every_allocation")),
+    (_FREES, ("page_ref_set", "pages.bt")),
 )
 PUT_TO_ZERO: Final = TraceRule(
     "put-to-zero",
     "the count fell to 0 without the owner's free",
     Fault.PREMATURE_FREE,
     "K75",
-    (("page_ref_mod_and_test", "page_ref_mod_and_return", "page_to_zero"),),
+    (("page_ref_mod_and_test", "page_ref_mod_and_return", "pages.bt"),),
 )
 FREED_IN_IO: Final = TraceRule(
     "freed-in-io",
@@ -94,7 +94,7 @@ GET_FROM_ZERO: Final = TraceRule(
 )
 COUNTED_TAIL: Final = TraceRule(
     "counted-tail",
-    "a block was freed while one of its other pages has a count",
+    "a block was freed while another page of it has a count or an allocation",
     Fault.BAD_PAGE,
     "K84",
     (_MODIFICATIONS, _FREES),

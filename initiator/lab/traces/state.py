@@ -64,6 +64,7 @@ class Page:
         suspicion: a get from 0 that the next event confirms or refutes.
         bios: number of its bios in flight.
         queued: count when the first of these was queued; None if unknown.
+        departure: the event that queued the last of them.
         history: its last events.
         story: its part of the report, if it has violations.
     """
@@ -76,6 +77,7 @@ class Page:
     suspicion: Violation | None = None
     bios: int = 0
     queued: int | None = None
+    departure: Step | None = None
     history: list[Step] = field(default_factory=list)
     story: Story | None = None
 
