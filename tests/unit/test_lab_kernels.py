@@ -163,6 +163,32 @@ def test_k141_on_6_14_a_returned_slab_page_is_freed_under_its_new_owner() -> Non
         assert run(case.format("6.1")).outcome == "ok"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        # The caller transmits: no frame waits.
+        ("2.6.21", "ok"),
+        # CVE-2023-6270.
+        ("3.7", "BUG"),
+        ("3.12", "BUG"),
+        # Fixed in the stable kernel 6.1.192.
+        ("6.1", "ok"),
+        ("6.17", "ok"),
+    ],
+)
+def test_k105_k9_a_query_that_waits_for_the_tx_thread_uses_a_removed_interface(
+    kernel: str, expected: str
+) -> None:
+    result = run(f"none@{kernel}/pagecache/netdev_removed/SG")
+    assert result.outcome == expected
+    if expected == "BUG":
+        assert result.reason.startswith("K105 AoE driver dev_queue_xmit")
+    else:
+        removed = first(result.journal, "unregister_netdevice").step
+        sent = [e.step for e in result.journal.entries if e.action == "transmit"]
+        assert max(sent) < removed
+
+
 # --- switches -------------------------------------------------------------------------
 
 
