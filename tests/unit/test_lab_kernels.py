@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +15,11 @@ from initiator.cli.main import cli
 from initiator.lab.cases import EVENTS, Case, Switches, run_case
 from initiator.lab.explorer.explore import explore
 from initiator.lab.kernel.journal import Fault
-from initiator.lab.kernel.kernels import KERNELS
+from initiator.lab.kernel.kernels import KERNELS, Rules
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import MATRIX_POLICIES, POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS
+from initiator.rules import load_kernel_rules
 from tests.worlds import counts, faults, first, outcomes, page_of, run, world_after
 
 STALE = "none@{}/kmalloc_large_tail/stale_clone+free_realloc/{}"
@@ -51,6 +54,21 @@ def test_k96_k97_k98_the_drivers_own_policy_changed_twice() -> None:
         **dict.fromkeys(["2.6.21", "6.1", "6.14", "6.17"], "none"),
         **dict.fromkeys(["3.7", "3.12"], "a"),
     }
+
+
+def test_every_switch_of_a_kernel_cites_a_rule_with_its_source_file() -> None:
+    rules = load_kernel_rules()
+    texts = re.split(r"\n {8}(?=\w+: )", Rules.__doc__ or "")[1:]
+    switches = {text.split(":")[0]: text for text in texts}
+    assert switches.keys() == {field.name for field in fields(Rules)}
+    for switch in switches.keys() - {"name"}:
+        cited = re.findall(r"K\d+[a-d]?", switches[switch])
+        assert any(
+            ".c" in rules[rule].source
+            or ".h" in rules[rule].source
+            or "observed" in rules[rule].source
+            for rule in cited
+        ), switch
 
 
 def test_a_policy_without_a_kernel_runs_on_its_own() -> None:
