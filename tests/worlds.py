@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, run_case, run_event
 from initiator.lab.kernel.journal import Journal
-from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, Memory
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.kernels import RULES_2_6_21
+from initiator.lab.kernel.memory import PAGE_SIZE, Memory
+from initiator.lab.kernel.policy import policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import World
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from initiator.lab.cases import Result
     from initiator.lab.kernel.journal import Entry
-    from initiator.lab.kernel.memory import Page, Rules
+    from initiator.lab.kernel.kernels import Rules
+    from initiator.lab.kernel.memory import Page
     from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
     from initiator.lab.world import Write
@@ -33,7 +35,8 @@ def make_world(
     policy: str | Policy, nic: Nic, rules: Rules | None = None, redzone: int = 0
 ) -> World:
     if isinstance(policy, str):
-        policy = POLICIES[policy]
+        policy, own = policy_on_kernel(policy)
+        rules = rules or own
     return World(policy, nic, rules=rules, redzone=redzone)
 
 

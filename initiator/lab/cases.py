@@ -7,19 +7,20 @@ of its world (K117).
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
 from initiator.lab.kernel.journal import BugOn, Entry, Journal
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
 from initiator.lab.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from initiator.lab.kernel.kernels import Rules
     from initiator.lab.kernel.submitters import Submitter
     from initiator.lab.peer import Peer
 
@@ -42,6 +43,8 @@ class Event:
         shrinks: slab then returns its empty slabs to the page allocator.
         reallocates: a new owner then allocates memory and fills it: of the "same" kind,
             or a "page" from the page allocator.
+        removed: in the end a config query waits for the AoE driver's tx thread while
+            the interface is removed.
         rewrites: after bi_end_io the owner, who keeps the memory, writes new content
             into it.
     """
@@ -57,6 +60,7 @@ class Event:
     shrinks: bool = False
     reallocates: str = ""
     rewrites: bool = False
+    removed: bool = False
 
 
 EVENTS: Final = {
@@ -128,6 +132,11 @@ EVENTS: Final = {
             frees_early=True,
         ),
         Event(
+            "netdev_removed",
+            "a config query waits for the tx thread, the interface is removed",
+            removed=True,
+        ),
+        Event(
             "stale_clone+rewrite_in_place",
             "stale clone transmitted after its owner wrote new content",
             stale=True,
@@ -152,19 +161,30 @@ class Case(NamedTuple):
     def parse(cls, text: str) -> Case:
         """Parse ``a/rawalloc_highorder_tail/late_txdone/COW``.
 
+        The policy may be followed by ``@`` and a kernel version.
+
         Raises:
             UsageError: the text is not four known names.
         """
         parts = text.split("/")
-        axes = [
-            list(axis) for axis in (POLICIES, ALL_SUBMITTERS, EVENTS, Nic.__members__)
-        ]
-        if len(parts) != len(axes):
+        axes = [list(axis) for axis in (ALL_SUBMITTERS, EVENTS, Nic.__members__)]
+        if len(parts) != 1 + len(axes):
             raise UsageError(text, "not a case", "Write policy/submitter/event/nic")
-        for part, axis in zip(parts, axes, strict=True):
+        policy_on_kernel(parts[0])
+        for part, axis in zip(parts[1:], axes, strict=True):
             if part not in axis:
                 raise UsageError(part, f"unknown (have: {', '.join(axis)})")
         return cls(*parts)
+
+    def on_kernel(self, version: str) -> Case:
+        """Return the case on another kernel.
+
+        Raises:
+            UsageError: no such kernel.
+        """
+        name = self.policy.partition("@")[0]
+        policy_on_kernel(f"{name}@{version}")
+        return self._replace(policy=f"{name}@{version}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +195,37 @@ class Switches:
         redzone: bytes in front of each object of plain kmalloc below 4 KiB: slab
             debugging. The slab is filled so far that the submitted object straddles
             pages, if one does (K138).
+        debug_vm: the kernel has CONFIG_DEBUG_VM (K119).
+        header: "early" or "late": when a clone gets its private head, if not as by
+            default in this kernel (K152).
+        victim: "page" or "same": which memory the new owner allocates, if not as in
+            the event: a page from the page allocator, or memory of the same kind.
     """
 
     redzone: int = 0
+    debug_vm: bool = False
+    header: str = ""
+    victim: str = ""
 
     @property
     def options(self) -> str:
         """The options of ``aoe lab`` for these switches, each with a leading space."""
-        return f" --redzone {self.redzone}" if self.redzone else ""
+        return "".join(
+            (
+                f" --redzone {self.redzone}" if self.redzone else "",
+                " --debug-vm" if self.debug_vm else "",
+                f" --header {self.header}" if self.header else "",
+                f" --victim {self.victim}" if self.victim else "",
+            )
+        )
+
+    def applied_to(self, rules: Rules) -> Rules:
+        """Return the rules of a kernel with these switches."""
+        return replace(
+            rules,
+            debug_vm=self.debug_vm or rules.debug_vm,
+            early_head=self.header == "early" if self.header else rules.early_head,
+        )
 
 
 DEFAULT: Final = Switches()
@@ -213,6 +256,16 @@ class Result:
     journal: Journal
 
 
+def on_kernels(policies: Sequence[str], kernels: Sequence[str]) -> tuple[str, ...]:
+    """Return names of policies, by default all, on kernels, by default their own."""
+    if not kernels:
+        return tuple(policies)
+    names = dict.fromkeys(
+        name.partition("@")[0] for name in policies or MATRIX_POLICIES
+    )
+    return tuple(f"{name}@{kernel}" for kernel in kernels for name in names)
+
+
 def all_cases(
     policies: Sequence[str] = (),
     submitters: Sequence[str] = (),
@@ -221,7 +274,7 @@ def all_cases(
 ) -> Iterator[Case]:
     """Yield all cases, or those of the given policies, submitters, events and NICs."""
     for names in itertools.product(
-        policies or POLICIES,
+        policies or MATRIX_POLICIES,
         submitters or SUBMITTERS,
         events or EVENTS,
         nics or Nic.__members__,
@@ -230,7 +283,13 @@ def all_cases(
 
 
 def run_event(world: World, submitter: Submitter, event: Event) -> None:
-    """Submit one write and run the event's script; stop at a BUG."""
+    """Submit one write and run the event's script; stop at a BUG.
+
+    Args:
+        world: a new world.
+        submitter: the submitter of the write.
+        event: the script.
+    """
     try:
         _script(world, submitter, event)
         world.finish()
@@ -262,6 +321,8 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         world.reallocate(SUBMITTERS["pagecache"] if is_page else submitter)
     if event.rewrites:
         world.rewrite(write)
+    if event.removed:
+        world.remove_netdev()
 
 
 def run_case(
@@ -290,9 +351,11 @@ def simulate_case(
     nic_mac: bytes | None = None,
 ) -> World:
     """Run a case and return its world; arguments as for ``run_case`` and ``World``."""
+    policy, rules = policy_on_kernel(case.policy)
     world = World(
-        POLICIES[case.policy],
+        policy,
         Nic[case.nic],
+        rules=switches.applied_to(rules),
         keep_entries=keep_entries,
         peer=peer,
         nic_mac=nic_mac,
@@ -300,7 +363,10 @@ def simulate_case(
     )
     submitter = ALL_SUBMITTERS[case.submitter]
     world.submitters.add_neighbours(submitter)
-    run_event(world, submitter, EVENTS[case.event])
+    event = EVENTS[case.event]
+    if event.reallocates and switches.victim:
+        event = replace(event, reallocates=switches.victim)
+    run_event(world, submitter, event)
     return world
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from initiator.lab.cases import ALL_SUBMITTERS
 from initiator.lab.kernel.journal import BugOn, Costs
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import policy_on_kernel
 from initiator.lab.world import World
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class WorkloadCosts:
     """The costs of one policy.
 
     Args:
-        policy: a key of ``POLICIES``.
+        policy: name of the policy, which may be followed by ``@`` and a kernel.
         writes: the costs of all writes, None if the machine stopped at a BUG.
         kmallocs: the costs of the other objects, each allocated and freed.
     """
@@ -38,19 +38,24 @@ def workload_costs(
     policy: str, submitter: str, nic: str, writes: int, kmallocs: int
 ) -> WorkloadCosts:
     """Run undisturbed writes, and other allocations of 1 KiB, on one machine."""
-    world = World(POLICIES[policy], Nic[nic], keep_entries=False, pages=64)
+    world = _world(policy, nic)
     found: Costs | None = None
     try:
         for _ in range(writes):
             _write(world, ALL_SUBMITTERS[submitter])
         found = world.journal.costs
     except BugOn:
-        world = World(POLICIES[policy], Nic[nic], keep_entries=False, pages=64)
+        world = _world(policy, nic)
     world.journal.costs = Costs()
     cache = world.submitters.caches["slab"]
     for _ in range(kmallocs):
         cache.free(cache.alloc("other"), "other")
     return WorkloadCosts(policy, found, world.journal.costs)
+
+
+def _world(name: str, nic: str) -> World:
+    policy, rules = policy_on_kernel(name)
+    return World(policy, Nic[nic], rules=rules, keep_entries=False, pages=64)
 
 
 def _write(world: World, submitter: Submitter) -> None:

@@ -19,7 +19,8 @@ from initiator.driver.bio import Bio, Op
 from initiator.driver.driver import Driver
 from initiator.driver.options import Options
 from initiator.lab.kernel.journal import Fault, Flag, Journal
-from initiator.lab.kernel.memory import PAGE_SIZE, Memory, Rules
+from initiator.lab.kernel.kernels import KERNELS, Rules
+from initiator.lab.kernel.memory import PAGE_SIZE, Memory
 from initiator.lab.kernel.nic import ModelledNic, Nic
 from initiator.lab.kernel.policy import PageAccounting, Policy
 from initiator.lab.kernel.skbuff import SkbOps
@@ -65,7 +66,7 @@ class World:
     Args:
         policy: the page-count policy.
         nic: the kind of NIC.
-        rules: page handling of the kernel, if not that of the policy.
+        rules: page handling of the kernel, if not the default of the policy.
         pages: number of pages of memory.
         peer: the target; by default a disk in memory.
         nic_mac: MAC address of the NIC, for a real target.
@@ -87,7 +88,7 @@ class World:
     ) -> None:
         self.policy = policy
         self.journal = Journal(keep_entries=keep_entries)
-        self.memory = Memory(pages, rules or policy.rules, self.journal)
+        self.memory = Memory(pages, rules or KERNELS[policy.kernel], self.journal)
         rule = "K147" if policy.aoe_gets_fragments else "K143"
         self.ops = SkbOps(self.memory, rule)
         self.accounting = PageAccounting(policy, self.ops)
@@ -225,6 +226,12 @@ class World:
         note = "empty slabs go back to the page allocator"
         self.journal.add("slab", "kmem_cache_shrink", rule="K111", note=note)
         self.submitters.reclaim()
+
+    def remove_netdev(self) -> None:
+        """Remove the interface while a config query waits for the tx thread (K105)."""
+        self.nic.hold_tx = True
+        self.driver.discover(ADDRESS)
+        self.nic.remove()
 
     def rewrite(self, write: Write) -> None:
         """Write new content into a buffer that its owner still holds."""

@@ -21,16 +21,8 @@ from hypothesis.stateful import (
 
 from aoe.errors import AoEError
 from initiator.lab.kernel.journal import BugOn, Fault
-from initiator.lab.kernel.memory import (
-    PAGE_SIZE,
-    POISON,
-    RULES_2_6_21,
-    RULES_6_1,
-    RULES_6_14,
-    Memory,
-    Page,
-    Rules,
-)
+from initiator.lab.kernel.kernels import RULES_2_6_21, RULES_6_1, RULES_6_14, Rules
+from initiator.lab.kernel.memory import PAGE_SIZE, POISON, Memory, Page
 from tests.worlds import count_changes, counts, faults, make_memory
 
 on_every_kernel = pytest.mark.parametrize(
@@ -327,7 +319,8 @@ def test_k87_get_and_put_on_a_frozen_slab_page_do_nothing_and_get_warns(
 ) -> None:
     memory = make_memory(RULES_6_14)
     page = memory.alloc_pages(0, "slab")[0]
-    page.slab, page.count = True, 0
+    page.slab = True
+    memory.freeze([page])
     getattr(memory, action)(page, "network", "K75")
     assert (page.count, page.free) == (0, False)
     assert {flag.value for flag in memory.journal.flags} == flags

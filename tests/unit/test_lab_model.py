@@ -9,9 +9,9 @@ import pytest
 
 from initiator.lab.cases import EVENTS, Event, run_event
 from initiator.lab.kernel.journal import Fault, Flag, Journal
-from initiator.lab.kernel.memory import RULES_2_6_21, RULES_6_1
+from initiator.lab.kernel.kernels import RULES_2_6_21, RULES_6_1
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 from tests.worlds import (
     counts,
@@ -25,7 +25,7 @@ from tests.worlds import (
 )
 
 if TYPE_CHECKING:
-    from initiator.lab.kernel.memory import Rules
+    from initiator.lab.kernel.kernels import Rules
 
 LATE_2_6_21 = replace(RULES_2_6_21, early_linearize=False)
 SUBPAGE = ["xfs_kmalloc_subpage", "jbd_frozen_slab"]
@@ -70,15 +70,12 @@ def test_k108a_a_raw_tail_is_freed_by_a_private_head() -> None:
     assert ("premature-free", page.pfn) in faults(world.journal)
 
 
-A_ON_6_1 = replace(POLICIES["a"], rules=RULES_6_1)
-
-
 @pytest.mark.parametrize("event", ["clean", "dup_response"])
 @pytest.mark.parametrize("nic", [Nic.NOSG, Nic.COW])
 def test_k108b_page_ref_inc_raises_the_count_to_two_and_nothing_is_freed(
     event: str, nic: Nic
 ) -> None:
-    world = world_after(A_ON_6_1, "rawalloc_highorder_tail", event, nic)
+    world = world_after("a@6.1", "rawalloc_highorder_tail", event, nic)
     page = page_of(world.writes[0])
     assert counts(world.journal, page) == [1, 2, 1, 0]
     assert not faults(world.journal)
@@ -251,7 +248,7 @@ def test_k77_2_6_21_with_late_linearizing_has_wrong_bytes() -> None:
 
 def test_a_case_without_a_stale_clone_sends_what_was_submitted() -> None:
     undisturbed = Event("undisturbed", "nothing happens")
-    for policy in POLICIES:
+    for policy in MATRIX_POLICIES:
         world = make_world(policy, Nic.SG)
         run_event(world, SUBMITTERS["pagecache"], undisturbed)
         assert disk(world) == world.writes[0].expected

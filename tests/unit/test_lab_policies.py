@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,9 +19,10 @@ from initiator.driver.skbuff import Skb
 from initiator.io.link_device import LinkDevice
 from initiator.lab.cases import EVENTS
 from initiator.lab.kernel.journal import BugOn, Flag, Journal
-from initiator.lab.kernel.memory import PAGE_SIZE, RULES_6_1, Memory
+from initiator.lab.kernel.kernels import RULES_6_1
+from initiator.lab.kernel.memory import PAGE_SIZE, Memory
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES, sendpage_ok
+from initiator.lab.kernel.policy import MATRIX_POLICIES, sendpage_ok
 from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.slab import KmemCache
 from initiator.lab.kernel.submitters import SUBMITTERS
@@ -79,11 +79,8 @@ def test_k97_k99_policy_a_increments_at_arrival_and_decrements_before_end_io() -
 
 
 def test_k97_a_compound_tail_is_a_bug_on_3_7_and_counted_in_its_head_on_3_12() -> None:
-    policy, submitter = POLICIES["a"], "kmalloc_highorder_tail"
-    first_form = replace(RULES_6_1, bug_on_tail_increment=True)
-    world = world_after(policy, submitter, "clean", Nic.SG, first_form)
-    assert world.journal.outcome == "BUG"
-    world = world_after(policy, submitter, "clean", Nic.NOSG, RULES_6_1)
+    assert run("a@3.7/kmalloc_highorder_tail/clean/SG").outcome == "BUG"
+    world = world_after("a@3.12", "kmalloc_highorder_tail", "clean", Nic.NOSG)
     head = page_of(world.writes[0]).block[0]
     assert counts(world.journal, head)[:4] == [2, 3, 2, 1]
     assert world.journal.outcome == "ok"
@@ -118,14 +115,14 @@ def test_k99_the_event_free_before_end_io_leaks_with_policy_a(nic: str) -> None:
     result = run(f"a/pagecache/free_before_end_io/{nic}")
     assert result.outcome == "leak"
     assert result.reason.startswith("K99 AoE driver page_ref_dec page 0")
-    for policy in POLICIES:
+    for policy in MATRIX_POLICIES:
         if policy != "a":
             assert run(f"{policy}/pagecache/free_before_end_io/{nic}").outcome == "ok"
 
 
 @pytest.mark.parametrize("submitter", [*SUBPAGE, "kmalloc_highorder_tail"])
 def test_k141_the_event_slab_shrink_breaks_frozen_pages(submitter: str) -> None:
-    found = outcomes(["f", "b"], [submitter], ["slab_shrink"], ["COW"])
+    found = outcomes(["none@6.14", "b"], [submitter], ["slab_shrink"], ["COW"])
     assert list(found.values()) == ["premature-free", "ok"]
 
 
@@ -216,7 +213,7 @@ def test_each_party_has_one_name_in_the_journal() -> None:
     parties = {"page allocator", "slab", "bio", "network", "AoE driver", "new owner"}
     events = ["lost_rexmit_stale_clone", "dup_response", "devfail+free_realloc"]
     for policy, (name, submitter), event in itertools.product(
-        POLICIES, SUBMITTERS.items(), events
+        MATRIX_POLICIES, SUBMITTERS.items(), events
     ):
         journal = world_after(policy, name, event, Nic.COW).journal
         actors = {entry.actor for entry in journal.entries}
@@ -296,7 +293,7 @@ def test_k102_sendpage_ok_of_a_compound_tail_depends_on_its_head() -> None:
     assert not sendpage_ok(memory.alloc_pages(1, "bcache")[1])
 
 
-@pytest.mark.parametrize("policy", ["none@6.1", "f"])
+@pytest.mark.parametrize("policy", ["none@6.1", "none@6.14"])
 def test_k103_aoe_bypasses_the_checks_of_splice(policy: str) -> None:
     world = make_world(policy, Nic.NOSG)
     write = submit(world, "rawalloc_highorder_tail")

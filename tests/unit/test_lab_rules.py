@@ -11,9 +11,10 @@ import pytest
 from aoe.header import Header
 from initiator.lab.cases import EVENTS
 from initiator.lab.kernel.journal import BugOn, Flag
-from initiator.lab.kernel.memory import PAGE_SIZE, POISON, RULES_2_6_21
+from initiator.lab.kernel.kernels import RULES_2_6_21
+from initiator.lab.kernel.memory import PAGE_SIZE, POISON
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS
 from initiator.lab.world import REWRITTEN
 from tests.worlds import (
@@ -147,7 +148,7 @@ def page_of_new_owner(world: World) -> object:
 
 BORROWING = [
     name
-    for name, policy in POLICIES.items()
+    for name, policy in ((name, policy_on_kernel(name)[0]) for name in MATRIX_POLICIES)
     if not policy.sendpage_ok and not policy.aoe_gets_fragments
 ]
 
@@ -237,9 +238,10 @@ def test_k142_page_cache_memory_that_is_freed_while_a_clone_waits(
         assert disk(world) == bytes([POISON]) * PAGE_SIZE
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", MATRIX_POLICIES)
 def test_k120_counts_protect_memory_but_not_contents(policy: str) -> None:
-    rules = replace(POLICIES[policy].rules, early_linearize=False)
+    _, kernel = policy_on_kernel(policy)
+    rules = replace(kernel, early_linearize=False, early_head=False)
     for nic in Nic:
         event = "stale_clone+rewrite_in_place"
         world = world_after(policy, "pagecache", event, nic, rules)
@@ -275,7 +277,7 @@ def test_k86_a_large_kmalloc_fails_on_2_6_21() -> None:
 def test_k87_frozen_slab_pages_warn_and_no_count_changes(
     submitter: str, nic: str
 ) -> None:
-    world = world_after("f", submitter, "clean", Nic[nic])
+    world = world_after("none@6.14", submitter, "clean", Nic[nic])
     page = page_of(world.writes[0]).block[0]
     changes = [
         e for e in world.journal.entries if e.page == page.pfn and e.rule == "K87"
@@ -286,7 +288,7 @@ def test_k87_frozen_slab_pages_warn_and_no_count_changes(
 
 
 def test_k87_pages_that_are_not_slab_are_not_protected() -> None:
-    result = run("f/rawalloc_highorder_tail/clean/NOSG")
+    result = run("none@6.14/rawalloc_highorder_tail/clean/NOSG")
     assert (result.outcome, result.flags) == ("double-free", ())
 
 

@@ -10,7 +10,8 @@ from aoe.header import Header
 from initiator.driver.aoedev import SKBPOOL_LIMIT
 from initiator.driver.bio import BioVec
 from initiator.driver.skbuff import Skb
-from initiator.lab.kernel.memory import PAGE_SIZE, RULES_2_6_21, RULES_6_1, Page, Rules
+from initiator.lab.kernel.kernels import RULES_2_6_21, RULES_6_1, Rules
+from initiator.lab.kernel.memory import PAGE_SIZE, Page
 from initiator.lab.kernel.nic import ModelledNic, Nic
 from initiator.lab.kernel.skbuff import SkbOps
 from initiator.lab.kernel.submitters import SUBMITTERS

@@ -14,13 +14,8 @@ from initiator.cli.main import cli
 from initiator.driver.bio import Bio, Op
 from initiator.lab.cases import Switches
 from initiator.lab.explorer.explore import explore
-from initiator.lab.kernel.memory import (
-    PAGE_SIZE,
-    RULES_2_6_21,
-    RULES_6_1,
-    RULES_6_14,
-    Rules,
-)
+from initiator.lab.kernel.kernels import RULES_2_6_21, RULES_6_1, RULES_6_14, Rules
+from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.kernel.slab import KmemCache, SlabObject, calculate_slab_order
@@ -307,7 +302,7 @@ def test_redzones_both_pages_of_a_straddling_buffer_get_references(nic: Nic) -> 
 
 
 @pytest.mark.parametrize("nic", list(Nic))
-@pytest.mark.parametrize("policy", ["a", "b", "b+", "c+", "e", "f", "none@6.1"])
+@pytest.mark.parametrize("policy", ["a", "b", "b+", "c+", "e", "none@6.1", "none@6.14"])
 def test_redzones_are_harmless_if_the_second_page_is_compound_or_frozen(
     policy: str, nic: Nic
 ) -> None:
@@ -359,7 +354,7 @@ def test_k92_xfs_of_6_1_allocates_a_page_instead_of_a_straddling_object() -> Non
 
 
 def test_k138_xfs_of_2_6_21_doubles_the_size_until_its_buffer_is_aligned() -> None:
-    submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["none@2.6.21"], REDZONE)
+    submitters = Submitters(make_memory(RULES_2_6_21), POLICIES["none"], REDZONE)
     buffer = submitters.allocate(SUBMITTERS["xfs_kmalloc_subpage"])
     sizes = [
         e.note.split()[0]
@@ -380,7 +375,7 @@ def test_k138_xfs_of_2_6_21_doubles_the_size_until_its_buffer_is_aligned() -> No
 def test_k138_with_redzones_only_jbd_on_plain_kmalloc_straddles_pages(
     rules: Rules, submitter: str
 ) -> None:
-    submitters = Submitters(make_memory(rules, 32), POLICIES["none@6.1"], REDZONE)
+    submitters = Submitters(make_memory(rules, 32), POLICIES["none"], REDZONE)
     for _ in range(4):
         buffer = submitters.allocate(SUBMITTERS[submitter])
         assert len(buffer.pieces) == 1
@@ -420,7 +415,7 @@ def test_the_explorer_finds_the_fault_of_a_straddling_buffer() -> None:
 
 def test_k140_a_large_kmalloc_is_compound_on_6_1_and_slab_on_2_6_21() -> None:
     for rules, is_slab in ((RULES_2_6_21, True), (RULES_6_1, False)):
-        submitters = Submitters(make_memory(rules), POLICIES["none@6.1"])
+        submitters = Submitters(make_memory(rules), POLICIES["none"])
         buffer = submitters.allocate(SUBMITTERS["kmalloc_large_tail"])
         ((page, offset, length),) = buffer.pieces
         assert (page.pfn, offset, length, page.slab) == (1, 0, PAGE_SIZE, is_slab)
@@ -445,7 +440,7 @@ def test_k84_to_k92_page_count_of_each_submitter(
     submitter: str, then: int, now: int
 ) -> None:
     for rules, count in ((RULES_2_6_21, then), (RULES_6_1, now)):
-        submitters = Submitters(make_memory(rules), POLICIES["none@6.1"])
+        submitters = Submitters(make_memory(rules), POLICIES["none"])
         buffer = submitters.allocate(SUBMITTERS[submitter])
         assert {page.compound_head.count for page, _, _ in buffer.pieces} == {count}
 
@@ -456,7 +451,7 @@ def test_k116_a_freed_buffer_leaves_no_allocated_page(
     rules: Rules, submitter: str
 ) -> None:
     memory = make_memory(rules)
-    submitters = Submitters(memory, POLICIES["none@6.1"])
+    submitters = Submitters(memory, POLICIES["none"])
     buffer = submitters.allocate(SUBMITTERS[submitter])
     buffer.release()
     buffer.release()

@@ -15,7 +15,7 @@ from initiator.lab.explorer.state import state_hash
 from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ steps_chosen = st.lists(st.integers(0, 60), max_size=14)
 
 
 @given(
-    policy=st.sampled_from(list(POLICIES)),
+    policy=st.sampled_from(MATRIX_POLICIES),
     nic=st.sampled_from(list(Nic.__members__)),
     submitter=st.sampled_from(list(SUBMITTERS)),
     before=steps_chosen,
@@ -173,7 +173,7 @@ CONTAINERS = {
     "Driver": "log",
     "Journal": "entries faults flags",
     "Memory": "free_list",
-    "ModelledNic": "qdisc ring sent tapped",
+    "ModelledNic": "qdisc ring sent tapped tx_list",
     "World": "realloc_buffers responses writes",
 }
 """Lists and dicts that are never replaced; snapshots store their contents."""

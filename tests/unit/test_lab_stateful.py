@@ -20,7 +20,7 @@ from initiator.lab.explorer.explore import FINISH, VIOLATIONS, SearchConfig
 from initiator.lab.explorer.steps import Bounds
 from initiator.lab.kernel.journal import BugOn, Fault
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES
 from initiator.lab.kernel.submitters import SUBMITTERS
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def walk(
     )
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", MATRIX_POLICIES)
 def test_k115_k116_counts_and_free_list_are_consistent_in_random_walks(
     policy: str,
 ) -> None:

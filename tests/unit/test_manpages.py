@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from aoe.errors import AccessError, AoEError, BusyError, NotFoundError, UsageError
+from initiator.lab.kernel.policy import POLICIES
 from initiator.lab.reports.legend import OUTCOMES
 from initiator.lab.reports.tables import AXES
 from initiator.lab.traces.rules import RULES
@@ -314,9 +315,10 @@ def test_lab_page_has_every_name_of_an_axis_and_every_outcome() -> None:
         ("submitter", "SUBMITTERS"),
         ("event", "EVENTS"),
         ("nic", "NICS"),
+        ("kernel", "KERNELS"),
     ):
         tags = " ".join(PROSE["aoe-lab.1"].tags(heading)).replace(",", "").split()
-        assert tags == list(AXES[axis])
+        assert tags == list(POLICIES if axis == "policy" else AXES[axis])
     table = PROSE["aoe-lab.1"].paragraphs("OUTCOMES")[-1]
     assert re.findall(r"^ +(\S+)", table, re.MULTILINE) == list(OUTCOMES)
 

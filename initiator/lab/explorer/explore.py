@@ -20,7 +20,7 @@ from initiator.lab.explorer.state import state_hash
 from initiator.lab.explorer.steps import Bounds, Step, Stepper
 from initiator.lab.kernel.journal import BugOn, Fault
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import policy_on_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -56,7 +56,7 @@ class SearchConfig:
     """What to search.
 
     Args:
-        policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
+        policy: name of the policy, which may be followed by ``@`` and a kernel.
         nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``, used by the bios in
             rotation.
@@ -74,8 +74,10 @@ class SearchConfig:
 
     def make_stepper(self, *, keep_entries: bool = False) -> Stepper:
         """Return a stepper on a new world."""
+        policy, rules = policy_on_kernel(self.policy)
         return Stepper(
-            POLICIES[self.policy],
+            policy,
+            rules,
             Nic[self.nic],
             self.submitters,
             self.bounds,
@@ -145,7 +147,7 @@ def explore(
     """Search all interleavings of steps within bounds for a violation.
 
     Args:
-        policy: a key of ``initiator.lab.kernel.policy.POLICIES``.
+        policy: name of the policy, which may be followed by ``@`` and a kernel.
         nic: a name of ``initiator.lab.kernel.nic.Nic``.
         submitters: keys of ``initiator.lab.cases.ALL_SUBMITTERS``, used by the bios in
             rotation.
@@ -157,8 +159,8 @@ def explore(
     Raises:
         UsageError: a name is unknown.
     """
+    policy_on_kernel(policy)
     for name, axis in (
-        (policy, POLICIES),
         (nic, Nic.__members__),
         *((submitter, ALL_SUBMITTERS) for submitter in submitters),
     ):

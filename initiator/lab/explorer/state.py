@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _DEAD: Final = -1
 """Stands for all tags that belong to no frame."""
-_PAGE: Final = attrgetter("count", "free", "slab", "kept_out", "owner")
+_PAGE: Final = attrgetter("count", "free", "slab", "frozen", "kept_out", "owner")
 _REGISTERS: Final = slice(24, 36)
 """The ATA registers in a frame."""
 

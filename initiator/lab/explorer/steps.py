@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from initiator.driver.structs import Frame
     from initiator.lab.cases import Switches
     from initiator.lab.kernel.journal import Journal
+    from initiator.lab.kernel.kernels import Rules
     from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
     from initiator.lab.kernel.skbuff import Clone
@@ -102,6 +103,7 @@ class Stepper:
 
     Args:
         policy: the page-count policy.
+        rules: the kernel.
         nic: the kind of NIC.
         submitters: names of submitters, used by the bios in rotation.
         bounds: limits of the search.
@@ -118,6 +120,7 @@ class Stepper:
     def __init__(
         self,
         policy: Policy,
+        rules: Rules,
         nic: Nic,
         submitters: Sequence[str],
         bounds: Bounds,
@@ -133,6 +136,7 @@ class Stepper:
         self.world = World(
             policy,
             nic,
+            rules=switches.applied_to(rules),
             pages=pages,
             peer=MemoryPeer(bounds.bios * bounds.buffers * PAGE_SIZE // SECTOR),
             keep_entries=keep_entries,
@@ -145,7 +149,7 @@ class Stepper:
         driver = self.world.driver
         # Device failure is a step of its own; aoe_deadsecs must not trigger it.
         driver.options = replace(driver.options, deadsecs=0)
-        self._victims = self._victim_names()
+        self._victims = self._victim_names(switches.victim)
         self._payloads: dict[bytes, int] = {}
         self.duplicates = 0
         self.rewritten: tuple[int, ...] = ()
@@ -166,13 +170,17 @@ class Stepper:
             most = max(most, 2)
         return most * (buffers + copies)
 
-    def _victim_names(self) -> list[str]:
+    def _victim_names(self, victim: str) -> list[str]:
         """Return the kinds of memory that a new owner may allocate.
 
         They are those of the submitters, and a page of the page cache where slab may
-        have returned the pages.
+        have returned the pages; ``Switches.victim`` selects.
         """
+        if victim == "page":
+            return ["pagecache"]
         names = dict.fromkeys(each.name for each in self.submitters)
+        if victim == "same":
+            return list(names)
         if self.world.submitters.caches.keys() & {
             each.kind for each in self.submitters
         }:

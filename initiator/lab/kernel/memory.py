@@ -2,14 +2,13 @@
 
 Models the lifetime of ``struct page``: get_page and put_page (include/linux/mm.h), the
 page allocator (mm/page_alloc.c) and vmalloc (mm/vmalloc.c), by K84-K90 and K110-K112.
-``Rules`` has a switch for each difference between kernels.
+``initiator.lab.kernel.kernels`` has a switch for each difference between kernels.
 
 Per-CPU page lists, which hide a double free for a while, are not modelled (K122).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import AoEError
@@ -19,67 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from initiator.lab.kernel.journal import Links
+    from initiator.lab.kernel.kernels import Rules
 
 PAGE_SIZE: Final = 4096
 POISON: Final = 0xAA
 """Fill byte of freed pages (PAGE_POISON): a stale read returns it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Page handling of one kernel version.
-
-    Args:
-        name: the kernel version.
-        early_linearize: dev_queue_xmit linearizes an skb for a NIC without
-            scatter-gather before it is queued (2.6.21). Otherwise
-            validate_xmit_skb does so when the skb leaves the qdisc (K77).
-        bad_page_freed: a bad page, such as a slab page whose count drops to 0, is
-            reported, loses its PG_slab, and is freed (2.6.21). Otherwise its block is
-            kept out of circulation (K89).
-        bug_on_lost_slab_flag: giving back a slab with a page that has lost its PG_slab
-            is a BUG (2.6.21, K137).
-        compound_slabs: slabs and kmalloc memory of several pages are compound pages.
-            Otherwise only the first page has a count (K85).
-        kmalloc_large_is_slab: kmalloc of more than 8 KiB returns a slab object
-            (2.6.21). Otherwise it returns a compound page that is not slab (K140).
-        frozen_slabs: slab pages have count 0; get_page on them warns and does nothing,
-            and put_page does nothing (6.14, K87).
-        vmapped_stacks: a kernel stack consists of order-0 pages with count 1.
-            Otherwise it is a block whose second page has count 0 (K90, K108d).
-        debug_vm: get_page at count 0 is a BUG (CONFIG_DEBUG_VM, K119).
-        bug_on_tail_increment: the AoE driver's increment of the count of a compound
-            tail is a BUG (3.7 to 3.11). Otherwise it increments the head (K97).
-        xfs_avoids_straddling: XFS frees a slab object that straddles a page boundary
-            and allocates a whole page (K92). Otherwise it frees one that does not begin
-            at a sector boundary, and allocates twice the size (K138).
-    """
-
-    name: str
-    early_linearize: bool = False
-    bad_page_freed: bool = False
-    bug_on_lost_slab_flag: bool = False
-    compound_slabs: bool = True
-    kmalloc_large_is_slab: bool = False
-    frozen_slabs: bool = False
-    vmapped_stacks: bool = True
-    debug_vm: bool = False
-    bug_on_tail_increment: bool = False
-    xfs_avoids_straddling: bool = True
-
-
-RULES_2_6_21: Final = Rules(
-    name="2.6.21",
-    early_linearize=True,
-    bad_page_freed=True,
-    bug_on_lost_slab_flag=True,
-    compound_slabs=False,
-    kmalloc_large_is_slab=True,
-    vmapped_stacks=False,
-    xfs_avoids_straddling=False,
-)
-RULES_6_1: Final = Rules(name="6.1")
-RULES_6_14: Final = Rules(name="6.14", frozen_slabs=True)
 
 
 class Page:
@@ -90,6 +33,7 @@ class Page:
         count: reference count (``_refcount``).
         head: the head of the compound page that this is a tail of, else None.
         slab: the page belongs to a slab (PG_slab).
+        frozen: the page has count 0, and get_page and put_page do nothing (K87, K140).
         free: the page is on the free list (PG_buddy).
         kept_out: the page was found bad and is not on the free list (K89).
         owner: name of the owner, or None.
@@ -102,6 +46,7 @@ class Page:
         "count",
         "data",
         "free",
+        "frozen",
         "head",
         "kept_out",
         "owner",
@@ -115,6 +60,7 @@ class Page:
         self.count = 0
         self.head: Page | None = None
         self.slab = False
+        self.frozen = False
         self.free = True
         self.kept_out = False
         self.owner: str | None = None
@@ -243,9 +189,15 @@ class Memory:
                 return block
         raise AoEError("page allocator", f"no free block of order {order}")
 
+    def freeze(self, block: Sequence[Page]) -> None:
+        """Make the count of an allocated block 0, as slab does since 6.14 (K87)."""
+        block[0].count = 0
+        block[0].frozen = True
+
     def free_pages(self, page: Page, actor: str) -> None:
         """Drop the owner's reference to a block's first page (``__free_pages``).
 
+        A frozen block has none and is freed at once (``free_frozen_pages``).
         At count 0 the whole block is freed, regardless of the counts of the other
         pages (K110). If references remain, the last put_page frees the first page
         only, or all pages of a compound page.
@@ -254,6 +206,9 @@ class Memory:
         for each in block:
             if each.owner == actor:
                 each.owner = None
+        if page.frozen:
+            page.frozen = False
+            page.count += 1
         self._put(page, actor, "free_pages", "K110")
 
     # --- get and put ------------------------------------------------------------
@@ -343,12 +298,12 @@ class Memory:
             )
 
     def _skip_frozen(self, page: Page, actor: str, action: str) -> bool:
-        """Return True for a frozen slab page, on which only get_page warns (K87)."""
-        if not (self.rules.frozen_slabs and page.slab):
+        """Return True for a frozen page, on which only get_page warns (K87, K140)."""
+        if not page.frozen:
             return False
-        note = "frozen slab page: does nothing"
+        note = "frozen page: does nothing"
         if action == "get_page":
-            note = "frozen slab page: warns and does nothing"
+            note = "frozen page: warns and does nothing"
             self.journal.flags.add(Flag.WARN)
         self.journal.add(
             actor,
@@ -356,13 +311,16 @@ class Memory:
             page=page.pfn,
             before=page.count,
             count=page.count,
-            rule="K87",
+            rule="K87" if page.slab else "K140",
             note=note,
         )
         return True
 
     def _put(self, page: Page, actor: str, action: str, rule: str) -> None:
         before = page.count
+        if before == 0 and self.rules.debug_vm:
+            bug = f"{action} on a page with count 0"
+            self.journal.bug(actor, action, page.pfn, "K119", bug)
         note, fault = "", None
         if before <= 0:
             note, fault = "count is already 0", Fault.UNDERFLOW
@@ -443,7 +401,7 @@ class Memory:
         )
         page.count = 0
         page.free = True
-        page.slab = page.kept_out = False
+        page.slab = page.frozen = page.kept_out = False
         page.head = None
         page.data[:] = bytes([POISON]) * PAGE_SIZE
         self.free_list.append(page)

@@ -10,16 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from aoe.errors import UsageError
 from initiator.driver.bio import BioVec
 from initiator.driver.skbuff import Skb
 from initiator.lab.kernel.journal import Flag
-from initiator.lab.kernel.memory import (
-    PAGE_SIZE,
-    RULES_2_6_21,
-    RULES_6_1,
-    RULES_6_14,
-    Rules,
-)
+from initiator.lab.kernel.kernels import KERNELS, Rules
+from initiator.lab.kernel.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from initiator.driver.bio import Bio
@@ -34,7 +30,7 @@ class Policy:
     Args:
         name: name in reports and commands.
         summary: description in one line.
-        rules: the kernel that it runs on.
+        kernel: the kernel that it runs on by default, a key of ``KERNELS``.
         aoe_increments_counts: the AoE driver increments the count of every page when
             a bio arrives and decrements it before bi_end_io, without get_page (a, K95,
             K97).
@@ -53,7 +49,7 @@ class Policy:
 
     name: str
     summary: str
-    rules: Rules
+    kernel: str = "2.6.21"
     aoe_increments_counts: bool = False
     slab_counts_objects: bool = False
     aoe_gets_fragments: bool = False
@@ -67,73 +63,79 @@ POLICIES: Final = {
     policy.name: policy
     for policy in (
         Policy(
-            name="none@2.6.21",
-            summary="the AoE driver borrows pages without references; 2.6.21",
-            rules=RULES_2_6_21,
-        ),
-        Policy(
-            name="none@6.1",
-            summary="the AoE driver borrows pages without references; 6.1",
-            rules=RULES_6_1,
+            name="none",
+            summary="the AoE driver borrows pages without references",
+            kernel="6.1",
         ),
         Policy(
             name="a",
             summary="the AoE driver increments and decrements the counts",
-            rules=RULES_2_6_21,
             aoe_increments_counts=True,
         ),
         Policy(
             name="b",
             summary="slab takes references per object and defers reuse",
-            rules=RULES_2_6_21,
             slab_counts_objects=True,
         ),
         Policy(
             name="b+",
             summary="as b, and the AoE driver takes a reference per fragment",
-            rules=RULES_2_6_21,
             slab_counts_objects=True,
             aoe_gets_fragments=True,
         ),
         Policy(
             name="c",
             summary="the owner (a file system) takes references, nothing else changes",
-            rules=RULES_2_6_21,
             filesystem_gets=True,
         ),
         Policy(
             name="c+",
             summary="as c, with whole pages from the page allocator",
-            rules=RULES_2_6_21,
             filesystem_gets=True,
             filesystem_uses_pages=True,
         ),
         Policy(
             name="d",
             summary="BUG_ON(PageSlab(page)) in bio_add_page",
-            rules=RULES_2_6_21,
             bug_on_slab=True,
         ),
         Policy(
             name="c+d",
             summary="c, enforced by BUG_ON(PageSlab(page)) in bio_add_page",
-            rules=RULES_2_6_21,
             filesystem_gets=True,
             bug_on_slab=True,
         ),
         Policy(
             name="e",
             summary="copy if not sendpage_ok; fragments own references",
-            rules=RULES_6_1,
+            kernel="6.1",
             sendpage_ok=True,
-        ),
-        Policy(
-            name="f",
-            summary="frozen slab pages: get and put do nothing, get warns",
-            rules=RULES_6_14,
         ),
     )
 }
+
+
+MATRIX_POLICIES: Final = (
+    *("none@2.6.21", "none@6.1", "none@6.14"),
+    *(name for name in POLICIES if name != "none"),
+)
+"""The policies of the matrix, each on its kernel."""
+
+
+def policy_on_kernel(text: str) -> tuple[Policy, Rules]:
+    """Parse ``a`` or ``a@6.1``: a policy and the kernel that it runs on.
+
+    Raises:
+        UsageError: no such policy or kernel.
+    """
+    name, at, version = text.partition("@")
+    if name not in POLICIES:
+        raise UsageError(name, f"no such policy (have: {', '.join(POLICIES)})")
+    policy = POLICIES[name]
+    version = version if at else policy.kernel
+    if version not in KERNELS:
+        raise UsageError(version, f"no such kernel (have: {', '.join(KERNELS)})")
+    return policy, KERNELS[version]
 
 
 def sendpage_ok(page: Page) -> bool:

@@ -152,7 +152,7 @@ class KmemCache:
         for page in pages:
             page.slab = True
         if memory.rules.frozen_slabs:
-            pages[0].count = 0
+            memory.freeze(pages)
         if self.counts_objects:
             # The slab's own reference to each tail page, which keeps the page
             # allocated when its last object is freed.
@@ -237,8 +237,6 @@ class KmemCache:
             self.slabs.remove(slab)
             self.freelist[:] = [o for o in self.freelist if o not in slab]
             pages = slab[0].pages
-            if self.memory.rules.frozen_slabs:
-                pages[0].count = 1
             for page in pages:
                 self._clear_slab_flag(page)
             if self.counts_objects:

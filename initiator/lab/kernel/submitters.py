@@ -218,6 +218,8 @@ class Submitters:
             return self._pages(owner, pages, pages)
         order, compound = _BLOCKS[kind]
         block = self.memory.alloc_pages(order, owner, compound=compound)
+        if compound and self.memory.rules.frozen_kmalloc_large:
+            self.memory.freeze(block)
         return self._pages(owner, block, block[:1])
 
     def _kmalloc(self, submitter: Submitter, owner: str) -> Buffer:

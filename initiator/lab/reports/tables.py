@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Final
 
 from aoe.errors import UsageError
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
+from initiator.lab.kernel.kernels import KERNELS
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import POLICIES
+from initiator.lab.kernel.policy import MATRIX_POLICIES, POLICIES, policy_on_kernel
 from initiator.lab.reports.legend import NICS, OUTCOMES
 from initiator.rules import load_all_rules, rule_title
 
@@ -33,7 +34,7 @@ COLUMNS: Final = (
     *Case._fields,
     *("outcome", "flags", "reason"),
     *COSTS,
-    "longest_reference",
+    *("longest_reference", "kernel"),
 )
 """Columns of the CSV and keys of a record."""
 
@@ -48,24 +49,27 @@ COLORS: Final = {
     "ok": "green",
 }
 AXES: Final = {
-    "policy": tuple(POLICIES),
+    "policy": tuple(dict.fromkeys([*MATRIX_POLICIES, *POLICIES])),
     "submitter": tuple(ALL_SUBMITTERS),
     "event": tuple(EVENTS),
     "nic": tuple(Nic.__members__),
+    "kernel": tuple(KERNELS),
 }
-"""The names of each axis."""
+"""The names of each axis. A policy may also be followed by ``@`` and a kernel."""
 _CELL: Final = 16
 """Maximum width of a cell including its border, in terminal columns."""
 
 
 def check_names(axis: str, names: Iterable[str]) -> None:
-    """Check names of an axis: policy, submitter, event or nic.
+    """Check names of an axis: policy, submitter, event, nic or kernel.
 
     Raises:
         UsageError: a name is unknown.
     """
     for name in names:
-        if name not in AXES[axis]:
+        if axis == "policy":
+            policy_on_kernel(name)
+        elif name not in AXES[axis]:
             have = ", ".join(AXES[axis])
             raise UsageError(name, f"no such {axis} (have: {have})")
 
@@ -82,6 +86,7 @@ def record(result: Result) -> dict[str, object]:
         "reason": result.reason,
         **result.costs,
         "longest_reference": result.longest_reference,
+        "kernel": policy_on_kernel(result.case.policy)[1].name,
     }
 
 
@@ -227,9 +232,11 @@ def _cell_table(
     return table
 
 
-def _policy_then_nic(result: Result) -> tuple[int, int]:
+def _policy_then_nic(result: Result) -> tuple[int, str, int]:
     policy, _, _, nic = result.case
-    return AXES["policy"].index(policy), AXES["nic"].index(nic)
+    known = list(AXES["policy"])
+    order = known.index(policy) if policy in known else len(known)
+    return order, policy, AXES["nic"].index(nic)
 
 
 def _unrepeated(names: list[str], last: list[str]) -> list[str]:
@@ -279,8 +286,10 @@ def legend(results: Sequence[Result]) -> Iterator[str]:
 def describe_case(case: Case) -> list[tuple[str, str, str]]:
     """Return axis, name and description of each part of a case."""
     submitter = ALL_SUBMITTERS[case.submitter]
+    policy, rules = policy_on_kernel(case.policy)
+    summary = f"{policy.summary}; Linux {rules.name}"
     return [
-        ("policy", case.policy, POLICIES[case.policy].summary),
+        ("policy", case.policy, summary),
         ("submitter", case.submitter, f"{submitter.owner}: {submitter.summary}"),
         ("event", case.event, EVENTS[case.event].summary),
         ("nic", case.nic, NICS[case.nic]),

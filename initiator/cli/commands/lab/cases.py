@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,7 +14,7 @@ from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
 from initiator.cli.commands.lab.replay import replay
-from initiator.cli.commands.lab.switches import switch_options
+from initiator.cli.commands.lab.switches import kernel_option, switch_options
 from initiator.cli.complete import complete_address, complete_axis
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
 @_axis("submitter", "Submitter of the bio, which owns its memory.")
 @_axis("event", "Event that happens to the frame.")
 @_axis("nic", "Type of NIC: SG, NOSG or COW.")
+@kernel_option(multiple=True)
 @switch_options
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line per case.")
 @json_option
@@ -84,9 +85,10 @@ def matrix(
     submitters: tuple[str, ...],
     events: tuple[str, ...],
     nics: tuple[str, ...],
+    kernels: tuple[str, ...],
     as_csv: bool,
     as_json: bool,
-    **switches: int,
+    **switches: Any,  # noqa: ANN401 - the arguments of Switches
 ) -> None:
     """Run all cases, or some of them, and show the outcomes.
 
@@ -98,14 +100,19 @@ def matrix(
     Each option may be repeated. The submitters xfs_get_free_page, jbd_get_free_page and
     jbd_kmalloc are not in the matrix, and run only if given.
     """
-    from initiator.lab.cases import Switches, all_cases, run_case
+    from initiator.lab.cases import Switches, all_cases, on_kernels, run_case
     from initiator.lab.reports.tables import record, write_csv
 
+    policies = on_kernels(policies, kernels)
     cases = list(all_cases(policies, submitters, events, nics))
     with _counting("running", len(cases)) as advance:
         results = [advance(run_case(case, Switches(**switches))) for case in cases]
     if as_json:
-        print_json("lab matrix", cases=[record(result) for result in results])
+        print_json(
+            "lab matrix",
+            switches=switches,
+            cases=[record(result) for result in results],
+        )
     elif as_csv:
         write_csv(results, sys.stdout)
     else:
@@ -158,10 +165,11 @@ def _counting(what: str, total: int) -> Iterator[Callable[[Result], Result]]:
         yield advance
 
 
-def _case(parts: tuple[str, ...]) -> Case:
+def _case(parts: tuple[str, ...], kernel: str | None) -> Case:
     from initiator.lab.cases import Case
 
-    return Case.parse("/".join(parts))
+    case = Case.parse("/".join(parts))
+    return case.on_kernel(kernel) if kernel else case
 
 
 _case_argument = click.argument(
@@ -177,6 +185,7 @@ def _file(option: str, help_text: str) -> Callable[[Command], Command]:
 
 @lab.command()
 @_case_argument
+@kernel_option()
 @switch_options
 @_file("--html", "Write a self-contained HTML page with a timeline to this file.")
 @_file("--trace", "Write a Chrome trace to this file, for ui.perfetto.dev.")
@@ -184,10 +193,11 @@ def _file(option: str, help_text: str) -> Callable[[Command], Command]:
 def explain(
     *,
     parts: tuple[str, ...],
+    kernel: str | None,
     html: IO[str] | None,
     trace: IO[str] | None,
     as_json: bool,
-    **switches: int,
+    **switches: Any,  # noqa: ANN401 - the arguments of Switches
 ) -> None:
     """Run one case and print its events step by step.
 
@@ -204,7 +214,7 @@ def explain(
     )
     from initiator.rules import rule_record
 
-    result = run_case(_case(parts), Switches(**switches), keep_entries=True)
+    result = run_case(_case(parts, kernel), Switches(**switches), keep_entries=True)
     faults = result.journal.faults
     if html is not None:
         from initiator.lab.reports.html_page import html_page
@@ -220,6 +230,7 @@ def explain(
         print_json(
             "lab explain",
             **record(result),
+            switches=switches,
             meanings={axis: meaning for axis, _, meaning in describe_case(result.case)},
             first_fault=next(map(event_record, faults), None),
             first_act=next(map(event_record, map(result.journal.act_of, faults)), None),
@@ -280,18 +291,20 @@ def _print_events(result: Result) -> None:
     is_flag=True,
     help="Overwrite them although this host has attached or mounted the disk.",
 )
+@kernel_option()
 @switch_options
 @json_option
 def run_command(
     *,
     parts: tuple[str, ...],
+    kernel: str | None,
     wire: bool,
     interface: str | None,
     address: Address,
     overwrite: bool,
     force: bool,
     as_json: bool,
-    **switches: int,
+    **switches: Any,  # noqa: ANN401 - the arguments of Switches
 ) -> None:
     """Run one case, and compare the disk with the submitted data.
 
@@ -308,7 +321,7 @@ def run_command(
     from initiator.lab.cases import Switches
     from initiator.lab.wire import run_and_read_back
 
-    case, chosen = _case(parts), Switches(**switches)
+    case, chosen = _case(parts, kernel), Switches(**switches)
     if interface is not None and wire:
         raise UsageError(
             "--wire", "excludes -i: it creates its own interfaces", "Choose one"

@@ -77,7 +77,7 @@ def costs(
     be repeated; by default all policies are listed.
     Operations are increments and decrements of page counts.
     """
-    from initiator.lab.kernel.policy import POLICIES
+    from initiator.lab.kernel.policy import MATRIX_POLICIES
     from initiator.lab.reports.tables import check_names
     from initiator.lab.workload import workload_costs
 
@@ -86,7 +86,7 @@ def costs(
     check_names("nic", [nic])
     found = [
         workload_costs(policy, submitter, nic, writes, kmallocs)
-        for policy in policies or POLICIES
+        for policy in policies or MATRIX_POLICIES
     ]
     if as_json:
         print_json(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aoe.common.commandline import json_option, print_json
-from initiator.cli.commands.lab.switches import switch_options
+from initiator.cli.commands.lab.switches import kernel_option, switch_options
 from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
@@ -70,10 +70,14 @@ def _bound(
 @_bound("reallocations", "Maximum allocations of memory by other users.")
 @_bound("failures", "Maximum number of device failures.", most=1)
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Maximum number of events in an order."
+    "--steps",
+    "max_steps",
+    type=click.IntRange(min=1),
+    help="Maximum number of events in an order.",
 )
 @click.option(
     "--states",
+    "max_states",
     type=click.IntRange(min=1),
     default=2_000_000,
     show_default=True,
@@ -87,6 +91,7 @@ def _bound(
     help="Fault to search for; may be repeated. Default: BUG, double-free, "
     "premature-free, leak, underflow; others: wrong-bytes, bad-page.",
 )
+@kernel_option()
 @switch_options
 @json_option
 def explore(
@@ -94,12 +99,10 @@ def explore(
     policy: str,
     nic: str,
     submitters: tuple[str, ...],
-    steps: int | None,
-    states: int,
     violations: tuple[str, ...],
     as_json: bool,
-    redzone: int,
-    **bounds: int,
+    kernel: str | None,
+    **options: Any,  # noqa: ANN401 - the arguments of Bounds and Switches
 ) -> None:
     """Search all orders of events for one that violates a policy.
 
@@ -118,10 +121,12 @@ def explore(
     Exit codes: 0 safe within the bounds, 1 a violation was found, 6 undecided: the
     search was cut short.
     """
-    from initiator.lab.cases import Switches
+    from initiator.lab.cases import Switches, on_kernels
     from initiator.lab.explorer.explore import VIOLATIONS, parse_faults
     from initiator.lab.explorer.explore import explore as search
 
+    switches = {each.name: options.pop(each.name) for each in fields(Switches)}
+    (policy,) = on_kernels([policy], [kernel] if kernel else [])
     with _progress() as report:
         found = search(
             policy,
@@ -129,10 +134,8 @@ def explore(
             submitters,
             violations=parse_faults(violations) or VIOLATIONS,
             progress=report,
-            switches=Switches(redzone=redzone),
-            max_steps=steps,
-            max_states=states,
-            **bounds,
+            switches=Switches(**switches),
+            **options,
         )
     if as_json:
         print_json("lab explore", **record(found))
@@ -150,6 +153,7 @@ def record(found: Exploration) -> dict[str, object]:
         "policy": setting.policy,
         "nic": setting.nic,
         "submitters": setting.submitters,
+        "switches": asdict(setting.switches),
         "bounds": asdict(setting.bounds),
         "violations": sorted(fault.value for fault in setting.violations),
         "safe": found.safe,

@@ -1,10 +1,12 @@
-"""Options of ``aoe lab`` that deviate from the defaults of the modelled kernel."""
+"""Options of ``aoe lab`` that choose the kernel and deviate from its defaults."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+
+from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,13 +14,64 @@ if TYPE_CHECKING:
     Command = Callable[..., None]
 
 
-def switch_options(command: Command) -> Command:
-    """Add the options, whose values are the arguments of ``Switches``."""
-    return click.option(
+def _default_to_empty(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    return value or ""
+
+
+_SWITCHES: Final = (
+    click.option(
         "--redzone",
         type=click.IntRange(0, 1024),
         default=0,
         metavar="BYTES",
         help="Slab debugging: bytes in front of each object of plain kmalloc below "
         "4 KiB. The submitted object straddles pages, if one does.",
-    )(command)
+    ),
+    click.option(
+        "--debug-vm", is_flag=True, help="CONFIG_DEBUG_VM: a get at count 0 is a BUG."
+    ),
+    click.option(
+        "--header",
+        type=click.Choice(["early", "late"]),
+        callback=_default_to_empty,
+        help="When a clone gets its private head (COW): before it is queued or after. "
+        "Default: as in the kernel.",
+    ),
+    click.option(
+        "--victim",
+        type=click.Choice(["page", "same"]),
+        callback=_default_to_empty,
+        help="What the new owner allocates: a page, or memory of the same kind. "
+        "Default: as in the event.",
+    ),
+)
+
+
+def switch_options(command: Command) -> Command:
+    """Add the options whose values are the arguments of ``Switches``."""
+    for option in reversed(_SWITCHES):
+        command = option(command)
+    return command
+
+
+def kernel_option(*, multiple: bool = False) -> Callable[[Command], Command]:
+    """Return a decorator that adds the option for the kernel version."""
+
+    def check(
+        _: click.Context, __: click.Parameter, value: tuple[str, ...] | str | None
+    ) -> tuple[str, ...] | str | None:
+        if value:
+            from initiator.lab.reports.tables import check_names
+
+            check_names("kernel", [value] if isinstance(value, str) else value)
+        return value
+
+    return click.option(
+        "-k",
+        "--kernel",
+        "kernels" if multiple else "kernel",
+        multiple=multiple,
+        callback=check,
+        shell_complete=complete_axis("kernel"),
+        help="Kernel version. Default: that of the policy.",
+    )
