@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-_ROOT: Final = Path(__file__).parents[2]
+_ROOT: Final = Path(__file__).parents[3]
 _PACKAGES: Final = {"aoe": "initiator", "aoe-target": "target"}
 
 
