@@ -43,6 +43,8 @@ class Event:
         shrinks: slab then returns its empty slabs to the page allocator.
         reallocates: a new owner then allocates memory and fills it: of the "same" kind,
             or a "page" from the page allocator.
+        removed: in the end a config query waits for the AoE driver's tx thread while
+            the interface is removed.
         rewrites: after bi_end_io the owner, who keeps the memory, writes new content
             into it.
     """
@@ -58,6 +60,7 @@ class Event:
     shrinks: bool = False
     reallocates: str = ""
     rewrites: bool = False
+    removed: bool = False
 
 
 EVENTS: Final = {
@@ -127,6 +130,11 @@ EVENTS: Final = {
             "free_before_end_io",
             "the owner frees the memory before bi_end_io",
             frees_early=True,
+        ),
+        Event(
+            "netdev_removed",
+            "a config query waits for the tx thread, the interface is removed",
+            removed=True,
         ),
         Event(
             "stale_clone+rewrite_in_place",
@@ -313,6 +321,8 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         world.reallocate(SUBMITTERS["pagecache"] if is_page else submitter)
     if event.rewrites:
         world.rewrite(write)
+    if event.removed:
+        world.remove_netdev()
 
 
 def run_case(

@@ -227,6 +227,12 @@ class World:
         self.journal.add("slab", "kmem_cache_shrink", rule="K111", note=note)
         self.submitters.reclaim()
 
+    def remove_netdev(self) -> None:
+        """Remove the interface while a config query waits for the tx thread (K105)."""
+        self.nic.hold_tx = True
+        self.driver.discover(ADDRESS)
+        self.nic.remove()
+
     def rewrite(self, write: Write) -> None:
         """Write new content into a buffer that its owner still holds."""
         write.buffer.fill(REWRITTEN)

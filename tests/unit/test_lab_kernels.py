@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +15,11 @@ from initiator.cli.main import cli
 from initiator.lab.cases import EVENTS, Case, Switches, run_case
 from initiator.lab.explorer.explore import explore
 from initiator.lab.kernel.journal import Fault
-from initiator.lab.kernel.kernels import KERNELS
+from initiator.lab.kernel.kernels import KERNELS, Rules
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import MATRIX_POLICIES, POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS
+from initiator.rules import load_kernel_rules
 from tests.worlds import counts, faults, first, outcomes, page_of, run, world_after
 
 STALE = "none@{}/kmalloc_large_tail/stale_clone+free_realloc/{}"
@@ -51,6 +54,32 @@ def test_k96_k97_k98_the_drivers_own_policy_changed_twice() -> None:
         **dict.fromkeys(["2.6.21", "6.1", "6.14", "6.17"], "none"),
         **dict.fromkeys(["3.7", "3.12"], "a"),
     }
+
+
+def test_every_switch_of_a_kernel_cites_a_rule_with_its_source_file() -> None:
+    rules = load_kernel_rules()
+    texts = re.split(r"\n {8}(?=\w+: )", Rules.__doc__ or "")[1:]
+    switches = {text.split(":")[0]: text for text in texts}
+    assert switches.keys() == {field.name for field in fields(Rules)}
+    for switch in switches.keys() - {"name"}:
+        cited = re.findall(r"K\d+[a-d]?", switches[switch])
+        assert any(
+            ".c" in rules[rule].source
+            or ".h" in rules[rule].source
+            or "observed" in rules[rule].source
+            for rule in cited
+        ), switch
+
+
+def test_k97_the_policy_driver_is_that_of_the_kernels_own_driver() -> None:
+    case = "driver@{}/kmalloc_highorder_tail/clean/NOSG"
+    found = [run(case.format(kernel)).outcome for kernel in KERNELS]
+    assert found == ["BUG", "BUG", "ok", "ok", "ok", "ok"]
+    assert run(case.format("2.6.21")).reason.startswith("K75 network put_page")
+    assert run(case.format("3.7")).reason.startswith("K97 AoE driver page_ref_inc")
+    assert "--kernel" not in aoe("explain", case.format("3.12")).stdout
+    own = aoe("explain", case.format("6.1").replace("@6.1", "")).stdout
+    assert "the AoE driver borrows pages without references; Linux 6.1" in own
 
 
 def test_a_policy_without_a_kernel_runs_on_its_own() -> None:
@@ -161,6 +190,32 @@ def test_k141_on_6_14_a_returned_slab_page_is_freed_under_its_new_owner() -> Non
         case = f"none@{{}}/{submitter}/slab_shrink/COW"
         assert run(case.format("6.14")).outcome == "premature-free"
         assert run(case.format("6.1")).outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        # The caller transmits: no frame waits.
+        ("2.6.21", "ok"),
+        # CVE-2023-6270.
+        ("3.7", "BUG"),
+        ("3.12", "BUG"),
+        # Fixed in the stable kernel 6.1.192.
+        ("6.1", "ok"),
+        ("6.17", "ok"),
+    ],
+)
+def test_k105_k9_a_query_that_waits_for_the_tx_thread_uses_a_removed_interface(
+    kernel: str, expected: str
+) -> None:
+    result = run(f"none@{kernel}/pagecache/netdev_removed/SG")
+    assert result.outcome == expected
+    if expected == "BUG":
+        assert result.reason.startswith("K105 AoE driver dev_queue_xmit")
+    else:
+        removed = first(result.journal, "unregister_netdevice").step
+        sent = [e.step for e in result.journal.entries if e.action == "transmit"]
+        assert max(sent) < removed
 
 
 # --- switches -------------------------------------------------------------------------

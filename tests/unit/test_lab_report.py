@@ -181,7 +181,7 @@ def test_tables_are_not_truncated_at_any_width(columns: str) -> None:
         ),
         (
             ("matrix", "-p", "x"),
-            ("aoe: x: no such policy (have: none, a, b, b+, c, c+, d, c+d, e)"),
+            ("aoe: x: no such policy (have: none, a, b, b+, c, c+, d, c+d, e, driver)"),
         ),
         (
             ("explain", "a/b"),

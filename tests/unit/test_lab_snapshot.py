@@ -173,7 +173,7 @@ CONTAINERS = {
     "Driver": "log",
     "Journal": "entries faults flags",
     "Memory": "free_list",
-    "ModelledNic": "qdisc ring sent tapped",
+    "ModelledNic": "qdisc ring sent tapped tx_list",
     "World": "realloc_buffers responses writes",
 }
 """Lists and dicts that are never replaced; snapshots store their contents."""

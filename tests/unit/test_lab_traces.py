@@ -72,11 +72,13 @@ def seeds(lines: list[str]) -> Iterator[Seed]:
             yield from page_seeds(event, lines[event.line - 1])
             if event.refcount is not None:
                 counts[event.pfn] = event.refcount
-            (shared.add if event.shared else shared.discard)(event.pfn)
+            if event.name.startswith("page_ref"):
+                (shared.add if event.shared else shared.discard)(event.pfn)
         elif isinstance(event, BioEvent):
             place = event.device, event.sector
             if event.pfn is not None:
                 pages.setdefault(place, []).append(event.pfn)
+                (shared.add if event.shared else shared.discard)(event.pfn)
             elif event.name != "block_bio_queue":
                 for pfn in pages.pop(place, []):
                     yield from bio_seeds(event, pfn)

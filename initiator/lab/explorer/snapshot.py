@@ -224,8 +224,8 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
 
 def _permanent_nic(world: World) -> Iterator[tuple[Kind, object]]:
     nic = world.nic
-    yield attributes("hold_qdisc hold_ring hold_completion"), nic
-    for some in (nic.qdisc, nic.ring, nic.sent, nic.tapped):
+    yield attributes("hold_tx removed hold_qdisc hold_ring hold_completion"), nic
+    for some in (nic.tx_list, nic.qdisc, nic.ring, nic.sent, nic.tapped):
         yield _SEQUENCE, some
     disk = getattr(world.peer, "disk", None)
     if disk is not None:

@@ -21,6 +21,11 @@ class Rules:
         early_linearize: dev_queue_xmit linearizes an skb for a NIC without
             scatter-gather before it is queued (2.6.21). Otherwise
             validate_xmit_skb does so when the skb leaves the qdisc (K77).
+        tx_thread: the AoE driver passes its frames to a thread, which calls
+            dev_queue_xmit. Otherwise the caller does so at once (2.6.21, K9).
+        tx_holds_netdev: a config query that waits for this thread has a reference to
+            its net_device. Otherwise it was dropped before (until CVE-2023-6270 was
+            fixed, K105).
         early_head: a clone gets its private head before it is queued. By default as in
             early_linearize; a VLAN or tunnel device above the NIC does so on every
             kernel (K76, K152).
@@ -50,6 +55,8 @@ class Rules:
     name: str
     driver_policy: str = "none"
     early_linearize: bool = False
+    tx_thread: bool = True
+    tx_holds_netdev: bool = True
     early_head: bool = False
     bad_page_freed: bool = False
     bug_on_lost_slab_flag: bool = False
@@ -66,6 +73,7 @@ class Rules:
 RULES_2_6_21: Final = Rules(
     name="2.6.21",
     early_linearize=True,
+    tx_thread=False,
     early_head=True,
     bad_page_freed=True,
     bug_on_lost_slab_flag=True,
@@ -77,10 +85,13 @@ RULES_2_6_21: Final = Rules(
 RULES_3_7: Final = Rules(
     name="3.7",
     driver_policy="a",
+    tx_holds_netdev=False,
     bug_on_tail_increment=True,
     vmapped_stacks=False,
 )
-RULES_3_12: Final = Rules(name="3.12", driver_policy="a", vmapped_stacks=False)
+RULES_3_12: Final = Rules(
+    name="3.12", driver_policy="a", tx_holds_netdev=False, vmapped_stacks=False
+)
 RULES_6_1: Final = Rules(name="6.1")
 RULES_6_14: Final = Rules(name="6.14", frozen_slabs=True)
 RULES_6_17: Final = Rules(name="6.17", frozen_slabs=True, frozen_kmalloc_large=True)

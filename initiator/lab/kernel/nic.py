@@ -27,17 +27,20 @@ class Nic(Enum):
 class ModelledNic:
     """A NIC that reads the contents of pages when it transmits, not before.
 
-    A clone waits in the qdisc until it is validated, in the TX ring until it is
-    transmitted, and then for its TX completion. The hold switches stop clones in each
-    place. Validation linearizes a clone for a NIC without scatter-gather, or gives it
-    a private head; 2.6.21 does so before the qdisc (K77, K152).
+    A clone waits for the AoE driver's tx thread (K9), in the qdisc until it is
+    validated, in the TX ring until it is transmitted, and then for its TX completion.
+    The hold switches stop clones in each place. Validation linearizes a clone for a NIC
+    without scatter-gather, or gives it a private head; 2.6.21 does so before the qdisc
+    (K77, K152).
 
     Attributes:
+        hold_tx: hold new clones for the tx thread.
+        removed: the interface was unregistered.
         hold_qdisc: hold new clones in the qdisc.
         hold_ring: hold validated clones in the TX ring.
         hold_completion: hold back TX completions.
         taps: number of AF_PACKET sockets; each gets a clone of every frame (K83).
-        qdisc, ring, sent: the clones held in each place, oldest first.
+        tx_list, qdisc, ring, sent: the clones held in each place, oldest first.
         tapped: clones that packet sockets have not read yet.
     """
 
@@ -49,7 +52,9 @@ class ModelledNic:
     ) -> None:
         self.kind = kind
         self.mtu = mtu
+        self.hold_tx = self.removed = False
         self.hold_qdisc = self.hold_ring = self.hold_completion = False
+        self.tx_list: list[Clone] = []
         self.qdisc: list[Clone] = []
         self.ring: list[Clone] = []
         self.sent: list[Clone] = []
@@ -61,7 +66,29 @@ class ModelledNic:
     def xmit(self, skb: Skb) -> None:
         """Clone the AoE driver's skb and queue the clone (``dev_queue_xmit``, K73)."""
         clone = self._ops.clone(skb)
+        if self.hold_tx and self._ops.memory.rules.tx_thread:
+            self.tx_list.append(clone)
+        else:
+            self._queue(clone)
+
+    def remove(self) -> None:
+        """Unregister the interface; a reference delays the end of its net_device."""
+        self.removed = True
+        note = "the interface is removed"
+        if self.tx_list and self._ops.memory.rules.tx_holds_netdev:
+            note += ", its net_device remains for the tx thread"
+        self._ops.memory.journal.add("network", "unregister_netdevice", note=note)
+
+    def _queue(self, clone: Clone) -> None:
         rules = self._ops.memory.rules
+        if self.removed:
+            if not rules.tx_holds_netdev:
+                note = f"clone {clone.number}: skb->dev was freed, use after free"
+                self._ops.memory.journal.bug(
+                    "AoE driver", "dev_queue_xmit", None, "K105", note
+                )
+            self._ops.free(clone, "the interface is down")
+            return
         is_early = rules.early_head if self.kind is Nic.COW else rules.early_linearize
         if is_early:
             self._prepare(clone)
@@ -106,7 +133,11 @@ class ModelledNic:
         return frame
 
     def drain(self) -> None:
-        """Clear all hold switches, then complete, transmit and validate all clones."""
+        """Clear all hold switches, then complete, transmit and validate all clones.
+
+        At last those for the tx thread are queued.
+        """
+        self.hold_tx = False
         self.hold_qdisc = self.hold_ring = self.hold_completion = False
         for clone in list(self.sent):
             self.complete(clone)
@@ -114,5 +145,8 @@ class ModelledNic:
             self.transmit(clone)
         for clone in list(self.qdisc):
             self.validate(clone)
+        waiting, self.tx_list[:] = list(self.tx_list), []
+        for clone in waiting:
+            self._queue(clone)
         for clone in list(self.tapped):
             self.read_tap(clone)

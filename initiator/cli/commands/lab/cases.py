@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -433,6 +434,7 @@ def _print_run(
         print_json(
             "lab run",
             **record(result),
+            switches=asdict(result.switches),
             run_on=place or "memory",
             outcome_in_memory=in_memory.result.outcome,
             agrees=case_run.agrees_with(in_memory),

@@ -42,7 +42,7 @@ def _complete_rule(
 
 
 @click.command()
-@click.argument("file", required=False, metavar="FILE", type=click.Path())
+@click.argument("file", required=False, metavar="[FILE]", type=click.Path())
 @click.option(
     "--rule",
     "names",
