@@ -108,7 +108,7 @@ def comparison_page(one: Result, other: Result) -> str:
         ),
         "</div>",
         key("".join(pictures)),
-        "<h2>Events side by side</h2>",
+        "<h2>Events side by side<small>shaded: of one case only</small></h2>",
         *_table(rows, links),
         "<h2>Cases</h2>",
         '<div class="pair">',
