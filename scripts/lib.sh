@@ -73,11 +73,11 @@ prepare() {
 }
 
 run_pytest() {
-  # Network namespaces need root, or a user namespace.
+  # Network namespaces and FUSE mounts need root, or a user namespace.
   local namespace=()
   if [ "$(id -u)" != 0 ]; then
-    if unshare -Urn true 2>/dev/null; then
-      namespace=(unshare -Urn)
+    if unshare -Urnm true 2>/dev/null; then
+      namespace=(unshare -Urnm)
     else
       echo "namespaces  not permitted: see sysctl user.max_user_namespaces" \
         "and kernel.apparmor_restrict_unprivileged_userns"

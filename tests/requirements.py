@@ -29,6 +29,7 @@ PACKAGES: Final = {
     "aoeping": "aoetools",
     "aoe-sancheck": "aoetools",
     "blockdev": "util-linux",
+    "chromium": "chromium",
     "dhcpd": "isc-dhcp-server",
     "dnsmasq": "dnsmasq-base",
     "fio": "fio",

@@ -2,6 +2,9 @@
 
 With LO_FLAGS_AUTOCLEAR the kernel detaches the device at its last close, so that none
 is left over even if this process is killed. Its users are this process and the mount.
+With LO_FLAGS_PARTSCAN the kernel removes the device's partitions then; otherwise they
+would show up on the next file that gets the device. It also adds those of the disk, if
+it knows the partition table: not every kernel is built with the common ones.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ _GET_FREE: Final = 0x4C82
 _CONFIGURE: Final = 0x4C0A
 _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
+_PARTSCAN: Final = 8
 _DIRECT_IO: Final = 16
 _CONFIG: Final = struct.Struct("=II 40x 12xI 64s 112x 64x")
 """``struct loop_config``: file descriptor, block size, and of ``struct loop_info64``
@@ -59,7 +63,8 @@ class LoopDevice:
             os.close(backing)
 
     def _attach(self, backing: int, name: str, mode: int) -> None:
-        flags = _AUTOCLEAR | _DIRECT_IO | (_READ_ONLY if mode == os.O_RDONLY else 0)
+        flags = _AUTOCLEAR | _PARTSCAN | _DIRECT_IO
+        flags |= _READ_ONLY if mode == os.O_RDONLY else 0
         config = _CONFIG.pack(backing, SECTOR, flags, os.fsencode(name)[:63])
         for attempt in range(_ATTEMPTS):
             path = Path(f"/dev/loop{_free_number()}")

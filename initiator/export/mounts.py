@@ -74,9 +74,7 @@ def _describe_contents(device: Path) -> tuple[str, str]:
         fix = _FIXES.get(kind, "").format(device=device)
         return f"the disk contains {kind}, not a file system", fix
     if table := found.get("PTTYPE"):
-        fix = (
-            f"{_LOOP_FIX}partx --add {device}, and mount a partition such as {device}p1"
-        )
+        fix = f"{_LOOP_FIX}partx --update {device}, and mount one such as {device}p1"
         return f"the disk has a partition table ({table}), not a file system", fix
     return "", "Give --fstype TYPE"
 

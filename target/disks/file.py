@@ -60,7 +60,8 @@ class FileDisk:
         self.size = size
         self.read_only = read_only
         self._end = offset + size
-        self._fault = ""
+        self.fault = ""
+        """Why the file must be opened again, as ``find_fault`` found out last."""
         self._least_end = self._end
         """The smallest size of the file that was seen: what is beyond it is lost."""
         self._is_sync = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC)
@@ -71,10 +72,10 @@ class FileDisk:
         """Return True if the file still has all of the window, and no other fault.
 
         pwrite(2) would extend a truncated file, and the lost part would read as zeros:
-        call it before and after a batch of transfers, and discard the results of the
+        call it before and after a batch that writes, and discard all results of the
         batch if it returns False. One lseek(2), which is cheaper than fstat(2).
         """
-        return not self._fault and os.lseek(self.fd, 0, os.SEEK_END) >= self._end
+        return not self.fault and os.lseek(self.fd, 0, os.SEEK_END) >= self._end
 
     def find_fault(self) -> str:
         """Return why the file must be opened again; see ``Disk.find_fault``."""
@@ -87,12 +88,12 @@ class FileDisk:
                 self._set_fault("was removed or replaced")
         except OSError as error:
             self._set_fault(f"can no longer be examined: {error.strerror}")
-        return self._fault
+        return self.fault
 
     def _set_fault(self, why: str) -> None:
-        if self._fault:
+        if self.fault:
             return
-        self._fault = why
+        self.fault = why
         name = str(Path(f"/proc/self/fd/{self.fd}").readlink())
         log.error(
             "%s: %s while it was served: writes, flushes, and reads of lost data fail. "
@@ -161,7 +162,7 @@ class FileDisk:
             raise self._error()
 
     def _error(self) -> OSError:
-        return OSError(errno.EIO, self._fault or "truncated while it was written")
+        return OSError(errno.EIO, self.fault or "truncated while it was written")
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeros if the file system does not support holes.

@@ -153,13 +153,14 @@ class Flow:
 
     def is_valid(self) -> bool:
         """Return True if the target still handles these requests as the flow does."""
-        target = self.target
+        target, disk = self.target, self.disk
         export = target.export
-        return self.disk.is_intact() and not (
-            export.state.mask_set
+        return (self.is_read or disk.is_intact()) and not (
+            disk.fault
+            or export.state.mask_set
             or export.state.holder_set
             or export.uncorrectable
-            or export.disk is not self.disk
+            or export.disk is not disk
             or target.response_head is not self.response_head
             or (export.write_through and not self.is_read)
         )

@@ -67,6 +67,7 @@ class FakeNetDevice:
 
     def xmit(self, skb: Skb) -> None:
         raw = bytes(skb)
+        assert len(raw) <= 14 + self.mtu
         frags = [frag.length for frag in skb.frags]
         room = self._world.room_at(raw[:6])
         self._world.frames.append(Sent(self, raw, frags, skb, self._world.now, room))

@@ -142,7 +142,8 @@ FOLDERS = {
         "aoe initiator/driver initiator/lab initiator/lab/kernel", system="time"
     ),
     "initiator/lab/reports": Rule(
-        "aoe aoe/common initiator/lab initiator/lab/kernel initiator/rules"
+        "aoe aoe/common initiator/lab initiator/lab/explorer initiator/lab/kernel"
+        " initiator/rules"
     ),
     "initiator/lab/traces": Rule(
         "aoe aoe/common initiator/lab/kernel initiator/lab/reports initiator/rules"

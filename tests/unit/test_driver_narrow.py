@@ -131,6 +131,21 @@ def test_p23_a_path_that_becomes_narrow_is_noticed(connect: Connect) -> None:
     assert world.device.maxbcnt == 8 * SECTOR
 
 
+@pytest.mark.parametrize("lowered_at", [0.1, 0.3, 0.5, 0.7])
+def test_p23_no_test_is_longer_than_an_mtu_that_was_lowered_meanwhile(
+    connect: Connect, lowered_at: float
+) -> None:
+    """What the interface cannot send raises in the test's interface."""
+    world = connect(mtus=(9000,))
+    path = Path(world, 8)
+    bios = submit(world, Op.READ)
+    path.run(lowered_at)
+    world.ports[0].mtu = 1500
+    world.driver.netdev_changed(world.ports[0], world.now)
+    path.finish(bios, 10)
+    assert world.device.maxbcnt == 2 * SECTOR
+
+
 def test_p23_it_takes_less_than_ten_seconds_with_any_round_trip_time(
     connect: Connect,
 ) -> None:

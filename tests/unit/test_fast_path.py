@@ -166,7 +166,7 @@ def test_no_write_of_a_batch_in_which_the_file_is_truncated_is_acknowledged(
     writes = [ata(WRITE, lba, aflags=0x41, data=data) for lba in range(10, 20)]
     read = ata(READ, 10)
     assert len(fast.serve(writes[0], read)) == 2
-    assert [frame[27] for frame in fast.serve(*writes, read)] == [0x41]
+    assert fast.serve(*writes, read) == []
     assert lbas == [10, *range(10, 20)]
     # The retransmissions get errors.
     responses = fast.serve(*writes, read, ata(READ, 0))

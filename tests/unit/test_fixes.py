@@ -40,7 +40,7 @@ OTHER_PROGRAMS = {
     "install": {"-d", "-o"},
     "ip": {"-details", "-s"},
     "nbdinfo": {"--list"},
-    "partx": {"--add"},
+    "partx": {"--update"},
     "pip": {"install"},
     "sysctl": {"-w"},
     "truncate": {"-s"},

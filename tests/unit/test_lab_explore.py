@@ -157,11 +157,11 @@ def test_a_counterexample_is_reproduced_on_a_new_world(
     policy: str, nic: str, submitters: list[str]
 ) -> None:
     found = explore(policy, nic, submitters, violations=VIOLATIONS | CONTENTS)
-    stepper, descriptions = replay(found.config, found.path)
+    stepper, descriptions, _ = replay(found.config, found.path)
     assert descriptions == found.counterexample
     assert found.config.violation(stepper.journal) == found.fault
     # Without the last step there is no violation.
-    before, _ = replay(found.config, found.path[:-1])
+    before, *_ = replay(found.config, found.path[:-1])
     assert found.config.violation(before.journal) is None
     assert found.journal is not None
     assert found.journal.entries == stepper.journal.entries

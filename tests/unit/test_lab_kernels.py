@@ -71,6 +71,17 @@ def test_every_switch_of_a_kernel_cites_a_rule_with_its_source_file() -> None:
         ), switch
 
 
+def test_k97_the_policy_driver_is_that_of_the_kernels_own_driver() -> None:
+    case = "driver@{}/kmalloc_highorder_tail/clean/NOSG"
+    found = [run(case.format(kernel)).outcome for kernel in KERNELS]
+    assert found == ["BUG", "BUG", "ok", "ok", "ok", "ok"]
+    assert run(case.format("2.6.21")).reason.startswith("K75 network put_page")
+    assert run(case.format("3.7")).reason.startswith("K97 AoE driver page_ref_inc")
+    assert "--kernel" not in aoe("explain", case.format("3.12")).stdout
+    own = aoe("explain", case.format("6.1").replace("@6.1", "")).stdout
+    assert "the AoE driver borrows pages without references; Linux 6.1" in own
+
+
 def test_a_policy_without_a_kernel_runs_on_its_own() -> None:
     assert policy_on_kernel("a")[1].name == "2.6.21"
     assert policy_on_kernel("e")[1].name == policy_on_kernel("none")[1].name == "6.1"

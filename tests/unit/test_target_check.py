@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aoe.errors import AccessError
+from aoe.net.interfaces import find_interface, set_up
 from target.disks import OpenFlags, check_disk, open_disk
 from tests.accounts import HAS_NOBODY, IS_ROOT, NOBODY
 from tests.programs import AOE_TARGET
@@ -27,6 +28,13 @@ def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(SIZE))
     return path
+
+
+@pytest.fixture(autouse=True)
+def loopback() -> None:
+    """Bring up lo, which is down in the namespace in which a user's tests run."""
+    if not find_interface("lo").up:
+        set_up("lo")
 
 
 def check(directory: Path, *exports: str, top: str = "") -> tuple[int, list[str]]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aoe.common.process.programs import program_command
 from tests.loop_devices import loop_device
 from tests.programs import AOE
 from tests.requirements import program
 from tests.serving import NO_PROBE, TIMEOUT, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from aoe.net.netns import Wire
@@ -136,8 +137,9 @@ def test_a_copy_under_nohup_survives_the_end_of_the_session(
     wire: Wire, image: Path, backup: Path
 ) -> None:
     slow = ("--filter", "delay:seconds=0.02")
+    nohup = ("nohup", *program_command("aoe"))
     with serving(wire, image, NO_PROBE, *slow):
-        process = start(wire, "copy", "e7.3", backup, prefix=("nohup",))
+        process = start(wire, "copy", "e7.3", backup, program=nohup)
         wait_for_data(backup)
         process.send_signal(signal.SIGHUP)
         process.communicate(timeout=TIMEOUT)
@@ -146,10 +148,10 @@ def test_a_copy_under_nohup_survives_the_end_of_the_session(
 
 
 def start(
-    wire: Wire, *words: object, prefix: tuple[str, ...] = ()
+    wire: Wire, *words: object, program: Sequence[str] = AOE
 ) -> subprocess.Popen[str]:
     process: subprocess.Popen[str] = wire.initiator.popen(
-        [*prefix, *AOE, *map(str, words), "-i", wire.interface],
+        [*program, *map(str, words), "-i", wire.interface],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

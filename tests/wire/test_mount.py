@@ -448,10 +448,10 @@ def test_a_partitioned_disk_is_not_called_empty(
         out, err = process.communicate(timeout=TIMEOUT * 3)
         assert (process.returncode, out) == (1, "")
         assert "not mounted: the disk has a partition table (dos)" in err
-        assert "--loop instead of --mount, then: partx --add /dev/loop" in err
+        assert "--loop instead of --mount, then: partx --update /dev/loop" in err
         with attached(wire, "--loop") as attachment:
             device = attachment.about["device"]
-            attachment.run("partx", "--add", device)
+            attachment.run("partx", "--update", device)
             attachment.run("mount", f"{device}p1", directory)
             refusal = attachment.aoe("detach", "e7.3", code=5)
             assert f"{device}: in use by a mount on {directory}." in refusal
@@ -459,6 +459,8 @@ def test_a_partitioned_disk_is_not_called_empty(
             attachment.run("umount", directory)
             attachment.aoe("detach", "e7.3")
             assert attachment.wait() == 0
+        name = Path(device).name
+        assert not Path(f"/sys/class/block/{name}p1").exists()
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,18 @@ class Peer:
         self.host.driver.discover(E73)
         assert self.receive() == QUERY
         self.send(with_tag(response or query_response(0), 0x8000_0000))
-        assert self.receive() == request_frame(IDENTIFY, 1)
-        identity = ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
-        self.send(identity, 1)
+        self.identify(1, lba48=lba48)
         device = self.host.driver.devices[E73]
         assert device.state is State.UP
         return device
+
+    def identify(
+        self, number: int, mac: bytes = Wire.target_mac, *, lba48: bool = True
+    ) -> None:
+        """Receive an IDENTIFY to this MAC address, and send the response to it."""
+        assert self.receive() == request_frame(IDENTIFY, number, mac)
+        identity = ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(lba48=lba48))
+        self.send(identity, number, src=mac)
 
     def submit(self, op: Op, sector: int, data: bytes | bytearray) -> None:
         device = self.host.driver.devices[E73]
@@ -214,7 +220,7 @@ def test_p23_latest_sector_count_applies(make_peer: Callable[..., Peer]) -> None
     peer = make_peer(9000)
     peer.discover(query_response(0, sectors=5))
     peer.send(with_tag(query_response(0, sectors=0), 0))
-    assert peer.receive() == request_frame(IDENTIFY, 2)
+    peer.identify(2)
     peer.submit(Op.READ, 0, bytearray(512 * 5))
     assert peer.receive() == request_frame(ata(0x24, 0, 2), 3)
 
@@ -225,10 +231,10 @@ def test_p23_smallest_sector_count_of_all_paths_applies(
     peer = make_peer(9000)
     peer.discover(query_response(0, sectors=5))
     peer.send(with_tag(query_response(0, sectors=3), 0), src=OTHER)
-    assert peer.receive() == request_frame(IDENTIFY, 2, OTHER)
+    peer.identify(2, OTHER)
     peer.submit(Op.READ, 0, bytearray(512 * 6))
-    assert peer.receive() == request_frame(ata(0x24, 0, 3), 3)
-    assert peer.receive() == request_frame(ata(0x24, 3, 3), 4, OTHER)
+    assert peer.receive() == request_frame(ata(0x24, 0, 3), 3, OTHER)
+    assert peer.receive() == request_frame(ata(0x24, 3, 3), 4)
 
 
 @pytest.mark.parametrize("verfl", [0x08, 0x18, 0x28])

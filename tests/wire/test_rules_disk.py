@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aoe.net.netns import Wire
     from tests.rules import Clients, Step
+    from tests.serving import Client
 
 pytestmark = pytest.mark.netns
 
@@ -173,23 +174,32 @@ OPTIONS = (
 )
 
 
-def identity(changes: dict[int, int] | None = None) -> Step:
-    return ata(IDENTIFY), ata_response(0x40, data=page(changes))
+def shown_epoch(asking: Client) -> dict[int, int]:
+    """Return the words of the identity page with the epoch, which is random (P84)."""
+    epoch = asking.ask(ata(IDENTIFY))[36 + 2 * 129 : 36 + 2 * 137]
+    assert epoch[:8] == swapped("AoEepoch", 8)
+    assert any(epoch[8:])
+    return dict(enumerate(struct.unpack("<8H", epoch), 129))
 
 
 @pytest.mark.usefixtures("engine")
-def test_p44_p45_p80_p82_identity_page(wire: Wire, tmp_path: Path) -> None:
+def test_p44_p45_p80_p82_p84_identity_page(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(DISK)
-    request, whole = identity()
     done = ata_response(0x40)
     with serving(wire, image, NO_PROBE, *OPTIONS), client(wire) as asking:
+        epoch = shown_epoch(asking)
+
+        def identity(changes: dict[int, int] | None = None) -> Step:
+            return ata(IDENTIFY), ata_response(0x40, data=page(epoch | (changes or {})))
+
+        request, whole = identity()
         for step, response in (
             (request, whole),
             (BROADCAST + request[6:16] + b"\xff\xff\xff" + request[19:], whole),
             (
                 ata(IDENTIFY, 0xA000_0000, aflags=0),
-                ata_response(0x40, lba=0xA000_0000, aflags=0, data=page()),
+                ata_response(0x40, lba=0xA000_0000, aflags=0, data=page(epoch)),
             ),
             (features(0x82), done),
             identity({85: 0x49}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -278,7 +279,7 @@ def test_p23_disks_are_used_on_a_narrow_path(
         assert copied.read_bytes() == image.read_bytes()
         copied.write_bytes(os.urandom(MIB))
     nbd = ("attach", "e7.3", "-i", "aoe0", "--nbd", tmp_path / "nbd")
-    run = f'{program("nbdcopy")} "$uri" {copied}'
+    run = f'{program("nbdcopy")} "$uri" {shlex.quote(str(copied))}'
     assert call(here, *nbd, "--run", run, timeout=10).returncode == 0
     assert copied.read_bytes() == image.read_bytes()
     finish(process, 15)

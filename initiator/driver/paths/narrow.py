@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from aoe.address import format_mac
 from aoe.ata import SECTOR
+from aoe.header import sectors_per_frame
 from initiator.driver.requests import put_probe
 
 if TYPE_CHECKING:
@@ -103,15 +104,20 @@ def _start(
 def _test(
     driver: Driver, d: AoeDev, target: AoeTgt, ifp: AoeIf, search: Search
 ) -> None:
+    length = search.next_length() * SECTOR
+    # The interface may have a smaller MTU by now.
+    if ifp not in target.ifs or length > sectors_per_frame(ifp.netdev.mtu) * SECTOR:
+        ifp.search = None
+        return
     f = d.new_target_frame(target)
-    if f is None or ifp not in target.ifs:
+    if f is None:
         return
     target.ifp = target.ifs.index(ifp)
     f.begin(is_probe=True)
     f.attempts = search.losses
     f.buf = f.op = None
     f.segments = []
-    f.sector, f.length = search.sector, search.next_length() * SECTOR
+    f.sector, f.length = search.sector, length
     put_probe(f.skb, f.sector, f.length, ext=d.ext)
     driver.transmit(d, f, search.time)
     # Not counted in the window, which may have room for one frame only.

@@ -110,6 +110,7 @@ class Exploration:
         edges: steps tried.
         seconds: duration of the search.
         counterexample: descriptions of its steps, or None.
+        starts: for each of these the number of its first event in the journal.
         path: the steps of the counterexample, for ``replay``.
         journal: the event log of the counterexample.
         fault: the violation.
@@ -124,6 +125,7 @@ class Exploration:
     edges: int
     seconds: float
     counterexample: list[str] | None = None
+    starts: Sequence[int] = ()
     path: tuple[Step, ...] = ()
     journal: Journal | None = None
     fault: Entry | None = None
@@ -190,17 +192,24 @@ def parse_faults(names: Collection[str]) -> frozenset[Fault]:
     return frozenset(known[name] for name in names)
 
 
-def replay(config: SearchConfig, path: Sequence[Step]) -> tuple[Stepper, list[str]]:
-    """Apply a path to a new world; return the stepper and descriptions of the steps."""
+def replay(
+    config: SearchConfig, path: Sequence[Step]
+) -> tuple[Stepper, list[str], list[int]]:
+    """Apply a path to a new world.
+
+    Return the stepper and, for each step, its description and where in the journal it
+    begins.
+    """
     stepper = config.make_stepper(keep_entries=True)
-    descriptions = []
+    descriptions, starts = [], []
     for step in path:
         descriptions.append(stepper.describe(step))
+        starts.append(len(stepper.journal.entries))
         try:
             stepper.apply(step)
         except BugOn:
             break
-    return stepper, descriptions
+    return stepper, descriptions, starts
 
 
 @contextmanager
@@ -346,7 +355,7 @@ class Explorer:
         self, path: Path | None, seconds: float, undecided: str, *, complete: bool
     ) -> Exploration:
         steps = path.unrolled() if path is not None else ()
-        stepper, descriptions = replay(self.config, steps)
+        stepper, descriptions, starts = replay(self.config, steps)
         return Exploration(
             config=self.config,
             safe=path is None and not undecided,
@@ -357,6 +366,7 @@ class Explorer:
             edges=self.edges,
             seconds=seconds,
             counterexample=descriptions if steps else None,
+            starts=starts,
             path=steps,
             journal=stepper.journal if steps else None,
             fault=self.config.violation(stepper.journal),

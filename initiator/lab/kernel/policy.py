@@ -122,20 +122,28 @@ MATRIX_POLICIES: Final = (
 """The policies of the matrix, each on its kernel."""
 
 
+DRIVER: Final = "driver"
+"""Stands for the policy of the kernel's own AoE driver."""
+
+
 def policy_on_kernel(text: str) -> tuple[Policy, Rules]:
     """Parse ``a`` or ``a@6.1``: a policy and the kernel that it runs on.
+
+    ``driver@3.7`` has the policy of this kernel's own AoE driver.
 
     Raises:
         UsageError: no such policy or kernel.
     """
     name, at, version = text.partition("@")
-    if name not in POLICIES:
-        raise UsageError(name, f"no such policy (have: {', '.join(POLICIES)})")
-    policy = POLICIES[name]
-    version = version if at else policy.kernel
+    if name not in (*POLICIES, DRIVER):
+        have = ", ".join((*POLICIES, DRIVER))
+        raise UsageError(name, f"no such policy (have: {have})")
+    if not at:
+        version = "6.1" if name == DRIVER else POLICIES[name].kernel
     if version not in KERNELS:
         raise UsageError(version, f"no such kernel (have: {', '.join(KERNELS)})")
-    return policy, KERNELS[version]
+    rules = KERNELS[version]
+    return POLICIES[rules.driver_policy if name == DRIVER else name], rules
 
 
 def sendpage_ok(page: Page) -> bool:

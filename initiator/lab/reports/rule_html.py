@@ -45,6 +45,11 @@ class RuleLinks:
         """Return plain text as HTML in which each citation of a rule is a link."""
         return NUMBER.sub(lambda match: self._anchor(match[0]), escape(text))
 
+    def describe(self, number: str) -> str:
+        """Return number and title of a rule as a link, or "" if there is no rule."""
+        rule = self._rules.get(number)
+        return f"{self._anchor(number)} {escape(rule.title)}" if rule else ""
+
     def _anchor(self, number: str) -> str:
         rule = self._rules.get(number)
         if rule is None:

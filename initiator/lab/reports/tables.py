@@ -14,7 +14,12 @@ from aoe.errors import UsageError
 from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
 from initiator.lab.kernel.kernels import KERNELS
 from initiator.lab.kernel.nic import Nic
-from initiator.lab.kernel.policy import MATRIX_POLICIES, POLICIES, policy_on_kernel
+from initiator.lab.kernel.policy import (
+    DRIVER,
+    MATRIX_POLICIES,
+    POLICIES,
+    policy_on_kernel,
+)
 from initiator.lab.reports.legend import NICS, OUTCOMES
 from initiator.rules import load_all_rules, rule_title
 
@@ -49,7 +54,7 @@ COLORS: Final = {
     "ok": "green",
 }
 AXES: Final = {
-    "policy": tuple(dict.fromkeys([*MATRIX_POLICIES, *POLICIES])),
+    "policy": tuple(dict.fromkeys([*MATRIX_POLICIES, *POLICIES, DRIVER])),
     "submitter": tuple(ALL_SUBMITTERS),
     "event": tuple(EVENTS),
     "nic": tuple(Nic.__members__),

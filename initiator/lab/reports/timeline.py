@@ -1,7 +1,8 @@
-"""A timeline of a case as SVG: pages, bios, skbs and clones over the journal's steps.
+"""A timeline of a case as SVG: pages, bios, skbs and clones over the steps.
 
-The SVG element is embedded in an HTML page (``initiator.lab.reports.html_page``), whose
-style sheet defines the colors. Shapes have tooltips.
+The SVG element is embedded in HTML pages, whose style sheet defines the colors, or is
+a file of its own. The pages come first: their counts are what a case is about. Shapes
+have tooltips.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from initiator.lab.reports.tables import counts
 from initiator.rules import rule_title
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from initiator.lab.kernel.journal import Entry
     from initiator.lab.reports.history import History, Lifetime, PageHistory
 
-_GUTTER: Final = 150
-_MARGIN: Final = 96
-_HEADING: Final = 132
+GUTTER: Final = 112
+"""Pixels for the names of the rows."""
+_MARGIN: Final = 48
+"""Pixels for what a slanted label at the right edge needs, about."""
+_HEADING: Final = 122
+_LEAST_WIDTH: Final = 440
+_LEAST_STEP: Final = 17.0
+_MOST_STEP: Final = 56.0
 _ROW: Final = 30
 _BAND: Final = 20
 _OBJECTS: Final = 18
-_LEAST_WIDTH: Final = 760
-_UNIT: Final = 24
+_UNIT: Final = 22
 """Pixels per reference on the count axis."""
 _CHARACTER: Final = 6.6
 """Average width of a character in a label, in pixels."""
@@ -53,53 +58,77 @@ def tooltip(entry: Entry) -> str:
     return "\n".join([*lines, *filter(None, (note, rule))])
 
 
-def draw(history: History) -> str:
-    """Return the SVG element."""
-    return _Picture(history).draw()
+def draw(
+    history: History,
+    *,
+    room: int = 958,
+    name: str = "timeline",
+    cursor: Sequence[int] | None = None,
+) -> str:
+    """Return the SVG element.
+
+    Args:
+        history: of the case.
+        room: the width to fill if all steps fit into it; by default that of a window
+            of 1024 pixels.
+        name: id of the element.
+        cursor: for each step the number by which scripts find its shapes; by default
+            that of the step.
+    """
+    return _Picture(history, room, cursor).draw(name)
 
 
 class _Picture:
-    def __init__(self, history: History) -> None:
+    def __init__(
+        self, history: History, room: int, cursor: Sequence[int] | None
+    ) -> None:
         self.history = history
-        self.width = max(22.0, min(66.0, 1070 / max(history.end, 1)))
-        self.right = _GUTTER + history.end * self.width
-        self.edge = max(self.right + _MARGIN, _LEAST_WIDTH)
+        self.cursor = range(history.end) if cursor is None else cursor
+        within = (room - GUTTER - _MARGIN) / max(history.end, 1)
+        self.width = max(_LEAST_STEP, min(_MOST_STEP, within))
+        self.right = GUTTER + history.end * self.width
+        ends = [self.x(e.step) + _slanted(e.action) for e in history.entries]
+        self.edge = max([self.right + 12, _LEAST_WIDTH, *ends])
+        self.names: list[str] = []
         self.parts: list[str] = []
         self.middles: dict[tuple[str, int | None], float] = {}
         self.y = float(_HEADING)
 
-    def draw(self) -> str:
+    def draw(self, name: str) -> str:
         self._rows()
         bottom = self.y
         behind, self.parts = self.parts, []
         self._steps(bottom)
         self._flags(bottom)
         width, height = self.edge, self.y + 8
-        shapes = "\n".join([*self.parts, *behind])
+        behind_names = (
+            f'<rect class="behind" x="-20" y="{_HEADING}" width="{GUTTER + 18}" '
+            f'height="{bottom - _HEADING:.0f}"/>'
+        )
+        names = ('<g class="names">', behind_names, *self.names, "</g>")
+        shapes = "\n".join([*self.parts, *behind, *names])
         return (
-            f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-            f'height="{height:.0f}" role="img" aria-label="timeline">\n{shapes}\n</svg>'
+            f'<svg id="{name}" viewBox="0 0 {width:.0f} {height:.0f}" '
+            f'width="{width:.0f}" height="{height:.0f}" role="img" '
+            f'aria-label="timeline">\n{shapes}\n</svg>'
         )
 
     # --- shapes -----------------------------------------------------------------
 
     def x(self, step: float) -> float:
         """Return the x coordinate of a step."""
-        return _GUTTER + (step + 0.5) * self.width
+        return GUTTER + (step + 0.5) * self.width
 
     def _add(self, shape: str, title: str = "", step: int | None = None) -> None:
         tip = f"<title>{escape(title)}</title>" if title else ""
         name, _, attributes = shape.partition(" ")
-        link = "" if step is None else f' data-step="{step}"'
+        link = "" if step is None else f' data-step="{self.cursor[step]}"'
         self.parts.append(f"<{name}{link} {attributes}>{tip}</{name}>")
 
     def _text(
         self, x: float, y: float, text: str, style: str, attributes: str = ""
     ) -> None:
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" {attributes}>'
-            f"{escape(text)}</text>"
-        )
+        self.parts.append(_text(x, y, text, style, attributes))
 
     def _line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
         self._add(
@@ -166,12 +195,11 @@ class _Picture:
         first, worst = self.history.first, self.history.worst
         if first is None or worst is None:
             return
-        flags = [("first violation", first)]
+        flags = [("first", first)]
         if worst is not first and worst.fault is not first.fault:
             flags.append(("worst", worst))
         texts = [
-            f"{word}: {entry.rule}, {entry.fault.value if entry.fault else ''} "
-            f"at step {entry.step}"
+            f"{word}: {entry.rule}, {entry.fault.value if entry.fault else ''}"
             for word, entry in flags
         ]
         steps = [entry.step for _, entry in flags]
@@ -179,22 +207,26 @@ class _Picture:
         for (step, text), to_the_left in _without_crossing(
             list(zip(steps, texts, strict=True)), self._reaches
         ):
-            x = self.x(step)
+            x, length = self.x(step), _length(text)
             self.y += 21
             self._line(x, bottom, x, self.y + 2, "fatal")
-            anchor = _END if to_the_left else ""
-            self._text(x - 8 if to_the_left else x + 8, self.y, text, "flag", anchor)
+            start = x - 8 - length if to_the_left else x + 8
+            start = max(4, min(start, self.edge - length - 4))
+            self._text(start, self.y, text, "flag")
         self.y += 6
 
     def _reaches(self, step: int, text: str, other: int | None) -> bool:
         """Return True if a text right of a step reaches another step or the edge."""
-        end = self.x(step) + 8 + len(text) * (_CHARACTER + 1)
+        end = self.x(step) + 8 + _length(text)
         return end > (self.edge if other is None else self.x(other))
 
     # --- the rows ---------------------------------------------------------------
 
     def _rows(self) -> None:
         history = self.history
+        for first, last in _alike(history.pages):
+            self._page(first, last.pfn)
+        self.y += 8
         if history.others:
             self._row_of("machine", history.others)
         for lifetime in history.lifetimes:
@@ -202,20 +234,16 @@ class _Picture:
         writes = [entry for entry in history.entries if entry.action == "transmit"]
         if writes:
             self._disk(writes)
-        self.y += 10
-        for page in history.pages:
-            self._page(page)
 
     def _name(self, y: float, name: str, more: str = "") -> None:
-        right = 'text-anchor="end"'
-        self._text(_GUTTER - 14, y, name, "name", right)
+        self.names.append(_text(GUTTER - 18, y, name, "name", _END))
         if more:
-            self._text(_GUTTER - 14, y + 15, more, "more", right)
+            self.names.append(_text(GUTTER - 18, y + 15, more, "more", _END))
 
     def _row_of(self, name: str, entries: Iterable[Entry]) -> None:
         middle = self.y + _ROW / 2
         self._name(middle + 4, name)
-        self._line(_GUTTER, middle, self.right, middle, "rail")
+        self._line(GUTTER, middle, self.right, middle, "rail")
         for entry in entries:
             self._mark(entry, middle)
         self.y += _ROW
@@ -224,7 +252,7 @@ class _Picture:
         top, height = self.y + 5, _ROW - 10
         self._name(top + height - 5, lifetime.interval.text)
         middle = top + height / 2
-        self._line(_GUTTER, middle, self.right, middle, "rail")
+        self._line(GUTTER, middle, self.right, middle, "rail")
         self._bar(
             lifetime.interval, top, height, f"life {lifetime.kind}", _about(lifetime)
         )
@@ -246,7 +274,7 @@ class _Picture:
         """Draw for each transmitted frame if its bytes are those submitted."""
         middle = self.y + _ROW / 2
         self._name(middle + 4, "on the wire")
-        self._line(_GUTTER, middle, self.right, middle, "rail")
+        self._line(GUTTER, middle, self.right, middle, "rail")
         for entry in writes:
             wrong = entry.fault is Fault.WRONG_BYTES
             x, style = self.x(entry.step), "wrong" if wrong else "right"
@@ -263,15 +291,17 @@ class _Picture:
 
     # --- pages ------------------------------------------------------------------
 
-    def _page(self, page: PageHistory) -> None:
+    def _page(self, page: PageHistory, last: int) -> None:
+        """Draw a page; it stands for those up to ``last``, which have its history."""
         top = self.y + 8
         bands = _BAND + (_OBJECTS if page.objects else 0)
         chart = top + bands + 14
         numbers = [count for _, count in page.counts]
         least, most = min([0, *numbers]), max([1, *numbers])
         height = (most - least) * _UNIT
-        more = "" if page.head is None else f"counted in page {page.head}"
-        self._name(top + 14, f"page {page.pfn}", more)
+        more = "" if page.head is None else f"count of {page.head}"
+        both = f"pages {page.pfn}-{last}"
+        self._name(top + 12, f"page {page.pfn}" if last == page.pfn else both, more)
         self._free(page, top, chart + most * _UNIT)
         for interval in page.owners:
             style = f"band o-{_OWNERS.get(interval.text, 'own')}"
@@ -285,7 +315,7 @@ class _Picture:
             span = self._bar(interval, y, _OBJECTS - 3, style, title)
             self._label(span, y + 11.5, f"{interval.text}'s object")
         self._counts(page, chart, least, most)
-        self.y = chart + height + 20
+        self.y = chart + height + 14
 
     def _free(self, page: PageHistory, top: float, zero: float) -> None:
         for interval in page.free:
@@ -313,8 +343,9 @@ class _Picture:
 
         for count in range(least, most + 1):
             style = "grid zero" if count == 0 else "grid"
-            self._line(_GUTTER, y(count), self.right, y(count), style)
-            self._text(_GUTTER - 5, y(count) + 4, str(count), "tick", _END)
+            self._line(GUTTER, y(count), self.right, y(count), style)
+            tick = _text(GUTTER - 5, y(count) + 4, str(count), "tick", _END)
+            self.names.append(tick)
         at: dict[int, int] = {}
         path, last = "", 0
         for step, count in page.counts:
@@ -336,6 +367,35 @@ class _Picture:
 _END: Final = 'text-anchor="end"'
 
 
+def _alike(pages: Iterable[PageHistory]) -> Iterator[tuple[PageHistory, PageHistory]]:
+    """Yield the first and last page of each group of neighbours with one history.
+
+    The head of a compound page is shown by itself, as are pages with events.
+    """
+    run: list[PageHistory] = []
+    for page in pages:
+        if run and (run[-1].pfn + 1, _history(run[-1])) != (page.pfn, _history(page)):
+            yield run[0], run[-1]
+            run = []
+        run.append(page)
+    if run:
+        yield run[0], run[-1]
+
+
+def _history(page: PageHistory) -> tuple[object, ...]:
+    return page.head, page.owners, page.objects, page.free, page.counts, page.marks
+
+
+def _slanted(text: str) -> float:
+    """Return the width of a slanted label at most, in pixels."""
+    return len(text) * _CHARACTER * 0.71 + 8
+
+
+def _length(text: str) -> float:
+    """Return the length of the text of a flag at most, in pixels."""
+    return len(text) * (_CHARACTER + 1)
+
+
 def _without_crossing(
     flags: list[tuple[int, str]], reaches: Callable[[int, str, int | None], bool]
 ) -> list[tuple[tuple[int, str], bool]]:
@@ -350,6 +410,13 @@ def _without_crossing(
     if not sides[1]:
         return [(worst, False), (first, sides[0])]
     return [(first, sides[0] or reaches(*first, worst[0])), (worst, True)]
+
+
+def _text(x: float, y: float, text: str, style: str, attributes: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" {attributes}>'
+        f"{escape(text)}</text>"
+    )
 
 
 def _triangle(x: float, y: float, size: float, direction: int, style: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from initiator.lab.reports.html_page import STYLE
 from initiator.lab.reports.legend import OUTCOMES
+from initiator.lab.reports.page import style_sheet
 from initiator.lab.reports.rule_html import RuleLinks
 from initiator.lab.traces.curve import draw
 from initiator.lab.traces.parser import describe_head
@@ -58,7 +58,7 @@ def html_page(verdict: Verdict, name: str, lines: int) -> str:
             '<html lang="en"><head><meta charset="utf-8"/>',
             '<meta name="viewport" content="width=device-width"/>',
             f"<title>{escape(name)}</title>",
-            f"<style>{STYLE}{_STYLE}</style></head><body>",
+            f"<style>{style_sheet()}{_STYLE}</style></head><body>",
             *_top(verdict, name, lines, links),
             *(line for story in verdict.stories for line in _story(story, links)),
             *_rules(verdict, links),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -14,7 +15,11 @@ from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
 from initiator.cli.commands.lab.replay import replay
-from initiator.cli.commands.lab.switches import kernel_option, switch_options
+from initiator.cli.commands.lab.switches import (
+    kernel_option,
+    output_file,
+    switch_options,
+)
 from initiator.cli.complete import complete_address, complete_axis
 
 if TYPE_CHECKING:
@@ -78,6 +83,7 @@ def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
 @kernel_option(multiple=True)
 @switch_options
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line per case.")
+@output_file("--html", "Write a heat map to this file; its cells open their cases.")
 @json_option
 def matrix(
     *,
@@ -87,6 +93,7 @@ def matrix(
     nics: tuple[str, ...],
     kernels: tuple[str, ...],
     as_csv: bool,
+    html: IO[str] | None,
     as_json: bool,
     **switches: Any,  # noqa: ANN401 - the arguments of Switches
 ) -> None:
@@ -96,6 +103,7 @@ def matrix(
     Try:  aoe lab matrix
           aoe lab matrix -p a -p e -s rawalloc_highorder_tail
           aoe lab matrix --csv >cases.csv
+          aoe lab matrix --html matrix.html
 
     Each option may be repeated. The submitters xfs_get_free_page, jbd_get_free_page and
     jbd_kmalloc are not in the matrix, and run only if given.
@@ -105,8 +113,16 @@ def matrix(
 
     policies = on_kernels(policies, kernels)
     cases = list(all_cases(policies, submitters, events, nics))
+    keep = html is not None
     with _counting("running", len(cases)) as advance:
-        results = [advance(run_case(case, Switches(**switches))) for case in cases]
+        results = [
+            advance(run_case(case, Switches(**switches), keep_entries=keep))
+            for case in cases
+        ]
+    if html is not None:
+        from initiator.lab.reports.heat_map import heat_map
+
+        html.write(heat_map(results))
     if as_json:
         print_json(
             "lab matrix",
@@ -177,24 +193,26 @@ _case_argument = click.argument(
 )
 
 
-def _file(option: str, help_text: str) -> Callable[[Command], Command]:
-    return click.option(
-        option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
-    )
-
-
 @lab.command()
 @_case_argument
 @kernel_option()
 @switch_options
-@_file("--html", "Write a self-contained HTML page with a timeline to this file.")
-@_file("--trace", "Write a Chrome trace to this file, for ui.perfetto.dev.")
+@click.option(
+    "--against",
+    metavar="CASE",
+    help="Compare with this case: show the events of both, and which only one has.",
+)
+@output_file("--html", "Write a self-contained HTML page with a timeline to this file.")
+@output_file("--svg", "Write the timeline as a picture to this file.")
+@output_file("--trace", "Write a Chrome trace to this file, for ui.perfetto.dev.")
 @json_option
 def explain(
     *,
     parts: tuple[str, ...],
+    against: str | None,
     kernel: str | None,
     html: IO[str] | None,
+    svg: IO[str] | None,
     trace: IO[str] | None,
     as_json: bool,
     **switches: Any,  # noqa: ANN401 - the arguments of Switches
@@ -204,8 +222,40 @@ def explain(
     \b
     Try:  aoe lab explain none@2.6.21/rawalloc_highorder_tail/clean/NOSG
           aoe lab explain a rawalloc_highorder_tail late_txdone COW --html a.html
+          aoe lab explain a/pagecache/clean/SG --against a/pagecache/clean/NOSG
     """
     from initiator.lab.cases import Switches, run_case
+
+    chosen = Switches(**switches)
+    result = run_case(_case(parts, kernel), chosen, keep_entries=True)
+    other = None
+    if against is not None:
+        other = run_case(_case((against,), kernel), chosen, keep_entries=True)
+    if html is not None:
+        from initiator.lab.reports.comparison import comparison_page
+        from initiator.lab.reports.html_page import html_page
+
+        html.write(comparison_page(result, other) if other else html_page(result))
+    if svg is not None:
+        from initiator.lab.reports.html_page import picture_file
+
+        svg.write(picture_file(result))
+    if trace is not None:
+        import json
+
+        from initiator.lab.reports.chrome_trace import chrome_trace
+
+        json.dump(chrome_trace(result), trace, indent=1)
+    if as_json:
+        compared = {"against": _explanation(other)} if other else {}
+        print_json("lab explain", **_explanation(result), switches=switches, **compared)
+    elif other is not None:
+        _print_comparison(result, other)
+    else:
+        _print_events(result)
+
+
+def _explanation(result: Result) -> dict[str, object]:
     from initiator.lab.reports.tables import (
         describe_case,
         event_record,
@@ -214,31 +264,32 @@ def explain(
     )
     from initiator.rules import rule_record
 
-    result = run_case(_case(parts, kernel), Switches(**switches), keep_entries=True)
-    faults = result.journal.faults
-    if html is not None:
-        from initiator.lab.reports.html_page import html_page
+    faults, entries = result.journal.faults, result.journal.entries
+    return {
+        **record(result),
+        "meanings": {axis: text for axis, _, text in describe_case(result.case)},
+        "first_fault": next(map(event_record, faults), None),
+        "first_act": next(map(event_record, map(result.journal.act_of, faults)), None),
+        "events": [event_record(entry) for entry in entries],
+        "rules": [rule_record(rule) for rule in named_rules(entries)],
+    }
 
-        html.write(html_page(result))
-    if trace is not None:
-        import json
 
-        from initiator.lab.reports.chrome_trace import chrome_trace
+def _print_comparison(result: Result, other: Result) -> None:
+    from initiator.lab.reports.comparison import comparison_lines
+    from initiator.lab.reports.tables import rule_lines, verdict
 
-        json.dump(chrome_trace(result), trace, indent=1)
-    if as_json:
-        print_json(
-            "lab explain",
-            **record(result),
-            switches=switches,
-            meanings={axis: meaning for axis, _, meaning in describe_case(result.case)},
-            first_fault=next(map(event_record, faults), None),
-            first_act=next(map(event_record, map(result.journal.act_of, faults)), None),
-            events=[event_record(entry) for entry in result.journal.entries],
-            rules=[rule_record(rule) for rule in named_rules(result.journal.entries)],
-        )
-    else:
-        _print_events(result)
+    for sign, each in (("<", result), (">", other)):
+        click.secho(f"{sign} {each.case}{each.switches.options}", bold=True)
+        for line in verdict(each):
+            click.echo(f"  {line}")
+    click.echo()
+    colors = {"<": "cyan", ">": "yellow"}
+    for sign, line in comparison_lines(result, other):
+        click.secho(f"{sign or ' '} {line}", fg=colors.get(sign))
+    click.echo("\nRules, in full with: aoe rule NUMBER")
+    for line in rule_lines([*result.journal.entries, *other.journal.entries]):
+        click.echo(line)
 
 
 def _print_events(result: Result) -> None:
@@ -383,6 +434,7 @@ def _print_run(
         print_json(
             "lab run",
             **record(result),
+            switches=asdict(result.switches),
             run_on=place or "memory",
             outcome_in_memory=in_memory.result.outcome,
             agrees=case_run.agrees_with(in_memory),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from aoe.common.commandline import json_option, print_json
-from initiator.cli.commands.lab.switches import kernel_option, switch_options
+from initiator.cli.commands.lab.switches import (
+    kernel_option,
+    output_file,
+    switch_options,
+)
 from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
@@ -93,6 +97,9 @@ def _bound(
 )
 @kernel_option()
 @switch_options
+@output_file(
+    "--html", "Write a page with the order of events that violates the policy."
+)
 @json_option
 def explore(
     *,
@@ -100,6 +107,7 @@ def explore(
     nic: str,
     submitters: tuple[str, ...],
     violations: tuple[str, ...],
+    html: IO[str] | None,
     as_json: bool,
     kernel: str | None,
     **options: Any,  # noqa: ANN401 - the arguments of Bounds and Switches
@@ -137,6 +145,10 @@ def explore(
             switches=Switches(**switches),
             **options,
         )
+    if html is not None:
+        from initiator.lab.reports.explored import exploration_page
+
+        html.write(exploration_page(found))
     if as_json:
         print_json("lab explore", **record(found))
     else:
@@ -173,58 +185,29 @@ def record(found: Exploration) -> dict[str, object]:
 
 
 def _print(found: Exploration) -> None:
-    from initiator.lab.kernel.journal import Fault
+    from initiator.lab.reports.explored import (
+        bounds,
+        conclusion,
+        effort,
+        looked_for,
+        setting,
+    )
     from initiator.lab.reports.tables import event_lines
 
-    setting = found.config
-    what = ", ".join(f.value for f in Fault if f in setting.violations)
-    bounds = [
-        f"{name.replace('_', ' ')} {value:,}"
-        for name, value in asdict(setting.bounds).items()
-        if value is not None
-    ]
-    click.secho(
-        f"{setting.policy}, {', '.join(setting.submitters)}, {setting.nic}"
-        f"{setting.switches.options}",
-        bold=True,
-    )
-    click.echo(f"  bounds       {', '.join(bounds)}")
-    click.echo(f"  looking for  {what}")
+    click.secho(setting(found), bold=True)
+    click.echo(f"  bounds       {bounds(found)}")
+    click.echo(f"  looking for  {looked_for(found)}")
     click.echo()
-    if found.undecided:
-        click.secho(f"Undecided: {_why_undecided(found)}.", fg="yellow")
-    elif found.fault is None or found.journal is None:
-        click.secho(f"Safe: none of these {_extent(found)}.", fg="green")
-    else:
-        name = found.fault.fault.value if found.fault.fault else ""
-        click.secho(
-            f"Not safe: {name} after {found.steps} step(s); no shorter order has one.",
-            fg="red",
-        )
+    color = "yellow" if found.undecided else "green" if found.safe else "red"
+    click.secho(conclusion(found), fg=color)
+    if found.fault is not None and found.journal is not None:
         for number, text in enumerate(found.counterexample or (), 1):
             click.echo(f"  {number:>3}. {text}")
         click.echo()
         for line, is_fault in event_lines(found.journal.entries):
             click.secho(line, fg="red" if is_fault else None, bold=is_fault)
     click.echo()
-    click.echo(
-        f"{found.states:,} states, {found.edges:,} steps tried, {found.seconds:.1f} s, "
-        f"{found.states_per_second:,.0f} states/s"
-    )
-
-
-def _extent(found: Exploration) -> str:
-    if found.complete:
-        return f"in any order of any length (nothing new after {found.steps} steps)"
-    return f"in any order of up to {found.steps} steps"
-
-
-def _why_undecided(found: Exploration) -> str:
-    why = {
-        "states": f"the search ended at {found.states:,} states; raise --states",
-        "memory": "in some orders the modelled machine ran out of memory",
-    }[found.undecided]
-    return f"none of these {_extent(found)}, but {why}"
+    click.echo(effort(found))
 
 
 @contextmanager

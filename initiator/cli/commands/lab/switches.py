@@ -1,4 +1,4 @@
-"""Options of ``aoe lab`` that choose the kernel and deviate from its defaults."""
+"""Options that several commands of ``aoe lab`` have."""
 
 from __future__ import annotations
 
@@ -74,4 +74,11 @@ def kernel_option(*, multiple: bool = False) -> Callable[[Command], Command]:
         callback=check,
         shell_complete=complete_axis("kernel"),
         help="Kernel version. Default: that of the policy.",
+    )
+
+
+def output_file(option: str, help_text: str) -> Callable[[Command], Command]:
+    """Return an option that names a file to write."""
+    return click.option(
+        option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
     )
