@@ -242,11 +242,12 @@ def test_a_page_in_two_bios_is_compared_when_the_second_has_ended() -> None:
     assert found == [(8, "outlives-io")]
 
 
-def test_the_queueing_is_listed_however_long_ago_it_was() -> None:
+def test_queueing_and_completion_are_listed_however_long_it_took() -> None:
     many = [each for _ in range(30) for each in (mod(PFN, 2, 1), put(PFN, 1))]
     lines = [set_count(PFN, 1), *queue(8, PFN), *many, mod(PFN, 2, 1), complete(8)]
     (story,) = judge(lines).stories
     assert (story.steps[0].line, story.steps[0].name) == (3, "bio_page")
+    assert story.steps[-1].name == "block_rq_complete"
 
 
 def test_nothing_that_was_known_before_lost_events_is_used() -> None:
