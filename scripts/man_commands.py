@@ -198,6 +198,8 @@ def _add_commands(
 def _add_options(
     page: Page, ctx: click.Context, prose: Prose, shared: list[tuple[str, str]]
 ) -> None:
+    if isinstance(ctx.command, click.Group):
+        shared = list(dict.fromkeys([*options_of(ctx), *shared]))
     if not shared:
         return
     extra = prose.tags("OPTIONS")

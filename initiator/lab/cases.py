@@ -20,7 +20,7 @@ from initiator.lab.tcp_world import TcpWorld
 from initiator.lab.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from initiator.lab.kernel.kernels import Rules
     from initiator.lab.kernel.policy import Policy
@@ -51,6 +51,7 @@ class Event:
             the interface is removed.
         rewrites: after bi_end_io the owner, who keeps the memory, writes new content
             into it.
+        script: what happens instead, in full.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Event:
     reallocates: str = ""
     rewrites: bool = False
     removed: bool = False
+    script: Callable[[Machine, Submitter], None] | None = None
 
 
 EVENTS: Final = {
@@ -307,7 +309,10 @@ def run_event(world: Machine, submitter: Submitter, event: Event) -> None:
         event: the script.
     """
     try:
-        _script(world, submitter, event)
+        if event.script is not None:
+            event.script(world, submitter)
+        else:
+            _script(world, submitter, event)
         world.finish()
     except BugOn:
         return

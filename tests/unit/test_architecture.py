@@ -172,9 +172,9 @@ FOLDERS = {
         system="os select signal time",
     ),
     "initiator/cli/commands/lab": Rule(
-        "aoe aoe/common aoe/net initiator/client initiator/lab initiator/lab/explorer"
-        " initiator/lab/kernel initiator/lab/reports initiator/lab/traces"
-        " initiator/rules"
+        "aoe aoe/common aoe/net initiator/client initiator/lab initiator/lab/drivers"
+        " initiator/lab/explorer initiator/lab/kernel initiator/lab/reports"
+        " initiator/lab/traces initiator/rules"
     ),
 }
 # Libraries that are imported on use, because the import is slow.

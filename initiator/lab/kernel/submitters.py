@@ -90,12 +90,14 @@ class Submitter:
             subsystem, or just ``owner``.
         summary: description in one line.
         kind: how the memory is allocated.
+        allocate: allocates a buffer for an owner, in place of ``kind``.
     """
 
     name: str
     owner: str
     summary: str
-    kind: str
+    kind: str = ""
+    allocate: Callable[[Memory, str], Buffer] | None = None
 
 
 SUBMITTERS: Final = {
@@ -209,6 +211,11 @@ class Submitters:
     def allocate(self, submitter: Submitter, owner: str | None = None) -> Buffer:
         """Allocate a buffer as ``submitter`` does, for ``owner``."""
         owner = owner or submitter.owner
+        if submitter.allocate is not None:
+            return submitter.allocate(self.memory, owner)
+        return self._allocate_kind(submitter, owner)
+
+    def _allocate_kind(self, submitter: Submitter, owner: str) -> Buffer:
         kind = submitter.kind
         if kind == "stack":
             kind = "vmalloc" if self.memory.rules.vmapped_stacks else "raw"

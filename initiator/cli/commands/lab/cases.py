@@ -9,11 +9,12 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from aoe.common.commandline import ADDRESS, CommandGroup, json_option, print_json
+from aoe.common.commandline import ADDRESS, json_option, print_json
 from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
+from initiator.cli.commands.lab.group import LabGroup, plugin_option
 from initiator.cli.commands.lab.replay import replay
 from initiator.cli.commands.lab.switches import (
     kernel_option,
@@ -38,7 +39,8 @@ _TIMEOUT: Final = 5.0
 # Modules of the lab are imported on use, so that other commands start faster.
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=LabGroup)
+@plugin_option
 def lab() -> None:
     """Simulate the page reference counts of AoE block I/O.
 
@@ -50,7 +52,12 @@ def lab() -> None:
     that owns the memory, the event that happens to the frame, and the type of NIC. Each
     case runs on a modelled machine of its own. Its AoE driver is pyaoe's own driver
     with the options of Linux 6.1, without its fast path.
+
+    The names of each axis are listed at the end.
     """
+    from initiator.lab.plugins import load_entry_points
+
+    load_entry_points()
 
 
 def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
