@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.memory import Page
     from initiator.lab.kernel.nic import Nic
     from initiator.lab.kernel.policy import Policy
-    from initiator.lab.world import Write
+    from initiator.lab.machine import Write
 
 _COUNTING = {"get_page", "put_page", "page_ref_inc", "page_ref_dec", "free_pages"}
 

@@ -11,17 +11,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aoe.errors import UsageError
-from initiator.lab.kernel.journal import BugOn, Entry, Journal
+from initiator.lab.drivers.models import DriverModel, find_driver
+from initiator.lab.kernel.journal import BugOn, Entry, Flag, Journal
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import MATRIX_POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS, VARIANTS
+from initiator.lab.tcp_world import TcpWorld
 from initiator.lab.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from initiator.lab.kernel.kernels import Rules
+    from initiator.lab.kernel.policy import Policy
     from initiator.lab.kernel.submitters import Submitter
+    from initiator.lab.machine import Machine
     from initiator.lab.peer import Peer
 
 ALL_SUBMITTERS: Final = SUBMITTERS | VARIANTS
@@ -170,7 +174,7 @@ class Case(NamedTuple):
         axes = [list(axis) for axis in (ALL_SUBMITTERS, EVENTS, Nic.__members__)]
         if len(parts) != 1 + len(axes):
             raise UsageError(text, "not a case", "Write policy/submitter/event/nic")
-        policy_on_kernel(parts[0])
+        policy_or_driver(parts[0])
         for part, axis in zip(parts[1:], axes, strict=True):
             if part not in axis:
                 raise UsageError(part, f"unknown (have: {', '.join(axis)})")
@@ -183,7 +187,7 @@ class Case(NamedTuple):
             UsageError: no such kernel.
         """
         name = self.policy.partition("@")[0]
-        policy_on_kernel(f"{name}@{version}")
+        policy_or_driver(f"{name}@{version}")
         return self._replace(policy=f"{name}@{version}")
 
 
@@ -256,6 +260,18 @@ class Result:
     journal: Journal
 
 
+def policy_or_driver(text: str) -> tuple[Policy | DriverModel, Rules]:
+    """Parse the first part of a case: a policy of the AoE driver, or another driver.
+
+    Return it with the kernel that it runs on.
+
+    Raises:
+        UsageError: no such policy, driver or kernel.
+    """
+    driver = find_driver(text)
+    return policy_on_kernel(text) if driver is None else (driver, driver.rules)
+
+
 def on_kernels(policies: Sequence[str], kernels: Sequence[str]) -> tuple[str, ...]:
     """Return names of policies, by default all, on kernels, by default their own."""
     if not kernels:
@@ -282,7 +298,7 @@ def all_cases(
         yield Case(*names)
 
 
-def run_event(world: World, submitter: Submitter, event: Event) -> None:
+def run_event(world: Machine, submitter: Submitter, event: Event) -> None:
     """Submit one write and run the event's script; stop at a BUG.
 
     Args:
@@ -297,7 +313,7 @@ def run_event(world: World, submitter: Submitter, event: Event) -> None:
         return
 
 
-def _script(world: World, submitter: Submitter, event: Event) -> None:
+def _script(world: Machine, submitter: Submitter, event: Event) -> None:
     nic = world.nic
     nic.hold_qdisc = event.stale or event.fails
     nic.hold_completion = event.late
@@ -320,7 +336,7 @@ def _script(world: World, submitter: Submitter, event: Event) -> None:
         is_page = event.reallocates == "page"
         world.reallocate(SUBMITTERS["pagecache"] if is_page else submitter)
     if event.rewrites:
-        world.rewrite(write)
+        world.rewrite_when_ended(write)
     if event.removed:
         world.remove_netdev()
 
@@ -349,18 +365,9 @@ def simulate_case(
     keep_entries: bool = False,
     peer: Peer | None = None,
     nic_mac: bytes | None = None,
-) -> World:
+) -> World | TcpWorld:
     """Run a case and return its world; arguments as for ``run_case`` and ``World``."""
-    policy, rules = policy_on_kernel(case.policy)
-    world = World(
-        policy,
-        Nic[case.nic],
-        rules=switches.applied_to(rules),
-        keep_entries=keep_entries,
-        peer=peer,
-        nic_mac=nic_mac,
-        redzone=switches.redzone,
-    )
+    world = _make_world(case, switches, keep_entries, peer, nic_mac)
     submitter = ALL_SUBMITTERS[case.submitter]
     world.submitters.add_neighbours(submitter)
     event = EVENTS[case.event]
@@ -370,7 +377,38 @@ def simulate_case(
     return world
 
 
-def result_of(case: Case, world: World, switches: Switches = DEFAULT) -> Result:
+def _make_world(
+    case: Case,
+    switches: Switches,
+    keep_entries: bool,  # noqa: FBT001 - internal
+    peer: Peer | None,
+    nic_mac: bytes | None,
+) -> World | TcpWorld:
+    chosen, rules = policy_or_driver(case.policy)
+    if isinstance(chosen, DriverModel):
+        if peer is not None:
+            raise UsageError(
+                chosen.name, "is simulated in memory only", "Leave out --wire and -i"
+            )
+        return TcpWorld(
+            chosen,
+            Nic[case.nic],
+            rules=switches.applied_to(rules),
+            keep_entries=keep_entries,
+            redzone=switches.redzone,
+        )
+    return World(
+        chosen,
+        Nic[case.nic],
+        rules=switches.applied_to(rules),
+        keep_entries=keep_entries,
+        peer=peer,
+        nic_mac=nic_mac,
+        redzone=switches.redzone,
+    )
+
+
+def result_of(case: Case, world: Machine, switches: Switches = DEFAULT) -> Result:
     """Return the result of a case from the world that it was run in.
 
     Args:
@@ -395,7 +433,7 @@ def _reason(journal: Journal, case: Case) -> str:
     """Describe the first fault and, if a later one is worse, that one too."""
     worst = journal.worst
     if worst is None:
-        return _why_ok(case)
+        return _why_ok(case, journal)
     first = journal.faults[0]
     description = _describe(journal.act_of(first), first)
     if first.fault is worst.fault:
@@ -408,9 +446,16 @@ def _describe(act: Entry, fault: Entry) -> str:
     return f"{act.rule} {act.actor} {act.action}{where}: {fault.note}"
 
 
-def _why_ok(case: Case) -> str:
-    return {
-        Nic.SG: "K74 clones share data, no page count changes",
-        Nic.NOSG: "K75 gets and puts balance, no page was freed early",
-        Nic.COW: "K76 gets and puts balance, no page was freed early",
-    }[Nic[case.nic]]
+def _why_ok(case: Case, journal: Journal) -> str:
+    driver = find_driver(case.policy)
+    if driver is None:
+        return {
+            Nic.SG: "K74 clones share data, no page count changes",
+            Nic.NOSG: "K75 gets and puts balance, no page was freed early",
+            Nic.COW: "K76 gets and puts balance, no page was freed early",
+        }[Nic[case.nic]]
+    if Flag.WARN in journal.flags:
+        return "K165 the network refused a page, nothing was freed"
+    if Flag.COPIED in journal.flags:
+        return f"{driver.rule} copied, the network refers to no page of the bio"
+    return "K161 gets and puts of TCP balance, no page was freed early"

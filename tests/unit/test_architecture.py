@@ -134,15 +134,17 @@ FOLDERS = {
     ),
     "initiator/lab": Rule(
         "aoe aoe/common/process aoe/net initiator/disk initiator/driver"
-        " initiator/lab/kernel",
+        " initiator/lab/drivers initiator/lab/kernel",
         system="subprocess time",
     ),
+    "initiator/lab/drivers": Rule("aoe initiator/driver initiator/lab/kernel"),
     "initiator/lab/kernel": Rule("aoe initiator/driver"),
     "initiator/lab/explorer": Rule(
         "aoe initiator/driver initiator/lab initiator/lab/kernel", system="time"
     ),
     "initiator/lab/reports": Rule(
-        "aoe aoe/common initiator/lab initiator/lab/explorer initiator/lab/kernel"
+        "aoe aoe/common initiator/lab initiator/lab/drivers initiator/lab/explorer"
+        " initiator/lab/kernel"
         " initiator/rules"
     ),
     "initiator/lab/traces": Rule(

@@ -16,7 +16,7 @@ from initiator.lab.kernel.memory import PAGE_SIZE, POISON
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import MATRIX_POLICIES, policy_on_kernel
 from initiator.lab.kernel.submitters import SUBMITTERS
-from initiator.lab.world import REWRITTEN
+from initiator.lab.machine import REWRITTEN
 from tests.worlds import (
     count_changes,
     counts,

@@ -160,10 +160,10 @@ CONSTANT = {
     "Page": "data pfn",
     "Stepper": "_payloads _victims bounds snapshots submitters track_contents world",
     "Skb": "head",
-    "SkbOps": "_fragment_rule memory",
+    "SkbOps": "_fragment_rule _on_unshare _sender memory",
     "SlabObject": "cache offset pages size",
     "Write": "bio buffer expected number",
-    "World": "accounting driver journal memory nic ops peer policy submitters",
+    "World": "accounting driver journal memory name nic ops peer policy submitters",
 }
 """Attributes that do not change after initialization if no entries are recorded."""
 CONTAINERS = {

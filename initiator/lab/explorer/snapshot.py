@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from initiator.driver.structs import Frame
-    from initiator.lab.kernel.nic import ModelledNic
-    from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.world import World
 
 
@@ -62,7 +60,7 @@ _DICT: Final = Kind(
 _PAGE: Final = attributes("count head slab frozen free kept_out owner block")
 _OBJECT: Final = attributes("owner deferred")
 _BUFFER: Final = attributes("is_held")
-_WRITE: Final = attributes("ended executed")
+_WRITE: Final = attributes("completed ended executed")
 _BIO: Final = attributes("error")
 _FRAME: Final = attributes(
     "skb op sector length segments buf tag attempts waited waited_total sent due ifp "
@@ -187,7 +185,7 @@ def _permanent(world: World) -> Iterator[tuple[Kind, object]]:
     for page in memory.pages:
         yield _PAGE, page
     yield _SEQUENCE, memory.free_list
-    yield attributes("free_in_end_io _drop_frames"), world
+    yield attributes("free_in_end_io rewrite_in_end_io _drop_frames"), world
     for some in (world.writes, world.realloc_buffers, world.responses):
         yield _SEQUENCE, some
     yield attributes("gets puts copied wasted held deferred"), journal.costs
@@ -252,7 +250,7 @@ def _transient_frames(world: World) -> Iterator[tuple[Kind, object]]:
         yield from ((_FRAME, frame), (_DICT, frame.earlier))
         skbs[frame.skb] = None
         bufs[frame.buf] = None
-    for clone in clones(world.nic):
+    for clone in world.nic.clones():
         yield _CLONE, clone
         if clone.skb is not None:
             skbs[clone.skb] = None
@@ -270,11 +268,3 @@ def frames(world: World) -> Iterator[Frame]:
     yield from device.rexmitq.values()
     for target in device.targets:
         yield from target.ffree
-
-
-def clones(nic: ModelledNic) -> Iterator[Clone]:
-    """Yield the clones in qdisc and TX ring, transmitted and tapped ones."""
-    yield from nic.qdisc
-    yield from nic.ring
-    yield from nic.sent
-    yield from nic.tapped

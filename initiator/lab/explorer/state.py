@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from initiator.lab.kernel.memory import Page
     from initiator.lab.kernel.skbuff import Clone
     from initiator.lab.kernel.slab import KmemCache
-    from initiator.lab.world import Write
+    from initiator.lab.machine import Write
 
 _DEAD: Final = -1
 """Stands for all tags that belong to no frame."""
@@ -75,7 +75,13 @@ class _State:
         buffer, bio = write.buffer, write.bio
         if write.ended and not buffer.is_held:
             return (bio.error is None,)
-        return write.ended, bio.error is None, buffer.is_held, _places(buffer.pieces)
+        return (
+            write.completed,
+            write.ended,
+            bio.error is None,
+            buffer.is_held,
+            _places(buffer.pieces),
+        )
 
     def _memory(self) -> tuple[Any, ...]:
         memory = self.world.memory

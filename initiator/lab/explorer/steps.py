@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from aoe.ata import SECTOR, Registers
 from initiator.driver.aoedev import State
 from initiator.lab.cases import ALL_SUBMITTERS, DEFAULT
-from initiator.lab.explorer.snapshot import Snapshots, attributes, clones
+from initiator.lab.explorer.snapshot import Snapshots, attributes
 from initiator.lab.kernel.memory import PAGE_SIZE
 from initiator.lab.kernel.submitters import HUGE_ORDER
 from initiator.lab.peer import MemoryPeer
@@ -266,7 +266,7 @@ class Stepper:
         return (
             len(world.writes) == self.bounds.bios
             and all(w.ended and not w.buffer.is_held for w in world.writes)
-            and not any(clones(world.nic))
+            and not any(world.nic.clones())
         )
 
     # --- applying steps ----------------------------------------------------------
@@ -361,7 +361,7 @@ class Stepper:
         return description
 
     def _clone(self, number: int) -> Clone:
-        return next(c for c in clones(self.world.nic) if c.number == number)
+        return next(c for c in self.world.nic.clones() if c.number == number)
 
     def _bio_of(self, clone: Clone) -> int:
         head = clone.skb.head if clone.skb is not None else clone.head

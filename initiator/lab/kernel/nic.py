@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from initiator.driver.skbuff import Skb
     from initiator.lab.kernel.skbuff import Clone, SkbOps
@@ -131,6 +131,13 @@ class ModelledNic:
         frame = bytes(clone)
         self._ops.free(clone, "read by a packet socket")
         return frame
+
+    def clones(self) -> Iterator[Clone]:
+        """Yield the clones in qdisc and TX ring, transmitted and tapped ones."""
+        yield from self.qdisc
+        yield from self.ring
+        yield from self.sent
+        yield from self.tapped
 
     def drain(self) -> None:
         """Clear all hold switches, then complete, transmit and validate all clones.

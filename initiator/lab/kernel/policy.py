@@ -18,9 +18,11 @@ from initiator.lab.kernel.kernels import KERNELS, Rules
 from initiator.lab.kernel.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from initiator.driver.bio import Bio
     from initiator.lab.kernel.memory import Memory, Page
-    from initiator.lab.kernel.skbuff import SkbOps
+    from initiator.lab.kernel.skbuff import Clone, SkbOps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,9 @@ class Policy:
         bug_on_slab: BUG_ON(PageSlab(page)) in bio_add_page (d, K101).
         sendpage_ok: a page that fails sendpage_ok is copied; fragments own references
             (e, K102).
+        waits_for_clones: the AoE driver defers the end of a bio until no clone refers
+            to its pages (K169).
+        hooks: makes the page hooks; by default ``PageAccounting``.
     """
 
     name: str
@@ -57,6 +62,12 @@ class Policy:
     filesystem_uses_pages: bool = False
     bug_on_slab: bool = False
     sendpage_ok: bool = False
+    waits_for_clones: bool = False
+    hooks: Callable[[Policy, SkbOps], PageAccounting] | None = None
+
+    def page_hooks(self, ops: SkbOps) -> PageAccounting:
+        """Return the page hooks of this policy for a machine."""
+        return (self.hooks or PageAccounting)(self, ops)
 
 
 POLICIES: Final = {
@@ -160,12 +171,17 @@ class PageAccounting:
     Args:
         policy: the policy.
         ops: skb operations, on the memory whose pages are counted.
+
+    Attributes:
+        clones_in_flight: returns the clones that the NIC and packet sockets hold; the
+            machine sets it.
     """
 
     def __init__(self, policy: Policy, ops: SkbOps) -> None:
         self.policy = policy
         self.memory: Memory = ops.memory
         self._ops = ops
+        self.clones_in_flight: Callable[[], Iterable[Clone]] = tuple
 
     # --- the file system --------------------------------------------------------
 
@@ -211,10 +227,31 @@ class PageAccounting:
                 self.memory.page_ref_inc(cast("Page", page), "AoE driver")
 
     def bio_ends(self, bio: Bio) -> None:
-        """Decrement the page counts before bi_end_io (``bio_pagedec``, K97, K99)."""
-        if self.policy.aoe_increments_counts:
+        """Decrement the page counts before bi_end_io (``bio_pagedec``, K97, K99).
+
+        The driver calls this when it ends a bio. If ``must_wait`` defers bi_end_io, the
+        machine calls it again, directly before bi_end_io.
+        """
+        if self.policy.aoe_increments_counts and not self.must_wait(bio):
             for page, _, _ in bio.vecs:
                 self.memory.page_ref_dec(cast("Page", page), "AoE driver")
+
+    def must_wait(self, bio: Bio) -> bool:
+        """Return True as long as bi_end_io has to be deferred (K169).
+
+        The machine asks when the driver ends the bio, and again whenever a clone no
+        longer refers to pages.
+        """
+        return self.policy.waits_for_clones and self.is_referred_to(bio)
+
+    def is_referred_to(self, bio: Bio) -> bool:
+        """Return True if a clone in flight refers to a page of the bio."""
+        pages = {page for page, _, _ in bio.vecs}
+        return any(
+            page in pages
+            for clone in self.clones_in_flight()
+            for page, _, _ in clone.payload_pages
+        )
 
     def attach(self, bio: Bio, skb: Skb, segments: list[BioVec]) -> None:
         """Fill the skb's fragments; by default the pages are borrowed (K72)."""

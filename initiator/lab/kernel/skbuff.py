@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 from initiator.driver.skbuff import contents
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from initiator.driver.bio import BioVec
     from initiator.driver.skbuff import Skb
     from initiator.lab.kernel.journal import Journal
@@ -60,24 +62,34 @@ class SkbOps:
     Args:
         memory: the pages that the fragments refer to.
         fragment_rule: the rule by which owned fragments are put.
+        on_unshare: called when a clone no longer refers to the pages of its skb.
+        sender: the party that clones skbs for transmission.
     """
 
-    def __init__(self, memory: Memory, fragment_rule: str = "K143") -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        fragment_rule: str = "K143",
+        on_unshare: Callable[[], None] = lambda: None,
+        sender: str = "AoE driver",
+    ) -> None:
         self.memory = memory
         self._fragment_rule = fragment_rule
+        self._on_unshare = on_unshare
+        self._sender = sender
         self.clones = 0
 
     @property
     def _journal(self) -> Journal:
         return self.memory.journal
 
-    def clone(self, skb: Skb, actor: str = "AoE driver", rule: str = "K73") -> Clone:
+    def clone(self, skb: Skb, actor: str = "", rule: str = "K73") -> Clone:
         """Clone an skb: dataref is incremented, no page count (``skb_clone``, K73)."""
         clone = Clone(skb, self.clones)
         self.clones += 1
         note = f"clone {clone.number}, dataref {skb.dataref}"
         self._journal.add(
-            actor,
+            actor or self._sender,
             "skb_clone",
             rule=rule,
             note=note,
@@ -119,6 +131,7 @@ class SkbOps:
         self.release_data(skb)
         for page, _, _ in frags:
             self.memory.put_page(cast("Page", page), "network", "K75")
+        self._on_unshare()
 
     def expand_head(self, clone: Clone) -> None:
         """Give a clone a private head; its fragments take references (K76).
@@ -158,6 +171,7 @@ class SkbOps:
         if clone.skb is not None:
             skb, clone.skb = clone.skb, None
             self.release_data(skb)
+        self._on_unshare()
 
     def release_data(self, skb: Skb) -> None:
         """Decrement dataref; the last sharer puts owned fragments (K82, K143).

@@ -152,6 +152,12 @@ VARIANTS: Final = {
             "frozen copy in plain kmalloc, before jbd had caches of its own",
             "slab",
         ),
+        Submitter(
+            "rawalloc_block",
+            "owner",
+            "both pages of alloc_pages(1), not compound, as one bio_vec",
+            "raw block",
+        ),
     )
 }
 """Submitters beside the matrix.
@@ -213,6 +219,13 @@ class Submitters:
             return self._kmalloc(submitter, owner)
         if kind == "page":
             return self._page(owner, _NEEDS.get(submitter.name, PAGE_SIZE))
+        if kind == "raw block":
+            block = self.memory.alloc_pages(LARGE_ORDER, owner)
+            return Buffer(
+                owner,
+                [(page, 0, PAGE_SIZE) for page in block],
+                lambda: self.memory.free_pages(block[0], owner),
+            )
         if kind == "vmalloc":
             pages = self.memory.vmalloc(2, owner)
             return self._pages(owner, pages, pages)

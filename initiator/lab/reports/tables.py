@@ -11,14 +11,14 @@ from collections import Counter
 from typing import IO, TYPE_CHECKING, Final
 
 from aoe.errors import UsageError
-from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result
+from initiator.lab.cases import ALL_SUBMITTERS, EVENTS, Case, Result, policy_or_driver
+from initiator.lab.drivers.models import DRIVERS
 from initiator.lab.kernel.kernels import KERNELS
 from initiator.lab.kernel.nic import Nic
 from initiator.lab.kernel.policy import (
     DRIVER,
     MATRIX_POLICIES,
     POLICIES,
-    policy_on_kernel,
 )
 from initiator.lab.reports.legend import NICS, OUTCOMES
 from initiator.rules import load_all_rules, rule_title
@@ -54,7 +54,7 @@ COLORS: Final = {
     "ok": "green",
 }
 AXES: Final = {
-    "policy": tuple(dict.fromkeys([*MATRIX_POLICIES, *POLICIES, DRIVER])),
+    "policy": tuple(dict.fromkeys([*MATRIX_POLICIES, *POLICIES, DRIVER, *DRIVERS])),
     "submitter": tuple(ALL_SUBMITTERS),
     "event": tuple(EVENTS),
     "nic": tuple(Nic.__members__),
@@ -73,7 +73,7 @@ def check_names(axis: str, names: Iterable[str]) -> None:
     """
     for name in names:
         if axis == "policy":
-            policy_on_kernel(name)
+            policy_or_driver(name)
         elif name not in AXES[axis]:
             have = ", ".join(AXES[axis])
             raise UsageError(name, f"no such {axis} (have: {have})")
@@ -91,7 +91,7 @@ def record(result: Result) -> dict[str, object]:
         "reason": result.reason,
         **result.costs,
         "longest_reference": result.longest_reference,
-        "kernel": policy_on_kernel(result.case.policy)[1].name,
+        "kernel": policy_or_driver(result.case.policy)[1].name,
     }
 
 
@@ -291,7 +291,7 @@ def legend(results: Sequence[Result]) -> Iterator[str]:
 def describe_case(case: Case) -> list[tuple[str, str, str]]:
     """Return axis, name and description of each part of a case."""
     submitter = ALL_SUBMITTERS[case.submitter]
-    policy, rules = policy_on_kernel(case.policy)
+    policy, rules = policy_or_driver(case.policy)
     summary = f"{policy.summary}; Linux {rules.name}"
     return [
         ("policy", case.policy, summary),

@@ -1,0 +1,1 @@
+"""Models of block drivers over TCP: what they copy and what they refer to."""
