@@ -196,6 +196,7 @@ class Browser:
             event = {"key": key, "windowsVirtualKeyCode": code}
             self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+        self._settle()
 
     def click(self, selector: str) -> None:
         """Click on the middle of an element."""
@@ -208,6 +209,14 @@ class Browser:
         button = {"button": "left", "clickCount": 1, **where}
         self.call("Input.dispatchMouseEvent", type="mousePressed", **button)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", **button)
+        self._settle()
+
+    def _settle(self) -> None:
+        # Scroll events are delivered before the next frame is drawn.
+        frame = (
+            "new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
+        )
+        self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
 
     def screenshot(self) -> bytes:
         """Return the visible part of the page as PNG."""

@@ -22,6 +22,9 @@ COMMANDS: Final = {
     "case": f"explain {YEAR_2007}",
     "long": f"explain {LONG}",
     "pair": f"explain {YEAR_2007} --against {HARMLESS}",
+    "removed": "explain none@2.6.21/stack_tail/netdev_removed/NOSG",
+    "flags": "explain a/rawalloc_highorder_tail/clean/SG --against "
+    "a/rawalloc_highorder_tail/stale_clone+free_realloc/COW",
     "order": "explore -p none@6.1 -n NOSG -s pagecache",
     "matrix": "matrix -p none@2.6.21 -p a",
 }

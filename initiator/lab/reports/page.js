@@ -9,6 +9,10 @@
   const find = (step, what = "") =>
     document.querySelectorAll(`[data-step="${step}"]${what}`);
 
+  // The names of the rows stay at the left edge.
+  const pin = (card) => card.querySelector(".names")
+    .setAttribute("transform", `translate(${card.scrollLeft} 0)`);
+
   const reveal = (step) => {
     for (const column of find(step, ".column")) {
       const card = column.closest(".card");
@@ -16,6 +20,7 @@
       const left = view.left + steps.gutter + 24, right = view.right - 120;
       if (x.left < left) card.scrollLeft -= left - x.left;
       if (x.right > right) card.scrollLeft += x.right - right;
+      pin(card);
     }
   };
 
@@ -58,10 +63,8 @@
   for (const button of document.querySelectorAll(".order button"))
     button.addEventListener("click", () => select(+button.dataset.from));
 
-  // The names of the rows stay at the left edge.
   for (const card of document.querySelectorAll(".card:has(svg .names)"))
-    card.addEventListener("scroll", () => card.querySelector(".names")
-      .setAttribute("transform", `translate(${card.scrollLeft} 0)`));
+    card.addEventListener("scroll", () => pin(card));
 
   for (const button of document.querySelectorAll("[data-save]"))
     button.addEventListener("click", () => {

@@ -25,7 +25,8 @@ GUTTER: Final = 112
 """Pixels for the names of the rows."""
 _MARGIN: Final = 48
 """Pixels for what a slanted label at the right edge needs, about."""
-_HEADING: Final = 122
+_NUMBERS: Final = 30
+"""Pixels between the slanted labels and the first row."""
 _LEAST_WIDTH: Final = 440
 _LEAST_STEP: Final = 17.0
 _MOST_STEP: Final = 56.0
@@ -92,7 +93,9 @@ class _Picture:
         self.names: list[str] = []
         self.parts: list[str] = []
         self.middles: dict[tuple[str, int | None], float] = {}
-        self.y = float(_HEADING)
+        labels = [_slanted(entry.action) for entry in history.entries]
+        self.heading = max(labels, default=0.0) + _NUMBERS
+        self.y = self.heading
 
     def draw(self, name: str) -> str:
         self._rows()
@@ -102,8 +105,8 @@ class _Picture:
         self._flags(bottom)
         width, height = self.edge, self.y + 8
         behind_names = (
-            f'<rect class="behind" x="-20" y="{_HEADING}" width="{GUTTER + 18}" '
-            f'height="{bottom - _HEADING:.0f}"/>'
+            f'<rect class="behind" x="-20" y="{self.heading:.0f}" '
+            f'width="{GUTTER + 18}" height="{bottom - self.heading:.0f}"/>'
         )
         names = ('<g class="names">', behind_names, *self.names, "</g>")
         shapes = "\n".join([*self.parts, *behind, *names])
@@ -177,18 +180,18 @@ class _Picture:
             style = "column broken" if entry.fault else "column"
             self._add(
                 f'rect class="{style}" x="{x - self.width / 2:.1f}" '
-                f'y="{_HEADING - 26}" width="{self.width:.1f}" '
-                f'height="{bottom - _HEADING + 26:.1f}"',
+                f'y="{self.heading - 26:.1f}" width="{self.width:.1f}" '
+                f'height="{bottom - self.heading + 26:.1f}"',
                 tooltip(entry),
                 entry.step,
             )
-            self._line(x, _HEADING - 6, x, bottom, "thread")
+            self._line(x, self.heading - 6, x, bottom, "thread")
             number = "number broken" if entry.fault else "number"
             middle = 'text-anchor="middle"'
-            self._text(x, _HEADING - 12, str(entry.step), number, middle)
+            self._text(x, self.heading - 12, str(entry.step), number, middle)
             actor = _ACTORS.get(entry.actor, "owner")
-            slant = f'transform="rotate(-45 {x - 2:.1f} {_HEADING - 30})"'
-            self._text(x - 2, _HEADING - 30, entry.action, f"action {actor}", slant)
+            slant = f'transform="rotate(-45 {x - 2:.1f} {self.heading - 30:.1f})"'
+            self._text(x - 2, self.heading - 30, entry.action, f"action {actor}", slant)
 
     def _flags(self, bottom: float) -> None:
         """Draw flags for the first and the worst violation below the timeline."""
@@ -393,7 +396,7 @@ def _slanted(text: str) -> float:
 
 def _length(text: str) -> float:
     """Return the length of the text of a flag at most, in pixels."""
-    return len(text) * (_CHARACTER + 1)
+    return len(text) * (_CHARACTER + 2)
 
 
 def _without_crossing(
