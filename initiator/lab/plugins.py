@@ -1,14 +1,13 @@
 """Policies, submitters, events and drivers of a user, from a Python file (plug-in).
 
-A plug-in calls ``register`` with what it adds. ``load_file`` executes a file, and
-``load_entry_points`` imports the modules that installed packages name in the entry
-point group ``pyaoe.lab``.
+A plug-in calls ``register`` with what it adds. ``load_file`` executes a file. The
+commands also import the modules that installed packages name in the entry point group
+``pyaoe.lab``.
 """
 
 from __future__ import annotations
 
 import runpy
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from aoe.errors import UsageError
@@ -20,8 +19,6 @@ from initiator.lab.kernel.submitters import Submitter
 if TYPE_CHECKING:
     from pathlib import Path
 
-GROUP: Final = "pyaoe.lab"
-"""Entry points of this group are modules that call ``register``."""
 Plugin = Policy | Submitter | Event | DriverModel
 
 
@@ -63,20 +60,3 @@ def load_file(path: Path) -> None:
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise UsageError(str(path), why, "A plug-in is a Python file") from error
-
-
-def load_entry_points() -> None:
-    """Load the plug-ins of installed packages.
-
-    Raises:
-        UsageError: one of them fails.
-    """
-    for point in entry_points(group=GROUP):
-        try:
-            point.load()
-        except UsageError:
-            raise
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            fix = "Uninstall or update its package"
-            raise UsageError(f"{GROUP}:{point.name}", why, fix) from error

@@ -51,6 +51,11 @@ def check(words: list[str]) -> None:
     command: click.Command | None = CLIS[name]
     while isinstance(command, click.Group) and rest:
         name, *rest = rest
+        if name.startswith("--"):
+            [option] = [each for each in command.params if name in each.opts]
+            assert isinstance(option, click.Option)
+            rest = rest[not option.is_flag :]
+            continue
         command = command.commands.get(name.partition("|")[0])
         assert command is not None, name
     assert command is not None

@@ -180,7 +180,7 @@ def test_links_lead_to_files_that_are_there(path: Path) -> None:
 @each_document
 def test_scripts_and_tests_that_are_named_are_there(path: Path) -> None:
     named = re.findall(
-        r"`(?:\./|sudo )?((?:\.ci|scripts|tests)/[\w/.]+)", path.read_text()
+        r"`(?:\./|sudo )?((?:\.ci|scripts|tests)/[\w/.-]+)", path.read_text()
     )
     assert [name for name in named if not (CHECKOUT / name).exists()] == []
 

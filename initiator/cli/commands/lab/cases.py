@@ -14,7 +14,11 @@ from aoe.common.completion import complete_interfaces
 from aoe.errors import AoEError, UsageError
 from initiator.cli.commands.lab.costs import costs
 from initiator.cli.commands.lab.explore import explore
-from initiator.cli.commands.lab.group import LabGroup, plugin_option
+from initiator.cli.commands.lab.group import (
+    LabGroup,
+    load_entry_points,
+    plugin_option,
+)
 from initiator.cli.commands.lab.replay import replay
 from initiator.cli.commands.lab.switches import (
     kernel_option,
@@ -55,8 +59,6 @@ def lab() -> None:
 
     The names of each axis are listed at the end.
     """
-    from initiator.lab.plugins import load_entry_points
-
     load_entry_points()
 
 

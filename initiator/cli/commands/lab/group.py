@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -9,11 +10,15 @@ import click
 
 from aoe.common.commandline import CommandGroup
 from aoe.common.completion import complete_file
+from aoe.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Modules of the lab are imported on use, so that other commands start faster.
+
+GROUP: Final = "pyaoe.lab"
+"""The group of entry points that name modules with plug-ins."""
 
 
 def _load_plugins(
@@ -24,6 +29,23 @@ def _load_plugins(
 
         for file in files:
             load_file(Path(file))
+
+
+def load_entry_points() -> None:
+    """Load the plug-ins of installed packages.
+
+    Raises:
+        UsageError: one of them fails.
+    """
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except UsageError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            fix = "Uninstall or update its package"
+            raise UsageError(f"{GROUP}:{point.name}", why, fix) from error
 
 
 plugin_option: Final = click.option(
@@ -54,7 +76,6 @@ def _axes() -> Mapping[str, Mapping[str, str]]:
     from initiator.lab.drivers.models import DRIVERS
     from initiator.lab.kernel.kernels import KERNELS
     from initiator.lab.kernel.policy import POLICIES
-    from initiator.lab.plugins import load_entry_points
     from initiator.lab.reports.legend import NICS
 
     load_entry_points()
