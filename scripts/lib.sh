@@ -88,7 +88,7 @@ run_pytest() {
   export LOGNAME
   # CI installs all programs that the tests need, so there a skipped test is a failure.
   [ -z "${PYAOE_NO_SKIP:-}" ] || set -- -p tests.no_skip "$@"
-  # The tests spend much of their time waiting: one worker more than there are CPUs.
-  set -- -n "$(($(nproc) + 1))" --dist worksteal "$@"
+  # The tests spend much of their time waiting: more workers than there are CPUs.
+  set -- -n "$(($(nproc) + 2))" --dist worksteal "$@"
   "${namespace[@]}" python -m pytest -q "$@"
 }

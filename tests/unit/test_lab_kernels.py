@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import fields
@@ -58,7 +59,9 @@ def test_k96_k97_k98_the_drivers_own_policy_changed_twice() -> None:
 
 def test_every_switch_of_a_kernel_cites_a_rule_with_its_source_file() -> None:
     rules = load_kernel_rules()
-    texts = re.split(r"\n {8}(?=\w+: )", Rules.__doc__ or "")[1:]
+    # Python 3.13 removes the indentation that all lines have.
+    document = inspect.cleandoc(Rules.__doc__ or "")
+    texts = re.split(r"\n {4}(?=\w+: )", document)[1:]
     switches = {text.split(":")[0]: text for text in texts}
     assert switches.keys() == {field.name for field in fields(Rules)}
     for switch in switches.keys() - {"name"}:
