@@ -21,11 +21,13 @@ from initiator.cli.commands.lab.group import (
 )
 from initiator.cli.commands.lab.replay import replay
 from initiator.cli.commands.lab.switches import (
+    axis_option,
     kernel_option,
     output_file,
     switch_options,
+    table_console,
 )
-from initiator.cli.complete import complete_address, complete_axis
+from initiator.cli.complete import complete_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,33 +64,11 @@ def lab() -> None:
     load_entry_points()
 
 
-def _axis(name: str, help_text: str) -> Callable[[Command], Command]:
-    def check(
-        _: click.Context, __: click.Parameter, value: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        if value:
-            from initiator.lab.reports.tables import check_names
-
-            check_names(name, value)
-        return value
-
-    plural = "policies" if name == "policy" else f"{name}s"
-    return click.option(
-        f"-{name[0]}",
-        f"--{name}",
-        plural,
-        multiple=True,
-        callback=check,
-        shell_complete=complete_axis(name),
-        help=help_text,
-    )
-
-
 @lab.command()
-@_axis("policy", "Policy for page references.")
-@_axis("submitter", "Submitter of the bio, which owns its memory.")
-@_axis("event", "Event that happens to the frame.")
-@_axis("nic", "Type of NIC: SG, NOSG or COW.")
+@axis_option("policy", "Policy for page references.", multiple=True)
+@axis_option("submitter", "Submitter of the bio, which owns its memory.", multiple=True)
+@axis_option("event", "Event that happens to the frame.", multiple=True)
+@axis_option("nic", "Type of NIC: SG, NOSG or COW.", multiple=True)
 @kernel_option(multiple=True)
 @switch_options
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line per case.")
@@ -146,8 +126,6 @@ def matrix(
 
 
 def _print_tables(results: list[Result], *, cells: bool) -> None:
-    from rich.console import Console
-
     from initiator.lab.reports.tables import (
         cell_tables,
         cost_table,
@@ -155,8 +133,7 @@ def _print_tables(results: list[Result], *, cells: bool) -> None:
         outcome_table,
     )
 
-    # A file or pipe has no width; this one fits all tables.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = table_console()
     console.print(outcome_table(results))
     console.print(cost_table(results))
     for table in cell_tables(results, console.width) if cells else ():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from aoe.common.commandline import json_option, print_json
-from initiator.cli.complete import complete_axis
+from initiator.cli.commands.lab.switches import axis_option, table_console
 
 if TYPE_CHECKING:
     from initiator.lab.workload import WorkloadCosts
@@ -18,30 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "-p",
-    "--policy",
-    "policies",
-    multiple=True,
-    shell_complete=complete_axis("policy"),
-    help="Policy for page references.",
-)
-@click.option(
-    "-s",
-    "--submitter",
+@axis_option("policy", "Policy for page references.", multiple=True)
+@axis_option(
+    "submitter",
+    "Submitter of the writes, which owns their memory.",
     default="xfs_kmalloc_subpage",
     show_default=True,
-    shell_complete=complete_axis("submitter"),
-    help="Submitter of the writes, which owns their memory.",
 )
-@click.option(
-    "-n",
-    "--nic",
-    default="NOSG",
-    show_default=True,
-    shell_complete=complete_axis("nic"),
-    help="Type of NIC: SG, NOSG or COW.",
-)
+@axis_option("nic", "Type of NIC: SG, NOSG or COW.", default="NOSG", show_default=True)
 @click.option(
     "--writes",
     type=click.IntRange(0, 100_000),
@@ -78,12 +61,8 @@ def costs(
     Operations are increments and decrements of page counts.
     """
     from initiator.lab.kernel.policy import MATRIX_POLICIES
-    from initiator.lab.reports.tables import check_names
     from initiator.lab.workload import workload_costs
 
-    check_names("policy", policies)
-    check_names("submitter", [submitter])
-    check_names("nic", [nic])
     found = [
         workload_costs(policy, submitter, nic, writes, kmallocs)
         for policy in policies or MATRIX_POLICIES
@@ -106,9 +85,6 @@ def costs(
 
 
 def _print_table(found: list[WorkloadCosts]) -> None:
-    from rich.console import Console
-
     from initiator.lab.reports.tables import workload_table
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(workload_table(found))
+    table_console().print(workload_table(found))

@@ -11,11 +11,11 @@ import click
 
 from aoe.common.commandline import json_option, print_json
 from initiator.cli.commands.lab.switches import (
+    axis_option,
     kernel_option,
     output_file,
     switch_options,
 )
-from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,29 +43,14 @@ def _bound(
 
 
 @click.command()
-@click.option(
-    "-p",
-    "--policy",
-    required=True,
-    shell_complete=complete_axis("policy"),
-    help="Policy for page references.",
-)
-@click.option(
-    "-n",
-    "--nic",
-    required=True,
-    shell_complete=complete_axis("nic"),
-    help="Type of NIC: SG, NOSG or COW.",
-)
-@click.option(
-    "-s",
-    "--submitter",
-    "submitters",
-    required=True,
-    multiple=True,
-    shell_complete=complete_axis("submitter"),
-    help="Submitter of the bios, which owns their memory. If repeated, the submitters "
+@axis_option("policy", "Policy for page references.", required=True)
+@axis_option("nic", "Type of NIC: SG, NOSG or COW.", required=True)
+@axis_option(
+    "submitter",
+    "Submitter of the bios, which owns their memory. If repeated, the submitters "
     "alternate.",
+    multiple=True,
+    required=True,
 )
 @_bound("bios", "Number of writes submitted.", least=1)
 @_bound("buffers", "Buffers per bio.", least=1)

@@ -1,8 +1,9 @@
-"""Options that several commands of ``aoe lab`` have."""
+"""What several commands of ``aoe lab`` have: options, and a console for tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,6 +11,8 @@ from initiator.cli.complete import complete_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.console import Console
 
     Command = Callable[..., None]
 
@@ -54,8 +57,21 @@ def switch_options(command: Command) -> Command:
     return command
 
 
-def kernel_option(*, multiple: bool = False) -> Callable[[Command], Command]:
-    """Return a decorator that adds the option for the kernel version."""
+def axis_option(
+    axis: str,
+    help_text: str,
+    *,
+    multiple: bool = False,
+    **options: Any,  # noqa: ANN401 - the arguments of click.option
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for names of an axis, and checks them.
+
+    Args:
+        axis: policy, submitter, event, nic or kernel.
+        help_text: the help.
+        multiple: whether it may be repeated; the argument is in the plural then.
+        options: further arguments of ``click.option``.
+    """
 
     def check(
         _: click.Context, __: click.Parameter, value: tuple[str, ...] | str | None
@@ -63,17 +79,26 @@ def kernel_option(*, multiple: bool = False) -> Callable[[Command], Command]:
         if value:
             from initiator.lab.reports.tables import check_names
 
-            check_names("kernel", [value] if isinstance(value, str) else value)
+            check_names(axis, [value] if isinstance(value, str) else value)
         return value
 
+    plural = "policies" if axis == "policy" else f"{axis}s"
     return click.option(
-        "-k",
-        "--kernel",
-        "kernels" if multiple else "kernel",
+        f"-{axis[0]}",
+        f"--{axis}",
+        plural if multiple else axis,
         multiple=multiple,
         callback=check,
-        shell_complete=complete_axis("kernel"),
-        help="Kernel version. Default: that of the policy.",
+        shell_complete=complete_axis(axis),
+        help=help_text,
+        **options,
+    )
+
+
+def kernel_option(*, multiple: bool = False) -> Callable[[Command], Command]:
+    """Return a decorator that adds the option for the kernel version."""
+    return axis_option(
+        "kernel", "Kernel version. Default: that of the policy.", multiple=multiple
     )
 
 
@@ -82,3 +107,11 @@ def output_file(option: str, help_text: str) -> Callable[[Command], Command]:
     return click.option(
         option, type=click.File("w", lazy=True), metavar="FILE", help=help_text
     )
+
+
+def table_console() -> Console:
+    """Return a console for tables on standard output."""
+    from rich.console import Console
+
+    # A file or pipe has no width; this one fits all tables.
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
