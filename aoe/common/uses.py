@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aoe.common.files import read_attribute
 from aoe.errors import BusyError
 
 if TYPE_CHECKING:
@@ -90,13 +91,13 @@ def _device_uses(number: int, mounts: Mapping[str, list[str]]) -> Iterator[str]:
     for point in mounts.get(name, ()):
         yield f"mounted on {point}"
     for relative in relatives:
-        for point in mounts.get(_read_text(relative / "dev"), ()):
+        for point in mounts.get(read_attribute(relative / "dev"), ()):
             yield f"/dev/{relative.name} is mounted on {point}"
     swaps = {_device_name(swap.st_rdev) for swap in _swaps()}
     if name in swaps:
         yield "in use as swap"
     for relative in relatives:
-        if _read_text(relative / "dev") in swaps:
+        if read_attribute(relative / "dev") in swaps:
             yield f"/dev/{relative.name} is in use as swap"
     for path in (device, *relatives):
         for holder in sorted(path.glob("holders/*")):
@@ -107,7 +108,7 @@ def _sibling_uses(number: int) -> Iterator[str]:
     # Several loop devices can share a backing file; other stacked devices claim theirs.
     device = (_DEVICES / _device_name(number)).resolve()
     with suppress(OSError, ValueError):
-        info = Path(_read_text(device / "loop" / "backing_file")).stat()
+        info = Path(read_attribute(device / "loop" / "backing_file")).stat()
         first, limit = _loop_window(device / "loop")
         end = first + limit if limit else info.st_size
         for use in _loop_uses(info, first, end, besides=device.name):
@@ -126,28 +127,28 @@ def _loop_uses(
     for loop in sorted(_DISKS.glob("loop*/loop")):
         with suppress(OSError, ValueError):
             if loop.parent.name == besides or not os.path.samestat(
-                Path(_read_text(loop / "backing_file")).stat(), info
+                Path(read_attribute(loop / "backing_file")).stat(), info
             ):
                 continue
             first, limit = _loop_window(loop)
             if first >= end or (limit and first + limit <= begin):
                 continue
             device = loop.parent.name
-            major, minor = map(int, _read_text(loop.parent / "dev").split(":"))
+            major, minor = map(int, read_attribute(loop.parent / "dev").split(":"))
             use = next(_device_uses(os.makedev(major, minor), _mounts()), "")
             yield f"attached to /dev/{device}" + (use and f", {use}")
 
 
 def _loop_window(loop: Path) -> tuple[int, int]:
     # Start and length of the part of the file that a loop device maps; 0 is unlimited.
-    return int(_read_text(loop / "offset")), int(_read_text(loop / "sizelimit"))
+    return int(read_attribute(loop / "offset")), int(read_attribute(loop / "sizelimit"))
 
 
 def _mounts() -> dict[str, list[str]]:
     # Mount points by device number. Btrfs reports an anonymous device number, so the
     # number of the mount source is added.
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for line in _read_text(_MOUNTS).splitlines():
+    for line in read_attribute(_MOUNTS).splitlines():
         left, _, right = line.partition(" - ")
         _, _, number, _, point, *_ = left.split(" ")
         found[number].append(_unescape(point))
@@ -161,7 +162,7 @@ def _mounts() -> dict[str, list[str]]:
 
 
 def _swaps() -> Iterator[os.stat_result]:
-    for line in _read_text(_SWAPS).splitlines()[1:]:
+    for line in read_attribute(_SWAPS).splitlines()[1:]:
         with suppress(OSError, IndexError):
             yield Path(_unescape(line.split()[0])).stat()
 
@@ -173,10 +174,3 @@ def _device_name(number: int) -> str:
 def _unescape(text: str) -> str:
     # Spaces and other special characters are octal escapes: backslash, three digits.
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="surrogateescape").strip("\n")
-    except OSError:
-        return ""

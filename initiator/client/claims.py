@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aoe.common.files import read_attribute
 from aoe.common.uses import find_use
 from aoe.errors import AoEError, BusyError
 from aoe.net.claims import claim_name
@@ -97,8 +98,8 @@ def _find_kernel_device(
     ``mac`` tell another disk of the same address on another network.
     """
     attributes = _SYS / f"etherd!{address}"
-    interfaces = _read_text(attributes / "netif").split(",")
-    mac = _read_text(attributes / "mac").replace(":", "")
+    interfaces = read_attribute(attributes / "netif").split(",")
+    mac = read_attribute(attributes / "mac").replace(":", "")
     if not any(
         interface in interfaces or target.hex() == mac for interface, target in paths
     ):
@@ -129,10 +130,3 @@ def _held(device: Path, address: Address, fix: str) -> Iterator[None]:
                 why = f"the kernel has it as {device}: mounted or in use"
                 raise BusyError(str(address), why, fix) from error
         yield
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("ascii", "replace").strip()
-    except OSError:
-        return ""

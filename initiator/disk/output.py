@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aoe.common.files import sync_directory
 from aoe.common.uses import check_unused, find_use, is_read_only_device
 from aoe.errors import AccessError, AoEError, BusyError, UsageError, from_os_error
 from initiator.disk.files import (
@@ -274,17 +275,13 @@ class FileDestination(_Output):
     def _flush_directory(self) -> None:
         # Without it, a crash of the host may undo the rename.
         try:
-            directory = os.open(self._real.parent, os.O_RDONLY | os.O_CLOEXEC)
+            sync_directory(self._real.parent)
         except PermissionError:
             return  # It may be written to, but not read.
-        try:
-            os.fsync(directory)
         except OSError as error:
             # EINVAL: the file system has no fsync of directories.
             if error.errno != errno.EINVAL:
                 raise from_os_error(str(self._real.parent), error) from error
-        finally:
-            os.close(directory)
 
     def close(self) -> None:
         """Close the file. Without ``commit``, remove the temporary file."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from aoe.address import format_mac, parse_mac
+from aoe.common.files import sync_directory
 from aoe.errors import AoEError, UsageError, from_os_error
 from target.protocol.exports import ClientState
 
@@ -127,11 +128,7 @@ def _replace(path: Path, raw: bytes) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def state_path(settings: ExportSettings) -> Path:

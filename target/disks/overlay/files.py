@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aoe.common.files import sync_directory
 from aoe.common.sizes import format_size
 from aoe.errors import (
     AoEError,
@@ -279,7 +280,7 @@ def _create(path: Path, header: OverlayHeader) -> None:
             _write_header(fd, header)
             with suppress(FileExistsError):
                 os.link(new, path)
-            _fsync_directory(path.parent)
+            sync_directory(path.parent)
         finally:
             os.close(fd)
             new.unlink()
@@ -289,14 +290,6 @@ def _create(path: Path, header: OverlayHeader) -> None:
         raise UsageError(
             header.base.path, "the path is too long or not text", "Rename the base"
         ) from error
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _check_exists(path: Path) -> None:
