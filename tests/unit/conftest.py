@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from initiator.driver.aoedev import AoeDev
     from initiator.driver.options import Options
     from initiator.driver.skbuff import Skb
+    from tests.unit.network import Network
 
 ADDRESS = Address(1, 2)
 _DISK = b"".join(number.to_bytes(4, "big") for number in range(1 << 16))
@@ -334,3 +335,21 @@ def _connect(
 def connect() -> Connect:
     """Return a factory of worlds with a disk of 512 sectors."""
     return _connect
+
+
+@pytest.fixture
+def network(connect: Connect) -> Network:
+    """Return a network whose device is open and in use."""
+    from tests.unit.network import Network
+
+    world = connect()
+    world.driver.open(world.device)
+    return Network(world)
+
+
+@pytest.fixture
+def fresh(connect: Connect) -> Network:
+    """Return a network on which nothing has been found."""
+    from tests.unit.network import Network
+
+    return Network(connect(is_up=False))

@@ -15,20 +15,6 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Connect
 
 
-@pytest.fixture
-def network(connect: Connect) -> Network:
-    """A network whose device is open and in use."""
-    world = connect()
-    world.driver.open(world.device)
-    return Network(world)
-
-
-@pytest.fixture
-def fresh(connect: Connect) -> Network:
-    """A network that nothing has been found on."""
-    return Network(connect(is_up=False))
-
-
 # --- forged announcements -------------------------------------------------------------
 
 

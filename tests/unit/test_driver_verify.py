@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 WRITES = (Opcode.WRITE, Opcode.WRITE_EXT)
 
 
-@pytest.fixture
-def network(connect: Connect) -> Network:
-    """A network whose device is open and in use."""
-    world = connect()
-    world.driver.open(world.device)
-    return Network(world)
-
-
-@pytest.fixture
-def fresh(connect: Connect) -> Network:
-    """A network that nothing has been found on."""
-    return Network(connect(is_up=False))
-
-
 # --- two disks at one address ---------------------------------------------------------
 
 
