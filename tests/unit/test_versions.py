@@ -35,7 +35,7 @@ def add_python(path: Path, version: str, tests: str = "1 passed in 0.1s") -> Non
 
 
 def is_readable(directory: str) -> bool:
-    """Tell whether its programs can be used: PATH may have a directory of root's."""
+    """Return True if its programs can be used: PATH may have a directory of root's."""
     return os.access(directory, os.R_OK | os.X_OK)
 
 
